@@ -1,0 +1,90 @@
+"""The finished adapter's folder: plain PEFT, plus one file with what must be true of the base it is put
+on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sapwood.config import RunConfig
+from sapwood.errors import ModelError
+from sapwood.model.lora import LoraModel, write_adapter
+from sapwood.study import Study
+from sapwood.track.files import staged_dir, to_json, verify_dir
+from sapwood.track.query import read_events
+from sapwood.types import Adapter, Base
+
+ADAPTER_DIR, FACTS, CARD = "adapter", "sapwood.json", "README.md"
+SCHEMA = 1
+
+
+def save_adapter(run: Path, model: LoraModel, base: Base, study: Study, config: RunConfig) -> Adapter:
+    """Write ``adapter/``: staged, fsynced, with a manifest. The same run gives the same bytes."""
+    folder = run / ADAPTER_DIR
+    events, _ = read_events(run)
+    losses = [e["data"]["loss"] for e in events if e["kind"] == "evaluated"]
+    facts = {
+        "schema": SCHEMA,
+        "base": base.spec.source,
+        "base_fingerprint": base.spec.fingerprint,
+        "storage": base.storage,
+        "template_name": config.template.name,
+        "template_fingerprint": study.renderer.fingerprint,
+        "stop_ids": list(study.renderer.stop_ids),
+        "system": config.data.system,
+        "lora": config.lora.model_dump(mode="json") | {"targets": list(model.targets)},
+        "first_loss": losses[0] if losses else None,
+        "final_loss": losses[-1] if losses else None,
+        "data_sha256": study.facts["data_sha256"],
+        "proof": study.facts["proof"],
+    }
+    with staged_dir(folder) as staging:
+        write_adapter(model, staging)
+        (staging / FACTS).write_text(to_json(facts), encoding="utf-8")
+        (staging / CARD).write_text(_card(facts), encoding="utf-8")
+    return _adapter(folder, facts)
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """The facts of a finished adapter, after its manifest was verified."""
+    verify_dir(folder)
+    try:
+        return _adapter(folder, json.loads((folder / FACTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError("adapter facts can't be read", str(folder / FACTS), str(error)) from None
+
+
+def _adapter(folder: Path, facts: Mapping[str, Any]) -> Adapter:
+    return Adapter(
+        path=folder,
+        base=facts["base"],
+        base_fingerprint=facts["base_fingerprint"],
+        template_fingerprint=facts["template_fingerprint"],
+        rank=facts["lora"]["rank"],
+        targets=tuple(facts["lora"]["targets"]),
+        final_loss=facts["final_loss"],
+        facts=facts,
+    )
+
+
+def _card(facts: Mapping[str, Any]) -> str:
+    loss = ""
+    if facts["final_loss"] is not None:
+        loss = f"Held-out loss: {facts['first_loss']:.4f} before, {facts['final_loss']:.4f} after training.\n"
+    return f"""---
+library_name: peft
+tags: [lora, sapwood]
+---
+# A LoRA adapter for {facts["base"]}
+
+Rank {facts["lora"]["rank"]}, alpha {facts["lora"]["alpha"]:g}, on {", ".join(facts["lora"]["targets"])}.
+{loss}
+Base fingerprint `{facts["base_fingerprint"][:16]}`, template fingerprint
+`{facts["template_fingerprint"][:16]}`: put it on another base or behind another chat template and it is not
+what was trained. `sapwood chat` checks both.
+
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+"""

@@ -1,0 +1,223 @@
+"""Verb to function. What a verb needs is imported when it is called, so that help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from sapwood.errors import SapwoodError
+
+app = typer.Typer(
+    name="sapwood",
+    help="Fine-tune a chat model with LoRA: proven labels, fast on the machine you have, exact resume.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+model_app = typer.Typer(
+    help="Pull a model, list what is known, or look at one.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(model_app, name="model")
+
+Config = Annotated[Path, typer.Argument(help="YAML file; `sapwood init` writes one", metavar="CONFIG")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="section.key=value, wins over the file", metavar="[KEY=VALUE]…")
+]
+Json = Annotated[bool, typer.Option("--json", help="facts as JSON on stdout, nothing else")]
+Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs")]
+RUNS = Path("runs")
+DEBUG = "--debug"
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="print the version and leave")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="show tracebacks; accepted anywhere")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"sapwood {installed('sapwood')}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    runs: Runs = RUNS,
+    steps: Annotated[int | None, typer.Option(help="stop after so many optimizer steps")] = None,
+) -> None:
+    """Pull the built-in model, train it on the built-in dataset, show before and after."""
+    from sapwood.commands.demo import run_demo
+
+    run_demo(runs, steps)
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+    """Everything up to step 0: the proof, the counts, an estimate of memory and time."""
+    from sapwood.commands.data import check_config
+
+    check_config(config, overrides or [], as_json=json)
+
+
+@app.command()
+def show(
+    config: Config,
+    overrides: Overrides = None,
+    row: Annotated[int | None, typer.Option(help="0-based number of a row in the data")] = None,
+    count: Annotated[int, typer.Option("-n", help="how many examples")] = 1,
+    html: Annotated[Path | None, typer.Option(help="write one self-contained page instead")] = None,
+) -> None:
+    """The tokens that the model sees, and which of them it learns."""
+    from sapwood.commands.data import show_tokens
+
+    show_tokens(config, overrides or [], row=row, count=count, html=html)
+
+
+@app.command()
+def train(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+    """Train an adapter."""
+    from sapwood.commands.train import train_config
+
+    train_config(config, overrides or [], as_json=json)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Go on with an interrupted run; the result is the one it would have had."""
+    from sapwood.commands.train import resume_run
+
+    resume_run(run, runs, as_json=json)
+
+
+@app.command(name="runs")
+def list_runs(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN]…", help="compare these")] = None,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """List the runs, or compare some."""
+    from sapwood.commands.train import show_runs
+
+    show_runs(names or [], runs, as_json=json)
+
+
+@app.command()
+def chat(
+    target: Annotated[
+        str, typer.Argument(help="a run, an adapter folder, or a base model", metavar="RUN|ADAPTER")
+    ] = "last",
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="one question, one answer")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="the base's answer beside the adapter's")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="system prompt; the run's own without it")] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="sample from this share of the probability")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="sample from so many tokens; 0 for all")] = 0,
+    repetition_penalty: Annotated[float, typer.Option(help="above 1 discourages what was said")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 256,
+    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Talk to a trained model, rendered exactly as it was trained."""
+    from sapwood.commands.chat import start_chat
+    from sapwood.serve.generate import Settings
+
+    settings = Settings(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
+        repetition_penalty=repetition_penalty, seed=seed,
+    )  # fmt: skip
+    raise typer.Exit(
+        start_chat(target, runs, settings, system=system, prompt=prompt, compare=compare, as_json=json)
+    )
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="file to write")] = Path("sapwood.yaml"),
+    data: Annotated[str, typer.Option(help="your file of examples")] = "builtin:nursery",
+    model: Annotated[str, typer.Option(help="base model")] = "builtin:smollm2",
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+) -> None:
+    """Write a commented config with every key at its default."""
+    from sapwood.commands.init import write_config
+
+    write_config(path, data=data, model=model, force=force)
+
+
+@app.command()
+def doctor(runs: Runs = RUNS, json: Json = False) -> None:
+    """Look at this machine: hardware, versions, hub reach, disk, what fits."""
+    from sapwood.commands.doctor import examine
+
+    examine(runs, as_json=json)
+
+
+@model_app.command("pull")
+def model_pull(
+    model: Annotated[str, typer.Argument(help="builtin:NAME, hf:ORG/NAME[@revision]")] = "builtin:smollm2",
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="you have read and accept the model's terms")
+    ] = False,
+) -> None:
+    """Fetch a model into the cache, verified."""
+    from sapwood.commands.model import pull
+
+    pull(model, accept_license=accept_license)
+
+
+@model_app.command("list")
+def model_list(json: Json = False) -> None:
+    """Models that are known by name, and which are here."""
+    from sapwood.commands.model import show_list
+
+    show_list(as_json=json)
+
+
+@model_app.command("info")
+def model_info(model: Annotated[str, typer.Argument()] = "builtin:smollm2", json: Json = False) -> None:
+    """What a model is: architecture, size, context, stop tokens, template."""
+    from sapwood.commands.model import show_info
+
+    show_info(model, as_json=json)
+
+
+def main() -> NoReturn:
+    """Entry point. A SapwoodError is printed as its message and left with its exit code."""
+    debug = DEBUG in sys.argv
+    try:
+        app([argument for argument in sys.argv[1:] if argument != DEBUG])
+    except SapwoodError as error:
+        if debug:
+            raise
+        for line in str(error).splitlines():
+            print(f"sapwood: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("sapwood: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read stdout has left
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        what = f"unexpected {type(error).__name__}: {error}"
+        print(f"sapwood: {what} · this is a fault of sapwood · {DEBUG} shows where", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""``sapwood check`` and ``sapwood show``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sapwood.config import RunConfig, load_config
+from sapwood.errors import DataError
+from sapwood.study import Study, study_config
+from sapwood.track.files import to_json, write_atomic
+from sapwood.train.schedule import plan_steps
+
+
+def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
+    from sapwood.estimate import estimate
+
+    config = load_config(path, overrides)
+    study = study_config(config)
+    expected = estimate(study, config)
+    if as_json:
+        print(to_json({**study.facts, "estimate": expected.to_json()}), end="")
+        return
+    print("\n".join([*study_lines(study, config), *expected.lines()]))
+
+
+def study_lines(study: Study, config: RunConfig) -> list[str]:
+    """What was found and proved, for a person."""
+    rows, report, proof = study.facts["rows"], study.facts["report"], study.facts["proof"]
+    steps = plan_steps(len(study.data.train), config.train)
+    share = 100 * report["targets"] / report["tokens"]
+    longest = report["longest"][0]
+    lines = [
+        f"base       {study.spec.source}, fingerprint {study.spec.fingerprint[:12]}",
+        f"rows       {rows['learnt']:,} to learn from, {rows['held_out']:,} held out",
+        f"tokens     {report['tokens']:,}, of which {report['targets']:,} are learnt ({share:.0f} %); "
+        f"{report['characters_per_token']:.2f} characters a token",
+        f"lengths    {_bars(report['histogram'])}  longest {longest['tokens']:,} of {config.pack.length:,} "
+        f"({longest['row']})",
+        f"proof      {len(proof['codes'])} checks passed on {proof['turns']:,} trained turns; "
+        f"each ends on {proof['stop_text']}",
+        f"steps      {steps.total_steps:,} of {config.train.batch_size} examples, "
+        f"{steps.steps_per_epoch:,} an epoch",
+    ]
+    for key, word in (
+        ("duplicates", "exact duplicates"),
+        ("contradictions", "other answers to the same prompt"),
+    ):
+        if study.facts[key]["rows"]:
+            first = ", ".join(study.facts[key]["groups"][0])
+            lines.append(f"note       {study.facts[key]['rows']:,} {word}, for instance {first}")
+    if report["dropped"]:
+        lines.append(
+            f"note       {report['dropped']:,} rows dropped as too long, first {report['dropped_rows'][0]}"
+        )
+    if report["control_rows"]:
+        lines.append(f"note       {report['control_rows']:,} rows spell a control token; it stays plain text")
+    return [*lines, *(f"note       {text}" for text in rows["notes"])]
+
+
+def _bars(histogram: list[list[int]]) -> str:
+    """Lengths as a row of blocks between the shortest and the longest bin: ``16 ▁▃█▂ 128``."""
+    blocks = "▁▂▃▄▅▆▇█"
+    most = max(count for _, count in histogram)
+    drawn = "".join(blocks[(len(blocks) - 1) * count // most] if count else " " for _, count in histogram)
+    return f"{histogram[0][0]} {drawn} {histogram[-1][0]}"
+
+
+def show_tokens(path: Path, overrides: list[str], *, row: int | None, count: int, html: Path | None) -> None:
+    from sapwood.template.show import show, show_html
+
+    study = study_config(load_config(path, overrides))
+    examples = [*study.data.train, *study.data.eval]
+    if row is not None:
+        examples = [example for example in examples if example.row.index == row]
+        if not examples:
+            raise DataError(f"no row {row}", "--row", "rows count from 0, and dropped rows aren't shown")
+    else:
+        examples = sorted(examples, key=lambda e: (e.row.source, e.row.index))[:count]
+    if html is not None:
+        write_atomic(html, show_html(examples, study.renderer))
+        print(f"wrote {html}")
+        return
+    color = sys.stdout.isatty()
+    for example in examples:
+        print(show(example, study.renderer, color=color), end="\n\n")

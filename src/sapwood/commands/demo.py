@@ -1,0 +1,77 @@
+"""``sapwood demo``: the whole path on the built-in model and dataset, and what it changed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from sapwood.commands.train import run_config
+from sapwood.config import RunConfig, load_config
+from sapwood.model.machine import peak_bytes
+from sapwood.track import query
+from sapwood.track.files import to_json, write_atomic
+from sapwood.track.tables import side_by_side
+from sapwood.types import RowId, Sample
+
+HELD_OUT_ANSWERS = 40
+
+
+def run_demo(runs: Path, steps: int | None) -> None:
+    """Train, then show base and adapter side by side, and how many held-out answers end by themselves."""
+    started = time.monotonic()
+    overrides = [f"save.dir={runs}", *([f"train.max_steps={steps}"] if steps else [])]
+    with as_file(files("sapwood") / "assets" / "demo.yaml") as path:
+        config = load_config(path, overrides)
+    adapter = run_config(config)
+    run = adapter.path.parent
+    answers = held_out_answers(run, config)
+    stopped = sum(answer.stopped for answer in answers)
+    print("\nThe same prompts, before and after:\n")
+    print(
+        side_by_side(
+            before_and_after(run), shutil.get_terminal_size((100, 24)).columns, color=sys.stdout.isatty()
+        )
+    )
+    figures = query.summarise(run)
+    facts = {
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_bytes": peak_bytes(),
+        "base_loss": figures.base_eval_loss,
+        "loss": figures.last_eval_loss,
+        "answers": len(answers),
+        "stopped_by_themselves": stopped,
+    }
+    write_atomic(run / "demo.json", to_json(facts))
+    print(f"{stopped} of {len(answers)} held-out answers ended by the model's own stop token")
+    print(f"{facts['seconds']:.0f} s in all, peak memory {peak_bytes() / 1e9:.2f} GB")
+
+
+def before_and_after(run: Path) -> list[tuple[Sample, Sample]]:
+    """The run's probes as the base answered them (step 0) and as the adapter does (the last evaluation)."""
+    samples = query.read_samples(run)
+    first, last = samples[0]["step"], samples[-1]["step"]
+    before = [_sample(s) for s in samples if s["step"] == first]
+    after = [_sample(s) for s in samples if s["step"] == last]
+    return list(zip(before, after, strict=True))
+
+
+def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:
+    """The trained model's answers to all held-out prompts, from the adapter as it was saved."""
+    from sapwood.serve.load import open_target
+    from sapwood.serve.probe import answer_probes, choose_probes
+    from sapwood.study import read_data
+
+    loaded = open_target(str(run), run.parent)
+    _, held_out = read_data(config)
+    probes = choose_probes(held_out, loaded.renderer, HELD_OUT_ANSWERS)
+    tokenizer, stop_ids = loaded.base.spec.tokenizer, loaded.renderer.stop_ids
+    return answer_probes(loaded.network, tokenizer, probes, stop_ids, 2 * config.eval.max_new_tokens)
+
+
+def _sample(record: dict[str, object]) -> Sample:
+    row = record["row"]
+    values = {name: record[name] for name in ("prompt", "answer", "reference", "num_tokens", "stopped")}
+    return Sample(row=RowId(**row) if isinstance(row, dict) else RowId(str(row), 0), **values)  # type: ignore[arg-type]

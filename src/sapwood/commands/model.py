@@ -1,0 +1,42 @@
+"""``sapwood model pull|list|info``."""
+
+from __future__ import annotations
+
+from sapwood.model.sources import list_models, model_info, resolve
+from sapwood.track.figures import size
+from sapwood.track.files import to_json
+
+
+def pull(model: str, *, accept_license: bool) -> None:
+    path = resolve(model, accept_license=accept_license)
+    print(f"{model} is here: {path}")
+
+
+def show_list(*, as_json: bool) -> None:
+    models = list_models()
+    if as_json:
+        facts = [
+            {
+                "name": m.name,
+                "title": m.title,
+                "size": m.size,
+                "licence": m.licence,
+                "pulled": m.path is not None,
+            }
+            for m in models
+        ]
+        print(to_json({"models": facts}), end="")
+        return
+    for m in models:
+        state = "pulled" if m.path is not None else f"sapwood model pull {m.name}"
+        print(f"{m.name:<24} {size(m.size):>8}  {m.licence:<12} {m.title}  [{state}]")
+    print("also: hf:ORG/NAME[@revision], a folder in Hugging Face layout, a .gguf file")
+
+
+def show_info(model: str, *, as_json: bool) -> None:
+    facts = model_info(model)
+    if as_json:
+        print(to_json(facts), end="")
+        return
+    for key, value in facts.items():
+        print(f"{key:<18} {value}")

@@ -1,0 +1,102 @@
+"""``sapwood train``, ``resume`` and ``runs``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from sapwood.config import RunConfig, load_config
+from sapwood.errors import SapwoodError
+from sapwood.track import query, tables
+from sapwood.track.console import reporter
+from sapwood.track.files import to_json
+from sapwood.types import Adapter
+
+
+def train_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
+    config = load_config(path, overrides)
+    run_config(config, as_json=as_json)
+
+
+def run_config(config: RunConfig, *, as_json: bool = False) -> Adapter:
+    """Study, say what was found, train, sum up."""
+    from sapwood.commands.data import study_lines
+    from sapwood.pipeline import train_study
+    from sapwood.study import study_config
+    from sapwood.train.schedule import plan_steps
+
+    check_run_folder(Path(config.save.dir))
+    study = study_config(config)
+    if not as_json:
+        print("\n".join(study_lines(study, config)), flush=True)
+    steps = plan_steps(len(study.data.train), config.train).total_steps
+    with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
+        adapter = train_study(config, study, shown.show)
+    sum_up(adapter.path.parent, as_json=as_json)
+    return adapter
+
+
+def resume_run(name: str, runs: Path, *, as_json: bool) -> None:
+    from sapwood.pipeline import resume
+
+    path = query.find_run(runs, name)
+    before = query.summarise(path)
+    title = before.name or before.id
+    with reporter(
+        sys.stdout, before.total_steps or 0, as_json, title=title, base_loss=before.base_eval_loss
+    ) as shown:
+        shown.note(f"resuming {before.id} ({before.status}, {before.step} steps recorded)")
+        resume(path, shown.show)
+    sum_up(path, as_json=as_json)
+
+
+def sum_up(run: Path, *, as_json: bool) -> None:
+    """The curve as a picture, and the figures with the commands for what comes next."""
+    from sapwood.track.plot import save_loss_curve
+
+    try:
+        save_loss_curve(run)
+    except SapwoodError as error:  # a picture never spoils a finished run
+        print(f"sapwood: {error}", file=sys.stderr)
+    if as_json:
+        print(to_json({"run": str(run), "adapter": str(run / "adapter")}), end="")
+    else:
+        tables.summary(sys.stdout, query.summarise(run))
+
+
+def show_runs(names: list[str], runs: Path, *, as_json: bool) -> None:
+    if not names:
+        found = query.list_runs(runs)
+        if as_json:
+            print(to_json([asdict(run) | {"path": str(run.path)} for run in found]), end="")
+        elif not found:
+            print(f"no runs in {runs} yet: sapwood demo")
+        else:
+            tables.show_runs(sys.stdout, found)
+        return
+    comparison = query.compare_runs([query.find_run(runs, name) for name in names])
+    if as_json:
+        figures = [asdict(run) | {"path": str(run.path)} for run in comparison.runs]
+        print(to_json({"runs": figures, "config": dict(comparison.config)}), end="")
+    else:
+        tables.show_comparison(sys.stdout, comparison)
+
+
+def check_run_folder(folder: Path) -> None:
+    """Fail before anything is read or loaded when the runs can't be written."""
+    import os
+
+    from sapwood.errors import StorageError
+
+    existing = folder.absolute()
+    while not existing.exists() and not existing.is_symlink():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise StorageError(
+            f"{existing} is not a folder", "save.dir", "runs are folders below it", "name another folder"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"can't write to {existing}", "save.dir", mend="name a folder of your own: save.dir=FOLDER"
+        )

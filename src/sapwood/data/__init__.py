@@ -1,0 +1,1 @@
+"""Files and hubs to numbered rows; rows to conversations."""

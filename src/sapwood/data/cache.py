@@ -1,0 +1,61 @@
+"""Prepared examples as a file: a run trains from its own copy, so that what happens to the source later can't
+change it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sapwood.errors import StorageError
+from sapwood.types import Example, RowId
+
+
+def pack_examples(examples: Sequence[Example]) -> bytes:
+    """Examples as safetensors: concatenated ids and flags, a length each, and where each came from."""
+    from safetensors.numpy import save
+
+    sources = sorted({example.row.source for example in examples})
+    number = {source: i for i, source in enumerate(sources)}
+    tensors = {
+        "ids": _joined([example.ids for example in examples], np.int32),
+        "trained": _joined([example.trained for example in examples], np.uint8),
+        "length": np.array([len(example) for example in examples], np.int64),
+        "source": np.array([number[example.row.source] for example in examples], np.int32),
+        "index": np.array([example.row.index for example in examples], np.int64),
+        "line": np.array([example.row.line or 0 for example in examples], np.int64),  # lines start at 1
+    }
+    return save(tensors, metadata={"sources": json.dumps(sources)})
+
+
+def read_examples(path: Path) -> list[Example]:
+    """The examples of a file that `pack_examples` made. Raises StorageError when it is missing or damaged."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            sources = json.loads(file.metadata()["sources"])
+        return _examples(tensors, sources)
+    except Exception as error:
+        raise StorageError(
+            "prepared data can't be read", str(path), str(error), "start the run anew"
+        ) from None
+
+
+def _examples(tensors: Mapping[str, np.ndarray], sources: Sequence[str]) -> list[Example]:
+    stops = np.cumsum(tensors["length"])
+    out: list[Example] = []
+    for i, stop in enumerate(stops.tolist()):
+        start = stop - int(tensors["length"][i])
+        row = RowId(
+            sources[int(tensors["source"][i])], int(tensors["index"][i]), int(tensors["line"][i]) or None
+        )
+        out.append(Example(row, tensors["ids"][start:stop], tensors["trained"][start:stop].astype(np.bool_)))
+    return out
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)

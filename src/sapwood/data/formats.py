@@ -1,0 +1,162 @@
+"""Rows to conversations: each shape's own reading, the rules that all share, and the pass over all files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sapwood.config import DataConfig
+from sapwood.data.pairs import read_pair
+from sapwood.data.problems import ProblemLog, names, printable
+from sapwood.data.record import Record
+from sapwood.data.shapes import FORMATS, PAIRS, TURNS, advice, detect_format, matching_formats
+from sapwood.data.sources import stream_rows
+from sapwood.data.turns import read_tools, read_turns
+from sapwood.errors import DataError, Problem
+from sapwood.types import Conversation, Message, Row, RowId
+
+__all__ = ["ReadReport", "detect_format", "read_conversations", "to_conversation"]
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tab, line feed and carriage return are text
+
+
+@dataclass(slots=True)
+class ReadReport:
+    """What a person may want to know about rows that are fine.
+
+    Attributes:
+        rows: conversations read.
+        formats: source -> the format of its rows.
+        ignored_keys: key -> rows that have it and for which it means nothing.
+        control_rows: rows with control characters other than tab and line ends; they are kept.
+    """
+
+    rows: int = 0
+    formats: dict[str, str] = field(default_factory=dict[str, str])
+    ignored_keys: dict[str, int] = field(default_factory=dict[str, int])
+    control_rows: int = 0
+
+    def notes(self) -> list[str]:
+        """One sentence for each fact worth a line."""
+        notes: list[str] = []
+        if self.ignored_keys:
+            most = max(self.ignored_keys.values())
+            notes.append(f"ignored keys: {names(self.ignored_keys)} (in up to {most:,} rows)")
+        if self.control_rows:
+            notes.append(f"{self.control_rows:,} rows hold control characters; they are kept as they are")
+        return notes
+
+
+def to_conversation(
+    row: Row, format: str, *, system: str | None, report: ReadReport | None = None
+) -> Conversation:
+    """One row as a conversation; its text is kept character by character.
+
+    Args:
+        row: its value is a mapping.
+        format: one of `FORMATS`.
+        system: put first where the row brings no system prompt of its own.
+        report: counts the row in, if given.
+
+    Raises DataError with every problem of the row.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"{format!r} is not one of {FORMATS}")
+    record = Record(row)
+    tools: tuple[Mapping[str, Any], ...] = ()
+    if not isinstance(row.value, dict):
+        record.fault("row is not an object", mend='a row is like {"instruction": "…", "output": "…"}')
+        messages: list[Message] = []
+    elif format in PAIRS:
+        messages = read_pair(record, format)
+    else:
+        messages = read_turns(record, TURNS[format])
+        tools = read_tools(record)
+    if record.problems:
+        raise DataError(record.problems)
+    if system and messages[0].role != "system":
+        messages.insert(0, Message("system", system))
+    conversation = Conversation(row.id, tuple(messages), tools)
+    if report is not None:
+        _count(report, conversation, record)
+    return conversation
+
+
+def read_conversations(
+    config: DataConfig,
+    paths: Sequence[str] | None = None,
+    root: Path | None = None,
+    report: ReadReport | None = None,
+) -> Iterator[Conversation]:
+    """The conversations of ``paths``, in order; of ``config.train`` if None.
+
+    Raises DataError behind the last good row, with the problems of all rows and files: take what it yields
+    for good only when it has come to its end.
+    """
+    log = ProblemLog()
+    shapes = _Shapes(config.format, log)
+    for row in stream_rows(config.train if paths is None else paths, root, log):
+        format = shapes.of(row)
+        if format is None:
+            continue
+        try:
+            yield to_conversation(row, format, system=config.system, report=report)
+        except DataError as error:
+            log.add(*error.problems)
+    shapes.check()
+    if report is not None:
+        report.formats.update({source: next(iter(found)) for source, found in shapes.found.items() if found})
+    log.raise_any()
+
+
+class _Shapes:
+    """The format of each row, and a watch that one file keeps to one."""
+
+    def __init__(self, format: str, log: ProblemLog) -> None:
+        self._format = format
+        self._log = log
+        self.found: dict[str, dict[str, RowId]] = {}  # source -> format -> first row of it
+
+    def of(self, row: Row) -> str | None:
+        """The row's format; None, and a problem in the log, where there isn't exactly one."""
+        found = self.found.setdefault(row.id.source, {})
+        if self._format != "auto":
+            found.setdefault(self._format, row.id)
+            return self._format
+        matches = matching_formats(row.value)
+        if len(matches) == 1:
+            found.setdefault(matches[0], row.id)
+            return matches[0]
+        if not matches and found:  # the file has shown its shape: the row lacks a key of it
+            return next(iter(found))
+        self._log.add(_no_format(row, matches))
+        return None
+
+    def check(self) -> None:
+        """Adds a problem for each file with rows of several formats."""
+        for source, found in self.found.items():
+            if len(found) > 1:
+                where = [f"{name} first at {printable(str(row))}" for name, row in found.items()]
+                what = f"rows of {len(found)} formats in one file"
+                mend = "split the file, or give all rows the same keys"
+                self._log.add(Problem(what, printable(source), ", ".join(where), mend))
+
+
+def _no_format(row: Row, matches: list[str]) -> Problem:
+    where = printable(str(row.id))
+    if matches:
+        what = f"row has the keys of several formats: {', '.join(matches)}"
+        return Problem(what, where, mend=f"say which: data.format={matches[0]}")
+    why = f"its keys: {names(row.value)}" if row.value else "it has no keys"
+    return Problem("row has the keys of no known format", where, why, advice(row.value))
+
+
+def _count(report: ReadReport, conversation: Conversation, record: Record) -> None:
+    report.rows += 1
+    for key in record.unread_keys():
+        report.ignored_keys[key] = report.ignored_keys.get(key, 0) + 1
+    texts = (text for message in conversation.messages for text in (message.content, message.reasoning))
+    report.control_rows += any(text is not None and _CONTROL.search(text) is not None for text in texts)

@@ -1,0 +1,309 @@
+"""Strict JSON with positions: the standard scanner decodes; where it refuses, a slow walk says where.
+
+Beyond the grammar it refuses what would silently change a row: duplicate keys (one would win), NaN and
+infinity (also in the disguise of 1e999), lone surrogates (not text), nesting that no row needs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Generator, Iterator
+from json import JSONDecodeError
+from typing import Any
+
+from sapwood.data.encoding import MAX_ROW_BYTES
+from sapwood.data.problems import excerpt
+
+MAX_DEPTH = 32
+TOO_LARGE = f"row is larger than {MAX_ROW_BYTES:,} bytes"
+TOO_LARGE_MEND = "cut it into several rows; it could not be trained in one piece"
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_STRING = r'"(?:[^"\\]++|\\.)*+"'
+_BRACKET_OR_STRING = re.compile(rf"{_STRING}|[\[\]{{}}]", re.S)
+_TOKEN = re.compile(rf"{_STRING}|[\[\]{{}},:]|[^\s\[\]{{}},:\"]+", re.S)
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_FOREIGN = {"None": "null", "True": "true", "False": "false", "undefined": "null"}
+
+
+class JsonFault(ValueError):
+    """Why a text is not the JSON that we accept. ``position`` is an index into the text."""
+
+    def __init__(self, what: str, position: int, why: str = "", mend: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.position = position
+        self.why = why
+        self.mend = mend
+
+
+class _Refused(Exception):
+    """A hook met something that the grammar allows and we don't."""
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _Refused
+    return value
+
+
+def _constant(name: str) -> Any:
+    raise _Refused
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _Refused
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_float)
+
+
+def skip_space(text: str, position: int) -> int:
+    """The first index from ``position`` on that holds no JSON white space."""
+    match = _SPACE.match(text, position)
+    return match.end() if match is not None else position
+
+
+def decode_at(text: str, start: int) -> tuple[Any, int]:
+    """The value that starts at ``start``, and the index behind it. Raises JsonFault."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except JSONDecodeError as error:
+        raise _explain(text, error, start) from None
+    except (_Refused, RecursionError, ValueError):  # ValueError: an integer of thousands of digits
+        raise _find_refused(text, start) or JsonFault("not a value that can be read", start) from None
+    if _may_be_deep(text, start, end) and _deeper(value, MAX_DEPTH):
+        raise _find_refused(text, start) or JsonFault("nested too deep", start)
+    if _SURROGATE_ESCAPE.search(text, start, end) and any(_SURROGATE.search(s) for s in _strings(value)):
+        raise _find_refused(text, start) or JsonFault("lone surrogate", start)
+    if end - start > MAX_ROW_BYTES // 4 and len(text[start:end].encode()) > MAX_ROW_BYTES:
+        raise JsonFault(TOO_LARGE, start, mend=TOO_LARGE_MEND)
+    return value, end
+
+
+def decode_line(text: str) -> Any:
+    """The one value that a line holds. Raises JsonFault."""
+    value, end = decode_at(text, skip_space(text, 0))
+    end = skip_space(text, end)
+    if end == len(text):
+        return value
+    if text[end] == "," and skip_space(text, end + 1) == len(text):
+        raise JsonFault("comma after the row", end, "in JSONL a line is one value", "delete the comma")
+    if text[end] in "{[":
+        raise JsonFault("two values on one line", end, "in JSONL a line is one value", "break the line here")
+    raise JsonFault("text after the value", end, f"found {excerpt(text[end:], 30)}", "delete it")
+
+
+def array_items(text: str, start: int) -> Generator[tuple[int, Any], None, int | None]:
+    """The items of the array that opens at ``start``: (position, value), or (position, JsonFault).
+
+    Goes on behind a faulty item where its end is certain. Returns the index behind the array, or None where
+    the text can't be followed to its end.
+    """
+    position = skip_space(text, start + 1)
+    if text[position : position + 1] == "]":
+        return position + 1
+    while True:
+        begin = position
+        try:
+            value, position = decode_at(text, begin)
+            yield begin, value
+        except JsonFault as fault:
+            yield begin, fault
+            behind = _behind(text, begin)
+            if behind is None:
+                return None
+            position = behind
+        position = skip_space(text, position)
+        mark = text[position : position + 1]
+        if mark == "]":
+            return position + 1
+        if mark != ",":
+            yield position, _no_comma(text, position)
+            return None
+        comma, position = position, skip_space(text, position + 1)
+        if text[position : position + 1] == "]":
+            yield comma, JsonFault("comma before the closing bracket", comma, mend="delete the comma")
+            return position + 1
+
+
+def object_members(text: str, start: int) -> tuple[dict[str, int], int]:
+    """Where the value of each key begins in the object at ``start``, and the index behind the object.
+
+    The values are skipped, not checked. Raises JsonFault.
+    """
+    members: dict[str, int] = {}
+    position = skip_space(text, start + 1)
+    while text[position : position + 1] != "}" or members:
+        if text[position : position + 1] != '"':
+            decode_at(text, start)  # says what is wrong better than this walk could
+            raise JsonFault("a key in double quotes is missing", position)
+        at = position
+        key, position = decode_at(text, position)
+        position = skip_space(text, position)
+        if text[position : position + 1] != ":":
+            raise JsonFault("no colon after a key", position, mend="write a colon")
+        if key in members:
+            raise _twice(key, at)
+        members[key] = position = skip_space(text, position + 1)
+        behind = _skip_value(text, position)
+        if behind is None:
+            decode_at(text, position)
+            raise JsonFault("the text ends inside a value", position, "the file is cut short")
+        position = skip_space(text, behind)
+        mark = text[position : position + 1]
+        if mark == "}":
+            break
+        if mark != ",":
+            raise _no_comma(text, position)
+        position = skip_space(text, position + 1)
+    return members, position + 1
+
+
+def _skip_value(text: str, start: int) -> int | None:
+    """The index behind the value at ``start``, by brackets alone; None where they never close."""
+    if text[start : start + 1] not in ("{", "[", '"'):
+        match = _TOKEN.match(text, start)
+        return match.end() if match is not None else None
+    depth = 0
+    for match in _BRACKET_OR_STRING.finditer(text, start):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group()[0], 0)
+        if depth == 0:
+            return match.end()
+    return None
+
+
+def _behind(text: str, start: int) -> int | None:
+    """Where to go on behind a faulty item; None unless a bracket or another row follows."""
+    end = _skip_value(text, start)
+    if end is None:
+        return None
+    return end if re.compile(r"\s*(\]|,\s*[{\]])").match(text, end) else None
+
+
+def _no_comma(text: str, position: int) -> JsonFault:
+    if position >= len(text):
+        return JsonFault(
+            "the text ends before its brackets close", position, "the file is cut short", "fetch it again"
+        )
+    return JsonFault("no comma between two values", position, f"found {excerpt(text[position:], 30)}")
+
+
+def _may_be_deep(text: str, start: int, end: int) -> bool:
+    return text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH
+
+
+def _deeper(value: Any, limit: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return limit == 0 or any(_deeper(item, limit - 1) for item in inner)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a value of bounded depth, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _find_refused(text: str, start: int) -> JsonFault | None:
+    """Walk the tokens of the value at ``start`` for the first thing that the hooks refuse."""
+    open_keys: list[set[str] | None] = []  # the keys of each open object; None for an array
+    for match in _TOKEN.finditer(text, start):
+        token, position = match.group(), match.start()
+        if token in ("{", "["):
+            open_keys.append(set() if token == "{" else None)
+            if len(open_keys) > MAX_DEPTH:
+                why = f"a row has at most {MAX_DEPTH} levels"
+                return JsonFault("nested too deep", position, why, "flatten the row")
+        elif token in ("}", "]"):
+            if open_keys:
+                open_keys.pop()
+        elif token[0] == '"':
+            keys = open_keys[-1] if open_keys else None
+            fault = _string_fault(text, match, keys)
+            if fault is not None:
+                return fault
+        elif token not in (",", ":") and (fault := _literal_fault(token, position)) is not None:
+            return fault
+        if not open_keys:
+            return None
+    return None
+
+
+def _string_fault(text: str, match: re.Match[str], keys: set[str] | None) -> JsonFault | None:
+    try:
+        value = json.loads(match.group())
+    except JSONDecodeError as error:
+        return _explain(text, JSONDecodeError(error.msg, text, match.start() + error.pos), match.start())
+    if (half := _SURROGATE.search(value)) is not None:
+        what = f"lone surrogate \\u{ord(half.group()):04x}"
+        why = "half of a character is no text; the other half was cut off"
+        return JsonFault(what, match.start(), why, "repair the text, or delete the escape")
+    behind = skip_space(text, match.end())
+    if keys is None or text[behind : behind + 1] != ":":
+        return None
+    if value in keys:
+        return _twice(value, match.start())
+    keys.add(value)
+    return None
+
+
+def _twice(key: str, position: int) -> JsonFault:
+    why = "only one of the two values could be kept"
+    return JsonFault(f"key {excerpt(key)} occurs twice in one object", position, why, "delete one")
+
+
+def _literal_fault(token: str, position: int) -> JsonFault | None:
+    if token.lstrip("-") in ("NaN", "Infinity"):
+        return JsonFault(
+            f"{token} is not JSON", position, "it has no value to learn", "write null or a number"
+        )
+    if re.fullmatch(r"-?\d{1000,}", token):
+        return JsonFault(f"number of {len(token):,} digits", position, mend="write it as text, in quotes")
+    if re.fullmatch(r"-?\d+(\.\d+)?([eE][-+]?\d+)?", token) and math.isinf(float(token)):
+        return JsonFault(f"{token[:40]} is too large for a number", position, mend="write it as text")
+    return None
+
+
+def _explain(text: str, error: JSONDecodeError, start: int) -> JsonFault:
+    """The scanner's complaint in words that say what to edit."""
+    position = error.pos
+    found = text[position : position + 1]
+    before = text[start:position].rstrip(" \t\r\n")[-1:] if position - start < 10_000 else ""
+    word = re.compile(r"\w+").match(text, position)
+    if error.msg.startswith("Unterminated string"):
+        return JsonFault("text has no closing quote", position, "the row is cut short, or a quote is missing")
+    if error.msg.startswith("Invalid control character"):
+        mend = "write it as an escape: \\n, \\t or \\u00XX"
+        return JsonFault(f"raw control character {excerpt(found)} inside text", position, mend=mend)
+    if error.msg.startswith("Invalid") and "escape" in error.msg:
+        why = f"found {excerpt(text[position : position + 6])}"
+        return JsonFault("not a JSON escape", position, why, "a backslash itself is written \\\\")
+    if skip_space(text, position) == len(text):
+        return JsonFault("the row is cut short", position, "the text ends before its brackets close")
+    if error.msg.startswith("Illegal trailing comma") or (before == "," and found in ("}", "]")):
+        return JsonFault("comma before a closing bracket", position, mend="delete the comma")
+    if found == "'":
+        why = "single quotes are Python's, not JSON's"
+        return JsonFault("text in single quotes", position, why, "write the file with json.dumps")
+    if word is not None and word.group() in _FOREIGN:
+        return JsonFault(f"{word.group()} is not JSON", position, mend=f"write {_FOREIGN[word.group()]}")
+    if text.startswith(("//", "/*", "#"), position):
+        return JsonFault("comment", position, "JSON has none", "delete it")
+    wanted = error.msg[:1].lower() + error.msg[1:].removesuffix(" enclosed in double quotes")
+    return JsonFault("not JSON", position, f"{wanted}, found {excerpt(text[position : position + 20])}")

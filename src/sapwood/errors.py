@@ -1,0 +1,97 @@
+"""What goes wrong, said once: what, where, why, how to mend it; and the exit code that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        what: the fault, in one clause ("row has no answer").
+        where: the place a person can open: ``file:line``, ``file:line:column``, or a key path (``train.lr``).
+        why: why sapwood can't go on, or what would have happened.
+        mend: what to type or to edit.
+    """
+
+    what: str
+    where: str = ""
+    why: str = ""
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return " · ".join(part for part in (self.what, self.where, self.why, self.mend) if part)
+
+
+class SapwoodError(Exception):
+    """A failure that a person can act on. ``problems`` holds every one found, not only the first.
+
+    The CLI prints it without a traceback and leaves with ``exit_code``.
+    """
+
+    exit_code = 1
+    shown = 20  # problems printed before the rest is counted
+
+    def __init__(self, what: str | Sequence[Problem], where: str = "", why: str = "", mend: str = "") -> None:
+        if isinstance(what, str):
+            self.problems: tuple[Problem, ...] = (Problem(what, where, why, mend),)
+        else:
+            self.problems = tuple(what)
+            if not self.problems:
+                raise ValueError("an error needs at least one problem")
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [str(problem) for problem in self.problems[: self.shown]]
+        more = len(self.problems) - self.shown
+        if more > 0:
+            lines.append(f"… and {more} more")
+        return "\n".join(lines)
+
+
+class ConfigError(SapwoodError):
+    """The command line or the config file is wrong."""
+
+    exit_code = 2
+
+
+class DataError(SapwoodError):
+    """A row, a file or a template can't be trained on."""
+
+    exit_code = 3
+
+
+class ModelError(SapwoodError):
+    """A base model or an adapter is missing, damaged or doesn't fit."""
+
+    exit_code = 4
+
+
+class StorageError(SapwoodError):
+    """A folder or a disk can't take or give back what a run needs."""
+
+    exit_code = 5
+
+
+class NumericsError(SapwoodError):
+    """A loss or a gradient stopped being a number."""
+
+    exit_code = 6
+
+
+class LockedError(SapwoodError):
+    """Another process holds this run."""
+
+    exit_code = 7
+
+
+STOPPED_RESUMABLE = 75  # EX_TEMPFAIL: stopped at a step boundary, saved; `sapwood resume` goes on
+
+
+class Stopped(SapwoodError):
+    """Not a failure: a signal asked the run to stop, it saved, and `sapwood resume` goes on."""
+
+    exit_code = STOPPED_RESUMABLE

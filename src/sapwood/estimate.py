@@ -1,0 +1,136 @@
+"""What a run will need, before a weight is loaded: time and memory.
+
+Floating-point operations are counted from the model's shapes and the packs of the first steps; the machine's
+matrix rate is measured. The two factors below were fitted to runs on CPUs (`bench/`), and the range that is
+printed is as honest as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sapwood.config import RunConfig
+from sapwood.model.base import count_parameters
+from sapwood.model.machine import available_memory, fastest_dtype
+from sapwood.study import Study
+from sapwood.track.figures import duration, size
+from sapwood.train.loop import pack_examples
+from sapwood.train.schedule import members, plan_steps
+from sapwood.types import Cursor, Pack
+
+EFFICIENCY = 0.45  # of the matrix rate, over everything that isn't a product
+BASELINE_BYTES = 560e6  # Python with torch, transformers and peft imported
+SAMPLED_STEPS = 8
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """seconds: training and evaluation, without sample answers. peak_bytes: resident memory of the process.
+
+    fill: share of the packs' room that holds tokens; saved: share of tokens not computed thanks to prefixes.
+    """
+
+    seconds: float
+    seconds_per_step: float
+    peak_bytes: float
+    available_bytes: int
+    parameters: int
+    storage: str
+    longest_pack: int
+    fill: float
+    saved: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        fits = "fits" if self.peak_bytes < 0.9 * self.available_bytes else "does NOT fit"
+        full, saved = f"{100 * self.fill:.0f} %", f"{100 * self.saved:.0f} %"
+        step = f"{self.seconds_per_step:.1f} s a step"
+        need, have = size(int(self.peak_bytes)), size(self.available_bytes)
+        return [
+            f"packs      {full} full; {saved} of the tokens are shared beginnings, computed once",
+            f"time       about {duration(self.seconds)} ({step}) on this machine when idle",
+            f"memory     about {need} in {self.storage}: {fits} in the {have} to be had",
+        ]
+
+
+def estimate(study: Study, config: RunConfig) -> Estimate:
+    """Time and memory of a run. Takes about half a second, for the measurement of the machine."""
+    _, facts = fastest_dtype()
+    storage = facts["dtype"] if config.base.storage == "auto" else config.base.storage
+    rates = facts.get("gflops", {})
+    rate = rates.get(storage, rates.get("fp32", 0)) * 1e9 or 50e12  # a GPU isn't measured
+    linear, embedding = count_parameters(study.spec)
+    schedule = plan_steps(len(study.data.train), config.train)
+    steps = _first_steps(study, config)
+    packs = [pack for step in steps for pack in step]
+    flops = [_flops(step, linear, embedding) for step in steps]
+    per_step = sum(flops) / len(flops) / rate / EFFICIENCY
+    measured = pack_examples(study.data.eval, config) if study.data.eval else []
+    rounds = 2 + schedule.total_steps // (config.eval.every or schedule.steps_per_epoch) if measured else 0
+    evaluation = rounds * _flops(measured, linear, embedding) / 2 / rate / EFFICIENCY
+    computed = sum(len(pack.ids) for pack in packs)
+    chosen = sum(len(study.data.train[i]) for step in _first_members(study, config) for i in step)
+    longest = max(len(pack.ids) for pack in [*packs, *measured])
+    return Estimate(
+        seconds=per_step * schedule.total_steps + evaluation,
+        seconds_per_step=per_step,
+        peak_bytes=_peak(study, config, storage, longest, linear, embedding),
+        available_bytes=available_memory(),
+        parameters=linear + embedding,
+        storage=storage,
+        longest_pack=longest,
+        fill=computed / (len(packs) * config.pack.length),
+        saved=1 - computed / chosen,
+    )
+
+
+def _first_members(study: Study, config: RunConfig) -> list[list[int]]:
+    schedule = plan_steps(len(study.data.train), config.train)
+    cursor, out = Cursor(), list[list[int]]()
+    for _ in range(min(SAMPLED_STEPS, schedule.total_steps)):
+        chosen, cursor = members(schedule, config.train.seed, cursor)
+        out.append(chosen)
+    return out
+
+
+def _first_steps(study: Study, config: RunConfig) -> list[list[Pack]]:
+    return [
+        pack_examples([study.data.train[i] for i in chosen], config)
+        for chosen in _first_members(study, config)
+    ]
+
+
+def _flops(packs: Sequence[Pack], linear: int, embedding: int) -> float:
+    """Forward, and backward without weight gradients: 4 operations a weight and token; the head only at
+    targets."""
+    return sum(4.0 * len(pack.ids) * linear + 4.0 * len(pack.targets) * embedding for pack in packs)
+
+
+def _peak(study: Study, config: RunConfig, storage: str, longest: int, linear: int, embedding: int) -> float:
+    text = study.spec.hf_config.get_text_config()
+    width = BYTES[storage]
+    tied = getattr(text, "tie_word_embeddings", False)
+    weights = width * (linear + embedding * (1 if tied else 2))
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    attention = (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads)) * head_dim
+    # what a layer keeps for its backward pass, in elements a token: norms, residuals, q k v, output, MLP
+    kept = 10 * text.hidden_size + 4 * attention + 5 * text.intermediate_size
+    layers = 1.5 if config.train.gradient_checkpointing else text.num_hidden_layers
+    per_token = width * (kept * layers + (text.hidden_size * text.num_hidden_layers if layers < 2 else 0))
+    per_layer = (
+        2 * text.hidden_size
+        + attention
+        + heads * head_dim
+        + 2 * text.hidden_size
+        + 3 * text.intermediate_size
+    )
+    adapter = (
+        16.0 * config.lora.rank * per_layer * text.num_hidden_layers
+    )  # weight, gradient, two moments in fp32
+    return BASELINE_BYTES + weights + adapter + per_token * longest + 160e6

@@ -1,0 +1,339 @@
+"""The base model: what it is (`inspect_base`, no weights), and the frozen model itself (`load_base`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sapwood.config import BaseConfig
+from sapwood.errors import ModelError, Problem
+from sapwood.model.cache import file_sha256
+from sapwood.model.folder import Folder, read_folder, read_json
+from sapwood.model.gguf_file import GgufFile, read_gguf
+from sapwood.model.gguf_map import config_values
+from sapwood.model.gguf_tokenizer import read_tokenizer
+from sapwood.model.gguf_weights import fill_from_gguf, misshapen, unexpected
+from sapwood.model.machine import available_memory, fastest_dtype
+from sapwood.model.sources import resolve
+from sapwood.types import Base, BaseSpec, Head
+
+if TYPE_CHECKING:
+    import torch
+
+PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+SPARE = 1.05  # of the weights' size: buffers, and what loading itself takes
+
+
+# --- before the weights -----------------------------------------------------------------------------------
+
+
+def inspect_base(config: BaseConfig) -> BaseSpec:
+    """Find the model and read everything but its weights: config, tokenizer, stop tokens, fingerprint.
+
+    Raises:
+        ModelError: not found, damaged, no tokenizer, code of its own, or not a trainable language model.
+    """
+    path = resolve(config.model)
+    return _inspect_folder(config.model, path) if path.is_dir() else _inspect_file(config.model, path)
+
+
+def _inspect_folder(source: str, path: Path) -> BaseSpec:
+    folder = read_folder(path)
+    hf_config = _native_config(folder)
+    _check_size(hf_config, folder)
+    tokenizer = _folder_tokenizer(path)
+    _check_vocabulary(tokenizer, hf_config.vocab_size, path)
+    generation = path / "generation_config.json"
+    stops = _ids(read_json(generation).get("eos_token_id")) if generation.is_file() else []
+    hashes = [("config.json", file_sha256(path / "config.json"))]
+    hashes += [(shard.name, file_sha256(shard)) for shard in folder.shards]
+    return BaseSpec(
+        source=source,
+        path=path,
+        fingerprint=_fingerprint(hashes),
+        tokenizer=tokenizer,
+        hf_config=hf_config,
+        stop_ids=_stop_ids([*stops, *_ids(hf_config.eos_token_id)], tokenizer),
+        packable=_packable(hf_config),
+    )
+
+
+def _inspect_file(source: str, path: Path) -> BaseSpec:
+    from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
+
+    file = read_gguf(path)
+    values = config_values(file)
+    hf_config = CONFIG_MAPPING[values.pop("model_type")](**values)
+    read = read_tokenizer(file)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=read.tokenizer,
+        bos_token=read.bos,
+        eos_token=read.eos,
+        unk_token=read.unk,
+        pad_token=read.pad,
+        model_max_length=hf_config.max_position_embeddings,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = read.chat_template
+    _check_vocabulary(tokenizer, hf_config.vocab_size, path)
+    return BaseSpec(
+        source=source,
+        path=path,
+        fingerprint=_fingerprint([("gguf", file_sha256(path))]),
+        tokenizer=tokenizer,
+        hf_config=hf_config,
+        stop_ids=_stop_ids(read.stop_ids, tokenizer),
+        packable=_packable(hf_config),
+    )
+
+
+def _native_config(folder: Folder) -> Any:
+    """The transformers config, made from cleaned values. Models that bring code of their own are refused."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    values = dict(folder.config)
+    where = str(folder.path / "config.json")
+    kind = values.pop("model_type", None)
+    own = values.pop("auto_map", None) or {}
+    native = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    wanted = str(own.get("AutoModelForCausalLM", "") if isinstance(own, Mapping) else own).rpartition(".")[2]
+    if wanted and wanted != native:
+        mend = "use a checkpoint in transformers' own layout; sapwood never runs code from a model folder"
+        raise ModelError("the model needs code of its own", where, f"auto_map names {wanted}", mend)
+    if native is None:
+        why = "this transformers knows no language model of that type"
+        raise ModelError(
+            f"model_type {kind!r} isn't supported", where, why, "check config.json, or update transformers"
+        )
+    if "vision_config" in values or values.get("is_encoder_decoder"):
+        raise ModelError(
+            f"{kind} is more than a language model", where, "sapwood trains text models (decoders)"
+        )
+    if quantised := values.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        mend = "use the original weights, or a GGUF file of the model"
+        raise ModelError(
+            f"the weights are stored as {method}", where, "F32, F16 and BF16 can be trained on", mend
+        )
+    try:
+        return CONFIG_MAPPING[kind].from_dict(values)
+    except Exception as error:  # each config class checks values in its own way
+        raise ModelError("config.json isn't valid", where, _first_line(error)) from None
+
+
+def _check_size(hf_config: Any, folder: Folder) -> None:
+    """Compare what the config describes with what the files hold, before anything is allocated for it."""
+    where = str(folder.path / "config.json")
+    if hf_config.num_hidden_layers > len(folder.shapes):
+        why = f"the weights hold {len(folder.shapes):,} tensors"
+        raise ModelError(f"the config describes {hf_config.num_hidden_layers:,} layers", where, why)
+    described = sum(parameter.numel() for parameter in _on_meta(hf_config, where).parameters())
+    if described > folder.num_elements:
+        why = f"it describes {described:,} parameters, the files hold {folder.num_elements:,}"
+        mend = "config.json and the weights belong to different models, or a file is missing"
+        raise ModelError("the config doesn't fit the weights", where, why, mend)
+
+
+def _folder_tokenizer(path: Path) -> Any:
+    """The folder's tokenizer. tokenizer.json is taken as it stands: AutoTokenizer rebuilds the pre-tokenizer
+    of some families by model type (Qwen2's, say), whatever the file holds."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    kind = PreTrainedTokenizerFast if (path / "tokenizer.json").is_file() else AutoTokenizer
+    try:
+        tokenizer = kind.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # tokenizers, sentencepiece and transformers each raise their own
+        why = "expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
+        raise ModelError("no usable tokenizer", str(path), f"{why} ({_first_line(error)})") from None
+    if not tokenizer.is_fast:
+        mend = "add the model's tokenizer.json"
+        raise ModelError("the tokenizer has no fast form", str(path), "character offsets are needed", mend)
+    return tokenizer
+
+
+def _check_vocabulary(tokenizer: Any, rows: int, path: Path) -> None:
+    """Every id that the tokenizer can give must have a row in the embedding."""
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    if highest < 0:
+        raise ModelError("the tokenizer has no tokens", str(path))
+    if highest >= rows:
+        why = f"token {token!r} has the id {highest:,}, the embedding has {rows:,} rows"
+        raise ModelError("the tokenizer doesn't fit the model", str(path), why)
+
+
+def _packable(hf_config: Any) -> bool:
+    """True where every layer mixes tokens by attention only, through the interface that `pack` plugs into."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    layers = getattr(hf_config, "layer_types", None) or ["full_attention"]
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(hf_config)]
+    return set(layers) <= PACKABLE_LAYERS and bool(getattr(model, "_supports_attention_backend", False))
+
+
+def _fingerprint(hashes: Sequence[tuple[str, str]]) -> str:
+    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in hashes).encode()).hexdigest()
+
+
+def _stop_ids(ids: Sequence[int], tokenizer: Any) -> tuple[int, ...]:
+    eos = tokenizer.eos_token_id
+    return tuple(dict.fromkeys([*ids, *([] if eos is None else [int(eos)])]))
+
+
+def _ids(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [id for id in values if isinstance(id, int) and not isinstance(id, bool)]
+
+
+# --- the weights ------------------------------------------------------------------------------------------
+
+
+def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
+    """Load the weights: a model in eval mode whose parameters take no gradient, and its head as data.
+
+    Memory stays near the size of the loaded model: tensors are read, converted and placed one by one.
+
+    Raises:
+        ModelError: a tensor is missing, unexpected or misshapen (all are named), or memory doesn't suffice.
+    """
+    import torch
+
+    fixed = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = fixed.get(config.storage) or fastest_dtype()[0]
+    if spec.path.is_dir():
+        model = _load_folder(spec, dtype)
+    else:
+        model = _load_gguf(spec, read_gguf(spec.path), dtype)
+    model.eval().requires_grad_(False)
+    head = _head(model)
+    _check_head(model, head, spec)
+    return Base(spec, model, head, next(name for name, value in fixed.items() if value == dtype))
+
+
+def _load_folder(spec: BaseSpec, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    described = _on_meta(spec.hf_config, str(spec.path))
+    _check_memory(spec, dtype, sum(parameter.numel() for parameter in described.parameters()))
+    with _quiet():
+        try:
+            model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+                spec.path,
+                config=spec.hf_config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported below, all of them
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            raise ModelError("the model can't be loaded", str(spec.path), _first_line(error)) from None
+    problems = [
+        Problem(f"tensor {name} is missing", str(spec.path)) for name in sorted(report["missing_keys"])
+    ]
+    problems += [unexpected(name, spec.path) for name in sorted(report["unexpected_keys"])]
+    problems += [
+        misshapen(name, tuple(found), tuple(wanted), spec.path)
+        for name, found, wanted in sorted(report["mismatched_keys"])
+    ]
+    if problems:
+        raise ModelError(problems)
+    return model
+
+
+def _load_gguf(spec: BaseSpec, file: GgufFile, dtype: torch.dtype) -> Any:
+    """Build the module tree without memory, then give it one unpacked tensor after the other."""
+    _check_memory(spec, dtype, file.num_elements)
+    model = _on_meta(spec.hf_config, str(spec.path), dtype)
+    fill_from_gguf(model, file, dtype)
+    return model
+
+
+def _on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> Any:
+    """The module tree with shapes and no memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _quiet(), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(hf_config, dtype=dtype or torch.float32)
+    except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError, AttributeError) as error:
+        raise ModelError(
+            "the config describes no model that can be built", where, _first_line(error)
+        ) from None
+
+
+def _check_memory(spec: BaseSpec, dtype: torch.dtype, parameters: int) -> None:
+    need, free = int(parameters * dtype.itemsize * SPARE), available_memory()
+    if need > free:
+        raise ModelError(
+            "not enough memory for the base model",
+            str(spec.path),
+            f"{parameters:,} parameters take {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            "set base.storage: bf16 where it was fp32, close other programs, or take a smaller model",
+        )
+
+
+def _head(model: Any) -> Head:
+    """The final projection as data; factors as the families that have them name them."""
+    out = model.get_output_embeddings()
+    config = model.config
+    scale = float(getattr(config, "logit_scale", None) or 1.0)  # cohere multiplies
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # granite divides
+    cap = getattr(config, "final_logit_softcapping", None)
+    return Head(out.weight, getattr(out, "bias", None), scale, float(cap) if cap else None)
+
+
+def _check_head(model: Any, head: Head, spec: BaseSpec) -> None:
+    """Compare the head with the model's own logits on two tokens: an unknown factor would spoil the loss."""
+    import torch
+
+    ids = torch.arange(2)[None]
+    with torch.no_grad():
+        wanted = model(ids, use_cache=False).logits.float()
+        hidden = model.base_model(ids, use_cache=False).last_hidden_state
+        found = torch.nn.functional.linear(hidden, head.weight, head.bias).float()
+    if head.softcap is not None:
+        found = head.softcap * torch.tanh(found / head.softcap)
+    found = found * head.scale
+    if not torch.isfinite(wanted).all():
+        mend = "the weights are damaged, or too large for base.storage fp16"
+        raise ModelError("the base model gives numbers that aren't finite", str(spec.path), mend=mend)
+    if (found - wanted).abs().max() > 0.02 * wanted.abs().max():
+        why = "its logits aren't a scaled and capped projection of its last hidden state"
+        raise ModelError(
+            f"the head of {spec.hf_config.model_type} models isn't supported", str(spec.path), why
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
+        :300
+    ]
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """No progress bars and no reports from transformers: what they say, sapwood's errors say."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def count_parameters(spec: BaseSpec) -> tuple[int, int]:
+    """(weights of the decoder, weights of the embedding), from shapes alone."""
+    model = _on_meta(spec.hf_config, str(spec.path))
+    embedding = model.get_input_embeddings().weight.numel()
+    return sum(p.numel() for p in model.get_decoder().parameters()) - embedding, embedding

@@ -1,0 +1,197 @@
+"""The adapter's fast path: one autograd function for all adapted linears that read the same input.
+
+    y_i = x W_i^T + b_i + s_i drop(x) A_i^T B_i^T          (LoRA: arXiv 2106.09685, equation 3)
+
+q, k and v read one input, and so do gate and up: their A's are stacked into one product, the input is masked
+once, and the input's gradient is summed in place. Kept for the backward pass: x (shared by the group), h =
+drop(x) A^T, and nothing else; the mask is drawn again from its counter. The parameters are PEFT's own, in
+fp32.
+
+`LoraLinear` is registered through PEFT's custom-module map, so the adapter's format, names and every other
+tool of PEFT stay as they are; PEFT's own forward is the reference that the tests compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as PeftLinear
+from torch import Tensor, nn
+
+from sapwood.model.dropout import DropoutClock, keep_mask
+from sapwood.model.frozen import FrozenWeight, freeze
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What the function needs besides tensors: the frozen weights, a scale each, and the mask's rate and
+    seed."""
+
+    weights: tuple[FrozenWeight, ...]
+    scales: tuple[float, ...]
+    rate: float
+    seed: int
+
+
+class _LoraProducts(torch.autograd.Function):
+    """x: [..., in] and A_1 … A_n: [r_i, in], B_1 … B_n: [out_i, r_i] -> n outputs [..., out_i]."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, x: Tensor, *adapter: Tensor) -> tuple[Tensor, ...]:
+        n = len(call.weights)
+        flat = x.flatten(0, -2)
+        a = torch.cat(adapter[:n]).to(x.dtype)
+        h = _masked(flat, call) @ a.T  # [T, sum of ranks]
+        outputs: list[Tensor] = []
+        for weight, scale, b, h_i in zip(
+            call.weights, call.scales, adapter[n:], _split(h, adapter[:n]), strict=True
+        ):
+            y = weight.forward(flat)
+            y.addmm_(h_i, (b * scale).to(x.dtype).T)
+            outputs.append(y.unflatten(0, x.shape[:-1]))
+        ctx.save_for_backward(x, h, *adapter)
+        ctx.call = call
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, h, *adapter = ctx.saved_tensors
+        call: _Call = ctx.call
+        n = len(call.weights)
+        a = torch.cat(adapter[:n]).to(x.dtype)
+        need_x = ctx.needs_input_grad[1]
+        grad_x: Tensor | None = None
+        grad_h: list[Tensor] = []
+        grad_b: list[Tensor] = []
+        for i, h_i in enumerate(_split(h, adapter[:n])):
+            g = grads[i].flatten(0, -2)
+            grad_h.append(g @ (adapter[n + i] * call.scales[i]).to(g.dtype))
+            grad_b.append((g.T @ h_i).float().mul_(call.scales[i]))
+            if need_x:
+                part = call.weights[i].input_grad(g)
+                grad_x = part if grad_x is None else grad_x.add_(part)
+        grad_h_all = torch.cat(grad_h, 1)
+        keep = _keep(x.flatten(0, -2), call)
+        grad_a = (
+            (grad_h_all.T @ _apply(x.flatten(0, -2), keep, call.rate))
+            .float()
+            .split([len(p) for p in adapter[:n]])
+        )
+        if grad_x is not None:
+            grad_x.add_(_apply(grad_h_all @ a, keep, call.rate))
+            grad_x = grad_x.unflatten(0, x.shape[:-1])
+        return None, grad_x, *grad_a, *grad_b
+
+
+def _split(h: Tensor, a: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return h.split([len(p) for p in a], 1)
+
+
+def _keep(flat: Tensor, call: _Call) -> Tensor | None:
+    return keep_mask(flat.shape, call.rate, call.seed).to(flat.device) if call.rate else None
+
+
+def _apply(flat: Tensor, keep: Tensor | None, rate: float) -> Tensor:
+    return flat if keep is None else torch.where(keep, flat, 0).mul_(1 / (1 - rate))
+
+
+def _masked(flat: Tensor, call: _Call) -> Tensor:
+    return _apply(flat, _keep(flat, call), call.rate)
+
+
+@dataclass(slots=True)
+class InputGroup:
+    """Adapted linears that read the same tensor. The first one called computes for all of them."""
+
+    members: list[LoraLinear]
+    index: int
+    clock: DropoutClock
+    waiting: dict[int, Tensor] = field(default_factory=dict)
+    reading: Tensor | None = None
+
+    def output(self, member: LoraLinear, x: Tensor) -> Tensor:
+        """The member's output for ``x``; the others' are kept until they ask with the same tensor."""
+        if self.reading is x and id(member) in self.waiting:
+            y = self.waiting.pop(id(member))
+            if not self.waiting:
+                self.reading = None
+            return y
+        first = self.members[0]
+        rate = first.rate if first.training and torch.is_grad_enabled() else 0.0
+        call = _Call(
+            tuple(m.frozen for m in self.members),
+            tuple(m.scaling[m.adapter] for m in self.members),
+            rate,
+            self.clock.at(self.index) if rate else 0,
+        )
+        adapter = [m.lora_A[m.adapter].weight for m in self.members] + [
+            m.lora_B[m.adapter].weight for m in self.members
+        ]
+        outputs = _LoraProducts.apply(call, x, *adapter)
+        self.waiting = {id(m): y for m, y in zip(self.members, outputs, strict=True)}  # type: ignore[arg-type]
+        self.reading = x
+        return self.output(member, x)
+
+
+class LoraLinear(PeftLinear):
+    """PEFT's LoRA linear with the fast forward. Falls back to PEFT's own whenever the case is not the plain
+    one."""
+
+    group: InputGroup | None = None
+    frozen: FrozenWeight
+
+    @property
+    def adapter(self) -> str:
+        return self.active_adapters[0]
+
+    @property
+    def rate(self) -> float:
+        dropout = self.lora_dropout[self.adapter]
+        return dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+
+    def is_plain(self) -> bool:
+        """One active LoRA, neither merged nor switched off, no variant (DoRA and the like), no bias of its
+        own."""
+        return (
+            len(self.active_adapters) == 1
+            and self.adapter in self.lora_A
+            and self.adapter not in self.lora_variant
+            and not self.lora_bias[self.adapter]
+            and not self.disable_adapters
+            and not self.merged
+        )
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.group is None or args or kwargs or not self.is_plain():
+            return super().forward(x, *args, **kwargs)
+        return self.group.output(self, x)
+
+
+def speed_up(model: nn.Module, clock: DropoutClock) -> None:
+    """Give every `LoraLinear` of ``model`` its group. Which modules share an input is read from the model
+    itself, by one forward pass over two tokens."""
+    modules = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    readers: list[tuple[Tensor, list[LoraLinear]]] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if readers and readers[-1][0] is inputs[0]:
+            readers[-1][1].append(module)  # type: ignore[arg-type]
+        else:
+            readers.append((inputs[0], [module]))  # type: ignore[list-item]
+
+    hooks = [module.register_forward_pre_hook(note) for module in modules]
+    try:
+        with torch.no_grad():
+            device = next(model.parameters()).device
+            model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for index, (_, members) in enumerate(readers):
+        group = InputGroup(members, index, clock)
+        for module in members:
+            module.frozen = freeze(module.get_base_layer())
+            module.group = group

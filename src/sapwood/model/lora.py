@@ -1,0 +1,204 @@
+"""The adapter: which linears get one, how it starts, and its folder in PEFT's format."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.config import LoraConfig
+from sapwood.errors import ConfigError, ModelError, Problem
+from sapwood.model.dropout import DropoutClock
+from sapwood.types import Base, Head
+
+ADAPTER = "default"  # the only adapter of a run; PEFT leaves this name out of the file
+
+
+@dataclass(slots=True)
+class LoraModel:
+    """A base with an adapter on it.
+
+    peft: the PeftModel. network: the transformers model inside it. backbone: its decoder without the head
+    (ids -> final hidden state).
+    parameters: the adapter's, by PEFT's names, in the order of the model.
+    """
+
+    peft: Any
+    network: Any
+    backbone: nn.Module
+    head: Head
+    clock: DropoutClock
+    parameters: dict[str, nn.Parameter]
+    targets: tuple[str, ...]
+
+    @property
+    def device(self) -> str:
+        return str(next(iter(self.parameters.values())).device)
+
+
+def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
+    """Put a fresh adapter on ``base``. B starts at zero, so step 0 equals the base.
+
+    Raises ConfigError where targets match nothing, or only in part.
+    """
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
+    from sapwood.model.fast_lora import LoraLinear, speed_up
+
+    targets = resolve_targets(base.model, config.targets)
+    settings = PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=config.method == "rslora",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    settings._register_custom_module({nn.Linear: LoraLinear})  # pyright: ignore[reportPrivateUsage]
+    base.model.name_or_path = base.spec.source  # PEFT writes it into the adapter's config
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away
+        torch.manual_seed(seed)
+        model = get_peft_model(base.model, settings)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()  # master weights
+    clock = DropoutClock(seed)
+    model.eval()
+    speed_up(model, clock)
+    parameters = {
+        name.replace(f".{ADAPTER}.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    adapted = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in parameters})
+    return LoraModel(
+        model, base.model, base.model.get_decoder(), base.head, clock, parameters, tuple(adapted)
+    )
+
+
+def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ...] | str:
+    """``all-linear`` as the sorted leaf names of the decoder's linears; a list checked; a regular expression
+    checked."""
+    head = model.get_output_embeddings()
+    modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
+    named = list(modules)
+    linears = [name for name, m in named if isinstance(m, nn.Linear) and m is not head]
+    leaves = sorted({name.rpartition(".")[2] for name in linears})
+    if targets == "all-linear":
+        return tuple(leaves)
+    if isinstance(targets, str):
+        try:
+            pattern = re.compile(targets)
+        except re.error as error:
+            raise ConfigError("lora.targets is no regular expression", "lora.targets", str(error)) from None
+        if not any(pattern.fullmatch(name) for name in linears):
+            raise ConfigError(
+                f"lora.targets matches no linear layer: {targets!r}",
+                "lora.targets",
+                "a regular expression must match full names",
+                f"layers here: {', '.join(linears[:7])} …",
+            )
+        odd = [name for name, _ in named if pattern.fullmatch(name) and name not in linears]
+        if odd:
+            raise ConfigError(
+                f"lora.targets matches more than linear layers: {targets!r}",
+                "lora.targets",
+                f"{odd[0] or 'the whole model'} is no linear layer of the decoder; only those are adapted",
+                "end the expression in the names of layers, q_proj or v_proj say",
+            )
+        return targets
+    if not targets:
+        raise ConfigError("lora.targets is empty", "lora.targets", mend=f"names here: {', '.join(leaves)}")
+    problems: list[Problem] = []
+    for target in targets:
+        if any(name == target or name.endswith(f".{target}") for name in linears):
+            continue
+        near = difflib.get_close_matches(target, leaves, n=1)
+        mend = f"did you mean {near[0]}?" if near else f"names here: {', '.join(leaves)}"
+        problems.append(
+            Problem(f"lora.targets: no linear layer is called {target!r}", "lora.targets", mend=mend)
+        )
+    if problems:
+        raise ConfigError(problems)
+    return tuple(sorted(targets))
+
+
+def adapter_tensors(model: LoraModel) -> dict[str, Tensor]:
+    """The adapter in PEFT's names, fp32, on the CPU."""
+    return {name: parameter.detach().cpu().contiguous() for name, parameter in model.parameters.items()}
+
+
+def restore_adapter(model: LoraModel, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy saved tensors into the adapter. Every name and shape must fit; nothing is copied otherwise."""
+    problems = [
+        Problem(f"adapter tensor {name} is {fault}", str(source), mend="use the base and config that made it")
+        for name in sorted(set(model.parameters) | set(tensors))
+        if (fault := _misfit(model.parameters.get(name), tensors.get(name)))
+    ]
+    if problems:
+        raise ModelError(problems)
+    with torch.no_grad():
+        for name, parameter in model.parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def _misfit(own: Tensor | None, saved: Tensor | None) -> str:
+    if own is None:
+        return "not part of this model"
+    if saved is None:
+        return "missing"
+    if own.shape != saved.shape:
+        return f"{list(saved.shape)}, where the model has {list(own.shape)}"
+    return "" if torch.isfinite(saved).all() else "not finite"
+
+
+def write_adapter(model: LoraModel, folder: Path) -> None:
+    """``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT reads them, byte for byte
+    reproducible: sorted keys and targets, no times, no library versions."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(adapter_tensors(model), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = model.peft.peft_config[ADAPTER].to_dict()
+    settings["inference_mode"] = True
+    settings.pop("peft_version", None)
+    for key, value in settings.items():
+        if isinstance(value, set | list | tuple):
+            settings[key] = sorted(value)
+    text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=str)
+    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An adapter folder's config and tensors. Raises ModelError naming the file that is missing or
+    damaged."""
+    from safetensors.torch import load_file
+
+    config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    for path in (config_file, weights):
+        if not path.is_file():
+            raise ModelError(
+                f"no {path.name}", str(folder), "not an adapter folder", "name a run or its adapter/"
+            )
+    try:
+        settings = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError("adapter config is not JSON", str(config_file), str(error)) from None
+    kind = settings.get("peft_type") if isinstance(settings, dict) else None
+    if kind != "LORA":
+        raise ModelError(f"adapter type {kind!r}", str(config_file), "only LoRA is known here")
+    try:
+        return settings, load_file(weights)
+    except Exception as error:
+        raise ModelError("adapter weights can't be read", str(weights), str(error)) from None

@@ -1,0 +1,1 @@
+"""Examples side by side in one forward pass, without seeing each other."""

@@ -1,0 +1,90 @@
+"""Examples to a `Pack`, and a pack to tensors. The only place where labels shift.
+
+    example      S S S a a ■ ■ ■          ■ trained
+    predict_at           4 5 6            the position whose hidden state predicts …
+    targets              ■ ■ ■            … this token
+
+One prompt position may predict the first token of several answers: that is what prefix sharing needs, and
+why a pack holds pairs instead of a label per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sapwood.errors import DataError
+from sapwood.pack.prefix import Node, shared_forest
+from sapwood.types import Batch, Example, Pack, Segment
+
+
+def build_pack(examples: Sequence[Example], *, share_prefixes: bool = True) -> Pack:
+    """Lay ``examples`` side by side; common beginnings are stored once when ``share_prefixes``.
+
+    Raises DataError naming the row whose first token is to be learnt: nothing stands before it.
+    """
+    for example in examples:
+        if example.trained[0]:
+            raise DataError(
+                "the first token is to be learnt",
+                str(example.row),
+                "no position before it could predict it",
+                "let the template begin with a token of its own",
+            )
+    sequences = [example.ids for example in examples]
+    if share_prefixes:
+        forest = shared_forest(sequences)
+    else:
+        forest = [Node(0, len(ids), [i]) for i, ids in enumerate(sequences)]
+    segments: list[Segment] = []
+    pieces: list[np.ndarray] = []
+    where = [np.empty(len(ids), np.int32) for ids in sequences]  # where[i][j]: place of token j of example i
+    total = 0
+
+    def lay(node: Node, parent: int | None) -> None:
+        nonlocal total
+        size = node.stop - node.start
+        segments.append(Segment(total, total + size, node.start, parent))
+        pieces.append(sequences[node.members[0]][node.start : node.stop])
+        for member in node.members:
+            where[member][node.start : node.stop] = np.arange(total, total + size)
+        total += size
+        index = len(segments) - 1
+        for child in node.children:
+            lay(child, index)
+
+    for tree in forest:
+        lay(tree, None)
+    trained = [np.flatnonzero(example.trained) for example in examples]
+    predict_at = [where[i][at - 1] for i, at in enumerate(trained)]  # the one shift
+    targets = [sequences[i][at] for i, at in enumerate(trained)]
+    return Pack(
+        ids=np.concatenate(pieces).astype(np.int32),
+        positions=np.concatenate([np.arange(s.position, s.position + len(s)) for s in segments]).astype(
+            np.int32
+        ),
+        segments=tuple(segments),
+        predict_at=np.concatenate(predict_at).astype(np.int32),
+        targets=np.concatenate(targets).astype(np.int32),
+        rows=tuple(example.row for example in examples),
+    )
+
+
+def to_batch(pack: Pack, device: str = "cpu") -> Batch:
+    """The pack as tensors with its attention plan."""
+    import torch
+
+    from sapwood.pack.attention import plan_attention
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(device)
+
+    return Batch(
+        ids=tensor(pack.ids)[None],
+        positions=tensor(pack.positions)[None],
+        attention=plan_attention(pack.segments, device=device),
+        predict_at=tensor(pack.predict_at),
+        targets=tensor(pack.targets),
+        rows=pack.rows,
+    )

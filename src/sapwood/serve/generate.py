@@ -1,0 +1,275 @@
+"""Answers, one token at a time: greedy or sampled, one prompt as a stream or many as a batch.
+
+A batch is padded on the left, so that the newest tokens of all rows stand in one column::
+
+    pad pad  p0  p1 | a0  a1 …        mask 0 0 1 1 1 1, positions - - 0 1 2 3
+     p0  p1  p2  p3 | a0  a1 …        mask 1 1 1 1 1 1, positions 0 1 2 3 4 5
+
+A row that is done leaves the batch at once, with its part of the cache; the head sees the last column only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.errors import ConfigError
+from sapwood.pack.attention import NAME as TRAINING_ATTENTION
+from sapwood.serve.choose import Chooser, Settings
+from sapwood.serve.text import TextStream
+
+__all__ = ["Answer", "Settings", "answer_batch", "context_length", "generation_attention", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model wrote.
+
+    Attributes:
+        ids: the tokens, without the stop token; ``text`` is these as text.
+        stopped: True where the model ended by itself, False where it was cut.
+        prompt_tokens: length of what it read.
+        seconds: from the start (of its batch) to its last token.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    stopped: bool
+    prompt_tokens: int
+    seconds: float
+
+
+def stream(
+    model: Any,
+    tokenizer: Any,
+    prompt_ids: Sequence[int],
+    stop_ids: Collection[int],
+    settings: Settings,
+) -> Generator[str, None, Answer]:
+    """Yield the answer piece by piece, each as soon as its characters are whole; return the `Answer`.
+
+    The pieces joined are the answer's text. A consumer that leaves early closes the generator, which gives
+    the model back as it was.
+
+    Args:
+        model: a causal language model or a PeftModel.
+        stop_ids: the answer ends before the first of these.
+
+    Raises:
+        ConfigError: the prompt fills the model's context.
+        NumericsError: the model's output is not a number.
+    """
+    writer = TextStream(tokenizer)
+    with generation_attention(model):
+        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer)):
+            if token.id is not None and (piece := writer.push(token.id)):
+                yield piece
+            if token.last:
+                if piece := writer.flush():
+                    yield piece
+                return _answer(writer, prompt_ids, token)
+    raise AssertionError("decoding ended without a last token")
+
+
+def answer_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Collection[int],
+    settings: Settings,
+    batch_size: int = 16,
+) -> list[Answer]:
+    """Answer many prompts, ``batch_size`` at a time, and return the answers in the prompts' order.
+
+    Prompts of similar length share a batch. In fp32 greedy answers equal those of `stream`; in narrower types
+    a near tie may fall the other way, because matrix products of other shapes round differently.
+
+    Raises as `stream`, before anything is computed where a prompt is too long.
+    """
+    for prompt in prompts:
+        _room(model, len(prompt), settings)
+    by_length = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # the largest batch comes first
+    answers: dict[int, Answer] = {}
+    with generation_attention(model):
+        for start in range(0, len(prompts), batch_size):
+            rows = {i: prompts[i] for i in by_length[start : start + batch_size]}
+            writers = {i: TextStream(tokenizer) for i in rows}
+            for token in _decode(model, rows, stop_ids, settings, _pad_id(tokenizer)):
+                if token.id is not None:
+                    writers[token.row].push(token.id)
+                if token.last:
+                    answers[token.row] = _answer(writers[token.row], rows[token.row], token)
+    return [answers[i] for i in range(len(prompts))]
+
+
+@contextmanager
+def generation_attention(model: Any) -> Generator[None]:
+    """Give ``model`` an attention that knows caches and padding, and eval mode; then put back what was there.
+
+    The training kernel follows the plan of a pack, which an answer in progress has none of. PyTorch's sdpa is
+    taken where the model accepts it, its own eager form elsewhere (soft-capped scores, say). Any other
+    implementation stays.
+    """
+    network = _unwrapped(model)
+    modes = [(module, module.training) for module in model.modules()]
+    before: str = network.config._attn_implementation
+    try:
+        model.eval()
+        if before == TRAINING_ATTENTION:
+            network.set_attn_implementation(_cached_attention(network))
+        yield
+    finally:
+        if before == TRAINING_ATTENTION:
+            network.set_attn_implementation(before)
+        for module, mode in modes:
+            module.training = mode
+
+
+def context_length(model: Any) -> int | None:
+    """Tokens that the model can hold, prompt and answer together; None where its config names no limit."""
+    limit = getattr(_unwrapped(model).config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
+
+
+# --- the loop ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """Prompt number ``row`` got ``id``; None stands for a stop token. ``last``: nothing follows for it."""
+
+    row: int
+    id: int | None
+    last: bool
+    seconds: float
+
+
+def _decode(
+    model: Any,
+    prompts: Mapping[int, Sequence[int]],
+    stop_ids: Collection[int],
+    settings: Settings,
+    pad: int,
+) -> Iterator[_Token]:
+    """Read the prompts (by number) together and yield their tokens, column by column."""
+    started = time.perf_counter()
+    stops = frozenset(stop_ids)
+    room = {row: _room(model, len(prompt), settings) for row, prompt in prompts.items()}
+    rows = _Rows(model, prompts, pad, max(room.values()))
+    chooser = Chooser(settings, prompts)
+    logits = rows.read()
+    column = 0
+    while True:
+        column += 1
+        chosen = chooser.choose(logits, rows.alive)
+        seconds = time.perf_counter() - started
+        done = [token in stops or column == room[row] for row, token in zip(rows.alive, chosen, strict=True)]
+        for row, token, last in zip(rows.alive, chosen, done, strict=True):
+            yield _Token(row, None if token in stops else token, last, seconds)
+        if all(done):
+            return
+        logits = rows.step(chosen, [i for i, last in enumerate(done) if not last])
+
+
+def _answer(writer: TextStream, prompt: Sequence[int], last: _Token) -> Answer:
+    writer.flush()
+    return Answer(tuple(writer.ids), writer.text, last.id is None, len(prompt), last.seconds)
+
+
+class _Rows:
+    """The rows of a batch that are still being written, with their cache.
+
+    alive: their numbers. mask: bool[B, width + steps], False where padded. position: int64[B, 1], of the
+    token that comes next.
+    """
+
+    def __init__(self, model: Any, prompts: Mapping[int, Sequence[int]], pad: int, steps: int) -> None:
+        from transformers import DynamicCache
+
+        device = _unwrapped(model).get_input_embeddings().weight.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts.values()], device=device)
+        self.width = int(lengths.max())
+        padded = [[pad] * (self.width - len(prompt)) + list(prompt) for prompt in prompts.values()]
+        self.ids = torch.tensor(padded, device=device)
+        columns = torch.arange(self.width + steps, device=device)
+        self.mask = columns >= self.width - lengths[:, None]
+        self.position = lengths[:, None]
+        self.alive = list(prompts)
+        self._model = model
+        self._cache = DynamicCache(config=_unwrapped(model).config)
+
+    def read(self) -> Tensor:
+        """All prompts at once -> logits [B, vocabulary] of each row's first new token."""
+        positions = self.mask[:, : self.width].long().cumsum(1).sub_(1).clamp_(min=0)
+        return self._forward(self.ids, positions)
+
+    def step(self, chosen: Sequence[int], keep: Sequence[int]) -> Tensor:
+        """Append each row's token and go on with `alive[i]` for i in ``keep`` -> logits, as `read`."""
+        ids = torch.tensor(chosen, device=self.ids.device)[:, None]
+        if len(keep) < len(self.alive):
+            index = torch.tensor(keep, device=self.ids.device)
+            self.alive = [self.alive[i] for i in keep]
+            ids, self.mask, self.position = ids[index], self.mask[index], self.position[index]
+            self._cache.batch_select_indices(index)
+        self.width += 1
+        logits = self._forward(ids, self.position)
+        self.position = self.position + 1
+        return logits
+
+    # no_grad and not inference_mode: a buffer that a model replaces while it runs (stretched rotary
+    # frequencies) would stay an inference tensor, which training can't use. Around the pass only: held over a
+    # yield it would reach into the consumer's code.
+    @torch.no_grad()
+    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        mask = self.mask[:, : self.width]
+        output = self._model(
+            input_ids=ids,
+            attention_mask=None if bool(mask.all()) else mask.long(),
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            # as a tensor: the slice that a number makes isn't contiguous, and the product with the head would
+            # then copy the head once for each row
+            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=ids.device),
+        )
+        return output.logits[:, -1]
+
+
+def _room(model: Any, prompt_tokens: int, settings: Settings) -> int:
+    """How many tokens the answer may have."""
+    if prompt_tokens == 0:
+        raise ValueError("a prompt needs at least one token")
+    limit = context_length(model)
+    if limit is None:
+        return settings.max_new_tokens
+    if prompt_tokens >= limit:
+        raise ConfigError(
+            f"the prompt has {prompt_tokens:,} tokens",
+            "prompt",
+            f"the model holds {limit:,}, answer included",
+            "shorten it",
+        )
+    return min(settings.max_new_tokens, limit - prompt_tokens)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The transformers model inside a PeftModel, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _cached_attention(network: Any) -> str:
+    try:
+        return str(network.get_correct_attn_implementation("sdpa"))
+    except ValueError:
+        return "eager"
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """Any id does: padding is masked."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0

@@ -1,0 +1,1 @@
+"""Conversations to text, tokens and proven labels."""

@@ -1,0 +1,213 @@
+"""Text -> token ids, so that what came from a row never becomes a control token.
+
+A tokenizer turns ``<|im_end|>`` into its control token wherever the text holds it, in the template's own part
+or in a user's question. The fast path encodes the whole text in one call and looks, through the offsets, at
+where each control token came from. Only where one touches the row's content does the slow path run: a twin of
+the tokenizer in which every control token has another, unwritable spelling. The template's own control tokens
+are respelled before the call, the content's are left alone and so stay plain text, and everything else (the
+normalizer, a space that SentencePiece prepends, merges across a border) happens as in one call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer
+
+from sapwood.types import Span
+
+RESPELL = 0x10F000  # private-use plane 16: one character per control token in the slow path
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """ids: int32[T]; offsets: int64[T, 2], half-open characters of the text that was encoded.
+
+    ``held_control`` is True where the content was spelled like a control token and was kept as plain text.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    held_control: bool = False
+
+
+class Encoder:
+    """A tokenizer's own encoding, minus control tokens out of content.
+
+    Control tokens are all added tokens, special or not, that aren't blank: runs of newlines or spaces
+    (Gemma has them) mean the same from a row as from the template.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        # A private copy: transformers switches padding and truncation on its own one as callers ask.
+        self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._fast.no_padding()
+        self._fast.no_truncation()
+        self._fast.encode_special_tokens = False
+        self._added: dict[int, AddedToken] = self._fast.get_added_tokens_decoder()
+        self.control: dict[str, int] = {
+            token.content: id for id, token in self._added.items() if not _is_blank(token.content)
+        }
+        top = max([self._fast.get_vocab_size(with_added_tokens=True), *self._added]) + 1
+        self._is_control = np.zeros(top, dtype=np.bool_)
+        self._is_control[list(self.control.values())] = True
+        self._pattern = _longest_first(self.control)
+        self._ends = {text[0] for text in self.control} | {text[-1] for text in self.control}
+        self._all_spellings = "\0".join(self.control)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the tokenizer as it encodes (no padding, no truncation)."""
+        return hashlib.sha256(self._fast.to_str().encode()).hexdigest()
+
+    def encode(self, text: str, content: Sequence[Span] = ()) -> Encoded:
+        """Encode one text; ``content`` is where no control token may come from. See `encode_batch`."""
+        return self.encode_batch([(text, content)])[0]
+
+    def encode_batch(self, items: Sequence[tuple[str, Sequence[Span]]]) -> list[Encoded]:
+        """Encode texts, each with the spans of its content.
+
+        Raises ValueError where content can't be kept apart (it holds the slow path's private characters,
+        or the tokenizer makes a control token from plain text).
+        """
+        encodings = self._fast.encode_batch([text for text, _ in items], add_special_tokens=False)
+        done: list[Encoded] = []
+        for (text, content), encoding in zip(items, encodings, strict=True):
+            ids = np.array(encoding.ids, dtype=np.int32)
+            offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+            if self._touches(text, ids, offsets, content):
+                done.append(self.encode_apart(text, content))
+            else:
+                done.append(Encoded(ids, offsets))
+        return done
+
+    def control_ids(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The control tokens among ids, in order."""
+        return ids[self._is_control[ids]]
+
+    def may_touch(self, text: str) -> bool:
+        """False where this piece of content can't be part of a control token, whatever stands beside it."""
+        return bool(text) and (not self._ends.isdisjoint(text) or text in self._all_spellings)
+
+    def _touches(
+        self, text: str, ids: NDArray[np.int32], offsets: NDArray[np.int64], content: Sequence[Span]
+    ) -> bool:
+        """Does a control token stand on content, wholly or across its border?"""
+        if not content:
+            return False
+        starts = np.array([span.start for span in content])
+        stops = np.array([span.stop for span in content])
+        for start, stop in offsets[self._is_control[ids]]:
+            # A token that swallows blanks beside it (lstrip, rstrip) covers them; they aren't its spelling.
+            written = text[start:stop]
+            start += len(written) - len(written.lstrip())
+            stop = start + len(written.strip())
+            at = int(np.searchsorted(stops, start, side="right"))
+            if at < len(starts) and starts[at] < stop:
+                return True
+        return False
+
+    # --- the slow path --------------------------------------------------------------------------------------
+
+    def encode_apart(self, text: str, content: Sequence[Span]) -> Encoded:
+        """Encode with control tokens from the template's text alone; equals the one call on benign text."""
+        if any(RESPELL <= ord(char) < RESPELL + len(self._added) for char in set(text)):
+            raise ValueError("the text holds private-use characters beside text spelled like a control token")
+        respelled, starts = self._respell(text, content)
+        encoding = self._twin.encode(respelled, add_special_tokens=False)
+        ids = np.array([self._twin_ids.get(id, id) for id in encoding.ids], dtype=np.int32)
+        if int(np.isin(encoding.ids, self._twin_controls).sum()) != len(starts[1]):
+            raise ValueError("the tokenizer didn't keep the template's control tokens apart")
+        if int(self._is_control[ids].sum()) != len(starts[1]):
+            raise ValueError("the tokenizer makes a control token from plain text")
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        return Encoded(ids, _unrespell(offsets, *starts), held_control=True)
+
+    def _respell(
+        self, text: str, content: Sequence[Span]
+    ) -> tuple[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The text with the template's control tokens as one character each.
+
+        Also where those characters stand in the new text, and how many characters each one stands for.
+        """
+        out: list[str] = []
+        places: list[int] = []
+        lengths: list[int] = []
+        length = at = 0
+        for span in [*content, Span(len(text), len(text))]:
+            for match in self._pattern.finditer(text, at, span.start):
+                out += [text[at : match.start()], self._respelling[match[0]]]
+                length += match.start() - at
+                places.append(length)
+                lengths.append(len(match[0]))
+                length += 1
+                at = match.end()
+            out.append(text[at : span.stop])
+            length += span.stop - at
+            at = span.stop
+        return "".join(out), (np.array(places, dtype=np.int64), np.array(lengths, dtype=np.int64))
+
+    @cached_property
+    def _respelling(self) -> dict[str, str]:
+        return {text: chr(RESPELL + i) for i, text in enumerate(self.control)}
+
+    @cached_property
+    def _twin(self) -> Tokenizer:
+        plain = json.loads(self._fast.to_str())
+        plain["added_tokens"] = []
+        plain["post_processor"] = None
+        twin = Tokenizer.from_str(json.dumps(plain))
+        twin.add_tokens([_respelled(token, self._respelling) for token in self._added.values()])
+        return twin
+
+    @cached_property
+    def _twin_ids(self) -> dict[int, int]:
+        """The twin's ids of added tokens -> the tokenizer's own."""
+        return {
+            self._twin_id(_respelled(token, self._respelling).content): id
+            for id, token in self._added.items()
+        }
+
+    @cached_property
+    def _twin_controls(self) -> list[int]:
+        return [self._twin_id(char) for char in self._respelling.values()]
+
+    def _twin_id(self, spelling: str) -> int:
+        id = self._twin.token_to_id(spelling)
+        assert id is not None, "every added token was added to the twin"
+        return id
+
+
+def _respelled(token: AddedToken, respelling: dict[str, str]) -> AddedToken:
+    return AddedToken(
+        respelling.get(token.content, token.content),
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+    )
+
+
+def _unrespell(
+    offsets: NDArray[np.int64], places: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Offsets in the respelled text -> offsets in the text itself."""
+    grown = np.concatenate([[0], np.cumsum(lengths - 1)])
+    return offsets + grown[np.searchsorted(places, offsets, side="left")]
+
+
+def _longest_first(spellings: dict[str, int]) -> re.Pattern[str]:
+    ordered = sorted(spellings, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) or "(?!)")
+
+
+def _is_blank(spelling: str) -> bool:
+    return not spelling.replace("▁", " ").strip()  # U+2581 is SentencePiece's space

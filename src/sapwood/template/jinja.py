@@ -1,0 +1,204 @@
+"""Running a chat template that nobody has read: with a frozen clock, and bounds on time and output."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+
+from sapwood.errors import DataError
+
+SECONDS = 2.0  # of processor time for one rendering; the slowest honest template needs a few milliseconds
+MAX_TEXT = 64_000_000  # characters that one rendering may write
+MAX_CONSTANT = 1_000_000  # an integer in a template's text
+WIDTH = re.compile(r"[%:<>^=.]\d{7,}")  # of a field in a format string
+MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class TemplateFault(Exception):
+    """The template can't render these messages; str() says why."""
+
+
+class _OutOfTime(BaseException):
+    """Raised into a rendering by the watchdog. A BaseException, so that no template code can swallow it."""
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        environment: a jinja2 environment that nobody else uses (it is changed here).
+        source: the template's text.
+        clock: what ``strftime_now`` tells the template, so that a resumed run renders the same text.
+
+    Raises DataError where the text isn't Jinja, or holds a constant that can only be meant to do harm.
+    """
+
+    def __init__(self, environment: Any, source: str, clock: datetime) -> None:
+        environment.globals["strftime_now"] = clock.strftime
+        environment.intercepted_binops = frozenset({"*", "**"})
+        environment.binop_table = {**environment.binop_table, "*": _times, "**": _power}
+        try:
+            _refuse_bombs(environment.parse(source))
+            self._compiled = environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise DataError(
+                "the chat template isn't valid Jinja",
+                f"template line {error.lineno}",
+                error.message or "",
+                "choose another with template.name",
+            ) from None
+        self.marked = bool(MARKS.search(source))
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The text. Raises TemplateFault."""
+        with _bounded():
+            text = self._compiled.render(variables)
+        return _checked(text)
+
+    def render_marked(self, variables: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and the character ranges between ``{% generation %}`` marks. Raises TemplateFault."""
+        blocks: list[str] = []
+        ranges: list[tuple[int, int]] = []
+        with _bounded(), self._compiled.environment.activate_tracker(blocks, ranges):
+            for block in self._compiled.generate(variables):
+                blocks.append(block)  # noqa: PERF402 - the tracker reads the list while it grows
+        return _checked("".join(blocks)), ranges
+
+
+def _refuse_bombs(tree: nodes.Template) -> None:
+    """Constants are computed when a template is compiled, where no bound on time or memory could act."""
+    products = [node for node in tree.find_all((nodes.Mul, nodes.Pow)) if _is_constant(node)]
+    bombs: list[nodes.Node] = [
+        node for node in products if isinstance(node, nodes.Pow) or next(node.find_all(nodes.Mul), None)
+    ]
+    bombs += [node for node in tree.find_all(nodes.Const) if _is_huge(node.value)]
+    if bombs:
+        raise DataError(
+            "the chat template computes something huge",
+            f"template line {bombs[0].lineno}",
+            "no honest template needs it, and it could exhaust this machine",
+            "choose another with template.name",
+        )
+
+
+def _is_constant(node: nodes.Node) -> bool:
+    return next(node.find_all((nodes.Name, nodes.Call)), None) is None
+
+
+def _is_huge(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(WIDTH.search(value))
+    return isinstance(value, int) and abs(value) > MAX_CONSTANT
+
+
+@contextmanager
+def _bounded() -> Generator[None]:
+    """Turn whatever a template raises into TemplateFault, and stop it when its time is over."""
+    met = False
+    try:
+        ticket = _WATCHDOG.enter()
+        try:
+            yield
+        except _OutOfTime:
+            met = True
+            raise
+        finally:
+            while not _WATCHDOG.leave(ticket) and not met:
+                time.sleep(
+                    0.001
+                )  # the watchdog has fired: its exception is on the way, and must meet us here
+    except _OutOfTime:
+        raise TemplateFault(f"it ran for more than {SECONDS:g} s") from None
+    except TemplateFault:
+        raise
+    except TemplateError as error:
+        raise TemplateFault(error.message or type(error).__name__) from None
+    except Exception as error:  # template code is foreign: it may fail in any way
+        raise TemplateFault(f"{type(error).__name__}: {error}"[:300]) from None
+
+
+def _checked(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        raise TemplateFault(f"it wrote {len(text):,} characters")
+    return text
+
+
+def _times(left: Any, right: Any) -> Any:
+    for many, factor in ((left, right), (right, left)):
+        too_long = isinstance(many, Sequence) and isinstance(factor, int) and len(many) * factor > MAX_TEXT
+        if too_long:
+            raise TemplateFault(f"it repeats something {factor:,} times")
+    return left * right
+
+
+def _power(left: Any, right: Any) -> Any:
+    if abs(right) > 64 or abs(left) > 2**64:
+        raise TemplateFault("it computes a power that has no end")
+    return left**right
+
+
+class _Watchdog:
+    """One thread that looks, a few times a second, for renderings whose time is over.
+
+    Arming it costs two dictionary operations, so that it can stand around every one of a million renderings.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[int, tuple[float, int]] = {}  # ticket -> (deadline, thread)
+        self._next = 0
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def enter(self) -> int:
+        with self._lock:
+            self._next += 1
+            self._running[self._next] = (_spent(threading.get_ident()) + SECONDS, threading.get_ident())
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._watch, name="template-watchdog", daemon=True)
+                self._thread.start()
+            ticket = self._next
+        if not self._wake.is_set():
+            self._wake.set()
+        return ticket
+
+    def leave(self, ticket: int) -> bool:
+        """False where the watchdog has already fired."""
+        with self._lock:
+            return self._running.pop(ticket, None) is not None
+
+    def _watch(self) -> None:
+        while True:
+            self._wake.wait()
+            time.sleep(SECONDS / 8)
+            with self._lock:
+                if not self._running:
+                    self._wake.clear()
+                for ticket, (deadline, thread) in list(self._running.items()):
+                    if _spent(thread) > deadline:
+                        del self._running[ticket]
+                        # Under the lock the rendering can't have left: the exception meets it.
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                            ctypes.c_ulong(thread), ctypes.py_object(_OutOfTime)
+                        )
+
+
+def _spent(thread: int) -> float:
+    """Processor time of a living thread: a machine that was stopped or busy is no fault of the template."""
+    if hasattr(time, "pthread_getcpuclockid"):
+        return time.clock_gettime(time.pthread_getcpuclockid(thread))
+    return time.monotonic()
+
+
+_WATCHDOG = _Watchdog()
+# A forked child has the lock, perhaps held, but not the thread that would release it.
+os.register_at_fork(after_in_child=_WATCHDOG.__init__)

@@ -1,0 +1,226 @@
+"""Conversations -> proven examples and a report; the last step before anything is packed or trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sapwood.config import TemplateConfig
+from sapwood.errors import DataError, Problem
+from sapwood.template.encode import Encoded
+from sapwood.template.label import label_encoded
+from sapwood.template.prove import MAX_PROBLEMS, Labelled, Proof, Prover
+from sapwood.template.render import Renderer, Rendering
+from sapwood.types import Conversation, Example, RowId
+
+BATCH = 256  # conversations that are rendered, encoded and proven together
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the data is, in tokens.
+
+    Attributes:
+        rows: rows read; examples: what they became (a template that rewrites history makes one per turn).
+        tokens, targets: of the examples; targets are the tokens to learn.
+        histogram: (upper bound in tokens, examples up to it and above the bound before).
+        longest: the longest examples, in tokens, with their rows.
+        dropped: examples left out because they were too long; dropped_rows: the first of their rows.
+        control_rows: rows whose content was spelled like a control token, and was kept as plain text.
+        unknown_tokens: characters that the tokenizer doesn't know.
+        characters_per_token: of the rendered text.
+    """
+
+    rows: int
+    examples: int
+    tokens: int
+    targets: int
+    histogram: tuple[tuple[int, int], ...]
+    longest: tuple[tuple[int, RowId], ...]
+    dropped: int
+    dropped_rows: tuple[RowId, ...]
+    control_rows: int
+    unknown_tokens: int
+    characters_per_token: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; rows are named as in messages."""
+        facts = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        facts["histogram"] = [list(one) for one in self.histogram]
+        facts["longest"] = [{"tokens": length, "row": str(row)} for length, row in self.longest]
+        facts["dropped_rows"] = [str(row) for row in self.dropped_rows]
+        return facts
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Examples in the order of their rows, the proof that they are right, and the report about them."""
+
+    examples: list[Example]
+    proof: Proof
+    report: Report
+
+
+def prepare(
+    conversations: Iterable[Conversation],
+    renderer: Renderer,
+    template: TemplateConfig,
+    *,
+    max_length: int,
+    vocab_rows: int,
+) -> Prepared:
+    """Render, encode, label and prove every conversation.
+
+    Args:
+        conversations: read once, in batches.
+        renderer: made for the base's tokenizer.
+        template: says which turns are learnt, and what happens to rows that are too long.
+        max_length: tokens that an example may have.
+        vocab_rows: rows of the model's embedding.
+
+    Raises:
+        DataError: with every problem of every row (1,000 at most), among them rows that are too long.
+    """
+    work = _Work(renderer, template, max_length, Prover(renderer, vocab_rows))
+    for batch in _batches(conversations):
+        work.take(batch)
+        if len(work.problems) + len(work.prover.problems) >= MAX_PROBLEMS:
+            break
+    return work.finish()
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is known so far."""
+
+    renderer: Renderer
+    template: TemplateConfig
+    max_length: int
+    prover: Prover
+    problems: list[Problem] = field(default_factory=list[Problem])
+    examples: list[Example] = field(default_factory=list[Example])
+    longest: list[tuple[int, int, RowId]] = field(default_factory=list[tuple[int, int, RowId]])
+    overlong: int = 0
+    overlong_rows: list[RowId] = field(default_factory=list[RowId])
+    rows: int = 0
+    characters: int = 0
+    unknown: int = 0
+
+    def take(self, conversations: Sequence[Conversation]) -> None:
+        rendered: list[tuple[Conversation, Rendering]] = []
+        for conversation in conversations:
+            try:
+                found = self.renderer.renderings(conversation, self.template.train_on)
+                rendered += [(conversation, one) for one in found]
+            except DataError as error:
+                self.problems += error.problems
+        self.rows += len(conversations)
+        labelled: list[Labelled] = []
+        for (conversation, one), encoded in zip(rendered, self._encode(rendered), strict=True):
+            if encoded is None:
+                continue
+            try:
+                example = label_encoded(one.rendered, encoded)
+            except DataError as error:
+                self.problems += error.problems
+                continue
+            self._measure(example)
+            if len(example) <= self.max_length:
+                labelled.append(Labelled(conversation, one, example, encoded.held_control))
+                self.characters += len(one.rendered.text)
+        self.prover.check(labelled)
+        self.examples += [item.example for item in labelled]
+
+    def _encode(self, rendered: Sequence[tuple[Conversation, Rendering]]) -> list[Encoded | None]:
+        try:
+            return list(self.renderer.encode_many([one.rendered for _, one in rendered]))
+        except DataError:  # some row can't be encoded: find each of them
+            out: list[Encoded | None] = []
+            for _, one in rendered:
+                try:
+                    out.append(self.renderer.encode(one.rendered))
+                except DataError as error:
+                    self.problems += error.problems
+                    out.append(None)
+            return out
+
+    def _measure(self, example: Example) -> None:
+        heapq.heappush(self.longest, (len(example), -example.row.index, example.row))
+        if len(self.longest) > 5:
+            heapq.heappop(self.longest)
+        if len(example) > self.max_length:
+            self.overlong += 1
+            if len(self.overlong_rows) < 20:
+                self.overlong_rows.append(example.row)
+        unknown = self.renderer.tokenizer.unk_token_id
+        if unknown is not None:
+            self.unknown += int((example.ids == unknown).sum())
+
+    def finish(self) -> Prepared:
+        problems = [*self.problems, *self.prover.problems]
+        if self.overlong and self.template.overlong == "error":
+            problems = [self._too_long(), *problems]
+        if problems:
+            raise DataError(problems)
+        if not self.rows:
+            raise DataError("there are no rows", mend="look at data.train")
+        if not self.examples:
+            raise DataError([self._too_long()])
+        proof = self.prover.finish()
+        return Prepared(self.examples, proof, self._report(proof))
+
+    def _too_long(self) -> Problem:
+        longest = sorted(self.longest, key=lambda one: (-one[0], -one[1]))
+        needed = longest[0][0]
+        shown = ", ".join(
+            f"{row} ({length:,} tokens)" for length, _, row in longest if length > self.max_length
+        )
+        total = len(self.examples) + self.overlong
+        fitting = -(-needed // 64) * 64
+        return Problem(
+            f"[overlong] {self.overlong:,} of {total:,} examples have more than {self.max_length:,} tokens",
+            shown,
+            "cutting them would take the end of the answer and its stop token",
+            f"set pack.length={fitting} (the longest needs {needed:,}), or template.overlong=drop",
+        )
+
+    def _report(self, proof: Proof) -> Report:
+        longest = sorted(self.longest, key=lambda one: (-one[0], -one[1]))
+        return Report(
+            rows=self.rows,
+            examples=len(self.examples),
+            tokens=proof.tokens,
+            targets=proof.targets,
+            histogram=_histogram([len(example) for example in self.examples]),
+            longest=tuple((length, row) for length, _, row in longest),
+            dropped=self.overlong,
+            dropped_rows=tuple(self.overlong_rows),
+            control_rows=proof.control_rows,
+            unknown_tokens=self.unknown,
+            characters_per_token=self.characters / max(1, proof.tokens),
+        )
+
+
+def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Counts in bins whose bounds are powers of two, from the shortest to the longest."""
+    bound = 16
+    bins: list[tuple[int, int]] = []
+    ordered = sorted(lengths)
+    counted = 0
+    while counted < len(ordered):
+        here = sum(1 for _ in itertools.takewhile(lambda length, b=bound: length <= b, ordered[counted:]))
+        if here or bins:
+            bins.append((bound, here))
+        counted += here
+        bound *= 2
+    return tuple(bins)
+
+
+def _batches(conversations: Iterable[Conversation]) -> Iterable[list[Conversation]]:
+    stream = iter(conversations)
+    while batch := list(itertools.islice(stream, BATCH)):
+        yield batch

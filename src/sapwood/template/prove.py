@@ -1,0 +1,248 @@
+"""The proof: every example against the tokenizer's own ``apply_chat_template``, before anything is trained.
+
+It shares no rendering, no cache and no span with the code that it checks: the truth is asked anew, through
+transformers' public call, for each text and each prompt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sapwood.errors import DataError, Problem
+from sapwood.template.render import Renderer, Rendering
+from sapwood.template.view import as_dicts, plain
+from sapwood.types import Conversation, Example
+
+CHECKS = {
+    "template-text": "the text is the one that the tokenizer's chat template writes",
+    "template-ids": "the ids are those of the tokenizer's own encoding of it",
+    "control": "no control token comes from a row's content",
+    "prompt-ids": "the ids before each trained turn are those that inference sends",
+    "boundary": "no token joins a prompt to its answer",
+    "stop": "each trained turn ends on a token on which generation stops",
+    "early-stop": "no trained turn holds such a token before its end",
+    "double-bos": "no text begins with two begin-of-text tokens",
+    "no-target": "each example has something to learn",
+    "cut": "every character of the text is in the ids",
+    "vocabulary": "every id has a row in the embedding",
+    "pad-target": "padding is never learnt",
+}
+MAX_PROBLEMS = 1000  # after so many, one more row tells nobody anything
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An example and where it came from. ``held_control``: its content was spelled like a control token."""
+
+    conversation: Conversation
+    rendering: Rendering
+    example: Example
+    held_control: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was checked, on how much, and for which renderer. Kept in the run and in the adapter's folder.
+
+    Attributes:
+        codes: the checks that every example passed (`CHECKS` says what each means).
+        rows, examples, turns, tokens, targets: how much was checked.
+        control_rows: rows whose content was spelled like a control token; it was kept as plain text.
+        fingerprint: the renderer's, which chat, serve and export compare with theirs.
+    """
+
+    version: int
+    codes: tuple[str, ...]
+    rows: int
+    examples: int
+    turns: int
+    tokens: int
+    targets: int
+    control_rows: int
+    fingerprint: str
+    stop_ids: tuple[int, ...]
+    stop_text: str
+    clock: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+
+
+def prove(items: Iterable[Labelled], renderer: Renderer, *, vocab_rows: int) -> Proof:
+    """Check every example. Raises DataError with all violations, each naming its row and its code."""
+    prover = Prover(renderer, vocab_rows)
+    prover.check(list(items))
+    return prover.finish()
+
+
+class Prover:
+    """`prove` for a stream: ``check`` batches as they come, then ``finish``.
+
+    Args:
+        renderer: the one that made the examples.
+        vocab_rows: rows of the model's embedding.
+    """
+
+    def __init__(self, renderer: Renderer, vocab_rows: int) -> None:
+        self.problems: list[Problem] = []
+        self._renderer = renderer
+        self._tokenizer = renderer.tokenizer
+        self._vocab_rows = vocab_rows
+        self._stops = set(renderer.stop_ids)
+        self._rows: set[Any] = set()
+        self._control_rows: set[Any] = set()
+        self._examples = self._turns = self._tokens = self._targets = 0
+
+    def check(self, items: Sequence[Labelled]) -> None:
+        """Check a batch; what is wrong is added to ``problems``."""
+        if not items:
+            return
+        texts = [item.rendering.rendered.text for item in items]
+        own = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        for item, ids, truth, prompts in zip(items, own, *self._truth(items), strict=True):
+            self._check_ids(item, truth, ids)
+            self._check_turns(item, prompts)
+            self._count(item)
+
+    def finish(self) -> Proof:
+        """The proof. Raises DataError where anything was wrong, or nothing was there."""
+        if self.problems:
+            raise DataError(self.problems)
+        if not self._examples:
+            raise DataError("[no-target] there is no example to train on", mend="add rows with answers")
+        return Proof(
+            VERSION,
+            tuple(CHECKS),
+            len(self._rows),
+            self._examples,
+            self._turns,
+            self._tokens,
+            self._targets,
+            len(self._control_rows),
+            self._renderer.fingerprint,
+            self._renderer.stop_ids,
+            self._renderer.stop_text,
+            self._renderer.clock.isoformat(),
+        )
+
+    # --- the truth ------------------------------------------------------------------------------------------
+
+    def _truth(self, items: Sequence[Labelled]) -> tuple[list[str], list[list[list[int]]]]:
+        """For each item the template's text, and for each of its trained turns the ids of its prompt."""
+        texts = [""] * len(items)
+        prompts: list[list[list[int]]] = [[] for _ in items]
+        for tools, members in _by_tools(items):
+            chats = {i: as_dicts(items[i].conversation.messages) for i in members}
+            asked = [(i, turn) for i in members for turn in items[i].rendering.turns]
+            with self._renderer.frozen_truth(tools) as template:
+                known: dict[str, Any] = {"tools": tools or None, "chat_template": template}
+                whole = [chats[i][: items[i].rendering.upto] for i in members]
+                for i, text in zip(members, self._apply(whole, tokenize=False, **known), strict=True):
+                    texts[i] = text
+                known |= {"tokenize": True, "return_dict": False, "add_generation_prompt": True}
+                before = [chats[i][:turn] for i, turn in asked]
+                for (i, _), ids in zip(asked, self._apply(before, **known), strict=True):
+                    prompts[i].append(ids)
+        return texts, prompts
+
+    def _apply(self, chats: list[Any], **options: Any) -> list[Any]:
+        return self._tokenizer.apply_chat_template(chats, **options)
+
+    # --- the checks -----------------------------------------------------------------------------------------
+
+    def _check_ids(self, item: Labelled, truth: str, own: list[int]) -> None:
+        text, ids = item.rendering.rendered.text, item.example.ids
+        body = text[: len(text) - item.rendering.appended]
+        if body != truth and not (item.rendering.appended and truth.startswith(body)):
+            self._add(item, "template-text", f"the template writes {truth[-60:]!r}, not {body[-60:]!r}")
+        if item.held_control:
+            self._check_control(item, own)
+        elif len(own) != len(ids) or not np.array_equal(ids, own):
+            self._add(item, "template-ids", f"the tokenizer gives {len(own)} ids, training has {len(ids)}")
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos:
+            self._add(item, "double-bos", "the text begins with two begin-of-text tokens")
+        if len(ids) and int(ids.max()) >= self._vocab_rows:
+            self._add(
+                item, "vocabulary", f"id {int(ids.max())}, but the embedding has {self._vocab_rows} rows"
+            )
+
+    def _check_control(self, item: Labelled, own: list[int]) -> None:
+        """Such a row's ids can't be the tokenizer's, but they spell the same text, with fewer controls."""
+        decode = self._tokenizer.decode
+        if _bare(decode(item.example.ids.tolist())) != _bare(decode(own)):
+            self._add(item, "cut", "the ids don't spell the text")
+        control = self._renderer.encoder.control_ids
+        ours, theirs = control(item.example.ids), control(np.array(own, dtype=np.int32))
+        if len(ours) > len(theirs) or np.array_equal(ours, theirs):
+            self._add(item, "control", "control text of the row became a control token")
+
+    def _check_turns(self, item: Labelled, prompts: Sequence[Sequence[int]]) -> None:
+        ids, trained = item.example.ids, item.example.trained
+        edges = np.flatnonzero(np.diff(trained, prepend=False, append=False))
+        runs = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+        if not runs:
+            self._add(item, "no-target", "no token is to be learnt")
+            return
+        if len(runs) != len(item.rendering.turns):
+            self._add(
+                item, "cut", f"{len(item.rendering.turns)} turns are to be learnt, {len(runs)} are marked"
+            )
+            return
+        for (start, stop), turn, prompt in zip(runs, item.rendering.turns, prompts, strict=True):
+            if item.held_control:
+                conversation = item.conversation
+                prompt = self._renderer.prompt_ids(conversation.messages[:turn], conversation.tools)
+            if not np.array_equal(ids[:start], prompt):
+                self._add(item, "prompt-ids", f"turn {turn + 1}: inference sends other ids before the answer")
+            self._check_targets(item, turn, ids[start:stop].tolist())
+
+    def _check_targets(self, item: Labelled, turn: int, targets: list[int]) -> None:
+        if targets[-1] not in self._stops:
+            name = self._tokenizer.convert_ids_to_tokens(targets[-1])
+            self._add(
+                item, "stop", f"turn {turn + 1} ends with {name!r}: the model would never learn to stop"
+            )
+        if self._stops.intersection(targets[:-1]):
+            self._add(item, "early-stop", f"turn {turn + 1} holds a stop token before its end")
+        pad = self._tokenizer.pad_token_id
+        if pad is not None and pad not in self._stops and pad in targets:
+            self._add(item, "pad-target", f"turn {turn + 1} would teach the padding token")
+
+    def _count(self, item: Labelled) -> None:
+        self._rows.add(item.conversation.row)
+        if item.held_control:
+            self._control_rows.add(item.conversation.row)
+        self._examples += 1
+        self._turns += len(item.rendering.turns)
+        self._tokens += len(item.example)
+        self._targets += item.example.num_targets
+
+    def _add(self, item: Labelled, code: str, why: str) -> None:
+        self.problems.append(Problem(f"[{code}] not so: {CHECKS[code]}", str(item.conversation.row), why))
+
+
+def _by_tools(items: Sequence[Labelled]) -> list[tuple[Any, list[int]]]:
+    """Indices of the items that share their tools: a batch has one list of them."""
+    groups: list[tuple[Any, list[int]]] = []
+    for i, item in enumerate(items):
+        tools = plain(item.conversation.tools)
+        for known, members in groups:
+            if known == tools:
+                members.append(i)
+                break
+        else:
+            groups.append((tools, [i]))
+    return groups
+
+
+def _bare(text: str) -> str:
+    """Text without blanks: decoding may move them around control tokens."""
+    return "".join(text.split())

@@ -1,0 +1,320 @@
+"""`Conversation` -> text, and which part of it the model must learn to write.
+
+The tokenizer's own chat template is the truth. The learnt part is found by proof, never by a search for
+words: the prompt that inference would send must be the beginning of the text with the answer, and the answer
+ends with the token on which generation stops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Literal
+
+from sapwood.errors import DataError
+from sapwood.template.encode import Encoded, Encoder
+from sapwood.template.jinja import ChatTemplate
+from sapwood.template.view import View
+from sapwood.types import Conversation, Message, Rendered, RowId, Span
+
+VERSION = 1  # part of the fingerprint: raise it when the same row would give other tokens
+
+TrainOn = Literal["assistant", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A `Rendered`, and what the proof needs to check it.
+
+    Attributes:
+        rendered: the text and its spans.
+        upto: how many messages of the conversation are in it.
+        turns: for each span, the index of the message that it is.
+        appended: characters at the text's end that the template didn't write: the missing stop token.
+    """
+
+    rendered: Rendered
+    upto: int
+    turns: tuple[int, ...]
+    appended: int = 0
+
+
+class Renderer:
+    """Conversations as the model sees them, for training, sampling, chat and serving alike.
+
+    Args:
+        tokenizer: a transformers fast tokenizer.
+        template: Jinja text; None takes the tokenizer's own.
+        stop_ids: ids on which generation stops (the generation config's); the tokenizer's eos and the token
+            that the template writes after an answer are added.
+        clock: what the template is told when it asks for the date; default: now.
+
+    Attributes:
+        stop_ids: every id on which generation is to stop, sorted.
+        stop_id, stop_text: the one that ends a turn in this template.
+        template: the Jinja text in use; where the tokenizer has several, the one for chats without tools.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None = None,
+        stop_ids: Sequence[int] = (),
+        clock: datetime | None = None,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise DataError("the tokenizer has no offsets", "base.model", "sapwood needs a fast tokenizer")
+        self.tokenizer = tokenizer
+        self.clock = clock or datetime.now().astimezone()
+        self._given = template
+        self.template = self.template_for(())
+        self.encoder = Encoder(tokenizer)
+        self._special: dict[str, str] = dict(tokenizer.special_tokens_map)
+        self._compiled: dict[str, ChatTemplate] = {}
+        self._chat(self.template)  # a template that doesn't parse fails here, not at the first row
+        eos = tokenizer.eos_token_id
+        known = sorted({int(id) for id in stop_ids} | ({int(eos)} if eos is not None else set()))
+        self.stop_id = self._find_stop(known)
+        self.stop_ids: tuple[int, ...] = tuple(sorted({*known, self.stop_id}))
+        self.stop_text: str = tokenizer.convert_ids_to_tokens(self.stop_id)
+        spellings = filter(
+            None, map(tokenizer.convert_ids_to_tokens, self.stop_ids)
+        )  # None: an id unknown to it
+        self._stops = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
+
+    def render(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendered]:
+        """The conversation as text, with spans over what is to be learnt.
+
+        One `Rendered`, or one for each trained turn where the template rewrites earlier turns (each is then
+        rendered as inference would see it). Messages after the last trained turn are left out. Raises
+        DataError naming the row.
+        """
+        return [rendering.rendered for rendering in self.renderings(conversation, train_on)]
+
+    def renderings(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendering]:
+        """`render`, with the facts that the proof needs."""
+        trained = trained_turns(conversation, train_on)
+        view = self._view(conversation)
+        whole = self._whole(view, trained)
+        return [whole] if whole is not None else [self._one_turn(view, turn) for turn in trained]
+
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """What inference sends to get the next answer. Raises DataError."""
+        view = self._view(Conversation(RowId("the conversation", 0), tuple(messages), tuple(tools)))
+        text = view.text(len(messages), prompt=True)
+        encoded = self._encode(view.row, [(text, view.content(text, len(messages), prompt=True) or ())])
+        return encoded[0].ids.tolist()
+
+    def encode(self, rendered: Rendered) -> Encoded:
+        """Token ids of a rendered conversation, and the characters of each. Raises DataError."""
+        return self.encode_many([rendered])[0]
+
+    def encode_many(self, rendered: Sequence[Rendered]) -> list[Encoded]:
+        """`encode` in one call, on all cores."""
+        try:
+            return self.encoder.encode_batch([(one.text, one.content) for one in rendered])
+        except ValueError:  # rare: find the row by encoding one by one
+            return [self._encode(one.row, [(one.text, one.content)])[0] for one in rendered]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over all that decides which ids a conversation becomes."""
+        chosen = self._given if self._given is not None else self.tokenizer.chat_template
+        clock = self.clock.isoformat() if "strftime_now" in str(chosen) else None
+        facts = [VERSION, chosen, self._special, self.encoder.digest, self.stop_ids, self.stop_text, clock]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    def template_for(self, tools: Sequence[Any]) -> str:
+        """The Jinja text for a chat with these tools: some checkpoints have one of their own for them."""
+        try:
+            return self.tokenizer.get_chat_template(self._given, list(tools) or None)
+        except ValueError as error:
+            raise DataError(
+                "this checkpoint ships no chat template",
+                "template.name",
+                str(error).split(". ")[0],
+                "name a built-in template or a .jinja file",
+            ) from None
+
+    @contextmanager
+    def frozen_truth(self, tools: Sequence[Any] = ()) -> Generator[str]:
+        """While open, ``tokenizer.apply_chat_template`` has this renderer's clock too. Gives the template."""
+        from transformers.utils import chat_template_utils
+
+        template = self.template_for(tools)
+        compiled = chat_template_utils._compile_jinja_template(template)  # pyright: ignore[reportPrivateUsage]
+        shared: dict[str, Any] = compiled.environment.globals
+        before = shared["strftime_now"]
+        shared["strftime_now"] = self.clock.strftime
+        try:
+            yield template
+        finally:
+            shared["strftime_now"] = before
+
+    # --- spans ----------------------------------------------------------------------------------------------
+
+    def _whole(self, view: View, trained: Sequence[int]) -> Rendering | None:
+        """All trained turns in one text, or None where inference would see another one for some turn."""
+        upto = trained[-1] + 1
+        full, marks = view.marked_text(upto)
+        content = view.content(full, upto)
+        spans: list[Span] = []
+        for turn in trained:
+            prompt = view.text(turn, prompt=True)
+            if not full.startswith(prompt):
+                return None
+            marked = marks.get(turn)
+            if marked is not None and marked[0] == len(prompt):
+                # A mark may end before the stop token that the template goes on to write.
+                beside = self._stops.match(full, marked[1])
+                end = beside.end() if beside is not None else marked[1]
+            else:
+                end = _shared(full, view.text(turn + 1))
+            stop = self._stop_after(full, content, len(prompt), end)
+            if stop is None:
+                return None
+            spans.append(Span(len(prompt), stop))
+        return Rendering(Rendered(view.row, full, tuple(spans), content or ()), upto, tuple(trained))
+
+    def _one_turn(self, view: View, turn: int) -> Rendering:
+        """One trained turn after its prompt; the stop token is appended where the template writes none."""
+        prompt, text = view.text(turn, prompt=True), view.text(turn + 1)
+        if not text.startswith(prompt):
+            at = _shared(prompt, text)
+            raise DataError(
+                f"[prompt-text] the answer of turn {turn + 1} doesn't continue its prompt",
+                str(view.row),
+                f"inference sends …{prompt[max(0, at - 20) :]!r:.80}, "
+                f"training would show …{text[max(0, at - 20) :]!r:.80}",
+                "the chat template contradicts itself here: choose another with template.name",
+            )
+        content = view.content(text, turn + 1)
+        stop = self._stop_after(text, content, len(prompt), len(text))
+        appended = 0
+        if stop is None:
+            done = max([len(prompt), *(span.stop for span in content or ())]) if content is not None else 0
+            # What the template writes between this answer and the next turn isn't the answer's.
+            body = text if not text[done:].strip() or content is None else text[:done]
+            text, appended = body + self.stop_text, len(self.stop_text)
+            stop = len(text)
+        rendered = Rendered(view.row, text, (Span(len(prompt), stop),), content or ())
+        return Rendering(rendered, turn + 1, (turn,), appended)
+
+    def _stop_after(self, text: str, content: Sequence[Span] | None, start: int, end: int) -> int | None:
+        """Where the stop token of the turn in ``text[start:end]`` ends, if the template wrote one.
+
+        It is the first after the turn's content; where the content's place isn't known (and thus is free of
+        control text), the last of the turn.
+        """
+        if content is None:
+            found = list(self._stops.finditer(text, start, end))
+            return found[-1].end() if found else None
+        inside = [span.stop for span in content if start <= span.start < end]
+        match = self._stops.search(text, max([start, *inside]))
+        return match.end() if match is not None and match.end() <= end else None
+
+    def _find_stop(self, known: Sequence[int]) -> int:
+        """The token that this template writes after an answer; the tokenizer's eos where it writes none."""
+        probe = (Message("user", "1"), Message("assistant", "2"))
+        view = self._view(Conversation(RowId("a test conversation", 0), probe))
+        try:
+            text = view.text(2)
+            content = view.content(text, 2) or ()
+        except DataError:  # a template with rules that the probe breaks: its rows will tell
+            text, content = "", ()
+        if len(content) == 2:
+            control = [
+                self.encoder.encode(part).ids for part in (text[: content[1].start], text[content[1].stop :])
+            ]
+            before, after = (self.encoder.control_ids(ids).tolist() for ids in control)
+            for id in after:
+                # The last one before the answer opens a turn; it can't be the one that ends it.
+                if id in known or id not in before[-1:]:
+                    return id
+        if self.tokenizer.eos_token_id is not None:
+            return int(self.tokenizer.eos_token_id)
+        if known:
+            return known[0]
+        raise DataError(
+            "no stop token is known",
+            "base.model",
+            "the tokenizer names no eos token, and the template writes none after an answer",
+            "add eos_token to the tokenizer's config",
+        )
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def _view(self, conversation: Conversation) -> View:
+        chat = self._chat(self.template_for(conversation.tools))
+        return View(conversation, chat, self.encoder, self._special)
+
+    def _chat(self, template: str) -> ChatTemplate:
+        if template not in self._compiled:
+            self._compiled[template] = ChatTemplate(_environment(), template, self.clock)
+        return self._compiled[template]
+
+    def _encode(self, row: RowId, items: Sequence[tuple[str, Sequence[Span]]]) -> list[Encoded]:
+        try:
+            return self.encoder.encode_batch(items)
+        except ValueError as error:
+            raise DataError(f"[control] {error}", str(row), mend="remove that text from the row") from None
+
+
+def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
+    """Indices of the messages to learn. Raises DataError where there is none, or one that can't be learnt."""
+    answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
+    chosen = set(answers if train_on == "assistant" else answers[-1:])
+    for i, message in enumerate(conversation.messages):
+        if message.trained and message.role != "assistant":
+            raise DataError(
+                f"[turn] message {i + 1} can't be trained",
+                str(conversation.row),
+                f"its role is {message.role}",
+                "mark assistant turns only",
+            )
+        if message.trained is not None:
+            chosen = chosen | {i} if message.trained else chosen - {i}
+    if not chosen:
+        raise DataError(
+            "[no-target] the row has no answer to learn",
+            str(conversation.row),
+            "no assistant turn is left to train on",
+            "add an answer, or remove the row",
+        )
+    if 0 in chosen:
+        raise DataError(
+            "[turn] the assistant speaks first",
+            str(conversation.row),
+            "there is no prompt that inference could send for it",
+            "put a user message before it, or set train: false on it",
+        )
+    return sorted(chosen)
+
+
+def _shared(left: str, right: str) -> int:
+    """Length of the common beginning."""
+    if left.startswith(right):
+        return len(right)
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left.startswith(right[:middle]):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _environment() -> Any:
+    """A jinja2 environment as transformers makes it, but a private one: the shared clock is everybody's."""
+    from transformers.utils import chat_template_utils
+
+    make = chat_template_utils._cached_compile_jinja_template  # pyright: ignore[reportPrivateUsage]
+    return inspect.unwrap(make)("").environment

@@ -1,0 +1,163 @@
+"""One conversation as its template shows it: the text of any beginning, and what of it the row wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sapwood.errors import DataError
+from sapwood.template import content as row_content
+from sapwood.template.encode import Encoder
+from sapwood.template.jinja import ChatTemplate, TemplateFault
+from sapwood.types import Conversation, Message, Span
+
+Dicts = list[dict[str, Any]]
+
+
+class View:
+    """Texts that are asked for twice are rendered once."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        chat: ChatTemplate,
+        encoder: Encoder,
+        special: Mapping[str, str],
+    ) -> None:
+        self.row = conversation.row
+        self._messages = as_dicts(conversation.messages)
+        self._tools = plain(conversation.tools) or None
+        self._chat = chat
+        self._encoder = encoder
+        self._special = special
+        self._texts: dict[tuple[int, bool], str] = {}
+
+    def text(self, upto: int, prompt: bool = False) -> str:
+        """The first ``upto`` messages; with ``prompt``, up to where the model is to write."""
+        if (upto, prompt) not in self._texts:
+            self._texts[upto, prompt] = self._render(self._messages[:upto], self._tools, prompt)
+        return self._texts[upto, prompt]
+
+    def marked_text(self, upto: int) -> tuple[str, dict[int, tuple[int, int]]]:
+        """The text, and the template's own generation marks by message, where they tell all answers apart."""
+        if not self._chat.marked:
+            return self.text(upto), {}
+        variables = self._variables(self._messages[:upto], self._tools, False)
+        try:
+            text, ranges = self._chat.render_marked(variables)
+        except TemplateFault as fault:
+            raise self._refusal(fault) from None
+        answers = [i for i, message in enumerate(self._messages[:upto]) if message["role"] == "assistant"]
+        self._texts[upto, False] = text
+        return text, dict(zip(answers, ranges, strict=True)) if len(answers) == len(ranges) else {}
+
+    def content(self, text: str, upto: int, prompt: bool = False) -> tuple[Span, ...] | None:
+        """Where the row's own text stands in ``text`` (the rendering of the first ``upto`` messages).
+
+        None where it can't be shown, which is harmless: the control tokens are then proven to be the
+        template's. Raises DataError where they aren't.
+        """
+        encoder = self._encoder
+        self._refuse_control_keys()
+        marks = row_content.pick_marks(text)
+        if marks is not None:
+            opening, closing = marks
+            pieces: set[str] = set()
+
+            def mark(piece: str) -> str:
+                pieces.add(piece)
+                return f"{opening}{piece}{closing}"
+
+            marked = self._changed(upto, prompt, mark)
+            spans = row_content.locate(text, marked, marks, pieces) if marked is not None else None
+            if spans is not None:
+                return spans
+        neutral = self._changed(upto, prompt, lambda piece: "x")
+        ours = encoder.control_ids(encoder.encode(text).ids)
+        if neutral is not None:
+            theirs = encoder.control_ids(encoder.encode(neutral).ids)
+            if ours.tolist() == theirs.tolist():
+                return None
+        raise DataError(
+            "[control] the row holds text spelled like a control token, and the template takes it apart",
+            str(self.row),
+            "sapwood can't tell which control tokens are the template's and which are the row's",
+            "put reasoning into the message's own field, and remove the control text",
+        )
+
+    def _changed(self, upto: int, prompt: bool, change: Callable[[str], str]) -> str | None:
+        worth = self._encoder.may_touch
+        messages = row_content.map_content(self._messages[:upto], change, worth)
+        tools = row_content.map_strings(self._tools, change, worth)
+        try:
+            return self._chat.render(self._variables(messages, tools, prompt))
+        except TemplateFault:
+            return None
+
+    def _refuse_control_keys(self) -> None:
+        calls = [message.get("tool_calls") for message in self._messages]
+        if not self._tools and not any(calls):
+            return
+        for key in row_content.keys_of([self._tools, calls]):
+            if any(spelling in key for spelling in self._encoder.control):
+                raise DataError(
+                    f"[control] a tool's key is spelled like a control token: {key!r}",
+                    str(self.row),
+                    "the model would see a control token that the template didn't write",
+                    "rename the key",
+                )
+
+    def _render(self, messages: Dicts, tools: Any, prompt: bool) -> str:
+        try:
+            return self._chat.render(self._variables(messages, tools, prompt))
+        except TemplateFault as fault:
+            raise self._refusal(fault) from None
+
+    def _refusal(self, fault: TemplateFault) -> DataError:
+        roles = [message["role"] for message in self._messages]
+        shown = ", ".join(roles[:8]) + (" …" if len(roles) > 8 else "")
+        return DataError(
+            "[template] the chat template refuses this row",
+            str(self.row),
+            str(fault),
+            f"the row's roles are {shown}; edit it, or choose another template.name",
+        )
+
+    def _variables(self, messages: Dicts, tools: Any, prompt: bool) -> dict[str, Any]:
+        """What transformers hands to the template, key by key."""
+        return {
+            "messages": [_with_aliases(message) for message in messages],
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": prompt,
+            **self._special,
+        }
+
+
+def as_dicts(messages: Sequence[Message]) -> Dicts:
+    """Messages as transformers' chat templates take them."""
+    return [_as_dict(message) for message in messages]
+
+
+def plain(value: Any) -> Any:
+    """JSON data in plain dicts and lists, which is all that a template may see."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning is not None:
+        out["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        out["tool_calls"] = plain(message.tool_calls)
+    return out
+
+
+def _with_aliases(message: dict[str, Any]) -> dict[str, Any]:
+    """Reasoning under the second name that transformers gives it."""
+    reasoning = message.get("reasoning_content")
+    return message if reasoning is None else {"thinking": reasoning, **message}

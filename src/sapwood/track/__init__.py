@@ -1,0 +1,1 @@
+"""The run directory, and the ways to look at it."""

@@ -1,0 +1,81 @@
+"""The disk's refusals, as errors that a person can act on; and how much room it has."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+from sapwood.errors import SapwoodError, StorageError
+
+# What a full, broken or closed disk answers. Other OSErrors of a block (a lost connection, say) are not ours.
+DISK_ERRORS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EIO,
+        errno.EFBIG,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ESTALE,
+    }
+)
+
+
+def free_bytes(path: Path) -> int | None:
+    """Bytes that this user can still write at ``path`` or its nearest existing parent; None where unknown."""
+    for folder in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return None
+
+
+def require_space(path: Path, needed: int) -> None:
+    """Raise StorageError where fewer than ``needed`` bytes are free for ``path``."""
+    free = free_bytes(path)
+    if free is not None and free < needed:
+        raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path, needed)
+
+
+def storage_error(error: OSError, path: Path, needed: int = 0) -> StorageError:
+    """The error of the disk, as one that a person can act on."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = free_bytes(path)
+        known = f", {free:,} free" if free is not None else ""
+        quota = " (quota)" if error.errno == errno.EDQUOT else ""
+        mend = "free some space, or set save.dir to a folder on another disk"
+        return StorageError(f"the disk is full{quota}", str(path), f"{_needed(needed)}{known}", mend)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        mend = "change its permissions, or set save.dir to a folder of yours"
+        return StorageError("not allowed to write", str(path), said(error), mend)
+    if error.errno == errno.EROFS:
+        mend = "set save.dir to a folder on a disk that can be written"
+        return StorageError("the disk is read-only", str(path), _needed(needed), mend)
+    mend = "look at the disk, or set save.dir to another folder"
+    return StorageError("the disk refused a write", str(path), said(error), mend)
+
+
+def disk_refusal(error: Exception) -> OSError | None:
+    """The disk's refusal inside an exception; libraries written in Rust name it only in their text."""
+    if isinstance(error, SapwoodError):
+        return None
+    if not isinstance(error, OSError):
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        error = OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError()
+    return error if error.errno in DISK_ERRORS else None
+
+
+def said(error: OSError) -> str:
+    """What the system says about it."""
+    return error.strerror or str(error)
+
+
+def _needed(size: int) -> str:
+    return f"{size:,} bytes needed" if size else "room for a new name needed"

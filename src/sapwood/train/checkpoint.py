@@ -1,0 +1,90 @@
+"""A checkpoint: the adapter, the optimizer's moments, and a few integers. Staged, fsynced, renamed,
+verified."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from sapwood.errors import SapwoodError, StorageError
+from sapwood.model.lora import LoraModel, read_adapter, restore_adapter, write_adapter
+from sapwood.track.files import set_aside, staged_dir, verify_dir
+from sapwood.train.optim import TrainState, moments, restore_moments
+from sapwood.types import Cursor
+
+SCHEMA = 1
+
+
+def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int, events_length: int) -> Path:
+    """Write ``checkpoints/step-NNNNNN`` and drop all but the newest ``keep``.
+
+    ``events_length``: bytes of the event log that belong to this state; resume cuts the log back to it.
+    """
+    final = run / "checkpoints" / f"step-{state.step:06d}"
+    if final.exists():
+        try:
+            verify_dir(final)
+            return final  # the same step of the same run: the same bytes
+        except StorageError:
+            set_aside(final, "damaged")
+    with staged_dir(final) as folder:
+        write_adapter(model, folder)
+        save_file(moments(state), folder / "optimizer.safetensors")
+        facts = {
+            "schema": SCHEMA,
+            "step": state.step,
+            "cursor": [state.cursor.epoch, state.cursor.index],
+            "evaluated": state.evaluated,
+            "events_length": events_length,
+        }
+        (folder / "state.json").write_text(
+            json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
+    verify_dir(final)  # read back before an older one goes
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Published checkpoints, oldest first: ordered by step, never by a clock."""
+    found = (p for p in (run / "checkpoints").glob("step-*") if p.is_dir())
+    numbered = {int(step): p for p in found if (step := p.name.removeprefix("step-")).isdecimal()}
+    return [numbered[step] for step in sorted(numbered)]
+
+
+def newest_good(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and a line for each one that didn't and was set aside."""
+    notes: list[str] = []
+    for path in reversed(checkpoints(run)):
+        try:
+            verify_dir(path)
+            return path, notes
+        except StorageError as error:
+            aside = set_aside(path, "damaged")
+            notes.append(f"{path.name} is damaged ({error.problems[0].what}); set aside as {aside.name}")
+    return None, notes
+
+
+def load_checkpoint(path: Path, model: LoraModel, state: TrainState) -> int:
+    """Bring adapter and state back to what they were. Returns the event log's length at that moment."""
+    try:
+        facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if facts["schema"] != SCHEMA:
+            raise StorageError(
+                f"checkpoint schema {facts['schema']}", str(path), f"this sapwood reads {SCHEMA}"
+            )
+        _, tensors = read_adapter(path)
+        restore_adapter(model, tensors, path)
+        state.step = facts["step"]
+        state.cursor = Cursor(*facts["cursor"])
+        state.evaluated = facts["evaluated"]
+        restore_moments(state, load_file(path / "optimizer.safetensors"), path)
+        return facts["events_length"]
+    except SapwoodError:
+        raise
+    except Exception as error:
+        raise StorageError("checkpoint can't be read", str(path), str(error)) from None

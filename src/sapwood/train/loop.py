@@ -1,0 +1,161 @@
+"""The training loop: a generator of events.
+
+The consumer prints, stores, saves, or stops by leaving the loop. Between two yields the state is consistent,
+so that is where checkpoints happen. Randomness is a counter: every generator is seeded from (seed, step), so
+a run that was killed and resumed draws the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sapwood.config import RunConfig
+from sapwood.errors import NumericsError
+from sapwood.model.lora import LoraModel
+from sapwood.model.loss import label_loss
+from sapwood.model.machine import peak_bytes
+from sapwood.pack.attention import packed_attention
+from sapwood.pack.build import build_pack, to_batch
+from sapwood.pack.plan import plan_packs
+from sapwood.train.optim import TrainState
+from sapwood.train.schedule import learning_rate, members, plan_steps
+from sapwood.types import Batch, Evaluated, Event, Example, Finished, LossSum, Pack, Sample, Stepped
+
+Sampler = Callable[[], Sequence[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainData:
+    """Prepared examples: what is learnt, and what is only measured."""
+
+    train: Sequence[Example]
+    eval: Sequence[Example] = ()
+
+
+def train(
+    model: LoraModel, data: TrainData, state: TrainState, config: RunConfig, sampler: Sampler | None = None
+) -> Iterator[Event]:
+    """Go on from ``state`` to the end of the run.
+
+    Yields `Evaluated` at step 0 (the base), `Stepped` for every optimizer step, `Evaluated` whenever it is
+    due and after the last step, and `Finished`. Raises NumericsError before a step that would spoil the
+    adapter.
+    """
+    settings = config.train
+    schedule = plan_steps(len(data.train), settings)
+    every = config.eval.every or schedule.steps_per_epoch
+    started = time.monotonic()
+    model.peft.train()
+    while True:
+        due = state.step % every == 0 or state.step >= schedule.total_steps
+        if data.eval and due and state.evaluated != state.step:
+            state.evaluated = state.step
+            yield evaluate(model, data.eval, config, state.step, sampler)
+        if state.step >= schedule.total_steps:
+            break
+        tick = time.monotonic()
+        chosen, after = members(schedule, settings.seed, state.cursor)
+        packs = pack_examples([data.train[i] for i in chosen], config)
+        seed_everything(settings.seed, state.step)
+        model.clock.step = state.step
+        lr = learning_rate(state.step, schedule, settings)
+        loss, grad_norm = optimizer_step(model, packs, state, lr, settings.max_grad_norm)
+        state.step += 1
+        state.cursor = after
+        yield Stepped(
+            step=state.step,
+            loss=loss,
+            num_targets=sum(len(pack.targets) for pack in packs),
+            num_tokens=sum(len(data.train[i]) for i in chosen),
+            lr=lr,
+            grad_norm=grad_norm,
+            seconds=time.monotonic() - tick,
+            peak_bytes=peak_bytes(),
+            epoch=after.epoch + after.index / schedule.num_examples,
+            num_examples=len(chosen),
+        )
+    yield Finished(state.step, "done", time.monotonic() - started)
+
+
+def pack_examples(examples: Sequence[Example], config: RunConfig) -> list[Pack]:
+    """The forward passes of one optimizer step."""
+    share = config.pack.share_prefixes
+    bins = plan_packs([example.ids for example in examples], config.pack.length, share_prefixes=share)
+    return [build_pack([examples[i] for i in chosen], share_prefixes=share) for chosen in bins]
+
+
+def optimizer_step(
+    model: LoraModel, packs: Sequence[Pack], state: TrainState, lr: float, max_grad_norm: float
+) -> tuple[float, float]:
+    """Forward and backward over ``packs``, clip, step. Returns the mean loss and the gradient's norm before
+    clipping. The sums of all packs are divided once, by all targets of the step, so that any split into packs
+    gives the same gradient."""
+    num_targets = sum(len(pack.targets) for pack in packs)
+    state.optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    with packed_attention(model.network):
+        for index, pack in enumerate(packs):
+            model.clock.pack = index
+            loss = forward_loss(model, to_batch(pack, model.device))
+            (loss.total / num_targets).backward()
+            total += float(loss.total.detach())
+    mean = total / num_targets
+    norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), max_grad_norm or math.inf))
+    _refuse_bad_numbers(mean, norm, packs, state.step + 1)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.optimizer.step()
+    return mean, norm
+
+
+def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
+    """One pack through the decoder: the sum of its targets' losses."""
+    out = model.backbone(
+        input_ids=batch.ids, position_ids=batch.positions, segments=batch.attention, use_cache=False
+    )
+    return label_loss(out.last_hidden_state, batch.predict_at, batch.targets, model.head)
+
+
+def evaluate(
+    model: LoraModel,
+    examples: Sequence[Example],
+    config: RunConfig,
+    step: int,
+    sampler: Sampler | None = None,
+) -> Evaluated:
+    """Held-out loss: the mean over all targets. Leaves the model in training mode, and no generator moved."""
+    started = time.monotonic()
+    model.peft.eval()
+    total, num_targets = 0.0, 0
+    with torch.no_grad(), packed_attention(model.network):
+        for pack in pack_examples(examples, config):
+            loss = forward_loss(model, to_batch(pack, model.device))
+            total += float(loss.total)
+            num_targets += loss.num_targets
+    samples = tuple(sampler()) if sampler is not None else ()
+    model.peft.train()
+    return Evaluated(step, total / num_targets, num_targets, time.monotonic() - started, samples)
+
+
+def seed_everything(seed: int, step: int) -> None:
+    """For whatever in a model draws from torch's own generator (a base with dropout, say)."""
+    torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def _refuse_bad_numbers(loss: float, norm: float, packs: Sequence[Pack], step: int) -> None:
+    """Stop before the optimizer would carry the fault into the adapter."""
+    if math.isfinite(loss) and math.isfinite(norm) and loss != 0.0:
+        return
+    what = "loss is exactly zero" if loss == 0.0 else f"loss {loss}, gradient norm {norm}"
+    rows = ", ".join(str(row) for pack in packs for row in pack.rows[:8])
+    raise NumericsError(
+        f"{what} at step {step}",
+        f"rows {rows}",
+        "the adapter would be spoilt; it is untouched, as after the step before",
+        "lower train.lr, or look at these rows with `sapwood show`",
+    )

