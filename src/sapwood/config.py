@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from sapwood.errors import ConfigError, Problem
 
@@ -25,7 +25,12 @@ class Section(BaseModel):
     """Frozen, closed: a key that isn't here is an error, and so is NaN or infinity."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, strict=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        strict=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
     )
 
 
@@ -70,15 +75,19 @@ class DataConfig(Section):
     system: str | None = None
     """system prompt for rows that bring none"""
 
-    @model_validator(mode="after")
-    def _check(self) -> DataConfig:
-        if not self.train or any(not path.strip() for path in self.train):
-            raise ValueError("data.train names no file")
-        if isinstance(self.eval, float) and not (0 <= self.eval < 1 or self.eval.is_integer()):
-            raise ValueError("data.eval is a fraction below 1, a whole number of rows, or a file")
-        if isinstance(self.eval, float) and self.eval < 0:
-            raise ValueError("data.eval can't be negative")
-        return self
+    @field_validator("train")
+    @classmethod
+    def _names_files(cls, train: tuple[str, ...]) -> tuple[str, ...]:
+        if not train or any(not path.strip() for path in train):
+            raise ValueError("it names no file")
+        return train
+
+    @field_validator("eval")
+    @classmethod
+    def _holds_out_rows(cls, eval: float | str) -> float | str:
+        if isinstance(eval, float) and not (0 <= eval < 1 or (eval > 0 and eval.is_integer())):
+            raise ValueError("a fraction below 1, a whole number of rows, or a file")
+        return eval
 
 
 class TemplateConfig(Section):
@@ -155,13 +164,12 @@ class TrackConfig(Section):
     to: Strings = ()
     """trackers to report to besides the run's own folder (none yet)"""
 
-    @model_validator(mode="after")
-    def _check(self) -> TrackConfig:
-        if self.to:
-            raise ValueError(
-                "track.to: no tracker is built in yet; leave it empty, the run keeps its own record"
-            )
-        return self
+    @field_validator("to")
+    @classmethod
+    def _none_yet(cls, to: tuple[str, ...]) -> tuple[str, ...]:
+        if to:
+            raise ValueError("no tracker is built in yet; leave it empty, the run keeps its own record")
+        return to
 
 
 class RunConfig(Section):
@@ -217,7 +225,10 @@ def parse_config(
 def dump_config(config: RunConfig) -> str:
     """The resolved config as YAML that `load_config` reads back to an equal value."""
     stream = io.StringIO()
-    _yaml().dump(config.model_dump(mode="json"), stream)
+    yaml = _yaml()
+    # the old line break U+0085 would be written as it stands and read back as a blank; escaped, it survives
+    yaml.allow_unicode = "\x85" not in config.model_dump_json()
+    yaml.dump(config.model_dump(mode="json"), stream)
     return stream.getvalue()
 
 
@@ -255,13 +266,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _yaml() -> Any:
     from ruamel.yaml import YAML
 
-    yaml = YAML(
-        typ="safe", pure=True
-    )  # YAML 1.2: 1e-4 is a number, `no` is a word; duplicate keys are errors
+    # YAML 1.2: 1e-4 is a number, `no` is a word; duplicate keys are errors
+    yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.allow_unicode = True
     yaml.width = MAX_BYTES  # never fold: a value stays on the line of its key
-    yaml.sort_base_mapping_type_on_output = None  # the order of the classes above
+    yaml.sort_base_mapping_type_on_output = False  # the order of the classes above
     return yaml
 
 

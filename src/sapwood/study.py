@@ -16,7 +16,8 @@ from sapwood.data.cache import pack_examples, read_examples
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.split import contradictions, duplicates, split_eval
 from sapwood.errors import StorageError
-from sapwood.model.base import inspect_base
+from sapwood.model.base import inspect_base, skeleton
+from sapwood.model.lora import resolve_targets
 from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import Prepared, prepare
@@ -44,6 +45,7 @@ class Study:
 def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
     spec = inspect_base(config.base)
+    resolve_targets(skeleton(spec), config.lora.targets)  # a wrong name costs nothing here, a run later
     renderer = make_renderer(spec, config)
     notes = ReadReport()
     learnt, held_out = read_data(config, notes)
@@ -118,7 +120,8 @@ def load_study(folder: Path, config: RunConfig) -> Study:
     except (OSError, ValueError) as error:
         raise StorageError("the run's data can't be read", str(folder / FACTS), str(error)) from None
     spec = inspect_base(config.base)
-    renderer = make_renderer(spec, config, datetime.fromisoformat(facts["proof"]["clock"]))
+    clock = facts["proof"]["clock"]
+    renderer = make_renderer(spec, config, None if clock is None else datetime.fromisoformat(clock))
     data = TrainData(read_examples(folder / TRAIN), read_examples(folder / EVAL))
     probes = [Probe.from_json(value) for value in facts.pop("probes")]
     now = {

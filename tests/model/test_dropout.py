@@ -50,7 +50,7 @@ def test_any_size(size: int) -> None:
 
 
 def test_neighbours_are_independent() -> None:
-    """Four masks elements come from one random word."""
+    """Four elements of a mask come from one random word."""
     keep = keep_mask((400_000,), 0.5, 3).double() * 2 - 1
     for distance in (1, 2, 3, 4):
         assert abs(float((keep[:-distance] * keep[distance:]).mean())) < 4 / math.sqrt(400_000)

@@ -90,11 +90,13 @@ def test_dtypes_and_the_batch_as_tensors() -> None:
         assert array.dtype == np.int32
     batch = to_batch(pack)
     assert batch.ids.dtype == batch.positions.dtype == batch.predict_at.dtype == torch.int64
-    assert batch.ids[0].tolist() == pack.ids.tolist()
-    assert batch.positions[0].tolist() == pack.positions.tolist()
+    size = len(pack.ids)
+    assert batch.ids.shape == batch.positions.shape
+    assert batch.ids[0, :size].tolist() == pack.ids.tolist()
+    assert batch.positions[0, :size].tolist() == pack.positions.tolist()
     assert batch.predict_at.tolist() == pack.predict_at.tolist()
     assert batch.targets.tolist() == pack.targets.tolist()
-    assert batch.attention.segments == pack.segments
+    assert batch.attention.segments[: len(pack.segments)] == pack.segments
     assert batch.rows == pack.rows
 
 

@@ -180,7 +180,7 @@ def test_a_template_that_asks_for_the_date_is_told_that_of_the_training(tmp_path
     clock = datetime.fromisoformat("1987-10-16T03:00:00+00:00")
     base = open_target(str(tmp_path / "tiny-llama"), tmp_path)
     then = Renderer(base.tokenizer, None, base.base.spec.stop_ids, clock).fingerprint
-    edit(folder / "sapwood.json", clock=clock.isoformat(), template_fingerprint=then)
+    edit(folder / "sapwood.json", proof={"clock": clock.isoformat()}, template_fingerprint=then)
     assert open_target(str(folder), tmp_path).renderer.clock == clock
 
 
@@ -192,7 +192,7 @@ def test_a_template_that_asks_for_the_date_is_told_that_of_the_training(tmp_path
         ({"base_fingerprint": ""}, "base_fingerprint is missing"),
         ({"system": 7}, "system is no text"),
         ({"storage": "fp7"}, "fp7"),
-        ({"clock": "yesterday"}, "yesterday"),
+        ({"proof": {"clock": "yesterday"}}, "yesterday"),
     ],
 )
 def test_damaged_facts_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

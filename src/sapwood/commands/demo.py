@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 import time
@@ -64,6 +65,7 @@ def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:
     from sapwood.serve.probe import answer_probes, choose_probes
     from sapwood.study import read_data
 
+    gc.collect()  # the trained model is done: its room is the next one's
     loaded = open_target(str(run), run.parent)
     _, held_out = read_data(config)
     probes = choose_probes(held_out, loaded.renderer, HELD_OUT_ANSWERS)

@@ -332,8 +332,13 @@ def _quiet() -> Generator[None]:
             logging.enable_progress_bar()
 
 
+def skeleton(spec: BaseSpec) -> Any:
+    """The model without weights (on torch's meta device): its modules and shapes."""
+    return _on_meta(spec.hf_config, str(spec.path))
+
+
 def count_parameters(spec: BaseSpec) -> tuple[int, int]:
     """(weights of the decoder, weights of the embedding), from shapes alone."""
-    model = _on_meta(spec.hf_config, str(spec.path))
+    model = skeleton(spec)
     embedding = model.get_input_embeddings().weight.numel()
     return sum(p.numel() for p in model.get_decoder().parameters()) - embedding, embedding

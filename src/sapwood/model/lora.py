@@ -57,7 +57,7 @@ def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
     targets = resolve_targets(base.model, config.targets)
     settings = PeftConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        lora_alpha=int(config.alpha) if config.alpha.is_integer() else config.alpha,  # type: ignore[arg-type]
         lora_dropout=config.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=config.method == "rslora",

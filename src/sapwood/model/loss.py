@@ -16,6 +16,8 @@ from sapwood.types import Head, LossSum
 
 CHUNK_BYTES = 64 * 2**20  # of fp32 logits at a time: large enough for full matrix speed, small beside a pack
 
+PAD_TO = 32
+
 
 class _LabelLoss(torch.autograd.Function):
     """rows: [N, D], targets: int64[N] -> sum of cross-entropies, fp32 scalar."""
@@ -23,14 +25,16 @@ class _LabelLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, targets: Tensor, head: Head) -> Tensor:
         need_grad = rows.requires_grad
-        chunk = max(16, CHUNK_BYTES // (4 * head.weight.shape[0]))
+        chunk = max(PAD_TO, CHUNK_BYTES // (4 * head.weight.shape[0]))
         total = torch.zeros((), dtype=torch.float32, device=rows.device)
         grad = torch.empty_like(rows) if need_grad else None
         for start in range(0, len(rows), chunk):
             part, target = rows[start : start + chunk], targets[start : start + chunk]
+            size = len(part)
+            part, target = (_padded(x, -size % PAD_TO) for x in (part, target))
             logits, tanh = _logits(part, head)
             log_z = torch.logsumexp(logits, -1)
-            total += (log_z - logits.gather(-1, target[:, None])[:, 0]).sum()
+            total += (log_z - logits.gather(-1, target[:, None])[:, 0])[:size].sum()
             if grad is None:
                 continue
             g = logits.sub_(log_z[:, None]).exp_()  # softmax, in place
@@ -39,7 +43,7 @@ class _LabelLoss(torch.autograd.Function):
                 g.mul_(head.scale)
             if tanh is not None:
                 g.mul_(1 - tanh * tanh)
-            torch.mm(g.to(rows.dtype), head.weight, out=grad[start : start + chunk])
+            grad[start : start + size] = (g.to(rows.dtype) @ head.weight)[:size]
         if grad is not None:
             ctx.save_for_backward(grad)
         return total
@@ -48,6 +52,12 @@ class _LabelLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (grad,) = ctx.saved_tensors
         return grad * grad_total.to(grad.dtype), None, None
+
+
+def _padded(x: Tensor, extra: int) -> Tensor:
+    """``extra`` zero rows at the end: products come in few shapes, each of which a kernel prepares for
+    once."""
+    return torch.cat([x, x.new_zeros(extra, *x.shape[1:])]) if extra else x
 
 
 def _logits(rows: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:

@@ -28,6 +28,7 @@ from sapwood.types import Segment
 NAME = "sapwood_segments"
 BLOCK = 256  # queries of a long segment are computed in blocks of this many
 MAX_WASTE = 1.25  # a group may compute this many times the scores that its members need
+SHAPE_STEP = 16  # queries and keys of a group are padded to a multiple of this
 KEEP_KEYS = 256  # up to so many keys a query, probabilities are cheaper to keep than to compute again
 
 
@@ -118,9 +119,14 @@ def _similar(blocks: Sequence[_Block]) -> list[list[_Block]]:
     return groups
 
 
+def _round_up(extent: int) -> int:
+    """Few distinct shapes: each new one costs a kernel its preparation."""
+    return -(-extent // SHAPE_STEP) * SHAPE_STEP
+
+
 def _group(members: Sequence[_Block]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    num_queries = max(len(query) for query, _, _ in members)
-    num_keys = max(len(key) for _, key, _ in members)
+    num_queries = _round_up(max(len(query) for query, _, _ in members))
+    num_keys = _round_up(max(len(key) for _, key, _ in members))
     query = np.empty((len(members), num_queries), np.int64)
     key = np.empty((len(members), num_keys), np.int64)
     position = np.full((len(members), num_queries), -1, np.int64)

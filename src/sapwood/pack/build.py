@@ -10,6 +10,7 @@ why a pack holds pairs instead of a label per token.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy as np
 from sapwood.errors import DataError
 from sapwood.pack.prefix import Node, shared_forest
 from sapwood.types import Batch, Example, Pack, Segment
+
+PAD_TO = 32
 
 
 def build_pack(examples: Sequence[Example], *, share_prefixes: bool = True) -> Pack:
@@ -71,11 +74,32 @@ def build_pack(examples: Sequence[Example], *, share_prefixes: bool = True) -> P
     )
 
 
+def pad_pack(pack: Pack, multiple: int = PAD_TO) -> Pack:
+    """The pack with a last segment that nobody predicts from, so that its length is a multiple of
+    ``multiple``.
+
+    Packs then come in a few lengths only: kernels are prepared once a shape, and freed memory fits the next
+    pack.
+    """
+    size = len(pack.ids)
+    extra = -size % multiple
+    if not extra:
+        return pack
+    return dataclasses.replace(
+        pack,
+        ids=np.pad(pack.ids, (0, extra)),
+        positions=np.concatenate([pack.positions, np.arange(extra, dtype=np.int32)]),
+        segments=(*pack.segments, Segment(size, size + extra, 0)),
+    )
+
+
 def to_batch(pack: Pack, device: str = "cpu") -> Batch:
-    """The pack as tensors with its attention plan."""
+    """The pack as tensors, padded, with its attention plan."""
     import torch
 
     from sapwood.pack.attention import plan_attention
+
+    pack = pad_pack(pack)
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(device)

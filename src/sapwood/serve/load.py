@@ -224,7 +224,7 @@ def _facts(
     """``source``: the file that ``tree`` came from. A value that is missing or of another kind is named."""
     values = {"base": base, "storage": storage, "template_name": template}
     values |= {key: tree.get(key) for key in ("base_fingerprint", "template_fingerprint")}
-    system, clock = tree.get("system"), tree.get("clock")
+    system, clock = tree.get("system"), (tree.get("proof") or {}).get("clock")
     missing = [key for key, value in values.items() if not _is_text(value)]
     wrong = [Problem(f"{key} is missing", str(source)) for key in missing]
     if not isinstance(system, str | None):

@@ -55,6 +55,7 @@ class Proof:
         rows, examples, turns, tokens, targets: how much was checked.
         control_rows: rows whose content was spelled like a control token; it was kept as plain text.
         fingerprint: the renderer's, which chat, serve and export compare with theirs.
+        clock: the date that the template was told, where it asks for one.
     """
 
     version: int
@@ -68,7 +69,7 @@ class Proof:
     fingerprint: str
     stop_ids: tuple[int, ...]
     stop_text: str
-    clock: str
+    clock: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -129,7 +130,7 @@ class Prover:
             self._renderer.fingerprint,
             self._renderer.stop_ids,
             self._renderer.stop_text,
-            self._renderer.clock.isoformat(),
+            self._renderer.clock.isoformat() if self._renderer.tells_time else None,
         )
 
     # --- the truth ------------------------------------------------------------------------------------------

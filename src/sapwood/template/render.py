@@ -123,12 +123,28 @@ class Renderer:
         except ValueError:  # rare: find the row by encoding one by one
             return [self._encode(one.row, [(one.text, one.content)])[0] for one in rendered]
 
+    @property
+    def _chosen(self) -> Any:
+        return self._given if self._given is not None else self.tokenizer.chat_template
+
+    @property
+    def tells_time(self) -> bool:
+        """Does the template write the date? Then `clock` is part of what the model learns."""
+        return "strftime_now" in str(self._chosen)
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over all that decides which ids a conversation becomes."""
-        chosen = self._given if self._given is not None else self.tokenizer.chat_template
-        clock = self.clock.isoformat() if "strftime_now" in str(chosen) else None
-        facts = [VERSION, chosen, self._special, self.encoder.digest, self.stop_ids, self.stop_text, clock]
+        clock = self.clock.isoformat() if self.tells_time else None
+        facts = [
+            VERSION,
+            self._chosen,
+            self._special,
+            self.encoder.digest,
+            self.stop_ids,
+            self.stop_text,
+            clock,
+        ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def template_for(self, tools: Sequence[Any]) -> str:

@@ -4,14 +4,13 @@ verified."""
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.model.lora import LoraModel, read_adapter, restore_adapter, write_adapter
-from sapwood.track.files import set_aside, staged_dir, verify_dir
+from sapwood.track.files import discard_dir, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
 from sapwood.types import Cursor
 
@@ -45,7 +44,7 @@ def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int
         )
     verify_dir(final)  # read back before an older one goes
     for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        discard_dir(old)
     return final
 
 

@@ -1,0 +1,87 @@
+"""Prepared examples come back from their file exactly, or are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load, save
+
+from sapwood.data.cache import pack_examples, read_examples
+from sapwood.errors import StorageError
+from sapwood.types import Example, RowId
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+ROWS = st.builds(RowId, NAMES, st.integers(0, 2**40), st.none() | st.integers(1, 2**40))
+TOKENS = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1, max_size=20)
+
+
+def example(row: RowId, tokens: list[tuple[int, bool]]) -> Example:
+    ids, trained = zip(*tokens, strict=True)
+    return Example(row, np.array(ids, np.int32), np.array(trained, np.bool_))
+
+
+def same(a: Example, b: Example) -> bool:
+    assert a.ids.dtype == np.int32 and a.trained.dtype == np.bool_
+    return a.row == b.row and a.ids.tolist() == b.ids.tolist() and a.trained.tolist() == b.trained.tolist()
+
+
+SOME = [
+    example(RowId("b.jsonl", 0, 1), [(5, False), (6, True)]),
+    example(RowId("a.json", 7), [(1, False), (2, False), (3, True)]),
+    example(RowId("b.jsonl", 1, 2), [(9, True)]),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples=st.lists(st.builds(example, ROWS, TOKENS), max_size=8))
+def test_examples_come_back_exactly(
+    examples: list[Example], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = pack_examples(examples)
+    assert content == pack_examples(examples)
+    path = tmp_path_factory.getbasetemp() / "examples.safetensors"
+    path.write_bytes(content)
+    found = read_examples(path)
+    assert len(found) == len(examples)
+    assert all(same(a, b) for a, b in zip(found, examples, strict=True))
+
+
+def refuse(path: Path) -> None:
+    with pytest.raises(StorageError, match="prepared data can't be read") as caught:
+        read_examples(path)
+    assert caught.value.problems[0].where == str(path)
+    assert caught.value.problems[0].mend == "start the run anew"
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    refuse(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 40, -1])
+def test_a_cut_file_is_refused(keep: int, tmp_path: Path) -> None:
+    path = tmp_path / "cut"
+    path.write_bytes(pack_examples(SOME)[:keep])
+    refuse(path)
+
+
+@pytest.mark.parametrize("name", ["ids", "trained", "length", "source", "index", "line"])
+def test_a_file_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
+    tensors = load(pack_examples(SOME))
+    del tensors[name]
+    path = tmp_path / "other"
+    path.write_bytes(save(tensors, metadata={"sources": json.dumps(["a.json", "b.jsonl"])}))
+    refuse(path)
+
+
+def test_a_file_without_its_sources_is_refused(tmp_path: Path) -> None:
+    tensors = load(pack_examples(SOME))
+    path = tmp_path / "other"
+    path.write_bytes(save(tensors))
+    refuse(path)
+    path.write_bytes(save(tensors, metadata={"sources": "[]"}))
+    refuse(path)

@@ -1,0 +1,45 @@
+"""Work that gets killed, in processes forked from a warm parent.
+
+The parent has imported everything and computed nothing: a process that has used torch's threads can't be
+forked, its children hang at their first parallel product.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+WARM = (
+    "sapwood.pipeline",
+    "sapwood.model.fast_lora",
+    "transformers.models.llama.modeling_llama",
+    "tests.forks",
+)
+
+
+def exit_code(work: Callable[..., object], *arguments: Any, timeout: float = 120) -> int:
+    """Run a module-level function in a fork; its exit code, negative for the signal that ended it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(WARM))
+    process = context.Process(target=work, args=arguments)
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"{work.__name__} was still running after {timeout} s")
+    return process.exitcode
+
+
+def train_and_kill(config: Mapping[str, Any], step: int) -> None:
+    """Train until ``step`` is recorded, then die as from a power cut."""
+    from sapwood import finetune, parse_config
+    from sapwood.types import Event, Stepped
+
+    def kill_here(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    finetune(parse_config(config), kill_here)

@@ -1,0 +1,234 @@
+"""The command line as a person meets it: what it prints, and what it leaves with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sapwood import cli
+from sapwood.config import load_config
+from tests.model.tiny import tiny_llama
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model, a dozen rows, a config, and one finished run."""
+    folder = tmp_path_factory.mktemp("home")
+    tiny_llama(folder)
+    rows = [{"instruction": f"Tree {i}?", "output": f"Water tree {i} well."} for i in range(12)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "my.yaml").write_text(
+        "name: mine\n"
+        "base: {model: tiny-llama, storage: fp32}\n"
+        "data: {train: rows.jsonl, eval: 2}\n"
+        "lora: {rank: 2}\n"
+        "train: {batch_size: 5, max_steps: 3, lr: 1e-2}\n"
+        "eval: {samples: 1, max_new_tokens: 4}\n"
+    )
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        done = call("train", "my.yaml")
+    finally:
+        os.chdir(here)
+    assert done.exit_code == 0, done.output
+    assert "12 checks passed" in done.output
+    assert "step 3/3" in done.output
+    assert "sapwood chat" in done.output
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "home" in request.fixturenames:
+        monkeypatch.chdir(request.getfixturevalue("home"))
+
+
+def call(*arguments: str) -> Result:
+    """The app in this process, as `main` would treat its errors."""
+    result = CliRunner().invoke(cli.app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def shell(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The real program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "sapwood", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
+def test_check_reports_and_trains_nothing(home: Path) -> None:
+    before = sorted(home.rglob("*"))
+    said = call("check", "my.yaml").output
+    for word in ("rows       10 to learn from, 2 held out", "proof", "time       about", "memory     about"):
+        assert word in said
+    assert sorted(home.rglob("*")) == before
+    facts = json.loads(call("check", "my.yaml", "--json").output)
+    assert facts["proof"]["rows"] == 10
+    assert facts["estimate"]["peak_bytes"] > 0
+
+
+def test_show_marks_what_is_learnt(home: Path) -> None:
+    said = call("show", "my.yaml", "--row", "0").output
+    assert said.startswith("<|im_start|>│user")
+    assert "⟦Wat" in said, "the answer's first token is marked, without colour too"
+    assert "9 trained" in said
+    page = home / "page.html"
+    call("show", "my.yaml", "-n", "3", "--html", str(page))
+    assert "<html" in page.read_text(encoding="utf-8")
+    page.unlink()
+
+
+def test_show_of_a_row_that_is_not_there(home: Path) -> None:
+    done = shell("show", "my.yaml", "--row", "99", cwd=home)
+    assert (done.returncode, "no row 99" in done.stderr) == (3, True)
+
+
+def test_runs_lists_and_compares(home: Path) -> None:
+    assert "finished" in call("runs").output
+    (run,) = json.loads(call("runs", "--json").output)
+    assert run["name"] == "mine"
+    assert "held-out" in call("runs", "mine", run["id"]).output
+    both = json.loads(call("runs", "mine", "mine", "--json").output)
+    assert len(both["runs"]) == 2
+    assert "no runs" in call("runs", "--runs", "elsewhere").output
+
+
+def test_train_json_is_nothing_but_json(home: Path) -> None:
+    done = shell("train", "my.yaml", "--json", "train.max_steps=1", "save.dir=json-runs", cwd=home)
+    assert done.returncode == 0, done.stderr
+    *events, last = [json.loads(line) for line in compact(done.stdout)]
+    assert [event["kind"] for event in events] == ["evaluated", "stepped", "evaluated", "finished"]
+    assert (home / last["adapter"]).is_dir()
+
+
+def compact(text: str) -> list[str]:
+    """JSON values, one a line: the last one is printed over several."""
+    decoder, at, out = json.JSONDecoder(), 0, list[str]()
+    while at < len(text.rstrip()):
+        value, at = decoder.raw_decode(text, at)
+        out.append(json.dumps(value))
+        while at < len(text) and text[at].isspace():
+            at += 1
+    return out
+
+
+def test_the_loss_curve_is_a_picture(home: Path) -> None:
+    (run,) = json.loads(call("runs", "--json").output)
+    assert (home / run["path"] / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_chat_answers_once(home: Path) -> None:
+    done = shell("chat", "mine", "--prompt", "Tree 3?", "--max-new-tokens", "5", cwd=home)
+    assert (done.returncode, done.stderr) == (0, "")
+    facts = json.loads(
+        shell("chat", "mine", "-p", "Tree 3?", "--max-new-tokens", "5", "--json", cwd=home).stdout
+    )
+    assert facts
+    compared = shell("chat", "mine", "-p", "Tree 3?", "--max-new-tokens", "5", "--compare", cwd=home)
+    assert compared.returncode == 0, compared.stderr
+
+
+def test_resume_of_a_finished_run_is_quick_and_harmless(home: Path) -> None:
+    assert "finished" in call("resume", "mine").output
+
+
+def test_init_writes_a_config_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "wrote my.yaml" in call("init", "my.yaml", "--data", "rows.json").output
+    assert load_config(tmp_path / "my.yaml").data.train == ("rows.json",)
+    done = shell("init", "my.yaml", cwd=tmp_path)
+    assert (done.returncode, "file exists" in done.stderr) == (5, True)
+    assert call("init", "my.yaml", "--force").exit_code == 0
+
+
+def test_doctor_looks_at_the_machine() -> None:
+    assert "GFLOP/s" in call("doctor").output
+    facts = json.loads(call("doctor", "--json").output)
+    assert facts["memory_total"] > facts["memory_available"] > 0
+    assert facts["versions"]["torch"]
+
+
+def test_model_list_and_info(home: Path) -> None:
+    assert "builtin:smollm2" in call("model", "list").output
+    assert json.loads(call("model", "list", "--json").output)["models"]
+    assert "llama" in call("model", "info", "tiny-llama").output
+    assert json.loads(call("model", "info", "tiny-llama", "--json").output)
+
+
+def test_version_and_help() -> None:
+    assert call("--version").output.startswith("sapwood ")
+    said = call("--help").output
+    for verb in ("demo", "check", "show", "train", "resume", "runs", "chat", "init", "doctor", "model"):
+        assert verb in said
+
+
+# Each: arguments, exit code, and what the one message must say.
+BAD = {
+    "unknown key": (
+        ["train", "my.yaml", "train.epoch=2"],
+        2,
+        ["unknown key train.epoch", "did you mean train.epochs?"],
+    ),
+    "missing config": (["train", "me.yaml"], 2, ["not found", "did you mean my.yaml?"]),
+    "not an override": (["train", "my.yaml", "epochs"], 2, ["section.key=value"]),
+    "missing data": (["check", "my.yaml", "data.train=row.jsonl"], 3, ["row.jsonl", "rows.jsonl"]),
+    "wrong JSON": (["check", "my.yaml", "data.train=bad.json"], 3, ["bad.json:1"]),
+    "row without answer": (["check", "my.yaml", "data.train=empty.jsonl"], 3, ["empty.jsonl:1", "output"]),
+    "overlong": (["check", "my.yaml", "pack.length=16"], 3, ["[overlong]", "template.overlong=drop"]),
+    "model not found": (["check", "my.yaml", "base.model=tiny-lama"], 4, ["tiny-lama", "tiny-llama"]),
+    "no target module": (["train", "my.yaml", "lora.targets=[q_prj]"], 2, ["q_prj", "did you mean q_proj?"]),
+    "runs below a file": (["train", "my.yaml", "save.dir=rows.jsonl"], 5, ["rows.jsonl", "not a folder"]),
+    "unknown run": (["resume", "nothing"], 2, ["nothing"]),
+    "unknown chat target": (["chat", "nobody", "-p", "hi"], 2, ["nobody"]),
+    "no network": (["check", "my.yaml", "base.model=hf:nobody/nothing"], 4, ["nobody/nothing"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_clear_error(case: str, home: Path) -> None:
+    (home / "bad.json").write_text('[{"instruction": "a", "output": "b",}]')
+    (home / "empty.jsonl").write_text('{"instruction": "a", "output": ""}\n')
+    arguments, code, words = BAD[case]
+    before = sorted(p for p in home.rglob("*") if "runs" not in p.parts)
+    runs = len(list((home / "runs").iterdir()))
+    done = subprocess.run(
+        [sys.executable, "-m", "sapwood", *arguments],
+        capture_output=True, text=True, cwd=home, timeout=120, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    said = done.stderr
+    assert "Traceback" not in said
+    assert done.returncode == code, said
+    for word in words:
+        assert word in said
+    assert " · " in said
+    assert sorted(p for p in home.rglob("*") if "runs" not in p.parts) == before
+    assert len(list((home / "runs").iterdir())) == runs
+
+
+def test_a_folder_that_cannot_be_written(home: Path) -> None:
+    done = shell("train", "my.yaml", "save.dir=/proc/sapwood", cwd=home)
+    assert done.returncode == 5
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_in_use_says_by_whom(home: Path) -> None:
+    from sapwood.track.store import reopen_run
+
+    run = json.loads(call("runs", "mine", "--json").output)["runs"][0]
+    with reopen_run(home / run["path"]):
+        done = shell("resume", "mine", cwd=home)
+    assert done.returncode == 7
+    assert str(os.getpid()) in done.stderr
+
+
+def test_debug_shows_the_traceback(home: Path) -> None:
+    assert "Traceback" in shell("train", "me.yaml", "--debug", cwd=home).stderr
