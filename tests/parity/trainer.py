@@ -28,8 +28,8 @@ def in_training_order(examples: Sequence[Example], config: RunConfig, steps: int
 def trainer_losses(
     network: Any, start: LoraModel, examples: Sequence[Example], config: RunConfig, steps: int
 ) -> list[float]:
-    """Losses of ``steps`` optimizer steps over ``examples`` in order, by Trainer + PEFT in fp32, one example at a
-    time accumulated to the batch.
+    """Losses of ``steps`` optimizer steps over ``examples`` in order, by Trainer + PEFT in fp32, one example
+    at a time accumulated to the batch.
 
     Args:
         network: the plain transformers model, without adapter.
