@@ -16,7 +16,6 @@ demo: install
 	$(BIN)/sapwood demo
 
 test: install
-	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 $(TESTS)
 
 lint: install

@@ -1,0 +1,79 @@
+"""The README's example runs as it is printed, and both languages say the same things."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sapwood.config import RunConfig
+from tests.model.tiny import tiny_llama
+
+ROOT = Path(__file__).parents[1]
+READMES = ("README.md", "README.zh-CN.md")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_python_example_runs(name: str, tmp_path: Path) -> None:
+    tiny_llama(tmp_path)
+    rows = [{"instruction": f"Tree {i}?", "output": f"Water tree {i} well."} for i in range(12)]
+    (tmp_path / "my.json").write_text(json.dumps(rows))
+    (tmp_path / "my.yaml").write_text(
+        "base: {model: tiny-llama, storage: fp32}\ndata: {train: my.json, eval: 2}\neval: {samples: 0}\n"
+    )
+    example, plain_peft = blocks(name, "python")
+    imports = (
+        "from sapwood.config import BaseConfig\nfrom sapwood.model.base import inspect_base, load_base\n"
+    )
+    settings = "b = BaseConfig(model='tiny-llama', storage='fp32')\n"
+    base = imports + settings + "base_model = load_base(inspect_base(b), b).model\n"
+    done = subprocess.run(
+        [sys.executable, "-c", example + base + plain_peft],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    path, loss = done.stdout.split()
+    assert (tmp_path / path / "adapter_model.safetensors").is_file()
+    assert float(loss) > 0
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_command_and_key_exists(name: str) -> None:
+    from sapwood.cli import app
+
+    verbs = {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    }
+    verbs |= {group.name for group in app.registered_groups if group.name}
+    told = "".join(blocks(name, "sh"))
+    assert set(re.findall(r"^sapwood (\w+)", told, flags=re.MULTILINE)) <= verbs
+    for section, key in re.findall(r"\b(\w+)\.(\w+)=", told):
+        assert key in RunConfig.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+
+
+def test_both_languages_have_the_same_sections_and_commands() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in READMES)
+    assert [len(h) for h in re.findall(r"^(#+) ", english, re.MULTILINE)] == [
+        len(h) for h in re.findall(r"^(#+) ", chinese, re.MULTILINE)
+    ]
+    strip = re.compile(r"#.*")
+    for a, b in zip(blocks("README.md", "sh"), blocks("README.zh-CN.md", "sh"), strict=True):
+        assert [strip.sub("", line).split() for line in a.splitlines()] == [
+            strip.sub("", line).split() for line in b.splitlines()
+        ]
+
+
+def test_links_lead_somewhere() -> None:
+    for name in (*READMES, "ARCHITECTURE.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert (ROOT / target).exists(), f"{name}: {target}"
