@@ -145,7 +145,7 @@ def test_dropout_equals_peft_with_the_masks_of_the_clock() -> None:
             self.layer = layer
 
         def forward(self, x: Tensor) -> Tensor:
-            keep = keep_mask(x.flatten(0, -2).shape, rate, model.clock.at(self.layer))
+            keep = keep_mask(x.flatten(0, -2).shape, rate, model.clock.at(self.layer)).bool()
             return x * keep.view(x.shape) / (1 - rate)
 
     for name, module in linears(reference).items():

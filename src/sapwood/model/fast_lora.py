@@ -21,7 +21,7 @@ import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
-from sapwood.model.dropout import DropoutClock, keep_mask
+from sapwood.model.dropout import DropoutClock, keep_mask, masked
 from sapwood.model.frozen import FrozenWeight, freeze
 
 
@@ -43,8 +43,7 @@ class _LoraProducts(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, x: Tensor, *adapter: Tensor) -> tuple[Tensor, ...]:
         n = len(call.weights)
         flat = x.flatten(0, -2)
-        a = torch.cat(adapter[:n]).to(x.dtype)
-        h = _masked(flat, call) @ a.T  # [T, sum of ranks]
+        h = _masked(flat, _keep(flat, call)) @ _stacked(adapter[:n], call, x.dtype).T  # [T, sum of ranks]
         outputs: list[Tensor] = []
         for weight, scale, b, h_i in zip(
             call.weights, call.scales, adapter[n:], _split(h, adapter[:n]), strict=True
@@ -61,7 +60,6 @@ class _LoraProducts(torch.autograd.Function):
         x, h, *adapter = ctx.saved_tensors
         call: _Call = ctx.call
         n = len(call.weights)
-        a = torch.cat(adapter[:n]).to(x.dtype)
         need_x = ctx.needs_input_grad[1]
         grad_x: Tensor | None = None
         grad_h: list[Tensor] = []
@@ -74,32 +72,30 @@ class _LoraProducts(torch.autograd.Function):
                 part = call.weights[i].input_grad(g)
                 grad_x = part if grad_x is None else grad_x.add_(part)
         grad_h_all = torch.cat(grad_h, 1)
-        keep = _keep(x.flatten(0, -2), call)
-        grad_a = (
-            (grad_h_all.T @ _apply(x.flatten(0, -2), keep, call.rate))
-            .float()
-            .split([len(p) for p in adapter[:n]])
-        )
+        flat = x.flatten(0, -2)
+        keep = _keep(flat, call)
+        grad_a = (grad_h_all.T @ _masked(flat, keep)).float().div_(1 - call.rate)
         if grad_x is not None:
-            grad_x.add_(_apply(grad_h_all @ a, keep, call.rate))
+            grad_x.add_(_masked(grad_h_all @ _stacked(adapter[:n], call, x.dtype), keep))
             grad_x = grad_x.unflatten(0, x.shape[:-1])
-        return None, grad_x, *grad_a, *grad_b
+        return None, grad_x, *grad_a.split([len(p) for p in adapter[:n]]), *grad_b
 
 
 def _split(h: Tensor, a: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return h.split([len(p) for p in a], 1)
 
 
+def _stacked(a: Sequence[Tensor], call: _Call, dtype: torch.dtype) -> Tensor:
+    """All A's as one [sum of ranks, in]; dropout's 1 / (1 - rate) is applied here, where it is cheapest."""
+    return torch.cat(list(a)).div_(1 - call.rate).to(dtype)
+
+
 def _keep(flat: Tensor, call: _Call) -> Tensor | None:
-    return keep_mask(flat.shape, call.rate, call.seed).to(flat.device) if call.rate else None
+    return keep_mask(flat.shape, call.rate, call.seed) if call.rate else None
 
 
-def _apply(flat: Tensor, keep: Tensor | None, rate: float) -> Tensor:
-    return flat if keep is None else torch.where(keep, flat, 0).mul_(1 / (1 - rate))
-
-
-def _masked(flat: Tensor, call: _Call) -> Tensor:
-    return _apply(flat, _keep(flat, call), call.rate)
+def _masked(flat: Tensor, keep: Tensor | None) -> Tensor:
+    return flat if keep is None else masked(flat, keep)
 
 
 @dataclass(slots=True)
