@@ -20,7 +20,7 @@ from sapwood.train.loop import pack_examples
 from sapwood.train.schedule import members, plan_steps
 from sapwood.types import Cursor, Pack
 
-EFFICIENCY = 0.45  # of the matrix rate, over everything that isn't a product
+EFFICIENCY = 0.28  # of the matrix rate, over everything that isn't a product
 BASELINE_BYTES = 560e6  # Python with torch, transformers and peft imported
 SAMPLED_STEPS = 8
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
