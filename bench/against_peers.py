@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from common import (
     BATCH,
@@ -32,32 +33,34 @@ from common import (
 LITERAL, BEST_KNOWN, OURS = "trainer-literal", "trainer-bf16-1x16", "sapwood"
 
 
-def peer(name: str, who: str, note: str, micro: int = 1, **more: object) -> Job:
-    settings = {"storage": "bf16", "pack_length": 1024} | more
-    return Job(name, who, f"{note}, {micro} x {BATCH // micro}", micro=micro, **settings)  # type: ignore[arg-type]
+def peer(name: str, note: str, micro: int = 1, **more: Any) -> Job:
+    """A configuration of Trainer or SFTTrainer; ``micro`` examples in a forward pass, 16 in a step."""
+    who = "trl" if name.startswith("trl") else "trainer"
+    job = Job(name, who, f"{note}, {micro} x {BATCH // micro}", storage="bf16", micro=micro)
+    return replace(job, **more)
 
 
 CASES = (
     Job(OURS, "ours", "base in the faster format here, packs of 512, shared prefixes"),
     Job("sapwood-fp32", "ours", "fp32, packs of 512, shared prefixes", storage="fp32"),
-    peer(LITERAL, "trainer", "bf16, gradient checkpointing", 4, checkpointing=True),
-    peer(BEST_KNOWN, "trainer", "bf16"),
-    peer("trainer-bf16-2x8", "trainer", "bf16", 2),
-    peer("trainer-bf16-4x4", "trainer", "bf16", 4),
-    peer("trainer-fp32-1x16", "trainer", "fp32", storage="fp32"),
-    peer("trainer-fp32-4x4", "trainer", "fp32", 4, storage="fp32"),
-    peer("trainer-bf16-adapter", "trainer", "bf16, adapter in bf16 too", bf16_adapter=True),
-    peer("trainer-autocast", "trainer", "bf16 and autocast", autocast=True),
-    peer("trl-bf16-1x16", "trl", "bf16"),
-    peer("trl-bf16-4x4", "trl", "bf16", 4),
-    peer("trl-fp32-4x4", "trl", "fp32", 4, storage="fp32"),
-    peer("trl-padding-free", "trl", "bf16, padding-free", 4, padding_free=True),
+    peer(LITERAL, "bf16, gradient checkpointing", 4, checkpointing=True),
+    peer(BEST_KNOWN, "bf16"),
+    peer("trainer-bf16-2x8", "bf16", 2),
+    peer("trainer-bf16-4x4", "bf16", 4),
+    peer("trainer-fp32-1x16", "fp32", storage="fp32"),
+    peer("trainer-fp32-4x4", "fp32", 4, storage="fp32"),
+    peer("trainer-bf16-adapter", "bf16, adapter in bf16 too", bf16_adapter=True),
+    peer("trainer-autocast", "bf16 and autocast", autocast=True),
+    peer("trl-bf16-1x16", "bf16"),
+    peer("trl-bf16-4x4", "bf16", 4),
+    peer("trl-fp32-4x4", "fp32", 4, storage="fp32"),
+    peer("trl-padding-free", "bf16, padding-free", 4, padding_free=True),
     Job("trl-packing-1024", "trl", "bf16, packs of 1024 (bfd), own batches", storage="bf16", packing=True,
         pack_length=1024),
     Job("trl-packing-512", "trl", "bf16, packs of 512 (bfd), own batches", storage="bf16", packing=True),
 )  # fmt: skip
 # Only when asked for: compiling takes minutes, which a run this short can't win back.
-ON_REQUEST = (peer("trainer-compiled", "trainer", "bf16, torch.compile", fused=True),)
+ON_REQUEST = (peer("trainer-compiled", "bf16, torch.compile", fused=True),)
 SHORT = (OURS, LITERAL, BEST_KNOWN)
 
 

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -79,7 +79,7 @@ class Job:
 
 
 @contextmanager
-def scratch() -> Iterator[str]:
+def scratch() -> Generator[str]:
     """A folder for prepared examples, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="sapwood-bench-") as folder:
         yield folder
@@ -99,18 +99,22 @@ def run_all(jobs: Sequence[Job], folder: str, *, smoke: bool = False) -> list[Re
         "TOKENIZERS_PARALLELISM": "false",
     }
     if smoke:
-        os.environ.update(environment)
-        from workers import work_off
-
+        os.environ.update(environment)  # before those that read it are imported
     results: list[Result] = []
     for number, job in enumerate(jobs, start=1):
         print(f"[{number}/{len(jobs)}] {job.name} …", end=" ", file=sys.stderr, flush=True)
-        found = work_off(job) if smoke else _fresh(job, os.environ | environment)
+        found = _here(job) if smoke else _fresh(job, os.environ | environment)
         print(found.get("error") or f"{found['wall']:.0f} s", file=sys.stderr, flush=True)
         results.append(found)
         if job.who == "prepare" and "error" in found:
             break
     return results
+
+
+def _here(job: Job) -> Result:
+    from workers import work_off
+
+    return work_off(job)
 
 
 def _fresh(job: Job, environment: Mapping[str, str]) -> Result:

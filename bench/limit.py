@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from common import (
     Job,
@@ -41,13 +42,11 @@ def main() -> int:
     formats = [given.only] if given.only else ["bf16", "fp32"]
     jobs: list[Job] = []
     for storage in formats:
-        common = {"model": given.model, "storage": storage, "pack_length": given.pack_length}
-        before, after = (
-            Job(f"rate-{storage}", "rate", **common),
-            Job(f"rate-{storage}-after", "rate", **common),
+        before = Job(
+            f"rate-{storage}", "rate", model=given.model, storage=storage, pack_length=given.pack_length
         )
-        work = Job(f"sapwood-{storage}", "ours", dropout=given.dropout, steps=steps, **common)
-        jobs += [before, work, after]
+        work = replace(before, name=f"sapwood-{storage}", who="ours", dropout=given.dropout, steps=steps)
+        jobs += [before, work, replace(before, name=f"rate-{storage}-after")]
     facts = machine()
     with scratch() as folder:
         results = run_all([rows_job(given), *jobs], folder, smoke=given.smoke)

@@ -7,9 +7,10 @@ quarter of each example is learnt.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from common import (
     BATCH,
@@ -56,7 +57,7 @@ def main() -> int:
     for row in by_length:
         row["growth"] = row["ms_per_token"] / first["ms_per_token"]
         row["expected"] = row["flops_per_token"] / first["flops_per_token"]
-    by_rows = [result | speeds(result) for result in trained[len(lengths) :]]
+    by_rows: list[Result] = [result | speeds(result) for result in trained[len(lengths) :]]
     header = ["context", "ms a token", "growth", "expected", "peak GB"]
     print(table(header, [[row["length"], row["ms_per_token"], row["growth"], row["expected"],
                           row["peak_bytes"] / 1e9] for row in by_length]))  # fmt: skip
@@ -68,27 +69,26 @@ def main() -> int:
     return 0
 
 
-def length_jobs(given: Any, lengths: Sequence[int]) -> list[Job]:
+def length_jobs(given: argparse.Namespace, lengths: Sequence[int]) -> list[Job]:
     jobs = [Job("shapes", "rate", model=given.model, storage="bf16")]
     for length in lengths:
-        name, answer = f"context-{length}", length // 4
-        common = {"model": given.model, "examples": name, "pack_length": length}
-        jobs.append(
-            Job(
-                f"prepare {name}",
-                "prepare",
-                rows=PER_STEP * STEPS,
-                sizes=(0, length - answer, answer),
-                **common,
-            )
+        work = Job(
+            f"context-{length}",
+            "ours",
+            model=given.model,
+            examples=f"context-{length}",
+            batch=PER_STEP,
+            steps=STEPS,
+            pack_length=length,
+            checkpointing=given.checkpointing,
         )
-        jobs.append(
-            Job(name, "ours", batch=PER_STEP, steps=STEPS, checkpointing=given.checkpointing, **common)
-        )
+        sizes = (0, length - length // 4, length // 4)
+        made = replace(work, name=f"prepare {work.name}", who="prepare", rows=PER_STEP * STEPS, sizes=sizes)
+        jobs += [made, work]
     return jobs
 
 
-def row_jobs(given: Any, counts: Sequence[int]) -> list[Job]:
+def row_jobs(given: argparse.Namespace, counts: Sequence[int]) -> list[Job]:
     jobs = [rows_job(given, max(counts))]
     return jobs + [Job(f"rows-{count}", "ours", model=given.model, steps=count // BATCH) for count in counts]
 

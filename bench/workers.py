@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def work_off(job: Job) -> Result:
     """What the job's function finds, or its error: the other jobs go on, and the table shows what failed."""
     started = time.monotonic()
     try:
-        found = WORK[job.who](job)
+        with redirect_stdout(sys.stderr):  # Trainer prints a line a step; stdout is for the table
+            found = WORK[job.who](job)
     except Exception as error:
         traceback.print_exc()
         found = {"error": f"{type(error).__name__}: {error}"[:500]}
