@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sapwood.data.cache import read_examples
 from tests.model.tiny import tiny_llama
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -135,16 +136,22 @@ def test_the_plot_is_made_from_the_json(smoke: Mapping[str, Any], tmp_path: Path
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") and picture.stat().st_size > 10_000
 
 
-def test_each_measurement_has_a_process_of_its_own(tmp_path: Path) -> None:
-    out = tmp_path / "fresh.json"
-    model = tiny_llama(tmp_path)
-    done = run(
-        "against_peers", "--model", model, "--data", "builtin:nursery", "--only", "sapwood", "--out", out
-    )
+FRESH = """
+import json, sys
+from common import Job, run_all
+job = Job("prepare", "prepare", model=sys.argv[1], rows=3, sizes=(16, 8, 4))
+print(json.dumps([run_all([job], sys.argv[2]), "torch" in sys.modules]))
+"""
+
+
+def test_work_is_done_in_a_fresh_process(tmp_path: Path) -> None:
+    done = python("-c", FRESH, tiny_llama(tmp_path), tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "[2/2] sapwood" in done.stderr
-    found = json.loads(out.read_text(encoding="utf-8"))
-    assert found["smoke"] is False and "speed_vs_literal" not in found["rows"][0]
+    (found,), torch_here = json.loads(done.stdout)
+    assert (found["rows"], found["tokens"], found["targets"]) == (3, 3 * 28, 3 * 4)
+    assert not torch_here, "who hands out the work must stay small"
+    first, second, _ = read_examples(tmp_path / "examples.safetensors")
+    assert (first.ids[:16] == second.ids[:16]).all() and (first.ids[16:] != second.ids[16:]).any()
 
 
 def test_what_fails_is_named(tmp_path: Path) -> None:
