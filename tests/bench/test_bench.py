@@ -1,0 +1,161 @@
+"""Every script of bench/ runs in its smoke form and writes the JSON that the README's figures come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sapwood.data.cache import read_examples
+from tests.model.tiny import tiny_llama
+
+BENCH = Path(__file__).parents[2] / "bench"
+CASES = ("sapwood-fp32", "trainer-literal", "trainer-fp32-1x16", "trl-padding-free", "trl-packing-512")
+ARGUMENTS = {
+    "against_peers": [argument for name in CASES for argument in ("--only", name)],
+    "loss_parity": [],
+    "limit": ["--dropout", "0.1"],
+    "prefix": [],
+    "scale": [],
+}
+
+
+# All in one interpreter: starting one with torch, transformers, peft and trl takes longer than the work.
+ALL = """
+import json, runpy, sys
+for script, arguments in json.loads(sys.argv[1]):
+    sys.argv = [script, *arguments]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    environment["PYTHONPATH"] = str(BENCH)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return python(BENCH / f"{script}.py", *arguments)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, Any]]:
+    """What each script wrote."""
+    folder = tmp_path_factory.mktemp("bench")
+    paths = {script: folder / f"{script}.json" for script in ARGUMENTS}
+    calls = [
+        (str(BENCH / f"{script}.py"), ["--smoke", "--out", str(paths[script]), *arguments])
+        for script, arguments in ARGUMENTS.items()
+    ]
+    done = python("-c", ALL, json.dumps(calls))
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stdout.count("a smoke run") == len(ARGUMENTS)
+    found: dict[str, dict[str, Any]] = {}
+    for script, path in paths.items():
+        assert f"written: {path}" in done.stdout
+        one = json.loads(path.read_text(encoding="utf-8"))
+        assert one["script"] == script and one["smoke"] is True
+        assert one["machine"]["cores"] >= 1 and one["versions"]["torch"]
+        found[script] = one | {"path": path}
+    return found
+
+
+def test_everyone_trains_on_the_same_examples_from_the_same_start(smoke: Mapping[str, Any]) -> None:
+    rows = {row["name"]: row for row in smoke["against_peers"]["rows"]}
+    assert tuple(rows) == CASES
+    whole = smoke["against_peers"]["data"]
+    for name, row in rows.items():
+        assert len(row["seconds"]) == len(row["losses"]) == 2
+        assert (sum(row["examples"]), sum(row["tokens"])) == (whole["rows"], whole["tokens"]), name
+        assert row["examples_per_s"] > 0 and row["peak_bytes"] > 100e6
+        if "packing" in name:  # TRL makes batches of its own, and no target of a packed row's first token
+            continue
+        assert row["targets"] == rows["sapwood-fp32"]["targets"]
+        # B starts at zero: the first loss is the base's, on these very examples
+        tolerance = 1e-4 if row["storage"] == "fp32" else 5e-3
+        assert row["losses"][0] == pytest.approx(rows["sapwood-fp32"]["losses"][0], abs=tolerance), name
+
+
+def test_ratios_are_those_of_the_speeds(smoke: Mapping[str, Any]) -> None:
+    rows = {row["name"]: row for row in smoke["against_peers"]["rows"]}
+    peers = [row for row in rows.values() if row["who"] != "ours"]
+    best = max(peers, key=lambda row: row["examples_per_s"])
+    assert [row["name"] for row in rows.values() if row["best_peer"]] == [best["name"]]
+    ours = rows["sapwood-fp32"]
+    assert ours["speed_vs_best_peer"] == pytest.approx(ours["examples_per_s"] / best["examples_per_s"])
+    assert rows["trainer-literal"]["speed_vs_literal"] == 1
+
+
+def test_losses_are_those_of_trainer_and_peft(smoke: Mapping[str, Any]) -> None:
+    found = smoke["loss_parity"]
+    assert found["max_apart"] == max(found["apart"]) < found["goal"]
+    assert found["ours"]["losses"][1] != found["ours"]["losses"][0]
+
+
+def test_the_share_is_of_the_highest_rate(smoke: Mapping[str, Any]) -> None:
+    for row in smoke["limit"]["rows"]:
+        assert row["share"] == pytest.approx(row["reached"] / max(row["rates"].values()))
+        assert 0 < row["share"] < 1
+    # the tiny llama: two layers of q, o (64 x 64), k, v (32 x 64), gate, up, down (64 x 128); head 600 x 64
+    linear, head = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128), 600 * 64
+    row = smoke["limit"]["rows"][0]
+    assert row["needed"] == 4 * linear * row["computed"][1] + 4 * head * row["targets"][1]
+
+
+def test_a_shared_prompt_is_computed_once(smoke: Mapping[str, Any]) -> None:
+    ours, *peers = smoke["prefix"]["rows"]
+    assert [peer["tokens"] for peer in peers] == [ours["tokens"]] * 2
+    assert sum(ours["computed"]) < 0.4 * sum(ours["tokens"])
+    assert max(peer["speed_vs_best_peer"] for peer in peers) == 1
+
+
+def test_scale_covers_lengths_and_rows(smoke: Mapping[str, Any]) -> None:
+    found = smoke["scale"]
+    assert [row["length"] for row in found["by_length"]] == [64, 128]
+    assert [row["tokens"][0] for row in found["by_length"]] == [2 * 64, 2 * 128]
+    assert found["by_length"][0]["growth"] == 1 < found["by_length"][1]["expected"] < 2
+    assert [sum(row["examples"]) for row in found["by_rows"]] == [32]
+
+
+def test_the_plot_is_made_from_the_json(smoke: Mapping[str, Any], tmp_path: Path) -> None:
+    picture = tmp_path / "figures.png"
+    done = run("plot", smoke["against_peers"]["path"], picture)
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") and picture.stat().st_size > 10_000
+
+
+FRESH = """
+import json, sys
+from common import Job, run_all
+job = Job("prepare", "prepare", model=sys.argv[1], rows=3, sizes=(16, 8, 4))
+print(json.dumps([run_all([job], sys.argv[2]), "torch" in sys.modules]))
+"""
+
+
+def test_work_is_done_in_a_fresh_process(tmp_path: Path) -> None:
+    done = python("-c", FRESH, tiny_llama(tmp_path), tmp_path)
+    assert done.returncode == 0, done.stderr
+    (found,), torch_here = json.loads(done.stdout)
+    assert (found["rows"], found["tokens"], found["targets"]) == (3, 3 * 28, 3 * 4)
+    assert not torch_here, "who hands out the work must stay small"
+    first, second, _ = read_examples(tmp_path / "examples.safetensors")
+    assert (first.ids[:16] == second.ids[:16]).all() and (first.ids[16:] != second.ids[16:]).any()
+
+
+def test_what_fails_is_named(tmp_path: Path) -> None:
+    done = run("loss_parity", "--model", tmp_path / "nowhere", "--out", tmp_path / "none.json")
+    assert done.returncode == 1 and "FAILED prepare" in done.stderr
+    assert not (tmp_path / "none.json").exists()
+    assert run("against_peers", "--only", "nobody").returncode == 2
