@@ -286,3 +286,19 @@ def test_a_run_resumed_at_any_step_ends_in_the_same_bits(tmp_path: Path) -> None
         again = [timeless(event) for event in train(model, data(), state, settings)]
         assert again == events[length:], step
         assert same_bits(adapter(model), expected), step
+
+
+def test_gradient_checkpointing_recomputes_layers_and_changes_nothing() -> None:
+    adapters: list[dict[str, torch.Tensor]] = []
+    forwards: list[int] = []
+    for on in (False, True):
+        settings = six_steps(train={"gradient_checkpointing": on})
+        model, state = start(settings)
+        ran: list[int] = []
+        layer = model.backbone.get_submodule("layers.0.mlp")
+        layer.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
+        list(train(model, data(held_out=0), state, settings))
+        adapters.append(adapter(model))
+        forwards.append(len(ran))
+    assert forwards[1] == 2 * forwards[0], "each layer runs again in the backward pass"
+    assert same_bits(*adapters)

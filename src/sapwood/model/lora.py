@@ -52,6 +52,7 @@ def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
+    from sapwood.model.fast_blocks import lighten
     from sapwood.model.fast_lora import LoraLinear, speed_up
 
     targets = resolve_targets(base.model, config.targets)
@@ -65,6 +66,7 @@ def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
         task_type="CAUSAL_LM",
     )
     settings._register_custom_module({nn.Linear: LoraLinear})  # pyright: ignore[reportPrivateUsage]
+    lighten(base.model)
     base.model.name_or_path = base.spec.source  # PEFT writes it into the adapter's config
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away

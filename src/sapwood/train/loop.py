@@ -50,6 +50,8 @@ def train(
     schedule = plan_steps(len(data.train), settings)
     every = config.eval.every or schedule.steps_per_epoch
     started = time.monotonic()
+    if settings.gradient_checkpointing:
+        model.network.activation_checkpointing_enable({"use_reentrant": False})
     model.peft.train()
     while True:
         due = state.step % every == 0 or state.step >= schedule.total_steps

@@ -1,0 +1,116 @@
+"""Norms and gated MLPs of a frozen base, without the copies that autograd would keep.
+
+transformers' RMSNorm keeps two fp32 tensors for its backward pass, its gated MLP four activations. Both can
+be had from less: the norm's input and one number a token; gate and up. A block is replaced only where the
+function below gives, on random input, exactly the bits that the block itself gives: nothing is assumed about
+an architecture.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _RmsNorm(torch.autograd.Function):
+    """x: [..., D], weight: [D] -> [..., D]. Source: arXiv 1910.07467, equation 4."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
+        wide = x.float()
+        rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True).add_(eps))
+        ctx.save_for_backward(x, weight, rstd)
+        ctx.unit_offset = unit_offset
+        wide = wide.mul_(rstd) if wide is not x else wide * rstd
+        if unit_offset:  # Gemma: (1 + w), multiplied before the cast
+            return wide.mul_(1.0 + weight.float()).to(x.dtype)
+        return weight * wide.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, rstd = ctx.saved_tensors
+        scaled = grad * (1.0 + weight.float()) if ctx.unit_offset else (grad * weight).float()
+        normed = x.float() * rstd
+        inner = (scaled * normed).mean(-1, keepdim=True)
+        grad_x = torch.addcmul(scaled, normed, inner, value=-1).mul_(rstd)
+        return grad_x.to(x.dtype), None, None, None
+
+
+class _GatedProduct(torch.autograd.Function):
+    """act(gate) * up, keeping gate and up alone. Source: arXiv 2002.05202."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.gelu = gelu
+        return _activate(gate, gelu).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        gate, up = ctx.saved_tensors
+        grad_up = _activate(gate, ctx.gelu).mul_(grad)
+        through = grad * up
+        if ctx.gelu:
+            return torch.ops.aten.gelu_backward(through, gate, approximate="tanh"), grad_up, None
+        return torch.ops.aten.silu_backward(through, gate), grad_up, None
+
+
+def _activate(gate: Tensor, gelu: bool) -> Tensor:
+    return torch.nn.functional.gelu(gate, approximate="tanh") if gelu else torch.nn.functional.silu(gate)
+
+
+def lighten(model: nn.Module) -> int:
+    """Replace the forward of every norm and gated MLP that is exactly reproduced. Returns how many were."""
+    return sum(_lighten_norm(module) + _lighten_mlp(module) for module in model.modules())
+
+
+def _lighten_norm(module: nn.Module) -> int:
+    weight, eps = (
+        getattr(module, "weight", None),
+        getattr(module, "variance_epsilon", getattr(module, "eps", None)),
+    )
+    if (
+        "RMSNorm" not in type(module).__name__
+        or not isinstance(weight, Tensor)
+        or weight.dim() != 1
+        or eps is None
+    ):
+        return 0
+    x = _random(3, len(weight), like=weight)
+    for unit_offset in (False, True):
+        if torch.equal(_RmsNorm.apply(x, weight, eps, unit_offset), module(x)):  # type: ignore[arg-type]
+
+            def forward(self: Any, hidden_states: Tensor, unit_offset: bool = unit_offset) -> Tensor:
+                return _RmsNorm.apply(hidden_states, self.weight, eps, unit_offset)  # type: ignore[return-value]
+
+            module.forward = MethodType(forward, module)
+            return 1
+    return 0
+
+
+def _lighten_mlp(module: nn.Module) -> int:
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
+    if not all(isinstance(part, nn.Module) for part in parts):
+        return 0
+    gate_proj = parts[0]
+    frozen = next(gate_proj.parameters())  # type: ignore[union-attr]
+    x = _random(3, gate_proj.in_features, like=frozen)  # type: ignore[union-attr]
+    for gelu in (False, True):
+
+        def forward(self: Any, x: Tensor, gelu: bool = gelu) -> Tensor:
+            return self.down_proj(_GatedProduct.apply(self.gate_proj(x), self.up_proj(x), gelu))
+
+        with torch.no_grad():
+            same = torch.equal(forward(module, x), module(x))
+        if same:
+            module.forward = MethodType(forward, module)
+            return 1
+    return 0
+
+
+def _random(*shape: int, like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(*shape, generator=generator).to(like.device, like.dtype)
