@@ -5,6 +5,7 @@ A new kind of file is one more entry of `_READERS`, and one more answer of `snif
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import BinaryIO
 
 from sapwood.data.delimited import read_table
 from sapwood.data.encoding import BOM, decode, read_lines
-from sapwood.data.files import open_source
+from sapwood.data.files import files_of, is_data, open_source
 from sapwood.data.json_text import (
     TOO_LARGE,
     TOO_LARGE_MEND,
@@ -23,21 +24,26 @@ from sapwood.data.json_text import (
     object_members,
     skip_space,
 )
+from sapwood.data.parquet import read_parquet
 from sapwood.data.problems import ProblemLog, excerpt, kind, names, printable
+from sapwood.data.rendered import read_text
 from sapwood.data.shapes import PAIRS, matching_formats
 from sapwood.data.sniff import FileKind, sniff
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row, RowId
 
 MAX_DOCUMENT_BYTES = 1 << 30  # a JSON document is held in memory; JSONL is not, and has no limit
+HUB = "hf:"
+_HUB_PATH = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/(?P<file>[\w.*/ -]+)")
 MAX_FAULTS = 100  # in one document: saying where costs a pass over the text before the fault
 
 
 def read_rows(paths: Sequence[str], *, root: Path | None = None) -> Iterator[Row]:
-    """The rows of the files, in order: JSON, JSONL, CSV or TSV by content; ``builtin:NAME`` is packaged data.
+    """The rows of the files, in order: JSON, JSONL, CSV, TSV, Parquet or text, by content.
 
     Args:
-        paths: as the user wrote them; `RowId.source` repeats them.
+        paths: files; folders, which stand for the data files right in them; ``builtin:NAME`` for packaged
+            data; ``hf:ORG/NAME[@REVISION]/FILE`` for files of a hub's dataset. `RowId.source` repeats them.
         root: where relative paths start; the working directory if None.
 
     A JSON object around a single list of objects stands for that list. Raises DataError behind the last good
@@ -50,16 +56,54 @@ def read_rows(paths: Sequence[str], *, root: Path | None = None) -> Iterator[Row
 
 def stream_rows(paths: Sequence[str], root: Path | None, log: ProblemLog) -> Iterator[Row]:
     """`read_rows` that adds to a log what it would raise."""
-    for source in paths:
-        yield from _read_source(source, root if root is not None else Path.cwd(), log)
+    here = root if root is not None else Path.cwd()
+    for path in paths:
+        try:
+            files = (
+                _hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
+            )
+        except DataError as error:
+            log.add(*error.problems)
+            continue
+        for source, file in files.items():
+            yield from _read_source(source, file, here, log)
 
 
-def _read_source(source: str, root: Path, log: ProblemLog) -> Iterator[Row]:
+def _hub_files(path: str) -> dict[str, str]:
+    """``hf:ORG/NAME[@REVISION]/FILE``: name of each file that the pattern fits -> its copy on this disk.
+
+    `datasets` lists and downloads them into its cache; our own readers read them. No builder is chosen by
+    what the dataset's folder says, no script of it is run, and no type is guessed.
+    """
+    where = printable(path)
+    match = _HUB_PATH.fullmatch(path)
+    if match is None or not is_data(match["file"].replace("*", "x")):
+        mend = "write hf:ORG/NAME/FILE or hf:ORG/NAME@REVISION/FILE; FILE may hold *, as data/train-*.parquet"
+        raise DataError("the path names no data file of a dataset", where, "", mend)
+    try:
+        from datasets import DownloadManager
+        from datasets.data_files import resolve_pattern
+    except ImportError:
+        raise DataError("hf: needs datasets", where, mend="pip install 'sapwood[data]'") from None
+    revision = f"@{match['revision']}" if match["revision"] else ""
+    base = f"hf://datasets/{match['name']}{revision}"
+    try:
+        found = sorted(resolve_pattern(match["file"], base_path=base))
+        local = DownloadManager().download(found)
+    except Exception as error:  # a library over a network fails in many ways
+        why = printable(" ".join(str(error).split())[:200])
+        mend = "look at the name, at the network, and at HF_TOKEN for a private dataset"
+        raise DataError("the dataset can't be fetched", where, why, mend) from None
+    names = [f"{HUB}{match['name']}{revision}/{file.split('/', 5)[-1]}" for file in found]
+    return dict(zip(names, local, strict=True))
+
+
+def _read_source(source: str, path: str, root: Path, log: ProblemLog) -> Iterator[Row]:
     strays: dict[str, RowId] = {}  # kinds of rows that aren't objects, and the first of each
     count: Counter[str] = Counter()
     problems, rows = log.total, 0
     try:
-        with open_source(source, root) as stream:
+        with open_source(path, root) if path == source else Path(path).open("rb") as stream:
             reader = _READERS[sniff(stream, source)]
             stream.seek(0)
             for row in reader(stream, source, log):
@@ -222,4 +266,6 @@ _READERS: dict[FileKind, Callable[[BinaryIO, str, ProblemLog], Iterator[Row]]] =
     "json": _read_json,
     "jsonl": _read_jsonl,
     "table": read_table,
+    "text": read_text,
+    "parquet": read_parquet,
 }
