@@ -7,7 +7,7 @@ transformers' public call, for each text and each prompt.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from sapwood.errors import DataError, Problem
 from sapwood.template.render import Renderer, Rendering
 from sapwood.template.view import as_dicts, plain
-from sapwood.types import Conversation, Example
+from sapwood.types import Conversation, Example, RowId
 
 CHECKS = {
     "template-text": "the text is the one that the tokenizer's chat template writes",
@@ -31,6 +31,7 @@ CHECKS = {
     "cut": "every character of the text is in the ids",
     "vocabulary": "every id has a row in the embedding",
     "pad-target": "padding is never learnt",
+    "missing-end": "each rendered text of the data ends as its template does",
 }
 MAX_PROBLEMS = 1000  # after so many, one more row tells nobody anything
 VERSION = 1
@@ -56,6 +57,7 @@ class Proof:
         control_rows: rows whose content was spelled like a control token; it was kept as plain text.
         fingerprint: the renderer's, which chat, serve and export compare with theirs.
         clock: the date that the template was told, where it asks for one.
+        accepted: code -> how many rows failed it, and the first, where template.accept names the code.
     """
 
     version: int
@@ -70,6 +72,7 @@ class Proof:
     stop_ids: tuple[int, ...]
     stop_text: str
     clock: str | None
+    accepted: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -89,10 +92,12 @@ class Prover:
     Args:
         renderer: the one that made the examples.
         vocab_rows: rows of the model's embedding.
+        accept: codes that may fail; the proof counts them, and doesn't claim them.
     """
 
-    def __init__(self, renderer: Renderer, vocab_rows: int) -> None:
+    def __init__(self, renderer: Renderer, vocab_rows: int, accept: Sequence[str] = ()) -> None:
         self.problems: list[Problem] = []
+        self._accepted: dict[str, dict[str, Any]] = {code: {"rows": 0, "first": None} for code in accept}
         self._renderer = renderer
         self._tokenizer = renderer.tokenizer
         self._vocab_rows = vocab_rows
@@ -120,7 +125,7 @@ class Prover:
             raise DataError("[no-target] there is no example to train on", mend="add rows with answers")
         return Proof(
             VERSION,
-            tuple(CHECKS),
+            tuple(code for code in CHECKS if not self._accepted.get(code, {}).get("rows")),
             len(self._rows),
             self._examples,
             self._turns,
@@ -131,6 +136,7 @@ class Prover:
             self._renderer.stop_ids,
             self._renderer.stop_text,
             self._renderer.clock.isoformat() if self._renderer.tells_time else None,
+            self._accepted,
         )
 
     # --- the truth ------------------------------------------------------------------------------------------
@@ -227,7 +233,16 @@ class Prover:
         self._targets += item.example.num_targets
 
     def _add(self, item: Labelled, code: str, why: str) -> None:
-        self.problems.append(Problem(f"[{code}] not so: {CHECKS[code]}", str(item.conversation.row), why))
+        self.fault(item.conversation.row, code, why)
+
+    def fault(self, row: RowId, code: str, why: str, mend: str = "") -> None:
+        """A check that failed: a problem, or one more row of a code that is accepted."""
+        accepted = self._accepted.get(code)
+        if accepted is None:
+            self.problems.append(Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why, mend))
+            return
+        accepted["rows"] += 1
+        accepted["first"] = accepted["first"] or str(row)
 
 
 def _by_tools(items: Sequence[Labelled]) -> list[tuple[Any, list[int]]]:
