@@ -15,6 +15,7 @@ from sapwood.config import RunConfig
 from sapwood.data.cache import pack_examples, read_examples
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.split import contradictions, duplicates, split_eval
+from sapwood.data.weights import weighted
 from sapwood.errors import StorageError
 from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.lora import resolve_targets
@@ -22,6 +23,7 @@ from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import Prepared, prepare
 from sapwood.template.render import Renderer
+from sapwood.template.unrender import unrender
 from sapwood.track.files import to_json, write_atomic
 from sapwood.train.loop import TrainData
 from sapwood.types import BaseSpec, Conversation, RowId
@@ -48,11 +50,13 @@ def study_config(config: RunConfig) -> Study:
     resolve_targets(skeleton(spec), config.lora.targets)  # a wrong name costs nothing here, a run later
     renderer = make_renderer(spec, config)
     notes = ReadReport()
-    learnt, held_out = read_data(config, notes)
+    learnt, held_out = read_data(config, renderer, notes)
     train = prepare_part(learnt, renderer, spec, config)
     measured = prepare_part(held_out, renderer, spec, config) if held_out else None
-    data = TrainData(train.examples, measured.examples if measured is not None else ())
-    probes = choose_probes(held_out, renderer, config.eval.samples) if held_out else []
+    seen = weighted(train.examples, config.data.train, config.data.weights, config.train.seed)
+    data = TrainData(seen, measured.examples if measured is not None else ())
+    asked = [conversation for conversation in held_out if conversation.messages]  # nobody asks a document
+    probes = choose_probes(asked, renderer, config.eval.samples) if asked else []
     facts = {
         "base": spec.source,
         "base_fingerprint": spec.fingerprint,
@@ -77,12 +81,17 @@ def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = No
 
 
 def read_data(
-    config: RunConfig, notes: ReadReport | None = None
+    config: RunConfig, renderer: Renderer, notes: ReadReport | None = None
 ) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations to learn from, and held-out ones."""
-    conversations = list(read_conversations(config.data, report=notes))
+
+    def read(paths: Sequence[str]) -> list[Conversation]:
+        found = read_conversations(config.data, paths, report=notes)
+        return unrender(found, renderer, config.template.train_on)
+
+    conversations = read(config.data.train)
     if isinstance(config.data.eval, str):
-        return conversations, list(read_conversations(config.data, [config.data.eval], report=notes))
+        return conversations, read([config.data.eval])
     if config.data.eval == 0:
         return conversations, []
     learnt, held_out = split_eval(conversations, config.data.eval, config.train.seed)

@@ -55,6 +55,11 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
         )
     if report["control_rows"]:
         lines.append(f"note       {report['control_rows']:,} rows spell a control token; it stays plain text")
+    lines += [
+        f"accepted   {code}: {found['rows']:,} rows, first {found['first']}"
+        for code, found in proof["accepted"].items()
+        if found["rows"]
+    ]
     return [*lines, *(f"note       {text}" for text in rows["notes"])]
 
 
@@ -66,7 +71,9 @@ def _bars(histogram: list[list[int]]) -> str:
     return f"{histogram[0][0]} {drawn} {histogram[-1][0]}"
 
 
-def show_tokens(path: Path, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None) -> None:
+def show_tokens(
+    path: Path, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
+) -> None:
     from sapwood.template.show import show, show_html, worst_first
 
     study = study_config(load_config(path, overrides))

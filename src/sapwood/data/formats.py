@@ -75,6 +75,10 @@ def to_conversation(
         messages = read_pair(record, format)
     elif format == TEXT:
         messages = []
+        if system:
+            record.fault(
+                "data.system can't be put into text that is rendered already", mend="remove data.system"
+            )
     else:
         messages = read_turns(record, TURNS[format])
         tools = read_tools(record)

@@ -114,7 +114,12 @@ class Prover:
         own = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         for item, ids, truth, prompts in zip(items, own, *self._truth(items), strict=True):
             self._check_ids(item, truth, ids)
-            self._check_turns(item, prompts)
+            if item.conversation.text is not None:
+                self._check_given(item, item.conversation.text)
+            if item.rendering.whole:
+                self._check_whole(item, prompts)
+            else:
+                self._check_turns(item, prompts)
             self._count(item)
 
     def finish(self) -> Proof:
@@ -143,7 +148,7 @@ class Prover:
 
     def _truth(self, items: Sequence[Labelled]) -> tuple[list[str], list[list[list[int]]]]:
         """For each item the template's text, and for each of its trained turns the ids of its prompt."""
-        texts = [""] * len(items)
+        texts = [item.rendering.rendered.text for item in items]  # a document's is nobody else's
         prompts: list[list[list[int]]] = [[] for _ in items]
         for tools, members in _by_tools(items):
             chats = {i: as_dicts(items[i].conversation.messages) for i in members}
@@ -190,6 +195,51 @@ class Prover:
         ours, theirs = control(item.example.ids), control(np.array(own, dtype=np.int32))
         if len(ours) > len(theirs) or np.array_equal(ours, theirs):
             self._add(item, "control", "control text of the row became a control token")
+
+    def _check_given(self, item: Labelled, given: str) -> None:
+        """Text that came rendered is what is trained, but for blanks at the edges of messages."""
+        bos = self._tokenizer.bos_token
+        body, text = given.strip(), item.rendering.rendered.text
+        if bos and body.startswith(bos):
+            body = body.removeprefix(bos).lstrip()
+            if body.startswith(bos) or not item.conversation.messages:
+                self._add(item, "double-bos", f"the data has {bos} where one more is written; one is trained")
+            while body.startswith(bos):
+                body = body.removeprefix(bos).lstrip()
+        own = text[: len(text) - item.rendering.appended].removeprefix(bos or "")
+        body, text, own = _bare(body), _bare(text.removeprefix(bos or "")), _bare(own)
+        stop = _bare(self._renderer.stop_text)
+        ends_here = item.rendering.upto == len(item.conversation.messages)
+        if body in (text, own) or not item.conversation.messages or (not ends_here and body.startswith(own)):
+            return
+        if body + stop == text:
+            self._add(item, "missing-end", f"the data's text lacks {stop}; the template's is trained")
+        else:
+            at = next((i for i, (a, b) in enumerate(zip(body, text, strict=False)) if a != b), 0)
+            why = f"the data's text reads {body[at : at + 60]!r}, the template writes {text[at : at + 60]!r}"
+            self._add(item, "template-text", why)
+
+    def _check_whole(self, item: Labelled, prompts: Sequence[Sequence[int]]) -> None:
+        """All is learnt up to a stop token, and each prompt of it is the one that inference sends."""
+        ids, trained = item.example.ids, item.example.trained
+        count = int(trained.sum())
+        if not count:
+            self._add(item, "no-target", "no token is to be learnt")
+            return
+        if trained[0] or not trained[1 : count + 1].all():
+            self._add(item, "cut", "not all of the text is marked")
+        if not item.held_control:
+            for turn, prompt in zip(item.rendering.turns, prompts, strict=True):
+                if not np.array_equal(ids[: len(prompt)], prompt):
+                    self._add(item, "prompt-ids", f"turn {turn + 1}: inference sends other ids before it")
+        if int(ids[count]) not in self._stops:
+            self._add(item, "stop", f"the text ends with {self._name(int(ids[count]))}")
+        pad = self._tokenizer.pad_token_id
+        if pad is not None and pad not in self._stops and pad in ids[1 : count + 1]:
+            self._add(item, "pad-target", "the text would teach the padding token")
+
+    def _name(self, id: int) -> str:
+        return repr(self._tokenizer.convert_ids_to_tokens(id))
 
     def _check_turns(self, item: Labelled, prompts: Sequence[Sequence[int]]) -> None:
         ids, trained = item.example.ids, item.example.trained
@@ -249,6 +299,8 @@ def _by_tools(items: Sequence[Labelled]) -> list[tuple[Any, list[int]]]:
     """Indices of the items that share their tools: a batch has one list of them."""
     groups: list[tuple[Any, list[int]]] = []
     for i, item in enumerate(items):
+        if not item.conversation.messages:
+            continue
         tools = plain(item.conversation.tools)
         for known, members in groups:
             if known == tools:
