@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 from sapwood.config import RunConfig, parse_config
 from sapwood.errors import DataError, StorageError
-from sapwood.study import TRAIN, load_study, save_study, study_config
-from tests.model.tiny import tiny_llama
+from sapwood.study import MAX_ENTRIES, TRAIN, Material, load_study, prepared_study, save_study, study_config
+from sapwood.template.render import Renderer
+from tests.model.tiny import CHATML, tiny_llama, tiny_tokenizer
+from tests.template.cases import CLOCK
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +97,111 @@ def test_an_accepted_code_is_recorded_with_its_first_row(tmp_path: Path, model: 
     config = make(tmp_path, model, [{"text": text}] * 2, template={"accept": "missing-end"})
     proof = study_config(config).facts["proof"]
     assert proof["accepted"]["missing-end"] == {"rows": 2, "first": f"{tmp_path}/rows.jsonl:1"}
+
+
+# --- a second start on the same data ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    return tmp_path / "prepared"
+
+
+def prepare(config: RunConfig, kept: Path | None, template: str = CHATML, rows: int = 99_999) -> Material:
+    renderer = Renderer(tiny_tokenizer(template), clock=CLOCK)
+    return prepared_study(config, renderer, vocab_rows=rows, context=None, cache=kept)
+
+
+def same(a: Material, b: Material) -> bool:
+    return (
+        [(e.row, e.ids.tolist(), e.trained.tolist()) for e in (*a.train, *a.eval)]
+        == [(e.row, e.ids.tolist(), e.trained.tolist()) for e in (*b.train, *b.eval)]
+        and list(a.probes) == list(b.probes)
+        and json.loads(json.dumps(a.facts)) == json.loads(json.dumps(b.facts))
+    )
+
+
+def test_a_second_start_gives_what_the_first_one_proved(tmp_path: Path, model: Path, kept: Path) -> None:
+    config = make(tmp_path, model, ROWS, eval=3)
+    first = prepare(config, kept)
+    (entry,) = kept.iterdir()
+    before = entry.read_bytes()
+    second = prepare(config, kept)
+    assert same(first, second)
+    assert same(first, prepare(config, None))
+    assert [path.read_bytes() for path in kept.iterdir()] == [before]
+
+
+def test_a_second_start_renders_nothing(
+    tmp_path: Path, model: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(tmp_path, model, ROWS, eval=3)
+    first = prepare(config, kept)
+    monkeypatch.setattr(Renderer, "renderings", None)
+    assert same(first, prepare(config, kept))
+
+
+def test_whatever_decides_the_examples_has_its_own_entry(tmp_path: Path, model: Path, kept: Path) -> None:
+    config = make(tmp_path, model, ROWS, eval=3)
+    prepare(config, kept)
+    prepare(make(tmp_path, model, [*ROWS[:-1], {**ROWS[-1], "output": "No."}], eval=3), kept)
+    make(tmp_path, model, ROWS, eval=3)
+    prepare(config, kept, template="{# another #}" + CHATML)
+    prepare(config, kept, rows=99_998)
+    for change in (
+        {"data": {"system": "Be brief."}},
+        {"data": {"eval": 4.0}},
+        {"template": {"train_on": "last"}},
+        {"pack": {"length": 512}},
+        {"train": {"seed": 1}},
+        {"eval": {"samples": 1}},
+    ):
+        ((section, values),) = change.items()
+        part = getattr(config, section).model_copy(update=values)
+        prepare(config.model_copy(update={section: part}), kept)
+    assert len(list(kept.iterdir())) == 10
+
+
+def test_what_decides_nothing_shares_the_entry(tmp_path: Path, model: Path, kept: Path) -> None:
+    config = make(tmp_path, model, ROWS)
+    prepare(config, kept)
+    prepare(config.model_copy(update={"train": config.train.model_copy(update={"lr": 0.5})}), kept)
+    assert len(list(kept.iterdir())) == 1
+
+
+def test_a_damaged_entry_is_made_again(tmp_path: Path, model: Path, kept: Path) -> None:
+    config = make(tmp_path, model, ROWS)
+    first = prepare(config, kept)
+    (entry,) = kept.iterdir()
+    good = entry.read_bytes()
+    for damaged in (b"", good[:100], good[:-1], good[:200] + b"\xff" + good[201:]):
+        entry.write_bytes(damaged)
+        assert same(first, prepare(config, kept))
+        assert entry.read_bytes() == good
+
+
+def test_data_that_fail_the_proof_are_not_kept(tmp_path: Path, model: Path, kept: Path) -> None:
+    config = make(tmp_path, model, [*ROWS, {"instruction": "q", "output": None}])
+    for _ in range(2):
+        with pytest.raises(DataError, match="'output' is null"):
+            prepare(config, kept)
+    assert not kept.exists()
+
+
+def test_writers_may_race(tmp_path: Path, model: Path, kept: Path) -> None:
+    config = make(tmp_path, model, ROWS)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: prepare(config, kept), range(8)))
+    assert all(same(found[0], one) for one in found)
+    assert len(list(kept.iterdir())) == 1, "no temporary file is left"
+
+
+def test_the_oldest_entries_are_dropped(tmp_path: Path, model: Path, kept: Path) -> None:
+    for i in range(MAX_ENTRIES + 3):
+        prepare(make(tmp_path, model, ROWS[:3], system=f"{i}"), kept)
+    assert len(list(kept.iterdir())) == MAX_ENTRIES
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, model: Path, kept: Path) -> None:
+    kept.write_text("a file where the folder should be")
+    assert prepare(make(tmp_path, model, ROWS), kept).train

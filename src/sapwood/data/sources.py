@@ -5,11 +5,12 @@ A new kind of file is one more entry of `_READERS`, and one more answer of `snif
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from sapwood.data.delimited import read_table
 from sapwood.data.encoding import BOM, decode, read_lines
@@ -67,6 +68,19 @@ def stream_rows(paths: Sequence[str], root: Path | None, log: ProblemLog) -> Ite
             continue
         for source, file in files.items():
             yield from _read_source(source, file, here, log)
+
+
+def digest(paths: Sequence[str], root: Path | None = None) -> str:
+    """sha256 over names and bytes of all files. Raises DataError or OSError for one that can't be read."""
+    here = root if root is not None else Path.cwd()
+    total = hashlib.sha256()
+    for path in paths:
+        files = _hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
+        for source, file in files.items():
+            with open_source(file, here) if file == source else Path(file).open("rb") as stream:
+                bytes_of = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+            total.update(f"{len(source)} {source} {bytes_of}\n".encode())
+    return total.hexdigest()
 
 
 def _hub_files(path: str) -> dict[str, str]:
