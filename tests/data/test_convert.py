@@ -151,3 +151,22 @@ def test_the_process_can_open_nothing_even_if_a_pickle_ran(tmp_path: Path) -> No
     code = code.replace("u;", "u, _socket; u._socket = _socket;", 1)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "Too many open files" in done.stderr, "the limits hold without the hook too"
+
+
+def test_the_verb_names_its_target_by_the_source(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from sapwood.cli import app
+
+    pd.DataFrame(ROWS).to_pickle(tmp_path / "frame.pkl")
+    done = CliRunner().invoke(app, ["data", "convert", str(tmp_path / "frame.pkl")])
+    assert done.output == f"wrote 2 rows to {tmp_path / 'frame.jsonl'}\n"
+    assert len((tmp_path / "frame.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_source_that_is_not_there_and_a_target_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no such file"):
+        convert_pickle(tmp_path / "none.pkl", tmp_path / "rows.jsonl")
+    pd.DataFrame(ROWS).to_pickle(tmp_path / "frame.pkl")
+    with pytest.raises(StorageError, match="no such file"):
+        convert_pickle(tmp_path / "frame.pkl", tmp_path / "none" / "rows.jsonl")

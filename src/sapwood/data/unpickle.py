@@ -119,7 +119,8 @@ def table() -> dict[tuple[str, str], Any]:
     found: dict[tuple[str, str], Any] = {("_codecs", "encode"): _latin1}
     for module, name in sorted(ALLOWED):
         try:
-            found[module, name] = getattr(importlib.import_module(module), name)
+            today = module.replace("numpy.core.", "numpy._core.")  # what numpy 1 called it
+            found[module, name] = getattr(importlib.import_module(today), name)
         except (ImportError, AttributeError):
             continue  # a name of an older or a newer pandas
     return found

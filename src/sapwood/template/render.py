@@ -21,7 +21,7 @@ from typing import Any, Literal
 from sapwood.errors import DataError
 from sapwood.template.encode import Encoded, Encoder
 from sapwood.template.jinja import ChatTemplate
-from sapwood.template.view import View
+from sapwood.template.view import Skeletons, View
 from sapwood.types import Conversation, Message, Rendered, RowId, Span
 
 VERSION = 1  # part of the fingerprint: raise it when the same row would give other tokens
@@ -80,6 +80,7 @@ class Renderer:
         self.encoder = Encoder(tokenizer)
         self._special: dict[str, str] = dict(tokenizer.special_tokens_map)
         self._compiled: dict[str, ChatTemplate] = {}
+        self._skeletons: dict[str, Skeletons] = {}
         self._chat(self.template)  # a template that doesn't parse fails here, not at the first row
         eos = tokenizer.eos_token_id
         known = sorted({int(id) for id in stop_ids} | ({int(eos)} if eos is not None else set()))
@@ -294,8 +295,9 @@ class Renderer:
     # --- parts ----------------------------------------------------------------------------------------------
 
     def _view(self, conversation: Conversation) -> View:
-        chat = self._chat(self.template_for(conversation.tools))
-        return View(conversation, chat, self.encoder, self._special)
+        template = self.template_for(conversation.tools)
+        skeletons = self._skeletons.setdefault(template, {})
+        return View(conversation, self._chat(template), self.encoder, self._special, skeletons)
 
     def _chat(self, template: str) -> ChatTemplate:
         if template not in self._compiled:
