@@ -93,6 +93,8 @@ class DataConfig(Section):
     """shape of a row; auto looks at the keys and refuses a doubtful case"""
     columns: dict[Column, str] = {}
     """what the file calls a key, where it has its own names: {prompt: q, completion: a, system: s}"""
+    records: str | None = None
+    """the key of the list that holds the rows, where a JSON file is an object with several lists"""
     system: str | None = None
     """system prompt for rows that bring none"""
 

@@ -108,7 +108,7 @@ def read_conversations(
     """
     log = ProblemLog()
     shapes = _Shapes(config.format, log)
-    for row in stream_rows(config.train if paths is None else paths, root, log):
+    for row in stream_rows(config.train if paths is None else paths, root, log, config.records):
         try:
             row = rename(row, config.columns)
             format = shapes.of(row)

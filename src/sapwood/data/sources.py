@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 from sapwood.data.delimited import read_table
 from sapwood.data.encoding import BOM, decode, read_lines
@@ -55,8 +55,10 @@ def read_rows(paths: Sequence[str], *, root: Path | None = None) -> Iterator[Row
     log.raise_any()
 
 
-def stream_rows(paths: Sequence[str], root: Path | None, log: ProblemLog) -> Iterator[Row]:
-    """`read_rows` that adds to a log what it would raise."""
+def stream_rows(
+    paths: Sequence[str], root: Path | None, log: ProblemLog, records: str | None = None
+) -> Iterator[Row]:
+    """`read_rows` that adds to a log what it would raise. ``records``: which list of a wrapping object."""
     here = root if root is not None else Path.cwd()
     for path in paths:
         try:
@@ -67,7 +69,7 @@ def stream_rows(paths: Sequence[str], root: Path | None, log: ProblemLog) -> Ite
             log.add(*error.problems)
             continue
         for source, file in files.items():
-            yield from _read_source(source, file, here, log)
+            yield from _read_source(source, file, here, log, records)
 
 
 def digest(paths: Sequence[str], root: Path | None = None) -> str:
@@ -112,15 +114,19 @@ def _hub_files(path: str) -> dict[str, str]:
     return dict(zip(names, local, strict=True))
 
 
-def _read_source(source: str, path: str, root: Path, log: ProblemLog) -> Iterator[Row]:
+def _read_source(source: str, path: str, root: Path, log: ProblemLog, records: str | None) -> Iterator[Row]:
     strays: dict[str, RowId] = {}  # kinds of rows that aren't objects, and the first of each
     count: Counter[str] = Counter()
     problems, rows = log.total, 0
     try:
         with open_source(path, root) if path == source else Path(path).open("rb") as stream:
-            reader = _READERS[sniff(stream, source)]
+            file_kind = sniff(stream, source)
             stream.seek(0)
-            for row in reader(stream, source, log):
+            if file_kind == "json":
+                found = _read_json(stream, source, log, records)
+            else:
+                found = _READERS[file_kind](stream, source, log)
+            for row in found:
                 rows += 1
                 if isinstance(row.value, dict):
                     yield row
@@ -165,14 +171,14 @@ def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]
             log.add(Problem(fault.what, where, fault.why, fault.mend))
 
 
-def _read_json(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]:
+def _read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | None) -> Iterator[Row]:
     text = _read_document(stream, source)
     places = _Places(text, source)
     start = skip_space(text, 0)
     try:
         if text[start] == "[":
             end = yield from _array_rows(text, start, source, places, log)
-        elif (array := _wrapped_array(text, start, source)) is not None:
+        elif (array := _wrapped_array(text, start, source, records)) is not None:
             yield from _array_rows(text, array, source, places, log)
             end = None  # the wrapper was walked to its end before
         else:
@@ -219,17 +225,20 @@ def _read_document(stream: BinaryIO, source: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _wrapped_array(text: str, start: int, source: str) -> int | None:
+def _wrapped_array(text: str, start: int, source: str, records: str | None) -> int | None:
     """Where the list begins if the object is a wrapper; None if it is itself a row. Raises DataError."""
     members, end = object_members(text, start)
     lists = {key: at for key, at in members.items() if text[at] == "["}
     shapes = matching_formats(members)
+    if records is not None:
+        lists = {records: lists[records]} if records in lists else _no_records(records, lists, source)
+        shapes = []
     columns = len(lists) == len(members) > 1  # {"instruction": […], "output": […]}
     if not lists or (shapes and not (columns and PAIRS.keys() >= {*shapes})):
         return None
     if len(lists) > 1:
         first = next(iter(lists))
-        mend = f"use the array under '{printable(first)}' alone: jq '.{printable(first)}' FILE"
+        mend = f"say which: data.records={printable(first)}"
         if columns:
             mend = f"{mend}; if these are columns, write rows: frame.to_json(FILE, orient='records')"
         why = f"lists under {names(lists)}: it is not clear which holds the rows"
@@ -239,6 +248,11 @@ def _wrapped_array(text: str, start: int, source: str) -> int | None:
             decode_at(text, at)  # what isn't used must be JSON too, or the walk over it proves nothing
     _refuse_more(text, end, source)
     return next(iter(lists.values()))
+
+
+def _no_records(records: str, lists: Mapping[str, int], source: str) -> NoReturn:
+    there = f"lists: {names(lists)}" if lists else "no list is in it"
+    raise DataError(f"no list is under '{printable(records)}'", printable(source), there, "see data.records")
 
 
 def _refuse_more(text: str, end: int, source: str) -> None:
@@ -277,7 +291,6 @@ class _Places:
 
 
 _READERS: dict[FileKind, Callable[[BinaryIO, str, ProblemLog], Iterator[Row]]] = {
-    "json": _read_json,
     "jsonl": _read_jsonl,
     "table": read_table,
     "text": read_text,
