@@ -23,6 +23,8 @@ model_app = typer.Typer(
     help="Pull a model, list what is known, or look at one.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(model_app, name="model")
+data_app = typer.Typer(help="Make data files readable.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
 
 Config = Annotated[Path, typer.Argument(help="YAML file; `sapwood init` writes one", metavar="CONFIG")]
 Overrides = Annotated[
@@ -72,12 +74,15 @@ def show(
     overrides: Overrides = None,
     row: Annotated[int | None, typer.Option(help="0-based number of a row in the data")] = None,
     count: Annotated[int, typer.Option("-n", help="how many examples")] = 1,
+    worst: Annotated[
+        bool, typer.Option("--worst", help="the longest, the least learnt, the most characters a token")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="write one self-contained page instead")] = None,
 ) -> None:
     """The tokens that the model sees, and which of them it learns."""
     from sapwood.commands.data import show_tokens
 
-    show_tokens(config, overrides or [], row=row, count=count, html=html)
+    show_tokens(config, overrides or [], row=row, count=count, worst=worst, html=html)
 
 
 @app.command()
@@ -192,6 +197,19 @@ def model_info(model: Annotated[str, typer.Argument()] = "builtin:smollm2", json
     from sapwood.commands.model import show_info
 
     show_info(model, as_json=json)
+
+
+@data_app.command("convert")
+def data_convert(
+    source: Annotated[Path, typer.Argument(help="a pickled DataFrame of known origin", metavar="FILE.pkl")],
+    target: Annotated[Path | None, typer.Argument(help="default: FILE.jsonl", metavar="[TARGET]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+) -> None:
+    """Write the rows of a pickled DataFrame as JSONL, read in a process that can do nothing else."""
+    from sapwood.data.convert import convert_pickle
+
+    target = target or source.with_suffix(".jsonl")
+    typer.echo(f"wrote {convert_pickle(source, target, force=force):,} rows to {target}")
 
 
 def yield_to_others() -> None:

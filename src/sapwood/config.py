@@ -14,7 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from sapwood.errors import ConfigError, Problem
 
@@ -57,6 +65,14 @@ Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Number = Annotated[float, BeforeValidator(_as_float)]
 
 
+Weight = Annotated[float, BeforeValidator(_as_float), Field(gt=0, le=100)]
+Column = Literal[
+    "instruction", "input", "output", "prompt", "completion", "messages", "conversations", "text",
+    "system", "history", "tools",
+]  # fmt: skip
+Accepted = Literal["stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end"]
+
+
 class BaseConfig(Section):
     model: str = "builtin:smollm2"
     """builtin:smollm2, hf:ORG/NAME[@revision], a folder in Hugging Face layout, or a .gguf file"""
@@ -66,12 +82,19 @@ class BaseConfig(Section):
 
 class DataConfig(Section):
     train: Strings
-    """file or files of examples: .json, .jsonl (alpaca, input/output, prompt/completion, messages,
-    ShareGPT)"""
+    """files, folders, or hf:ORG/NAME/FILE: JSON, JSONL, CSV, TSV, Parquet, text; rows of any shape below"""
+    weights: Annotated[tuple[Weight, ...], BeforeValidator(_list_to_tuple)] = ()
+    """for each entry of train, how often an epoch sees its rows: 2 twice, 0.5 a fixed half; empty: once"""
     eval: Annotated[float | str, BeforeValidator(_as_float)] = 0.05
     """held-out rows: a fraction of train, a number of rows (2 or more), a file, or 0 for none"""
-    format: Literal["auto", "alpaca", "input-output", "prompt-completion", "messages", "sharegpt"] = "auto"
+    format: Literal["auto", "alpaca", "input-output", "prompt-completion", "messages", "sharegpt", "text"] = (
+        "auto"
+    )
     """shape of a row; auto looks at the keys and refuses a doubtful case"""
+    columns: dict[Column, str] = {}
+    """what the file calls a key, where it has its own names: {prompt: q, completion: a, system: s}"""
+    records: str | None = None
+    """the key of the list that holds the rows, where a JSON file is an object with several lists"""
     system: str | None = None
     """system prompt for rows that bring none"""
 
@@ -89,14 +112,24 @@ class DataConfig(Section):
             raise ValueError("a fraction below 1, a whole number of rows, or a file")
         return eval
 
+    @field_validator("weights")
+    @classmethod
+    def _one_each(cls, weights: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        entries = len(info.data.get("train", ()))
+        if weights and entries and len(weights) != entries:
+            raise ValueError(f"{len(weights)} weights for {entries} entries of data.train")
+        return weights
+
 
 class TemplateConfig(Section):
     name: str = "auto"
     """auto takes the tokenizer's own chat template; or the path of a .jinja file"""
-    train_on: Literal["assistant", "last"] = "assistant"
-    """which turns are learnt: every assistant turn, or only the last one of a conversation"""
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """what is learnt: every assistant turn, only the last one of a conversation, or all of the text"""
     overlong: Literal["error", "drop"] = "error"
     """rows longer than pack.length: stop and name them, or leave them out and count them"""
+    accept: Annotated[tuple[Accepted, ...], BeforeValidator(_as_tuple)] = ()
+    """codes of the proof that may fail, for data that is meant so; the proof records each, with its rows"""
 
 
 class PackConfig(Section):

@@ -3,30 +3,39 @@ probes."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sapwood.config import RunConfig
-from sapwood.data.cache import pack_examples, read_examples
+from sapwood.data.cache import pack_entry, pack_examples, read_examples, unpack_entry
 from sapwood.data.formats import ReadReport, read_conversations
+from sapwood.data.sources import digest
 from sapwood.data.split import contradictions, duplicates, split_eval
-from sapwood.errors import StorageError
+from sapwood.data.weights import weighted
+from sapwood.errors import SapwoodError, StorageError
 from sapwood.model.base import inspect_base, skeleton
+from sapwood.model.cache import cache_dir
 from sapwood.model.lora import resolve_targets
 from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import Prepared, prepare
 from sapwood.template.render import Renderer
+from sapwood.template.unrender import unrender
 from sapwood.track.files import to_json, write_atomic
 from sapwood.train.loop import TrainData
-from sapwood.types import BaseSpec, Conversation, RowId
+from sapwood.types import BaseSpec, Conversation, Example, RowId
 
 DATA = "data"  # folder of a run that holds its own copy of what it learns from
+MAX_ENTRIES = 16  # prepared datasets that the cache keeps
 TRAIN, EVAL, FACTS = "train.safetensors", "eval.safetensors", "study.json"
 
 
@@ -47,18 +56,71 @@ def study_config(config: RunConfig) -> Study:
     spec = inspect_base(config.base)
     resolve_targets(skeleton(spec), config.lora.targets)  # a wrong name costs nothing here, a run later
     renderer = make_renderer(spec, config)
-    notes = ReadReport()
-    learnt, held_out = read_data(config, notes)
-    train = prepare_part(learnt, renderer, spec, config)
-    measured = prepare_part(held_out, renderer, spec, config) if held_out else None
-    data = TrainData(train.examples, measured.examples if measured is not None else ())
-    probes = choose_probes(held_out, renderer, config.eval.samples) if held_out else []
+    text = spec.hf_config.get_text_config()
+    context = getattr(text, "max_position_embeddings", None)
+    found = prepared_study(
+        config, renderer, vocab_rows=text.vocab_size, context=context, cache=cache_dir() / "prepared"
+    )
+    data = TrainData(found.train, found.eval)
     facts = {
         "base": spec.source,
         "base_fingerprint": spec.fingerprint,
         "template_fingerprint": renderer.fingerprint,
         "stop_ids": list(renderer.stop_ids),
-        "data_sha256": hashlib.sha256(pack_examples([*data.train, *data.eval])).hexdigest(),
+        **found.facts,
+    }
+    return Study(spec, renderer, data, found.probes, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the data are, proven: ``train`` with the weights of its files, ``eval``, the probes, the facts."""
+
+    train: Sequence[Example]
+    eval: Sequence[Example]
+    probes: Sequence[Probe]
+    facts: Mapping[str, Any]
+
+
+def prepared_study(
+    config: RunConfig, renderer: Renderer, *, vocab_rows: int, context: int | None, cache: Path | None = None
+) -> Material:
+    """Read, render, label and prove; or take what an earlier start proved of the same bytes.
+
+    Args:
+        vocab_rows: rows of the model's embedding. context: tokens that the model takes, None if unknown.
+        cache: folder of entries, each named by a hash of all that decides its content: the bytes of the
+            data, the tokenizer, the template, the options and the code. None prepares anew.
+
+    An entry is verified when it is read, and one that is damaged is made again. Writers may race: each
+    writes a file of its own and renames it, and both would write the same.
+    """
+    length = min(config.pack.length, context or config.pack.length)
+    key = _key(config, renderer, vocab_rows, length) if cache is not None else None
+    if cache is not None and key is not None and (found := _find(cache / key)) is not None:
+        return found
+    material = _prepare(config, renderer, vocab_rows, length)
+    # A file that changed while it was read would be stored under the hash of what it was.
+    if cache is not None and key is not None and _key(config, renderer, vocab_rows, length) == key:
+        _keep(cache / key, material)
+    return material
+
+
+def _prepare(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> Material:
+    notes = ReadReport()
+    learnt, held_out = read_data(config, renderer, notes)
+
+    def proven(conversations: Sequence[Conversation]) -> Prepared:
+        return prepare(conversations, renderer, config.template, max_length=length, vocab_rows=vocab_rows)
+
+    train = proven(learnt)
+    measured = proven(held_out) if held_out else None
+    seen = weighted(train.examples, config.data.train, config.data.weights, config.train.seed)
+    held = measured.examples if measured is not None else []
+    asked = [conversation for conversation in held_out if conversation.messages]  # nobody asks a document
+    probes = choose_probes(asked, renderer, config.eval.samples) if asked else []
+    facts = {
+        "data_sha256": hashlib.sha256(pack_examples([*seen, *held])).hexdigest(),
         "rows": {"learnt": len(learnt), "held_out": len(held_out), "notes": notes.notes()},
         "duplicates": _groups(duplicates(learnt)),
         "contradictions": _groups(contradictions(learnt)),
@@ -66,7 +128,60 @@ def study_config(config: RunConfig) -> Study:
         "report": train.report.to_json(),
         "eval_report": measured.report.to_json() if measured is not None else None,
     }
-    return Study(spec, renderer, data, probes, facts)
+    return Material(seen, held, probes, facts)
+
+
+def _key(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> str | None:
+    """Name of the entry; None where the data can't be read (reading them says why)."""
+    options = config.model_dump(mode="json", include={"data", "template"})
+    paths = [*config.data.train, *([config.data.eval] if isinstance(config.data.eval, str) else [])]
+    try:
+        data = digest(paths)
+    except (OSError, SapwoodError):
+        return None
+    decides = [
+        data, renderer.fingerprint, options, vocab_rows, length, config.train.seed, config.eval.samples,
+        _code_version(),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:40]
+
+
+@functools.cache
+def _code_version() -> str:
+    """sha256 over our modules that make examples, and the versions of the libraries that they use."""
+    total = hashlib.sha256()
+    here = Path(__file__).parent
+    for path in [*sorted(here.glob("data/*.py")), *sorted(here.glob("template/*.py")), Path(__file__)]:
+        total.update(path.read_bytes())
+    libraries = ("tokenizers", "transformers", "jinja2", "safetensors", "numpy")
+    total.update(repr([version(name) for name in libraries]).encode())
+    return total.hexdigest()
+
+
+def _find(path: Path) -> Material | None:
+    try:
+        facts, (train, held) = unpack_entry(path.read_bytes())
+        probes = [Probe.from_json(value) for value in facts.pop("probes")]
+        os.utime(path)  # the oldest by this time is dropped first
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+    return Material(train, held, probes, facts)
+
+
+def _keep(path: Path, material: Material) -> None:
+    """Store an entry, and drop the oldest. A cache that can't be written is no error."""
+    probes = [probe.to_json() for probe in material.probes]
+    content = pack_entry({**material.facts, "probes": probes}, [material.train, material.eval])
+    with contextlib.suppress(OSError, StorageError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+        entries = sorted(path.parent.glob("[0-9a-f]*"), key=lambda entry: entry.stat().st_mtime)
+        for entry in entries[:-MAX_ENTRIES]:
+            entry.unlink(missing_ok=True)
 
 
 def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = None) -> Renderer:
@@ -77,31 +192,21 @@ def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = No
 
 
 def read_data(
-    config: RunConfig, notes: ReadReport | None = None
+    config: RunConfig, renderer: Renderer, notes: ReadReport | None = None
 ) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations to learn from, and held-out ones."""
-    conversations = list(read_conversations(config.data, report=notes))
+
+    def read(paths: Sequence[str]) -> list[Conversation]:
+        found = read_conversations(config.data, paths, report=notes)
+        return unrender(found, renderer, config.template.train_on)
+
+    conversations = read(config.data.train)
     if isinstance(config.data.eval, str):
-        return conversations, list(read_conversations(config.data, [config.data.eval], report=notes))
+        return conversations, read([config.data.eval])
     if config.data.eval == 0:
         return conversations, []
     learnt, held_out = split_eval(conversations, config.data.eval, config.train.seed)
     return learnt, held_out
-
-
-def prepare_part(
-    conversations: Sequence[Conversation], renderer: Renderer, spec: BaseSpec, config: RunConfig
-) -> Prepared:
-    """Proven examples, none longer than a pack or than the model's context."""
-    text = spec.hf_config.get_text_config()
-    context = getattr(text, "max_position_embeddings", None) or config.pack.length
-    return prepare(
-        conversations,
-        renderer,
-        config.template,
-        max_length=min(config.pack.length, context),
-        vocab_rows=text.vocab_size,
-    )
 
 
 def save_study(folder: Path, study: Study) -> None:

@@ -58,9 +58,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
+    """``text``: the row is text that somebody rendered, or a document; ``messages`` is then empty until
+    `template.unrender` has read it, and stays so for a document."""
+
     row: RowId
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    text: str | None = None
 
 
 # --- template ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from sapwood.data.cache import pack_examples, read_examples
+from sapwood.data.cache import pack_entry, pack_examples, read_examples, unpack_entry
 from sapwood.errors import StorageError
 from sapwood.types import Example, RowId
 
@@ -85,3 +85,25 @@ def test_a_file_without_its_sources_is_refused(tmp_path: Path) -> None:
     refuse(path)
     path.write_bytes(save(tensors, metadata={"sources": "[]"}))
     refuse(path)
+
+
+# --- entries: facts and several lists, verified by their own hash -------------------------------------------
+
+
+def test_an_entry_comes_back_exactly() -> None:
+    facts, parts = unpack_entry(pack_entry({"n": [1, "é"]}, [SOME, [], SOME[:1]]))
+    assert facts == {"n": [1, "é"]}
+    assert [len(part) for part in parts] == [3, 0, 1]
+    assert all(same(a, b) for a, b in zip([*SOME, SOME[0]], [*parts[0], *parts[2]], strict=True))
+
+
+def test_every_flipped_bit_and_every_cut_of_an_entry_is_seen() -> None:
+    content = pack_entry({"n": 1}, [SOME[:1]])
+    for at in range(len(content)):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << at % 8
+        with pytest.raises(ValueError, match="sha256"):
+            unpack_entry(bytes(damaged))
+    for size in (0, 31, 39, len(content) - 1):
+        with pytest.raises(ValueError, match="sha256"):
+            unpack_entry(content[:size])

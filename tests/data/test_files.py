@@ -30,11 +30,19 @@ def refuse_path(source: str, root: Path) -> str:
     return str(caught.value)
 
 
-def test_d46_folder_is_refused_with_its_files(tmp_path: Path) -> None:
+def test_d46_folder_without_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    assert refuse_path("data", tmp_path) == "the path is a folder, not a file · data · name the file in it"
-    (tmp_path / "data" / "b.jsonl").touch()
-    assert refuse_path("data", tmp_path).endswith("name a file in it: b.jsonl")
+    (tmp_path / "data" / "notes.pdf").write_text("x")
+    (tmp_path / "data" / ".hidden.jsonl").write_text("{}")
+    assert refuse_path("data", tmp_path).startswith("the folder holds no data · data · ")
+
+
+def test_a_folder_stands_for_the_data_files_right_in_it(tmp_path: Path) -> None:
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    for name in ("b.jsonl", "a.json", "deep/c.jsonl", "README.md", ".d.jsonl"):
+        (tmp_path / "data" / name).write_text('{"instruction": "a", "output": "b"}')
+    rows = list(read_rows(["data/"], root=tmp_path))
+    assert [row.id.source for row in rows] == ["data/a.json", "data/b.jsonl"]
 
 
 def test_d46_pipe_socket_and_device_are_refused_without_waiting(tmp_path: Path) -> None:
@@ -114,9 +122,10 @@ def test_d51_url_is_refused(tmp_path: Path, url: str) -> None:
     assert f"the path is a URL · {url}" in refuse_path(url, tmp_path)
 
 
-@pytest.mark.parametrize("source", ["hf:org/name", "ms:org/name"])
-def test_hub_ids_are_refused(tmp_path: Path, source: str) -> None:
-    assert f"datasets of a hub are not read yet · {source}" in refuse_path(source, tmp_path)
+def test_datasets_that_name_no_file_are_refused(tmp_path: Path) -> None:
+    assert "write hf:ORG/NAME/FILE" in refuse_path("hf:org/name", tmp_path)
+    assert "write hf:ORG/NAME/FILE" in refuse_path("hf:org/name/load_me.py", tmp_path)
+    assert "datasets of ModelScope are not read · ms:org/name" in refuse_path("ms:org/name", tmp_path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="this system has no /proc")

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sapwood.config import DataConfig
+from sapwood.data.formats import read_conversations
 from sapwood.data.sources import read_rows
 from sapwood.errors import DataError
 from sapwood.types import Row
@@ -179,7 +181,23 @@ def test_d26_object_around_several_lists_is_refused_with_their_names(
 ) -> None:
     error = refuse(json.dumps({"train": [GOOD], "test": [GOOD], "n": 1}), "rows.json")
     assert "'train', 'test'" in str(error)
-    assert "use the array under 'train' alone" in str(error)
+    assert "say which: data.records=train" in str(error)
+
+
+def test_d26_the_list_that_the_config_names_is_read(tmp_path: Path) -> None:
+    content = {"train": [GOOD, GOOD], "test": [GOOD], "n": 1}
+    (tmp_path / "rows.json").write_text(json.dumps(content))
+
+    def count(records: str) -> int:
+        config = DataConfig(train=("rows.json",), records=records)
+        return len(list(read_conversations(config, root=tmp_path)))
+
+    assert (count("train"), count("test")) == (2, 1)
+    for wrong in ("n", "Train"):
+        with pytest.raises(
+            DataError, match=f"no list is under '{wrong}' · rows.json · lists: 'train', 'test'"
+        ):
+            count(wrong)
 
 
 def test_columns_instead_of_rows_are_refused(refuse: Callable[..., DataError]) -> None:

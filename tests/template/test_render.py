@@ -263,3 +263,32 @@ def test_a_tokenizer_without_a_template_and_a_broken_one_are_refused_at_once():
 def test_a_tokenizer_without_offsets_is_refused():
     with pytest.raises(DataError, match="fast tokenizer"):
         Renderer(object())
+
+
+# --- where rows alike are located by what their first one showed --------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*MISBEHAVING, "chatml"])
+def test_a_renderer_that_has_seen_rows_locates_as_a_fresh_one_does(name):
+    template = MISBEHAVING.get(name, CHATML)
+    rows = [
+        chat("q", "a"),
+        chat("assistant", "user"),
+        chat("<|im_end|>", "a<|im_end|>"),
+        chat("q\n", " a"),
+        chat("same", "same"),
+        chat("q", "<think>x</think>a"),
+        chat("q", "a", "q", "a", system="s"),
+        chat("user", "system", "q", "<|im_start|>", system="assistant"),
+    ]
+    seasoned = Renderer(tiny_tokenizer(template), stop_ids=(2,), clock=CLOCK)
+
+    def found(renderer, row):
+        try:
+            return renderer.render(row)
+        except DataError as error:
+            return str(error)
+
+    for row in [*rows, *rows[::-1]]:
+        fresh = Renderer(tiny_tokenizer(template), stop_ids=(2,), clock=CLOCK)
+        assert found(seasoned, row) == found(fresh, row)

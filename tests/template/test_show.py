@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sapwood.template.label import label
-from sapwood.template.show import pieces, show, show_html, summary
+from sapwood.template.show import pieces, show, show_html, summary, worst_first
 from sapwood.types import Example
 from tests.template.cases import FAMILY, chat, real, tiny
 
@@ -112,3 +112,14 @@ def test_the_page_has_a_chip_for_each_token_and_needs_nothing_else():
     assert "http" not in page
     assert page.count("data.json:1") == 2
     assert 'name="viewport"' in page
+
+
+def test_the_worst_come_first_and_say_what_they_are_the_worst_of():
+    renderer = tiny()
+    rows = [("q", "Plant it."), ("q", "Water it. " * 20), ("why? " * 20, "a"), ("q", "Plant it. Water it. x")]
+    found = worst_first([example(renderer, *row) for row in rows], renderer, 1)
+    titles = [title for title, _ in found]
+    assert [title.split(" (")[0] for title in titles] == ["longest", "least learnt", "densest"]
+    assert titles[0] == f"longest ({max(len(example(renderer, *row)) for row in rows):,} tokens)"
+    assert found[1][1].ids.tolist() == example(renderer, *rows[2]).ids.tolist()
+    assert len(worst_first([one for _, one in found], renderer, 2)) == 6

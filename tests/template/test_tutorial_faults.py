@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sapwood.config import TemplateConfig
+from sapwood.config import DataConfig, TemplateConfig
+from sapwood.data.formats import read_conversations
+from sapwood.data.split import split_eval
 from sapwood.errors import DataError
+from sapwood.pack.build import build_pack, pad_pack
 from sapwood.template.label import label
 from sapwood.template.prepare import prepare
 from sapwood.template.render import Renderer
+from sapwood.template.unrender import unrender
 from sapwood.template.view import as_dicts
+from sapwood.types import Conversation, RowId
 from tests.template.cases import FAMILY, chat, real
 from tests.template.real_tokenizers import real_tokenizer
 
@@ -115,3 +120,127 @@ def test_masks_go_by_place_and_not_by_id():
     example, targets = learnt_ids(renderer, chat("same words", "same words"))
     where = np.flatnonzero(example.ids == targets[-2])
     assert example.trained[where].tolist() == [False, True]
+
+
+def read(folder, text, name="rows.jsonl", **data):
+    (folder / name).write_text(text, encoding="utf-8")
+    return list(read_conversations(DataConfig(train=(name,), **data), root=folder))
+
+
+def test_000_7_instruction_and_input_are_not_glued_together(tmp_path):
+    (row,) = read(tmp_path, '{"instruction": "Say it", "input": "小姐", "output": "a"}\n')
+    assert row.messages[0].content == "Say it\n小姐"
+
+
+def test_000_7_a_null_input_is_no_input(tmp_path):
+    (row,) = read(tmp_path, '{"instruction": "Say it", "input": null, "output": "a"}\n')
+    assert row.messages[0].content == "Say it"
+
+
+def test_000_12_repeated_prompts_stay_on_one_side_of_the_split(tmp_path):
+    lines = [f'{{"instruction": "q{i % 40}", "output": "a{i}"}}' for i in range(160)]
+    train, held = split_eval(read(tmp_path, "\n".join(lines)), 0.1, seed=0)
+    assert held
+    assert not {row.messages[0].content for row in train} & {row.messages[0].content for row in held}
+
+
+def test_001_1_the_answer_of_qwen_ends_on_its_turn_end_and_never_on_padding():
+    renderer = real("qwen1_5")
+    _, targets = learnt_ids(renderer, chat(QUESTION, ANSWER))
+    assert renderer.tokenizer.pad_token == "<|endoftext|>"
+    assert renderer.tokenizer.pad_token_id not in targets
+    assert renderer.tokenizer.convert_ids_to_tokens(targets[-1]) == "<|im_end|>"
+
+
+def test_001_3_a_tokenizer_without_offsets_is_refused():
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(DataError, match="sapwood needs a fast tokenizer"):
+        Renderer(Slow())
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_001_8_lengths_are_measured_and_reported(name):
+    rows = [chat("q", ANSWER * n, index=n) for n in (1, 4)]
+    report = prepare(rows, real(name), TemplateConfig(), max_length=512, vocab_rows=300_000).report
+    assert report.longest[0][1].index == 4
+    assert report.characters_per_token > 0.3
+
+
+def test_002_1_a_target_that_equals_the_padding_keeps_its_label():
+    """Labels go by place: no id is a sentinel."""
+    tokenizer = real_tokenizer("qwen1_5")
+    before = tokenizer.pad_token
+    tokenizer.pad_token = "<|im_end|>"
+    try:
+        _, targets = learnt_ids(Renderer(tokenizer), chat("q", "a"))
+    finally:
+        tokenizer.pad_token = before
+    assert targets[-1] == 151645
+
+
+def test_002_4_rows_are_not_padded_to_a_fixed_length():
+    """A pack ends on a multiple of 32, and what fills it is never a target."""
+    renderer = real("chatglm3")
+    examples = [label(renderer.render(chat("q", "a" * n))[0], renderer) for n in (1, 9, 30)]
+    pack = pad_pack(build_pack(examples, share_prefixes=False))
+    assert len(pack.ids) - sum(map(len, examples)) < 32
+    assert pack.targets.tolist() == [id for e in examples for id in e.ids[e.trained].tolist()]
+
+
+def test_002_6_chatglm3_writes_the_newline_behind_the_role_and_before_the_text():
+    text = real("chatglm3").text_of(chat("q", "a", system="S").messages)
+    assert text.startswith("[gMASK]sop<|system|>\n S<|user|>\n q")
+
+
+def test_002_8_rows_with_and_without_an_instruction_live_in_one_file(tmp_path):
+    rows = read(tmp_path, '{"instruction": null, "input": "q", "output": "a"}\n', format="input-output")
+    assert rows[0].messages[0].content == "q"
+    with pytest.raises(DataError, match=r"'output' is null · rows\.jsonl:1"):
+        read(tmp_path, '{"input": "q", "output": null}\n')
+
+
+def test_002_9_a_bad_line_has_its_number(tmp_path):
+    with pytest.raises(DataError, match=r"rows\.jsonl:2:\d+"):
+        read(tmp_path, '{"input": "q", "output": "a"}\n{"input": "q", "outp\n')
+
+
+def test_003_2_text_with_its_own_begin_of_text_gets_no_second_one():
+    renderer = real("llama2")
+    row = Conversation(RowId("rows.jsonl", 0, 1), (), text="<s>[INST] q [/INST] a </s>")
+    (example,) = prepare(
+        unrender([row], renderer, "assistant"), renderer, TemplateConfig(), max_length=64, vocab_rows=32000
+    ).examples
+    assert example.ids.tolist().count(1) == 1
+
+
+def test_003_3_rendered_text_trains_its_answers_and_not_its_user():
+    renderer = real("llama2")
+    text = "<s>[INST] <<SYS>>\npersona\n<</SYS>>\n\nq1 [/INST] a1 </s><s>[INST] q2 [/INST] a2 </s>"
+    row = Conversation(RowId("rows.jsonl", 0, 1), (), text=text)
+    (example,) = prepare(
+        unrender([row], renderer, "assistant"), renderer, TemplateConfig(), max_length=99, vocab_rows=32000
+    ).examples
+    learnt = renderer.tokenizer.decode(example.ids[example.trained].tolist())
+    assert learnt.split() == ["a1", "</s>", "a2", "</s>"]
+
+
+def test_003_7_a_pickle_is_not_opened(tmp_path):
+    (tmp_path / "rows.pkl").write_bytes(b"\x80\x04cposix\nsystem\n.")
+    with pytest.raises(DataError, match=r"the file is a Python pickle .* sapwood data convert"):
+        list(read_conversations(DataConfig(train=("rows.pkl",)), root=tmp_path))
+
+
+def test_003_7_a_conversation_of_several_lines_stays_one_row(tmp_path):
+    text = "<s>[INST] line one\nline two [/INST] a\nb </s>"
+    rows = read(tmp_path, f"{text}\n{text}\n", name="rows.txt")
+    assert [row.text for row in rows] == [text, text]
+
+
+def test_004_4_the_limit_on_length_is_said_and_never_hidden():
+    """max_seq_length=None cut at 1,024; here the message has the limit, the need, and both remedies."""
+    with pytest.raises(DataError, match=r"more than 1,024 tokens.*pack\.length=\d+.*template\.overlong=drop"):
+        prepare(
+            [chat("q", ANSWER * 200)], real("llama2"), TemplateConfig(), max_length=1024, vocab_rows=32000
+        )

@@ -55,6 +55,11 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
         )
     if report["control_rows"]:
         lines.append(f"note       {report['control_rows']:,} rows spell a control token; it stays plain text")
+    lines += [
+        f"accepted   {code}: {found['rows']:,} rows, first {found['first']}"
+        for code, found in proof["accepted"].items()
+        if found["rows"]
+    ]
     return [*lines, *(f"note       {text}" for text in rows["notes"])]
 
 
@@ -66,15 +71,21 @@ def _bars(histogram: list[list[int]]) -> str:
     return f"{histogram[0][0]} {drawn} {histogram[-1][0]}"
 
 
-def show_tokens(path: Path, overrides: list[str], *, row: int | None, count: int, html: Path | None) -> None:
-    from sapwood.template.show import show, show_html
+def show_tokens(
+    path: Path, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
+) -> None:
+    from sapwood.template.show import show, show_html, worst_first
 
     study = study_config(load_config(path, overrides))
     examples = [*study.data.train, *study.data.eval]
+    titles: list[str] = []
     if row is not None:
         examples = [example for example in examples if example.row.index == row]
         if not examples:
             raise DataError(f"no row {row}", "--row", "rows count from 0, and dropped rows aren't shown")
+    elif worst:
+        ranked = worst_first(examples, study.renderer, count)
+        titles, examples = [title for title, _ in ranked], [example for _, example in ranked]
     else:
         examples = sorted(examples, key=lambda e: (e.row.source, e.row.index))[:count]
     if html is not None:
@@ -82,5 +93,6 @@ def show_tokens(path: Path, overrides: list[str], *, row: int | None, count: int
         print(f"wrote {html}")
         return
     color = sys.stdout.isatty()
-    for example in examples:
-        print(show(example, study.renderer, color=color), end="\n\n")
+    for i, example in enumerate(examples):
+        title = f"{titles[i]}: {example.row}\n" if titles else ""
+        print(f"{title}{show(example, study.renderer, color=color)}", end="\n\n")

@@ -67,7 +67,7 @@ def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:
 
     gc.collect()  # the trained model is done: its room is the next one's
     loaded = open_target(str(run), run.parent)
-    _, held_out = read_data(config)
+    _, held_out = read_data(config, loaded.renderer)
     probes = choose_probes(held_out, loaded.renderer, HELD_OUT_ANSWERS)
     tokenizer, stop_ids = loaded.base.spec.tokenizer, loaded.renderer.stop_ids
     return answer_probes(loaded.network, tokenizer, probes, stop_ids, 2 * config.eval.max_new_tokens)

@@ -1,11 +1,13 @@
-"""Prepared examples as a file: a run trains from its own copy, so that what happens to the source later can't
-change it."""
+"""Prepared examples as bytes: a run trains from its own copy, so that what happens to the source later can't
+change it; and a second start on the same data finds what the first one proved."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,34 @@ def pack_examples(examples: Sequence[Example]) -> bytes:
         "line": np.array([example.row.line or 0 for example in examples], np.int64),  # lines start at 1
     }
     return save(tensors, metadata={"sources": json.dumps(sources)})
+
+
+def pack_entry(facts: Mapping[str, Any], parts: Sequence[Sequence[Example]]) -> bytes:
+    """Facts (plain JSON data) and several lists of examples, behind the sha256 of it all."""
+    head = json.dumps({"facts": facts, "sizes": [len(part) for part in parts]}, ensure_ascii=False).encode()
+    body = pack_examples([example for part in parts for example in part])
+    rest = len(head).to_bytes(8) + head + body
+    return hashlib.sha256(rest).digest() + rest
+
+
+def unpack_entry(content: bytes) -> tuple[dict[str, Any], list[list[Example]]]:
+    """What `pack_entry` packed. Raises ValueError where one bit of it changed."""
+    from safetensors.numpy import load
+
+    view = memoryview(content)
+    if len(view) < 40 or hashlib.sha256(view[32:]).digest() != bytes(view[:32]):
+        raise ValueError("its sha256 is not the one that it was written with")
+    stop = 40 + int.from_bytes(view[32:40])
+    head = json.loads(bytes(view[40:stop]))
+    body = bytes(view[stop:])
+    size = int.from_bytes(body[:8], "little")
+    sources = json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["sources"])
+    examples = _examples(load(body), sources)
+    parts: list[list[Example]] = []
+    for count in head["sizes"]:
+        parts.append(examples[:count])
+        examples = examples[count:]
+    return head["facts"], parts
 
 
 def read_examples(path: Path) -> list[Example]:

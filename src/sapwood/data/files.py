@@ -7,16 +7,17 @@ import re
 import stat
 from importlib import resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, cast
 
 from sapwood.data.problems import nearest, printable
 from sapwood.errors import DataError
 
 BUILTIN = "builtin:"
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".parquet", ".txt")
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
-_HUBS = ("hf:", "ms:")
+_HUBS = ("ms:",)
 _KINDS = (
     (stat.S_ISDIR, "a folder", "name the file in it"),
     (stat.S_ISFIFO, "a pipe", "write what it carries to a file first"),
@@ -36,7 +37,7 @@ def open_source(source: str, root: Path) -> BinaryIO:
         raise DataError("the path is a URL", where, why, f"download it first: curl -LO '{where}'")
     if source.startswith(_HUBS):
         mend = "download the rows as JSONL and name that file"
-        raise DataError("datasets of a hub are not read yet", where, mend=mend)
+        raise DataError("datasets of ModelScope are not read", where, mend=mend)
     try:
         path = root / Path(source).expanduser()
         _refuse_kind(path.stat().st_mode, path, where)  # before open: that may wait, or act on a device
@@ -99,12 +100,33 @@ def _as_written(path: Path, source: str) -> str:
 
 
 def _data_files(folder: Path) -> list[str]:
-    suffixes = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
     try:
-        found = [entry.name for entry in folder.iterdir() if entry.suffix.lower() in suffixes]
+        found = [entry.name for entry in folder.iterdir() if is_data(entry.name)]
     except OSError:
         return []
     return sorted(printable(name) for name in found)
+
+
+def is_data(name: str) -> bool:
+    """Does the name end as data do? Hidden files never count."""
+    return not name.startswith(".") and PurePath(name).suffix.lower() in SUFFIXES
+
+
+def files_of(source: str, root: Path) -> list[str]:
+    """The source itself; for a folder the data files right in it, by name. Raises DataError for none."""
+    if source.startswith(BUILTIN) or _URL.match(source):
+        return [source]
+    try:
+        folder = root / Path(source).expanduser()
+        if not folder.is_dir():
+            return [source]
+        inside = sorted(entry.name for entry in folder.iterdir() if is_data(entry.name) and entry.is_file())
+    except (OSError, ValueError, RuntimeError):
+        return [source]  # opening it says what is wrong
+    if not inside:
+        mend = f"name files that end in {', '.join(SUFFIXES)}"
+        raise DataError("the folder holds no data", printable(source), "folders in it are not searched", mend)
+    return [f"{source.rstrip('/')}/{name}" for name in inside]
 
 
 def _open_builtin(source: str) -> BinaryIO:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.config import DataConfig
+from sapwood.data.columns import rename
 from sapwood.data.pairs import read_pair
 from sapwood.data.problems import ProblemLog, names, printable
 from sapwood.data.record import Record
-from sapwood.data.shapes import FORMATS, PAIRS, TURNS, advice, detect_format, matching_formats
+from sapwood.data.shapes import FORMATS, PAIRS, TEXT, TURNS, advice, detect_format, matching_formats
 from sapwood.data.sources import stream_rows
 from sapwood.data.turns import read_tools, read_turns
 from sapwood.errors import DataError, Problem
@@ -72,14 +73,23 @@ def to_conversation(
         messages: list[Message] = []
     elif format in PAIRS:
         messages = read_pair(record, format)
+    elif format == TEXT:
+        messages = []
+        if system:
+            record.fault(
+                "data.system can't be put into text that is rendered already", mend="remove data.system"
+            )
     else:
         messages = read_turns(record, TURNS[format])
         tools = read_tools(record)
+    text = (
+        record.filled(record.required(TEXT), TEXT) if format == TEXT and isinstance(row.value, dict) else None
+    )
     if record.problems:
         raise DataError(record.problems)
-    if system and messages[0].role != "system":
+    if system and format != TEXT and messages[0].role != "system":
         messages.insert(0, Message("system", system))
-    conversation = Conversation(row.id, tuple(messages), tools)
+    conversation = Conversation(row.id, tuple(messages), tools, text)
     if report is not None:
         _count(report, conversation, record)
     return conversation
@@ -98,11 +108,12 @@ def read_conversations(
     """
     log = ProblemLog()
     shapes = _Shapes(config.format, log)
-    for row in stream_rows(config.train if paths is None else paths, root, log):
-        format = shapes.of(row)
-        if format is None:
-            continue
+    for row in stream_rows(config.train if paths is None else paths, root, log, config.records):
         try:
+            row = rename(row, config.columns)
+            format = shapes.of(row)
+            if format is None:
+                continue
             yield to_conversation(row, format, system=config.system, report=report)
         except DataError as error:
             log.add(*error.problems)
@@ -158,5 +169,6 @@ def _count(report: ReadReport, conversation: Conversation, record: Record) -> No
     report.rows += 1
     for key in record.unread_keys():
         report.ignored_keys[key] = report.ignored_keys.get(key, 0) + 1
-    texts = (text for message in conversation.messages for text in (message.content, message.reasoning))
+    turns = (text for message in conversation.messages for text in (message.content, message.reasoning))
+    texts = (*turns, conversation.text)
     report.control_rows += any(text is not None and _CONTROL.search(text) is not None for text in texts)

@@ -47,11 +47,13 @@ def excerpt(value: Any, width: int = 60) -> str:
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """What a value is, in words."""
     for types, word in ((str, "text"), (bool, "true or false"), (int | float, "a number"), (list, "a list")):
         if isinstance(value, types):
             return word
-    return "null" if value is None else "an object"
+    if value is None or isinstance(value, dict):
+        return "null" if value is None else "an object"
+    return f"a {type(value).__name__}"  # Parquet has dates, decimals and bytes
 
 
 def names(keys: Iterable[str], most: int = 8) -> str:

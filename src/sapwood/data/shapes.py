@@ -14,7 +14,8 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
     "prompt-completion": (("prompt", "completion"), ("prompt", "response"), ("question", "answer")),
 }
 TURNS = {"messages": "messages", "sharegpt": "conversations"}  # format -> the key that holds the turns
-FORMATS = (*PAIRS, *TURNS)
+TEXT = "text"  # rendered already, or a document
+FORMATS = (*PAIRS, *TURNS, TEXT)
 
 _KNOWN = {key for pairs in PAIRS.values() for pair in pairs for key in pair} | {*TURNS.values()}
 
@@ -30,7 +31,8 @@ def matching_formats(row: Mapping[str, Any]) -> list[str]:
     found = [name for name, pairs in PAIRS.items() if any(row.keys() >= {*pair} for pair in pairs)]
     if "instruction" in row and "input-output" in found:
         found.remove("input-output")
-    return found + [name for name, key in TURNS.items() if key in row]
+    found += [name for name, key in TURNS.items() if key in row]
+    return found or ([TEXT] if TEXT in row else [])
 
 
 def pairs_in(row: Mapping[str, Any], format: str) -> list[tuple[str, str]]:

@@ -14,10 +14,12 @@ from sapwood.data.problems import excerpt, printable
 from sapwood.data.shapes import detect_format
 from sapwood.errors import DataError
 
-FileKind = Literal["json", "jsonl", "table"]
+FileKind = Literal["json", "jsonl", "table", "text", "parquet"]
 
 _HEAD = 65_536
 _LINES_SUFFIXES = (".jsonl", ".ndjson")
+_TEXT_SUFFIXES = (".txt", ".text", ".md")
+_PARQUET = b"PAR1"
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _TO_JSONL = "write it as JSONL where it was made: frame.to_json('data.jsonl', orient='records', lines=True)"
@@ -28,7 +30,6 @@ _MAGIC = (
     (b"\xfd7zXZ\0", "compressed with xz", _UNPACK),
     (b"BZh", "compressed with bzip2", _UNPACK),
     (b"PK\x03\x04", "a zip archive or an Excel sheet", "unpack it, or save the sheet as CSV"),
-    (b"PAR1", "Parquet, which is not read yet", _TO_JSONL),
     (b"ARROW1", "Arrow, which is not read yet", _TO_JSONL),
     (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
     (b"\x93NUMPY", "a NumPy array", "rows of text are needed"),
@@ -40,12 +41,15 @@ _MAGIC = (
 
 
 def sniff(stream: BinaryIO, source: str) -> FileKind:
-    """json: one document. jsonl: a value on each line. table: delimited text. Raises DataError for the rest.
+    """json: one document. jsonl: a value on each line. table: delimited text. text: anything else in a file
+    named .txt or .md. Raises DataError for the rest.
 
     The name decides only what the content leaves open.
     """
     where = printable(source)
     head = stream.read(_HEAD)
+    if head.startswith(_PARQUET):
+        return "parquet"
     _refuse_binary(head, source)
     refuse_wide(head, source)
     stream.seek(0)
@@ -57,6 +61,9 @@ def sniff(stream: BinaryIO, source: str) -> FileKind:
         return "json" if second is None else "jsonl"
     suffix = PurePath(source).suffix.lower()
     start = first.raw.lstrip()[:1]
+    if suffix in _TEXT_SUFFIXES and not _looks_like_rows(first.raw):
+        text = decode(first.raw, source, first.number, first.offset)
+        return "table" if detect_format(dict.fromkeys(header_of(text, suffix)[0], "")) else "text"
     if start == b"[":
         return "json"
     if start == b"{":
@@ -69,8 +76,13 @@ def sniff(stream: BinaryIO, source: str) -> FileKind:
     if detect_format(dict.fromkeys(header_of(text, suffix)[0], "")) is not None:
         return "table"
     why = f"it begins with {excerpt(text.strip(), 30)}"
-    mend = "JSON begins with [ or {; a table has a header such as instruction,output"
+    mend = "JSON begins with [ or {; a table has a header such as instruction,output; name documents .txt"
     raise DataError("neither JSON, JSONL nor a table", f"{where}:{first.number}", why, mend)
+
+
+def _looks_like_rows(first: bytes) -> bool:
+    """Is this the beginning of JSON? Rendered text may begin with a bracket too: [INST], [gMASK]."""
+    return re.match(rb"\s*(\{\s*([\"}]|$)|\[\s*([{\[\"\]]|$))", first) is not None
 
 
 def _refuse_binary(head: bytes, source: str) -> None:
@@ -78,7 +90,7 @@ def _refuse_binary(head: bytes, source: str) -> None:
     suffix = PurePath(source).suffix.lower()
     if suffix in _PICKLE_SUFFIXES or _PICKLE.match(head):
         why = "opening one runs whatever code its author put in"
-        raise DataError("the file is a Python pickle", where, why, _TO_JSONL)
+        raise DataError("the file is a Python pickle", where, why, f"sapwood data convert '{where}'")
     start = head.removeprefix(BOM).lstrip()[:32].lower()
     for magic, name, mend in _MAGIC:
         if head.startswith(magic) or (magic.isascii() and start.startswith(magic.lower())):

@@ -5,14 +5,16 @@ A new kind of file is one more entry of `_READERS`, and one more answer of `snif
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NoReturn, cast
 
 from sapwood.data.delimited import read_table
 from sapwood.data.encoding import BOM, decode, read_lines
-from sapwood.data.files import open_source
+from sapwood.data.files import files_of, is_data, open_source
 from sapwood.data.json_text import (
     TOO_LARGE,
     TOO_LARGE_MEND,
@@ -23,21 +25,26 @@ from sapwood.data.json_text import (
     object_members,
     skip_space,
 )
+from sapwood.data.parquet import read_parquet
 from sapwood.data.problems import ProblemLog, excerpt, kind, names, printable
+from sapwood.data.rendered import read_text
 from sapwood.data.shapes import PAIRS, matching_formats
 from sapwood.data.sniff import FileKind, sniff
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row, RowId
 
 MAX_DOCUMENT_BYTES = 1 << 30  # a JSON document is held in memory; JSONL is not, and has no limit
+HUB = "hf:"
+_HUB_PATH = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/(?P<file>[\w.*/ -]+)")
 MAX_FAULTS = 100  # in one document: saying where costs a pass over the text before the fault
 
 
 def read_rows(paths: Sequence[str], *, root: Path | None = None) -> Iterator[Row]:
-    """The rows of the files, in order: JSON, JSONL, CSV or TSV by content; ``builtin:NAME`` is packaged data.
+    """The rows of the files, in order: JSON, JSONL, CSV, TSV, Parquet or text, by content.
 
     Args:
-        paths: as the user wrote them; `RowId.source` repeats them.
+        paths: files; folders, which stand for the data files right in them; ``builtin:NAME`` for packaged
+            data; ``hf:ORG/NAME[@REVISION]/FILE`` for files of a hub's dataset. `RowId.source` repeats them.
         root: where relative paths start; the working directory if None.
 
     A JSON object around a single list of objects stands for that list. Raises DataError behind the last good
@@ -48,21 +55,78 @@ def read_rows(paths: Sequence[str], *, root: Path | None = None) -> Iterator[Row
     log.raise_any()
 
 
-def stream_rows(paths: Sequence[str], root: Path | None, log: ProblemLog) -> Iterator[Row]:
-    """`read_rows` that adds to a log what it would raise."""
-    for source in paths:
-        yield from _read_source(source, root if root is not None else Path.cwd(), log)
+def stream_rows(
+    paths: Sequence[str], root: Path | None, log: ProblemLog, records: str | None = None
+) -> Iterator[Row]:
+    """`read_rows` that adds to a log what it would raise. ``records``: which list of a wrapping object."""
+    here = root if root is not None else Path.cwd()
+    for path in paths:
+        try:
+            files = (
+                _hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
+            )
+        except DataError as error:
+            log.add(*error.problems)
+            continue
+        for source, file in files.items():
+            yield from _read_source(source, file, here, log, records)
 
 
-def _read_source(source: str, root: Path, log: ProblemLog) -> Iterator[Row]:
+def digest(paths: Sequence[str], root: Path | None = None) -> str:
+    """sha256 over names and bytes of all files. Raises DataError or OSError for one that can't be read."""
+    here = root if root is not None else Path.cwd()
+    total = hashlib.sha256()
+    for path in paths:
+        files = _hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
+        for source, file in files.items():
+            with open_source(file, here) if file == source else Path(file).open("rb") as stream:
+                bytes_of = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+            total.update(f"{len(source)} {source} {bytes_of}\n".encode())
+    return total.hexdigest()
+
+
+def _hub_files(path: str) -> dict[str, str]:
+    """``hf:ORG/NAME[@REVISION]/FILE``: name of each file that the pattern fits -> its copy on this disk.
+
+    `datasets` lists and downloads them into its cache; our own readers read them. No builder is chosen by
+    what the dataset's folder says, no script of it is run, and no type is guessed.
+    """
+    where = printable(path)
+    match = _HUB_PATH.fullmatch(path)
+    if match is None or not is_data(match["file"].replace("*", "x")):
+        mend = "write hf:ORG/NAME/FILE or hf:ORG/NAME@REVISION/FILE; FILE may hold *, as data/train-*.parquet"
+        raise DataError("the path names no data file of a dataset", where, "", mend)
+    try:
+        from datasets import DownloadManager
+        from datasets.data_files import resolve_pattern
+    except ImportError:
+        raise DataError("hf: needs datasets", where, mend="pip install 'sapwood[data]'") from None
+    revision = f"@{match['revision']}" if match["revision"] else ""
+    base = f"hf://datasets/{match['name']}{revision}"
+    try:
+        found = sorted(resolve_pattern(match["file"], base_path=base))
+        local = DownloadManager().download(found)
+    except Exception as error:  # a library over a network fails in many ways
+        why = printable(" ".join(str(error).split())[:200])
+        mend = "look at the name, at the network, and at HF_TOKEN for a private dataset"
+        raise DataError("the dataset can't be fetched", where, why, mend) from None
+    names = [f"{HUB}{match['name']}{revision}/{file.split('/', 5)[-1]}" for file in found]
+    return dict(zip(names, local, strict=True))
+
+
+def _read_source(source: str, path: str, root: Path, log: ProblemLog, records: str | None) -> Iterator[Row]:
     strays: dict[str, RowId] = {}  # kinds of rows that aren't objects, and the first of each
     count: Counter[str] = Counter()
     problems, rows = log.total, 0
     try:
-        with open_source(source, root) as stream:
-            reader = _READERS[sniff(stream, source)]
+        with open_source(path, root) if path == source else Path(path).open("rb") as stream:
+            file_kind = sniff(stream, source)
             stream.seek(0)
-            for row in reader(stream, source, log):
+            if file_kind == "json":
+                found = _read_json(stream, source, log, records)
+            else:
+                found = _READERS[file_kind](stream, source, log)
+            for row in found:
                 rows += 1
                 if isinstance(row.value, dict):
                     yield row
@@ -107,14 +171,14 @@ def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]
             log.add(Problem(fault.what, where, fault.why, fault.mend))
 
 
-def _read_json(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]:
+def _read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | None) -> Iterator[Row]:
     text = _read_document(stream, source)
     places = _Places(text, source)
     start = skip_space(text, 0)
     try:
         if text[start] == "[":
             end = yield from _array_rows(text, start, source, places, log)
-        elif (array := _wrapped_array(text, start, source)) is not None:
+        elif (array := _wrapped_array(text, start, source, records)) is not None:
             yield from _array_rows(text, array, source, places, log)
             end = None  # the wrapper was walked to its end before
         else:
@@ -161,17 +225,20 @@ def _read_document(stream: BinaryIO, source: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _wrapped_array(text: str, start: int, source: str) -> int | None:
+def _wrapped_array(text: str, start: int, source: str, records: str | None) -> int | None:
     """Where the list begins if the object is a wrapper; None if it is itself a row. Raises DataError."""
     members, end = object_members(text, start)
     lists = {key: at for key, at in members.items() if text[at] == "["}
     shapes = matching_formats(members)
+    if records is not None:
+        lists = {records: lists[records]} if records in lists else _no_records(records, lists, source)
+        shapes = []
     columns = len(lists) == len(members) > 1  # {"instruction": […], "output": […]}
     if not lists or (shapes and not (columns and PAIRS.keys() >= {*shapes})):
         return None
     if len(lists) > 1:
         first = next(iter(lists))
-        mend = f"use the array under '{printable(first)}' alone: jq '.{printable(first)}' FILE"
+        mend = f"say which: data.records={printable(first)}"
         if columns:
             mend = f"{mend}; if these are columns, write rows: frame.to_json(FILE, orient='records')"
         why = f"lists under {names(lists)}: it is not clear which holds the rows"
@@ -181,6 +248,11 @@ def _wrapped_array(text: str, start: int, source: str) -> int | None:
             decode_at(text, at)  # what isn't used must be JSON too, or the walk over it proves nothing
     _refuse_more(text, end, source)
     return next(iter(lists.values()))
+
+
+def _no_records(records: str, lists: Mapping[str, int], source: str) -> NoReturn:
+    there = f"lists: {names(lists)}" if lists else "no list is in it"
+    raise DataError(f"no list is under '{printable(records)}'", printable(source), there, "see data.records")
 
 
 def _refuse_more(text: str, end: int, source: str) -> None:
@@ -219,7 +291,8 @@ class _Places:
 
 
 _READERS: dict[FileKind, Callable[[BinaryIO, str, ProblemLog], Iterator[Row]]] = {
-    "json": _read_json,
     "jsonl": _read_jsonl,
     "table": read_table,
+    "text": read_text,
+    "parquet": read_parquet,
 }

@@ -93,6 +93,9 @@ def _digest(conversation: Conversation, messages: Iterable[Message]) -> bytes:
     """sha256 of what the model would see. Whether a turn is trained is not part of it."""
     turns = [[m.role, m.content, m.reasoning, list(m.tool_calls)] for m in messages]
     text = json.dumps(
-        [turns, list(conversation.tools)], sort_keys=True, ensure_ascii=False, separators=(",", ":")
+        [turns, list(conversation.tools), conversation.text],
+        sort_keys=True,
+        ensure_ascii=False,
+        separators=(",", ":"),
     )
     return hashlib.sha256(text.encode()).digest()

@@ -154,7 +154,8 @@ class _Watchdog:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: dict[int, tuple[float, int]] = {}  # ticket -> (deadline, thread)
+        # ticket -> (thread, deadline in its processor time; None until the watch has seen it once)
+        self._running: dict[int, tuple[int, float | None]] = {}
         self._next = 0
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -162,7 +163,7 @@ class _Watchdog:
     def enter(self) -> int:
         with self._lock:
             self._next += 1
-            self._running[self._next] = (_spent(threading.get_ident()) + SECONDS, threading.get_ident())
+            self._running[self._next] = (threading.get_ident(), None)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._watch, name="template-watchdog", daemon=True)
                 self._thread.start()
@@ -183,8 +184,10 @@ class _Watchdog:
             with self._lock:
                 if not self._running:
                     self._wake.clear()
-                for ticket, (deadline, thread) in list(self._running.items()):
-                    if _spent(thread) > deadline:
+                for ticket, (thread, deadline) in list(self._running.items()):
+                    if deadline is None:  # most renderings end before: they never cost a look at the clock
+                        self._running[ticket] = (thread, _spent(thread) + SECONDS)
+                    elif _spent(thread) > deadline:
                         del self._running[ticket]
                         # Under the lock the rendering can't have left: the exception meets it.
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(

@@ -34,4 +34,5 @@ def label_encoded(rendered: Rendered, encoded: Encoded) -> Example:
                 "remove the blanks at the beginning of the answer",
             )
         trained |= (starts >= span.start) & (starts < span.stop)
+    trained[:1] = False  # nothing stands before the first token to predict it from
     return Example(rendered.row, encoded.ids, trained)

@@ -85,7 +85,7 @@ def prepare(
     Raises:
         DataError: with every problem of every row (1,000 at most), among them rows that are too long.
     """
-    work = _Work(renderer, template, max_length, Prover(renderer, vocab_rows))
+    work = _Work(renderer, template, max_length, Prover(renderer, vocab_rows, template.accept))
     for batch in _batches(conversations):
         work.take(batch)
         if len(work.problems) + len(work.prover.problems) >= MAX_PROBLEMS:

@@ -7,7 +7,7 @@ transformers' public call, for each text and each prompt.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from sapwood.errors import DataError, Problem
 from sapwood.template.render import Renderer, Rendering
 from sapwood.template.view import as_dicts, plain
-from sapwood.types import Conversation, Example
+from sapwood.types import Conversation, Example, RowId
 
 CHECKS = {
     "template-text": "the text is the one that the tokenizer's chat template writes",
@@ -31,6 +31,7 @@ CHECKS = {
     "cut": "every character of the text is in the ids",
     "vocabulary": "every id has a row in the embedding",
     "pad-target": "padding is never learnt",
+    "missing-end": "each rendered text of the data ends as its template does",
 }
 MAX_PROBLEMS = 1000  # after so many, one more row tells nobody anything
 VERSION = 1
@@ -56,6 +57,7 @@ class Proof:
         control_rows: rows whose content was spelled like a control token; it was kept as plain text.
         fingerprint: the renderer's, which chat, serve and export compare with theirs.
         clock: the date that the template was told, where it asks for one.
+        accepted: code -> how many rows failed it, and the first, where template.accept names the code.
     """
 
     version: int
@@ -70,6 +72,7 @@ class Proof:
     stop_ids: tuple[int, ...]
     stop_text: str
     clock: str | None
+    accepted: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -89,10 +92,12 @@ class Prover:
     Args:
         renderer: the one that made the examples.
         vocab_rows: rows of the model's embedding.
+        accept: codes that may fail; the proof counts them, and doesn't claim them.
     """
 
-    def __init__(self, renderer: Renderer, vocab_rows: int) -> None:
+    def __init__(self, renderer: Renderer, vocab_rows: int, accept: Sequence[str] = ()) -> None:
         self.problems: list[Problem] = []
+        self._accepted: dict[str, dict[str, Any]] = {code: {"rows": 0, "first": None} for code in accept}
         self._renderer = renderer
         self._tokenizer = renderer.tokenizer
         self._vocab_rows = vocab_rows
@@ -109,7 +114,12 @@ class Prover:
         own = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         for item, ids, truth, prompts in zip(items, own, *self._truth(items), strict=True):
             self._check_ids(item, truth, ids)
-            self._check_turns(item, prompts)
+            if item.conversation.text is not None:
+                self._check_given(item, item.conversation.text)
+            if item.rendering.whole:
+                self._check_whole(item, prompts)
+            else:
+                self._check_turns(item, prompts)
             self._count(item)
 
     def finish(self) -> Proof:
@@ -120,7 +130,7 @@ class Prover:
             raise DataError("[no-target] there is no example to train on", mend="add rows with answers")
         return Proof(
             VERSION,
-            tuple(CHECKS),
+            tuple(code for code in CHECKS if not self._accepted.get(code, {}).get("rows")),
             len(self._rows),
             self._examples,
             self._turns,
@@ -131,13 +141,14 @@ class Prover:
             self._renderer.stop_ids,
             self._renderer.stop_text,
             self._renderer.clock.isoformat() if self._renderer.tells_time else None,
+            self._accepted,
         )
 
     # --- the truth ------------------------------------------------------------------------------------------
 
     def _truth(self, items: Sequence[Labelled]) -> tuple[list[str], list[list[list[int]]]]:
         """For each item the template's text, and for each of its trained turns the ids of its prompt."""
-        texts = [""] * len(items)
+        texts = [item.rendering.rendered.text for item in items]  # a document's is nobody else's
         prompts: list[list[list[int]]] = [[] for _ in items]
         for tools, members in _by_tools(items):
             chats = {i: as_dicts(items[i].conversation.messages) for i in members}
@@ -185,6 +196,51 @@ class Prover:
         if len(ours) > len(theirs) or np.array_equal(ours, theirs):
             self._add(item, "control", "control text of the row became a control token")
 
+    def _check_given(self, item: Labelled, given: str) -> None:
+        """Text that came rendered is what is trained, but for blanks at the edges of messages."""
+        bos = self._tokenizer.bos_token
+        body, text = given.strip(), item.rendering.rendered.text
+        if bos and body.startswith(bos):
+            body = body.removeprefix(bos).lstrip()
+            if body.startswith(bos) or not item.conversation.messages:
+                self._add(item, "double-bos", f"the data has {bos} where one more is written; one is trained")
+            while body.startswith(bos):
+                body = body.removeprefix(bos).lstrip()
+        own = text[: len(text) - item.rendering.appended].removeprefix(bos or "")
+        body, text, own = _bare(body), _bare(text.removeprefix(bos or "")), _bare(own)
+        stop = _bare(self._renderer.stop_text)
+        ends_here = item.rendering.upto == len(item.conversation.messages)
+        if body in (text, own) or not item.conversation.messages or (not ends_here and body.startswith(own)):
+            return
+        if body + stop == text:
+            self._add(item, "missing-end", f"the data's text lacks {stop}; the template's is trained")
+        else:
+            at = next((i for i, (a, b) in enumerate(zip(body, text, strict=False)) if a != b), 0)
+            why = f"the data's text reads {body[at : at + 60]!r}, the template writes {text[at : at + 60]!r}"
+            self._add(item, "template-text", why)
+
+    def _check_whole(self, item: Labelled, prompts: Sequence[Sequence[int]]) -> None:
+        """All is learnt up to a stop token, and each prompt of it is the one that inference sends."""
+        ids, trained = item.example.ids, item.example.trained
+        count = int(trained.sum())
+        if not count:
+            self._add(item, "no-target", "no token is to be learnt")
+            return
+        if trained[0] or not trained[1 : count + 1].all():
+            self._add(item, "cut", "not all of the text is marked")
+        if not item.held_control:
+            for turn, prompt in zip(item.rendering.turns, prompts, strict=True):
+                if not np.array_equal(ids[: len(prompt)], prompt):
+                    self._add(item, "prompt-ids", f"turn {turn + 1}: inference sends other ids before it")
+        if int(ids[count]) not in self._stops:
+            self._add(item, "stop", f"the text ends with {self._name(int(ids[count]))}")
+        pad = self._tokenizer.pad_token_id
+        if pad is not None and pad not in self._stops and pad in ids[1 : count + 1]:
+            self._add(item, "pad-target", "the text would teach the padding token")
+
+    def _name(self, id: int) -> str:
+        return repr(self._tokenizer.convert_ids_to_tokens(id))
+
     def _check_turns(self, item: Labelled, prompts: Sequence[Sequence[int]]) -> None:
         ids, trained = item.example.ids, item.example.trained
         edges = np.flatnonzero(np.diff(trained, prepend=False, append=False))
@@ -227,13 +283,24 @@ class Prover:
         self._targets += item.example.num_targets
 
     def _add(self, item: Labelled, code: str, why: str) -> None:
-        self.problems.append(Problem(f"[{code}] not so: {CHECKS[code]}", str(item.conversation.row), why))
+        self.fault(item.conversation.row, code, why)
+
+    def fault(self, row: RowId, code: str, why: str, mend: str = "") -> None:
+        """A check that failed: a problem, or one more row of a code that is accepted."""
+        accepted = self._accepted.get(code)
+        if accepted is None:
+            self.problems.append(Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why, mend))
+            return
+        accepted["rows"] += 1
+        accepted["first"] = accepted["first"] or str(row)
 
 
 def _by_tools(items: Sequence[Labelled]) -> list[tuple[Any, list[int]]]:
     """Indices of the items that share their tools: a batch has one list of them."""
     groups: list[tuple[Any, list[int]]] = []
     for i, item in enumerate(items):
+        if not item.conversation.messages:
+            continue
         tools = plain(item.conversation.tools)
         for known, members in groups:
             if known == tools:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -21,12 +21,12 @@ from typing import Any, Literal
 from sapwood.errors import DataError
 from sapwood.template.encode import Encoded, Encoder
 from sapwood.template.jinja import ChatTemplate
-from sapwood.template.view import View
+from sapwood.template.view import Skeletons, View
 from sapwood.types import Conversation, Message, Rendered, RowId, Span
 
 VERSION = 1  # part of the fingerprint: raise it when the same row would give other tokens
 
-TrainOn = Literal["assistant", "last"]
+TrainOn = Literal["assistant", "last", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,14 @@ class Rendering:
         upto: how many messages of the conversation are in it.
         turns: for each span, the index of the message that it is.
         appended: characters at the text's end that the template didn't write: the missing stop token.
+        whole: the one span is the text from its beginning, prompts included.
     """
 
     rendered: Rendered
     upto: int
     turns: tuple[int, ...]
     appended: int = 0
+    whole: bool = False
 
 
 class Renderer:
@@ -78,6 +80,7 @@ class Renderer:
         self.encoder = Encoder(tokenizer)
         self._special: dict[str, str] = dict(tokenizer.special_tokens_map)
         self._compiled: dict[str, ChatTemplate] = {}
+        self._skeletons: dict[str, Skeletons] = {}
         self._chat(self.template)  # a template that doesn't parse fails here, not at the first row
         eos = tokenizer.eos_token_id
         known = sorted({int(id) for id in stop_ids} | ({int(eos)} if eos is not None else set()))
@@ -100,10 +103,18 @@ class Renderer:
 
     def renderings(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendering]:
         """`render`, with the facts that the proof needs."""
+        if conversation.text is not None and not conversation.messages:
+            return [self._document(conversation)]
         trained = trained_turns(conversation, train_on)
         view = self._view(conversation)
         whole = self._whole(view, trained)
+        if train_on == "all":
+            return [_all_of(whole or self._one_turn(view, trained[-1]))]
         return [whole] if whole is not None else [self._one_turn(view, turn) for turn in trained]
+
+    def text_of(self, messages: Sequence[Message]) -> str:
+        """The template's text of a whole conversation without tools. Raises DataError."""
+        return self._view(Conversation(RowId("the conversation", 0), tuple(messages))).text(len(messages))
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """What inference sends to get the next answer. Raises DataError."""
@@ -265,11 +276,28 @@ class Renderer:
             "add eos_token to the tokenizer's config",
         )
 
+    def _document(self, conversation: Conversation) -> Rendering:
+        """Text that no template made, between the tokens that begin and end a text for this tokenizer."""
+        text, bos = conversation.text or "", self._bos
+        if self.tokenizer.eos_token is None:
+            raise DataError("no token ends a text", str(conversation.row), "the tokenizer names no eos token")
+        whole = bos + text + self.tokenizer.eos_token
+        content = (Span(len(bos), len(bos) + len(text)),)
+        rendered = Rendered(conversation.row, whole, (Span(0, len(whole)),), content)
+        return Rendering(rendered, 0, (), whole=True)
+
+    @cached_property
+    def _bos(self) -> str:
+        """What the tokenizer itself puts before a text."""
+        first = self.tokenizer("a")["input_ids"][:1]
+        return str(self.tokenizer.bos_token) if first == [self.tokenizer.bos_token_id] else ""
+
     # --- parts ----------------------------------------------------------------------------------------------
 
     def _view(self, conversation: Conversation) -> View:
-        chat = self._chat(self.template_for(conversation.tools))
-        return View(conversation, chat, self.encoder, self._special)
+        template = self.template_for(conversation.tools)
+        skeletons = self._skeletons.setdefault(template, {})
+        return View(conversation, self._chat(template), self.encoder, self._special, skeletons)
 
     def _chat(self, template: str) -> ChatTemplate:
         if template not in self._compiled:
@@ -286,8 +314,15 @@ class Renderer:
 def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
     """Indices of the messages to learn. Raises DataError where there is none, or one that can't be learnt."""
     answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
-    chosen = set(answers if train_on == "assistant" else answers[-1:])
+    chosen = set(answers[-1:] if train_on == "last" else answers)
     for i, message in enumerate(conversation.messages):
+        if message.trained is False and train_on == "all":
+            raise DataError(
+                f"[turn] message {i + 1} is not to be trained",
+                str(conversation.row),
+                "template.train_on=all learns every turn",
+                "set template.train_on=assistant, or delete the mark",
+            )
         if message.trained and message.role != "assistant":
             raise DataError(
                 f"[turn] message {i + 1} can't be trained",
@@ -312,6 +347,13 @@ def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
             "put a user message before it, or set train: false on it",
         )
     return sorted(chosen)
+
+
+def _all_of(rendering: Rendering) -> Rendering:
+    rendered = rendering.rendered
+    return replace(
+        rendering, rendered=replace(rendered, spans=(Span(0, rendered.spans[-1].stop),)), whole=True
+    )
 
 
 def _shared(left: str, right: str) -> int:

@@ -5,9 +5,10 @@ Learnt tokens are green, and stand in ⟦ ⟧ with ┃ between them, so that the
 
 from __future__ import annotations
 
+import heapq
 import html
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -40,6 +41,24 @@ def show(example: Example, renderer: Renderer, *, color: bool) -> str:
             out += [between, _painted(piece, color) + "\n" * piece.text.endswith("\n")]
         out.append(_paint("⟧", GREEN, color) if trained else "")
     return "".join(out).rstrip("\n") + "\n" + summary(example, renderer)
+
+
+def worst_first(examples: Sequence[Example], renderer: Renderer, count: int) -> list[tuple[str, Example]]:
+    """The ``count`` examples at each end where mistakes gather, each with what it is the worst of."""
+    backend: Any = renderer.tokenizer.backend_tokenizer
+    texts = backend.decode_batch([e.ids.tolist() for e in examples], skip_special_tokens=False)
+    density = {id(e): len(text) / len(e) for e, text in zip(examples, texts, strict=True)}
+    share = {id(e): e.num_targets / len(e) for e in examples}
+    ranks: list[tuple[str, Callable[[Example], float], Callable[[Example], str]]] = [
+        ("longest", len, lambda e: f"{len(e):,} tokens"),
+        ("least learnt", lambda e: -share[id(e)], lambda e: f"{100 * share[id(e)]:.0f} %"),
+        ("densest", lambda e: density[id(e)], lambda e: f"{density[id(e)]:.2f} characters a token"),
+    ]
+    return [
+        (f"{name} ({said(example)})", example)
+        for name, rank, said in ranks
+        for example in heapq.nlargest(count, examples, key=rank)
+    ]
 
 
 def summary(example: Example, renderer: Renderer) -> str:

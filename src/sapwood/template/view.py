@@ -12,6 +12,9 @@ from sapwood.template.jinja import ChatTemplate, TemplateFault
 from sapwood.types import Conversation, Message, Span
 
 Dicts = list[dict[str, Any]]
+# What a template writes around the contents of messages with these roles; rows alike are located by it.
+Skeletons = dict[tuple[bool, tuple[str, ...]], tuple[str, ...]]
+MAX_SKELETONS = 1000
 
 
 class View:
@@ -23,6 +26,7 @@ class View:
         chat: ChatTemplate,
         encoder: Encoder,
         special: Mapping[str, str],
+        skeletons: Skeletons | None = None,
     ) -> None:
         self.row = conversation.row
         self._messages = as_dicts(conversation.messages)
@@ -30,6 +34,7 @@ class View:
         self._chat = chat
         self._encoder = encoder
         self._special = special
+        self._skeletons: Skeletons = {} if skeletons is None else skeletons
         self._texts: dict[tuple[int, bool], str] = {}
 
     def text(self, upto: int, prompt: bool = False) -> str:
@@ -58,6 +63,10 @@ class View:
         template's. Raises DataError where they aren't.
         """
         encoder = self._encoder
+        plain_turns = self._plain_turns(upto)
+        shape = (prompt, tuple(message["role"] for message in self._messages[:upto]))
+        if plain_turns is not None and (spans := _fitted(text, plain_turns, self._skeletons.get(shape))):
+            return spans
         self._refuse_control_keys()
         marks = row_content.pick_marks(text)
         if marks is not None:
@@ -71,6 +80,9 @@ class View:
             marked = self._changed(upto, prompt, mark)
             spans = row_content.locate(text, marked, marks, pieces) if marked is not None else None
             if spans is not None:
+                found = [text[span.start : span.stop] for span in spans]
+                if found == plain_turns and len(self._skeletons) < MAX_SKELETONS:
+                    self._skeletons[shape] = _between(text, spans)
                 return spans
         neutral = self._changed(upto, prompt, lambda piece: "x")
         ours = encoder.control_ids(encoder.encode(text).ids)
@@ -84,6 +96,18 @@ class View:
             "sapwood can't tell which control tokens are the template's and which are the row's",
             "put reasoning into the message's own field, and remove the control text",
         )
+
+    def _plain_turns(self, upto: int) -> list[str] | None:
+        """The contents, where there is nothing else to a turn and no blank edge that a template may trim."""
+        if self._tools:
+            return None
+        contents: list[str] = []
+        for message in self._messages[:upto]:
+            content = message["content"]
+            if len(message) != 2 or not content or content[0].isspace() or content[-1].isspace():
+                return None
+            contents.append(content)
+        return contents
 
     def _changed(self, upto: int, prompt: bool, change: Callable[[str], str]) -> str | None:
         worth = self._encoder.may_touch
@@ -132,6 +156,27 @@ class View:
             "add_generation_prompt": prompt,
             **self._special,
         }
+
+
+def _between(text: str, spans: Sequence[Span]) -> tuple[str, ...]:
+    starts = [0, *(span.stop for span in spans)]
+    stops = [*(span.start for span in spans), len(text)]
+    return tuple(text[start:stop] for start, stop in zip(starts, stops, strict=True))
+
+
+def _fitted(text: str, contents: Sequence[str], skeleton: tuple[str, ...] | None) -> tuple[Span, ...] | None:
+    """Where the contents stand, if the text is the skeleton filled with them; None if it isn't."""
+    if skeleton is None:
+        return None
+    spans: list[Span] = []
+    at = 0
+    for before, content in zip(skeleton, contents, strict=False):
+        start = at + len(before)
+        at = start + len(content)
+        spans.append(Span(start, at))
+        if not (text.startswith(before, start - len(before)) and text.startswith(content, start)):
+            return None
+    return tuple(spans) if text[at:] == skeleton[-1] else None
 
 
 def as_dicts(messages: Sequence[Message]) -> Dicts:

@@ -1,0 +1,295 @@
+"""Each bad dataset of the catalogue (D1 to D53), by its id: what sapwood takes, and what it says of the rest.
+
+The finer cases stand in the files that mirror the source; here nothing of the list is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sapwood.config import DataConfig, TemplateConfig
+from sapwood.data.formats import ReadReport, read_conversations
+from sapwood.data.problems import printable
+from sapwood.data.split import contradictions, duplicates, split_eval
+from sapwood.errors import DataError
+from sapwood.template.prepare import Prepared, prepare
+from sapwood.types import Conversation
+from tests.template.cases import tiny
+
+GOOD = '{"instruction": "q", "output": "a"}'
+IDS = [f"D{number}" for number in range(1, 54)]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file whose reading, or preparing, ends with a message that matches."""
+
+    content: str | bytes
+    message: str
+    name: str = "rows.jsonl"
+    data: dict[str, Any] | None = None
+    length: int = 256
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A file that is read; ``texts`` are the contents of its messages."""
+
+    content: str | bytes
+    texts: list[str]
+    name: str = "rows.jsonl"
+    note: str = ""
+
+
+def row(**keys: Any) -> str:
+    return json.dumps(keys, ensure_ascii=False)
+
+
+def turns(*roles: str) -> str:
+    return row(messages=[{"role": role, "content": f"t{i}"} for i, role in enumerate(roles)])
+
+
+LONG = row(instruction="q", output="word " * 400)
+CASES: dict[str, list[Refused | Taken]] = {
+    "D1": [Taken("\ufeff" + GOOD, ["q", "a"])],
+    "D2": [
+        Taken(f"{GOOD}\r\n{GOOD}\r", ["q", "a"] * 2),
+        Taken(row(instruction="q", output="a\r"), ["q", "a\r"]),
+    ],
+    "D3": [Refused(f"{GOOD}\n{GOOD[:-6]}", r"rows\.jsonl:2:\d+")],
+    "D4": [Refused(f"{GOOD}\nbad\n{GOOD}", r"rows\.jsonl:2:1")],
+    "D5": [
+        Taken(f"\n{GOOD}\n\n{GOOD}\n", ["q", "a"] * 2),
+        Refused(f"{GOOD},\n{GOOD}", "comma after the row"),
+    ],
+    "D6": [
+        Refused('{"instruction": "q", "output": NaN}', "NaN is not JSON"),
+        Refused('[{"a": -Infinity}]', "Infinity"),
+    ],
+    "D7": [Refused(row(instruction="q", output=None), r"'output' is null · rows\.jsonl:1")],
+    "D8": [Refused(f"{GOOD}\n{row(instruction='q')}", r"'output' is missing · rows\.jsonl:2")],
+    "D9": [Refused(row(instruction="q", Output="a"), "rename 'Output' to 'output'")],
+    "D10": [Taken(row(instruction="q", output="a", id=7), ["q", "a"], note="ignored keys: 'id'")],
+    "D11": [Refused('{"instruction": "q", "output": "a", "output": "b"}', r"rows\.jsonl:1:\d+.*only one")],
+    "D12": [
+        Refused(
+            f"{GOOD}\n{row(instruction='q', output=7)}", r"'output' is a number, not text · rows\.jsonl:2"
+        )
+    ],
+    "D13": [Refused(row(instruction="q", output=["a"]), "'output' is a list, not text")],
+    "D14": [
+        Taken(
+            row(
+                messages=[
+                    {"role": "user", "content": [{"type": "text", "text": "q"}]},
+                    {"role": "assistant", "content": "a"},
+                ]
+            ),
+            ["q", "a"],
+        ),
+        Refused(
+            row(messages=[{"role": "user", "content": [{"type": "image", "url": "x"}]}]), "not a part of text"
+        ),
+    ],
+    "D15": [Refused('{"a": ' + "[" * 4000 + "]" * 4000 + "}", "nested too deep")],
+    "D16": [Refused(GOOD.replace("q", "é").encode("latin-1"), r"rows\.jsonl:1.*ISO-8859-1.*iconv -f")],
+    "D17": [
+        Refused(GOOD.encode("utf-16"), "the file is UTF-16"),
+        Refused(GOOD.encode("utf-16-le"), "UTF-16LE without a mark"),
+    ],
+    "D18": [Refused('{"instruction": "\\ud83d", "output": "a"}', r"lone surrogate \\ud83d · rows\.jsonl:1")],
+    "D19": [
+        Taken(
+            row(instruction="q\0", output="\x1b[31ma"),
+            ["q\0", "\x1b[31ma"],
+            note="1 rows hold control characters",
+        )
+    ],
+    "D20": [Taken(row(instruction="👩‍👩‍👧 e\u0301", output="\u202eعربي"), ["👩‍👩‍👧 e\u0301", "\u202eعربي"])],
+    "D21": [Taken(row(instruction="e\u0301", output="é Å"), ["e\u0301", "é Å"])],
+    "D22": [Refused(row(instruction="q", output="x" * 8_100_000), "row is larger than 8,000,000 bytes")],
+    "D24": [Refused("", "the file is empty")],
+    "D25": [Refused("[]", "0 rows", "rows.json")],
+    "D26": [Taken(f'{{"data": [{GOOD}]}}', ["q", "a"], "rows.json")],
+    "D27": [Refused('["a", "b"]', "2 rows are text, not an object", "rows.json")],
+    "D28": [Taken(f"{GOOD}\n{GOOD}", ["q", "a"] * 2, "rows.json"), Taken(f"[{GOOD}]", ["q", "a"])],
+    "D29": [
+        Taken(
+            row(instruction="2024-01-05", output="2024-01-05T00:00:00Z"),
+            ["2024-01-05", "2024-01-05T00:00:00Z"],
+        )
+    ],
+    "D30": [
+        Refused(
+            '{"instruction": "q", "output": 123456789012345678901234567890}',
+            "found 123456789012345678901234567890",
+        )
+    ],
+    "D31": [Taken("instruction,output\n007,NA\nTRUE,1.50\n", ["007", "NA", "TRUE", "1.50"], "rows.csv")],
+    "D32": [
+        Refused('instruction,output\n"q,a\n', r"a quote in this row never closes · rows\.csv:2", "rows.csv"),
+        Refused("instruction,output\nq,a,b\n", r"3 cells, the header has 2 · rows\.csv:2", "rows.csv"),
+        Refused("output,output\nq,a\n", "occurs twice", "rows.csv"),
+        Taken('instruction;output\n"q\n2";a\n', ["q\n2", "a"], "rows.csv"),
+    ],
+    "D33": [
+        Refused(row(instruction="q", output=" \n"), "'output' is empty"),
+        Refused(row(instruction="q", output=""), "'output' is empty"),
+    ],
+    "D34": [Refused(row(instruction="", input=" ", output="a"), "'instruction' and 'input' are empty")],
+    "D35": [Refused(LONG, r"\[overlong\] 1 of 1 examples .*pack\.length=")],
+    "D36": [Refused(row(instruction="word " * 400, output="a"), r"\[overlong\].*the longest needs \d+")],
+    "D37": [
+        Refused(turns("user", "assistant", "user"), "last turn is user, not assistant"),
+        Refused(
+            turns("user", "user", "assistant"), r"two user turns in a row, the second at 'messages\[1\]'"
+        ),
+        Refused(turns("assistant", "user", "assistant"), "the assistant speaks first"),
+    ],
+    "D38": [
+        Refused(turns("user", "system", "assistant"), r"system turn at 'messages\[1\]' is not the first"),
+        Refused(turns("system", "system", "user", "assistant"), "second system turn"),
+    ],
+    "D39": [
+        Refused(
+            turns("user", "bot"), r"'messages\[1\]\.role' is no known role · rows\.jsonl:1 · found \"bot\""
+        )
+    ],
+    "D46": [Refused("x", "the folder holds no data", "folder"), Refused("x", "the path is a pipe", "fifo")],
+    "D49": [Refused(b"\x80\x04]\x94.", "Python pickle.*sapwood data convert 'rows.pkl'", "rows.pkl")],
+    "D50": [Refused(b"PAR1" + b"\0" * 40 + b"PAR1", "the Parquet file is damaged", "rows.parquet")],
+    "D51": [Refused("x", "the path is a URL.*curl -LO", "https://example.org/rows.jsonl")],
+}
+
+
+def read(folder: Path, case: Refused | Taken, report: ReadReport | None = None) -> list[Conversation]:
+    path = folder / case.name
+    if case.name == "folder":
+        path.mkdir()
+    elif case.name == "fifo":
+        os.mkfifo(path)
+    elif "://" not in case.name:
+        path.write_bytes(case.content if isinstance(case.content, bytes) else case.content.encode())
+    return list(read_conversations(DataConfig(train=(case.name,)), root=folder, report=report))
+
+
+def prepared(conversations: list[Conversation], length: int = 256) -> Prepared:
+    return prepare(conversations, tiny(), TemplateConfig(), max_length=length, vocab_rows=99_999)
+
+
+@pytest.mark.parametrize(
+    ("case", "id"),
+    [pytest.param(case, id, id=f"{id}-{i}") for id, cases in CASES.items() for i, case in enumerate(cases)],
+)
+def test_files(tmp_path: Path, case: Refused | Taken, id: str) -> None:
+    report = ReadReport()
+    if isinstance(case, Taken):
+        found = read(tmp_path, case, report)
+        assert [message.content for one in found for message in one.messages] == case.texts
+        assert any(note.startswith(case.note) for note in report.notes()) if case.note else not report.notes()
+        return
+    with pytest.raises(DataError) as caught:
+        prepared(read(tmp_path, case, report))
+    assert re.search(case.message, str(caught.value))
+    assert all(problem.what and problem.where for problem in caught.value.problems)
+    assert caught.value.exit_code == 3
+
+
+# --- what is more than one file -----------------------------------------------------------------------------
+
+
+def make(folder: Path, *rows: str) -> list[Conversation]:
+    return read(folder, Taken("\n".join(rows), []))
+
+
+def d23_a_million_characters_without_a_space(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"\[overlong\].*rows\.jsonl:1"):
+        prepared(make(folder, row(instruction="q", output="x" * 1_000_000)))
+
+
+def d40_control_text_stays_text(folder: Path) -> None:
+    found = prepared(make(folder, row(instruction="<|im_end|>", output="</s><think>[INST]<|im_start|>")))
+    assert found.report.control_rows == 1
+    assert found.examples[0].ids.tolist().count(tiny().stop_id) == 2
+
+
+def d41_braces_are_never_rendered(folder: Path) -> None:
+    text = "{{ 7 * 7 }}{% for x in y %}"
+    found = prepared(make(folder, row(instruction="q", output=text)))
+    assert text in tiny().tokenizer.decode(found.examples[0].ids.tolist())
+
+
+def d42_duplicates_are_counted_and_stay_together(folder: Path) -> None:
+    found = make(folder, *[row(instruction=f"q{i % 20}", output="a") for i in range(40)])
+    assert len(duplicates(found)) == 20
+    train, held = split_eval(found, 0.2, seed=0)
+    assert not {c.messages for c in train} & {c.messages for c in held}
+
+
+def d43_one_bad_row_of_many_is_found_while_reading(folder: Path) -> None:
+    rows = [GOOD] * 20_000
+    rows[13_370] = "{"
+    with pytest.raises(DataError, match=r"rows\.jsonl:13371"):
+        make(folder, *rows)
+
+
+def d47_nothing_is_left(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"\[overlong\] 1 of 1"):
+        config = TemplateConfig(overlong="drop")
+        prepare(make(folder, LONG), tiny(), config, max_length=64, vocab_rows=99_999)
+
+
+def d48_a_split_that_leaves_nothing(folder: Path) -> None:
+    found = make(folder, row(instruction="a", output="b"), row(instruction="c", output="d"))
+    with pytest.raises(DataError, match=r"nothing left to train on · data\.eval"):
+        split_eval(found, 3, seed=0)
+
+
+def d52_contradictions_are_reported(folder: Path) -> None:
+    found = make(folder, GOOD, row(instruction="q", output="b"))
+    assert [[str(r) for r in group] for group in contradictions(found)] == [["rows.jsonl:1", "rows.jsonl:2"]]
+
+
+def d53_escapes_do_not_reach_the_terminal(folder: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        make(folder, row(instruction="q", output=["\x1b[31m"]), row(**{"\x1b[2J\u202e": "x"}))
+    assert "\x1b" not in str(caught.value)
+    assert "\u202e" not in str(caught.value)
+    assert printable("\x1b[2J") == "\\x1b[2J"
+
+
+MORE: dict[str, Callable[[Path], None]] = {
+    "D23": d23_a_million_characters_without_a_space,
+    "D40": d40_control_text_stays_text,
+    "D41": d41_braces_are_never_rendered,
+    "D42": d42_duplicates_are_counted_and_stay_together,
+    "D43": d43_one_bad_row_of_many_is_found_while_reading,
+    "D47": d47_nothing_is_left,
+    "D48": d48_a_split_that_leaves_nothing,
+    "D52": d52_contradictions_are_reported,
+    "D53": d53_escapes_do_not_reach_the_terminal,
+}
+ELSEWHERE = {  # a run is needed to show it
+    "D44": ("tests/test_study.py", "test_d44_"),
+    "D45": ("tests/test_study.py", "test_d45_"),
+}
+
+
+@pytest.mark.parametrize("id", MORE)
+def test_more_than_a_file(tmp_path: Path, id: str) -> None:
+    MORE[id](tmp_path)
+
+
+def test_no_id_is_left_out() -> None:
+    assert sorted({*CASES, *MORE, *ELSEWHERE}) == sorted(IDS)
+    root = Path(__file__).parents[2]
+    for file, name in ELSEWHERE.values():
+        assert f"def {name}" in (root / file).read_text(encoding="utf-8")

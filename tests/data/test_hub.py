@@ -1,0 +1,117 @@
+"""``hf:``: files of a hub's dataset, from a server on this machine that answers as the hub does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+FILES = {
+    "data/train-0.jsonl": b'{"instruction": "q0", "output": "2024-01-05"}\n',
+    "data/train-1.jsonl": b'{"instruction": "q1", "output": "a1"}\n',
+    "data/test-0.jsonl": b'{"instruction": "q2", "output": "a2"}\n',
+    "README.md": b"---\nconfigs:\n- config_name: evil\n  data_files: ../../etc/passwd\n---\n",
+    "loader.py": b"raise SystemExit('a script of the dataset was run')\n",
+}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+READ = """
+import json, sys
+from sapwood.data.sources import read_rows
+from sapwood.errors import DataError
+try:
+    print(json.dumps([[str(row.id), row.value] for row in read_rows(sys.argv[1:])]))
+except DataError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The four answers that a client needs to list and to fetch."""
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def do_POST(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        asked = json.loads(self.rfile.read(size) or b"{}").get("paths", [])
+        self.send([entry for entry in entries() if entry["path"] in asked])
+
+    def answer(self, body: bool) -> None:
+        path = self.path.split("?")[0]
+        if path.startswith("/datasets/org/name/resolve/"):
+            content = FILES.get(path.split("/", 6)[6].replace("%2F", "/"))
+            self.send(content, body) if content is not None else self.send(None)
+        elif path.startswith("/api/datasets/org/name/tree/"):
+            folder = path.split("/", 7)[7] if path.count("/") > 6 else ""
+            self.send([e for e in entries() if not folder or e["path"].startswith(f"{folder}/")])
+        elif path.startswith("/api/datasets/org/name"):
+            siblings = [{"rfilename": name} for name in FILES]
+            self.send({"id": "org/name", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+        else:
+            self.send(None)
+
+    def send(self, value: object, body: bool = True) -> None:
+        content = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.send_response(404 if value is None else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        if value is None:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+        if body and self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+
+def entries() -> list[dict[str, object]]:
+    files: list[dict[str, object]] = [
+        {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        for name, content in FILES.items()
+    ]
+    return [*files, {"type": "directory", "path": "data", "size": 0, "oid": "d" * 40}]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Generator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def read(hub: str, home: Path, *paths: str) -> object:
+    env = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "http_proxy", "HTTP_PROXY"):
+        env.pop(name, None)
+    command = [sys.executable, "-c", READ, *paths]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_files_are_listed_fetched_and_read_as_they_are(hub: str, tmp_path: Path) -> None:
+    found = read(hub, tmp_path, "hf:org/name/data/train-*.jsonl")
+    assert found == [
+        ["hf:org/name/data/train-0.jsonl:1", {"instruction": "q0", "output": "2024-01-05"}],
+        ["hf:org/name/data/train-1.jsonl:1", {"instruction": "q1", "output": "a1"}],
+    ]
+
+
+def test_a_dataset_that_is_not_there_is_said(hub: str, tmp_path: Path) -> None:
+    found = str(read(hub, tmp_path, "hf:org/none/data/a.jsonl", "hf:org/name/data/none-*.jsonl"))
+    assert found.count("the dataset can't be fetched") == 2
+    assert "hf:org/none/data/a.jsonl" in found
+    assert "hf:org/name/data/none-*.jsonl" in found
