@@ -14,12 +14,12 @@ from sapwood.track.files import to_json
 from sapwood.types import Adapter
 
 
-def train_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
+def train_config(path: Path, overrides: list[str], *, spill: Path | None = None, as_json: bool) -> None:
     config = load_config(path, overrides)
-    run_config(config, as_json=as_json)
+    run_config(config, spill=spill, as_json=as_json)
 
 
-def run_config(config: RunConfig, *, as_json: bool = False) -> Adapter:
+def run_config(config: RunConfig, *, spill: Path | None = None, as_json: bool = False) -> Adapter:
     """Study, say what was found, train, sum up."""
     from sapwood.commands.data import study_lines
     from sapwood.pipeline import train_study
@@ -32,12 +32,14 @@ def run_config(config: RunConfig, *, as_json: bool = False) -> Adapter:
         print("\n".join(study_lines(study, config)), flush=True)
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
-        adapter = train_study(config, study, shown.show)
+        adapter = train_study(config, study, shown.show, spill)
     sum_up(adapter.path.parent, as_json=as_json)
     return adapter
 
 
-def resume_run(name: str, runs: Path, *, as_json: bool) -> None:
+def resume_run(
+    name: str, runs: Path, *, allow: list[str] | None = None, spill: Path | None = None, as_json: bool
+) -> None:
     from sapwood.pipeline import resume
 
     path = query.find_run(runs, name)
@@ -47,7 +49,7 @@ def resume_run(name: str, runs: Path, *, as_json: bool) -> None:
         sys.stdout, before.total_steps or 0, as_json, title=title, base_loss=before.base_eval_loss
     ) as shown:
         shown.note(f"resuming {before.id} ({before.status}, {before.step} steps recorded)")
-        resume(path, shown.show)
+        resume(path, shown.show, allow=allow or (), spill=spill)
     sum_up(path, as_json=as_json)
 
 

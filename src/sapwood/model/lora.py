@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.config import LoraConfig
-from sapwood.errors import ConfigError, ModelError, Problem
+from sapwood.errors import ConfigError, ModelError, NumericsError, Problem
 from sapwood.model.dropout import DropoutClock
 from sapwood.types import Base, Head
 
@@ -163,13 +163,24 @@ def _misfit(own: Tensor | None, saved: Tensor | None) -> str:
     return "" if torch.isfinite(saved).all() else "not finite"
 
 
+def finite(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """``tensors``, all of them numbers. Raises NumericsError naming those that are not, before any is
+    written."""
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        why = f"{len(bad)} of {len(tensors)} tensors; nothing was written"
+        raise NumericsError(f"{bad[0]} is not finite", str(folder), why, "lower train.lr, and resume")
+    return tensors
+
+
 def write_adapter(model: LoraModel, folder: Path) -> None:
     """``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT reads them, byte for byte
     reproducible: sorted keys and targets, no times, no library versions."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(adapter_tensors(model), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    tensors = finite(adapter_tensors(model), folder)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     settings = model.peft.peft_config[ADAPTER].to_dict()
     settings["inference_mode"] = True
     settings.pop("peft_version", None)

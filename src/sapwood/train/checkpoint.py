@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from sapwood.errors import SapwoodError, StorageError
-from sapwood.model.lora import LoraModel, read_adapter, restore_adapter, write_adapter
-from sapwood.track.files import discard_dir, set_aside, staged_dir, verify_dir
+from sapwood.model.lora import LoraModel, finite, read_adapter, restore_adapter, write_adapter
+from sapwood.track.files import discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
 from sapwood.types import Cursor
 
@@ -30,15 +30,19 @@ def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int
         except StorageError:
             set_aside(final, "damaged")
     with staged_dir(final) as folder:
+        operation("write", folder / "adapter_model.safetensors")
         write_adapter(model, folder)
-        save_file(moments(state), folder / "optimizer.safetensors")
+        operation("write", folder / "optimizer.safetensors")
+        save_file(finite(moments(state), folder), folder / "optimizer.safetensors")
         facts = {
             "schema": SCHEMA,
             "step": state.step,
             "cursor": [state.cursor.epoch, state.cursor.index],
             "evaluated": state.evaluated,
+            "losses": state.losses,
             "events_length": events_length,
         }
+        operation("write", folder / "state.json")
         (folder / "state.json").write_text(
             json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
@@ -46,6 +50,11 @@ def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int
     for old in checkpoints(run)[:-keep]:
         discard_dir(old)
     return final
+
+
+def checkpoint_bytes(model: LoraModel) -> int:
+    """Room that one checkpoint takes: weights and two moments in fp32, and a few small files."""
+    return 12 * sum(p.numel() for p in model.parameters.values()) + 600 * len(model.parameters) + 65_536
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -81,6 +90,7 @@ def load_checkpoint(path: Path, model: LoraModel, state: TrainState) -> int:
         state.step = facts["step"]
         state.cursor = Cursor(*facts["cursor"])
         state.evaluated = facts["evaluated"]
+        state.losses = (facts["losses"][0], facts["losses"][1]) if facts["losses"] else None
         restore_moments(state, load_file(path / "optimizer.safetensors"), path)
         return facts["events_length"]
     except SapwoodError:
