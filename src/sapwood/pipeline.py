@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from sapwood.serve.probe import answer_probes
 from sapwood.signals import stop_signals
 from sapwood.study import DATA, Study, fingerprints, load_study, save_study, study_config
 from sapwood.track.files import set_aside
-from sapwood.track.identity import accept_changes, changes, identity_of, read_about
+from sapwood.track.identity import Change, accept_changes, changes, identity_of, read_about
 from sapwood.track.store import RunStore, open_run, package_versions, reopen_run
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good
 from sapwood.train.loop import Sampler, train
@@ -83,19 +83,21 @@ def resume(
     ``allow`` names what may differ from the start: keys of the config, ``base_fingerprint``,
     ``template_fingerprint``. Raises StorageError with one line for every other difference.
     """
+    notes: list[str] = []
     with reopen_run(path) as run:
-        if (adapter := finished_adapter(run)) is not None:
+        if (adapter := finished_adapter(run, notes)) is not None:
             return adapter
         config = load_config(path / "config.yaml")
         about = read_about(path)
         now = identity_of(config)
-        accept_changes(run, about["facts"].get("identity", now), now, allow)
-        study = reopen_study(run, config, about["facts"], allow)
-        tell_of_other_machine(run, about)
-        return train_run(run, config, study, watch, spill)
+        changed = accept_changes(run, about["facts"].get("identity", now), now, allow)
+        study, others = reopen_study(run, config, about["facts"], allow)
+        notes += [f"resumed with a change that --allow named: {change}" for change in [*changed, *others]]
+        notes += other_machine(about)
+        return train_run(run, config, study, watch, spill, notes)
 
 
-def finished_adapter(run: RunStore) -> Adapter | None:
+def finished_adapter(run: RunStore, notes: list[str]) -> Adapter | None:
     """The adapter that an earlier start finished; a damaged one is set aside, to be made again."""
     folder = run.path / ADAPTER_DIR
     if not folder.is_dir():
@@ -104,47 +106,52 @@ def finished_adapter(run: RunStore) -> Adapter | None:
         adapter = load_adapter(folder)
     except StorageError as error:
         aside = set_aside(folder, "damaged")
-        tell(run, f"the adapter is damaged ({error.problems[0].what}); set aside as {aside.name}, made again")
+        what = error.problems[0].what
+        notes.append(f"the adapter is damaged ({what}); set aside as {aside.name}, made again")
         return None
     run.set_status("finished")
     return adapter
 
 
-def reopen_study(run: RunStore, config: RunConfig, facts: dict[str, Any], allow: Collection[str]) -> Study:
-    """The run's own copy of its data. A run that was killed before it had one reads the sources again."""
+def reopen_study(
+    run: RunStore, config: RunConfig, facts: dict[str, Any], allow: Collection[str]
+) -> tuple[Study, list[Change]]:
+    """The run's own copy of its data, and what base and template differ in by leave. A run that was killed
+    before it had a copy reads the sources again."""
     folder = run.path / DATA
     fresh = not folder.exists() and not checkpoints(run.path)
     study = study_config(config) if fresh else load_study(folder, config)
-    accept_changes(run, {k: facts[k] for k in fingerprints(study)}, fingerprints(study), allow)
+    now = fingerprints(study)
+    changed = accept_changes(run, {key: facts[key] for key in now}, now, allow)
     if fresh:
         save_study(folder, study)
-    return study
+    return study, changed
 
 
-def tell_of_other_machine(run: RunStore, about: dict[str, Any]) -> None:
-    """Bits are promised for the same versions, kernels and threads only: say so when these differ."""
+def other_machine(about: dict[str, Any]) -> list[str]:
+    """Bits are promised for the same versions, kernels and threads only: a line where these differ."""
     then = {**about.get("versions", {}), **about["facts"].get("kernels", {})}
-    now = {**package_versions(), **kernel_facts()}
-    if found := changes(then, now):
-        listed = "; ".join(map(str, found))
-        tell(run, f"the result may differ in its last bits from an undisturbed run's: {listed}")
-
-
-def tell(run: RunStore, text: str) -> None:
-    run.note("note", 0, text=text)
-    log.warning("%s", text)
+    found = changes(then, {**package_versions(), **kernel_facts()})
+    listed = "; ".join(map(str, found))
+    return [f"the last bits may differ from an undisturbed run's: {listed}"] if found else []
 
 
 def train_run(
-    run: RunStore, config: RunConfig, study: Study, watch: Watcher | None, spill: Path | None = None
+    run: RunStore,
+    config: RunConfig,
+    study: Study,
+    watch: Watcher | None,
+    spill: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> Adapter:
-    """From the newest checkpoint, or from the start, to the adapter."""
+    """From the newest checkpoint, or from the start, to the adapter. ``notes`` go to the log once it is cut
+    back to the checkpoint."""
     with status_of(run), stop_signals() as stop, with_advice(run, study, config):
         base = load_base(study.spec, config.base)
         model = attach_lora(base, config.lora, config.train.seed)
         require_room(run.path, model, config.save.keep)
         rehearse(model, study.data, config)
-        state = start_or_resume(run, model, config)
+        state = start_or_resume(run, model, config, notes)
         for event in train(model, study.data, state, config, sampler_of(model, study, config)):
             run.record(event)
             if watch is not None:
@@ -168,23 +175,26 @@ def stopped(run: RunStore, state: TrainState, saved: bool) -> Stopped:
     )
 
 
-def start_or_resume(run: RunStore, model: LoraModel, config: RunConfig) -> TrainState:
+def start_or_resume(
+    run: RunStore, model: LoraModel, config: RunConfig, notes: Sequence[str] = ()
+) -> TrainState:
     """A fresh state, or that of the newest checkpoint that verifies."""
     state = new_state(model.parameters, config.train)
-    checkpoint, notes = newest_good(run.path)
+    checkpoint, damaged = newest_good(run.path)
     if checkpoint is not None:
         run.truncate_events(load_checkpoint(checkpoint, model, state))
-    elif notes:
+    elif damaged:
         raise StorageError(
             "no checkpoint of this run verifies",
             str(run.path),
-            "; ".join(notes),
+            "; ".join(damaged),
             "they are set aside; `sapwood resume` once more starts over from the run's own data",
         )
     else:
         run.truncate_events(0)
-    for text in notes:
-        tell(run, text)
+    for text in [*notes, *damaged]:
+        run.note("note", state.step, text=text)
+        log.warning("%s", text)
     return state
 
 

@@ -11,6 +11,7 @@ from sapwood.errors import SapwoodError
 from sapwood.track import query, tables
 from sapwood.track.console import reporter
 from sapwood.track.files import to_json
+from sapwood.track.store import RUN
 from sapwood.types import Adapter
 
 
@@ -33,7 +34,7 @@ def run_config(config: RunConfig, *, spill: Path | None = None, as_json: bool = 
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
         adapter = train_study(config, study, shown.show, spill)
-    sum_up(adapter.path.parent, as_json=as_json)
+    conclude(adapter, as_json=as_json)
     return adapter
 
 
@@ -49,8 +50,18 @@ def resume_run(
         sys.stdout, before.total_steps or 0, as_json, title=title, base_loss=before.base_eval_loss
     ) as shown:
         shown.note(f"resuming {before.id} ({before.status}, {before.step} steps recorded)")
-        resume(path, shown.show, allow=allow or (), spill=spill)
-    sum_up(path, as_json=as_json)
+        adapter = resume(path, shown.show, allow=allow or (), spill=spill)
+    conclude(adapter, as_json=as_json)
+
+
+def conclude(adapter: Adapter, *, as_json: bool) -> None:
+    """Sum up; of a run whose disk was full, only say where the adapter went."""
+    if (adapter.path.parent / RUN).is_file():
+        sum_up(adapter.path.parent, as_json=as_json)
+    elif as_json:
+        print(to_json({"run": None, "adapter": str(adapter.path)}), end="")
+    else:
+        print(f"finished; the run's own disk is full, so the adapter went to {adapter.path}")
 
 
 def sum_up(run: Path, *, as_json: bool) -> None:

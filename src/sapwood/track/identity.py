@@ -69,8 +69,6 @@ def accept_changes(
     if found:
         entries = [{"key": c.key, "then": c.then, "now": c.now} for c in found]
         run.write_json(RUN, {**about, "allowed": [*earlier, *entries]})
-        for change in found:
-            run.note("note", 0, text=f"resumed with a change that --allow named: {change}")
     return found
 
 

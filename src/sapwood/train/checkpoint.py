@@ -23,12 +23,29 @@ def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int
     ``events_length``: bytes of the event log that belong to this state; resume cuts the log back to it.
     """
     final = run / "checkpoints" / f"step-{state.step:06d}"
-    if final.exists():
-        try:
-            verify_dir(final)
-            return final  # the same step of the same run: the same bytes
-        except StorageError:
-            set_aside(final, "damaged")
+    if not published(final):  # the same step of the same run has the same bytes
+        write_checkpoint(final, model, state, events_length)
+        verify_dir(final)  # read back before an older one goes
+    for old in checkpoints(run)[:-keep]:
+        discard_dir(old)
+    return final
+
+
+def published(final: Path) -> bool:
+    """True where that checkpoint is there and whole; a damaged one is set aside."""
+    if not final.exists():
+        return False
+    try:
+        verify_dir(final)
+    except StorageError:
+        set_aside(final, "damaged")
+        return False
+    return True
+
+
+def write_checkpoint(final: Path, model: LoraModel, state: TrainState, events_length: int) -> None:
+    """Adapter, moments and integers in a folder that is published whole. Raises StorageError, and
+    NumericsError where anything in them is not a number."""
     with staged_dir(final) as folder:
         operation("write", folder / "adapter_model.safetensors")
         write_adapter(model, folder)
@@ -46,10 +63,6 @@ def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int
         (folder / "state.json").write_text(
             json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
-    verify_dir(final)  # read back before an older one goes
-    for old in checkpoints(run)[:-keep]:
-        discard_dir(old)
-    return final
 
 
 def checkpoint_bytes(model: LoraModel) -> int:
