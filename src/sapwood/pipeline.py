@@ -12,6 +12,7 @@ from typing import Any
 from sapwood.adapter import ADAPTER_DIR, load_adapter, save_adapter
 from sapwood.config import RunConfig, dump_config, load_config
 from sapwood.errors import (
+    ConfigError,
     NumericsError,
     OutOfMemoryError,
     Problem,
@@ -38,6 +39,7 @@ from sapwood.train.schedule import plan_steps
 from sapwood.types import Adapter, Event, Stepped
 
 Watcher = Callable[[Event], None]
+UNUSUAL_LR = 0.01
 log = logging.getLogger("sapwood")
 
 
@@ -55,6 +57,9 @@ def train_study(
     config: RunConfig, study: Study, watch: Watcher | None = None, spill: Path | None = None
 ) -> Adapter:
     """`finetune`, for a caller that has shown the study to somebody first."""
+    refuse_model_folder(config)
+    if config.train.lr > UNUSUAL_LR:
+        log.warning("train.lr=%g is far above what is usual for LoRA (5e-5 to 5e-4)", config.train.lr)
     config = with_storage(config)
     steps = plan_steps(len(study.data.train), config.train).total_steps
     facts = {**study.facts, "total_steps": steps, "machine": fastest_dtype()[1]}
@@ -64,6 +69,14 @@ def train_study(
     ) as run:
         save_study(run.path / DATA, study)
         return train_run(run, config, study, watch, spill)
+
+
+def refuse_model_folder(config: RunConfig) -> None:
+    """Runs are never kept among the files of the base model. Raises ConfigError."""
+    model, runs = Path(config.base.model), Path(config.save.dir)
+    if model.is_dir() and runs.resolve().is_relative_to(model.resolve()):
+        why = "the base is only ever read"
+        raise ConfigError("save.dir lies in the base model's folder", "save.dir", why, "name another folder")
 
 
 def with_storage(config: RunConfig) -> RunConfig:

@@ -16,7 +16,7 @@ from sapwood.data.cache import pack_examples, read_examples
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.split import contradictions, duplicates, split_eval
 from sapwood.model.base import inspect_base, skeleton
-from sapwood.model.lora import resolve_targets
+from sapwood.model.lora import refuse_large_rank, resolve_targets
 from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import Prepared, prepare
@@ -44,7 +44,8 @@ class Study:
 def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
     spec = inspect_base(config.base)
-    resolve_targets(skeleton(spec), config.lora.targets)  # a wrong name costs nothing here, a run later
+    network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
+    refuse_large_rank(network, resolve_targets(network, config.lora.targets), config.lora.rank)
     renderer = make_renderer(spec, config)
     notes = ReadReport()
     learnt, held_out = read_data(config, notes)

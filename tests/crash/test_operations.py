@@ -27,7 +27,7 @@ from tests.crash.work import die_at_operation, folder_hash, only_run, tiny_confi
 from tests.forks import exit_code
 from tests.train.runs import adapter, data, same_bits, six_steps, start
 
-ALL = bool(os.environ.get("SAPWOOD_KILLS"))  # `make crash` takes every operation of a whole run
+ALL = bool(os.environ.get("SAPWOOD_CRASH_ALL"))  # `make crash` takes every operation of a whole run
 SETTINGS = six_steps()
 Saved = tuple[Path, LoraModel, TrainState, dict[int, Any]]
 

@@ -38,8 +38,9 @@ def tiny_config(folder: Path, runs: Path | None = None, **sections: Any) -> RunC
         "eval": {"every": 2, "samples": 1, "max_new_tokens": 2},
         "save": {"every": 1, "dir": str(runs or folder / "runs")},
     }
-    return parse_config({key: {**value, **sections.get(key, {})} if isinstance(value, dict) else value
-                         for key, value in tree.items()})  # fmt: skip
+    for name, values in sections.items():
+        tree[name] = {**tree.get(name, {}), **values}
+    return parse_config(tree)
 
 
 def train_or_resume(config: Mapping[str, Any]) -> None:

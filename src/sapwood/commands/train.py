@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from sapwood.track import query, tables
 from sapwood.track.console import reporter
 from sapwood.track.files import to_json
 from sapwood.track.store import RUN
-from sapwood.types import Adapter
+from sapwood.types import Adapter, Event
+
+Watcher = Callable[[Event], None]
 
 
 def train_config(path: Path, overrides: list[str], *, spill: Path | None = None, as_json: bool) -> None:
@@ -33,7 +37,7 @@ def run_config(config: RunConfig, *, spill: Path | None = None, as_json: bool = 
         print("\n".join(study_lines(study, config)), flush=True)
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
-        adapter = train_study(config, study, shown.show, spill)
+        adapter = train_study(config, study, unless_closed(shown.show), spill)
     conclude(adapter, as_json=as_json)
     return adapter
 
@@ -50,8 +54,21 @@ def resume_run(
         sys.stdout, before.total_steps or 0, as_json, title=title, base_loss=before.base_eval_loss
     ) as shown:
         shown.note(f"resuming {before.id} ({before.status}, {before.step} steps recorded)")
-        adapter = resume(path, shown.show, allow=allow or (), spill=spill)
+        adapter = resume(path, unless_closed(shown.show), allow=allow or (), spill=spill)
     conclude(adapter, as_json=as_json)
+
+
+def unless_closed(show: Watcher) -> Watcher:
+    """Show events for as long as somebody reads; a reader who leaves stops no training."""
+
+    def watch(event: Event) -> None:
+        try:
+            show(event)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return watch
 
 
 def conclude(adapter: Adapter, *, as_json: bool) -> None:
@@ -98,8 +115,6 @@ def show_runs(names: list[str], runs: Path, *, as_json: bool) -> None:
 
 def check_run_folder(folder: Path) -> None:
     """Fail before anything is read or loaded when the runs can't be written."""
-    import os
-
     from sapwood.errors import StorageError
 
     existing = folder.absolute()

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +132,24 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     if problems:
         raise ConfigError(problems)
     return tuple(sorted(targets))
+
+
+def refuse_large_rank(model: Any, targets: tuple[str, ...] | str, rank: int) -> None:
+    """A rank above what the largest adapted layer can use only costs. Raises ConfigError."""
+    sizes = [
+        min(module.in_features, module.out_features)
+        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+        if isinstance(module, nn.Linear) and _adapted(name, targets)
+    ]
+    if sizes and rank > max(sizes):
+        why = f"no adapted layer has more than {max(sizes)} dimensions to give"
+        raise ConfigError(f"lora.rank={rank} is larger than the layers", "lora.rank", why, "8 to 16 is usual")
+
+
+def _adapted(name: str, targets: tuple[str, ...] | str) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def adapter_tensors(model: LoraModel) -> dict[str, Tensor]:
