@@ -61,12 +61,18 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print
         left = min(rng.randint(1, MOST_KILLS_A_RUN), kills - tally.total)
         while left:
             resumed = bool(list_runs(runs))
-            longest = whole / 2 if resumed else whole  # a resumed run measures nothing and has less to do
-            if not killed_after(rng.uniform(0, longest), train_or_resume, config):
+            share = 0.5 if resumed else 1.0  # a resumed run measures nothing and has less to do
+            began = time.monotonic()
+            if not killed_after(rng.uniform(0, share * whole), train_or_resume, config):
+                whole = (whole + (time.monotonic() - began) / share) / 2  # the machine is faster now
                 break
             tally.kills[place_of(runs, resumed)] += 1
             left -= 1
+        began = time.monotonic()
+        fresh = not list_runs(runs)
         assert exit_code(train_or_resume, config) == 0, f"{runs} can't be finished"
+        if fresh:
+            whole = time.monotonic() - began
         tally.runs += 1
         if folder_hash(only_run(runs) / "adapter") == expected:
             tally.equal += 1

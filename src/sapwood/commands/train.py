@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO, cast
 
 from sapwood.config import RunConfig, load_config
 from sapwood.errors import SapwoodError
@@ -14,9 +14,8 @@ from sapwood.track import query, tables
 from sapwood.track.console import reporter
 from sapwood.track.files import to_json
 from sapwood.track.store import RUN
-from sapwood.types import Adapter, Event
-
-Watcher = Callable[[Event], None]
+from sapwood.track.stream import SafeStream
+from sapwood.types import Adapter
 
 
 def train_config(path: Path, overrides: list[str], *, spill: Path | None = None, as_json: bool) -> None:
@@ -34,10 +33,10 @@ def run_config(config: RunConfig, *, spill: Path | None = None, as_json: bool = 
     check_run_folder(Path(config.save.dir))
     study = study_config(config)
     if not as_json:
-        print("\n".join(study_lines(study, config)), flush=True)
+        say("\n".join(study_lines(study, config)))
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
-        adapter = train_study(config, study, unless_closed(shown.show), spill)
+        adapter = train_study(config, study, shown.show, spill)
     conclude(adapter, as_json=as_json)
     return adapter
 
@@ -54,21 +53,15 @@ def resume_run(
         sys.stdout, before.total_steps or 0, as_json, title=title, base_loss=before.base_eval_loss
     ) as shown:
         shown.note(f"resuming {before.id} ({before.status}, {before.step} steps recorded)")
-        adapter = resume(path, unless_closed(shown.show), allow=allow or (), spill=spill)
+        adapter = resume(path, shown.show, allow=allow or (), spill=spill)
     conclude(adapter, as_json=as_json)
 
 
-def unless_closed(show: Watcher) -> Watcher:
-    """Show events for as long as somebody reads; a reader who leaves stops no training."""
-
-    def watch(event: Event) -> None:
-        try:
-            show(event)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    return watch
+def say(text: str) -> None:
+    """A line on stdout, for as long as somebody reads it: a reader who leaves stops no training."""
+    stream = SafeStream(sys.stdout)
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def conclude(adapter: Adapter, *, as_json: bool) -> None:
@@ -76,9 +69,9 @@ def conclude(adapter: Adapter, *, as_json: bool) -> None:
     if (adapter.path.parent / RUN).is_file():
         sum_up(adapter.path.parent, as_json=as_json)
     elif as_json:
-        print(to_json({"run": None, "adapter": str(adapter.path)}), end="")
+        say(to_json({"run": None, "adapter": str(adapter.path)}).rstrip())
     else:
-        print(f"finished; the run's own disk is full, so the adapter went to {adapter.path}")
+        say(f"finished; the run's own disk is full, so the adapter went to {adapter.path}")
 
 
 def sum_up(run: Path, *, as_json: bool) -> None:
@@ -90,9 +83,9 @@ def sum_up(run: Path, *, as_json: bool) -> None:
     except SapwoodError as error:  # a picture never spoils a finished run
         print(f"sapwood: {error}", file=sys.stderr)
     if as_json:
-        print(to_json({"run": str(run), "adapter": str(run / "adapter")}), end="")
+        say(to_json({"run": str(run), "adapter": str(run / "adapter")}).rstrip())
     else:
-        tables.summary(sys.stdout, query.summarise(run))
+        tables.summary(cast("TextIO", SafeStream(sys.stdout)), query.summarise(run))
 
 
 def show_runs(names: list[str], runs: Path, *, as_json: bool) -> None:
