@@ -144,3 +144,17 @@ def test_when_no_checkpoint_is_left_it_says_so_and_then_starts_over(run: Path) -
         resume(run)
     resume(run)
     assert folder_hash(run / "adapter") == expected
+
+
+def test_the_command_leaves_with_5_where_something_is_damaged(run: Path) -> None:
+    from typer.testing import CliRunner
+
+    from sapwood import cli
+
+    assert CliRunner().invoke(cli.app, ["verify", str(run)]).exit_code == 0
+    flip(run / "checkpoints/step-000003/state.json", 8)
+    damaged = CliRunner().invoke(cli.app, ["verify", str(run)])
+    assert isinstance(damaged.exception, StorageError) and damaged.exception.exit_code == 5
+    repaired = CliRunner().invoke(cli.app, ["verify", str(run), "--repair"])
+    assert repaired.exit_code == 0
+    assert "set aside as .bad-damaged-step-000003" in repaired.output
