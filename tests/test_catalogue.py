@@ -273,7 +273,7 @@ NOT_TODAY = {
     "R16": "one process",
     "R17": "no process is forked by a run",
     "R18": "no tracker is reached over a network",
-    "R20": "limits are met as the errors of disk and memory that they cause",
+    "R20": "a limit is met as the error of disk or memory that it causes",
 }
 
 
