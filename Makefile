@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: install demo test lint proof bench clean
+.PHONY: install demo test lint proof crash bench clean
 
 install: .venv/installed
 
@@ -25,6 +25,10 @@ lint: install
 
 proof: install
 	SAPWOOD_PROOF_CASES=10000 $(BIN)/python -m pytest tests/template --timeout 3600
+
+crash: install
+	$(BIN)/python -m tests.crash.soak --kills $(or $(KILLS),1000) --real $(or $(REAL),20)
+	SAPWOOD_CRASH_ALL=1 $(BIN)/python -m pytest tests/crash/test_operations.py --timeout 3600
 
 bench: install
 	$(BIN)/python bench/against_peers.py --short

@@ -16,7 +16,9 @@ WARM = (
     "sapwood.pipeline",
     "sapwood.model.fast_lora",
     "transformers.models.llama.modeling_llama",
+    "sapwood.study",
     "tests.forks",
+    "tests.crash.work",
 )
 
 
@@ -31,6 +33,23 @@ def exit_code(work: Callable[..., object], *arguments: Any, timeout: float = 120
         process.kill()
         raise TimeoutError(f"{work.__name__} was still running after {timeout} s")
     return process.exitcode
+
+
+def killed_after(seconds: float, work: Callable[..., object], *arguments: Any, timeout: float = 120) -> bool:
+    """Run a module-level function in a fork and SIGKILL it after ``seconds``; False where it ended before."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(WARM))
+    process = context.Process(target=work, args=arguments)
+    process.start()
+    process.join(min(seconds, timeout))
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    if process.exitcode == -signal.SIGKILL:
+        return True
+    if process.exitcode:
+        raise RuntimeError(f"{work.__name__} ended by itself with exit code {process.exitcode}")
+    return False
 
 
 def train_and_kill(config: Mapping[str, Any], step: int) -> None:

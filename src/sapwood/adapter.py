@@ -12,19 +12,27 @@ from sapwood.config import RunConfig
 from sapwood.errors import ModelError
 from sapwood.model.lora import LoraModel, write_adapter
 from sapwood.study import Study
-from sapwood.track.files import staged_dir, to_json, verify_dir
-from sapwood.track.query import read_events
+from sapwood.track.files import operation, staged_dir, to_json, verify_dir
 from sapwood.types import Adapter, Base
 
 ADAPTER_DIR, FACTS, CARD = "adapter", "sapwood.json", "README.md"
 SCHEMA = 1
 
 
-def save_adapter(run: Path, model: LoraModel, base: Base, study: Study, config: RunConfig) -> Adapter:
-    """Write ``adapter/``: staged, fsynced, with a manifest. The same run gives the same bytes."""
+def save_adapter(
+    run: Path,
+    model: LoraModel,
+    base: Base,
+    study: Study,
+    config: RunConfig,
+    losses: tuple[float, float] | None,
+) -> Adapter:
+    """Write ``adapter/``: staged, fsynced, with a manifest. The same run gives the same bytes.
+
+    ``losses``: the first and the last held-out loss. They come from the state and not from the event log,
+    which a full disk may have left with gaps.
+    """
     folder = run / ADAPTER_DIR
-    events, _ = read_events(run)
-    losses = [e["data"]["loss"] for e in events if e["kind"] == "evaluated"]
     facts = {
         "schema": SCHEMA,
         "base": base.spec.source,
@@ -36,12 +44,14 @@ def save_adapter(run: Path, model: LoraModel, base: Base, study: Study, config: 
         "system": config.data.system,
         "lora": config.lora.model_dump(mode="json") | {"targets": list(model.targets)},
         "first_loss": losses[0] if losses else None,
-        "final_loss": losses[-1] if losses else None,
+        "final_loss": losses[1] if losses else None,
         "data_sha256": study.facts["data_sha256"],
         "proof": study.facts["proof"],
     }
     with staged_dir(folder) as staging:
+        operation("write", staging / "adapter_model.safetensors")
         write_adapter(model, staging)
+        operation("write", staging / FACTS)
         (staging / FACTS).write_text(to_json(facts), encoding="utf-8")
         (staging / CARD).write_text(_card(facts), encoding="utf-8")
     return _adapter(folder, facts)

@@ -32,6 +32,10 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="facts as JSON on stdout, nothing else")]
 Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs")]
+Spill = Annotated[
+    Path | None,
+    typer.Option("--spill-dir", help="folder for the finished adapter where the run's disk is full"),
+]
 RUNS = Path("runs")
 DEBUG = "--debug"
 BUSY = 0.4  # running processes a core, before this one, from which a machine counts as busy
@@ -86,23 +90,43 @@ def show(
 
 
 @app.command()
-def train(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+def train(config: Config, overrides: Overrides = None, spill: Spill = None, json: Json = False) -> None:
     """Train an adapter."""
     from sapwood.commands.train import train_config
 
-    train_config(config, overrides or [], as_json=json)
+    train_config(config, overrides or [], spill=spill, as_json=json)
 
 
 @app.command()
 def resume(
     run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
     runs: Runs = RUNS,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="key that may differ from the start; it is recorded", metavar="KEY"),
+    ] = None,
+    spill: Spill = None,
     json: Json = False,
 ) -> None:
     """Go on with an interrupted run; the result is the one it would have had."""
     from sapwood.commands.train import resume_run
 
-    resume_run(run, runs, as_json=json)
+    resume_run(run, runs, allow=allow or [], spill=spill, as_json=json)
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    runs: Runs = RUNS,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="set damaged parts aside, so that `sapwood resume` goes on")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Read every byte of a run and hold it against what was written."""
+    from sapwood.commands.verify import verify_run
+
+    verify_run(run, runs, repair=repair, as_json=json)
 
 
 @app.command(name="runs")

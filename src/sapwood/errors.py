@@ -82,6 +82,10 @@ class NumericsError(SapwoodError):
     exit_code = 6
 
 
+class OutOfMemoryError(SapwoodError):
+    """A step needs more memory than there is."""
+
+
 class LockedError(SapwoodError):
     """Another process holds this run."""
 

@@ -89,6 +89,34 @@ def estimate(study: Study, config: RunConfig) -> Estimate:
     )
 
 
+def cheaper(study: Study, config: RunConfig) -> list[str]:
+    """Up to three changes that need less memory, the cheapest first, each with what it would need."""
+    storage = fastest_dtype()[1]["dtype"] if config.base.storage == "auto" else config.base.storage
+    linear, embedding = count_parameters(study.spec)
+    steps = _first_steps(study, config)
+    longest = max(len(pack.ids) for step in steps for pack in step)
+    row = max(len(example) for example in study.data.train)
+    train = config.train.model_copy(update={"gradient_checkpointing": True})
+    rank = max(1, config.lora.rank // 2)
+    smaller = config.lora.model_copy(update={"rank": rank})
+    found: list[tuple[str, float]] = []
+
+    def propose(text: str, changed: RunConfig, width: str, tokens: int) -> None:
+        found.append((text, _peak(study, changed, width, tokens, linear, embedding)))
+
+    if row < longest:
+        propose(f"pack.length={max(16, row)}", config, storage, row)  # the same curve, somewhat slower
+    if not config.train.gradient_checkpointing:
+        text, changed = "train.gradient_checkpointing=true", config.model_copy(update={"train": train})
+        propose(text, changed, storage, longest)
+    if storage == "fp32":
+        propose("base.storage=bf16", config, "bf16", longest)
+    if rank < config.lora.rank:
+        propose(f"lora.rank={rank}", config.model_copy(update={"lora": smaller}), storage, longest)
+    propose("a smaller base.model, or shorter rows", config, storage, max(16, row // 2))
+    return [f"{text} (about {size(int(need))})" for text, need in found[:3]]
+
+
 def _first_members(study: Study, config: RunConfig) -> list[list[int]]:
     schedule = plan_steps(len(study.data.train), config.train)
     cursor, out = Cursor(), list[list[int]]()

@@ -2,49 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sapwood.adapter import ADAPTER_DIR, load_adapter, save_adapter
 from sapwood.config import RunConfig, dump_config, load_config
-from sapwood.errors import SapwoodError, Stopped, StorageError
+from sapwood.errors import (
+    ConfigError,
+    NumericsError,
+    OutOfMemoryError,
+    Problem,
+    SapwoodError,
+    Stopped,
+    StorageError,
+)
+from sapwood.estimate import cheaper
 from sapwood.model.base import load_base
 from sapwood.model.lora import LoraModel, attach_lora
-from sapwood.model.machine import fastest_dtype
+from sapwood.model.machine import fastest_dtype, kernel_facts
 from sapwood.serve.probe import answer_probes
 from sapwood.signals import stop_signals
-from sapwood.study import DATA, Study, load_study, save_study, study_config
-from sapwood.track.store import RunStore, open_run, reopen_run
-from sapwood.train.checkpoint import load_checkpoint, newest_good, save_checkpoint
+from sapwood.study import DATA, Study, fingerprints, load_study, save_study, study_config
+from sapwood.track.files import set_aside
+from sapwood.track.identity import Change, accept_changes, changes, identity_of, read_about
+from sapwood.track.store import RunStore, open_run, package_versions, reopen_run
+from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good
 from sapwood.train.loop import Sampler, train
 from sapwood.train.optim import TrainState, new_state
+from sapwood.train.rehearse import out_of_memory, rehearse
+from sapwood.train.saving import insist, require_room, save_when_stopped, try_to_save
 from sapwood.train.schedule import plan_steps
 from sapwood.types import Adapter, Event, Stepped
 
 Watcher = Callable[[Event], None]
+UNUSUAL_LR = 0.01
+log = logging.getLogger("sapwood")
 
 
-def finetune(config: RunConfig, watch: Watcher | None = None) -> Adapter:
+def finetune(config: RunConfig, watch: Watcher | None = None, spill: Path | None = None) -> Adapter:
     """Train an adapter as ``config`` says, in a new run directory below ``config.save.dir``.
 
     Data is prepared and proved before any weight is loaded, so a bad row costs seconds. ``watch`` sees every
-    event after it is recorded. Raises a child of SapwoodError; `Stopped` when a signal asked for it
-    (resumable).
+    event after it is recorded. ``spill`` takes the finished adapter where the run's own disk is full.
+    Raises a child of SapwoodError; `Stopped` when a signal asked for it (resumable).
     """
-    return train_study(config, study_config(config), watch)
+    return train_study(config, study_config(config), watch, spill)
 
 
-def train_study(config: RunConfig, study: Study, watch: Watcher | None = None) -> Adapter:
+def train_study(
+    config: RunConfig, study: Study, watch: Watcher | None = None, spill: Path | None = None
+) -> Adapter:
     """`finetune`, for a caller that has shown the study to somebody first."""
+    refuse_model_folder(config)
+    if config.train.lr > UNUSUAL_LR:
+        log.warning("train.lr=%g is far above what is usual for LoRA (5e-5 to 5e-4)", config.train.lr)
     config = with_storage(config)
     steps = plan_steps(len(study.data.train), config.train).total_steps
     facts = {**study.facts, "total_steps": steps, "machine": fastest_dtype()[1]}
+    facts |= {"identity": identity_of(config), "kernels": kernel_facts()}
     with open_run(
         Path(config.save.dir), name=config.name, config_yaml=dump_config(config), facts=facts
     ) as run:
         save_study(run.path / DATA, study)
-        return train_run(run, config, study, watch)
+        return train_run(run, config, study, watch, spill)
+
+
+def refuse_model_folder(config: RunConfig) -> None:
+    """Runs are never kept among the files of the base model. Raises ConfigError."""
+    model, runs = Path(config.base.model), Path(config.save.dir)
+    if model.is_dir() and runs.resolve().is_relative_to(model.resolve()):
+        why = "the base is only ever read"
+        raise ConfigError("save.dir lies in the base model's folder", "save.dir", why, "name another folder")
 
 
 def with_storage(config: RunConfig) -> RunConfig:
@@ -55,55 +87,127 @@ def with_storage(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"base": config.base.model_copy(update={"storage": storage})})
 
 
-def resume(path: Path, watch: Watcher | None = None) -> Adapter:
+def resume(
+    path: Path, watch: Watcher | None = None, *, allow: Collection[str] = (), spill: Path | None = None
+) -> Adapter:
     """Go on with an interrupted run. On the same machine the adapter is, bit for bit, the one that an
-    undisturbed run would have given. A finished run is returned as it is."""
+    undisturbed run would have given. A finished run is returned as it is.
+
+    ``allow`` names what may differ from the start: keys of the config, ``base_fingerprint``,
+    ``template_fingerprint``. Raises StorageError with one line for every other difference.
+    """
+    notes: list[str] = []
     with reopen_run(path) as run:
-        if (path / ADAPTER_DIR).is_dir():
-            return load_adapter(path / ADAPTER_DIR)
+        if (adapter := finished_adapter(run, notes)) is not None:
+            return adapter
         config = load_config(path / "config.yaml")
-        return train_run(run, config, load_study(path / DATA, config), watch)
+        about = read_about(path)
+        now = identity_of(config)
+        changed = accept_changes(run, about["facts"].get("identity", now), now, allow)
+        study, others = reopen_study(run, config, about["facts"], allow)
+        notes += [f"resumed with a change that --allow named: {change}" for change in [*changed, *others]]
+        notes += other_machine(about)
+        return train_run(run, config, study, watch, spill, notes)
 
 
-def train_run(run: RunStore, config: RunConfig, study: Study, watch: Watcher | None) -> Adapter:
-    """From the newest checkpoint, or from the start, to the adapter."""
-    with status_of(run), stop_signals() as stop:
+def finished_adapter(run: RunStore, notes: list[str]) -> Adapter | None:
+    """The adapter that an earlier start finished; a damaged one is set aside, to be made again."""
+    folder = run.path / ADAPTER_DIR
+    if not folder.is_dir():
+        return None
+    try:
+        adapter = load_adapter(folder)
+    except StorageError as error:
+        aside = set_aside(folder, "damaged")
+        what = error.problems[0].what
+        notes.append(f"the adapter is damaged ({what}); set aside as {aside.name}, made again")
+        return None
+    run.set_status("finished")
+    return adapter
+
+
+def reopen_study(
+    run: RunStore, config: RunConfig, facts: dict[str, Any], allow: Collection[str]
+) -> tuple[Study, list[Change]]:
+    """The run's own copy of its data, and what base and template differ in by leave. A run that was killed
+    before it had a copy reads the sources again."""
+    folder = run.path / DATA
+    fresh = not folder.exists() and not checkpoints(run.path)
+    study = study_config(config) if fresh else load_study(folder, config)
+    now = fingerprints(study)
+    changed = accept_changes(run, {key: facts[key] for key in now}, now, allow)
+    if fresh:
+        save_study(folder, study)
+    return study, changed
+
+
+def other_machine(about: dict[str, Any]) -> list[str]:
+    """Bits are promised for the same versions, kernels and threads only: a line where these differ."""
+    then = {**about.get("versions", {}), **about["facts"].get("kernels", {})}
+    found = changes(then, {**package_versions(), **kernel_facts()})
+    listed = "; ".join(map(str, found))
+    return [f"the last bits may differ from an undisturbed run's: {listed}"] if found else []
+
+
+def train_run(
+    run: RunStore,
+    config: RunConfig,
+    study: Study,
+    watch: Watcher | None,
+    spill: Path | None = None,
+    notes: Sequence[str] = (),
+) -> Adapter:
+    """From the newest checkpoint, or from the start, to the adapter. ``notes`` go to the log once it is cut
+    back to the checkpoint."""
+    with status_of(run), stop_signals() as stop, with_advice(run, study, config):
         base = load_base(study.spec, config.base)
         model = attach_lora(base, config.lora, config.train.seed)
-        state = start_or_resume(run, model, config)
+        require_room(run.path, model, config.save.keep)
+        rehearse(model, study.data, config)
+        state = start_or_resume(run, model, config, notes)
         for event in train(model, study.data, state, config, sampler_of(model, study, config)):
             run.record(event)
             if watch is not None:
                 watch(event)
-            if isinstance(event, Stepped) and (stop or checkpoint_due(event, study, config)):
-                length = run.events_length()
-                save_checkpoint(run.path, model, state, keep=config.save.keep, events_length=length)
             if stop and isinstance(event, Stepped):
-                raise Stopped(
-                    f"stopped after step {state.step}, saved",
-                    str(run.path),
-                    mend=f"sapwood resume {run.path}",
-                )
-        return save_adapter(run.path, model, base, study, config)
+                raise stopped(run, state, save_when_stopped(run, model, state, config.save.keep))
+            if isinstance(event, Stepped) and checkpoint_due(event, study, config):
+                try_to_save(run, model, state, config.save.keep)
+        return insist(
+            lambda place: save_adapter(place, model, base, study, config, state.losses),
+            run.path,
+            None if spill is None else spill / run.id,
+            stop=lambda: bool(stop),
+        )
 
 
-def start_or_resume(run: RunStore, model: LoraModel, config: RunConfig) -> TrainState:
+def stopped(run: RunStore, state: TrainState, saved: bool) -> Stopped:
+    how = "saved" if saved else "not saved: the disk refused; resume goes on from the checkpoint before"
+    return Stopped(
+        f"stopped after step {state.step}, {how}", str(run.path), mend=f"sapwood resume {run.path}"
+    )
+
+
+def start_or_resume(
+    run: RunStore, model: LoraModel, config: RunConfig, notes: Sequence[str] = ()
+) -> TrainState:
     """A fresh state, or that of the newest checkpoint that verifies."""
     state = new_state(model.parameters, config.train)
-    checkpoint, notes = newest_good(run.path)
-    for text in notes:
-        run.note("note", 0, text=text)
+    checkpoint, damaged = newest_good(run.path)
     if checkpoint is not None:
         run.truncate_events(load_checkpoint(checkpoint, model, state))
-    elif notes:
+    elif damaged:
         raise StorageError(
             "no checkpoint of this run verifies",
             str(run.path),
-            "; ".join(notes),
-            "start a new run from its config.yaml",
+            "; ".join(damaged),
+            "they are set aside; `sapwood resume` once more starts over from the run's own data",
         )
     else:
         run.truncate_events(0)
+    for text in [*notes, *damaged]:
+        run.note("note", state.step, text=text)
+        log.warning("%s", text)
     return state
 
 
@@ -121,16 +225,37 @@ def checkpoint_due(event: Stepped, study: Study, config: RunConfig) -> bool:
 
 
 @contextmanager
+def with_advice(run: RunStore, study: Study, config: RunConfig) -> Generator[None]:
+    """Add to an error what only the run knows: its last good checkpoint, or what would fit in memory."""
+    try:
+        with out_of_memory("a step"):
+            yield
+    except NumericsError as error:
+        kept = checkpoints(run.path)
+        last = kept[-1].name if kept else "none: the run had not come to one"
+        place = str(kept[-1]) if kept else str(run.path)
+        raise NumericsError([*error.problems, Problem(f"last good checkpoint: {last}", place)]) from None
+    except OutOfMemoryError as error:
+        problem = error.problems[0]
+        mend = "cheapest first: " + "; ".join(cheaper(study, config))
+        raise OutOfMemoryError(problem.what, problem.where, problem.why, mend) from None
+
+
+@contextmanager
 def status_of(run: RunStore) -> Generator[None]:
-    """Keep status.json true: running, then finished, stopped or failed."""
+    """Keep status.json true: running, then finished, stopped or failed. A disk that refuses it stops
+    nothing: the lock and the adapter's folder tell the same."""
     run.set_status("running")
     try:
         yield
     except Stopped:
-        run.set_status("stopped")
+        with contextlib.suppress(StorageError):
+            run.set_status("stopped")
         raise
     except BaseException as error:
         reason = str(error) if isinstance(error, SapwoodError) else f"{type(error).__name__}: {error}"
-        run.set_status("failed", reason=reason)
+        with contextlib.suppress(StorageError):
+            run.set_status("failed", reason=reason)
         raise
-    run.set_status("finished")
+    with contextlib.suppress(StorageError):
+        run.set_status("finished")

@@ -24,13 +24,13 @@ from sapwood.data.weights import weighted
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.cache import cache_dir
-from sapwood.model.lora import resolve_targets
+from sapwood.model.lora import refuse_large_rank, resolve_targets
 from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import Prepared, prepare
 from sapwood.template.render import Renderer
 from sapwood.template.unrender import unrender
-from sapwood.track.files import to_json, write_atomic
+from sapwood.track.files import operation, staged_dir, to_json, verify_dir, write_atomic
 from sapwood.train.loop import TrainData
 from sapwood.types import BaseSpec, Conversation, Example, RowId
 
@@ -54,7 +54,8 @@ class Study:
 def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
     spec = inspect_base(config.base)
-    resolve_targets(skeleton(spec), config.lora.targets)  # a wrong name costs nothing here, a run later
+    network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
+    refuse_large_rank(network, resolve_targets(network, config.lora.targets), config.lora.rank)
     renderer = make_renderer(spec, config)
     text = spec.hf_config.get_text_config()
     context = getattr(text, "max_position_embeddings", None)
@@ -210,39 +211,37 @@ def read_data(
 
 
 def save_study(folder: Path, study: Study) -> None:
-    """The run's own copy of what it learns from, written before the first step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / TRAIN, pack_examples(study.data.train))
-    write_atomic(folder / EVAL, pack_examples(study.data.eval))
-    write_atomic(folder / FACTS, to_json({**study.facts, "probes": [p.to_json() for p in study.probes]}))
+    """The run's own copy of what it learns from, published whole before the first step."""
+    with staged_dir(folder) as staging:
+        for name, content in (
+            (TRAIN, pack_examples(study.data.train)),
+            (EVAL, pack_examples(study.data.eval)),
+            (FACTS, to_json({**study.facts, "probes": [p.to_json() for p in study.probes]}).encode()),
+        ):
+            operation("write", staging / name)
+            (staging / name).write_bytes(content)
 
 
 def load_study(folder: Path, config: RunConfig) -> Study:
-    """The study of an earlier start, from the run's own copy. Raises StorageError when the base, the
-    template or the copy is no longer what the run began with."""
-    try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError("the run's data can't be read", str(folder / FACTS), str(error)) from None
+    """The study of an earlier start, from the run's own copy. Raises StorageError when the copy is not what
+    the run wrote. Base and template are those of today: `fingerprints` tells whether they are the same."""
+    verify_dir(folder)
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     spec = inspect_base(config.base)
     clock = facts["proof"]["clock"]
     renderer = make_renderer(spec, config, None if clock is None else datetime.fromisoformat(clock))
     data = TrainData(read_examples(folder / TRAIN), read_examples(folder / EVAL))
     probes = [Probe.from_json(value) for value in facts.pop("probes")]
-    now = {
-        "base_fingerprint": spec.fingerprint,
-        "template_fingerprint": renderer.fingerprint,
-        "data_sha256": hashlib.sha256(pack_examples([*data.train, *data.eval])).hexdigest(),
-    }
-    for key, value in now.items():
-        if facts[key] != value:
-            raise StorageError(
-                f"{key} changed since the run began: {facts[key][:12]} then, {value[:12]} now",
-                str(folder),
-                "the result would not be the one that this run stands for",
-                "put it back as it was, or start a new run",
-            )
     return Study(spec, renderer, data, probes, facts)
+
+
+def fingerprints(study: Study) -> dict[str, str]:
+    """What base, template and data are now; the same keys in ``study.facts`` say what they were."""
+    return {
+        "base_fingerprint": study.spec.fingerprint,
+        "template_fingerprint": study.renderer.fingerprint,
+        "data_sha256": hashlib.sha256(pack_examples([*study.data.train, *study.data.eval])).hexdigest(),
+    }
 
 
 def _groups(found: Sequence[Sequence[RowId]]) -> dict[str, Any]:

@@ -218,5 +218,6 @@ def test_the_facts_are_integers(saved: Path) -> None:
         "step": 1,
         "cursor": [0, 4],
         "evaluated": -1,
+        "losses": None,
         "events_length": 100,
     }

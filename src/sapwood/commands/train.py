@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO, cast
 
 from sapwood.config import RunConfig, load_config
 from sapwood.errors import SapwoodError
 from sapwood.track import query, tables
 from sapwood.track.console import reporter
 from sapwood.track.files import to_json
+from sapwood.track.store import RUN
+from sapwood.track.stream import SafeStream
 from sapwood.types import Adapter
 
 
-def train_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
+def train_config(path: Path, overrides: list[str], *, spill: Path | None = None, as_json: bool) -> None:
     config = load_config(path, overrides)
-    run_config(config, as_json=as_json)
+    run_config(config, spill=spill, as_json=as_json)
 
 
-def run_config(config: RunConfig, *, as_json: bool = False) -> Adapter:
+def run_config(config: RunConfig, *, spill: Path | None = None, as_json: bool = False) -> Adapter:
     """Study, say what was found, train, sum up."""
     from sapwood.commands.data import study_lines
     from sapwood.pipeline import train_study
@@ -29,15 +33,17 @@ def run_config(config: RunConfig, *, as_json: bool = False) -> Adapter:
     check_run_folder(Path(config.save.dir))
     study = study_config(config)
     if not as_json:
-        print("\n".join(study_lines(study, config)), flush=True)
+        say("\n".join(study_lines(study, config)))
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
-        adapter = train_study(config, study, shown.show)
-    sum_up(adapter.path.parent, as_json=as_json)
+        adapter = train_study(config, study, shown.show, spill)
+    conclude(adapter, as_json=as_json)
     return adapter
 
 
-def resume_run(name: str, runs: Path, *, as_json: bool) -> None:
+def resume_run(
+    name: str, runs: Path, *, allow: list[str] | None = None, spill: Path | None = None, as_json: bool
+) -> None:
     from sapwood.pipeline import resume
 
     path = query.find_run(runs, name)
@@ -47,8 +53,25 @@ def resume_run(name: str, runs: Path, *, as_json: bool) -> None:
         sys.stdout, before.total_steps or 0, as_json, title=title, base_loss=before.base_eval_loss
     ) as shown:
         shown.note(f"resuming {before.id} ({before.status}, {before.step} steps recorded)")
-        resume(path, shown.show)
-    sum_up(path, as_json=as_json)
+        adapter = resume(path, shown.show, allow=allow or (), spill=spill)
+    conclude(adapter, as_json=as_json)
+
+
+def say(text: str) -> None:
+    """A line on stdout, for as long as somebody reads it: a reader who leaves stops no training."""
+    stream = SafeStream(sys.stdout)
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def conclude(adapter: Adapter, *, as_json: bool) -> None:
+    """Sum up; of a run whose disk was full, only say where the adapter went."""
+    if (adapter.path.parent / RUN).is_file():
+        sum_up(adapter.path.parent, as_json=as_json)
+    elif as_json:
+        say(to_json({"run": None, "adapter": str(adapter.path)}).rstrip())
+    else:
+        say(f"finished; the run's own disk is full, so the adapter went to {adapter.path}")
 
 
 def sum_up(run: Path, *, as_json: bool) -> None:
@@ -60,9 +83,9 @@ def sum_up(run: Path, *, as_json: bool) -> None:
     except SapwoodError as error:  # a picture never spoils a finished run
         print(f"sapwood: {error}", file=sys.stderr)
     if as_json:
-        print(to_json({"run": str(run), "adapter": str(run / "adapter")}), end="")
+        say(to_json({"run": str(run), "adapter": str(run / "adapter")}).rstrip())
     else:
-        tables.summary(sys.stdout, query.summarise(run))
+        tables.summary(cast("TextIO", SafeStream(sys.stdout)), query.summarise(run))
 
 
 def show_runs(names: list[str], runs: Path, *, as_json: bool) -> None:
@@ -85,8 +108,6 @@ def show_runs(names: list[str], runs: Path, *, as_json: bool) -> None:
 
 def check_run_folder(folder: Path) -> None:
     """Fail before anything is read or loaded when the runs can't be written."""
-    import os
-
     from sapwood.errors import StorageError
 
     existing = folder.absolute()

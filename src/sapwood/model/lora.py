@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sapwood.config import LoraConfig
-from sapwood.errors import ConfigError, ModelError, Problem
+from sapwood.errors import ConfigError, ModelError, NumericsError, Problem
 from sapwood.model.dropout import DropoutClock
 from sapwood.types import Base, Head
 
@@ -136,6 +136,24 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     return tuple(sorted(targets))
 
 
+def refuse_large_rank(model: Any, targets: tuple[str, ...] | str, rank: int) -> None:
+    """A rank above what the largest adapted layer can use only costs. Raises ConfigError."""
+    sizes = [
+        min(module.in_features, module.out_features)
+        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+        if isinstance(module, nn.Linear) and _adapted(name, targets)
+    ]
+    if sizes and rank > max(sizes):
+        why = f"no adapted layer has more than {max(sizes)} dimensions to give"
+        raise ConfigError(f"lora.rank={rank} is larger than the layers", "lora.rank", why, "8 to 16 is usual")
+
+
+def _adapted(name: str, targets: tuple[str, ...] | str) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
 def adapter_tensors(model: LoraModel) -> dict[str, Tensor]:
     """The adapter in PEFT's names, fp32, on the CPU."""
     return {name: parameter.detach().cpu().contiguous() for name, parameter in model.parameters.items()}
@@ -165,13 +183,24 @@ def _misfit(own: Tensor | None, saved: Tensor | None) -> str:
     return "" if torch.isfinite(saved).all() else "not finite"
 
 
+def finite(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """``tensors``, all of them numbers. Raises NumericsError naming those that are not, before any is
+    written."""
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        why = f"{len(bad)} of {len(tensors)} tensors; nothing was written"
+        raise NumericsError(f"{bad[0]} is not finite", str(folder), why, "lower train.lr, and resume")
+    return tensors
+
+
 def write_adapter(model: LoraModel, folder: Path) -> None:
     """``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT reads them, byte for byte
     reproducible: sorted keys and targets, no times, no library versions."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(adapter_tensors(model), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    tensors = finite(adapter_tensors(model), folder)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     settings = model.peft.peft_config[ADAPTER].to_dict()
     settings["inference_mode"] = True
     settings.pop("peft_version", None)

@@ -44,6 +44,15 @@ def fastest_dtype() -> tuple[torch.dtype, dict[str, Any]]:
     }
 
 
+def kernel_facts() -> dict[str, Any]:
+    """What the last bits of a result depend on besides the versions: device, kernel set and threads."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"device": device, "capability": capability, "threads": torch.get_num_threads()}
+
+
 def _gflops(dtype: torch.dtype) -> float:
     """Rate of alternating forward and backward products, by their best times: load from others only adds."""
     import torch

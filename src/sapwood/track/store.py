@@ -165,7 +165,7 @@ def open_run(
         write_atomic(path / CONFIG, config_yaml)
         store.set_status("running")
         about = {"schema": SCHEMA, "id": path.name, "name": label, "created": _now(), "parent": parent}
-        about |= {"versions": _versions(), "machine": _machine(), "facts": dict(facts)}
+        about |= {"versions": package_versions(), "machine": _machine(), "facts": dict(facts)}
         store.write_json(RUN, about)  # last: a folder without it is not a run
         undo.pop_all()
     return store
@@ -195,6 +195,17 @@ def event_data(event: Event) -> dict[str, Any]:
     if isinstance(event, Evaluated):
         data["samples"] = [{**dataclasses.asdict(sample), "row": str(sample.row)} for sample in event.samples]
     return data
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of what a result depends on; None for what isn't installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in RECORDED_VERSIONS:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
 
 
 # --- inside -----------------------------------------------------------------------------------------------
@@ -228,16 +239,6 @@ def _short_name(base: str) -> str:
     """``hf:org/Name@main``, ``/models/Name.gguf`` and ``builtin:name`` as ``Name``, fit for a folder."""
     last = re.split(r"[/:\\]", base.rstrip("/\\"))[-1].partition("@")[0].removesuffix(".gguf")
     return re.sub(r"[^\w.-]+", "-", last).strip("-.")[:40] or "run"
-
-
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in RECORDED_VERSIONS:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
 
 
 def _machine() -> dict[str, Any]:

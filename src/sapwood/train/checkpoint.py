@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from sapwood.errors import SapwoodError, StorageError
-from sapwood.model.lora import LoraModel, read_adapter, restore_adapter, write_adapter
-from sapwood.track.files import discard_dir, set_aside, staged_dir, verify_dir
+from sapwood.model.lora import LoraModel, finite, read_adapter, restore_adapter, write_adapter
+from sapwood.track.files import discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
 from sapwood.types import Cursor
 
@@ -23,29 +23,51 @@ def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int
     ``events_length``: bytes of the event log that belong to this state; resume cuts the log back to it.
     """
     final = run / "checkpoints" / f"step-{state.step:06d}"
-    if final.exists():
-        try:
-            verify_dir(final)
-            return final  # the same step of the same run: the same bytes
-        except StorageError:
-            set_aside(final, "damaged")
+    if not published(final):  # the same step of the same run has the same bytes
+        write_checkpoint(final, model, state, events_length)
+        verify_dir(final)  # read back before an older one goes
+    for old in checkpoints(run)[:-keep]:
+        discard_dir(old)
+    return final
+
+
+def published(final: Path) -> bool:
+    """True where that checkpoint is there and whole; a damaged one is set aside."""
+    if not final.exists():
+        return False
+    try:
+        verify_dir(final)
+    except StorageError:
+        set_aside(final, "damaged")
+        return False
+    return True
+
+
+def write_checkpoint(final: Path, model: LoraModel, state: TrainState, events_length: int) -> None:
+    """Adapter, moments and integers in a folder that is published whole. Raises StorageError, and
+    NumericsError where anything in them is not a number."""
     with staged_dir(final) as folder:
+        operation("write", folder / "adapter_model.safetensors")
         write_adapter(model, folder)
-        save_file(moments(state), folder / "optimizer.safetensors")
+        operation("write", folder / "optimizer.safetensors")
+        save_file(finite(moments(state), folder), folder / "optimizer.safetensors")
         facts = {
             "schema": SCHEMA,
             "step": state.step,
             "cursor": [state.cursor.epoch, state.cursor.index],
             "evaluated": state.evaluated,
+            "losses": state.losses,
             "events_length": events_length,
         }
+        operation("write", folder / "state.json")
         (folder / "state.json").write_text(
             json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
-    verify_dir(final)  # read back before an older one goes
-    for old in checkpoints(run)[:-keep]:
-        discard_dir(old)
-    return final
+
+
+def checkpoint_bytes(model: LoraModel) -> int:
+    """Room that one checkpoint takes: weights and two moments in fp32, and a few small files."""
+    return 12 * sum(p.numel() for p in model.parameters.values()) + 600 * len(model.parameters) + 65_536
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -81,6 +103,7 @@ def load_checkpoint(path: Path, model: LoraModel, state: TrainState) -> int:
         state.step = facts["step"]
         state.cursor = Cursor(*facts["cursor"])
         state.evaluated = facts["evaluated"]
+        state.losses = (facts["losses"][0], facts["losses"][1]) if facts["losses"] else None
         restore_moments(state, load_file(path / "optimizer.safetensors"), path)
         return facts["events_length"]
     except SapwoodError:

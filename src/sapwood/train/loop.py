@@ -56,8 +56,10 @@ def train(
     while True:
         due = state.step % every == 0 or state.step >= schedule.total_steps
         if data.eval and due and state.evaluated != state.step:
+            event = evaluate(model, data.eval, config, state.step, sampler)
             state.evaluated = state.step
-            yield evaluate(model, data.eval, config, state.step, sampler)
+            state.losses = (state.losses[0] if state.losses else event.loss, event.loss)
+            yield event
         if state.step >= schedule.total_steps:
             break
         tick = time.monotonic()
@@ -139,6 +141,13 @@ def evaluate(
             loss = forward_loss(model, to_batch(pack, model.device))
             total += float(loss.total)
             num_targets += loss.num_targets
+    if not math.isfinite(total):
+        raise NumericsError(
+            f"held-out loss {total} after step {step}",
+            "data.eval",
+            "the base is damaged" if step == 0 else "the adapter would give no answer",
+            "check the base model's files" if step == 0 else "lower train.lr, and start anew",
+        )
     samples = tuple(sampler()) if sampler is not None else ()
     model.peft.train()
     return Evaluated(step, total / num_targets, num_targets, time.monotonic() - started, samples)

@@ -21,6 +21,7 @@ class TrainState:
     """What changes while training, besides the adapter itself.
 
     step: finished optimizer steps. evaluated: the last step whose held-out loss was recorded, -1 for none.
+    losses: the first and the newest held-out loss; None before the first evaluation.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -28,6 +29,7 @@ class TrainState:
     step: int = 0
     cursor: Cursor = field(default_factory=Cursor)
     evaluated: int = -1
+    losses: tuple[float, float] | None = None
 
 
 def new_state(parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> TrainState:

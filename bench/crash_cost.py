@@ -1,0 +1,77 @@
+"""What safety costs: the share of a normal run's wall time that goes into checkpoints, status, events and the
+rehearsal of the longest pack. ``python bench/crash_cost.py [CONFIG] [key=value …]``; without CONFIG the demo.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from sapwood import pipeline
+from sapwood.config import RunConfig, load_config
+from sapwood.track import store
+from sapwood.train import checkpoint, saving
+
+PARTS: tuple[tuple[str, Any, str], ...] = (
+    ("checkpoints", saving, "save_checkpoint"),
+    ("of which read back", checkpoint, "verify_dir"),
+    ("event log", store.RunStore, "record"),
+    ("event log made durable", store.RunStore, "events_length"),
+    ("status", store.RunStore, "set_status"),
+    ("own copy of the data", pipeline, "save_study"),
+    ("longest pack first", pipeline, "rehearse"),
+    ("free space", pipeline, "require_room"),
+    ("final adapter", pipeline, "save_adapter"),
+)
+
+
+def measure(config: RunConfig) -> dict[str, float]:
+    """Seconds of each part, and of the whole run."""
+    seconds: Counter[str] = Counter()
+
+    def timed(part: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(inner)
+        def call(*arguments: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return inner(*arguments, **named)
+            finally:
+                seconds[part] += time.perf_counter() - started
+
+        return call
+
+    for part, home, name in PARTS:
+        setattr(home, name, timed(part, getattr(home, name)))
+    started = time.perf_counter()
+    pipeline.finetune(config)
+    return {**seconds, "whole run": time.perf_counter() - started}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="sapwood-cost-") as runs:
+        given = sys.argv[1:]
+        overrides = [*given[1:], f"save.dir={runs}"] if given else [f"save.dir={runs}"]
+        if given and "=" not in given[0]:
+            config = load_config(Path(given[0]), overrides)
+        else:
+            with as_file(files("sapwood") / "assets" / "demo.yaml") as demo:
+                config = load_config(demo, [*given, f"save.dir={runs}"])
+        seconds = measure(config)
+    whole = seconds["whole run"]
+    safety = sum(seconds[part] for part, _, _ in PARTS if part in seconds and part != "of which read back")
+    for part, spent in seconds.items():
+        print(f"{part:<24} {spent:8.3f} s  {100 * spent / whole:6.2f} %")
+    print(f"{'safety in all':<24} {safety:8.3f} s  {100 * safety / whole:6.2f} %")
+    print(json.dumps({"share": safety / whole, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The longest pack first: what doesn't fit in memory fails in the first minute, not in the third hour."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+
+from sapwood.config import RunConfig
+from sapwood.errors import OutOfMemoryError
+from sapwood.model.lora import LoraModel
+from sapwood.pack.attention import packed_attention
+from sapwood.pack.build import to_batch
+from sapwood.train.loop import TrainData, forward_loss, pack_examples
+from sapwood.train.optim import MOMENTS
+from sapwood.train.schedule import members, plan_steps
+from sapwood.types import Cursor, Pack
+
+MAX_STEPS = 400  # steps whose packs are planned: about a second, and a pack is never longer than pack.length
+REFUSALS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+
+
+def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
+    """Forward and backward over the longest pack, with room for the moments; its tokens.
+
+    Changes nothing: gradients are dropped, no parameter moves, and the generators are those of before. Raises
+    OutOfMemoryError.
+    """
+    pack = longest_pack(data, config)
+    model.peft.train()
+    with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
+        try:
+            with packed_attention(model.network):
+                loss = forward_loss(model, to_batch(pack, model.device))
+                (loss.total / max(1, loss.num_targets)).backward()
+            # the optimizer makes its moments at the first step; filled, or the system would only promise them
+            moments = [torch.full_like(p, 1.0) for p in model.parameters.values() for _ in MOMENTS]
+            del moments
+        finally:
+            for parameter in model.parameters.values():
+                parameter.grad = None
+    return len(pack.ids)
+
+
+def longest_pack(data: TrainData, config: RunConfig) -> Pack:
+    """The pack with the most tokens among the run's steps (the first few hundred of a long run), the one with
+    the most targets among equals."""
+    schedule = plan_steps(len(data.train), config.train)
+    cursor, packs = Cursor(), list[Pack]()
+    for _ in range(min(schedule.total_steps, MAX_STEPS)):
+        chosen, cursor = members(schedule, config.train.seed, cursor)
+        step = pack_examples([data.train[i] for i in chosen], config)
+        packs = [max([*packs, *step], key=lambda pack: (len(pack.ids), len(pack.targets)))]
+    return packs[0]
+
+
+@contextmanager
+def out_of_memory(doing: str) -> Generator[None]:
+    """Turn every way in which Python and torch say that memory ran out into one error."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(text in str(error) for text in REFUSALS):
+            raise
+        asked = " ".join(str(error).split())[:160]
+        raise OutOfMemoryError(f"{doing} doesn't fit in memory", "pack.length", asked) from None

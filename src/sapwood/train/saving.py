@@ -1,0 +1,76 @@
+"""Saves that a full disk can't turn into a lost run: a periodic one is skipped, the last one waits."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sapwood.errors import StorageError
+from sapwood.model.lora import LoraModel
+from sapwood.track.disk import require_space
+from sapwood.track.store import RunStore
+from sapwood.train.checkpoint import checkpoint_bytes, checkpoints, save_checkpoint
+from sapwood.train.optim import TrainState
+
+Saved = TypeVar("Saved")
+log = logging.getLogger("sapwood.train")
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts of the last save, doubled each time
+PATIENCE = 3600.0  # seconds in all: time for a person to come and free some space
+ATTEMPTS_WHEN_STOPPED = 3  # a signal was sent: whoever sent it may not wait long
+
+
+def require_room(run: Path, model: LoraModel, keep: int) -> None:
+    """Refuse to start where the disk can't take what the run will write: ``keep`` checkpoints, the one more
+    that is there before the oldest goes, and the adapter. What a resumed run holds already counts.
+
+    Raises StorageError with the bytes needed and the bytes free.
+    """
+    one = checkpoint_bytes(model)
+    missing = max(0, keep + 1 - len(checkpoints(run)))
+    require_space(run, missing * one + one // 3)
+
+
+def try_to_save(run: RunStore, model: LoraModel, state: TrainState, keep: int) -> bool:
+    """Save a checkpoint; where the disk refuses, say so loudly and go on: the next interval tries again."""
+    try:
+        save_checkpoint(run.path, model, state, keep=keep, events_length=run.events_length())
+    except StorageError as error:
+        run.note("note", state.step, text=f"checkpoint failed: {error}")
+        log.warning("checkpoint of step %d failed, training goes on: %s", state.step, error)
+        return False
+    return True
+
+
+def save_when_stopped(run: RunStore, model: LoraModel, state: TrainState, keep: int) -> bool:
+    """Save before leaving; a few quick attempts, as a stopping machine has little time."""
+    for attempt in range(ATTEMPTS_WHEN_STOPPED):
+        if attempt:
+            time.sleep(FIRST_WAIT)
+        if try_to_save(run, model, state, keep):
+            return True
+    return False
+
+
+def insist(save: Callable[[Path], Saved], place: Path, spill: Path | None, stop: Callable[[], bool]) -> Saved:
+    """The last save: again and again until the disk takes it, or in ``spill``, the folder for that case.
+
+    ``save`` writes below the folder that it is given. ``stop`` says that a signal asked to leave. Raises the
+    disk's StorageError when patience ends.
+    """
+    wait, until = FIRST_WAIT, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return save(place)
+        except StorageError as error:
+            if spill is not None:
+                log.warning("the last save failed and goes to %s: %s", spill, error)
+                return save(spill)
+            if stop() or time.monotonic() + wait > until:
+                raise
+            log.warning("the last save failed, next attempt in %.0f s: %s", wait, error)
+        time.sleep(wait)
+        wait = min(2 * wait, LONGEST_WAIT)

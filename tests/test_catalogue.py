@@ -1,0 +1,300 @@
+"""The catalogue of faults of configs (C) and of run time (R): each with the answer that it deserves.
+
+What another file tests in full is named here by its test, so that the list stays complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sapwood import finetune, resume
+from sapwood.config import load_config
+from sapwood.errors import (
+    ConfigError,
+    LockedError,
+    NumericsError,
+    SapwoodError,
+    Stopped,
+    StorageError,
+)
+from sapwood.signals import STOP_SIGNALS
+from sapwood.study import study_config
+from sapwood.track import files
+from sapwood.track.query import list_runs
+from sapwood.track.store import reopen_run
+from sapwood.train.checkpoint import checkpoints, newest_good
+from sapwood.types import Event, Stepped
+from tests.crash.work import folder_hash, only_run, tiny_config
+from tests.forks import exit_code, train_and_kill
+
+# --- configs ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """Overrides that are refused, by what, and a pattern of the message; ``text`` is YAML instead."""
+
+    says: str
+    overrides: tuple[str, ...] = ()
+    text: str = ""
+    error: type[SapwoodError] = ConfigError
+
+
+WRONG: dict[str, list[Wrong]] = {
+    "C1": [Wrong(r"lora\.rank", (f"lora.rank={rank}",)) for rank in (0, -1, 2.5)],
+    "C2": [Wrong(r"lora\.rank=4096 is larger than the layers", ("lora.rank=4096",))],
+    "C3": [Wrong(r"lora\.alpha", (f"lora.alpha={value}",)) for value in (".nan", ".inf", 0, -1)],
+    "C4": [Wrong(r"lora\.dropout", (f"lora.dropout={value}",)) for value in (1.5, -0.1, 1, ".nan")],
+    "C5": [Wrong(r"no linear layer is called 'query'.*names here: .*q_proj", ("lora.targets=[query]",))],
+    "C6": [Wrong(r"no linear layer is called 'q_prj'.*q_proj", ("lora.targets=[v_proj, q_prj]",))],
+    "C7": [
+        Wrong(r"no regular expression", ("lora.targets='[('",)),
+        Wrong(r"matches more than linear layers", ("lora.targets='.*'",)),
+        Wrong(r"matches no linear layer", ("lora.targets=lm_head",)),
+    ],
+    "C8": [Wrong(r"train\.lr", (f"train.lr={value}",)) for value in (0, -1e-4, ".nan", "'1e-4'", "fast")],
+    "C9": [Wrong(r"train\.lr", ("train.lr=10.5",))],
+    "C10": [Wrong(r"did you mean .*batch_size", ("train.batchsize=4",))],
+    "C11": [Wrong(r"(?i)duplicate", text="train:\n  seed: 1\n  seed: 2\n")],
+    "C12": [Wrong(r"share_prefixes", ("pack.share_prefixes=no",)), Wrong("seed", ("train.seed=12:30",))],
+    "C13": [Wrong(r"base\.storage", ("base.storage=fp16+bf16",))],
+    "C15": [
+        Wrong(rf"{key.split('.')[1]}", (f"{key}={value}",))
+        for key, value in [
+            ("train.batch_size", 0),
+            ("train.batch_size", -2),
+            ("train.warmup", -1),
+            ("pack.length", 0),
+            ("train.epochs", 0),
+            ("train.max_steps", 0),
+            ("save.every", 0),
+            ("save.keep", 0),
+        ]
+    ],
+    "C21": [Wrong(r"unknown|not a key|isn't known|no such", text="future: {speed: 9}\n")],
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and a config file, its path with a blank and an é (C22)."""
+    folder = tmp_path_factory.mktemp("ein Garten, été $HOME ~")
+    config = tiny_config(folder)
+    tree = {"base": {"model": config.base.model, "storage": "fp32"}, "data": {"train": config.data.train[0]}}
+    (folder / "base.yaml").write_text(json.dumps(tree, ensure_ascii=False))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=f"{k}-{i}") for k in WRONG for i, c in enumerate(WRONG[k])]
+)
+def test_a_wrong_config_is_refused_with_its_key_before_any_weight(
+    case: Wrong, home: Path, tmp_path: Path
+) -> None:
+    path = home / "base.yaml"
+    if case.text:
+        path = tmp_path / "case.yaml"
+        path.write_text("data: {train: rows.jsonl}\n" + case.text)
+    with pytest.raises(case.error, match=case.says) as caught:
+        study_config(load_config(path, case.overrides))
+    assert caught.value.exit_code == 2
+    assert caught.value.problems[0].where
+
+
+def test_c8_an_exponent_is_a_number(home: Path) -> None:
+    assert load_config(home / "base.yaml", ["train.lr=1e-4"]).train.lr == 1e-4
+
+
+def test_c9_an_absurd_rate_is_warned_about(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(home, tmp_path, train={"lr": 0.5, "max_steps": 1}, data={"eval": 0})
+    finetune(config)
+    assert any("train.lr=0.5 is far above" in message for message in caplog.messages)
+
+
+def test_c14_the_last_step_is_saved_whatever_the_interval(home: Path, tmp_path: Path) -> None:
+    finetune(tiny_config(home, tmp_path, train={"max_steps": 2}, save={"every": 100}, data={"eval": 0}))
+    assert [path.name for path in checkpoints(only_run(tmp_path))] == ["step-000002"]
+
+
+def test_c16_a_folder_that_is_not_ours_is_left_as_it_is(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-000900").mkdir(parents=True)
+    (tmp_path / "thesis.txt").write_text("mine")
+    before = folder_hash(tmp_path)
+    path = finetune(tiny_config(home, tmp_path, train={"max_steps": 1}, data={"eval": 0})).path.parent
+    assert path.parent == tmp_path and path.name != "checkpoints"
+    for item in sorted(path.rglob("*"), reverse=True):
+        item.rmdir() if item.is_dir() else item.unlink()
+    path.rmdir()
+    assert folder_hash(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300], ids=["file", "below a file", "too long"])
+def test_c17_a_place_that_cannot_hold_runs_is_an_error_of_the_disk(
+    place: str, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError) as caught:
+        finetune(tiny_config(home, tmp_path / place, train={"max_steps": 1}))
+    assert caught.value.exit_code == 5 and str(tmp_path) in caught.value.problems[0].where
+
+
+def test_c19_runs_are_not_kept_in_the_model_s_folder(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(home / "tiny-llama")
+    for place in (home / "tiny-llama", home / "tiny-llama" / "runs", tmp_path / "link" / "runs"):
+        with pytest.raises(ConfigError, match=r"save\.dir lies in the base model's folder"):
+            finetune(tiny_config(home, place))
+
+
+def test_c20_the_resolved_config_is_in_the_run(home: Path, tmp_path: Path) -> None:
+    config = tiny_config(home, tmp_path, train={"max_steps": 1}, data={"eval": 0})
+    assert load_config(finetune(config).path.parent / "config.yaml") == config
+
+
+def test_c22_no_path_is_expanded(home: Path) -> None:
+    assert "$HOME ~" in load_config(home / "base.yaml").base.model
+    assert study_config(load_config(home / "base.yaml", ["data.eval=2"])).data.train
+
+
+# --- run time --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_r7_every_stop_signal_saves_at_the_boundary(
+    number: signal.Signals, home: Path, tmp_path: Path
+) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 1:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Stopped, match=r"stopped after step 1, saved .* sapwood resume") as caught:
+        finetune(tiny_config(home, tmp_path, train={"max_steps": 3}, data={"eval": 0}), interrupt)
+    assert caught.value.exit_code == 75
+    assert checkpoints(only_run(tmp_path))[-1].name == "step-000001"
+
+
+def test_r5_r14_a_process_that_vanished_left_no_lock_and_a_run_that_says_crashed(
+    home: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(home, tmp_path, train={"max_steps": 3}, data={"eval": 0})
+    assert exit_code(train_and_kill, config.model_dump(mode="json"), 2) == -signal.SIGKILL
+    (crashed,) = list_runs(tmp_path)
+    assert crashed.status == "crashed"
+    assert (crashed.path / "LOCK").is_file()
+    assert resume(crashed.path).path.is_dir()
+
+
+def test_r10_r11_a_log_that_cannot_be_written_stops_nothing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(home, tmp_path / "a", train={"max_steps": 2})
+    expected = folder_hash(finetune(config).path)
+
+    def refuse(name: str, path: Path) -> None:
+        if path.suffix == ".jsonl" and name in ("write", "fsync"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(files, "on_operation", refuse)
+    adapter = finetune(tiny_config(home, tmp_path / "b", train={"max_steps": 2}))
+    assert folder_hash(adapter.path) == expected, "no figure of the adapter comes from the log"
+
+
+def test_r12_a_clock_that_goes_back_costs_no_checkpoint(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [2_000_000_000.0]
+
+    def backwards() -> float:
+        clock[0] -= 3600
+        return clock[0]
+
+    monkeypatch.setattr(time, "time", backwards)
+
+    def age(event: Event) -> None:
+        for index, path in enumerate(checkpoints(only_run(tmp_path))):
+            os.utime(path, (2e9 - index * 1e6, 2e9 - index * 1e6))  # the newest looks oldest
+
+    finetune(tiny_config(home, tmp_path, train={"max_steps": 4}, data={"eval": 0}), age)
+    run = only_run(tmp_path)
+    assert [path.name for path in checkpoints(run)] == ["step-000003", "step-000004"]
+    assert newest_good(run)[0] == run / "checkpoints/step-000004"
+
+
+def test_r13_a_second_process_is_refused_by_name(home: Path, tmp_path: Path) -> None:
+    run = finetune(tiny_config(home, tmp_path, train={"max_steps": 1}, data={"eval": 0})).path.parent
+    with reopen_run(run), pytest.raises(LockedError, match=rf"process {os.getpid()} on .*, since ") as caught:
+        resume(run)
+    assert caught.value.exit_code == 7
+
+
+def test_r19_a_reader_who_leaves_stops_no_training(home: Path, tmp_path: Path) -> None:
+    """``sapwood train … | head -1``"""
+    overrides = [f"save.dir={tmp_path}", "train.max_steps=3", "data.eval=0", "name=piped"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sapwood", "train", str(home / "base.yaml"), *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0, process.stderr.read()
+    process.stderr.close()
+    assert [run.status for run in list_runs(tmp_path)] == ["finished"]
+
+
+# --- the list --------------------------------------------------------------------------------------------
+
+ELSEWHERE = {
+    "C18": "tests/crash/test_disk.py::test_room_is_asked_for_before_the_first_step",
+    "R1": "tests/crash/test_numerics.py::test_the_run_says_why_and_names_its_last_good_checkpoint",
+    "R2": "tests/crash/test_numerics.py::test_a_bad_gradient_leaves_the_adapter_as_it_was",
+    "R3": "tests/train/test_loop.py",
+    "R6": "tests/train/test_rehearse.py::test_too_little_memory_is_told_before_the_first_step",
+    "R8": "tests/crash/test_soak.py",
+    "R9": "tests/crash/test_safeguards.py",
+}
+NOT_TODAY = {
+    "R4": "an exploding but finite loss is shown, not judged",
+    "R15": "data is prepared before the first step: there are no loader processes",
+    "R16": "one process",
+    "R17": "no process is forked by a run",
+    "R18": "no tracker is reached over a network",
+    "R20": "a limit is met as the error of disk or memory that it causes",
+}
+
+
+def test_the_list_is_complete_and_its_pointers_exist() -> None:
+    text = Path(__file__).read_text()
+    names = text.replace("(", "_").split("_")
+    here = {word.upper() for word in names if word[:1] in "cr" and word[1:].isdigit()}
+    told = set(WRONG) | here | set(ELSEWHERE) | set(NOT_TODAY)
+    assert told >= {f"C{i}" for i in range(1, 23)} | {f"R{i}" for i in range(1, 21)}
+    for pointer in ELSEWHERE.values():
+        file, _, name = pointer.partition("::")
+        assert f"def {name}" in (Path(__file__).parents[1] / file).read_text()
+
+
+def test_exit_codes_are_those_that_are_documented() -> None:
+    codes: dict[Callable[..., SapwoodError], int] = {
+        ConfigError: 2,
+        StorageError: 5,
+        NumericsError: 6,
+        LockedError: 7,
+        Stopped: 75,
+    }
+    for error, code in codes.items():
+        assert error("what").exit_code == code
