@@ -138,7 +138,8 @@ def prepare(job: Job) -> Result:
 
 def row_examples(job: Job, spec: BaseSpec) -> list[Example]:
     from sapwood.data.formats import read_conversations
-    from sapwood.study import make_renderer, prepare_part
+    from sapwood.study import make_renderer
+    from sapwood.template.prepare import prepare
 
     config = parse_config(
         {"data": {"train": job.data, "system": job.system}, "pack": {"length": job.pack_length}}
@@ -146,7 +147,10 @@ def row_examples(job: Job, spec: BaseSpec) -> list[Example]:
     conversations = list(islice(read_conversations(config.data), job.rows))
     if len(conversations) < job.rows:
         raise ValueError(f"{job.data} holds {len(conversations)} rows, {job.rows} are wanted")
-    return list(prepare_part(conversations, make_renderer(spec, config), spec, config).examples)
+    rows = spec.hf_config.get_text_config().vocab_size
+    renderer = make_renderer(spec, config)
+    prepared = prepare(conversations, renderer, config.template, max_length=job.pack_length, vocab_rows=rows)
+    return prepared.examples
 
 
 def made_examples(job: Job, spec: BaseSpec) -> list[Example]:

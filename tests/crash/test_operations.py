@@ -148,6 +148,7 @@ def test_a_write_that_the_kernel_tears_at_any_byte_publishes_nothing(before: Sav
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     """(folder, operations of a run of two steps, hash of its adapter)."""
     folder = tmp_path_factory.mktemp("whole")
+    train_or_resume(short(folder, folder / "first"))  # afterwards the prepared data are in the cache
     with watch() as operations:
         train_or_resume(short(folder, folder / "runs"))
     return folder, len(operations.seen), folder_hash(only_run(folder / "runs") / "adapter")
