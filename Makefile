@@ -15,8 +15,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/sapwood demo
 
+# Two processes: each test file runs in one of them, so that what it set up is set up once.
 test: install
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 $(TESTS)
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90 $(TESTS)
 
 lint: install
 	$(BIN)/ruff check
