@@ -166,11 +166,13 @@ section { border-top: 1px solid #8884; padding: 1rem 0 }
   z-index: 1 }
 .t span:focus { outline: 2px solid var(--line) }
 p { margin: .5rem 0 0; font-size: .9rem; opacity: .8 }
-.key span { padding: 2px 6px; border-radius: 4px }
+.key > span { padding: 2px 6px; display: inline-block }
+[lang="zh-CN"] { font-style: normal; font-weight: 400; opacity: .8 }
 </style></head><body>
-<h1>What the model learns</h1>
-<p class="key t"><span class="on">learnt</span> <span class="off">not learnt</span>
-<span class="off ctl">control token</span></p>
+<h1>What the model learns <span lang="zh-CN">模型要学的内容</span></h1>
+<p class="key t"><span class="on">learnt <i lang="zh-CN">要学</i></span>
+<span class="off">not learnt <i lang="zh-CN">不学</i></span>
+<span class="off ctl">control token <i lang="zh-CN">控制符</i></span></p>
 CARDS
 </body></html>
 """
