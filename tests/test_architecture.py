@@ -31,6 +31,7 @@ DOORS = {
     "peft": {"model/lora", "model/fast_lora"},
     "datasets": {"data/sources"},
     "accelerate": {"train/loop"},
+    **{name: {f"track/trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},
 }
 BANNED = {"pickle", "marshal", "shelve", "dill", "requests", "urllib.request"}
 # `sapwood data convert` opens pickles in a process of its own, which gives up its rights first.

@@ -211,7 +211,7 @@ def test_the_line_is_that_of_the_key_itself(refuse: Callable[..., ConfigError]) 
         ("data.eval=true", "valid number"),
         ("name=a/b", "should match pattern"),
         ("name=2024-01-01", "valid string"),
-        ("track.to=swanlab", "no tracker is built in yet"),
+        ("track.to=comet", "swanlab"),
         ("data={1: 2, train: x}", "keys should be strings"),
     ],
 )

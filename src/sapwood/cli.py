@@ -142,6 +142,30 @@ def list_runs(
 
 
 @app.command()
+def track(
+    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    to: Annotated[
+        list[str] | None, typer.Option("--to", help="swanlab, tensorboard, wandb, trackio, mlflow")
+    ] = None,
+    cloud: Annotated[bool, typer.Option("--cloud", help="send it; the key is in the environment")] = False,
+    project: Annotated[str | None, typer.Option(help="what the tracker calls the collection")] = None,
+    follow: Annotated[bool, typer.Option(hidden=True)] = False,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Tell a tracker of a run, or of what it hasn't been told yet."""
+    from sapwood.commands.track import follow_run, track_run
+
+    settings = [f"track.to=[{', '.join(to)}]"] if to else []
+    settings += ["track.mode=cloud"] if cloud else []
+    settings += [f"track.project={project}"] if project else []
+    if follow:
+        follow_run(Path(run), settings)
+    else:
+        track_run(run, runs, settings, as_json=json)
+
+
+@app.command()
 def chat(
     target: Annotated[
         str, typer.Argument(help="a run, an adapter folder, or a base model", metavar="RUN|ADAPTER")

@@ -70,6 +70,7 @@ Column = Literal[
     "instruction", "input", "output", "prompt", "completion", "messages", "conversations", "text",
     "system", "history", "tools",
 ]  # fmt: skip
+TrackerName = Literal["swanlab", "tensorboard", "wandb", "trackio", "mlflow"]
 Accepted = Literal["stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end"]
 
 
@@ -194,15 +195,12 @@ class SaveConfig(Section):
 
 
 class TrackConfig(Section):
-    to: Strings = ()
-    """trackers to report to besides the run's own folder (none yet)"""
-
-    @field_validator("to")
-    @classmethod
-    def _none_yet(cls, to: tuple[str, ...]) -> tuple[str, ...]:
-        if to:
-            raise ValueError("no tracker is built in yet; leave it empty, the run keeps its own record")
-        return to
+    to: Annotated[tuple[TrackerName, ...], BeforeValidator(_as_tuple)] = ()
+    """trackers to report to besides the run's own folder: swanlab, tensorboard, wandb, trackio, mlflow"""
+    mode: Literal["offline", "cloud", "disabled"] = "offline"
+    """offline writes beside the runs, to be sent later; cloud sends, with a key from the environment"""
+    project: str = Field(default="sapwood", pattern=r"^[\w.-]{1,64}$")
+    """what the trackers call the collection of runs"""
 
 
 class RunConfig(Section):

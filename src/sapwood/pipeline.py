@@ -28,6 +28,7 @@ from sapwood.serve.probe import answer_probes
 from sapwood.signals import stop_signals
 from sapwood.study import DATA, Study, fingerprints, load_study, save_study, study_config
 from sapwood.track.files import set_aside
+from sapwood.track.follow import followed
 from sapwood.track.identity import Change, accept_changes, changes, identity_of, read_about
 from sapwood.track.store import RunStore, open_run, package_versions, reopen_run
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good
@@ -165,14 +166,16 @@ def train_run(
         require_room(run.path, model, config.save.keep)
         rehearse(model, study.data, config)
         state = start_or_resume(run, model, config, notes)
-        for event in train(model, study.data, state, config, sampler_of(model, study, config)):
-            run.record(event)
-            if watch is not None:
-                watch(event)
-            if stop and isinstance(event, Stepped):
-                raise stopped(run, state, save_when_stopped(run, model, state, config.save.keep))
-            if isinstance(event, Stepped) and checkpoint_due(event, study, config):
-                try_to_save(run, model, state, config.save.keep)
+        with followed(run, config.track) as look_after_trackers:
+            for event in train(model, study.data, state, config, sampler_of(model, study, config)):
+                run.record(event)
+                look_after_trackers(event.step)
+                if watch is not None:
+                    watch(event)
+                if stop and isinstance(event, Stepped):
+                    raise stopped(run, state, save_when_stopped(run, model, state, config.save.keep))
+                if isinstance(event, Stepped) and checkpoint_due(event, study, config):
+                    try_to_save(run, model, state, config.save.keep)
         return insist(
             lambda place: save_adapter(place, model, base, study, config, state.losses),
             run.path,

@@ -66,12 +66,14 @@ class RunStore:
         return self._events.lost + self._samples.lost
 
     def record(self, event: Event) -> None:
-        """Append an event, and its sample answers to their own file. A refused write never raises."""
+        """Append an event, and its sample answers to their own file. A refused write never raises.
+
+        The samples first: whoever sees the event finds them all.
+        """
         data = event_data(event)
-        samples = data.pop("samples", ())
-        seq = self._append(KINDS[type(event)], event.step, data)
-        for index, sample in enumerate(samples):
-            self._samples.append({"seq": seq, "step": event.step, "index": index, **sample})
+        for index, sample in enumerate(data.pop("samples", ())):
+            self._samples.append({"seq": self._seq, "step": event.step, "index": index, **sample})
+        self._append(KINDS[type(event)], event.step, data)
 
     def note(self, kind: Literal["checkpoint", "note"], step: int, **data: Any) -> None:
         """Append something worth knowing that is not an event of the training itself."""
@@ -116,13 +118,10 @@ class RunStore:
     ) -> None:
         self.close()
 
-    def _append(self, kind: str, step: int, data: Mapping[str, Any]) -> int:
-        seq = self._seq
-        self._events.append(
-            {"seq": seq, "t": round(time.time(), 3), "step": step, "kind": kind, "data": dict(data)}
-        )
+    def _append(self, kind: str, step: int, data: Mapping[str, Any]) -> None:
+        record = {"seq": self._seq, "t": round(time.time(), 3), "step": step, "kind": kind}
+        self._events.append({**record, "data": dict(data)})
         self._seq += 1
-        return seq
 
 
 def open_run(
