@@ -50,9 +50,9 @@ def examples_file(job: Job) -> Path:
 
 
 def load_examples(job: Job) -> list[Example]:
-    from sapwood.data.cache import read_examples
+    from sapwood.data.cache import unpack_examples
 
-    return list(read_examples(examples_file(job)))
+    return unpack_examples(examples_file(job).read_bytes(), examples_file(job))
 
 
 def model_source(job: Job) -> str:

@@ -17,7 +17,7 @@ LAYERS = (
     {"cli"},
     {"commands"},
     {"pipeline"},
-    {"adapter", "estimate"},
+    {"adapter", "estimate", "together"},
     {"study"},
     {"train", "serve", "export"},
     {"data", "template", "pack", "model", "track"},
@@ -30,8 +30,8 @@ DOORS = {
     "transformers": {"template/render", "pack/attention", "model/base", "serve/generate", "export/merge"},
     "peft": {"model/lora", "model/fast_lora"},
     "datasets": {"data/sources"},
-    "accelerate": {"train/loop"},
     **{name: {f"track/trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},
+    "torch.distributed": {"train/world", "train/shard"},
 }
 BANNED = {"pickle", "marshal", "shelve", "dill", "requests", "urllib.request"}
 # `sapwood data convert` opens pickles in a process of its own, which gives up its rights first.

@@ -170,6 +170,8 @@ class TrainConfig(Section):
     """AdamW's decoupled weight decay, on the adapter only"""
     max_grad_norm: Number = Field(default=1.0, ge=0)
     """gradients with a larger norm are scaled down to it; 0 never clips"""
+    shard: Literal["none", "base"] = "none"
+    """with several processes: none, each holds the whole base; base, each holds a part of every layer"""
     gradient_checkpointing: bool = False
     """recompute each layer in the backward pass: about a third slower, far less memory"""
     seed: int = Field(default=0, ge=0, lt=2**32)

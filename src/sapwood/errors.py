@@ -99,3 +99,9 @@ class Stopped(SapwoodError):
     """Not a failure: a signal asked the run to stop, it saved, and `sapwood resume` goes on."""
 
     exit_code = STOPPED_RESUMABLE
+
+
+class LostProcessError(SapwoodError):
+    """Another process of the run ended or hangs. What this one has is whole; `sapwood resume` goes on."""
+
+    exit_code = STOPPED_RESUMABLE

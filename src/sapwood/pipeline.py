@@ -21,22 +21,22 @@ from sapwood.errors import (
     StorageError,
 )
 from sapwood.estimate import cheaper
-from sapwood.model.base import load_base
-from sapwood.model.lora import LoraModel, attach_lora
+from sapwood.model.lora import LoraModel
 from sapwood.model.machine import fastest_dtype, kernel_facts
-from sapwood.serve.probe import answer_probes
 from sapwood.signals import stop_signals
 from sapwood.study import DATA, Study, fingerprints, load_study, save_study, study_config
+from sapwood.together import NOTHING_TO_DO, build, invite, sampler_of
 from sapwood.track.files import set_aside
 from sapwood.track.follow import followed
 from sapwood.track.identity import Change, accept_changes, changes, identity_of, read_about
 from sapwood.track.store import RunStore, open_run, package_versions, reopen_run
-from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good
-from sapwood.train.loop import Sampler, train
+from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, share_state
+from sapwood.train.loop import train
 from sapwood.train.optim import TrainState, new_state
 from sapwood.train.rehearse import out_of_memory, rehearse
-from sapwood.train.saving import insist, require_room, save_when_stopped, try_to_save
+from sapwood.train.saving import insist, kept_when_lost, require_room, save_when_stopped, try_to_save
 from sapwood.train.schedule import plan_steps
+from sapwood.train.world import ALONE, World, partners
 from sapwood.types import Adapter, Event, Stepped
 
 Watcher = Callable[[Event], None]
@@ -55,21 +55,26 @@ def finetune(config: RunConfig, watch: Watcher | None = None, spill: Path | None
 
 
 def train_study(
-    config: RunConfig, study: Study, watch: Watcher | None = None, spill: Path | None = None
+    config: RunConfig,
+    study: Study,
+    watch: Watcher | None = None,
+    spill: Path | None = None,
+    world: World = ALONE,
 ) -> Adapter:
-    """`finetune`, for a caller that has shown the study to somebody first."""
+    """`finetune`, for a caller that has shown the study to somebody first. In several processes this is what
+    the first one does; the others `follow`."""
     refuse_model_folder(config)
     if config.train.lr > UNUSUAL_LR:
         log.warning("train.lr=%g is far above what is usual for LoRA (5e-5 to 5e-4)", config.train.lr)
     config = with_storage(config)
     steps = plan_steps(len(study.data.train), config.train).total_steps
     facts = {**study.facts, "total_steps": steps, "machine": fastest_dtype()[1]}
-    facts |= {"identity": identity_of(config), "kernels": kernel_facts()}
+    facts |= {"identity": identity_of(config), "kernels": kernels_of(world)}
     with open_run(
         Path(config.save.dir), name=config.name, config_yaml=dump_config(config), facts=facts
     ) as run:
         save_study(run.path / DATA, study)
-        return train_run(run, config, study, watch, spill)
+        return train_run(run, config, study, watch, spill, world=world)
 
 
 def refuse_model_folder(config: RunConfig) -> None:
@@ -89,7 +94,12 @@ def with_storage(config: RunConfig) -> RunConfig:
 
 
 def resume(
-    path: Path, watch: Watcher | None = None, *, allow: Collection[str] = (), spill: Path | None = None
+    path: Path,
+    watch: Watcher | None = None,
+    *,
+    allow: Collection[str] = (),
+    spill: Path | None = None,
+    world: World = ALONE,
 ) -> Adapter:
     """Go on with an interrupted run. On the same machine the adapter is, bit for bit, the one that an
     undisturbed run would have given. A finished run is returned as it is.
@@ -100,6 +110,7 @@ def resume(
     notes: list[str] = []
     with reopen_run(path) as run:
         if (adapter := finished_adapter(run, notes)) is not None:
+            world.tell(NOTHING_TO_DO)
             return adapter
         config = load_config(path / "config.yaml")
         about = read_about(path)
@@ -107,8 +118,8 @@ def resume(
         changed = accept_changes(run, about["facts"].get("identity", now), now, allow)
         study, others = reopen_study(run, config, about["facts"], allow)
         notes += [f"resumed with a change that --allow named: {change}" for change in [*changed, *others]]
-        notes += other_machine(about)
-        return train_run(run, config, study, watch, spill, notes)
+        notes += other_machine(about, world)
+        return train_run(run, config, study, watch, spill, notes, world)
 
 
 def finished_adapter(run: RunStore, notes: list[str]) -> Adapter | None:
@@ -142,10 +153,15 @@ def reopen_study(
     return study, changed
 
 
-def other_machine(about: dict[str, Any]) -> list[str]:
-    """Bits are promised for the same versions, kernels and threads only: a line where these differ."""
+def kernels_of(world: World) -> dict[str, Any]:
+    return {**kernel_facts(), "processes": world.size}
+
+
+def other_machine(about: dict[str, Any], world: World = ALONE) -> list[str]:
+    """Bits are promised for the same versions, kernels, threads and number of processes only: a line where
+    these differ."""
     then = {**about.get("versions", {}), **about["facts"].get("kernels", {})}
-    found = changes(then, {**package_versions(), **kernel_facts()})
+    found = changes(then, {**package_versions(), **kernels_of(world)})
     listed = "; ".join(map(str, found))
     return [f"the last bits may differ from an undisturbed run's: {listed}"] if found else []
 
@@ -157,22 +173,26 @@ def train_run(
     watch: Watcher | None,
     spill: Path | None = None,
     notes: Sequence[str] = (),
+    world: World = ALONE,
 ) -> Adapter:
     """From the newest checkpoint, or from the start, to the adapter. ``notes`` go to the log once it is cut
     back to the checkpoint."""
-    with status_of(run), stop_signals() as stop, with_advice(run, study, config):
-        base = load_base(study.spec, config.base)
-        model = attach_lora(base, config.lora, config.train.seed)
+    with status_of(run), stop_signals() as stop, with_advice(run, study, config), partners():
+        invite(world, config, study)
+        base, model = build(study.spec, config, world)
         require_room(run.path, model, config.save.keep)
         rehearse(model, study.data, config)
         state = start_or_resume(run, model, config, notes)
-        with followed(run, config.track) as look_after_trackers:
-            for event in train(model, study.data, state, config, sampler_of(model, study, config)):
+        share_state(world, model, state)
+        sampler = sampler_of(model, study, config)
+        lost = kept_when_lost(run, model, state, config.save.keep)
+        with lost, partners(), followed(run, config.track) as look_after_trackers:
+            for event in train(model, study.data, state, config, sampler, world):
                 run.record(event)
                 look_after_trackers(event.step)
                 if watch is not None:
                     watch(event)
-                if stop and isinstance(event, Stepped):
+                if isinstance(event, Stepped) and world.any(bool(stop)):
                     raise stopped(run, state, save_when_stopped(run, model, state, config.save.keep))
                 if isinstance(event, Stepped) and checkpoint_due(event, study, config):
                     try_to_save(run, model, state, config.save.keep)
@@ -212,14 +232,6 @@ def start_or_resume(
         run.note("note", state.step, text=text)
         log.warning("%s", text)
     return state
-
-
-def sampler_of(model: LoraModel, study: Study, config: RunConfig) -> Sampler | None:
-    """Answers to the run's probes by the model as it stands."""
-    if not study.probes:
-        return None
-    tokenizer, stop_ids = study.spec.tokenizer, study.renderer.stop_ids
-    return lambda: answer_probes(model.peft, tokenizer, study.probes, stop_ids, config.eval.max_new_tokens)
 
 
 def checkpoint_due(event: Stepped, study: Study, config: RunConfig) -> bool:

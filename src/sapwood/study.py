@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.config import RunConfig
-from sapwood.data.cache import pack_entry, pack_examples, read_examples, unpack_entry
+from sapwood.data.cache import pack_entry, pack_examples, unpack_entry, unpack_examples
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.sources import digest
 from sapwood.data.split import contradictions, duplicates, split_eval
@@ -213,11 +213,7 @@ def read_data(
 def save_study(folder: Path, study: Study) -> None:
     """The run's own copy of what it learns from, published whole before the first step."""
     with staged_dir(folder) as staging:
-        for name, content in (
-            (TRAIN, pack_examples(study.data.train)),
-            (EVAL, pack_examples(study.data.eval)),
-            (FACTS, to_json({**study.facts, "probes": [p.to_json() for p in study.probes]}).encode()),
-        ):
+        for name, content in study_files(study).items():
             operation("write", staging / name)
             (staging / name).write_bytes(content)
 
@@ -226,11 +222,23 @@ def load_study(folder: Path, config: RunConfig) -> Study:
     """The study of an earlier start, from the run's own copy. Raises StorageError when the copy is not what
     the run wrote. Base and template are those of today: `fingerprints` tells whether they are the same."""
     verify_dir(folder)
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return study_of({name: (folder / name).read_bytes() for name in (TRAIN, EVAL, FACTS)}, config, folder)
+
+
+def study_files(study: Study) -> dict[str, bytes]:
+    """What a study consists of besides the base, by file name."""
+    facts = {**study.facts, "probes": [probe.to_json() for probe in study.probes]}
+    examples = {TRAIN: pack_examples(study.data.train), EVAL: pack_examples(study.data.eval)}
+    return {**examples, FACTS: to_json(facts).encode()}
+
+
+def study_of(files: Mapping[str, bytes], config: RunConfig, source: Path) -> Study:
+    """The study that `study_files` took apart, on the base of today. ``source``: where the files are from."""
+    facts = json.loads(files[FACTS])
     spec = inspect_base(config.base)
     clock = facts["proof"]["clock"]
     renderer = make_renderer(spec, config, None if clock is None else datetime.fromisoformat(clock))
-    data = TrainData(read_examples(folder / TRAIN), read_examples(folder / EVAL))
+    data = TrainData(unpack_examples(files[TRAIN], source), unpack_examples(files[EVAL], source))
     probes = [Probe.from_json(value) for value in facts.pop("probes")]
     return Study(spec, renderer, data, probes, facts)
 

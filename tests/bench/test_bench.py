@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sapwood.data.cache import read_examples
+from sapwood.data.cache import unpack_examples
 from tests.model.tiny import tiny_llama
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -150,7 +150,8 @@ def test_work_is_done_in_a_fresh_process(tmp_path: Path) -> None:
     (found,), torch_here = json.loads(done.stdout)
     assert (found["rows"], found["tokens"], found["targets"]) == (3, 3 * 28, 3 * 4)
     assert not torch_here, "who hands out the work must stay small"
-    first, second, _ = read_examples(tmp_path / "examples.safetensors")
+    path = tmp_path / "examples.safetensors"
+    first, second, _ = unpack_examples(path.read_bytes(), path)
     assert (first.ids[:16] == second.ids[:16]).all() and (first.ids[16:] != second.ids[16:]).any()
 
 

@@ -236,13 +236,13 @@ def no_step_boundary(patch: pytest.MonkeyPatch) -> None:
     whole_step = loop.optimizer_step
     waiting: dict[int, Callable[[], Any]] = {}
 
-    def late(model: LoraModel, packs: Any, state: TrainState, lr: float, limit: float) -> tuple[float, float]:
+    def late(model: LoraModel, packs: Any, state: TrainState, *settings: Any) -> tuple[float, float]:
         if id(state) in waiting:
             waiting.pop(id(state))()
         with pytest.MonkeyPatch.context() as inner:
             waiting[id(state)] = state.optimizer.step
             inner.setattr(state.optimizer, "step", lambda: None)
-            return whole_step(model, packs, state, lr, limit)
+            return whole_step(model, packs, state, *settings)
 
     patch.setattr(loop, "optimizer_step", late)
 

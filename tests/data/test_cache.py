@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from sapwood.data.cache import pack_entry, pack_examples, read_examples, unpack_entry
+from sapwood.data.cache import pack_entry, pack_examples, unpack_entry, unpack_examples
 from sapwood.errors import StorageError
 from sapwood.types import Example, RowId
 
@@ -39,52 +39,37 @@ SOME = [
 
 @settings(max_examples=60, deadline=None)
 @given(examples=st.lists(st.builds(example, ROWS, TOKENS), max_size=8))
-def test_examples_come_back_exactly(
-    examples: list[Example], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_examples_come_back_exactly(examples: list[Example]) -> None:
     content = pack_examples(examples)
     assert content == pack_examples(examples)
-    path = tmp_path_factory.getbasetemp() / "examples.safetensors"
-    path.write_bytes(content)
-    found = read_examples(path)
+    found = unpack_examples(content, Path("examples"))
     assert len(found) == len(examples)
     assert all(same(a, b) for a, b in zip(found, examples, strict=True))
 
 
-def refuse(path: Path) -> None:
+def refuse(content: bytes) -> None:
     with pytest.raises(StorageError, match="prepared data can't be read") as caught:
-        read_examples(path)
-    assert caught.value.problems[0].where == str(path)
+        unpack_examples(content, Path("data/train"))
+    assert caught.value.problems[0].where == "data/train"
     assert caught.value.problems[0].mend == "start the run anew"
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    refuse(tmp_path / "none.safetensors")
-
-
 @pytest.mark.parametrize("keep", [0, 4, 40, -1])
-def test_a_cut_file_is_refused(keep: int, tmp_path: Path) -> None:
-    path = tmp_path / "cut"
-    path.write_bytes(pack_examples(SOME)[:keep])
-    refuse(path)
+def test_a_cut_file_is_refused(keep: int) -> None:
+    refuse(pack_examples(SOME)[:keep])
 
 
 @pytest.mark.parametrize("name", ["ids", "trained", "length", "source", "index", "line"])
-def test_a_file_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_file_of_something_else_is_refused(name: str) -> None:
     tensors = load(pack_examples(SOME))
     del tensors[name]
-    path = tmp_path / "other"
-    path.write_bytes(save(tensors, metadata={"sources": json.dumps(["a.json", "b.jsonl"])}))
-    refuse(path)
+    refuse(save(tensors, metadata={"sources": json.dumps(["a.json", "b.jsonl"])}))
 
 
-def test_a_file_without_its_sources_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_its_sources_is_refused() -> None:
     tensors = load(pack_examples(SOME))
-    path = tmp_path / "other"
-    path.write_bytes(save(tensors))
-    refuse(path)
-    path.write_bytes(save(tensors, metadata={"sources": "[]"}))
-    refuse(path)
+    refuse(save(tensors))
+    refuse(save(tensors, metadata={"sources": "[]"}))
 
 
 # --- entries: facts and several lists, verified by their own hash -------------------------------------------

@@ -15,15 +15,27 @@ from sapwood.track.console import reporter
 from sapwood.track.files import to_json
 from sapwood.track.store import RUN
 from sapwood.track.stream import SafeStream
+from sapwood.train.world import ALONE, World, join
 from sapwood.types import Adapter
 
 
 def train_config(path: Path, overrides: list[str], *, spill: Path | None = None, as_json: bool) -> None:
-    config = load_config(path, overrides)
-    run_config(config, spill=spill, as_json=as_json)
+    with join() as world:
+        if world.leads:
+            run_config(load_config(path, overrides), spill=spill, as_json=as_json, world=world)
+        else:
+            follow_first(world)
 
 
-def run_config(config: RunConfig, *, spill: Path | None = None, as_json: bool = False) -> Adapter:
+def follow_first(world: World) -> None:
+    from sapwood.together import follow
+
+    follow(world)
+
+
+def run_config(
+    config: RunConfig, *, spill: Path | None = None, as_json: bool = False, world: World = ALONE
+) -> Adapter:
     """Study, say what was found, train, sum up."""
     from sapwood.commands.data import study_lines
     from sapwood.pipeline import train_study
@@ -36,7 +48,7 @@ def run_config(config: RunConfig, *, spill: Path | None = None, as_json: bool = 
         say("\n".join(study_lines(study, config)))
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
-        adapter = train_study(config, study, shown.show, spill)
+        adapter = train_study(config, study, shown.show, spill, world)
     conclude(adapter, as_json=as_json)
     return adapter
 
@@ -44,17 +56,21 @@ def run_config(config: RunConfig, *, spill: Path | None = None, as_json: bool = 
 def resume_run(
     name: str, runs: Path, *, allow: list[str] | None = None, spill: Path | None = None, as_json: bool
 ) -> None:
-    from sapwood.pipeline import resume
+    with join() as world:
+        if not world.leads:
+            follow_first(world)
+            return
+        from sapwood.pipeline import resume
 
-    path = query.find_run(runs, name)
-    before = query.summarise(path)
-    title = before.name or before.id
-    with reporter(
-        sys.stdout, before.total_steps or 0, as_json, title=title, base_loss=before.base_eval_loss
-    ) as shown:
-        shown.note(f"resuming {before.id} ({before.status}, {before.step} steps recorded)")
-        adapter = resume(path, shown.show, allow=allow or (), spill=spill)
-    conclude(adapter, as_json=as_json)
+        path = query.find_run(runs, name)
+        before = query.summarise(path)
+        title = before.name or before.id
+        with reporter(
+            sys.stdout, before.total_steps or 0, as_json, title=title, base_loss=before.base_eval_loss
+        ) as shown:
+            shown.note(f"resuming {before.id} ({before.status}, {before.step} steps recorded)")
+            adapter = resume(path, shown.show, allow=allow or (), spill=spill, world=world)
+        conclude(adapter, as_json=as_json)
 
 
 def say(text: str) -> None:

@@ -42,17 +42,12 @@ def pack_entry(facts: Mapping[str, Any], parts: Sequence[Sequence[Example]]) -> 
 
 def unpack_entry(content: bytes) -> tuple[dict[str, Any], list[list[Example]]]:
     """What `pack_entry` packed. Raises ValueError where one bit of it changed."""
-    from safetensors.numpy import load
-
     view = memoryview(content)
     if len(view) < 40 or hashlib.sha256(view[32:]).digest() != bytes(view[:32]):
         raise ValueError("its sha256 is not the one that it was written with")
     stop = 40 + int.from_bytes(view[32:40])
     head = json.loads(bytes(view[40:stop]))
-    body = bytes(view[stop:])
-    size = int.from_bytes(body[:8], "little")
-    sources = json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["sources"])
-    examples = _examples(load(body), sources)
+    examples = _unpacked(bytes(view[stop:]))
     parts: list[list[Example]] = []
     for count in head["sizes"]:
         parts.append(examples[:count])
@@ -60,22 +55,21 @@ def unpack_entry(content: bytes) -> tuple[dict[str, Any], list[list[Example]]]:
     return head["facts"], parts
 
 
-def read_examples(path: Path) -> list[Example]:
-    """The examples of a file that `pack_examples` made. Raises StorageError when it is missing or damaged."""
-    from safetensors import safe_open
-
+def unpack_examples(content: bytes, source: Path) -> list[Example]:
+    """What `pack_examples` packed; ``source`` is named where it can't be read. Raises StorageError."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            sources = json.loads(file.metadata()["sources"])
-        return _examples(tensors, sources)
+        return _unpacked(content)
     except Exception as error:
-        raise StorageError(
-            "prepared data can't be read", str(path), str(error), "start the run anew"
-        ) from None
+        mend = "start the run anew"
+        raise StorageError("prepared data can't be read", str(source), str(error), mend) from None
 
 
-def _examples(tensors: Mapping[str, np.ndarray], sources: Sequence[str]) -> list[Example]:
+def _unpacked(content: bytes) -> list[Example]:
+    from safetensors.numpy import load
+
+    tensors = load(content)
+    size = int.from_bytes(content[:8], "little")
+    sources: list[str] = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["sources"])
     stops = np.cumsum(tensors["length"])
     out: list[Example] = []
     for i, stop in enumerate(stops.tolist()):

@@ -7,7 +7,7 @@ dense()           W as a matrix, for merging and for the reference
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,23 +24,22 @@ class FrozenWeight(Protocol):
 
 
 class DenseWeight:
-    """A plain matrix in fp32, bf16 or fp16."""
+    """A plain matrix in fp32, bf16 or fp16. It is read off its module at every use: a base divided among
+    processes is whole there only for the time of a layer's own pass."""
 
-    __slots__ = ("bias", "weight")
+    __slots__ = ("linear",)
 
     def __init__(self, linear: nn.Linear) -> None:
-        self.weight = linear.weight.detach()
-        bias: Any = linear.bias  # None without one, whatever torch's stubs say
-        self.bias: Tensor | None = bias if bias is None else bias.detach()
+        self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.linear(x, self.weight, self.bias)
+        return torch.nn.functional.linear(x, self.linear.weight, self.linear.bias)
 
     def input_grad(self, g: Tensor) -> Tensor:
-        return g @ self.weight
+        return g @ self.linear.weight
 
     def dense(self) -> Tensor:
-        return self.weight
+        return self.linear.weight.detach()
 
 
 def freeze(module: nn.Module) -> FrozenWeight:

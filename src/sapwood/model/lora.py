@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sapwood.config import LoraConfig
 from sapwood.errors import ConfigError, ModelError, NumericsError, Problem
 from sapwood.model.dropout import DropoutClock
-from sapwood.types import Base, Head
+from sapwood.types import Base, Batch, Head, LossSum
 
 ADAPTER = "default"  # the only adapter of a run; PEFT leaves this name out of the file
 
@@ -29,6 +29,7 @@ class LoraModel:
     peft: the PeftModel. network: the transformers model inside it. backbone: its decoder without the head
     (ids -> final hidden state).
     parameters: the adapter's, by PEFT's names, in the order of the model.
+    divided: where the base lies in parts in several processes, what brings it together for one pack.
     """
 
     peft: Any
@@ -38,6 +39,7 @@ class LoraModel:
     clock: DropoutClock
     parameters: dict[str, nn.Parameter]
     targets: tuple[str, ...]
+    divided: Callable[[Batch], LossSum] | None = None
 
     @property
     def device(self) -> str:

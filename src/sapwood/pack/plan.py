@@ -11,6 +11,19 @@ from collections.abc import Sequence
 from sapwood.pack.prefix import MIN_SHARED, Ids, common_length, num_tokens, shared_forest
 
 
+def plan_for(
+    processes: int, sequences: Sequence[Ids], length: int, *, share_prefixes: bool = True
+) -> list[list[int]]:
+    """`plan_packs`, with a pack for each process at least, where the sequences allow it: packs are made
+    smaller until there are so many."""
+    packs = plan_packs(sequences, length, share_prefixes=share_prefixes)
+    longest = max(map(len, sequences), default=0)
+    while len(packs) < min(processes, len(sequences)) and length > longest:
+        length = max(longest, length // 2)
+        packs = plan_packs(sequences, length, share_prefixes=share_prefixes)
+    return packs
+
+
 def plan_packs(sequences: Sequence[Ids], length: int, *, share_prefixes: bool = True) -> list[list[int]]:
     """Indices of ``sequences``, grouped so that each group computes at most ``length`` tokens.
 

@@ -13,7 +13,8 @@ from sapwood.config import RunConfig, flatten
 from sapwood.errors import Problem, StorageError
 from sapwood.track.store import RUN, RunStore
 
-FREE = ("name", "eval.", "save.", "track.")  # keys that a resumed run may change: no weight depends on them
+# keys that a resumed run may change: no weight depends on them
+FREE = ("name", "eval.", "save.", "track.", "train.shard")
 
 
 @dataclass(frozen=True, slots=True)

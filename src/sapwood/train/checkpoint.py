@@ -4,14 +4,24 @@ verified."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from sapwood.errors import SapwoodError, StorageError
-from sapwood.model.lora import LoraModel, finite, read_adapter, restore_adapter, write_adapter
+from sapwood.model.lora import (
+    LoraModel,
+    adapter_tensors,
+    finite,
+    read_adapter,
+    restore_adapter,
+    write_adapter,
+)
 from sapwood.track.files import discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
+from sapwood.train.world import World
 from sapwood.types import Cursor
 
 SCHEMA = 1
@@ -51,14 +61,7 @@ def write_checkpoint(final: Path, model: LoraModel, state: TrainState, events_le
         write_adapter(model, folder)
         operation("write", folder / "optimizer.safetensors")
         save_file(finite(moments(state), folder), folder / "optimizer.safetensors")
-        facts = {
-            "schema": SCHEMA,
-            "step": state.step,
-            "cursor": [state.cursor.epoch, state.cursor.index],
-            "evaluated": state.evaluated,
-            "losses": state.losses,
-            "events_length": events_length,
-        }
+        facts = {"schema": SCHEMA, **state_facts(state), "events_length": events_length}
         operation("write", folder / "state.json")
         (folder / "state.json").write_text(
             json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8"
@@ -100,13 +103,38 @@ def load_checkpoint(path: Path, model: LoraModel, state: TrainState) -> int:
             )
         _, tensors = read_adapter(path)
         restore_adapter(model, tensors, path)
-        state.step = facts["step"]
-        state.cursor = Cursor(*facts["cursor"])
-        state.evaluated = facts["evaluated"]
-        state.losses = (facts["losses"][0], facts["losses"][1]) if facts["losses"] else None
+        set_facts(state, facts)
         restore_moments(state, load_file(path / "optimizer.safetensors"), path)
         return facts["events_length"]
     except SapwoodError:
         raise
     except Exception as error:
         raise StorageError("checkpoint can't be read", str(path), str(error)) from None
+
+
+def share_state(world: World, model: LoraModel, state: TrainState) -> None:
+    """Every process goes on from the adapter, the moments and the integers of the first one: only that one
+    needs the run's folder."""
+    if world.size == 1:
+        return
+    facts = world.tell(json.dumps(state_facts(state)).encode())
+    weights = world.tell(save(adapter_tensors(model)) if world.leads else b"")
+    memory = world.tell(save(moments(state)) if world.leads else b"")
+    if not world.leads:
+        told = Path("the first process")
+        restore_adapter(model, load(weights), told)
+        set_facts(state, json.loads(facts))
+        restore_moments(state, load(memory), told)
+
+
+def state_facts(state: TrainState) -> dict[str, Any]:
+    """The integers of a state, as JSON data."""
+    cursor = [state.cursor.epoch, state.cursor.index]
+    return {"step": state.step, "cursor": cursor, "evaluated": state.evaluated, "losses": state.losses}
+
+
+def set_facts(state: TrainState, facts: Mapping[str, Any]) -> None:
+    state.step = facts["step"]
+    state.cursor = Cursor(*facts["cursor"])
+    state.evaluated = facts["evaluated"]
+    state.losses = (facts["losses"][0], facts["losses"][1]) if facts["losses"] else None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sapwood.config import RunConfig
 from sapwood.errors import NumericsError
@@ -21,10 +22,11 @@ from sapwood.model.loss import label_loss
 from sapwood.model.machine import peak_bytes
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch
-from sapwood.pack.plan import plan_packs
+from sapwood.pack.plan import plan_for
 from sapwood.train.optim import TrainState
 from sapwood.train.schedule import learning_rate, members, plan_steps
-from sapwood.types import Batch, Evaluated, Event, Example, Finished, LossSum, Pack, Sample, Stepped
+from sapwood.train.world import ALONE, World
+from sapwood.types import Batch, Evaluated, Event, Example, Finished, Head, LossSum, Pack, Sample, Stepped
 
 Sampler = Callable[[], Sequence[Sample]]
 
@@ -38,13 +40,18 @@ class TrainData:
 
 
 def train(
-    model: LoraModel, data: TrainData, state: TrainState, config: RunConfig, sampler: Sampler | None = None
+    model: LoraModel,
+    data: TrainData,
+    state: TrainState,
+    config: RunConfig,
+    sampler: Sampler | None = None,
+    world: World = ALONE,
 ) -> Iterator[Event]:
     """Go on from ``state`` to the end of the run.
 
     Yields `Evaluated` at step 0 (the base), `Stepped` for every optimizer step, `Evaluated` whenever it is
     due and after the last step, and `Finished`. Raises NumericsError before a step that would spoil the
-    adapter.
+    adapter. In several processes each goes through the same steps, and computes its share of the packs.
     """
     settings = config.train
     schedule = plan_steps(len(data.train), settings)
@@ -56,7 +63,7 @@ def train(
     while True:
         due = state.step % every == 0 or state.step >= schedule.total_steps
         if data.eval and due and state.evaluated != state.step:
-            event = evaluate(model, data.eval, config, state.step, sampler)
+            event = evaluate(model, data.eval, config, state.step, sampler, world)
             state.evaluated = state.step
             state.losses = (state.losses[0] if state.losses else event.loss, event.loss)
             yield event
@@ -64,11 +71,11 @@ def train(
             break
         tick = time.monotonic()
         chosen, after = members(schedule, settings.seed, state.cursor)
-        packs = pack_examples([data.train[i] for i in chosen], config)
+        packs = pack_examples([data.train[i] for i in chosen], config, world.size)
         seed_everything(settings.seed, state.step)
         model.clock.step = state.step
         lr = learning_rate(state.step, schedule, settings)
-        loss, grad_norm = optimizer_step(model, packs, state, lr, settings.max_grad_norm)
+        loss, grad_norm = optimizer_step(model, packs, state, lr, settings.max_grad_norm, world)
         state.step += 1
         state.cursor = after
         yield Stepped(
@@ -86,29 +93,37 @@ def train(
     yield Finished(state.step, "done", time.monotonic() - started)
 
 
-def pack_examples(examples: Sequence[Example], config: RunConfig) -> list[Pack]:
-    """The forward passes of one optimizer step."""
+def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int = 1) -> list[Pack]:
+    """The forward passes of one optimizer step, of all processes."""
     share = config.pack.share_prefixes
-    bins = plan_packs([example.ids for example in examples], config.pack.length, share_prefixes=share)
+    ids = [example.ids for example in examples]
+    bins = plan_for(processes, ids, config.pack.length, share_prefixes=share)
     return [build_pack([examples[i] for i in chosen], share_prefixes=share) for chosen in bins]
 
 
 def optimizer_step(
-    model: LoraModel, packs: Sequence[Pack], state: TrainState, lr: float, max_grad_norm: float
+    model: LoraModel,
+    packs: Sequence[Pack],
+    state: TrainState,
+    lr: float,
+    max_grad_norm: float,
+    world: World = ALONE,
 ) -> tuple[float, float]:
     """Forward and backward over ``packs``, clip, step. Returns the mean loss and the gradient's norm before
     clipping. The sums of all packs are divided once, by all targets of the step, so that any split into packs
-    gives the same gradient."""
+    and among processes gives the same gradient. A pack's dropout masks belong to its number in the step:
+    they don't depend on who computes it."""
     num_targets = sum(len(pack.targets) for pack in packs)
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     with packed_attention(model.network):
-        for index, pack in enumerate(packs):
+        for index, factor in own_share(model, packs, world):
             model.clock.pack = index
-            loss = forward_loss(model, to_batch(pack, model.device))
-            (loss.total / num_targets).backward()
-            total += float(loss.total.detach())
-    mean = total / num_targets
+            loss = forward_loss(model, to_batch(packs[index], model.device))
+            (loss.total * (factor / num_targets)).backward()
+            total += factor * float(loss.total.detach())
+    world.add_up(gradients(state))
+    mean = world.totals(total)[0] / num_targets
     norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), max_grad_norm or math.inf))
     _refuse_bad_numbers(mean, norm, packs, state.step + 1)
     for group in state.optimizer.param_groups:
@@ -117,12 +132,32 @@ def optimizer_step(
     return mean, norm
 
 
+def own_share(model: LoraModel, packs: Sequence[Pack], world: World) -> list[tuple[int, float]]:
+    """(index of a pack, factor of its loss) for each pass that this process makes."""
+    return world.share([len(pack.ids) for pack in packs], lockstep=model.divided is not None)
+
+
+def gradients(state: TrainState) -> list[Tensor]:
+    """One for each parameter; zeros where this process had no pack."""
+    for parameter in state.parameters.values():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in state.parameters.values() if parameter.grad is not None]
+
+
 def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
     """One pack through the decoder: the sum of its targets' losses."""
+    if model.divided is not None:
+        return model.divided(batch)
+    return decoder_loss(model, batch, model.head)
+
+
+def decoder_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
+    """`forward_loss` where every weight is at hand."""
     out = model.backbone(
         input_ids=batch.ids, position_ids=batch.positions, segments=batch.attention, use_cache=False
     )
-    return label_loss(out.last_hidden_state, batch.predict_at, batch.targets, model.head)
+    return label_loss(out.last_hidden_state, batch.predict_at, batch.targets, head)
 
 
 def evaluate(
@@ -131,16 +166,18 @@ def evaluate(
     config: RunConfig,
     step: int,
     sampler: Sampler | None = None,
+    world: World = ALONE,
 ) -> Evaluated:
     """Held-out loss: the mean over all targets. Leaves the model in training mode, and no generator moved."""
     started = time.monotonic()
     model.peft.eval()
-    total, num_targets = 0.0, 0
+    packs = pack_examples(examples, config, world.size)
+    num_targets = sum(len(pack.targets) for pack in packs)
+    total = 0.0
     with torch.no_grad(), packed_attention(model.network):
-        for pack in pack_examples(examples, config):
-            loss = forward_loss(model, to_batch(pack, model.device))
-            total += float(loss.total)
-            num_targets += loss.num_targets
+        for index, factor in own_share(model, packs, world):
+            total += factor * float(forward_loss(model, to_batch(packs[index], model.device)).total)
+    total = world.totals(total)[0]
     if not math.isfinite(total):
         raise NumericsError(
             f"held-out loss {total} after step {step}",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sapwood.errors import StorageError
+from sapwood.errors import LostProcessError, StorageError
 from sapwood.model.lora import LoraModel
 from sapwood.track.disk import require_space
 from sapwood.track.store import RunStore
@@ -53,6 +54,19 @@ def save_when_stopped(run: RunStore, model: LoraModel, state: TrainState, keep: 
         if try_to_save(run, model, state, keep):
             return True
     return False
+
+
+@contextmanager
+def kept_when_lost(run: RunStore, model: LoraModel, state: TrainState, keep: int) -> Generator[None]:
+    """Where another process ends, what this one has is whole at the last step boundary: no step is lost."""
+    try:
+        yield
+    except LostProcessError as error:
+        how = "saved" if save_when_stopped(run, model, state, keep) else "not saved: the disk refused"
+        problem = error.problems[0]
+        mend = f"with as many processes as before: sapwood resume {run.path}"
+        what = f"{problem.what}; stopped after step {state.step}, {how}"
+        raise LostProcessError(what, str(run.path), problem.why, mend) from None
 
 
 def insist(save: Callable[[Path], Saved], place: Path, spill: Path | None, stop: Callable[[], bool]) -> Saved:

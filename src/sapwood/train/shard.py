@@ -1,0 +1,74 @@
+"""A base that doesn't fit one device, in parts: each process holds 1/n of every layer, and a layer is whole
+in all of them only while it computes.
+
+torch's FSDP2 (`fully_shard`) does the gathering, forward and backward. The adapter is small and stays whole
+everywhere: its gradients are summed as without division, so that the numbers are those of an undivided base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+
+from sapwood.errors import ConfigError
+from sapwood.model.frozen import DenseWeight
+from sapwood.model.lora import LoraModel
+from sapwood.train.loop import decoder_loss
+from sapwood.train.world import World
+from sapwood.types import Base, Batch, LossSum
+
+
+def mesh_of(world: World) -> Any:
+    """All processes in a row, as FSDP2 wants to see them. Every process must ask at the same time."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(world.device.partition(":")[0], (world.size,))
+
+
+def divide_base(base: Base, model: LoraModel, mesh: Any) -> Base:
+    """Divide the frozen weights among the processes of ``mesh``; the memory of the other parts is freed.
+
+    Returns the base without its whole head, which would keep the embedding alive. Raises ConfigError where
+    the storage can't be divided.
+    """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    network: Any = model.network
+    odd = {type(f).__name__ for m in network.modules() if (f := getattr(m, "frozen", None)) is not None}
+    if odd - {DenseWeight.__name__}:
+        mend = "set base.storage to fp32, bf16 or fp16, or train.shard to none"
+        raise ConfigError(f"a base in {base.storage} can't be divided", "train.shard", mend=mend)
+    adapter = set(model.parameters.values())
+    for layer in decoder_layers(model.backbone):
+        fully_shard(layer, mesh=mesh, ignored_params=adapter)
+    fully_shard(network, mesh=mesh, ignored_params=adapter)
+    head = replace(model.head, weight=network.get_output_embeddings().weight)
+
+    def total_loss(self: Any, batch: Batch) -> Tensor:
+        whole = self.get_output_embeddings().weight  # gathered, within this call
+        return decoder_loss(model, batch, replace(head, weight=whole)).total
+
+    network.total_loss = MethodType(total_loss, network)
+    register_fsdp_forward_method(network, "total_loss")
+    model.head = head
+    model.divided = lambda batch: LossSum(network.total_loss(batch), len(batch.targets))
+    return replace(base, head=head)
+
+
+def decoder_layers(backbone: nn.Module) -> list[nn.Module]:
+    """The blocks that a decoder stacks."""
+    return [layer for stack in backbone.children() if isinstance(stack, nn.ModuleList) for layer in stack]
+
+
+def held_bytes(model: LoraModel) -> int:
+    """Memory that the frozen weights take in this process, between two steps."""
+    adapter = {id(parameter) for parameter in model.parameters.values()}
+    parts = [_local(p) for p in model.network.parameters() if id(p) not in adapter]
+    return sum(part.numel() * part.element_size() for part in parts)
+
+
+def _local(tensor: Any) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
