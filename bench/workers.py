@@ -66,7 +66,8 @@ def model_source(job: Job) -> str:
 
 
 def open_base(job: Job) -> Base:
-    from sapwood.model.base import inspect_base, load_base
+    from sapwood.model.base import inspect_base
+    from sapwood.model.load import load_base
 
     settings = BaseConfig.model_validate({"model": model_source(job), "storage": job.storage})
     return load_base(inspect_base(settings), settings)

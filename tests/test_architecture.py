@@ -27,7 +27,16 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 DOORS = {
-    "transformers": {"template/render", "pack/attention", "model/base", "serve/generate", "export/merge"},
+    "transformers": {
+        "template/render",
+        "pack/attention",
+        "model/base",
+        "model/load",
+        "model/bnb_linear",
+        "serve/generate",
+        "export/merge",
+    },
+    "bitsandbytes": {"model/bnb_linear"},
     "peft": {"model/lora", "model/fast_lora"},
     "datasets": {"data/sources"},
     **{name: {f"track/trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},

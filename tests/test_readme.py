@@ -31,9 +31,8 @@ def test_the_python_example_runs(name: str, tmp_path: Path) -> None:
         "base: {model: tiny-llama, storage: fp32}\ndata: {train: my.json, eval: 2}\neval: {samples: 0}\n"
     )
     example, plain_peft = blocks(name, "python")
-    imports = (
-        "from sapwood.config import BaseConfig\nfrom sapwood.model.base import inspect_base, load_base\n"
-    )
+    imports = "from sapwood.config import BaseConfig\nfrom sapwood.model.base import inspect_base\n"
+    imports += "from sapwood.model.load import load_base\n"
     settings = "b = BaseConfig(model='tiny-llama', storage='fp32')\n"
     base = imports + settings + "base_model = load_base(inspect_base(b), b).model\n"
     done = subprocess.run(

@@ -38,6 +38,8 @@ def save_adapter(
         "base": base.spec.source,
         "base_fingerprint": base.spec.fingerprint,
         "storage": base.storage,
+        "compute_dtype": config.base.compute_dtype,
+        "double_quant": config.base.double_quant,
         "template_name": config.template.name,
         "template_fingerprint": study.renderer.fingerprint,
         "stop_ids": list(study.renderer.stop_ids),

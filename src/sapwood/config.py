@@ -74,11 +74,18 @@ TrackerName = Literal["swanlab", "tensorboard", "wandb", "trackio", "mlflow"]
 Accepted = Literal["stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end"]
 
 
+Storage = Literal["auto", "fp32", "bf16", "fp16", "gguf", "nf4", "fp4", "int8"]
+
+
 class BaseConfig(Section):
     model: str = "builtin:smollm2"
     """builtin:smollm2, hf:ORG/NAME[@revision], a folder in Hugging Face layout, or a .gguf file"""
-    storage: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """how the frozen weights are held; auto measures this machine and takes the fastest that is safe"""
+    storage: Storage = "auto"
+    """how the frozen weights are held; gguf: the GGUF file's own blocks; auto: the fastest that fits"""
+    compute_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """number format of products over packed weights (gguf, nf4, fp4, int8); auto measures this machine"""
+    double_quant: bool = True
+    """nf4 and fp4: hold the scales in 8 bits too, which saves 0.37 bits a weight"""
 
 
 class DataConfig(Section):

@@ -14,6 +14,14 @@ from typing import Any
 from sapwood.config import RunConfig
 from sapwood.model.base import count_parameters
 from sapwood.model.machine import available_memory, fastest_dtype
+from sapwood.model.storages import (
+    choose_storage,
+    compute_dtype,
+    dtype_name,
+    smaller_storages,
+    unpacked_bytes,
+    weight_bytes,
+)
 from sapwood.study import Study
 from sapwood.track.figures import duration, size
 from sapwood.train.loop import pack_examples
@@ -23,7 +31,6 @@ from sapwood.types import Cursor, Pack
 EFFICIENCY = 0.28  # of the matrix rate, over everything that isn't a product
 BASELINE_BYTES = 560e6  # Python with torch, transformers and peft imported
 SAMPLED_STEPS = 8
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,10 @@ class Estimate:
 def estimate(study: Study, config: RunConfig) -> Estimate:
     """Time and memory of a run. Takes about half a second, for the measurement of the machine."""
     _, facts = fastest_dtype()
-    storage = facts["dtype"] if config.base.storage == "auto" else config.base.storage
+    config = _chosen(study, config)
     rates = facts.get("gflops", {})
-    rate = rates.get(storage, rates.get("fp32", 0)) * 1e9 or 50e12  # a GPU isn't measured
+    dtype = dtype_name(compute_dtype(config.base))
+    rate = rates.get(dtype, rates.get("fp32", 0)) * 1e9 or 50e12  # a GPU isn't measured
     linear, embedding = count_parameters(study.spec)
     schedule = plan_steps(len(study.data.train), config.train)
     steps = _first_steps(study, config)
@@ -79,10 +87,10 @@ def estimate(study: Study, config: RunConfig) -> Estimate:
     return Estimate(
         seconds=per_step * schedule.total_steps + evaluation,
         seconds_per_step=per_step,
-        peak_bytes=_peak(study, config, storage, longest, linear, embedding),
+        peak_bytes=_peak(study, config, longest),
         available_bytes=available_memory(),
         parameters=linear + embedding,
-        storage=storage,
+        storage=config.base.storage,
         longest_pack=longest,
         fill=computed / (len(packs) * config.pack.length),
         saved=1 - computed / chosen,
@@ -91,29 +99,28 @@ def estimate(study: Study, config: RunConfig) -> Estimate:
 
 def cheaper(study: Study, config: RunConfig) -> list[str]:
     """Up to three changes that need less memory, the cheapest first, each with what it would need."""
-    storage = fastest_dtype()[1]["dtype"] if config.base.storage == "auto" else config.base.storage
-    linear, embedding = count_parameters(study.spec)
-    steps = _first_steps(study, config)
-    longest = max(len(pack.ids) for step in steps for pack in step)
+    config = _chosen(study, config)
+    longest = _longest(study, config)
     row = max(len(example) for example in study.data.train)
     train = config.train.model_copy(update={"gradient_checkpointing": True})
     rank = max(1, config.lora.rank // 2)
     smaller = config.lora.model_copy(update={"rank": rank})
     found: list[tuple[str, float]] = []
 
-    def propose(text: str, changed: RunConfig, width: str, tokens: int) -> None:
-        found.append((text, _peak(study, changed, width, tokens, linear, embedding)))
+    def propose(text: str, changed: RunConfig, tokens: int) -> None:
+        found.append((text, _peak(study, changed, tokens)))
 
     if row < longest:
-        propose(f"pack.length={max(16, row)}", config, storage, row)  # the same curve, somewhat slower
+        propose(f"pack.length={max(16, row)}", config, row)  # the same curve, somewhat slower
     if not config.train.gradient_checkpointing:
         text, changed = "train.gradient_checkpointing=true", config.model_copy(update={"train": train})
-        propose(text, changed, storage, longest)
-    if storage == "fp32":
-        propose("base.storage=bf16", config, "bf16", longest)
+        propose(text, changed, longest)
+    for storage in smaller_storages(study.spec, config.base):
+        base = config.base.model_copy(update={"storage": storage})
+        propose(f"base.storage={storage}", config.model_copy(update={"base": base}), longest)
     if rank < config.lora.rank:
-        propose(f"lora.rank={rank}", config.model_copy(update={"lora": smaller}), storage, longest)
-    propose("a smaller base.model, or shorter rows", config, storage, max(16, row // 2))
+        propose(f"lora.rank={rank}", config.model_copy(update={"lora": smaller}), longest)
+    propose("a smaller base.model, or shorter rows", config, max(16, row // 2))
     return [f"{text} (about {size(int(need))})" for text, need in found[:3]]
 
 
@@ -139,11 +146,28 @@ def _flops(packs: Sequence[Pack], linear: int, embedding: int) -> float:
     return sum(4.0 * len(pack.ids) * linear + 4.0 * len(pack.targets) * embedding for pack in packs)
 
 
-def _peak(study: Study, config: RunConfig, storage: str, longest: int, linear: int, embedding: int) -> float:
+def peak_bytes(study: Study, config: RunConfig) -> float:
+    """Resident memory of the process at its highest, in a storage that isn't ``auto``."""
+    return _peak(study, config, _longest(study, config))
+
+
+def _chosen(study: Study, config: RunConfig) -> RunConfig:
+    """``config`` with the storage that ``auto`` stands for."""
+    changed = config.model_copy
+    base = choose_storage(
+        study.spec, config.base, lambda base: peak_bytes(study, changed(update={"base": base}))
+    ).config
+    return changed(update={"base": base})
+
+
+def _longest(study: Study, config: RunConfig) -> int:
+    return max(len(pack.ids) for step in _first_steps(study, config) for pack in step)
+
+
+def _peak(study: Study, config: RunConfig, longest: int) -> float:
     text = study.spec.hf_config.get_text_config()
-    width = BYTES[storage]
-    tied = getattr(text, "tie_word_embeddings", False)
-    weights = width * (linear + embedding * (1 if tied else 2))
+    width = compute_dtype(config.base).itemsize
+    weights = weight_bytes(study.spec, config.base) + unpacked_bytes(study.spec, config.base)
     heads = text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     attention = (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads)) * head_dim

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.adapter import ADAPTER_DIR, load_adapter, save_adapter
-from sapwood.config import RunConfig, dump_config, load_config
+from sapwood.config import BaseConfig, RunConfig, dump_config, load_config
 from sapwood.errors import (
     ConfigError,
     NumericsError,
@@ -20,9 +20,10 @@ from sapwood.errors import (
     Stopped,
     StorageError,
 )
-from sapwood.estimate import cheaper
+from sapwood.estimate import cheaper, peak_bytes
 from sapwood.model.lora import LoraModel
 from sapwood.model.machine import fastest_dtype, kernel_facts
+from sapwood.model.storages import choose_storage
 from sapwood.signals import stop_signals
 from sapwood.study import DATA, Study, fingerprints, load_study, save_study, study_config
 from sapwood.together import NOTHING_TO_DO, build, invite, sampler_of
@@ -66,10 +67,10 @@ def train_study(
     refuse_model_folder(config)
     if config.train.lr > UNUSUAL_LR:
         log.warning("train.lr=%g is far above what is usual for LoRA (5e-5 to 5e-4)", config.train.lr)
-    config = with_storage(config)
+    config, why = with_storage(config, study)
     steps = plan_steps(len(study.data.train), config.train).total_steps
     facts = {**study.facts, "total_steps": steps, "machine": fastest_dtype()[1]}
-    facts |= {"identity": identity_of(config), "kernels": kernels_of(world)}
+    facts |= {"identity": identity_of(config), "kernels": kernels_of(world), "storage": why}
     with open_run(
         Path(config.save.dir), name=config.name, config_yaml=dump_config(config), facts=facts
     ) as run:
@@ -85,12 +86,15 @@ def refuse_model_folder(config: RunConfig) -> None:
         raise ConfigError("save.dir lies in the base model's folder", "save.dir", why, "name another folder")
 
 
-def with_storage(config: RunConfig) -> RunConfig:
-    """``auto`` as what it means on this machine: a resumed run must not measure again and find otherwise."""
-    if config.base.storage != "auto":
-        return config
-    storage = fastest_dtype()[1]["dtype"]
-    return config.model_copy(update={"base": config.base.model_copy(update={"storage": storage})})
+def with_storage(config: RunConfig, study: Study) -> tuple[RunConfig, str]:
+    """``auto`` as what it means on this machine, and why: a resumed run must not measure again and find
+    otherwise."""
+
+    def need(base: BaseConfig) -> float:
+        return peak_bytes(study, config.model_copy(update={"base": base}))
+
+    choice = choose_storage(study.spec, config.base, need)
+    return config.model_copy(update={"base": choice.config}), choice.why
 
 
 def resume(

@@ -9,7 +9,7 @@ from typing import Any
 
 from sapwood.config import RunConfig, parse_config
 from sapwood.errors import ModelError, Stopped
-from sapwood.model.base import load_base
+from sapwood.model.load import load_base
 from sapwood.model.lora import LoraModel, attach_lora
 from sapwood.serve.probe import answer_probes
 from sapwood.signals import stop_signals

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from sapwood.model.gguf_linear import PackedMatrix
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -160,10 +162,11 @@ class Batch:
 class Head:
     """The final projection as data: logits = softcap(hidden @ weight.T + bias) * scale.
 
-    weight: [vocabulary, hidden]; bias: [vocabulary] or None; softcap: cap * tanh(x / cap) where not None.
+    weight: [vocabulary, hidden], a tensor, or packed blocks that give rows by slice or index as one does;
+    bias: [vocabulary] or None; softcap: cap * tanh(x / cap) where not None.
     """
 
-    weight: torch.Tensor
+    weight: torch.Tensor | PackedMatrix
     bias: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
@@ -194,7 +197,7 @@ class BaseSpec:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The frozen model and its head. ``storage`` says how weights are held: fp32, bf16, fp16 …"""
+    """The frozen model and its head. ``storage``: how weights are held, of those in `model.storages`."""
 
     spec: BaseSpec
     model: Any

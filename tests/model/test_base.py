@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sapwood.config import BaseConfig
 from sapwood.errors import ModelError
-from sapwood.model import base as base_module
+from sapwood.model import load as load_module
 from sapwood.model import machine
-from sapwood.model.base import inspect_base, load_base
+from sapwood.model.base import inspect_base
+from sapwood.model.load import load_base
 from sapwood.types import Base, BaseSpec
 from tests.model.tiny import ARCHITECTURES, tiny_llama, tiny_model, tiny_model_dir
 from tests.model.tiny_gguf import tiny_gguf
@@ -218,8 +219,8 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 def test_too_little_memory_is_found_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = inspect(tiny_llama(tmp_path))
-    monkeypatch.setattr(base_module, "available_memory", lambda: 100_000)
-    with pytest.raises(ModelError, match=r"not enough memory.*parameters take 0.0 GB"):
+    monkeypatch.setattr(load_module, "available_memory", lambda: 100_000)
+    with pytest.raises(ModelError, match=r"not enough memory.*take 0.0 GB in fp32"):
         load_base(spec, BaseConfig(storage="fp32"))
 
 

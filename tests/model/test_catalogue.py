@@ -10,7 +10,8 @@ import pytest
 
 from sapwood.config import BaseConfig, LoraConfig, TemplateConfig
 from sapwood.errors import ConfigError, DataError, ModelError
-from sapwood.model.base import inspect_base, load_base, skeleton
+from sapwood.model.base import inspect_base, skeleton
+from sapwood.model.load import load_base
 from sapwood.model.lora import resolve_targets
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import prepare

@@ -44,12 +44,13 @@ HEADS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("chunk_rows", [16, 40, 1000])
+@pytest.mark.parametrize(("rows", "vocabulary"), [(16, 5), (40, 16), (1000, 36), (1000, 37), (1000, 1000)])
 @pytest.mark.parametrize("options", HEADS, ids=str)
 def test_value_and_gradient_equal_the_reference(
-    options: dict[str, Any], chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], rows: int, vocabulary: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK_BYTES", chunk_rows * 4 * V)
+    monkeypatch.setattr(loss_module, "ROWS", rows)
+    monkeypatch.setattr(loss_module, "VOCABULARY", vocabulary)
     hidden, predict_at, targets, weight, bias = case()
     head = Head(weight, **(options | {"bias": bias if "bias" in options else None}))
     value, grad = run(label_loss, hidden, predict_at, targets, head, factor=0.3)

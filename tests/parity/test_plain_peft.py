@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sapwood.config import BaseConfig, LoraConfig
-from sapwood.model.base import load_base
+from sapwood.model.load import load_base
 from sapwood.model.lora import attach_lora, write_adapter
 from sapwood.types import BaseSpec
 

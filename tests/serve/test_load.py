@@ -11,7 +11,7 @@ import torch
 
 from sapwood.config import BaseConfig, DataConfig, RunConfig, dump_config
 from sapwood.errors import ConfigError, DataError, ModelError, StorageError
-from sapwood.model.base import load_base
+from sapwood.model.load import load_base
 from sapwood.model.lora import write_adapter
 from sapwood.serve.load import Loaded, open_target
 from sapwood.track.files import staged_dir

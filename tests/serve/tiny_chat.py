@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from sapwood.config import BaseConfig, LoraConfig
-from sapwood.model.base import inspect_base, load_base
+from sapwood.model.base import inspect_base
+from sapwood.model.load import load_base
 from sapwood.model.lora import LoraModel, attach_lora, write_adapter
 from sapwood.serve.load import Loaded, open_adapter
 from sapwood.template.render import Renderer

@@ -1,4 +1,4 @@
-"""The base model: what it is (`inspect_base`, no weights), and the frozen model itself (`load_base`)."""
+"""The base model before its weights: config, tokenizer, stop tokens, fingerprint, shapes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ import hashlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sapwood.config import BaseConfig
-from sapwood.errors import ModelError, Problem
+from sapwood.errors import ModelError
 from sapwood.model.cache import file_sha256
 from sapwood.model.folder import Folder, read_folder, read_json
-from sapwood.model.gguf_file import GgufFile, read_gguf
+from sapwood.model.gguf_file import read_gguf
 from sapwood.model.gguf_map import config_values
 from sapwood.model.gguf_tokenizer import read_tokenizer
-from sapwood.model.gguf_weights import fill_from_gguf, misshapen, unexpected
-from sapwood.model.machine import available_memory, fastest_dtype
 from sapwood.model.sources import resolve
-from sapwood.types import Base, BaseSpec, Head
+from sapwood.types import BaseSpec
 
 if TYPE_CHECKING:
     import torch
 
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
-SPARE = 1.05  # of the weights' size: buffers, and what loading itself takes
 
 
 # --- before the weights -----------------------------------------------------------------------------------
@@ -122,7 +119,7 @@ def _native_config(folder: Folder) -> Any:
     try:
         return CONFIG_MAPPING[kind].from_dict(values)
     except Exception as error:  # each config class checks values in its own way
-        raise ModelError("config.json isn't valid", where, _first_line(error)) from None
+        raise ModelError("config.json isn't valid", where, first_line(error)) from None
 
 
 def _check_size(hf_config: Any, folder: Folder) -> None:
@@ -148,7 +145,7 @@ def _folder_tokenizer(path: Path) -> Any:
         tokenizer = kind.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers, sentencepiece and transformers each raise their own
         why = "expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
-        raise ModelError("no usable tokenizer", str(path), f"{why} ({_first_line(error)})") from None
+        raise ModelError("no usable tokenizer", str(path), f"{why} ({first_line(error)})") from None
     if not tokenizer.is_fast:
         mend = "add the model's tokenizer.json"
         raise ModelError("the tokenizer has no fast form", str(path), "character offsets are needed", mend)
@@ -188,69 +185,7 @@ def _ids(value: Any) -> list[int]:
     return [id for id in values if isinstance(id, int) and not isinstance(id, bool)]
 
 
-# --- the weights ------------------------------------------------------------------------------------------
-
-
-def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
-    """Load the weights: a model in eval mode whose parameters take no gradient, and its head as data.
-
-    Memory stays near the size of the loaded model: tensors are read, converted and placed one by one.
-
-    Raises:
-        ModelError: a tensor is missing, unexpected or misshapen (all are named), or memory doesn't suffice.
-    """
-    import torch
-
-    fixed = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = fixed.get(config.storage) or fastest_dtype()[0]
-    if spec.path.is_dir():
-        model = _load_folder(spec, dtype)
-    else:
-        model = _load_gguf(spec, read_gguf(spec.path), dtype)
-    model.eval().requires_grad_(False)
-    head = _head(model)
-    _check_head(model, head, spec)
-    return Base(spec, model, head, next(name for name, value in fixed.items() if value == dtype))
-
-
-def _load_folder(spec: BaseSpec, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    described = _on_meta(spec.hf_config, str(spec.path))
-    _check_memory(spec, dtype, sum(parameter.numel() for parameter in described.parameters()))
-    with _quiet():
-        try:
-            model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
-                spec.path,
-                config=spec.hf_config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are reported below, all of them
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            raise ModelError("the model can't be loaded", str(spec.path), _first_line(error)) from None
-    problems = [
-        Problem(f"tensor {name} is missing", str(spec.path)) for name in sorted(report["missing_keys"])
-    ]
-    problems += [unexpected(name, spec.path) for name in sorted(report["unexpected_keys"])]
-    problems += [
-        misshapen(name, tuple(found), tuple(wanted), spec.path)
-        for name, found, wanted in sorted(report["mismatched_keys"])
-    ]
-    if problems:
-        raise ModelError(problems)
-    return model
-
-
-def _load_gguf(spec: BaseSpec, file: GgufFile, dtype: torch.dtype) -> Any:
-    """Build the module tree without memory, then give it one unpacked tensor after the other."""
-    _check_memory(spec, dtype, file.num_elements)
-    model = _on_meta(spec.hf_config, str(spec.path), dtype)
-    fill_from_gguf(model, file, dtype)
-    return model
+# --- shapes ------------------------------------------------------------------------------------------------
 
 
 def _on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> Any:
@@ -259,65 +194,22 @@ def _on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> An
     from transformers import AutoModelForCausalLM
 
     try:
-        with _quiet(), torch.device("meta"):
+        with quiet(), torch.device("meta"):
             return AutoModelForCausalLM.from_config(hf_config, dtype=dtype or torch.float32)
     except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError, AttributeError) as error:
         raise ModelError(
-            "the config describes no model that can be built", where, _first_line(error)
+            "the config describes no model that can be built", where, first_line(error)
         ) from None
 
 
-def _check_memory(spec: BaseSpec, dtype: torch.dtype, parameters: int) -> None:
-    need, free = int(parameters * dtype.itemsize * SPARE), available_memory()
-    if need > free:
-        raise ModelError(
-            "not enough memory for the base model",
-            str(spec.path),
-            f"{parameters:,} parameters take {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
-            "set base.storage: bf16 where it was fp32, close other programs, or take a smaller model",
-        )
-
-
-def _head(model: Any) -> Head:
-    """The final projection as data; factors as the families that have them name them."""
-    out = model.get_output_embeddings()
-    config = model.config
-    scale = float(getattr(config, "logit_scale", None) or 1.0)  # cohere multiplies
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # granite divides
-    cap = getattr(config, "final_logit_softcapping", None)
-    return Head(out.weight, getattr(out, "bias", None), scale, float(cap) if cap else None)
-
-
-def _check_head(model: Any, head: Head, spec: BaseSpec) -> None:
-    """Compare the head with the model's own logits on two tokens: an unknown factor would spoil the loss."""
-    import torch
-
-    ids = torch.arange(2)[None]
-    with torch.no_grad():
-        wanted = model(ids, use_cache=False).logits.float()
-        hidden = model.base_model(ids, use_cache=False).last_hidden_state
-        found = torch.nn.functional.linear(hidden, head.weight, head.bias).float()
-    if head.softcap is not None:
-        found = head.softcap * torch.tanh(found / head.softcap)
-    found = found * head.scale
-    if not torch.isfinite(wanted).all():
-        mend = "the weights are damaged, or too large for base.storage fp16"
-        raise ModelError("the base model gives numbers that aren't finite", str(spec.path), mend=mend)
-    if (found - wanted).abs().max() > 0.02 * wanted.abs().max():
-        why = "its logits aren't a scaled and capped projection of its last hidden state"
-        raise ModelError(
-            f"the head of {spec.hf_config.model_type} models isn't supported", str(spec.path), why
-        )
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
         :300
     ]
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """No progress bars and no reports from transformers: what they say, sapwood's errors say."""
     from transformers.utils import logging
 
@@ -332,9 +224,9 @@ def _quiet() -> Generator[None]:
             logging.enable_progress_bar()
 
 
-def skeleton(spec: BaseSpec) -> Any:
-    """The model without weights (on torch's meta device): its modules and shapes."""
-    return _on_meta(spec.hf_config, str(spec.path))
+def skeleton(spec: BaseSpec, dtype: torch.dtype | None = None) -> Any:
+    """The model without weights (on torch's meta device): its modules and shapes. fp32 without ``dtype``."""
+    return _on_meta(spec.hf_config, str(spec.path), dtype)
 
 
 def count_parameters(spec: BaseSpec) -> tuple[int, int]:

@@ -64,7 +64,8 @@ def _activate(gate: Tensor, gelu: bool) -> Tensor:
 
 def lighten(model: nn.Module) -> int:
     """Replace the forward of every norm and gated MLP that is exactly reproduced. Returns how many were."""
-    return sum(_lighten_norm(module) + _lighten_mlp(module) for module in model.modules())
+    like = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+    return sum(_lighten_norm(module) + _lighten_mlp(module, like) for module in model.modules())
 
 
 def _lighten_norm(module: nn.Module) -> int:
@@ -91,13 +92,11 @@ def _lighten_norm(module: nn.Module) -> int:
     return 0
 
 
-def _lighten_mlp(module: nn.Module) -> int:
+def _lighten_mlp(module: nn.Module, like: Tensor) -> int:
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
     if not all(isinstance(part, nn.Module) for part in parts):
         return 0
-    gate_proj = parts[0]
-    frozen = next(gate_proj.parameters())  # type: ignore[union-attr]
-    x = _random(3, gate_proj.in_features, like=frozen)  # type: ignore[union-attr]
+    x = _random(3, parts[0].in_features, like=like)  # type: ignore[union-attr]
     for gelu in (False, True):
 
         def forward(self: Any, x: Tensor, gelu: bool = gelu) -> Tensor:

@@ -12,6 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sapwood.model.bnb_linear import QuantisedWeight, is_quantised
+from sapwood.model.gguf_linear import GgufLinear
+
 
 class FrozenWeight(Protocol):
     """x: [T, in] -> [T, out]; g: [T, out] -> [T, in]. The weight itself never receives a gradient."""
@@ -42,8 +45,31 @@ class DenseWeight:
         return self.linear.weight.detach()
 
 
+class PackedWeight:
+    """Blocks of a GGUF file, unpacked for each product."""
+
+    __slots__ = ("bias", "matrix")
+
+    def __init__(self, linear: GgufLinear) -> None:
+        self.matrix = linear.packed
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.matrix.product(x, self.bias)
+
+    def input_grad(self, g: Tensor) -> Tensor:
+        return self.matrix.input_grad(g)
+
+    def dense(self) -> Tensor:
+        return self.matrix.dense()
+
+
 def freeze(module: nn.Module) -> FrozenWeight:
     """The frozen weight of a base layer. Raises TypeError for a layer without a fast path."""
     if type(module) is nn.Linear:
         return DenseWeight(module)
+    if isinstance(module, GgufLinear):
+        return PackedWeight(module)
+    if is_quantised(module):
+        return QuantisedWeight(module)
     raise TypeError(f"no frozen form for {type(module).__name__}")

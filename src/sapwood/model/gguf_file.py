@@ -11,6 +11,7 @@ The layout follows the GGUF specification (versions 2 and 3, little-endian)::
 from __future__ import annotations
 
 import math
+import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,6 +99,13 @@ class GgufFile:
     path: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
+    content: NDArray[np.uint8] | None = None
+
+    def forget(self) -> None:
+        """Let go of the pages read so far: they count as this process's memory while they are mapped."""
+        mapped: Any = getattr(self.content, "base", None)
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     @property
     def architecture(self) -> str:
@@ -157,7 +165,7 @@ class _Reader:
             if name in metadata:
                 self.fail(f"key {name!r} appears twice")
             metadata[name] = self.value(name)
-        return GgufFile(self.path, metadata, self.tensors(num_tensors, metadata))
+        return GgufFile(self.path, metadata, self.tensors(num_tensors, metadata), self.content)
 
     def fail(self, what: str, why: str = "") -> NoReturn:
         raise ModelError(f"damaged model file: {what}", f"{self.path} at byte {self.at:,}", why)

@@ -90,16 +90,26 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
 def to_torch_layout(file: GgufFile, tensor: str, values: NDArray[Any]) -> NDArray[Any]:
     """Dense values of one tensor, in the layout that transformers expects under the same name."""
     if is_permuted(file, tensor):
-        key = "attention.head_count" if ".attn_q." in tensor else "attention.head_count_kv"
-        return unpermute(values, _integer(file, key, _integer(file, "attention.head_count")))
+        return unpermute(values, _heads(file, tensor))
     if file.architecture.startswith("gemma") and tensor.endswith("norm.weight"):
         return values - np.asarray(1, values.dtype)
     return values
 
 
+def to_torch_rows(file: GgufFile, tensor: str) -> NDArray[np.uint8]:
+    """The packed rows of a matrix, in the order that transformers expects: a row's blocks stay whole."""
+    rows = np.asarray(file.tensors[tensor].data)
+    return unpermute(rows, _heads(file, tensor)) if is_permuted(file, tensor) else rows
+
+
 def is_permuted(file: GgufFile, tensor: str) -> bool:
     """True where the file's rows stand in another order than transformers', so that they belong together."""
     return file.architecture == "llama" and (".attn_q." in tensor or ".attn_k." in tensor)
+
+
+def _heads(file: GgufFile, tensor: str) -> int:
+    key = "attention.head_count" if ".attn_q." in tensor else "attention.head_count_kv"
+    return _integer(file, key, _integer(file, "attention.head_count"))
 
 
 def unpermute(rows: NDArray[Any], num_heads: int) -> NDArray[Any]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from sapwood.config import BaseConfig, LoraConfig, load_config
 from sapwood.errors import ModelError, Problem, StorageError
-from sapwood.model.base import inspect_base, load_base
+from sapwood.model.base import inspect_base
+from sapwood.model.load import load_base
 from sapwood.model.lora import LoraModel, attach_lora, read_adapter, restore_adapter
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
@@ -26,6 +27,7 @@ from sapwood.types import Base, BaseSpec
 
 FACTS, ADAPTER, WEIGHTS = "sapwood.json", "adapter", "adapter_config.json"
 SCHEMA = 1
+HOW_HELD = ("storage", "compute_dtype", "double_quant")  # keys of `base` that an adapter's facts repeat
 
 # PEFT's settings under which an adapter is more than pairs of matrices on linears; each is empty in ours
 UNKNOWN_FORMS = (
@@ -207,7 +209,8 @@ def _read_facts(folder: Path) -> AdapterFacts:
     if tree.get("schema") != SCHEMA:
         why = f"schema {tree.get('schema')!r}, this version reads {SCHEMA}"
         raise ModelError("adapter facts of another version", str(path), why, "update sapwood")
-    return _facts(folder, path, tree, tree.get("base"), tree.get("storage"), tree.get("template_name"))
+    base = {"model": tree.get("base"), **{key: tree[key] for key in HOW_HELD if key in tree}}
+    return _facts(folder, path, tree, base, tree.get("template_name"))
 
 
 def _facts_of_run(run: Path, checkpoint: Path) -> AdapterFacts:
@@ -215,14 +218,19 @@ def _facts_of_run(run: Path, checkpoint: Path) -> AdapterFacts:
     config = load_config(run / CONFIG)
     recorded = _read_json(run / RUN).get("facts")
     tree = {"system": config.data.system, **(recorded if isinstance(recorded, Mapping) else {})}
-    return _facts(checkpoint, run / RUN, tree, config.base.model, config.base.storage, config.template.name)
+    return _facts(checkpoint, run / RUN, tree, config.base.model_dump(), config.template.name)
 
 
 def _facts(
-    folder: Path, source: Path, tree: Mapping[str, Any], base: Any, storage: Any, template: Any
+    folder: Path, source: Path, tree: Mapping[str, Any], base: Mapping[str, Any], template: Any
 ) -> AdapterFacts:
-    """``source``: the file that ``tree`` came from. A value that is missing or of another kind is named."""
-    values = {"base": base, "storage": storage, "template_name": template}
+    """``source``: the file that ``tree`` came from; ``base``: the config's section. What is missing or no
+    text is named."""
+    values: dict[str, Any] = {
+        "base": base.get("model"),
+        "storage": base.get("storage"),
+        "template_name": template,
+    }
     values |= {key: tree.get(key) for key in ("base_fingerprint", "template_fingerprint")}
     system, clock = tree.get("system"), (tree.get("proof") or {}).get("clock")
     missing = [key for key, value in values.items() if not _is_text(value)]
@@ -234,7 +242,7 @@ def _facts(
     try:
         return AdapterFacts(
             folder,
-            BaseConfig(model=base, storage=storage),
+            BaseConfig(**base),
             values["base_fingerprint"],
             template,
             values["template_fingerprint"],
