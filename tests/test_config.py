@@ -193,7 +193,7 @@ def test_the_line_is_that_of_the_key_itself(refuse: Callable[..., ConfigError]) 
         ("train.seed=4294967296", "less than 4294967296"),
         ("train.seed=-1", "greater than or equal to 0"),
         ("train.max_steps=0", "greater than or equal to 1"),
-        ("train.schedule=cosin", "'linear', 'cosine' or 'constant', found 'cosin'"),
+        ("train.schedule=cosin", "'inverse-sqrt' or 'constant', found 'cosin'"),
         ("train=5", "valid dictionary"),
         ("train=", "valid dictionary"),
         ("lora.dropout=1", "less than 1"),

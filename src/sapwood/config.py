@@ -71,6 +71,9 @@ Column = Literal[
     "system", "history", "tools",
 ]  # fmt: skip
 TrackerName = Literal["swanlab", "tensorboard", "wandb", "trackio", "mlflow"]
+Optimizer = Literal[
+    "adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "adafactor", "lion", "lion-8bit", "sgd"
+]  # fmt: skip
 Accepted = Literal["stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end"]
 
 
@@ -148,14 +151,16 @@ class PackConfig(Section):
 
 
 class LoraConfig(Section):
-    method: Literal["lora", "rslora"] = "lora"
-    """lora scales by alpha / rank, rslora by alpha / sqrt(rank)"""
+    method: Literal["lora", "rslora", "lora+"] = "lora"
+    """lora scales by alpha / rank, rslora by alpha / sqrt(rank); lora+ lets B learn faster than A"""
     rank: int = Field(default=8, ge=1, le=4096)
     """width of the adapter; 8 to 16 suits most data"""
     alpha: Number = Field(default=32, gt=0, le=65536)
     """strength of the adapter: its output is multiplied by alpha / rank"""
     dropout: Number = Field(default=0.1, ge=0, lt=1)
     """share of the adapter's inputs that are zeroed while training"""
+    b_ratio: Number = Field(default=16, ge=1, le=1000)
+    """lora+ only: how many times as fast as A B learns"""
     targets: Annotated[str | tuple[str, ...], BeforeValidator(_list_to_tuple)] = "all-linear"
     """all-linear, a list of module names (q_proj, v_proj …), or one regular expression over full names"""
 
@@ -167,18 +172,31 @@ class TrainConfig(Section):
     """stop after so many optimizer steps, whatever epochs says"""
     batch_size: int = Field(default=16, ge=1)
     """examples in one optimizer step; packing never changes which examples are in it"""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """examples in one forward pass at most; without it as many as pack.length holds. The loss is the same"""
     lr: Number = Field(default=1e-4, gt=0, le=10)
     """peak learning rate; 5e-5 to 5e-4 is usual for LoRA"""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    optimizer: Optimizer = "adamw"
+    """adamw, its moments perhaps in 8 bits or (on a GPU) paged; lion keeps one moment, adafactor a row and a
+    column of it, sgd none"""
+    schedule: Literal["linear", "cosine", "cosine-restarts", "polynomial", "inverse-sqrt", "constant"] = (
+        "linear"
+    )
     """how the learning rate falls after warm-up"""
+    power: Number = Field(default=2.0, gt=0, le=100)
+    """polynomial only: 1 is linear, more falls faster at first"""
+    cycles: int = Field(default=3, ge=1, le=1000)
+    """cosine-restarts only: how often it falls from the peak to zero"""
     warmup: Number = Field(default=0.03, ge=0)
     """share of the steps (below 1), or number of steps, over which the learning rate rises"""
     weight_decay: Number = Field(default=0.0, ge=0, lt=1)
-    """AdamW's decoupled weight decay, on the adapter only"""
+    """the optimizer's decoupled weight decay, on what is trained only"""
     max_grad_norm: Number = Field(default=1.0, ge=0)
     """gradients with a larger norm are scaled down to it; 0 never clips"""
     shard: Literal["none", "base"] = "none"
     """with several processes: none, each holds the whole base; base, each holds a part of every layer"""
+    neftune: Number = Field(default=0.0, ge=0, le=1000)
+    """NEFTune: uniform noise on the embeddings, this strong (5 to 15 is usual), while training; 0 for none"""
     gradient_checkpointing: bool = False
     """recompute each layer in the backward pass: about a third slower, far less memory"""
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -219,7 +219,8 @@ def start_or_resume(
     run: RunStore, model: LoraModel, config: RunConfig, notes: Sequence[str] = ()
 ) -> TrainState:
     """A fresh state, or that of the newest checkpoint that verifies."""
-    state = new_state(model.parameters, config.train)
+    b_ratio = config.lora.b_ratio if config.lora.method == "lora+" else 1.0
+    state = new_state(model.parameters, config.train, b_ratio)
     checkpoint, damaged = newest_good(run.path)
     if checkpoint is not None:
         run.truncate_events(load_checkpoint(checkpoint, model, state))

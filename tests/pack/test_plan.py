@@ -72,3 +72,10 @@ def test_a_sequence_of_exactly_the_length_fits_and_one_more_token_does_not() -> 
 
 def test_no_sequence_needs_no_pack() -> None:
     assert plan_packs([], 16) == []
+
+
+def test_a_micro_batch_limits_the_members_of_a_pack() -> None:
+    sequences = [sequence((1, 40), (2 + i, 10)) for i in range(7)]
+    packs = plan_packs(sequences, 1000, most=3)
+    assert [len(pack) for pack in packs] == [3, 3, 1]
+    assert sorted(i for pack in packs for i in pack) == list(range(7))

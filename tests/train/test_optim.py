@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from sapwood.config import TrainConfig
+from sapwood.config import Optimizer, TrainConfig
 from sapwood.errors import StorageError
-from sapwood.train.optim import TrainState, moments, new_state, restore_moments
+from sapwood.train.optim import MOMENTS, TrainState, moment_bytes, moments, new_state, restore_moments
 from sapwood.types import Cursor
 
 
@@ -18,6 +19,12 @@ def parameters() -> dict[str, nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
     shapes = {"a": (3, 4), "b": (5,)}
     return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+
+
+def large_parameters() -> dict[str, nn.Parameter]:
+    """One that bitsandbytes keeps in blocks of 8 bits besides two that it doesn't."""
+    generator = torch.Generator().manual_seed(1)
+    return {"large": nn.Parameter(torch.randn(64, 96, generator=generator))} | parameters()
 
 
 def step(state: TrainState) -> None:
@@ -94,3 +101,59 @@ def test_moments_that_do_not_fit_are_refused(change: str) -> None:
     with pytest.raises(StorageError, match=r"doesn't fit: exp_avg\.[bc] · folder · 1 tensors differ"):
         restore_moments(other, saved, Path("folder"))
     assert moments(other) == {}
+
+
+def test_every_optimizer_of_the_config_has_its_moments_named() -> None:
+    assert set(get_args(Optimizer)) == set(MOMENTS)
+
+
+@pytest.mark.parametrize("optimizer", MOMENTS)
+def test_every_optimizer_learns_and_goes_on_bit_for_bit(optimizer: Optimizer) -> None:
+    config = TrainConfig(lr=0.01, weight_decay=0.1, optimizer=optimizer)
+    one = new_state(large_parameters(), config)
+    for _ in range(3):
+        step(one)
+    assert not torch.equal(one.parameters["large"], large_parameters()["large"])
+    saved = {name: tensor.clone() for name, tensor in moments(one).items()}
+    kept = {
+        key for own in one.optimizer.state.values() for key, value in own.items() if torch.is_tensor(value)
+    }
+    assert {name.partition(".")[0] for name in saved} == kept - {"step"}, "nothing else is to be kept"
+    other = new_state({n: nn.Parameter(p.detach().clone()) for n, p in one.parameters.items()}, config)
+    other.step = 3
+    restore_moments(other, saved, Path("x"))
+    for _ in range(2):
+        step(one)
+        step(other)
+    assert all(torch.equal(one.parameters[name], other.parameters[name]) for name in one.parameters)
+
+
+@pytest.mark.parametrize("optimizer", MOMENTS)
+def test_the_room_for_moments_is_told_before_they_are_made(optimizer: Optimizer) -> None:
+    config = TrainConfig(optimizer=optimizer)
+    state = new_state(large_parameters(), config)
+    step(state)
+    found = sum(tensor.numel() * tensor.element_size() for tensor in moments(state).values())
+    told = moment_bytes(state.parameters, config)
+    assert found <= told <= found * 1.1 + 64
+
+
+def test_8_bit_moments_are_8_bits_where_it_pays() -> None:
+    state = new_state(large_parameters(), TrainConfig(optimizer="adamw-8bit"))
+    step(state)
+    assert {n: t.dtype for n, t in moments(state).items() if "state1" in n} == {
+        "state1.large": torch.uint8,
+        "state1.a": torch.float32,
+        "state1.b": torch.float32,
+    }
+
+
+def test_lora_plus_lets_b_learn_faster() -> None:
+    names = ("x.lora_A.weight", "x.lora_B.weight")
+    parameters = {name: nn.Parameter(torch.zeros(2, 2)) for name in names}
+    state = new_state(parameters, TrainConfig(optimizer="sgd"), b_ratio=16.0)
+    for parameter in parameters.values():
+        parameter.grad = torch.ones(2, 2)
+    state.set_rate(0.5)
+    state.optimizer.step()
+    assert [float(parameters[name][0, 0].detach()) for name in names] == [-0.5, -8.0]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+from transformers import (
+    get_cosine_schedule_with_warmup,
+    get_cosine_with_hard_restarts_schedule_with_warmup,
+    get_inverse_sqrt_schedule,
+    get_linear_schedule_with_warmup,
+    get_polynomial_decay_schedule_with_warmup,
+)
 
 from sapwood.config import TrainConfig
 from sapwood.train.schedule import learning_rate, members, order, plan_steps
@@ -105,26 +111,42 @@ def test_constant_stays() -> None:
     assert rates(schedule="constant", warmup=4) == pytest.approx([0.2, 0.4, 0.6, 0.8] + [1.0] * 17)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", get_args(TrainConfig.model_fields["schedule"].annotation))
 def test_all_warmup_and_beyond_the_end(schedule: str) -> None:
     found = rates(schedule=schedule, warmup=100)
     assert found[:20] == pytest.approx([(n + 1) / 21 for n in range(20)])
     config = TrainConfig(batch_size=1, epochs=1, schedule=schedule)  # type: ignore[arg-type]
-    assert learning_rate(1000, plan_steps(20, config), config) == (
-        config.lr if schedule == "constant" else 0.0
-    )
+    steps = plan_steps(20, config)
+    after = learning_rate(steps.warmup_steps + 1000, steps, config)
+    if schedule == "inverse-sqrt":
+        assert after == pytest.approx(config.lr * math.sqrt(steps.warmup_steps / (steps.warmup_steps + 1000)))
+    else:
+        assert after == (config.lr if schedule == "constant" else 0.0)
 
 
 @pytest.mark.parametrize(
-    ("schedule", "theirs"),
-    [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)],
+    ("settings", "theirs"),
+    [
+        ({"schedule": "linear"}, lambda o: get_linear_schedule_with_warmup(o, 0, 20)),
+        ({"schedule": "cosine"}, lambda o: get_cosine_schedule_with_warmup(o, 0, 20)),
+        (
+            {"schedule": "cosine-restarts", "cycles": 3},
+            lambda o: get_cosine_with_hard_restarts_schedule_with_warmup(o, 0, 20, num_cycles=3),
+        ),
+        (
+            {"schedule": "polynomial", "power": 2.0},
+            lambda o: get_polynomial_decay_schedule_with_warmup(o, 0, 20, lr_end=0.0, power=2.0),
+        ),
+        ({"schedule": "inverse-sqrt"}, lambda o: get_inverse_sqrt_schedule(o, 0)),
+    ],
+    ids=lambda value: value["schedule"] if isinstance(value, dict) else "",
 )
-def test_without_warmup_the_rates_are_those_of_transformers(schedule: str, theirs: Any) -> None:
+def test_without_warmup_the_rates_are_those_of_transformers(settings: dict[str, Any], theirs: Any) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    scheduler = theirs(optimizer, 0, 20)
+    scheduler = theirs(optimizer)
     expected: list[float] = []
     for _ in range(20):
         expected.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    assert rates(schedule=schedule, warmup=0)[:20] == pytest.approx(expected)
+    assert rates(warmup=0, **settings)[:20] == pytest.approx(expected)

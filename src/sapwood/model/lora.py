@@ -30,6 +30,7 @@ class LoraModel:
     (ids -> final hidden state).
     parameters: the adapter's, by PEFT's names, in the order of the model.
     divided: where the base lies in parts in several processes, what brings it together for one pack.
+    neftune: strength of the noise on the embeddings while training.
     """
 
     peft: Any
@@ -40,6 +41,7 @@ class LoraModel:
     parameters: dict[str, nn.Parameter]
     targets: tuple[str, ...]
     divided: Callable[[Batch], LossSum] | None = None
+    neftune: float = 0.0
 
     @property
     def device(self) -> str:

@@ -12,20 +12,28 @@ from sapwood.pack.prefix import MIN_SHARED, Ids, common_length, num_tokens, shar
 
 
 def plan_for(
-    processes: int, sequences: Sequence[Ids], length: int, *, share_prefixes: bool = True
+    processes: int,
+    sequences: Sequence[Ids],
+    length: int,
+    *,
+    share_prefixes: bool = True,
+    most: int | None = None,
 ) -> list[list[int]]:
     """`plan_packs`, with a pack for each process at least, where the sequences allow it: packs are made
     smaller until there are so many."""
-    packs = plan_packs(sequences, length, share_prefixes=share_prefixes)
+    packs = plan_packs(sequences, length, share_prefixes=share_prefixes, most=most)
     longest = max(map(len, sequences), default=0)
     while len(packs) < min(processes, len(sequences)) and length > longest:
         length = max(longest, length // 2)
-        packs = plan_packs(sequences, length, share_prefixes=share_prefixes)
+        packs = plan_packs(sequences, length, share_prefixes=share_prefixes, most=most)
     return packs
 
 
-def plan_packs(sequences: Sequence[Ids], length: int, *, share_prefixes: bool = True) -> list[list[int]]:
-    """Indices of ``sequences``, grouped so that each group computes at most ``length`` tokens.
+def plan_packs(
+    sequences: Sequence[Ids], length: int, *, share_prefixes: bool = True, most: int | None = None
+) -> list[list[int]]:
+    """Indices of ``sequences``, grouped so that each group computes at most ``length`` tokens, and has at
+    most ``most`` members.
 
     Best fit, longest first; a sequence costs only what it doesn't share with one already in the group. A pure
     function of its arguments. Raises ValueError when one sequence alone is longer than ``length``.
@@ -39,6 +47,8 @@ def plan_packs(sequences: Sequence[Ids], length: int, *, share_prefixes: bool = 
             raise ValueError(f"sequence {i} has {len(ids)} tokens, more than a pack of {length}")
         places: list[tuple[int, int, int]] = []
         for p, members in enumerate(packs):
+            if len(members) == most:
+                continue
             cost = len(ids) - (_longest_shared(ids, members, sequences) if share_prefixes else 0)
             if cost <= room[p]:
                 places.append((cost, room[p], p))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sapwood.config import RunConfig
 from sapwood.errors import NumericsError
+from sapwood.model.inputs import hidden_states
 from sapwood.model.lora import LoraModel
 from sapwood.model.loss import label_loss
 from sapwood.model.machine import peak_bytes
@@ -59,6 +60,7 @@ def train(
     started = time.monotonic()
     if settings.gradient_checkpointing:
         model.network.activation_checkpointing_enable({"use_reentrant": False})
+    model.neftune = settings.neftune
     model.peft.train()
     while True:
         due = state.step % every == 0 or state.step >= schedule.total_steps
@@ -94,10 +96,11 @@ def train(
 
 
 def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int = 1) -> list[Pack]:
-    """The forward passes of one optimizer step, of all processes."""
-    share = config.pack.share_prefixes
+    """The forward passes of one optimizer step, of all processes. NEFTune's noise belongs to a row, so that
+    its beginning is no other row's."""
+    share, most = config.pack.share_prefixes and not config.train.neftune, config.train.micro_batch
     ids = [example.ids for example in examples]
-    bins = plan_for(processes, ids, config.pack.length, share_prefixes=share)
+    bins = plan_for(processes, ids, config.pack.length, share_prefixes=share, most=most)
     return [build_pack([examples[i] for i in chosen], share_prefixes=share) for chosen in bins]
 
 
@@ -126,8 +129,7 @@ def optimizer_step(
     mean = world.totals(total)[0] / num_targets
     norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), max_grad_norm or math.inf))
     _refuse_bad_numbers(mean, norm, packs, state.step + 1)
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
+    state.set_rate(lr)
     state.optimizer.step()
     return mean, norm
 
@@ -154,10 +156,7 @@ def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
 
 def decoder_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
     """`forward_loss` where every weight is at hand."""
-    out = model.backbone(
-        input_ids=batch.ids, position_ids=batch.positions, segments=batch.attention, use_cache=False
-    )
-    return label_loss(out.last_hidden_state, batch.predict_at, batch.targets, head)
+    return label_loss(hidden_states(model, batch), batch.predict_at, batch.targets, head)
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from sapwood.model.lora import LoraModel
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import to_batch
 from sapwood.train.loop import TrainData, forward_loss, pack_examples
-from sapwood.train.optim import MOMENTS
+from sapwood.train.optim import moment_bytes
 from sapwood.train.schedule import members, plan_steps
 from sapwood.types import Cursor, Pack
 
@@ -28,6 +28,7 @@ def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
     OutOfMemoryError.
     """
     pack = longest_pack(data, config)
+    model.neftune = config.train.neftune
     model.peft.train()
     with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
         try:
@@ -35,7 +36,7 @@ def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
                 loss = forward_loss(model, to_batch(pack, model.device))
                 (loss.total / max(1, loss.num_targets)).backward()
             # the optimizer makes its moments at the first step; filled, or the system would only promise them
-            moments = [torch.full_like(p, 1.0) for p in model.parameters.values() for _ in MOMENTS]
+            moments = torch.ones(moment_bytes(model.parameters, config.train) // 4, device=model.device)
             del moments
         finally:
             for parameter in model.parameters.values():

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from sapwood.config import TrainConfig
 from sapwood.types import Cursor
 
+INVERSE_SQRT_SCALE = 10_000  # steps, where there is no warm-up to take the scale from (as in transformers)
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -50,13 +52,23 @@ def members(schedule: Schedule, seed: int, cursor: Cursor) -> tuple[list[int], C
 
 def learning_rate(step: int, schedule: Schedule, config: TrainConfig) -> float:
     """For the step that follows ``step`` finished ones. Warm-up rises linearly and its first step is not
-    zero; then linear and cosine fall to zero just after the last step, as in transformers' schedules."""
+    zero; what falls reaches zero just after the last step, as in transformers' schedules."""
     warmup, total = schedule.warmup_steps, schedule.total_steps
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, total - warmup)
-    if config.schedule == "linear":
-        return config.lr * max(0.0, 1 - done)
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return config.lr
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    match config.schedule:
+        case "linear":
+            factor = 1 - done
+        case "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * done))
+        case "cosine-restarts":  # arXiv 1608.03983
+            factor = 0.5 * (1 + math.cos(math.pi * (config.cycles * done % 1.0))) if done < 1 else 0.0
+        case "polynomial":
+            factor = (1 - done) ** config.power
+        case "inverse-sqrt":  # never zero; without warm-up it begins to fall after INVERSE_SQRT_SCALE steps
+            scale = warmup or INVERSE_SQRT_SCALE
+            factor = math.sqrt(scale / (scale + step - warmup))
+        case "constant":
+            factor = 1.0
+    return config.lr * factor

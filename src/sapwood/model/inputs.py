@@ -1,0 +1,38 @@
+"""What goes into the decoder: ids as they are, or their embeddings where something is added to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.model.lora import LoraModel
+from sapwood.types import Batch, Segment
+
+NOISE = -1  # the input that NEFTune's generator is seeded for; dropout counts from 0
+
+
+def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
+    """float[1, T, D]: the decoder's output for a pack, after its final norm."""
+    inputs: dict[str, Any] = {"input_ids": batch.ids}
+    if model.neftune and model.peft.training:
+        embeddings = model.network.get_input_embeddings()(batch.ids)
+        seed = model.clock.at(NOISE)
+        inputs = {"inputs_embeds": noisy(embeddings, batch.attention.segments, model.neftune, seed)}
+    out = model.backbone(**inputs, position_ids=batch.positions, segments=batch.attention, use_cache=False)
+    return out.last_hidden_state
+
+
+def noisy(embeddings: Tensor, segments: Sequence[Segment], alpha: float, seed: int) -> Tensor:
+    """NEFTune (arXiv 2310.05914): uniform noise, alpha / sqrt(length * D) strong, on each row.
+
+    embeddings: [1, T, D]. Each segment is a row. The noise is a function of ``seed`` alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.empty(embeddings.shape, dtype=torch.float32).uniform_(-1, 1, generator=generator)
+    for segment in segments:
+        noise[:, segment.start : segment.stop] *= alpha / math.sqrt(len(segment) * embeddings.shape[-1])
+    return embeddings + noise.to(embeddings)
