@@ -106,9 +106,13 @@ class TextReporter(Reporter):
     def _evaluated(self, event: Evaluated) -> None:
         self._line(held_out_line(event, self.base_loss))
         for sample in event.samples[:SHOWN_SAMPLES]:
-            self._line(sample_lines(sample))
+            self._sample(sample)
         if len(event.samples) > SHOWN_SAMPLES:
             self._line(f"  … and {len(event.samples) - SHOWN_SAMPLES} more in samples.jsonl")
+
+    def _sample(self, sample: Sample) -> None:
+        for name, text in sample_parts(sample):
+            self._line(f"  {name:<8}" + text.replace("\n", "\n" + " " * 10))
 
     def _finished(self, event: Finished) -> None:
         self._line(
@@ -185,6 +189,16 @@ class LiveReporter(TextReporter):
         self._panel.finished = True
         super()._finished(event)
 
+    def _sample(self, sample: Sample) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 2, 0, 0))  # a long answer wraps beside its name, not below it
+        grid.add_column(min_width=8, style="dim")
+        for name, text in sample_parts(sample):
+            grid.add_row(f"  {name}", Text(text))
+        self._console.print(grid)
+
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, emoji=False)
 
@@ -257,8 +271,7 @@ def held_out_line(event: Evaluated, base_loss: float | None) -> str:
     return f"{head} (base {number(base_loss)}, {change(event.loss, base_loss)})"
 
 
-def sample_lines(sample: Sample) -> str:
-    """A sample's prompt, answer and stop reason, indented."""
-    prompt = visible(sample.prompt, SHOWN_CHARACTERS).replace("\n", "\n          ")
-    answer = visible(sample.answer, SHOWN_CHARACTERS).replace("\n", "\n          ")
-    return f"  prompt  {prompt}\n  answer  {answer}\n          [{stop_reason(sample)}]"
+def sample_parts(sample: Sample) -> list[tuple[str, str]]:
+    """A sample's prompt, answer and stop reason, each with the name that stands in front of it."""
+    prompt, answer = (visible(text, SHOWN_CHARACTERS) for text in (sample.prompt, sample.answer))
+    return [("prompt", prompt), ("answer", answer), ("", f"[{stop_reason(sample)}]")]
