@@ -17,11 +17,11 @@ LAYERS = (
     {"cli"},
     {"commands"},
     {"pipeline"},
-    {"adapter", "estimate", "together"},
+    {"adapter", "estimate", "evaluate", "together"},
     {"study"},
     {"train", "serve", "export"},
     {"data", "template", "pack", "model", "track"},
-    {"config", "signals"},
+    {"config", "signals", "scores"},
     {"types", "errors"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -39,6 +39,7 @@ DOORS = {
     "bitsandbytes": {"model/bnb_linear"},
     "peft": {"model/lora", "model/fast_lora"},
     "datasets": {"data/sources"},
+    "sacrebleu": {"scores"},
     **{name: {f"track/trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},
     "torch.distributed": {"train/world", "train/shard"},
 }

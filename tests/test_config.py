@@ -380,3 +380,8 @@ def test_every_key_of_the_template_may_be_deleted(tmp_path: Path) -> None:
 
 def test_flatten() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+
+
+def test_patience_needs_held_out_rows() -> None:
+    with pytest.raises(ConfigError, match=r"eval\.patience needs held-out rows"):
+        load_config(None, ["data.train=x", "data.eval=0", "eval.patience=2"])

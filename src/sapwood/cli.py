@@ -141,6 +141,22 @@ def list_runs(
     show_runs(names or [], runs, as_json=json)
 
 
+@app.command(name="eval")
+def evaluate(
+    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    data: Annotated[Path | None, typer.Option(help="rows to measure on; without it, those held out")] = None,
+    answers: Annotated[int, typer.Option(help="questions that both models answer")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 128,
+    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Compare a run's adapter with its base on the same rows, with a confidence interval."""
+    from sapwood.commands.eval import eval_run
+
+    eval_run(run, runs, data, answers=answers, max_new_tokens=max_new_tokens, seed=seed, as_json=json)
+
+
 @app.command()
 def track(
     run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",

@@ -210,13 +210,17 @@ class EvalConfig(Section):
     """held-out prompts that the model answers at each evaluation"""
     max_new_tokens: int = Field(default=128, ge=1, le=32768)
     """longest sample answer"""
+    patience: int | None = Field(default=None, ge=1)
+    """stop after so many evaluations in a row that are no better than the best; without it, never early"""
 
 
 class SaveConfig(Section):
     every: int = Field(default=100, ge=1)
     """optimizer steps between checkpoints; the last step is always saved"""
     keep: int = Field(default=2, ge=1)
-    """newest checkpoints that stay on disk"""
+    """newest checkpoints that stay on disk; that of the best evaluation stays too"""
+    adapter: Literal["auto", "last", "best"] = "auto"
+    """which weights the run leaves; auto is best where eval.patience is set, and last otherwise"""
     dir: str = "runs"
     """folder that holds the runs"""
 
@@ -253,6 +257,20 @@ class RunConfig(Section):
     """checkpoints"""
     track: TrackConfig = TrackConfig()
     """other places that want the figures"""
+
+    @field_validator("eval")
+    @classmethod
+    def _can_measure(cls, eval: EvalConfig, info: ValidationInfo) -> EvalConfig:
+        data = info.data.get("data")
+        if eval.patience is not None and data is not None and data.eval == 0:
+            raise ValueError("eval.patience needs held-out rows, and data.eval is 0")
+        return eval
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the run leaves the weights of its best evaluation."""
+        wanted = self.save.adapter
+        return wanted == "best" or (wanted == "auto" and self.eval.patience is not None)
 
 
 # --- reading ----------------------------------------------------------------------------------------------

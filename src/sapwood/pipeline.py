@@ -35,10 +35,17 @@ from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, 
 from sapwood.train.loop import train
 from sapwood.train.optim import TrainState, new_state
 from sapwood.train.rehearse import out_of_memory, rehearse
-from sapwood.train.saving import insist, kept_when_lost, require_room, save_when_stopped, try_to_save
+from sapwood.train.saving import (
+    insist,
+    kept_when_lost,
+    leave_best,
+    require_room,
+    save_when_stopped,
+    try_to_save,
+)
 from sapwood.train.schedule import plan_steps
 from sapwood.train.world import ALONE, World, partners
-from sapwood.types import Adapter, Event, Stepped
+from sapwood.types import Adapter, Evaluated, Event, Stepped
 
 Watcher = Callable[[Event], None]
 UNUSUAL_LR = 0.01
@@ -184,7 +191,7 @@ def train_run(
     with status_of(run), stop_signals() as stop, with_advice(run, study, config), partners():
         invite(world, config, study)
         base, model = build(study.spec, config, world)
-        require_room(run.path, model, config.save.keep)
+        require_room(run.path, model, config.save.keep + bool(study.data.eval))
         rehearse(model, study.data, config)
         state = start_or_resume(run, model, config, notes)
         share_state(world, model, state)
@@ -198,8 +205,10 @@ def train_run(
                     watch(event)
                 if isinstance(event, Stepped) and world.any(bool(stop)):
                     raise stopped(run, state, save_when_stopped(run, model, state, config.save.keep))
-                if isinstance(event, Stepped) and checkpoint_due(event, study, config):
+                if checkpoint_due(event, study, config, state):
                     try_to_save(run, model, state, config.save.keep)
+        if config.keeps_best:
+            leave_best(run, model, state)
         return insist(
             lambda place: save_adapter(place, model, base, study, config, state.losses),
             run.path,
@@ -239,7 +248,10 @@ def start_or_resume(
     return state
 
 
-def checkpoint_due(event: Stepped, study: Study, config: RunConfig) -> bool:
+def checkpoint_due(event: Event, study: Study, config: RunConfig, state: TrainState) -> bool:
+    """Every `save.every` steps, after the last, and whenever the held-out loss is the best so far."""
+    if not isinstance(event, Stepped):
+        return isinstance(event, Evaluated) and state.best is not None and state.best[0] == event.step
     last = plan_steps(len(study.data.train), config.train).total_steps
     return event.step % config.save.every == 0 or event.step == last
 

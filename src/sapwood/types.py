@@ -255,21 +255,24 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Held-out loss (mean over targets, nats) after ``step`` optimizer steps; step 0 is the base."""
+    """Held-out loss (mean over targets, nats) after ``step`` optimizer steps; step 0 is the base. ``scores``
+    of the samples: chrf and exact_match, 0 to 100, where the data gives answers to compare with."""
 
     step: int
     loss: float
     num_targets: int
     seconds: float
     samples: tuple[Sample, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event. ``reason`` is ``done`` or ``stopped`` (a signal or a request; resumable)."""
+    """The last event. ``reason`` is ``done``, ``stopped early`` (`eval.patience` was at its end) or
+    ``stopped`` (a signal or a request; resumable)."""
 
     step: int
-    reason: Literal["done", "stopped"]
+    reason: Literal["done", "stopped", "stopped early"]
     seconds: float
 
 

@@ -55,7 +55,7 @@ def test_lines_keep_the_order_of_the_events() -> None:
     assert [line.partition(" lr")[0] for line in lines_of(show)] == [
         "step 1/120 loss 2.5000",
         "step 2/120 loss 2.5000",
-        "held-out 2.0000 at step 2",
+        "held-out 2.0000 (perplexity 7.389) at step 2",
         "saved checkpoints/step-000002",
         "stopped at step 2/120 in 2m10s",
     ]
@@ -76,8 +76,8 @@ def test_held_out_loss_is_held_against_the_base() -> None:
         plain.show(evaluated(40, 2.1))
 
     assert lines_of(show) == [
-        "held-out 3.0000 at step 0 (the base)",
-        "held-out 2.1000 at step 40 (base 3.0000, -0.9000, -30 %)",
+        "held-out 3.0000 (perplexity 20.09) at step 0 (the base)",
+        "held-out 2.1000 (perplexity 8.166) at step 40 (base 3.0000, -0.9000, -30 %)",
     ]
 
 
@@ -85,7 +85,7 @@ def test_a_resumed_run_knows_the_loss_of_its_base() -> None:
     out = io.StringIO()
     with reporter(out, 120, base_loss=4.0) as plain:
         plain.show(evaluated(40, 3.0))
-    assert out.getvalue() == "held-out 3.0000 at step 40 (base 4.0000, -1.0000, -25 %)\n"
+    assert out.getvalue() == "held-out 3.0000 (perplexity 20.09) at step 40 (base 4.0000, -1.0000, -25 %)\n"
 
 
 def test_samples_show_prompt_answer_and_stop_reason_without_control_characters() -> None:

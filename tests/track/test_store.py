@@ -75,7 +75,7 @@ def test_events_and_samples_are_written_as_they_come(root: Path) -> None:
         assert [event["seq"] for event in events] == [0, 1, 2, 3]
         assert [event["kind"] for event in events] == ["evaluated", "stepped", "checkpoint", "finished"]
         assert [event["step"] for event in events] == [0, 1, 1, 1]
-        assert events[0]["data"] == {"loss": 3.0, "num_targets": 500, "seconds": 3.0}
+        assert events[0]["data"] == {"loss": 3.0, "num_targets": 500, "seconds": 3.0, "scores": {}}
         assert events[1]["data"]["lr"] == 9.1e-5
         assert "step" not in events[1]["data"]
         first, second = read_samples(run.path)

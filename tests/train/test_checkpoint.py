@@ -219,5 +219,7 @@ def test_the_facts_are_integers(saved: Path) -> None:
         "cursor": [0, 4],
         "evaluated": -1,
         "losses": None,
+        "best": None,
+        "stale": 0,
         "events_length": 100,
     }

@@ -302,3 +302,21 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_nothing() -> None:
         forwards.append(len(ran))
     assert forwards[1] == 2 * forwards[0], "each layer runs again in the backward pass"
     assert same_bits(*adapters)
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_ends_a_run_that_no_longer_gets_better(patience: int) -> None:
+    worse = {"lr": 0.3, "epochs": 4}
+    whole = six_steps(eval={"every": 1}, train=worse)
+    model, state = start(whole)
+    losses = [e.loss for e in train(model, data(), state, whole) if isinstance(e, Evaluated)]
+    short = six_steps(eval={"every": 1, "patience": patience}, train=worse)
+    model, state = start(short)
+    events = list(train(model, data(), state, short))
+    best, stale, step = math.inf, 0, 0
+    while stale < patience and step + 1 < len(losses):
+        step += 1
+        best, stale = (losses[step], 0) if losses[step] < best else (best, stale + 1)
+    assert stale == patience, "the case must get worse"
+    assert events[-1] == Finished(step, "stopped early", events[-1].seconds)  # type: ignore[union-attr]
+    assert state.best == (losses.index(best), best)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
+from sapwood.scores import perplexity
 from sapwood.track.figures import UNKNOWN, change, duration, number, size, steps, stop_reason, visible
 from sapwood.track.lines import to_line
 from sapwood.track.store import KINDS, event_data
@@ -263,7 +264,7 @@ def step_line(event: Stepped, total_steps: int, left: float | None) -> str:
 
 def held_out_line(event: Evaluated, base_loss: float | None) -> str:
     """``held-out 2.1210 at step 40 (base 3.0210, -0.9000, -30 %)``"""
-    head = f"held-out {number(event.loss)} at step {event.step}"
+    head = f"held-out {number(event.loss)} (perplexity {perplexity(event.loss):.4g}) at step {event.step}"
     if event.step == 0:
         return f"{head} (the base)"
     if base_loss is None:

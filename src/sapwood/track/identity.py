@@ -13,7 +13,7 @@ from sapwood.config import RunConfig, flatten
 from sapwood.errors import Problem, StorageError
 from sapwood.track.store import RUN, RunStore
 
-# keys that a resumed run may change: no weight depends on them
+# keys that a resumed run may change: no step depends on them
 FREE = ("name", "eval.", "save.", "track.", "train.shard")
 
 
@@ -41,10 +41,12 @@ def read_about(run: Path) -> dict[str, Any]:
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
     """The keys of a config that decide weights, flat."""
+    early = ("eval.patience", "eval.every") if config.eval.patience is not None else ()
     return {
         key: value
         for key, value in flatten(config.model_dump(mode="json")).items()
-        if key not in FREE and not key.startswith(tuple(part for part in FREE if part.endswith(".")))
+        if key in early
+        or (key not in FREE and not key.startswith(tuple(part for part in FREE if part.endswith("."))))
     }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.errors import SapwoodError
+from sapwood.scores import perplexity
 from sapwood.track.files import to_json, write_atomic
 from sapwood.track.query import EventRecord, read_config, read_events, read_samples, summarise
 from sapwood.track.trackers.tracker import Figures, Subject, Tracker, open_tracker
@@ -100,7 +101,8 @@ def figures_of(event: EventRecord) -> dict[str, float]:
         }
     else:
         loss = data.get("loss")
-        found = {"eval/loss": loss, "eval/perplexity": None if loss is None else math.exp(min(loss, 700))}
+        found = {"eval/loss": loss, "eval/perplexity": None if loss is None else perplexity(loss)}
+        found |= {f"eval/{name}": value for name, value in data.get("scores", {}).items()}
     return {key: float(value) for key, value in found.items() if value is not None}
 
 

@@ -28,17 +28,23 @@ SCHEMA = 1
 
 
 def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int, events_length: int) -> Path:
-    """Write ``checkpoints/step-NNNNNN`` and drop all but the newest ``keep``.
+    """Write ``checkpoints/step-NNNNNN`` and drop all but the newest ``keep`` and the best.
 
     ``events_length``: bytes of the event log that belong to this state; resume cuts the log back to it.
     """
-    final = run / "checkpoints" / f"step-{state.step:06d}"
+    final = checkpoint_path(run, state.step)
     if not published(final):  # the same step of the same run has the same bytes
         write_checkpoint(final, model, state, events_length)
         verify_dir(final)  # read back before an older one goes
+    best = checkpoint_path(run, state.best[0]) if state.best else None
     for old in checkpoints(run)[:-keep]:
-        discard_dir(old)
+        if old != best:
+            discard_dir(old)
     return final
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:06d}"
 
 
 def published(final: Path) -> bool:
@@ -130,7 +136,8 @@ def share_state(world: World, model: LoraModel, state: TrainState) -> None:
 def state_facts(state: TrainState) -> dict[str, Any]:
     """The integers of a state, as JSON data."""
     cursor = [state.cursor.epoch, state.cursor.index]
-    return {"step": state.step, "cursor": cursor, "evaluated": state.evaluated, "losses": state.losses}
+    measured = {"evaluated": state.evaluated, "losses": state.losses, "best": state.best}
+    return {"step": state.step, "cursor": cursor, **measured, "stale": state.stale}
 
 
 def set_facts(state: TrainState, facts: Mapping[str, Any]) -> None:
@@ -138,3 +145,5 @@ def set_facts(state: TrainState, facts: Mapping[str, Any]) -> None:
     state.cursor = Cursor(*facts["cursor"])
     state.evaluated = facts["evaluated"]
     state.losses = (facts["losses"][0], facts["losses"][1]) if facts["losses"] else None
+    best = facts.get("best")
+    state.best, state.stale = (best[0], best[1]) if best else None, facts.get("stale", 0)

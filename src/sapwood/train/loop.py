@@ -24,6 +24,7 @@ from sapwood.model.machine import peak_bytes
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch
 from sapwood.pack.plan import plan_for
+from sapwood.scores import score_answers
 from sapwood.train.optim import TrainState
 from sapwood.train.schedule import learning_rate, members, plan_steps
 from sapwood.train.world import ALONE, World
@@ -51,8 +52,9 @@ def train(
     """Go on from ``state`` to the end of the run.
 
     Yields `Evaluated` at step 0 (the base), `Stepped` for every optimizer step, `Evaluated` whenever it is
-    due and after the last step, and `Finished`. Raises NumericsError before a step that would spoil the
-    adapter. In several processes each goes through the same steps, and computes its share of the packs.
+    due and after the last step, and `Finished`: after the last step, or once `eval.patience` evaluations in a
+    row were no better than the best. Raises NumericsError before a step that would spoil the adapter. In
+    several processes each goes through the same steps, and computes its share of the packs.
     """
     settings = config.train
     schedule = plan_steps(len(data.train), settings)
@@ -66,10 +68,10 @@ def train(
         due = state.step % every == 0 or state.step >= schedule.total_steps
         if data.eval and due and state.evaluated != state.step:
             event = evaluate(model, data.eval, config, state.step, sampler, world)
-            state.evaluated = state.step
-            state.losses = (state.losses[0] if state.losses else event.loss, event.loss)
+            state.measured(event.loss)
             yield event
-        if state.step >= schedule.total_steps:
+        early = config.eval.patience is not None and state.stale >= config.eval.patience
+        if early or state.step >= schedule.total_steps:
             break
         tick = time.monotonic()
         chosen, after = members(schedule, settings.seed, state.cursor)
@@ -92,7 +94,8 @@ def train(
             epoch=after.epoch + after.index / schedule.num_examples,
             num_examples=len(chosen),
         )
-    yield Finished(state.step, "done", time.monotonic() - started)
+    reason = "done" if state.step >= schedule.total_steps else "stopped early"
+    yield Finished(state.step, reason, time.monotonic() - started)
 
 
 def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int = 1) -> list[Pack]:
@@ -186,7 +189,8 @@ def evaluate(
         )
     samples = tuple(sampler()) if sampler is not None else ()
     model.peft.train()
-    return Evaluated(step, total / num_targets, num_targets, time.monotonic() - started, samples)
+    seconds = time.monotonic() - started
+    return Evaluated(step, total / num_targets, num_targets, seconds, samples, score_answers(samples))
 
 
 def seed_everything(seed: int, step: int) -> None:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sapwood.errors import LostProcessError, StorageError
-from sapwood.model.lora import LoraModel
+from sapwood.errors import LostProcessError, SapwoodError, StorageError
+from sapwood.model.lora import LoraModel, read_adapter, restore_adapter
 from sapwood.track.disk import require_space
+from sapwood.track.files import verify_dir
 from sapwood.track.store import RunStore
-from sapwood.train.checkpoint import checkpoint_bytes, checkpoints, save_checkpoint
+from sapwood.train.checkpoint import checkpoint_bytes, checkpoint_path, checkpoints, save_checkpoint
 from sapwood.train.optim import TrainState
 
 Saved = TypeVar("Saved")
@@ -44,6 +45,23 @@ def try_to_save(run: RunStore, model: LoraModel, state: TrainState, keep: int) -
         log.warning("checkpoint of step %d failed, training goes on: %s", state.step, error)
         return False
     return True
+
+
+def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
+    """Put the weights of the best evaluation back into the model, for the adapter that the run leaves. Where
+    their checkpoint can't be read, the last weights stay, with a warning."""
+    if state.best is None or state.best[0] == state.step:
+        return
+    step, loss = state.best
+    folder = checkpoint_path(run.path, step)
+    try:
+        verify_dir(folder)
+        restore_adapter(model, read_adapter(folder)[1], folder)
+    except SapwoodError as error:
+        log.warning("the adapter is that of the last step, not of the best, %d: %s", step, error)
+        return
+    run.note("note", state.step, text=f"the adapter is that of step {step}, held-out loss {loss:.4f}")
+    state.losses = (state.losses[0] if state.losses else loss, loss)
 
 
 def save_when_stopped(run: RunStore, model: LoraModel, state: TrainState, keep: int) -> bool:

@@ -1,0 +1,105 @@
+"""``sapwood eval``: base and adapter on the same held-out rows, with an interval for each difference."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sapwood.config import RunConfig, load_config
+from sapwood.data.cache import read_examples
+from sapwood.data.formats import read_conversations
+from sapwood.errors import DataError
+from sapwood.evaluate import Compared, Evaluation, evaluate_rows
+from sapwood.serve.load import Loaded, open_target
+from sapwood.study import DATA, EVAL
+from sapwood.template.prepare import prepare
+from sapwood.template.unrender import unrender
+from sapwood.track import query
+from sapwood.track.files import to_json
+from sapwood.track.store import CONFIG
+from sapwood.types import Example
+
+NAMES = {
+    "loss": ("loss", 4),
+    "chrf": ("chrF", 1),
+    "exact_match": ("exact match %", 1),
+    "stopped": ("stopped by itself %", 1),
+}
+
+
+def eval_run(
+    name: str, runs: Path, data: Path | None, *, answers: int, max_new_tokens: int, seed: int, as_json: bool
+) -> None:
+    """Measure on the run's own held-out rows, or on ``data``, read and proved as the run's were."""
+    run = query.find_run(runs, name)
+    config = load_config(run / CONFIG)
+    loaded = open_target(str(run), runs)
+    examples = read_examples(run / DATA / EVAL) if data is None else prepare_file(data, config, loaded)
+    if not examples:
+        mend = f"sapwood eval {run} --data FILE"
+        raise DataError("the run holds no rows out", str(run), "data.eval was 0", mend)
+    found = evaluate_rows(loaded, examples, answers=answers, max_new_tokens=max_new_tokens, seed=seed)
+    if as_json:
+        print(to_json({"run": str(run), "data": str(data or run / DATA / EVAL), **facts(found)}), end="")
+    else:
+        print("\n".join(lines(found)))
+
+
+def prepare_file(path: Path, config: RunConfig, loaded: Loaded) -> list[Example]:
+    """The rows of a file as the run would have prepared them. Raises DataError for a row that can't be
+    trusted."""
+    rows = read_conversations(config.data, [str(path)])
+    rows = unrender(rows, loaded.renderer, config.template.train_on)
+    size = loaded.base.spec.hf_config.get_text_config().vocab_size
+    length = config.pack.length
+    return list(prepare(rows, loaded.renderer, config.template, max_length=length, vocab_rows=size).examples)
+
+
+def facts(found: Evaluation) -> dict[str, Any]:
+    """The evaluation as JSON data, each answer included."""
+    base, adapter = found.perplexity
+    pairs = [
+        {
+            "row": str(tuned.row),
+            "prompt": tuned.prompt,
+            "reference": tuned.reference,
+            "base": {"answer": before.answer, "stopped": before.stopped},
+            "adapter": {"answer": tuned.answer, "stopped": tuned.stopped},
+        }
+        for before, tuned in found.answers
+    ]
+    return {
+        "rows": found.rows,
+        "targets": found.targets,
+        "figures": {name: asdict(figure) for name, figure in found.figures.items()},
+        "perplexity": {"base": base, "adapter": adapter},
+        "answers": pairs,
+    }
+
+
+def lines(found: Evaluation) -> list[str]:
+    """A table for a person, and in plain words whether the difference is more than chance."""
+    out = [f"{'':<20}{'base':>10}{'adapter':>10}{'difference':>12}   95 % interval"]
+    for name, figure in found.figures.items():
+        label, digits = NAMES[name]
+        gap = figure.difference
+        out.append(
+            f"{label:<20}{figure.base:>10.{digits}f}{figure.adapter:>10.{digits}f}{gap.value:>+12.{digits}f}"
+            f"   {gap.low:+.{digits}f} … {gap.high:+.{digits}f}"
+        )
+        if name == "loss":
+            base, adapter = found.perplexity
+            out.append(f"{'perplexity':<20}{base:>10.2f}{adapter:>10.2f}")
+    out.append(f"{found.rows:,} rows, {found.targets:,} targets, {len(found.answers):,} answers")
+    out.append(verdict(found.figures["loss"]))
+    return out
+
+
+def verdict(loss: Compared) -> str:
+    """Whether the interval of the loss holds zero."""
+    if loss.difference.high < 0:
+        return "the adapter is better than its base on these rows"
+    if loss.difference.low > 0:
+        return "the adapter is worse than its base on these rows"
+    return "no difference that these rows can show"

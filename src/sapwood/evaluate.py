@@ -1,0 +1,139 @@
+"""Base and adapter on the same rows: held-out loss, answers, and how sure the difference is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sapwood.errors import ModelError
+from sapwood.model.lora import LoraModel
+from sapwood.pack.attention import packed_attention
+from sapwood.pack.build import build_pack, to_batch
+from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
+from sapwood.serve.load import Loaded
+from sapwood.serve.probe import Probe, answer_probes
+from sapwood.train.loop import forward_loss
+from sapwood.types import Example, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One figure of both models; ``difference`` is the adapter's minus the base's, over the same rows."""
+
+    base: float
+    adapter: float
+    difference: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """``figures`` by name: loss, in nats a target; chrf and exact_match, 0 to 100, and stopped, the share of
+    answers that ended by themselves, in percent, over ``answers``: (base, adapter) pairs."""
+
+    rows: int
+    targets: int
+    figures: Mapping[str, Compared]
+    answers: tuple[tuple[Sample, Sample], ...]
+
+    @property
+    def perplexity(self) -> tuple[float, float]:
+        """Of the base and of the adapter."""
+        loss = self.figures["loss"]
+        return perplexity(loss.base), perplexity(loss.adapter)
+
+
+def evaluate_rows(
+    loaded: Loaded, examples: Sequence[Example], *, answers: int, max_new_tokens: int, seed: int = 0
+) -> Evaluation:
+    """Measure both models on ``examples``, and let them answer ``answers`` of them, spread evenly.
+
+    Raises ModelError where ``loaded`` is a base without an adapter.
+    """
+    if loaded.model is None:
+        mend = "name a run or an adapter's folder"
+        raise ModelError("nothing to compare: a base without an adapter", loaded.name, mend=mend)
+    tuned = row_losses(loaded.model, examples)
+    with loaded.without_adapter():
+        base = row_losses(loaded.model, examples)
+    targets = np.array([example.num_targets for example in examples], np.float64)
+    figures = {"loss": _compare(base, tuned, targets, seed)}
+    pairs = _answer_both(loaded, probes_of(loaded, examples, answers), max_new_tokens)
+    if pairs:
+        ones = np.ones(len(pairs))
+        for name, score in (("chrf", _chrf), ("exact_match", _exact_match), ("stopped", _stopped)):
+            both = [np.array([score(pair[i]) for pair in pairs], np.float64) for i in (0, 1)]
+            figures[name] = _compare(both[0], both[1], ones, seed)
+    return Evaluation(len(examples), int(targets.sum()), figures, tuple(pairs))
+
+
+def row_losses(model: LoraModel, examples: Sequence[Example]) -> np.ndarray:
+    """The sum of each example's losses, in nats: float64[R]. No packing, as each row's own sum is wanted."""
+    model.peft.eval()
+    sums: list[float] = []
+    with torch.no_grad(), packed_attention(model.network):
+        for example in examples:
+            pack = build_pack([example], share_prefixes=False)
+            sums.append(float(forward_loss(model, to_batch(pack, model.device)).total))
+    return np.array(sums, np.float64)
+
+
+def probes_of(loaded: Loaded, examples: Sequence[Example], number: int) -> list[Probe]:
+    """The last question of ``number`` examples, spread evenly, as inference sends it: what stands before the
+    last learnt turn, which is the reference. A document has no question and is passed over."""
+    asked = [example for example in examples if _last_turn(example) > 0]
+    count = min(number, len(asked))
+    return [_probe(loaded, asked[i * len(asked) // count]) for i in range(count)]
+
+
+# --- inside -----------------------------------------------------------------------------------------------
+
+
+def _last_turn(example: Example) -> int:
+    """Where the last run of learnt tokens begins."""
+    starts = np.flatnonzero(np.diff(example.trained.astype(np.int8), prepend=0) == 1)
+    return int(starts[-1])
+
+
+def _probe(loaded: Loaded, example: Example) -> Probe:
+    start = _last_turn(example)
+    learnt = example.ids[start:][example.trained[start:]]
+    decode = loaded.tokenizer.decode
+    stop = set(loaded.renderer.stop_ids)
+    reference = decode([int(i) for i in learnt if int(i) not in stop], skip_special_tokens=True)
+    prompt = tuple(int(i) for i in example.ids[:start])
+    return Probe(example.row, decode(list(prompt), skip_special_tokens=True), prompt, reference.strip())
+
+
+def _answer_both(loaded: Loaded, probes: Sequence[Probe], max_new_tokens: int) -> list[tuple[Sample, Sample]]:
+    if not probes:
+        return []
+
+    def answer() -> tuple[Sample, ...]:
+        stop = loaded.renderer.stop_ids
+        return answer_probes(loaded.network, loaded.tokenizer, probes, stop, max_new_tokens)
+
+    tuned = answer()
+    with loaded.without_adapter():
+        base = answer()
+    return list(zip(base, tuned, strict=True))
+
+
+def _compare(base: np.ndarray, tuned: np.ndarray, weights: np.ndarray, seed: int) -> Compared:
+    total = weights.sum()
+    difference = paired_bootstrap(base, tuned, weights, seed)
+    return Compared(float(base.sum() / total), float(tuned.sum() / total), difference)
+
+
+def _chrf(sample: Sample) -> float:
+    return chrf(sample.answer, sample.reference)
+
+
+def _exact_match(sample: Sample) -> float:
+    return exact_match(sample.answer, sample.reference)
+
+
+def _stopped(sample: Sample) -> float:
+    return 100.0 * sample.stopped
