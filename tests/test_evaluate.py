@@ -13,13 +13,11 @@ import pytest
 import torch
 
 from sapwood import finetune, load_config
-from sapwood.commands.eval import eval_run, verdict
-from sapwood.data.cache import read_examples
+from sapwood.commands.eval import eval_run, held_out, verdict
 from sapwood.errors import DataError, ModelError
 from sapwood.evaluate import Compared, evaluate_rows, probes_of, row_losses
 from sapwood.scores import Interval
 from sapwood.serve.load import open_base, open_target
-from sapwood.study import DATA, EVAL
 from sapwood.track.query import find_run, read_events, read_samples
 from tests.test_pipeline import make_config
 
@@ -38,7 +36,7 @@ def sapwood_eval(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 def test_losses_are_those_that_the_training_measured(run: Path) -> None:
     loaded = open_target(str(run), run.parent)
-    examples = read_examples(run / DATA / EVAL)
+    examples = held_out(run)
     found = evaluate_rows(loaded, examples, answers=2, max_new_tokens=4)
     measured = [e["data"]["loss"] for e in read_events(run)[0] if e["kind"] == "evaluated"]
     assert found.figures["loss"].base == pytest.approx(measured[0], rel=1e-5)
@@ -53,7 +51,7 @@ def test_losses_are_those_that_the_training_measured(run: Path) -> None:
 
 def test_a_rows_loss_is_cross_entropy_over_its_learnt_tokens(run: Path) -> None:
     loaded = open_target(str(run), run.parent)
-    examples = read_examples(run / DATA / EVAL)
+    examples = held_out(run)
     assert loaded.model is not None
     sums = row_losses(loaded.model, examples)
     for example, total in zip(examples, sums, strict=True):
@@ -66,7 +64,7 @@ def test_a_rows_loss_is_cross_entropy_over_its_learnt_tokens(run: Path) -> None:
 
 def test_a_question_ends_where_the_last_learnt_turn_begins(run: Path) -> None:
     loaded = open_target(str(run), run.parent)
-    examples = read_examples(run / DATA / EVAL)
+    examples = held_out(run)
     for probe, example in zip(probes_of(loaded, examples, 9), examples, strict=True):
         assert probe.reference.startswith("Water tree")
         assert tuple(example.ids[: len(probe.ids)]) == probe.ids

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.config import RunConfig, load_config
-from sapwood.data.cache import read_examples
+from sapwood.data.cache import unpack_examples
 from sapwood.data.formats import read_conversations
 from sapwood.errors import DataError
 from sapwood.evaluate import Compared, Evaluation, evaluate_rows
@@ -35,7 +35,7 @@ def eval_run(
     run = query.find_run(runs, name)
     config = load_config(run / CONFIG)
     loaded = open_target(str(run), runs)
-    examples = read_examples(run / DATA / EVAL) if data is None else prepare_file(data, config, loaded)
+    examples = held_out(run) if data is None else prepare_file(data, config, loaded)
     if not examples:
         mend = f"sapwood eval {run} --data FILE"
         raise DataError("the run holds no rows out", str(run), "data.eval was 0", mend)
@@ -44,6 +44,12 @@ def eval_run(
         print(to_json({"run": str(run), "data": str(data or run / DATA / EVAL), **facts(found)}), end="")
     else:
         print("\n".join(lines(found)))
+
+
+def held_out(run: Path) -> list[Example]:
+    """The run's own copy of the rows that it held out."""
+    path = run / DATA / EVAL
+    return unpack_examples(path.read_bytes(), path)
 
 
 def prepare_file(path: Path, config: RunConfig, loaded: Loaded) -> list[Example]:
