@@ -48,11 +48,12 @@ class Job:
         autocast: run a peer under bf16 autocast, whatever its weights are held in.
         bf16_adapter: hold a peer's adapter in bf16 too (PEFT's own default is fp32).
         fused: let a peer compile the model with torch.compile.
+        rank, samples, recomputed: of `memory`: the adapter's, sample answers, layers computed twice.
         examples: name of the prepared file; ``rows`` and the sizes below say what is in it.
     """
 
     name: str
-    who: Literal["prepare", "ours", "trainer", "trl", "trainer-parity", "rate"]
+    who: Literal["prepare", "ours", "trainer", "trl", "trainer-parity", "rate", "memory"]
     note: str = ""
     model: str = "builtin:smollm2"
     folder: str = ""
@@ -73,6 +74,9 @@ class Job:
     rows: int = 0
     system: str | None = None
     sizes: tuple[int, ...] = field(default=())
+    rank: int = 8
+    samples: int = 0
+    recomputed: int = 0
 
 
 # --- running ----------------------------------------------------------------------------------------------

@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from common import Job, Result
+from memory import planned
 from sapwood.config import BaseConfig, RunConfig, parse_config
 from sapwood.types import Base, BaseSpec, Example, Stepped
 
 RANK, ALPHA, LR, SEED = 8, 32, 1e-4, 0
+MEDIUM = {"num_hidden_layers": 12, "hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16,
+          "num_key_value_heads": 8, "head_dim": 64}  # fmt: skip
+SIZES: dict[str, dict[str, int]] = {"tiny": {}, "medium": MEDIUM}
 
 
 def main() -> None:
@@ -56,13 +60,14 @@ def load_examples(job: Job) -> list[Example]:
 
 
 def model_source(job: Job) -> str:
-    """The job's base; ``tiny`` is a random two-layer model, made in the job's folder."""
-    if job.model != "tiny":
+    """The job's base; ``tiny`` and ``medium`` are random models, made in the job's folder."""
+    if job.model not in SIZES:
         return job.model
     from tests.model.tiny import tiny_llama
 
-    path = Path(job.folder) / "tiny-llama"
-    return str(path if path.is_dir() else tiny_llama(Path(job.folder)))
+    folder = Path(job.folder) / job.model
+    path = folder / "tiny-llama"
+    return str(path if path.is_dir() else tiny_llama(folder, **SIZES[job.model]))
 
 
 def open_base(job: Job) -> Base:
@@ -452,6 +457,7 @@ WORK: dict[str, Callable[[Job], Result]] = {
     "trl": trl,
     "trainer-parity": trainer_parity,
     "rate": rate,
+    "memory": planned,
 }
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ LAYERS = (
     {"cli"},
     {"commands"},
     {"pipeline"},
-    {"adapter", "estimate", "evaluate", "together"},
+    {"adapter", "estimate", "evaluate", "memory", "together"},
     {"study"},
     {"train", "serve", "export"},
     {"data", "template", "pack", "model", "track"},

@@ -197,8 +197,9 @@ class TrainConfig(Section):
     """with several processes: none, each holds the whole base; base, each holds a part of every layer"""
     neftune: Number = Field(default=0.0, ge=0, le=1000)
     """NEFTune: uniform noise on the embeddings, this strong (5 to 15 is usual), while training; 0 for none"""
-    gradient_checkpointing: bool = False
-    """recompute each layer in the backward pass: about a third slower, far less memory"""
+    gradient_checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=0)] = "auto"
+    """layers computed again in the backward pass, slower with far less memory: auto takes as many as the
+    memory asks for, true all, false none; or their number"""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """decides the order of the rows, the adapter's start and every dropout mask"""
 

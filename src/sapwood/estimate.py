@@ -1,8 +1,7 @@
-"""What a run will need, before a weight is loaded: time and memory.
+"""How long a run will take, before a weight is loaded.
 
 Floating-point operations are counted from the model's shapes and the packs of the first steps; the machine's
-matrix rate is measured. The two factors below were fitted to runs on CPUs (`bench/`), and the range that is
-printed is as honest as they are.
+matrix rate is measured. The factor below was fitted to runs on CPUs (`bench/`).
 """
 
 from __future__ import annotations
@@ -13,40 +12,28 @@ from typing import Any
 
 from sapwood.config import RunConfig
 from sapwood.model.base import count_parameters
-from sapwood.model.machine import available_memory, fastest_dtype
-from sapwood.model.storages import (
-    choose_storage,
-    compute_dtype,
-    dtype_name,
-    smaller_storages,
-    unpacked_bytes,
-    weight_bytes,
-)
+from sapwood.model.machine import fastest_dtype
+from sapwood.model.storages import compute_dtype, dtype_name
 from sapwood.study import Study
-from sapwood.track.figures import duration, size
+from sapwood.track.figures import duration
 from sapwood.train.loop import pack_examples
 from sapwood.train.schedule import members, plan_steps
 from sapwood.types import Cursor, Pack
 
 EFFICIENCY = 0.28  # of the matrix rate, over everything that isn't a product
-BASELINE_BYTES = 560e6  # Python with torch, transformers and peft imported
 SAMPLED_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """seconds: training and evaluation, without sample answers. peak_bytes: resident memory of the process.
+    """seconds: training and evaluation, without sample answers.
 
     fill: share of the packs' room that holds tokens; saved: share of tokens not computed thanks to prefixes.
     """
 
     seconds: float
     seconds_per_step: float
-    peak_bytes: float
-    available_bytes: int
     parameters: int
-    storage: str
-    longest_pack: int
     fill: float
     saved: float
 
@@ -54,22 +41,18 @@ class Estimate:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        fits = "fits" if self.peak_bytes < 0.9 * self.available_bytes else "does NOT fit"
         full, saved = f"{100 * self.fill:.0f} %", f"{100 * self.saved:.0f} %"
         step = f"{self.seconds_per_step:.1f} s a step"
-        need, have = size(int(self.peak_bytes)), size(self.available_bytes)
         return [
             f"packs      {full} full; {saved} of the tokens are shared beginnings, computed once",
             f"time       about {duration(self.seconds)} ({step}) on this machine when idle",
-            f"memory     about {need} in {self.storage}: {fits} in the {have} to be had",
         ]
 
 
 def estimate(study: Study, config: RunConfig) -> Estimate:
-    """Time and memory of a run. Takes about half a second, for the measurement of the machine."""
-    _, facts = fastest_dtype()
-    config = _chosen(study, config)
-    rates = facts.get("gflops", {})
+    """Time of a run whose config has no ``auto`` left. Takes about half a second, for the measurement of the
+    machine."""
+    rates = fastest_dtype()[1].get("gflops", {})
     dtype = dtype_name(compute_dtype(config.base))
     rate = rates.get(dtype, rates.get("fp32", 0)) * 1e9 or 50e12  # a GPU isn't measured
     linear, embedding = count_parameters(study.spec)
@@ -83,45 +66,13 @@ def estimate(study: Study, config: RunConfig) -> Estimate:
     evaluation = rounds * _flops(measured, linear, embedding) / 2 / rate / EFFICIENCY
     computed = sum(len(pack.ids) for pack in packs)
     chosen = sum(len(study.data.train[i]) for step in _first_members(study, config) for i in step)
-    longest = max(len(pack.ids) for pack in [*packs, *measured])
     return Estimate(
         seconds=per_step * schedule.total_steps + evaluation,
         seconds_per_step=per_step,
-        peak_bytes=_peak(study, config, longest),
-        available_bytes=available_memory(),
         parameters=linear + embedding,
-        storage=config.base.storage,
-        longest_pack=longest,
         fill=computed / (len(packs) * config.pack.length),
         saved=1 - computed / chosen,
     )
-
-
-def cheaper(study: Study, config: RunConfig) -> list[str]:
-    """Up to three changes that need less memory, the cheapest first, each with what it would need."""
-    config = _chosen(study, config)
-    longest = _longest(study, config)
-    row = max(len(example) for example in study.data.train)
-    train = config.train.model_copy(update={"gradient_checkpointing": True})
-    rank = max(1, config.lora.rank // 2)
-    smaller = config.lora.model_copy(update={"rank": rank})
-    found: list[tuple[str, float]] = []
-
-    def propose(text: str, changed: RunConfig, tokens: int) -> None:
-        found.append((text, _peak(study, changed, tokens)))
-
-    if row < longest:
-        propose(f"pack.length={max(16, row)}", config, row)  # the same curve, somewhat slower
-    if not config.train.gradient_checkpointing:
-        text, changed = "train.gradient_checkpointing=true", config.model_copy(update={"train": train})
-        propose(text, changed, longest)
-    for storage in smaller_storages(study.spec, config.base):
-        base = config.base.model_copy(update={"storage": storage})
-        propose(f"base.storage={storage}", config.model_copy(update={"base": base}), longest)
-    if rank < config.lora.rank:
-        propose(f"lora.rank={rank}", config.model_copy(update={"lora": smaller}), longest)
-    propose("a smaller base.model, or shorter rows", config, max(16, row // 2))
-    return [f"{text} (about {size(int(need))})" for text, need in found[:3]]
 
 
 def _first_members(study: Study, config: RunConfig) -> list[list[int]]:
@@ -144,45 +95,3 @@ def _flops(packs: Sequence[Pack], linear: int, embedding: int) -> float:
     """Forward, and backward without weight gradients: 4 operations a weight and token; the head only at
     targets."""
     return sum(4.0 * len(pack.ids) * linear + 4.0 * len(pack.targets) * embedding for pack in packs)
-
-
-def peak_bytes(study: Study, config: RunConfig) -> float:
-    """Resident memory of the process at its highest, in a storage that isn't ``auto``."""
-    return _peak(study, config, _longest(study, config))
-
-
-def _chosen(study: Study, config: RunConfig) -> RunConfig:
-    """``config`` with the storage that ``auto`` stands for."""
-    changed = config.model_copy
-    base = choose_storage(
-        study.spec, config.base, lambda base: peak_bytes(study, changed(update={"base": base}))
-    ).config
-    return changed(update={"base": base})
-
-
-def _longest(study: Study, config: RunConfig) -> int:
-    return max(len(pack.ids) for step in _first_steps(study, config) for pack in step)
-
-
-def _peak(study: Study, config: RunConfig, longest: int) -> float:
-    text = study.spec.hf_config.get_text_config()
-    width = compute_dtype(config.base).itemsize
-    weights = weight_bytes(study.spec, config.base) + unpacked_bytes(study.spec, config.base)
-    heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    attention = (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads)) * head_dim
-    # what a layer keeps for its backward pass, in elements a token: norms, residuals, q k v, output, MLP
-    kept = 10 * text.hidden_size + 4 * attention + 5 * text.intermediate_size
-    layers = 1.5 if config.train.gradient_checkpointing else text.num_hidden_layers
-    per_token = width * (kept * layers + (text.hidden_size * text.num_hidden_layers if layers < 2 else 0))
-    per_layer = (
-        2 * text.hidden_size
-        + attention
-        + heads * head_dim
-        + 2 * text.hidden_size
-        + 3 * text.intermediate_size
-    )
-    adapter = (
-        16.0 * config.lora.rank * per_layer * text.num_hidden_layers
-    )  # weight, gradient, two moments in fp32
-    return BASELINE_BYTES + weights + adapter + per_token * longest + 160e6

@@ -20,10 +20,9 @@ from sapwood.errors import (
     Stopped,
     StorageError,
 )
-from sapwood.estimate import cheaper, peak_bytes
+from sapwood.memory import cheaper, choose_plan, settled
 from sapwood.model.lora import LoraModel
 from sapwood.model.machine import fastest_dtype, kernel_facts
-from sapwood.model.storages import choose_storage
 from sapwood.signals import stop_signals
 from sapwood.study import DATA, Study, fingerprints, load_study, save_study, study_config
 from sapwood.together import NOTHING_TO_DO, build, invite, sampler_of
@@ -74,10 +73,11 @@ def train_study(
     refuse_model_folder(config)
     if config.train.lr > UNUSUAL_LR:
         log.warning("train.lr=%g is far above what is usual for LoRA (5e-5 to 5e-4)", config.train.lr)
-    config, why = with_storage(config, study)
+    choice = choose_plan(study, config)
+    config = settled(config, choice)
     steps = plan_steps(len(study.data.train), config.train).total_steps
     facts = {**study.facts, "total_steps": steps, "machine": fastest_dtype()[1]}
-    facts |= {"identity": identity_of(config), "kernels": kernels_of(world), "storage": why}
+    facts |= {"identity": identity_of(config), "kernels": kernels_of(world), "memory": choice.to_json()}
     with open_run(
         Path(config.save.dir), name=config.name, config_yaml=dump_config(config), facts=facts
     ) as run:
@@ -91,17 +91,6 @@ def refuse_model_folder(config: RunConfig) -> None:
     if model.is_dir() and runs.resolve().is_relative_to(model.resolve()):
         why = "the base is only ever read"
         raise ConfigError("save.dir lies in the base model's folder", "save.dir", why, "name another folder")
-
-
-def with_storage(config: RunConfig, study: Study) -> tuple[RunConfig, str]:
-    """``auto`` as what it means on this machine, and why: a resumed run must not measure again and find
-    otherwise."""
-
-    def need(base: BaseConfig) -> float:
-        return peak_bytes(study, config.model_copy(update={"base": base}))
-
-    choice = choose_storage(study.spec, config.base, need)
-    return config.model_copy(update={"base": choice.config}), choice.why
 
 
 def resume(

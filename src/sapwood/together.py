@@ -11,6 +11,7 @@ from sapwood.config import RunConfig, parse_config
 from sapwood.errors import ModelError, Stopped
 from sapwood.model.load import load_base
 from sapwood.model.lora import LoraModel, attach_lora
+from sapwood.model.recompute import recompute_layers
 from sapwood.serve.probe import answer_probes
 from sapwood.signals import stop_signals
 from sapwood.study import Study, study_files, study_of
@@ -70,6 +71,7 @@ def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraMo
     with world.turn() if mesh is not None else contextlib.nullcontext():
         base = load_base(spec, config.base)
         model = attach_lora(base, config.lora, config.train.seed)
+        recompute_layers(model.network, config.train.gradient_checkpointing)
         if mesh is not None:
             base = divide_base(base, model, mesh)
     if world.device != "cpu":

@@ -14,14 +14,17 @@ from sapwood.train.schedule import plan_steps
 
 def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
     from sapwood.estimate import estimate
+    from sapwood.memory import choose_plan
 
     config = load_config(path, overrides)
     study = study_config(config)
-    expected = estimate(study, config)
+    memory = choose_plan(study, config)
+    expected = estimate(study, config, memory.plan.storage)
     if as_json:
-        print(to_json({**study.facts, "estimate": expected.to_json()}), end="")
+        found = {**study.facts, "estimate": expected.to_json(), "memory": memory.to_json()}
+        print(to_json(found), end="")
         return
-    print("\n".join([*study_lines(study, config), *expected.lines()]))
+    print("\n".join([*study_lines(study, config), *expected.lines(), *memory.lines()]))
 
 
 def study_lines(study: Study, config: RunConfig) -> list[str]:

@@ -140,13 +140,19 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     return tuple(sorted(targets))
 
 
+def adapted_linears(model: Any, targets: tuple[str, ...] | str) -> list[nn.Linear]:
+    """The linears of a model that get an adapter; ``targets`` as `resolve_targets` gives them."""
+    head = model.get_output_embeddings()
+    return [
+        module
+        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+        if isinstance(module, nn.Linear) and module is not head and _adapted(name, targets)
+    ]
+
+
 def refuse_large_rank(model: Any, targets: tuple[str, ...] | str, rank: int) -> None:
     """A rank above what the largest adapted layer can use only costs. Raises ConfigError."""
-    sizes = [
-        min(module.in_features, module.out_features)
-        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
-        if isinstance(module, nn.Linear) and _adapted(name, targets)
-    ]
+    sizes = [min(linear.in_features, linear.out_features) for linear in adapted_linears(model, targets)]
     if sizes and rank > max(sizes):
         why = f"no adapted layer has more than {max(sizes)} dimensions to give"
         raise ConfigError(f"lora.rank={rank} is larger than the layers", "lora.rank", why, "8 to 16 is usual")

@@ -92,6 +92,13 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
 
+def resident_bytes() -> int:
+    """RAM in bytes that this process holds now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
 def total_memory() -> int:
     """RAM in bytes that this process may use: the machine's, or its container's limit where that is lower."""
     import psutil

@@ -60,8 +60,6 @@ def train(
     schedule = plan_steps(len(data.train), settings)
     every = config.eval.every or schedule.steps_per_epoch
     started = time.monotonic()
-    if settings.gradient_checkpointing:
-        model.network.activation_checkpointing_enable({"use_reentrant": False})
     model.neftune = settings.neftune
     model.peft.train()
     while True:

@@ -1,0 +1,34 @@
+"""Activation checkpointing by layer: some layers keep only their input, and are computed again when the
+backward pass comes to them (arXiv 1604.06174).
+
+The first layers are taken. The backward pass begins at the last layer and frees what each layer kept as it
+goes, so by the time that a first layer is computed again, the room of the last ones is free.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Layers = Literal["auto"] | bool | int
+
+
+def layers_to_recompute(choice: Layers, layers: int) -> int:
+    """``train.gradient_checkpointing`` as a number of layers; ``auto`` that nobody resolved is none."""
+    if isinstance(choice, str) or choice is False:
+        return 0
+    return layers if choice is True else min(choice, layers)
+
+
+def recompute_layers(network: Any, choice: Layers) -> int:
+    """Let the first layers of a transformers model recompute what they need. Returns how many do.
+
+    Gradients are those of a model that keeps everything, to the bit: a dropout mask is a function of a
+    counter, and the same kernels see the same numbers.
+    """
+    layers = list(network.get_decoder().layers)
+    count = layers_to_recompute(choice, len(layers))
+    if count:
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    for index, layer in enumerate(layers):
+        layer.gradient_checkpointing = index < count
+    return count

@@ -1,0 +1,107 @@
+"""What a model's shapes say about memory: weights, what a layer keeps for its backward pass, what an adapter
+adds.
+
+All of it is read from the module tree on the meta device (`base.skeleton`); no weight is needed. A frozen
+layer with our fast paths (`fast_lora`, `fast_blocks`, `pack.attention`) keeps, for each token: the input of
+every norm, the input of every group of linears that read the same tensor, q, k and v after the rotation, and
+gate and up. `tests/test_memory.py` counts what autograd really keeps, for every architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import nn
+
+from sapwood.model.lora import adapted_linears, resolve_targets
+
+LAST_LINEARS = ("o_proj", "down_proj", "out_proj", "dense", "fc2", "dense_4h_to_h")  # read what others made
+HEAD_NORMS = {"q_norm": "q_proj", "k_norm": "k_proj"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Sizes in elements.
+
+    Attributes:
+        layers: decoder layers.
+        hidden, vocabulary, heads: as in the config; ``heads`` are the query heads.
+        linears: weights of the decoder's linears, all layers; the head isn't one of them.
+        embedding: rows times width; ``tied``: the head is the embedding.
+        kept: what one layer keeps for its backward pass, for each token, attention scores aside.
+        widest: the widest activation inside a layer (of the MLP, usually).
+        cache: keys and values of one layer, for each token of an answer.
+    """
+
+    layers: int
+    hidden: int
+    vocabulary: int
+    heads: int
+    linears: int
+    embedding: int
+    tied: bool
+    kept: int
+    widest: int
+    cache: int
+
+    @property
+    def weights(self) -> int:
+        return self.linears + self.embedding * (1 if self.tied else 2)
+
+
+def shapes_of(network: Any) -> Shapes:
+    """network: a transformers model, on the meta device say."""
+    text = network.config.get_text_config()
+    layers = list(network.get_decoder().layers)
+    decoder = sum(parameter.numel() for parameter in network.get_decoder().parameters())
+    embedding = network.get_input_embeddings().weight.numel()
+    outs = [linear.out_features for _, linear in _linears(layers[0])]
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return Shapes(
+        layers=len(layers),
+        hidden=text.hidden_size,
+        vocabulary=text.vocab_size,
+        heads=text.num_attention_heads,
+        linears=decoder - embedding,
+        embedding=embedding,
+        tied=bool(getattr(text, "tie_word_embeddings", False)),
+        kept=max(map(_kept, layers)),
+        widest=max([text.hidden_size, *outs]),
+        cache=2 * key_heads * head_dim,
+    )
+
+
+def adapter_parameters(network: Any, targets: str | tuple[str, ...], rank: int) -> int:
+    """Parameters of an adapter: rank times (in + out) for every adapted linear."""
+    adapted = adapted_linears(network, resolve_targets(network, targets))
+    return rank * sum(linear.in_features + linear.out_features for linear in adapted)
+
+
+def _linears(layer: nn.Module) -> list[tuple[str, nn.Linear]]:
+    modules = cast("Iterable[tuple[str, nn.Module]]", layer.named_modules())
+    return [(name, module) for name, module in modules if isinstance(module, nn.Linear)]
+
+
+def _kept(layer: nn.Module) -> int:
+    """Elements that one token leaves behind in a layer."""
+    linears = _linears(layer)
+    outs = {name.rpartition(".")[2]: linear.out_features for name, linear in linears}
+    kept, readers = 0, set[str]()
+    for name, linear in linears:
+        parent, _, leaf = name.rpartition(".")
+        if leaf in LAST_LINEARS:
+            kept += linear.in_features
+            continue
+        kept += linear.out_features  # q, k, v: by attention; gate, up: by their product
+        if parent not in readers:
+            readers.add(parent)
+            kept += linear.in_features
+    for name, module in cast("Iterable[tuple[str, nn.Module]]", layer.named_modules()):
+        weight: Any = getattr(module, "weight", None)
+        if "Norm" in type(module).__name__ and weight is not None:
+            of_heads = HEAD_NORMS.get(name.rpartition(".")[2], "")  # one norm for all heads, run on each
+            kept += outs.get(of_heads) or int(weight.numel())
+    return kept
