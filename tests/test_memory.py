@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import sapwood.memory as memory_module
+import sapwood.memory.plan as plan_module
+import sapwood.model.storages as storages_module
 from sapwood.config import LoraConfig, RunConfig, parse_config
 from sapwood.errors import ConfigError
-from sapwood.memory import MARGIN, WIDTHS, Choice, cheaper, choose_plan, plan_memory, settled, workload
+from sapwood.memory import MemoryChoice, cheaper, choose_plan, plan_memory, settled, workload
+from sapwood.memory.plan import MARGIN, held
 from sapwood.model.base import skeleton
 from sapwood.model.lora import LoraModel, attach_lora
 from sapwood.model.recompute import recompute_layers
 from sapwood.model.shapes import adapter_parameters, shapes_of
+from sapwood.model.storages import with_storage
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch
 from sapwood.pack.footprint import footprint
@@ -96,16 +99,18 @@ def study(rows: Path) -> Study:
 
 def memory_of(monkeypatch: pytest.MonkeyPatch, num_bytes: float, fastest: str = "fp32") -> None:
     """A machine that has so many bytes left and is fastest in ``fastest``; the process holds nothing yet."""
-    monkeypatch.setattr(memory_module, "available_memory", lambda: int(num_bytes))
-    monkeypatch.setattr(memory_module, "resident_bytes", lambda: 0)
-    monkeypatch.setattr(memory_module, "fastest_dtype", lambda: (None, {"dtype": fastest}))
+    dtype = torch.bfloat16 if fastest == "bf16" else torch.float32
+    monkeypatch.setattr(plan_module, "available_memory", lambda: int(num_bytes))
+    monkeypatch.setattr(plan_module, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(storages_module, "fastest_dtype", lambda: (dtype, {"dtype": fastest}))
 
 
 def plans(study: Study, config: RunConfig) -> dict[tuple[str, int], float]:
     network = skeleton(study.spec)
     shapes, work = shapes_of(network), workload(study, config, network)
     counts = range(shapes.layers + 1)
-    return {(s, n): plan_memory(shapes, work, s, n).peak for s in ("fp32", "bf16") for n in counts}
+    ways = {s: held(study.spec, with_storage(study.spec, config.base, s)) for s in ("fp32", "bf16", "nf4")}
+    return {(s, n): plan_memory(shapes, work, way, n).peak for s, way in ways.items() for n in counts}
 
 
 def test_nothing_is_recomputed_where_everything_fits(
@@ -128,7 +133,7 @@ def test_layers_are_recomputed_only_as_far_as_memory_asks(
         memory_of(monkeypatch, (peaks["fp32", wanted] + 1) / MARGIN)
         choice = choose_plan(study, config)
         assert (choice.plan.storage, choice.plan.recomputed) == ("fp32", wanted)
-        settled_config = settled(config, choice.plan)
+        settled_config = settled(config, choice)
         assert settled_config.train.gradient_checkpointing == wanted
         assert settled_config.base.storage == "fp32"
         assert choose_plan(study, settled_config).plan.recomputed == wanted
@@ -140,9 +145,10 @@ def test_auto_takes_a_narrower_storage_before_it_gives_up(
     memory_of(monkeypatch, 1e12)
     peaks = plans(study, make(rows))
     least = min(peak for (storage, _), peak in peaks.items() if storage == "fp32")
+    assert least > min(peak for (storage, _), peak in peaks.items() if storage == "nf4")
     memory_of(monkeypatch, (least - 1) / MARGIN)
     choice = choose_plan(study, make(rows))
-    assert (choice.plan.storage, choice.plan.fits) == ("bf16", True)
+    assert (choice.plan.storage, choice.plan.fits) == ("nf4", True)
     assert "fp32 would be faster, and needs" in choice.why
     fixed = choose_plan(study, make(rows, base={"model": study.spec.source, "storage": "fp32"}))
     assert (fixed.plan.storage, fixed.plan.fits) == ("fp32", False)
@@ -160,19 +166,18 @@ def test_the_table_marks_the_plan_that_is_taken(
     marked = next(line for line in table if "▸" in line)
     assert "bf16" in marked and "2 of 6 layers recomputed" in marked
     assert {(other.storage, other.recomputed) for other in choice.others} == {
-        ("fp32", 0), ("fp32", 6), ("bf16", 0), ("bf16", 6)
+        (storage, count) for storage in ("fp32", "bf16", "nf4") for count in (0, 6)
     }  # fmt: skip
-    assert Choice(choice.plan, "", ()).to_json()["fits"] is True
+    assert MemoryChoice(choice.plan, choice.base, "").to_json()["fits"] is True
 
 
 def test_advice_names_what_needs_less(rows: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     memory_of(monkeypatch, 1e9)
-    config = settled(make(rows), choose_plan(study, make(rows)).plan)
+    config = settled(make(rows), choose_plan(study, make(rows)))
     advice = cheaper(study, config)
     assert [text.split(" (about ")[0].split("=")[0] for text in advice] == [
         "pack.length", "train.gradient_checkpointing", "base.storage"
     ]  # fmt: skip
-    assert set(WIDTHS) >= {"fp32", "bf16", "fp16"}
 
 
 @pytest.mark.parametrize("value", [-1, "some", 1.5])

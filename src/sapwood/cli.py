@@ -236,7 +236,7 @@ def doctor(runs: Runs = RUNS, json: Json = False) -> None:
 
 @model_app.command("pull")
 def model_pull(
-    model: Annotated[str, typer.Argument(help="builtin:NAME, hf:ORG/NAME[@revision]")] = "builtin:smollm2",
+    model: Annotated[str, typer.Argument(help="builtin:NAME, hf:ORG/NAME[@REV], ms:…")] = "builtin:smollm2",
     accept_license: Annotated[
         bool, typer.Option("--accept-license", help="you have read and accept the model's terms")
     ] = False,

@@ -82,13 +82,18 @@ Storage = Literal["auto", "fp32", "bf16", "fp16", "gguf", "nf4", "fp4", "int8"]
 
 class BaseConfig(Section):
     model: str = "builtin:smollm2"
-    """builtin:smollm2, hf:ORG/NAME[@revision], a folder in Hugging Face layout, or a .gguf file"""
+    """builtin:smollm2, hf:ORG/NAME[@revision], ms:ORG/NAME[@revision], a folder in Hugging Face layout, or a
+    .gguf file"""
     storage: Storage = "auto"
     """how the frozen weights are held; gguf: the GGUF file's own blocks; auto: the fastest that fits"""
     compute_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """number format of products over packed weights (gguf, nf4, fp4, int8); auto measures this machine"""
     double_quant: bool = True
     """nf4 and fp4: hold the scales in 8 bits too, which saves 0.37 bits a weight"""
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential", "cpu", "cuda"] = "auto"
+    """where the model is computed: auto takes a GPU where there is one; the others by their usual names"""
+    offline: bool = False
+    """take hf: and ms: models from their caches, and ask no hub"""
 
 
 class DataConfig(Section):

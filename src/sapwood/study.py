@@ -24,7 +24,9 @@ from sapwood.data.weights import weighted
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.cache import cache_dir
+from sapwood.model.hubs import revision_of
 from sapwood.model.lora import refuse_large_rank, resolve_targets
+from sapwood.model.machine import device_for
 from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import Prepared, prepare
@@ -53,6 +55,7 @@ class Study:
 
 def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
+    device_for(config.base.device_map, "cpu")  # no GPU where one is named: said now, not after the weights
     spec = inspect_base(config.base)
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
     refuse_large_rank(network, resolve_targets(network, config.lora.targets), config.lora.rank)
@@ -65,6 +68,7 @@ def study_config(config: RunConfig) -> Study:
     data = TrainData(found.train, found.eval)
     facts = {
         "base": spec.source,
+        "base_revision": revision_of(spec.path),
         "base_fingerprint": spec.fingerprint,
         "template_fingerprint": renderer.fingerprint,
         "stop_ids": list(renderer.stop_ids),

@@ -11,6 +11,7 @@ from sapwood.config import RunConfig, parse_config
 from sapwood.errors import ModelError, Stopped
 from sapwood.model.load import load_base
 from sapwood.model.lora import LoraModel, attach_lora
+from sapwood.model.machine import device_for
 from sapwood.model.recompute import recompute_layers
 from sapwood.serve.probe import answer_probes
 from sapwood.signals import stop_signals
@@ -67,6 +68,7 @@ def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
 
 def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraModel]:
     """The frozen base with a fresh adapter, on this process's device; divided where the config says so."""
+    device = device_for(config.base.device_map, world.device)  # before anything is loaded
     mesh = mesh_of(world) if config.train.shard == "base" and world.size > 1 else None
     with world.turn() if mesh is not None else contextlib.nullcontext():
         base = load_base(spec, config.base)
@@ -74,8 +76,8 @@ def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraMo
         recompute_layers(model.network, config.train.gradient_checkpointing)
         if mesh is not None:
             base = divide_base(base, model, mesh)
-    if world.device != "cpu":
-        model.network.to(world.device)
+    if device != "cpu":
+        model.network.to(device)
     return base, model
 
 

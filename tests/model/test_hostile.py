@@ -16,7 +16,8 @@ import pytest
 
 from sapwood.config import BaseConfig
 from sapwood.errors import SapwoodError
-from sapwood.model.base import inspect_base, load_base
+from sapwood.model.base import inspect_base
+from sapwood.model.load import load_base
 from tests.model.hostile import CLEANED, FOLDER, GGUF, RAN, SAFETENSORS, Cases, Make, lay_out
 
 REFUSED: Cases = {**GGUF, **SAFETENSORS, **FOLDER}

@@ -39,7 +39,7 @@ def test_a_folder_and_a_file_resolve_to_themselves(tmp_path: Path) -> None:
         ("builtin:smolm", "did you mean builtin:smollm2"),
         ("builtin:zzz", "known: builtin:smollm2, builtin:gemma3-270m"),
         ("smollm2", "did you mean builtin:smollm2"),
-        ("ms:org/name", "unknown source 'ms:'"),
+        ("s3:org/name", "unknown source 's3:'"),
         ("hf:a b", "not a model id"),
         ("hf:../x/y", "not a model id"),
         ("org-x/model-y", "did you mean hf:org-x/model-y"),

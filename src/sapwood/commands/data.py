@@ -14,12 +14,12 @@ from sapwood.train.schedule import plan_steps
 
 def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
     from sapwood.estimate import estimate
-    from sapwood.memory import choose_plan
+    from sapwood.memory import choose_plan, settled
 
     config = load_config(path, overrides)
     study = study_config(config)
     memory = choose_plan(study, config)
-    expected = estimate(study, config, memory.plan.storage)
+    expected = estimate(study, settled(config, memory))
     if as_json:
         found = {**study.facts, "estimate": expected.to_json(), "memory": memory.to_json()}
         print(to_json(found), end="")

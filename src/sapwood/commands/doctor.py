@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sapwood.memory import what_fits
 from sapwood.model.machine import available_memory, fastest_dtype, total_memory
 from sapwood.model.sources import list_models
+from sapwood.track.figures import size
 from sapwood.track.files import to_json
 
 PACKAGES = ("sapwood", "torch", "transformers", "peft", "tokenizers", "safetensors", "gguf")
-BYTES_PER_PARAMETER = 2.6  # bf16 weights, their embedding, and the working memory of a small pack
-FIXED_BYTES = 0.9e9  # Python, torch and transformers themselves, and one layer's worth of everything
 
 
 def examine(runs: Path, *, as_json: bool) -> None:
@@ -30,14 +30,15 @@ def examine(runs: Path, *, as_json: bool) -> None:
     hubs = ", ".join(f"{name} {'answers' if up else 'does not answer'}" for name, up in facts["hubs"].items())
     free, total = facts["memory_available"] / 1e9, facts["memory_total"] / 1e9
     pulled = ", ".join(facts["pulled"]) or "none pulled yet: sapwood model pull builtin:smollm2"
-    fits = f"{facts['fits_parameters'] / 1e9:.1f} billion parameters in {facts['dtype']}"
+    rows = [(f"{row['model']} ({size(row['peak'])})", row["fits"]) for row in facts["fits"]]
+    fits = ", ".join(text if good else f"not {text}" for text, good in rows)
     cores = f"{facts['cores']} cores, {facts['threads']} threads"
     lines = {
         "machine": f"{facts['processor']}, {cores}, {facts['device']}",
         "products": f"{rates}: the base is held in {facts['dtype']}",
         "memory": f"{free:.1f} of {total:.1f} GB can be had",
         "disk": f"{facts['disk_free'] / 1e9:.0f} GB free for {runs}",
-        "fits": f"a base of about {fits}",
+        "fits": f"in {facts['dtype']}, packs of 512, rank 8: {fits}",
         "hubs": hubs,
         "models": pulled,
         "versions": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
@@ -51,7 +52,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
     existing = next(folder for folder in (runs.absolute(), *runs.absolute().parents) if folder.is_dir())
     memory = available_memory()
     name = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(dtype)]
-    per_parameter = BYTES_PER_PARAMETER * (2 if name == "fp32" else 1)
+    plans = what_fits(name, dtype.itemsize)
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -63,8 +64,11 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "memory_total": total_memory(),
         "memory_available": memory,
         "disk_free": shutil.disk_usage(existing).free,
-        "fits_parameters": max(0.0, (memory - FIXED_BYTES) / per_parameter),
-        "hubs": {"Hugging Face": _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))},
+        "fits": [{"model": model, **plan.to_json()} for model, plan in plans.items()],
+        "hubs": {
+            "Hugging Face": _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")),
+            "ModelScope": _answers(os.environ.get("MODELSCOPE_ENDPOINT", "https://modelscope.cn")),
+        },
         "pulled": [m.name for m in list_models() if m.path is not None],
         "python": sys.version.split()[0],
         "versions": {package: _version(package) for package in PACKAGES},

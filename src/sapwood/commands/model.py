@@ -30,7 +30,7 @@ def show_list(*, as_json: bool) -> None:
     for m in models:
         state = "pulled" if m.path is not None else f"sapwood model pull {m.name}"
         print(f"{m.name:<24} {size(m.size):>8}  {m.licence:<12} {m.title}  [{state}]")
-    print("also: hf:ORG/NAME[@revision], a folder in Hugging Face layout, a .gguf file")
+    print("also: hf:ORG/NAME[@revision], ms: likewise, a folder in Hugging Face layout, a .gguf file")
 
 
 def show_info(model: str, *, as_json: bool) -> None:

@@ -33,7 +33,7 @@ def inspect_base(config: BaseConfig) -> BaseSpec:
     Raises:
         ModelError: not found, damaged, no tokenizer, code of its own, or not a trainable language model.
     """
-    path = resolve(config.model)
+    path = resolve(config.model, offline=config.offline)
     return _inspect_folder(config.model, path) if path.is_dir() else _inspect_file(config.model, path)
 
 
@@ -96,7 +96,7 @@ def _native_config(folder: Folder) -> Any:
     where = str(folder.path / "config.json")
     kind = values.pop("model_type", None)
     own = values.pop("auto_map", None) or {}
-    native = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    native = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind) if isinstance(kind, str) else None
     wanted = str(own.get("AutoModelForCausalLM", "") if isinstance(own, Mapping) else own).rpartition(".")[2]
     if wanted and wanted != native:
         mend = "use a checkpoint in transformers' own layout; sapwood never runs code from a model folder"
@@ -140,9 +140,14 @@ def _folder_tokenizer(path: Path) -> Any:
     of some families by model type (Qwen2's, say), whatever the file holds."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    kind = PreTrainedTokenizerFast if (path / "tokenizer.json").is_file() else AutoTokenizer
+    own = path / "tokenizer.json"
+    if (path / "tokenizer_config.json").exists():
+        read_json(path / "tokenizer_config.json")
+    kind = PreTrainedTokenizerFast if own.is_file() else AutoTokenizer
+    # named, because tokenizer_config.json may name another file, anywhere
+    files = {"tokenizer_file": str(own)} if own.is_file() else {}
     try:
-        tokenizer = kind.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **files)
     except Exception as error:  # tokenizers, sentencepiece and transformers each raise their own
         why = "expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
         raise ModelError("no usable tokenizer", str(path), f"{why} ({first_line(error)})") from None

@@ -22,6 +22,7 @@ MAX_JSON = 8_000_000
 MAX_INDEX = 64_000_000
 MAX_HEADER = 8_000_000
 MAX_TENSORS = 200_000
+MAX_RANK = 8
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -52,9 +53,12 @@ class Folder:
 def check_layout(path: Path) -> None:
     """Refuse a folder that can't be a base model, by the names in it. Raises ModelError with the reason."""
     try:
-        names = {entry.name for entry in path.iterdir()}
+        entries = list(path.iterdir())
     except OSError as error:
         raise ModelError("the model folder can't be read", str(path), str(error.strerror)) from None
+    names = {entry.name for entry in entries}
+    for entry in sorted(entries):
+        check_inside(entry)  # libraries follow links of files that aren't looked at here
     if planted := [name for name in ADAPTER_FILES if name in names]:
         raise ModelError(
             "the folder holds an adapter",
@@ -79,7 +83,7 @@ def read_folder(path: Path) -> Folder:
     """Read config.json, the index and every safetensors header. Raises ModelError listing what is wrong."""
     check_layout(path)
     config = _without_code(read_json(path / "config.json"))
-    shards = _shards(path)
+    shards, mapped = _shards(path)
     shapes: dict[str, tuple[int, ...]] = {}
     problems: list[Problem] = []
     for shard in shards:
@@ -91,6 +95,9 @@ def read_folder(path: Path) -> Folder:
         twice = shapes.keys() & header.keys()
         problems += [Problem(f"tensor {name} is in two shards", str(shard)) for name in sorted(twice)]
         shapes |= header
+    if lost := sorted(mapped - shapes.keys()) if not problems else []:
+        why = f"and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+        problems.append(Problem(f"the index names {lost[0]!r}, which no shard holds", str(path / INDEX), why))
     if problems:
         raise ModelError(problems)
     return Folder(path, config, tuple(shards), shapes)
@@ -100,26 +107,38 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     """A JSON object from a file of the model's: bounded, inside its folder, no key twice, no NaN."""
     check_inside(path)
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in found}) != len(found):
-            raise ValueError("a key appears twice")
-        return dict(found)
-
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is not a JSON value")
 
     try:
+        if not path.is_file():
+            what = "not a file" if path.exists() else "the file can't be read"
+            raise ModelError(what, str(path), "" if path.exists() else "no such file")
         if path.stat().st_size > limit:
             raise ModelError("the file is too large", str(path), f"more than {limit:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
-        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        value = json.loads(text, object_pairs_hook=_pairs, parse_constant=constant)
     except OSError as error:
-        raise ModelError("the file can't be read", str(path), str(error.strerror)) from None
+        raise ModelError("the file can't be read", str(path), _whose(path, error)) from None
     except (ValueError, RecursionError) as error:
         raise ModelError("not valid JSON", str(path), str(error)[:200]) from None
     if not isinstance(value, dict):
         raise ModelError("not a JSON object", str(path), f"found {type(value).__name__}")
     return value
+
+
+def _pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in found}) != len(found):
+        raise ValueError("a key appears twice")
+    return dict(found)
+
+
+def _whose(path: Path, error: OSError) -> str:
+    """The system's reason, and for want of rights whose file it is."""
+    if not isinstance(error, PermissionError):
+        return str(error.strerror)
+    stat = path.stat()
+    return f"{error.strerror}: it belongs to user {stat.st_uid}, mode {stat.st_mode & 0o777:04o}"
 
 
 def check_inside(path: Path) -> None:
@@ -155,15 +174,15 @@ def _runs_code(key: str, top: bool) -> bool:
     return key.startswith("_") or "implementation" in key or key == "trust_remote_code"
 
 
-def _shards(path: Path) -> list[Path]:
-    """The files to load, by the index where there is one. Names must be plain and the files present."""
+def _shards(path: Path) -> tuple[list[Path], set[str]]:
+    """The files to load, by the index where there is one, and the tensors that it names. Names must be plain
+    and the files present."""
     if not (path / INDEX).exists():
         if not (path / SINGLE).exists():
             found = sorted(file.name for file in path.glob("*.safetensors"))
             why = f"{len(found)} safetensors files, and neither {SINGLE} nor {INDEX} says what to load"
             raise ModelError("the folder's weights can't be told apart", str(path), why)
-        check_inside(path / SINGLE)
-        return [path / SINGLE]
+        return [path / SINGLE], set()
     weight_map = read_json(path / INDEX, MAX_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError("the index maps no tensor", str(path / INDEX), "weight_map is missing or empty")
@@ -181,13 +200,15 @@ def _shards(path: Path) -> list[Path]:
             shards.append(path / name)
     if problems:
         raise ModelError(problems)
-    for shard in shards:
-        check_inside(shard)
-    return shards
+    if (path / SINGLE).exists() and path / SINGLE not in shards:  # libraries would take the single file
+        raise ModelError("the folder's weights can't be told apart", str(path), f"{SINGLE} beside {INDEX}")
+    return shards, set(weight_map)
 
 
 def _header(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a safetensors file; sizes and offsets must fit the file exactly."""
+    if not path.is_file():
+        raise ModelError("not a file", str(path), "weights are read from a plain file")
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -196,7 +217,7 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
             raise ModelError("damaged safetensors file", str(path), f"{size:,} bytes, header of {length:,}")
         raw = file.read(length)
     try:
-        table = json.loads(raw)
+        table = json.loads(raw, object_pairs_hook=_pairs)
         if not isinstance(table, dict) or len(table) > MAX_TENSORS:
             raise ValueError("not a table of tensors")
         return dict(_entries(table, size - 8 - length))
@@ -205,10 +226,13 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _entries(table: Mapping[str, Any], data_size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Check each entry of a header. Raises ValueError, KeyError or TypeError for one that doesn't fit."""
-    end = 0
+    """Check each entry of a header: tensors lie side by side, without holes, to the end of the file. Raises
+    ValueError, KeyError or TypeError for one that doesn't fit."""
+    ranges: list[tuple[int, int, str]] = []
     for name, entry in table.items():
         if name == "__metadata__":
+            if not isinstance(entry, dict) or not all(isinstance(text, str) for text in entry.values()):
+                raise ValueError("__metadata__ holds more than text")
             continue
         if not re.fullmatch(r"[\w.\-]{1,512}", name):
             raise ValueError(f"tensor name {name[:80]!r}")
@@ -216,11 +240,18 @@ def _entries(table: Mapping[str, Any], data_size: int) -> Iterator[tuple[str, tu
         if kind not in DTYPE_BITS:
             known = ", ".join(DTYPE_BITS)
             raise ValueError(f"{name} is stored as {kind}; weights in {known} can be trained on")
-        if not all(isinstance(n, int) and n >= 0 for n in (*shape, first, last)):
-            raise ValueError(f"{name} has the shape {shape}")
+        if len(shape) > MAX_RANK or not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
+            raise ValueError(f"{name} has the shape {str(shape)[:80]} at {first}, {last}")
         if last - first != math.prod(shape) * DTYPE_BITS[kind] // 8 or last > data_size:
             raise ValueError(f"{name} ends at byte {last:,} of {data_size:,}: the download may be cut")
-        end = max(end, last)
+        ranges.append((first, last, name))
         yield name, tuple(shape)
+    end = 0
+    for first, last, name in sorted(ranges):
+        if first < end:
+            raise ValueError(f"{name} lies on the same bytes as another tensor")
+        if first > end:
+            break
+        end = last
     if end != data_size:
         raise ValueError(f"{data_size - end:,} bytes belong to no tensor")

@@ -201,7 +201,8 @@ def _layer_types(file: GgufFile, layers: int, every: int) -> list[str]:
             raise ModelError("the pattern of sliding windows doesn't fit", str(file.path), f"{layers} layers")
         sliding = [bool(flag) for flag in pattern]
     else:
-        sliding = [bool((layer + 1) % max(1, int(pattern))) for layer in range(layers)]
+        every = _integer(file, "attention.sliding_window_pattern", every)
+        sliding = [bool((layer + 1) % max(1, every)) for layer in range(layers)]
     return ["sliding_attention" if flag else "full_attention" for flag in sliding]
 
 

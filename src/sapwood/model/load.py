@@ -10,7 +10,7 @@ from sapwood.model.base import first_line, quiet, skeleton
 from sapwood.model.gguf_file import read_gguf
 from sapwood.model.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
 from sapwood.model.machine import available_memory
-from sapwood.model.storages import choose_storage, compute_dtype, weight_bytes
+from sapwood.model.storages import compute_dtype, settle_storage, weight_bytes
 from sapwood.types import Base, BaseSpec, Head
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
         ConfigError: the base can't be held in that storage.
         ModelError: a tensor is missing, unexpected or misshapen (all are named), or memory doesn't suffice.
     """
-    config = choose_storage(spec, config).config
+    config = settle_storage(spec, config)
     dtype = compute_dtype(config)
     _check_memory(spec, config)
     if spec.path.is_dir():

@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sapwood.config import LoraConfig
 from sapwood.errors import ConfigError, ModelError, NumericsError, Problem
 from sapwood.model.dropout import DropoutClock
+from sapwood.model.folder import read_json
 from sapwood.types import Base, Batch, Head, LossSum
 
 ADAPTER = "default"  # the only adapter of a run; PEFT leaves this name out of the file
@@ -224,6 +225,7 @@ def write_adapter(model: LoraModel, folder: Path) -> None:
 def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """An adapter folder's config and tensors. Raises ModelError naming the file that is missing or
     damaged."""
+    from peft import LoraConfig as PeftConfig
     from safetensors.torch import load_file
 
     config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
@@ -232,13 +234,14 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ModelError(
                 f"no {path.name}", str(folder), "not an adapter folder", "name a run or its adapter/"
             )
-    try:
-        settings = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError("adapter config is not JSON", str(config_file), str(error)) from None
-    kind = settings.get("peft_type") if isinstance(settings, dict) else None
+    settings = read_json(config_file)
+    kind = settings.get("peft_type")
     if kind != "LORA":
         raise ModelError(f"adapter type {kind!r}", str(config_file), "only LoRA is known here")
+    known = {field.name for field in fields(PeftConfig)}
+    if odd := [key for key, value in settings.items() if key not in known and value]:
+        why = "an unknown key may change what the adapter computes"
+        raise ModelError(f"the adapter's config holds {', '.join(odd)[:200]}", str(config_file), why)
     try:
         return settings, load_file(weights)
     except Exception as error:

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sapwood.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -90,6 +92,26 @@ def peak_bytes() -> int:
             return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+
+
+def device_for(device_map: str, usual: str) -> str:
+    """The device that ``base.device_map`` means here, ``cpu`` or ``cuda:0``; ``usual``: this process's own.
+
+    The names that spread a model over several GPUs mean the one GPU where there is one. Raises ConfigError
+    where there is none, or several: those are used by several processes.
+    """
+    import torch
+
+    if device_map in ("auto", "cpu"):
+        return usual if device_map == "auto" else "cpu"
+    where = f"base.device_map={device_map}"
+    if not torch.cuda.is_available():
+        why = "this torch sees no CUDA device"
+        raise ConfigError("there is no GPU here", where, why, "base.device_map=auto takes the CPU, or cpu")
+    if device_map != "cuda" and torch.cuda.device_count() > 1 and usual.endswith(":0"):
+        mend = "torchrun --nproc-per-node=GPUS, with train.shard=base to divide the base among them"
+        raise ConfigError("one process uses one GPU", where, "layers are not spread by hand", mend)
+    return usual if usual.startswith("cuda") else "cuda:0"
 
 
 def resident_bytes() -> int:

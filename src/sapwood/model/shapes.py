@@ -74,6 +74,37 @@ def shapes_of(network: Any) -> Shapes:
     )
 
 
+def usual_shapes(
+    layers: int, hidden: int, mlp: int, heads: int, key_heads: int, vocabulary: int, *, tied: bool
+) -> Shapes:
+    """Shapes of a Llama-like model, from the numbers that its config holds."""
+    head_dim = 128 if hidden >= 1536 and heads * 128 == hidden else 64
+    query, keys = heads * head_dim, key_heads * head_dim
+    return Shapes(
+        layers=layers,
+        hidden=hidden,
+        vocabulary=vocabulary,
+        heads=heads,
+        linears=layers * (hidden * (2 * query + 2 * keys) + 3 * hidden * mlp),
+        embedding=vocabulary * hidden,
+        tied=tied,
+        kept=4 * hidden + 2 * query + 2 * keys + 3 * mlp,
+        widest=max(hidden, mlp),
+        cache=2 * keys,
+    )
+
+
+# What people train: sizes of well-known models, to say what fits a machine before any is there.
+KNOWN = {
+    "SmolLM2 135M": usual_shapes(30, 576, 1536, 9, 3, 49_152, tied=True),
+    "Qwen2.5 0.5B": usual_shapes(24, 896, 4864, 14, 2, 151_936, tied=True),
+    "Qwen2.5 1.5B": usual_shapes(28, 1536, 8960, 12, 2, 151_936, tied=True),
+    "Llama 3.2 3B": usual_shapes(28, 3072, 8192, 24, 8, 128_256, tied=True),
+    "Llama 2 7B": usual_shapes(32, 4096, 11_008, 32, 32, 32_000, tied=False),
+    "Llama 2 13B": usual_shapes(40, 5120, 13_824, 40, 40, 32_000, tied=False),
+}
+
+
 def adapter_parameters(network: Any, targets: str | tuple[str, ...], rank: int) -> int:
     """Parameters of an adapter: rank times (in + out) for every adapted linear."""
     adapted = adapted_linears(network, resolve_targets(network, targets))

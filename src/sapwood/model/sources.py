@@ -1,4 +1,4 @@
-"""Where a base model comes from: a built-in, the Hugging Face hub, a folder, or a GGUF file.
+"""Where a base model comes from: a built-in, a hub, a folder, or a GGUF file.
 
 `resolve` turns what a person wrote into a path on this disk and checks that it can be a base model.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +16,9 @@ from sapwood.errors import ModelError
 from sapwood.model.builtin import BUILTINS, Builtin, pull
 from sapwood.model.folder import check_layout, read_folder, read_json
 from sapwood.model.gguf_file import GgufFile, is_gguf, read_gguf
+from sapwood.model.hubs import HUBS, fetch
 
 BUILTIN = "builtin:"
-HUB = "hf:"
-
-# What a base model needs, and nothing that could run: pickles and Python files are never fetched.
-WANTED = (
-    "*.safetensors",
-    "model.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-UNWANTED = ("*/*", "consolidated*", "adapter_*", "*.bin", "*.pt", "*.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +44,27 @@ class ModelInfo:
         return self.path is not None
 
 
-def resolve(model: str, *, accept_license: bool = False) -> Path:
+def resolve(model: str, *, accept_license: bool = False, offline: bool = False) -> Path:
     """The folder or GGUF file that ``model`` names, fetched first where it has to be.
 
     Args:
-        model: ``builtin:NAME``, ``hf:ORG/NAME[@revision]``, a folder in Hugging Face layout, or a GGUF file.
+        model: ``builtin:NAME``, ``hf:ORG/NAME[@revision]``, ``ms:ORG/NAME[@revision]``, a folder in Hugging
+            Face layout, or a GGUF file.
         accept_license: agree to the terms that some built-in models come under.
+        offline: take what the hubs' caches hold, and ask nobody.
 
     Raises:
         ModelError: nothing there (with the nearest names), no network, damaged, or not a base model.
     """
     if model.startswith(BUILTIN):
         return pull(_builtin(model), accept_license=accept_license)
-    if model.startswith(HUB):
-        return _from_hub(model)
+    if model.startswith(tuple(HUBS)):
+        path = fetch(model, offline=offline)
+        check_layout(path)
+        return path
     scheme = re.match(r"[a-zA-Z][\w+.-]+:", model)
     if scheme and not Path(model).exists():
-        known = f"known: {BUILTIN}NAME, {HUB}ORG/NAME, a folder, or a .gguf file"
+        known = f"known: {BUILTIN}NAME, hf:ORG/NAME, ms:ORG/NAME, a folder, or a .gguf file"
         raise ModelError(f"unknown source {scheme.group()!r}", f"base.model {model}", mend=known)
     return _from_disk(model)
 
@@ -181,7 +166,7 @@ def _from_disk(model: str) -> Path:
     mend = (
         f"did you mean {' or '.join(near)}?"
         if near
-        else "name a folder, a .gguf file, builtin:NAME or hf:ORG/NAME"
+        else "name a folder, a .gguf file, builtin:NAME, hf:ORG/NAME or ms:ORG/NAME"
     )
     raise ModelError("model not found", f"base.model {model}", "no such folder or file", mend)
 
@@ -194,55 +179,5 @@ def _near(path: Path, model: str) -> list[str]:
     near = [neighbours[name] for name in difflib.get_close_matches(path.name, neighbours, n=2)]
     near += [f"{BUILTIN}{name}" for name in difflib.get_close_matches(model, BUILTINS, n=1)]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not path.parent.exists():
-        near.append(f"{HUB}{model}")
+        near.append(f"hf:{model}")
     return near
-
-
-# --- the hub ----------------------------------------------------------------------------------------------
-
-
-def _from_hub(model: str) -> Path:
-    """A snapshot in the hub's own cache; half-done downloads are resumed. The client reads HF_ENDPOINT,
-    HF_HUB_OFFLINE, HF_TOKEN and HF_HOME."""
-    name, _, revision = model.removeprefix(HUB).partition("@")
-    if not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name) or (
-        revision and not re.fullmatch(r"[\w./-]+", revision)
-    ):
-        mend = "write hf:ORG/NAME or hf:ORG/NAME@REVISION"
-        raise ModelError(f"not a model id: {model!r}", "base.model", mend=mend)
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
-        )
-    except Exception as error:  # the hub client raises its own, its HTTP library's and the system's errors
-        raise _hub_error(model, error) from None
-    path = Path(folder)
-    check_layout(path)
-    return path
-
-
-def _hub_error(model: str, error: Exception) -> ModelError:
-    """What a failed download means to the person who asked for it."""
-    from huggingface_hub import constants, errors
-
-    where = f"{model} from {constants.ENDPOINT}"
-    said = " ".join(str(error).split())[:200]
-    if isinstance(error, errors.GatedRepoError):
-        return ModelError("the model is gated", where, said, "accept its terms on its page and set HF_TOKEN")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return ModelError("no such revision", where, mend="leave @REVISION out for the newest one")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelError(
-            "no such model on the hub", where, mend="check the name; for a private one set HF_TOKEN"
-        )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return ModelError("not enough disk space", where, said, "free some, or set HF_HOME to a larger disk")
-    local = "or set base.model to a folder that holds it"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return ModelError(
-            "the model isn't in the local cache", where, "HF_HUB_OFFLINE is set", f"unset it, {local}"
-        )
-    mend = f"check the network, set HF_ENDPOINT to a mirror, {local}; builtin:smollm2 needs no hub"
-    return ModelError("the model couldn't be downloaded", where, said, mend)

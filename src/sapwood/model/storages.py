@@ -13,7 +13,7 @@ int8      8 bits by bitsandbytes; embedding and head stay dense
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,14 +50,6 @@ def dtype_name(dtype: torch.dtype) -> Storage:
 # --- which, and why ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A config in which nothing of how weights are held is ``auto``, and what spoke for its storage."""
-
-    config: BaseConfig
-    why: str
-
-
 def candidates(spec: BaseSpec, config: BaseConfig) -> tuple[Storage, ...]:
     """What ``auto`` may take for this model, the best first: dense is fastest, the file's own blocks are
     exact, 4 bits by bitsandbytes are neither and fit where nothing else does."""
@@ -76,38 +68,25 @@ def _packed(spec: BaseSpec) -> Storage:
     return "gguf" if spec.path.is_file() and not unknown_types(read_gguf(spec.path)) else "nf4"
 
 
-def choose_storage(
-    spec: BaseSpec,
-    config: BaseConfig,
-    need: Callable[[BaseConfig], float] | None = None,
-    free: int | None = None,
-) -> Choice:
-    """``config`` with a storage that is no longer ``auto``: the first candidate whose need fits.
+def with_storage(spec: BaseSpec, config: BaseConfig, storage: Storage) -> BaseConfig:
+    """``config`` with a storage that is not ``auto``, and the number format of its products.
 
-    Args:
-        need: bytes that the whole run takes with a config's storage; the weights alone where not given.
-        free: bytes that can be had; this machine's where not given.
+    Raises ConfigError where this base can't be held so.
+    """
+    changed = config.model_copy(update={"storage": storage})
+    _refuse(spec, changed)
+    return _with_dtype(changed)
 
-    Raises:
-        ConfigError: a storage that this base can't be held in.
+
+def settle_storage(spec: BaseSpec, config: BaseConfig) -> BaseConfig:
+    """``config`` without ``auto``: the first candidate whose weights alone fit. A run is planned as a whole
+    (`memory.choose_plan`); this is for a base that is only talked to. Raises ConfigError as `with_storage`.
     """
     if config.storage != "auto":
-        _refuse(spec, config)
-        return Choice(_with_dtype(config), "named in the config")
-    need = need or (lambda changed: weight_bytes(spec, changed))
-    room = FILLED * (available_memory() if free is None else free)
-    found = candidates(spec, config)
-    tried: list[str] = []
-    for storage in found:
-        changed = _with_dtype(config.model_copy(update={"storage": storage}))
-        bytes_needed = need(changed)
-        fits = bytes_needed <= room
-        verb = "needs" if fits else "would need"
-        tried.append(f"{storage} {verb} {bytes_needed / 1e9:.1f} GB")
-        if fits or storage == found[-1]:
-            why = f"{'; '.join(tried)}; {room / 1e9:.1f} GB may be filled"
-            return Choice(changed, why)
-    raise AssertionError("there is always a candidate")
+        return with_storage(spec, config, config.storage)
+    found = [with_storage(spec, config, storage) for storage in candidates(spec, config)]
+    room = FILLED * available_memory()
+    return next((base for base in found if weight_bytes(spec, base) <= room), found[-1])
 
 
 def _with_dtype(config: BaseConfig) -> BaseConfig:

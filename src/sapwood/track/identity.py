@@ -14,7 +14,7 @@ from sapwood.errors import Problem, StorageError
 from sapwood.track.store import RUN, RunStore
 
 # keys that a resumed run may change: no step depends on them
-FREE = ("name", "eval.", "save.", "track.", "train.shard")
+FREE = ("name", "base.offline", "eval.", "save.", "track.", "train.shard")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,173 @@
+"""The plan of one way to run, counted from shapes and from the run's largest pack:
+
+    peak = the process before the weights + weights + adapter with gradients and moments
+         + what the layers keep for the backward pass + the widest moment: the loss, or one layer's backward
+
+The few factors that can't be counted (holes in the heap, libraries) were measured; `bench/memory.py` compares
+plans with real runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sapwood.config import BaseConfig, RunConfig
+from sapwood.model.loss import PAD_TO, ROWS, VOCABULARY
+from sapwood.model.machine import available_memory, resident_bytes
+from sapwood.model.shapes import KNOWN, Shapes, adapter_parameters
+from sapwood.model.storages import compute_dtype, unpacked_bytes, weight_bytes
+from sapwood.pack.footprint import Footprint, footprint
+from sapwood.study import Study
+from sapwood.train.rehearse import longest_pack
+from sapwood.types import BaseSpec
+
+PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
+LIBRARIES = 50e6  # imported with the weights: PEFT and what it imports
+HOLES = {2: 1.5, 4: 1.3}  # heap that a step's activations occupy over what they hold, by bytes of a number
+ADAPTER_BYTES = 16  # a parameter, its gradient and two moments in fp32
+MARGIN = 0.92  # of the memory that is to be had: others want some too
+MAX_ANSWERS = 16  # sample answers that are written at once
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How the base is held. weights: bytes of all. unpacked: of the largest weight that is unpacked for a
+    moment. width: bytes of a number in products and activations."""
+
+    storage: str
+    weights: float
+    unpacked: float
+    width: int
+
+
+def held(spec: BaseSpec, config: BaseConfig) -> Held:
+    """``config``: its storage is not ``auto``."""
+    width = compute_dtype(config).itemsize
+    return Held(config.storage, weight_bytes(spec, config), unpacked_bytes(spec, config), width)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one run puts on a model, whatever the model is held in: its largest pack, the parameters of its
+    adapter, the bytes of the model's files, its sample answers (how many at once, and how long with their
+    prompts)."""
+
+    pack: Footprint
+    adapter: int
+    files: int = 0
+    answers: int = 0
+    answer_tokens: int = 0
+
+
+def workload(study: Study, config: RunConfig, network: Any) -> Workload:
+    """network: the base's skeleton."""
+    capped = getattr(network.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    prompt = max((len(probe.ids) for probe in study.probes), default=0)
+    return Workload(
+        pack=footprint(longest_pack(study.data, config), softcap=capped),
+        adapter=adapter_parameters(network, config.lora.targets, config.lora.rank),
+        files=_files(study.spec.path),
+        answers=min(len(study.probes), MAX_ANSWERS),
+        answer_tokens=prompt + config.eval.max_new_tokens,
+    )
+
+
+def _files(path: Path) -> int:
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes, at most at once, of one way to run.
+
+    recomputed: layers that keep only their input. process: before the weights. peak: of the whole.
+    available: what this process may hold, with what it holds already.
+    """
+
+    storage: str
+    recomputed: int
+    layers: int
+    process: float
+    weights: float
+    adapter: float
+    activations: float
+    moment: float
+    peak: float
+    available: int
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= MARGIN * self.available
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"fits": self.fits}
+
+
+def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0) -> MemoryPlan:
+    """The peak of a run on ``base`` that computes ``recomputed`` layers twice."""
+    now = resident_bytes()
+    process = max(PROCESS, now) + LIBRARIES
+    adapter = float(ADAPTER_BYTES * work.adapter)
+    pack, width = work.pack, base.width
+    layer = width * (shapes.kept * pack.tokens + shapes.heads * pack.kept_scores)
+    once = width * shapes.hidden * pack.tokens
+    kept = (shapes.layers - recomputed) * layer + recomputed * once
+    backward = _backward(shapes, pack, width) + 2 * base.unpacked
+    training = kept + max(_loss(shapes, pack, width), backward)
+    if recomputed:  # the last of them is computed again while the inputs of all are there
+        training = max(training, recomputed * once + layer + backward)
+    # while it is read, a file is mapped beside the weights; the adapter isn't there yet
+    moment = max(HOLES[width] * training, work.files - adapter, _answering(shapes, work, width))
+    return MemoryPlan(
+        storage=base.storage,
+        recomputed=recomputed,
+        layers=shapes.layers,
+        process=process,
+        weights=base.weights,
+        adapter=adapter,
+        activations=kept,
+        moment=moment - kept,
+        peak=process + base.weights + adapter + moment,
+        available=available_memory() + now,
+    )
+
+
+def fewest_recomputed(shapes: Shapes, work: Workload, base: Held) -> MemoryPlan:
+    """The plan with as few recomputed layers as fit; with all of them where nothing fits."""
+    for count in range(shapes.layers):
+        plan = plan_memory(shapes, work, base, count)
+        if plan.fits:
+            return plan
+    return plan_memory(shapes, work, base, shapes.layers)
+
+
+def what_fits(storage: str, width: int) -> dict[str, MemoryPlan]:
+    """For models that people know by name, the plan of training rank 8 on packs of 512 tokens in a dense
+    storage of ``width`` bytes a number."""
+    pack = Footprint(tokens=512, targets=256, kept_scores=512 * 128, widest_scores=512 * 256)
+    found: dict[str, MemoryPlan] = {}
+    for name, shapes in KNOWN.items():
+        work = Workload(pack, adapter=8 * 6 * (shapes.hidden + shapes.widest) * shapes.layers)
+        found[name] = fewest_recomputed(shapes, work, Held(storage, width * shapes.weights, 0, width))
+    return found
+
+
+def _loss(shapes: Shapes, pack: Footprint, width: int) -> float:
+    """Logits of a part of the vocabulary, in fp32 and in the model's own format; the rows' gradients."""
+    rows = min(ROWS, -(-pack.targets // PAD_TO) * PAD_TO)
+    return rows * min(VOCABULARY, shapes.vocabulary) * (4.0 + width) + 12.0 * shapes.hidden * pack.targets
+
+
+def _backward(shapes: Shapes, pack: Footprint, width: int) -> float:
+    """Gradients of one layer while they are alive: some six of the widest activation, or the scores of the
+    largest group of segments, which are computed again."""
+    return float(width) * max(6 * shapes.widest * pack.tokens, 5 * shapes.heads * pack.widest_scores)
+
+
+def _answering(shapes: Shapes, work: Workload, width: int) -> float:
+    """Keys and values of the answers, twice while they grow by a token, and one layer's activations."""
+    tokens = work.answers * work.answer_tokens
+    return width * (2.0 * shapes.layers * shapes.cache + 3 * shapes.widest) * tokens
