@@ -41,6 +41,8 @@ CASES = (
     case("smollm2 fp32 1024, all recomputed", SMOLLM2, "fp32", 1024, recomputed=30),
     case("smollm2 bf16 2048, long rows", SMOLLM2, "bf16", 2048, long=True),
     case("smollm2 bf16 2048, long rows, all recomputed", SMOLLM2, "bf16", 2048, long=True, recomputed=30),
+    case("smollm2 gguf 512", SMOLLM2, "gguf", 512),
+    case("smollm2 nf4 512", SMOLLM2, "nf4", 512),
     case("gemma3 bf16 512", GEMMA, "bf16", 512),
     case("gemma3 bf16 1024, all recomputed", GEMMA, "bf16", 1024, recomputed=18),
     case("gemma3 fp32 256, samples", GEMMA, "fp32", 256, samples=4),
