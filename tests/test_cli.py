@@ -156,6 +156,9 @@ def test_doctor_looks_at_the_machine() -> None:
     facts = json.loads(call("doctor", "--json").output)
     assert facts["memory_total"] > facts["memory_available"] > 0
     assert facts["versions"]["torch"]
+    known = {row["model"]: row for row in facts["fits"]}
+    assert known["SmolLM2 135M"]["peak"] < known["Qwen2.5 1.5B"]["peak"] < known["Llama 2 13B"]["peak"]
+    assert all(row["fits"] == (row["peak"] <= 0.92 * row["available"]) for row in facts["fits"])
 
 
 def test_model_list_and_info(home: Path) -> None:
@@ -178,6 +181,11 @@ BAD = {
         ["train", "my.yaml", "train.epoch=2"],
         2,
         ["unknown key train.epoch", "did you mean train.epochs?"],
+    ),
+    "no GPU here": (
+        ["check", "my.yaml", "base.device_map=balanced_low_0"],
+        2,
+        ["there is no GPU here", "base.device_map=balanced_low_0", "base.device_map=auto takes the CPU"],
     ),
     "missing config": (["train", "me.yaml"], 2, ["not found", "did you mean my.yaml?"]),
     "not an override": (["train", "my.yaml", "epochs"], 2, ["section.key=value"]),

@@ -23,6 +23,8 @@ ARGUMENTS = {
     "limit": ["--dropout", "0.1"],
     "prefix": [],
     "scale": [],
+    "memory": [],
+    "hostile": [],
 }
 
 

@@ -75,6 +75,8 @@ def _in_place_of(name: str, put: Callable[[Path], object]) -> Make:
 
 TOKENS, MERGES = "tokenizer__ggml__tokens", "tokenizer__ggml__merges"
 GGUF: Cases = {f"gguf: {name}": (_bytes(content), message) for name, (content, message) in MALFORMED.items()}
+for _name in ("empty", "another magic"):  # what isn't GGUF at all is seen before it is read
+    GGUF[f"gguf: {_name}"] = (GGUF[f"gguf: {_name}"][0], "isn't GGUF")
 GGUF |= {
     "gguf: an architecture that nobody knows": (
         _keys(general__architecture="evil"),
@@ -84,8 +86,8 @@ GGUF |= {
     "gguf: more layers than tensors": (_keys(llama__block_count=10**9), "keys don't fit its tensors"),
     "gguf: one layer more than it has": (_keys(llama__block_count=3), r"layers\.2.*is missing"),
     "gguf: a hidden size of 10^9": (_keys(llama__embedding_length=10**9), "keys don't fit its tensors"),
-    "gguf: an MLP of 10^9": (_keys(llama__feed_forward_length=10**9), "has another shape"),
-    "gguf: heads of 10^9": (_keys(llama__attention__key_length=10**9), "has another shape|can be built"),
+    "gguf: an MLP of 10^9": (_keys(llama__feed_forward_length=10**9), "not enough memory|another shape"),
+    "gguf: heads of 10^9": (_keys(llama__attention__key_length=10**9), "not enough memory|another shape"),
     "gguf: no heads": (_keys(llama__attention__head_count=0), "head_count is 0"),
     "gguf: heads as text": (_keys(llama__attention__head_count="four"), "whole number is needed"),
     "gguf: an epsilon that is no number": (

@@ -224,9 +224,9 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "adapter config is not JSON"),
-        (b"\xff\xfe", "adapter config is not JSON"),
-        (b"[]", "adapter type None"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[]", "not a JSON object"),
         (b"{}", "adapter type None"),
         (b'{"peft_type": "IA3"}', "adapter type 'IA3'"),
     ],

@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 
+from sapwood.errors import ConfigError
 from sapwood.model import machine
 
 
@@ -55,3 +56,25 @@ def test_importing_loads_no_torch() -> None:
         "import sys, sapwood.model.machine as m; assert m.peak_bytes() > 0; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+SPREAD = ("balanced", "balanced_low_0", "sequential")
+
+
+def test_a_device_map_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert machine.device_for("auto", "cpu") == machine.device_for("cpu", "cpu") == "cpu"
+    for name in ("cuda", *SPREAD):
+        with pytest.raises(ConfigError, match=f"no GPU here.*{name}.*no CUDA device.*auto takes the CPU"):
+            machine.device_for(name, "cpu")
+
+
+def test_a_device_map_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert machine.device_for("cpu", "cuda:0") == "cpu"
+    assert {machine.device_for(name, "cuda:0") for name in ("auto", "cuda", *SPREAD)} == {"cuda:0"}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert machine.device_for("cuda", "cuda:1") == "cuda:1"
+    with pytest.raises(ConfigError, match=r"one process uses one GPU.*torchrun"):
+        machine.device_for("balanced", "cuda:0")

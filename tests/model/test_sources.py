@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sapwood.errors import ModelError
+from sapwood.model.hubs import revision_of
 from sapwood.model.sources import list_models, model_info, resolve
 from tests.model.tiny import tiny_llama
 from tests.model.tiny_gguf import tiny_gguf
@@ -176,7 +177,7 @@ def test_the_hub_gives_safetensors_and_json_only_and_then_works_offline(
     endpoint, asked = hub
     home = tmp_path / "hub"
     path = Path(resolve_in_a_process("hf:org/oak", home, HF_ENDPOINT=endpoint))
-    assert path.name == COMMIT
+    assert revision_of(path) == COMMIT
     assert {file.name for file in path.iterdir()} == {
         "config.json",
         "generation_config.json",

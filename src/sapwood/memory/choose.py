@@ -71,7 +71,13 @@ def choose_plan(study: Study, config: RunConfig) -> MemoryChoice:
     tried = [(planned(base), base) for base in bases]
     fitting = [one for one in tried if one[0].fits]
     plan, base = fitting[0] if fitting else min(tried, key=lambda one: one[0].peak)
-    alternatives = {*order, *candidates(spec, config.base), *smaller_storages(spec, base), "fp32", "bf16"}
+    alternatives: set[Storage] = {
+        *order,
+        *candidates(spec, config.base),
+        *smaller_storages(spec, base),
+        "fp32",
+        "bf16",
+    }
     others = [
         plan_memory(shapes, work, held(spec, with_storage(spec, config.base, storage)), count)
         for storage in sorted(alternatives)

@@ -25,7 +25,7 @@ from sapwood.types import BaseSpec
 
 PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
 LIBRARIES = 50e6  # imported with the weights: PEFT and what it imports
-HOLES = {2: 1.5, 4: 1.3}  # heap that a step's activations occupy over what they hold, by bytes of a number
+HOLES = {2: 1.5, 4: 1.4}  # heap that a step's activations occupy over what they hold, by bytes of a number
 ADAPTER_BYTES = 16  # a parameter, its gradient and two moments in fp32
 MARGIN = 0.92  # of the memory that is to be had: others want some too
 MAX_ANSWERS = 16  # sample answers that are written at once

@@ -145,7 +145,7 @@ def _folder_tokenizer(path: Path) -> Any:
         read_json(path / "tokenizer_config.json")
     kind = PreTrainedTokenizerFast if own.is_file() else AutoTokenizer
     # named, because tokenizer_config.json may name another file, anywhere
-    files = {"tokenizer_file": str(own)} if own.is_file() else {}
+    files: dict[str, Any] = {"tokenizer_file": str(own)} if own.is_file() else {}
     try:
         tokenizer = kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **files)
     except Exception as error:  # tokenizers, sentencepiece and transformers each raise their own
@@ -201,7 +201,7 @@ def _on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> An
     try:
         with quiet(), torch.device("meta"):
             return AutoModelForCausalLM.from_config(hf_config, dtype=dtype or torch.float32)
-    except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, AttributeError, LookupError) as error:
         raise ModelError(
             "the config describes no model that can be built", where, first_line(error)
         ) from None

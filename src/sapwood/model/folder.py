@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -246,12 +247,8 @@ def _entries(table: Mapping[str, Any], data_size: int) -> Iterator[tuple[str, tu
             raise ValueError(f"{name} ends at byte {last:,} of {data_size:,}: the download may be cut")
         ranges.append((first, last, name))
         yield name, tuple(shape)
-    end = 0
-    for first, last, name in sorted(ranges):
-        if first < end:
+    for (_, end, _), (start, _, name) in pairwise(sorted(ranges)):
+        if start < end:
             raise ValueError(f"{name} lies on the same bytes as another tensor")
-        if first > end:
-            break
-        end = last
-    if end != data_size:
-        raise ValueError(f"{data_size - end:,} bytes belong to no tensor")
+    if (held := sum(last - first for first, last, _ in ranges)) != data_size:
+        raise ValueError(f"{data_size - held:,} bytes belong to no tensor")
