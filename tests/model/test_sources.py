@@ -96,9 +96,13 @@ def test_facts_of_the_real_model(smollm2_spec: Any) -> None:
 # --- the hub ----------------------------------------------------------------------------------------------
 
 
+LARGE = bytes(range(250)) * 48_000
+
+
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """A small hub on this machine that serves one repository, and the paths that were asked of it."""
+    """A small hub on this machine that serves one repository (as org/cut, it breaks off in the middle of the
+    weights), and the paths that were asked of it, with the bytes from which on."""
     folder = tiny_llama(tmp_path)
     for name in ("pytorch_model.bin", "modeling_oak.py", "adapter_config.json", "README.md"):
         (folder / name).write_text("no")
@@ -112,8 +116,8 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
             self.answer(body=False)
 
         def answer(self, body: bool) -> None:
-            asked.append(self.path)
-            path = self.path.split("?")[0]
+            asked.append(f"{self.path} {self.headers.get('Range', '')}".strip())
+            path = self.path.split("?")[0].replace("org/cut", "org/oak")
             if "/revision/nope" in path:
                 self.refuse(404, "RevisionNotFound")
             elif "/gated/" in path:
@@ -127,7 +131,9 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
                 info = {"id": "org/oak", "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
                 self.send(json.dumps(tree if "/tree/" in path else info).encode(), body, "application/json")
             elif path.startswith(f"/org/oak/resolve/{COMMIT}/"):
-                self.send((folder / path.rsplit("/", 1)[1]).read_bytes(), body, "application/octet-stream")
+                cut = "org/cut" in self.path and path.endswith("model.safetensors")
+                content = LARGE if cut else (folder / path.rsplit("/", 1)[1]).read_bytes()
+                self.send(content, body, "application/octet-stream")
             else:
                 self.refuse(404, "RepoNotFound")
 
@@ -138,14 +144,20 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
             self.end_headers()
 
         def send(self, content: bytes, body: bool, kind: str) -> None:
-            self.send_response(200)
+            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+            self.send_response(206 if start else 200)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(len(content) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
-            if body:
-                self.wfile.write(content)
+            if body and content is LARGE and not start:
+                self.wfile.write(content[:11_000_000])
+                self.close_connection = True
+            elif body:
+                self.wfile.write(content[start:])
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -191,6 +203,14 @@ def test_the_hub_gives_safetensors_and_json_only_and_then_works_offline(
     offline = resolve_in_a_process("hf:org/oak", home, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
     assert offline == str(path)
     assert asked == []
+
+
+def test_a_download_that_is_cut_goes_on_where_it_stopped(hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    """From the last piece of 10 MiB that was whole: so the client counts."""
+    endpoint, asked = hub
+    path = Path(resolve_in_a_process("hf:org/cut", tmp_path / "hub", HF_ENDPOINT=endpoint))
+    assert (path / "model.safetensors").read_bytes() == LARGE
+    assert [one for one in asked if one.endswith("model.safetensors bytes=10485760-")]
 
 
 def test_hub_failures_say_what_to_do(hub: tuple[str, list[str]], tmp_path: Path) -> None:
