@@ -10,6 +10,7 @@ from typing import Any
 
 from sapwood.config import RunConfig
 from sapwood.errors import ModelError
+from sapwood.model.full import write_model
 from sapwood.model.lora import LoraModel, write_adapter
 from sapwood.study import Study
 from sapwood.track.files import operation, staged_dir, to_json, verify_dir
@@ -52,7 +53,10 @@ def save_adapter(
     }
     with staged_dir(folder) as staging:
         operation("write", staging / "adapter_model.safetensors")
-        write_adapter(model, staging)
+        if model.method == "full":
+            write_model(model, base.spec.tokenizer, staging)
+        else:
+            write_adapter(model, staging)
         operation("write", staging / FACTS)
         (staging / FACTS).write_text(to_json(facts), encoding="utf-8")
         (staging / CARD).write_text(_card(facts), encoding="utf-8")
@@ -82,21 +86,41 @@ def _adapter(folder: Path, facts: Mapping[str, Any]) -> Adapter:
 
 
 def _card(facts: Mapping[str, Any]) -> str:
+    lora = facts["lora"]
     loss = ""
     if facts["final_loss"] is not None:
         loss = f"Held-out loss: {facts['first_loss']:.4f} before, {facts['final_loss']:.4f} after training.\n"
+    what, shape, opened = _described(lora)
     return f"""---
-library_name: peft
-tags: [lora, sapwood]
+library_name: {"transformers" if lora["method"] == "full" else "peft"}
+tags: [{lora["method"]}, sapwood]
 ---
-# A LoRA adapter for {facts["base"]}
+# {what} {facts["base"]}
 
-Rank {facts["lora"]["rank"]}, alpha {facts["lora"]["alpha"]:g}, on {", ".join(facts["lora"]["targets"])}.
+{shape}
 {loss}
 Base fingerprint `{facts["base_fingerprint"][:16]}`, template fingerprint
 `{facts["template_fingerprint"][:16]}`: put it on another base or behind another chat template and it is not
 what was trained. `sapwood chat` checks both.
 
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+{opened}
 """
+
+
+def _described(lora: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Title, figures, and how to open it."""
+    peft = """    from peft import PeftModel
+    model = PeftModel.from_pretrained(base_model, "path/to/this/folder")"""
+    match lora["method"]:
+        case "full":
+            opened = """    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")"""
+            return "Every weight of", "Full fine-tuning, fp32.", opened
+        case "prompt" | "p-tuning" | "prefix":
+            return "A soft prompt for", f"{lora['method']}, {lora['virtual_tokens']} virtual tokens.", peft
+        case "ia3":
+            return "An IA3 adapter for", f"On {', '.join(lora['targets'])}.", peft
+        case method:
+            figures = f"Rank {lora['rank']}, alpha {lora['alpha']:g}, on {', '.join(lora['targets'])}."
+            note = "" if method in ("lora", "rslora") else f" Trained as {method}."
+            return "A LoRA adapter for", figures + note, peft

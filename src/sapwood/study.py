@@ -24,7 +24,7 @@ from sapwood.data.weights import weighted
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.cache import cache_dir
-from sapwood.model.lora import refuse_large_rank, resolve_targets
+from sapwood.model.methods import refuse_misfits
 from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import Prepared, prepare
@@ -55,10 +55,11 @@ def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
     spec = inspect_base(config.base)
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
-    refuse_large_rank(network, resolve_targets(network, config.lora.targets), config.lora.rank)
+    refuse_misfits(network, config)
     renderer = make_renderer(spec, config)
     text = spec.hf_config.get_text_config()
     context = getattr(text, "max_position_embeddings", None)
+    context = context and context - config.lora.lead
     found = prepared_study(
         config, renderer, vocab_rows=text.vocab_size, context=context, cache=cache_dir() / "prepared"
     )
