@@ -37,7 +37,7 @@ DOORS = {
         "export/merge",
     },
     "bitsandbytes": {"model/bnb_linear", "train/optim"},
-    "peft": {"model/lora", "model/fast_lora", "model/methods"},
+    "peft": {"model/lora", "model/fast_lora", "model/methods", "model/combine"},
     "datasets": {"data/sources"},
     "sacrebleu": {"scores"},
     **{name: {f"track/trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},

@@ -4,14 +4,16 @@ on."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import RunConfig
-from sapwood.errors import ModelError
+from sapwood.config import BaseConfig, RunConfig
+from sapwood.errors import ModelError, Problem
+from sapwood.model.base import inspect_base
+from sapwood.model.combine import How, combine
 from sapwood.model.full import write_model
-from sapwood.model.lora import LoraModel, write_adapter
+from sapwood.model.lora import LoraModel, write_adapter, write_files
 from sapwood.study import Study
 from sapwood.track.files import operation, staged_dir, to_json, verify_dir
 from sapwood.types import Adapter, Base
@@ -58,6 +60,44 @@ def save_adapter(
         else:
             write_adapter(model, staging)
         operation("write", staging / FACTS)
+        (staging / FACTS).write_text(to_json(facts), encoding="utf-8")
+        (staging / CARD).write_text(_card(facts), encoding="utf-8")
+    return _adapter(folder, facts)
+
+
+def save_combined(folder: Path, parts: Sequence[Adapter], weights: Sequence[float], how: How) -> Adapter:
+    """Write the weighted sum of ``parts`` to ``folder``, with the facts that they share.
+
+    Raises ModelError where they were trained on different bases or behind different templates.
+    """
+    first = parts[0]
+    problems = [
+        Problem(
+            f"{part.path} was trained {where} than {first.path}", str(part.path), "their sum means nothing"
+        )
+        for part in parts[1:]
+        for where, same in (
+            ("on another base", part.base_fingerprint == first.base_fingerprint),
+            ("behind another template", part.template_fingerprint == first.template_fingerprint),
+        )
+        if not same
+    ]
+    if problems:
+        raise ModelError(problems)
+    spec = inspect_base(BaseConfig(model=first.base))
+    tensors, settings = combine(spec, [part.path for part in parts], weights, how)
+    combined = [
+        {"adapter": str(part.path), "weight": weight} for part, weight in zip(parts, weights, strict=True)
+    ]
+    lora = dict(first.facts["lora"]) | {
+        "method": "lora", "rank": settings["r"], "alpha": settings["lora_alpha"],
+        "targets": sorted(settings["target_modules"]),
+    }  # fmt: skip
+    facts = dict(first.facts) | {
+        "lora": lora, "first_loss": None, "final_loss": None, "combined": {"how": how, "parts": combined},
+    }  # fmt: skip
+    with staged_dir(folder) as staging:
+        write_files(tensors, settings, staging)
         (staging / FACTS).write_text(to_json(facts), encoding="utf-8")
         (staging / CARD).write_text(_card(facts), encoding="utf-8")
     return _adapter(folder, facts)

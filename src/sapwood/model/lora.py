@@ -194,7 +194,7 @@ def finite(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
 def write_trained(model: LoraModel, folder: Path) -> None:
     """What is trained, as it stands: what a checkpoint holds. For LoRA, DoRA and IA3 it is a PEFT folder."""
     settings = model.peft.peft_config[ADAPTER].to_dict() if model.method != "full" else None
-    _write(adapter_tensors(model), settings, folder)
+    write_files(adapter_tensors(model), settings, folder)
 
 
 def write_adapter(model: LoraModel, folder: Path) -> None:
@@ -209,7 +209,7 @@ def write_adapter(model: LoraModel, folder: Path) -> None:
     if lead_length(model.peft):
         with torch.no_grad():
             tensors = {"prompt_embeddings": model.peft.get_prompt_embedding_to_save(ADAPTER).contiguous()}
-    _write(tensors, settings, folder)
+    write_files(tensors, settings, folder)
 
 
 def plain_lora(
@@ -232,7 +232,8 @@ def plain_lora(
     }
 
 
-def _write(tensors: dict[str, Tensor], settings: dict[str, Any] | None, folder: Path) -> None:
+def write_files(tensors: dict[str, Tensor], settings: dict[str, Any] | None, folder: Path) -> None:
+    """An adapter's two files; without ``settings`` the tensors alone."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
