@@ -223,7 +223,7 @@ def with_peft(job: Job, base: Base) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from sapwood.model.lora import resolve_targets
+    from sapwood.model.targets import resolve_targets
 
     settings = LoraConfig(
         r=RANK,

@@ -19,7 +19,7 @@ from sapwood.memory.plan import MARGIN, held
 from sapwood.model.base import skeleton
 from sapwood.model.lora import LoraModel, attach_lora
 from sapwood.model.recompute import recompute_layers
-from sapwood.model.shapes import adapter_parameters, shapes_of
+from sapwood.model.shapes import shapes_of, trained_parameters
 from sapwood.model.storages import with_storage
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch
@@ -70,7 +70,7 @@ def test_weights_and_adapter_are_counted_from_shapes() -> None:
         shapes = shapes_of(base.model)
         norms = 0.01 * shapes.weights
         assert shapes.weights == pytest.approx(sum(p.numel() for p in base.model.parameters()), abs=norms)
-        counted = adapter_parameters(base.model, "all-linear", 4)
+        counted = trained_parameters(base.model, LoraConfig(rank=4))
         model = attach_lora(base, LoraConfig(rank=4))
         assert counted == sum(p.numel() for p in model.parameters.values())
 

@@ -4,13 +4,16 @@ on."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import RunConfig
-from sapwood.errors import ModelError
-from sapwood.model.lora import LoraModel, write_adapter
+from sapwood.config import BaseConfig, RunConfig
+from sapwood.errors import ModelError, Problem
+from sapwood.model.base import inspect_base
+from sapwood.model.combine import How, combine
+from sapwood.model.full import write_model
+from sapwood.model.lora import LoraModel, write_adapter, write_files
 from sapwood.study import Study
 from sapwood.track.files import operation, staged_dir, to_json, verify_dir
 from sapwood.types import Adapter, Base
@@ -52,8 +55,49 @@ def save_adapter(
     }
     with staged_dir(folder) as staging:
         operation("write", staging / "adapter_model.safetensors")
-        write_adapter(model, staging)
+        if model.method == "full":
+            write_model(model, base.spec.tokenizer, staging)
+        else:
+            write_adapter(model, staging)
         operation("write", staging / FACTS)
+        (staging / FACTS).write_text(to_json(facts), encoding="utf-8")
+        (staging / CARD).write_text(_card(facts), encoding="utf-8")
+    return _adapter(folder, facts)
+
+
+def save_combined(folder: Path, parts: Sequence[Adapter], weights: Sequence[float], how: How) -> Adapter:
+    """Write the weighted sum of ``parts`` to ``folder``, with the facts that they share.
+
+    Raises ModelError where they were trained on different bases or behind different templates.
+    """
+    first = parts[0]
+    problems = [
+        Problem(
+            f"{part.path} was trained {where} than {first.path}", str(part.path), "their sum means nothing"
+        )
+        for part in parts[1:]
+        for where, same in (
+            ("on another base", part.base_fingerprint == first.base_fingerprint),
+            ("behind another template", part.template_fingerprint == first.template_fingerprint),
+        )
+        if not same
+    ]
+    if problems:
+        raise ModelError(problems)
+    spec = inspect_base(BaseConfig(model=first.base))
+    tensors, settings = combine(spec, [part.path for part in parts], weights, how)
+    combined = [
+        {"adapter": str(part.path), "weight": weight} for part, weight in zip(parts, weights, strict=True)
+    ]
+    lora = dict(first.facts["lora"]) | {
+        "method": "lora", "rank": settings["r"], "alpha": settings["lora_alpha"],
+        "targets": sorted(settings["target_modules"]),
+    }  # fmt: skip
+    facts = dict(first.facts) | {
+        "lora": lora, "first_loss": None, "final_loss": None, "combined": {"how": how, "parts": combined},
+    }  # fmt: skip
+    with staged_dir(folder) as staging:
+        write_files(tensors, settings, staging)
         (staging / FACTS).write_text(to_json(facts), encoding="utf-8")
         (staging / CARD).write_text(_card(facts), encoding="utf-8")
     return _adapter(folder, facts)
@@ -82,21 +126,41 @@ def _adapter(folder: Path, facts: Mapping[str, Any]) -> Adapter:
 
 
 def _card(facts: Mapping[str, Any]) -> str:
+    lora = facts["lora"]
     loss = ""
     if facts["final_loss"] is not None:
         loss = f"Held-out loss: {facts['first_loss']:.4f} before, {facts['final_loss']:.4f} after training.\n"
+    what, shape, opened = _described(lora)
     return f"""---
-library_name: peft
-tags: [lora, sapwood]
+library_name: {"transformers" if lora["method"] == "full" else "peft"}
+tags: [{lora["method"]}, sapwood]
 ---
-# A LoRA adapter for {facts["base"]}
+# {what} {facts["base"]}
 
-Rank {facts["lora"]["rank"]}, alpha {facts["lora"]["alpha"]:g}, on {", ".join(facts["lora"]["targets"])}.
+{shape}
 {loss}
 Base fingerprint `{facts["base_fingerprint"][:16]}`, template fingerprint
 `{facts["template_fingerprint"][:16]}`: put it on another base or behind another chat template and it is not
 what was trained. `sapwood chat` checks both.
 
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+{opened}
 """
+
+
+def _described(lora: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Title, figures, and how to open it."""
+    peft = """    from peft import PeftModel
+    model = PeftModel.from_pretrained(base_model, "path/to/this/folder")"""
+    match lora["method"]:
+        case "full":
+            opened = """    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")"""
+            return "Every weight of", "Full fine-tuning, fp32.", opened
+        case "prompt" | "p-tuning" | "prefix":
+            return "A soft prompt for", f"{lora['method']}, {lora['virtual_tokens']} virtual tokens.", peft
+        case "ia3":
+            return "An IA3 adapter for", f"On {', '.join(lora['targets'])}.", peft
+        case method:
+            figures = f"Rank {lora['rank']}, alpha {lora['alpha']:g}, on {', '.join(lora['targets'])}."
+            note = "" if method in ("lora", "rslora") else f" Trained as {method}."
+            return "A LoRA adapter for", figures + note, peft

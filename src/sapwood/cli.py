@@ -214,6 +214,23 @@ def chat(
 
 
 @app.command()
+def combine(
+    targets: Annotated[list[str], typer.Argument(help="runs or adapter folders", metavar="RUN|ADAPTER…")],
+    out: Annotated[Path, typer.Option(help="folder of the new adapter")],
+    weights: Annotated[str | None, typer.Option(help="0.7,0.3: one for each; equal shares without")] = None,
+    how: Annotated[
+        str, typer.Option(help="cat (the exact sum), svd (of one's rank), linear, ties, dare-ties …")
+    ] = "cat",
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Several LoRA adapters of one base as one: their weighted sum."""
+    from sapwood.commands.combine import combine_adapters
+
+    combine_adapters(targets, out, weights=weights, how=how, runs=runs, as_json=json)
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="file to write")] = Path("sapwood.yaml"),
     data: Annotated[str, typer.Option(help="your file of examples")] = "builtin:nursery",

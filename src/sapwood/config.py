@@ -71,6 +71,9 @@ Column = Literal[
     "system", "history", "tools",
 ]  # fmt: skip
 TrackerName = Literal["swanlab", "tensorboard", "wandb", "trackio", "mlflow"]
+Method = Literal[
+    "lora", "rslora", "dora", "lora+", "pissa", "loftq", "ia3", "prompt", "p-tuning", "prefix", "full"
+]  # fmt: skip
 Optimizer = Literal[
     "adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "adafactor", "lion", "lion-8bit", "sgd"
 ]  # fmt: skip
@@ -156,8 +159,10 @@ class PackConfig(Section):
 
 
 class LoraConfig(Section):
-    method: Literal["lora", "rslora", "lora+"] = "lora"
-    """lora scales by alpha / rank, rslora by alpha / sqrt(rank); lora+ lets B learn faster than A"""
+    method: Method = "lora"
+    """lora; with another scale (rslora), magnitudes (dora), a faster B (lora+), a start from singular values
+    (pissa) or what quantisation lost (loftq); ia3 scales activations; prompt, p-tuning and prefix learn what
+    stands before each row; full trains a small base itself"""
     rank: int = Field(default=8, ge=1, le=4096)
     """width of the adapter; 8 to 16 suits most data"""
     alpha: Number = Field(default=32, gt=0, le=65536)
@@ -166,8 +171,23 @@ class LoraConfig(Section):
     """share of the adapter's inputs that are zeroed while training"""
     b_ratio: Number = Field(default=16, ge=1, le=1000)
     """lora+ only: how many times as fast as A B learns"""
+    bias: Literal["none", "lora_only", "all"] = "none"
+    """which of the base's biases are trained too: none, those of the adapted layers, all"""
+    virtual_tokens: int = Field(default=20, ge=1, le=1024)
+    """prompt, p-tuning and prefix only: how many tokens are learnt"""
     targets: Annotated[str | tuple[str, ...], BeforeValidator(_list_to_tuple)] = "all-linear"
-    """all-linear, a list of module names (q_proj, v_proj …), or one regular expression over full names"""
+    """all-linear, a list of module names (q_proj, v_proj …), or one regular expression over full names; ia3
+    takes all-linear as keys, values and the MLP's last product"""
+
+    @property
+    def on_linears(self) -> bool:
+        """Linear layers are adapted, one by one."""
+        return self.method != "full" and not self.lead
+
+    @property
+    def lead(self) -> int:
+        """Virtual tokens before every row."""
+        return self.virtual_tokens if self.method in ("prompt", "p-tuning", "prefix") else 0
 
 
 class TrainConfig(Section):

@@ -25,8 +25,8 @@ from sapwood.errors import SapwoodError, StorageError
 from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.cache import cache_dir
 from sapwood.model.hubs import revision_of
-from sapwood.model.lora import refuse_large_rank, resolve_targets
 from sapwood.model.machine import device_for
+from sapwood.model.methods import refuse_misfits
 from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import Prepared, prepare
@@ -58,10 +58,11 @@ def study_config(config: RunConfig) -> Study:
     device_for(config.base.device_map, "cpu")  # no GPU where one is named: said now, not after the weights
     spec = inspect_base(config.base)
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
-    refuse_large_rank(network, resolve_targets(network, config.lora.targets), config.lora.rank)
+    refuse_misfits(network, config)
     renderer = make_renderer(spec, config)
     text = spec.hf_config.get_text_config()
     context = getattr(text, "max_position_embeddings", None)
+    context = context and context - config.lora.lead
     found = prepared_study(
         config, renderer, vocab_rows=text.vocab_size, context=context, cache=cache_dir() / "prepared"
     )

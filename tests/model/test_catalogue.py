@@ -18,7 +18,8 @@ from sapwood.config import BaseConfig, LoraConfig, TemplateConfig
 from sapwood.errors import ConfigError, DataError, ModelError
 from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.load import load_base
-from sapwood.model.lora import read_adapter, resolve_targets
+from sapwood.model.lora import read_adapter
+from sapwood.model.targets import resolve_targets
 from sapwood.serve.load import open_target
 from sapwood.template.families import choose_template
 from sapwood.template.prepare import prepare

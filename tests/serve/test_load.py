@@ -17,7 +17,7 @@ from sapwood.serve.load import Loaded, open_target
 from sapwood.track.files import staged_dir
 from sapwood.track.store import open_run
 from tests.model.tiny import tiny_llama
-from tests.serve.tiny_chat import SYSTEM, tiny_adapter, tuned
+from tests.serve.tiny_chat import LORA, SYSTEM, tiny_adapter, tuned
 
 IDS = torch.tensor([[5, 80, 300, 41]])
 
@@ -39,6 +39,7 @@ def unfinished_run(folder: Path, steps: tuple[int, ...] = (5, 10)) -> Path:
         name="mine",
         data=DataConfig(train=("x.json",), system=SYSTEM),
         base=BaseConfig(model=facts["base"], storage="fp32"),
+        lora=LORA,
     )
     keys = ("base", "base_fingerprint", "template_fingerprint", "stop_ids")
     with open_run(
@@ -221,8 +222,8 @@ def test_an_adapter_of_unknown_origin_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_dora": True}, "use_dora"),
-        ({"bias": "all"}, "bias"),
+        ({"use_dora": True}, "lora_magnitude_vector is missing"),
+        ({"lora_bias": True}, "lora_bias"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"r": "gone"}, "'r'"),
         ({"r": 0}, "rank"),

@@ -10,6 +10,7 @@ from typing import Any
 from sapwood.config import BaseConfig, RunConfig, Storage
 from sapwood.memory.plan import MARGIN, MemoryPlan, Workload, fewest_recomputed, held, plan_memory, workload
 from sapwood.model.base import skeleton
+from sapwood.model.methods import STORAGES
 from sapwood.model.recompute import layers_to_recompute
 from sapwood.model.shapes import shapes_of
 from sapwood.model.storages import candidates, smaller_storages, with_storage
@@ -60,6 +61,9 @@ def choose_plan(study: Study, config: RunConfig) -> MemoryChoice:
     shapes, work = shapes_of(network), workload(study, config, network)
     named = config.base.storage != "auto"
     order: Sequence[Storage] = (config.base.storage,) if named else candidates(spec, config.base)
+    if not named and config.lora.method in STORAGES:  # a method that not every storage suits
+        suited: tuple[Any, ...] = STORAGES[config.lora.method][0]
+        order = [storage for storage in order if storage in suited] or suited
 
     def planned(base: BaseConfig) -> MemoryPlan:
         way = held(spec, base)

@@ -16,7 +16,7 @@ from typing import Any
 from sapwood.config import BaseConfig, RunConfig
 from sapwood.model.loss import PAD_TO, ROWS, VOCABULARY
 from sapwood.model.machine import available_memory, resident_bytes
-from sapwood.model.shapes import KNOWN, Shapes, adapter_parameters
+from sapwood.model.shapes import KNOWN, Shapes, trained_parameters
 from sapwood.model.storages import compute_dtype, unpacked_bytes, weight_bytes
 from sapwood.pack.footprint import Footprint, footprint
 from sapwood.study import Study
@@ -67,7 +67,7 @@ def workload(study: Study, config: RunConfig, network: Any) -> Workload:
     prompt = max((len(probe.ids) for probe in study.probes), default=0)
     return Workload(
         pack=footprint(longest_pack(study.data, config), softcap=capped),
-        adapter=adapter_parameters(network, config.lora.targets, config.lora.rank),
+        adapter=trained_parameters(network, config.lora),
         files=_files(study.spec.path),
         answers=min(len(study.probes), MAX_ANSWERS),
         answer_tokens=prompt + config.eval.max_new_tokens,

@@ -148,14 +148,20 @@ class LoraLinear(PeftLinear):
         dropout = self.lora_dropout[self.adapter]
         return dropout.p if isinstance(dropout, nn.Dropout) else 0.0
 
+    @property
+    def bias_is_trained(self) -> bool:
+        bias: Any = getattr(self.base_layer, "bias", None)
+        return bias is not None and bias.requires_grad
+
     def is_plain(self) -> bool:
         """One active LoRA, neither merged nor switched off, no variant (DoRA and the like), no bias of its
-        own."""
+        own, and none of the base trained."""
         return (
             len(self.active_adapters) == 1
             and self.adapter in self.lora_A
             and self.adapter not in self.lora_variant
             and not self.lora_bias[self.adapter]
+            and not self.bias_is_trained
             and not self.disable_adapters
             and not self.merged
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sapwood.model.lora import LoraModel
+from sapwood.model.soft_prompt import is_prefix, lead_embeddings, lead_keys, lead_length
 from sapwood.types import Batch, Segment
 
 NOISE = -1  # the input that NEFTune's generator is seeded for; dropout counts from 0
@@ -18,11 +20,18 @@ NOISE = -1  # the input that NEFTune's generator is seeded for; dropout counts f
 def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
     """float[1, T, D]: the decoder's output for a pack, after its final norm."""
     inputs: dict[str, Any] = {"input_ids": batch.ids}
-    if model.neftune and model.peft.training:
+    attention = batch.attention
+    lead, noise = lead_length(model.peft), model.neftune if model.peft.training else 0.0
+    if lead and is_prefix(model.peft):
+        attention = replace(attention, lead=lead_keys(model.peft))
+    if noise or (lead and not is_prefix(model.peft)):
         embeddings = model.network.get_input_embeddings()(batch.ids)
-        seed = model.clock.at(NOISE)
-        inputs = {"inputs_embeds": noisy(embeddings, batch.attention.segments, model.neftune, seed)}
-    out = model.backbone(**inputs, position_ids=batch.positions, segments=batch.attention, use_cache=False)
+        if noise:
+            embeddings = noisy(embeddings, attention.segments, noise, model.clock.at(NOISE))
+        if lead and not is_prefix(model.peft):
+            embeddings = torch.cat([lead_embeddings(model.peft, embeddings), embeddings[:, lead:]], 1)
+        inputs = {"inputs_embeds": embeddings}
+    out = model.backbone(**inputs, position_ids=batch.positions, segments=attention, use_cache=False)
     return out.last_hidden_state
 
 

@@ -1,37 +1,40 @@
-"""The adapter: which linears get one, how it starts, and its folder in PEFT's format."""
+"""The adapter: how it is put on a base, how it starts, and its folder in PEFT's format."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sapwood.config import LoraConfig
-from sapwood.errors import ConfigError, ModelError, NumericsError, Problem
+from sapwood.config import LoraConfig, Method
+from sapwood.errors import ModelError, NumericsError, Problem
 from sapwood.model.dropout import DropoutClock
 from sapwood.model.folder import read_json
+from sapwood.model.methods import peft_settings, refuse_storage
 from sapwood.types import Base, Batch, Head, LossSum
 
 ADAPTER = "default"  # the only adapter of a run; PEFT leaves this name out of the file
+TYPES = ("LORA", "IA3", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")  # PEFT's names of what can be opened
+PARTS = (".lora_", ".ia3_")  # where the name of an adapted layer ends
 
 
 @dataclass(slots=True)
 class LoraModel:
-    """A base with an adapter on it.
+    """A base and what is trained on it: an adapter of some method, or the base itself.
 
-    peft: the PeftModel. network: the transformers model inside it. backbone: its decoder without the head
-    (ids -> final hidden state).
-    parameters: the adapter's, by PEFT's names, in the order of the model.
+    peft: the PeftModel; the network itself in full fine-tuning. network: the transformers model inside it.
+    backbone: its decoder without the head (ids -> final hidden state).
+    parameters: what is trained, by PEFT's names, in the order of the model. targets: the adapted layers.
     divided: where the base lies in parts in several processes, what brings it together for one pack.
     neftune: strength of the noise on the embeddings while training.
+    start: tensors as they were at the start, where the end needs them: PiSSA's A and B, the base's biases.
     """
 
     peft: Any
@@ -43,126 +46,111 @@ class LoraModel:
     targets: tuple[str, ...]
     divided: Callable[[Batch], LossSum] | None = None
     neftune: float = 0.0
+    method: Method = "lora"
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def device(self) -> str:
         return str(next(iter(self.parameters.values())).device)
 
+    @contextmanager
+    def switched_off(self) -> Generator[None]:
+        """While open, the network answers as the base alone."""
+        biases = {name: self.parameters[name] for name in self.start if name.endswith("bias")}
+        own = {name: p.detach().clone() for name, p in biases.items()}
+        with self.peft.disable_adapter() if self.method != "full" else nullcontext():
+            try:
+                for name, p in biases.items():
+                    p.data.copy_(self.start[name])
+                yield
+            finally:
+                for name, p in biases.items():
+                    p.data.copy_(own[name])
+
 
 def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
-    """Put a fresh adapter on ``base``. B starts at zero, so step 0 equals the base.
+    """Put a fresh adapter on ``base``. B starts at zero, so step 0 equals the base; PiSSA and IA3 start equal
+    to it too, a soft prompt and LoftQ do not.
 
-    Raises ConfigError where targets match nothing, or only in part.
+    Raises ConfigError where targets match nothing, or only in part, or the storage doesn't suit the method.
     """
-    from peft import LoraConfig as PeftConfig
+    refuse_storage(config, base.storage)
+    if config.method == "full":
+        from sapwood.model.full import unfreeze
+
+        return unfreeze(base, seed)
+    settings = peft_settings(base.model, config)
+    return _attach(base, settings, config.method, seed)
+
+
+def attach_saved(base: Base, folder: Path) -> LoraModel:
+    """An adapter of any type that PEFT reads, on ``base``, to be talked to."""
+    from peft import PeftConfig
+
+    from sapwood.model.soft_prompt import is_prefix, lead_length
+
+    settings = PeftConfig.from_pretrained(str(folder))
+    settings.inference_mode = False  # PEFT's soft prompts read their saved form into a fresh encoder
+    model = _attach(base, settings, "ia3", 0)
+    tensors = read_adapter(folder)[1]
+    if not lead_length(model.peft):
+        restore_adapter(model, tensors, folder)
+        return model
+    model.method = "prefix" if is_prefix(model.peft) else "prompt"
+    settings.inference_mode = True
+    embedding = model.peft.prompt_encoder[ADAPTER].embedding
+    saved = tensors.get("prompt_embeddings")
+    if set(tensors) != {"prompt_embeddings"} or saved is None or saved.shape != embedding.weight.shape:
+        raise ModelError("the soft prompt doesn't fit this model", str(folder))
+    embedding.weight.data = saved.to(embedding.weight)
+    return model
+
+
+def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
     from peft import get_peft_model
 
     from sapwood.model.fast_blocks import lighten
     from sapwood.model.fast_lora import LoraLinear, speed_up
 
-    targets = resolve_targets(base.model, config.targets)
-    settings = PeftConfig(
-        r=config.rank,
-        lora_alpha=int(config.alpha) if config.alpha.is_integer() else config.alpha,  # type: ignore[arg-type]
-        lora_dropout=config.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        use_rslora=config.method == "rslora",
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    settings._register_custom_module({nn.Linear: LoraLinear})  # pyright: ignore[reportPrivateUsage]
+    on_linears = settings.peft_type == "LORA"
+    if on_linears:
+        settings._register_custom_module({nn.Linear: LoraLinear})
     lighten(base.model)
     base.model.name_or_path = base.spec.source  # PEFT writes it into the adapter's config
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away
         torch.manual_seed(seed)
-        model = get_peft_model(base.model, settings)
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away
+        model: Any = get_peft_model(base.model, settings)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()  # master weights
     clock = DropoutClock(seed)
     model.eval()
-    speed_up(model, clock)
-    parameters = {
-        name.replace(f".{ADAPTER}.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+    if on_linears:
+        speed_up(model, clock)
+    if method == "loftq":
+        from sapwood.model.loftq import start_from_rest
+
+        start_from_rest(model, base)
+    parameters = {_saved_name(name): p for name, p in model.named_parameters() if p.requires_grad}
+    adapted = {
+        name.split(part)[0].rpartition(".")[2] for name in parameters for part in PARTS if part in name
     }
-    adapted = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in parameters})
+    start = {
+        name: p.detach().clone()
+        for name, p in parameters.items()
+        if method == "pissa" or name.endswith("bias")
+    }
+    decoder = base.model.get_decoder()
+    targets = tuple(sorted(adapted))
     return LoraModel(
-        model, base.model, base.model.get_decoder(), base.head, clock, parameters, tuple(adapted)
+        model, base.model, decoder, base.head, clock, parameters, targets, method=method, start=start
     )
 
 
-def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ...] | str:
-    """``all-linear`` as the sorted leaf names of the decoder's linears; a list checked; a regular expression
-    checked."""
-    head = model.get_output_embeddings()
-    modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
-    named = list(modules)
-    linears = [name for name, m in named if isinstance(m, nn.Linear) and m is not head]
-    leaves = sorted({name.rpartition(".")[2] for name in linears})
-    if targets == "all-linear":
-        return tuple(leaves)
-    if isinstance(targets, str):
-        try:
-            pattern = re.compile(targets)
-        except re.error as error:
-            raise ConfigError("lora.targets is no regular expression", "lora.targets", str(error)) from None
-        if not any(pattern.fullmatch(name) for name in linears):
-            raise ConfigError(
-                f"lora.targets matches no linear layer: {targets!r}",
-                "lora.targets",
-                "a regular expression must match full names",
-                f"layers here: {', '.join(linears[:7])} …",
-            )
-        odd = [name for name, _ in named if pattern.fullmatch(name) and name not in linears]
-        if odd:
-            raise ConfigError(
-                f"lora.targets matches more than linear layers: {targets!r}",
-                "lora.targets",
-                f"{odd[0] or 'the whole model'} is no linear layer of the decoder; only those are adapted",
-                "end the expression in the names of layers, q_proj or v_proj say",
-            )
-        return targets
-    if not targets:
-        raise ConfigError("lora.targets is empty", "lora.targets", mend=f"names here: {', '.join(leaves)}")
-    problems: list[Problem] = []
-    for target in targets:
-        if any(name == target or name.endswith(f".{target}") for name in linears):
-            continue
-        near = difflib.get_close_matches(target, leaves, n=1)
-        mend = f"did you mean {near[0]}?" if near else f"names here: {', '.join(leaves)}"
-        problems.append(
-            Problem(f"lora.targets: no linear layer is called {target!r}", "lora.targets", mend=mend)
-        )
-    if problems:
-        raise ConfigError(problems)
-    return tuple(sorted(targets))
-
-
-def adapted_linears(model: Any, targets: tuple[str, ...] | str) -> list[nn.Linear]:
-    """The linears of a model that get an adapter; ``targets`` as `resolve_targets` gives them."""
-    head = model.get_output_embeddings()
-    return [
-        module
-        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
-        if isinstance(module, nn.Linear) and module is not head and _adapted(name, targets)
-    ]
-
-
-def refuse_large_rank(model: Any, targets: tuple[str, ...] | str, rank: int) -> None:
-    """A rank above what the largest adapted layer can use only costs. Raises ConfigError."""
-    sizes = [min(linear.in_features, linear.out_features) for linear in adapted_linears(model, targets)]
-    if sizes and rank > max(sizes):
-        why = f"no adapted layer has more than {max(sizes)} dimensions to give"
-        raise ConfigError(f"lora.rank={rank} is larger than the layers", "lora.rank", why, "8 to 16 is usual")
-
-
-def _adapted(name: str, targets: tuple[str, ...] | str) -> bool:
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(name == target or name.endswith(f".{target}") for target in targets)
+def _saved_name(name: str) -> str:
+    """A parameter's name as PEFT saves it."""
+    return name.replace(f".{ADAPTER}", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
 def adapter_tensors(model: LoraModel) -> dict[str, Tensor]:
@@ -204,15 +192,55 @@ def finite(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def write_trained(model: LoraModel, folder: Path) -> None:
+    """What is trained, as it stands: what a checkpoint holds. For LoRA, DoRA and IA3 it is a PEFT folder."""
+    settings = model.peft.peft_config[ADAPTER].to_dict() if model.method != "full" else None
+    write_files(adapter_tensors(model), settings, folder)
+
+
 def write_adapter(model: LoraModel, folder: Path) -> None:
-    """``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT reads them, byte for byte
-    reproducible: sorted keys and targets, no times, no library versions."""
+    """``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT reads them on the original base, byte
+    for byte reproducible: sorted keys and targets, no times, no library versions."""
+    from sapwood.model.soft_prompt import lead_length
+
+    tensors = adapter_tensors(model)
+    settings = model.peft.peft_config[ADAPTER].to_dict()
+    if model.method == "pissa":
+        tensors, settings = plain_lora(tensors, model.start, settings)
+    if lead_length(model.peft):
+        with torch.no_grad():
+            tensors = {"prompt_embeddings": model.peft.get_prompt_embedding_to_save(ADAPTER).contiguous()}
+    write_files(tensors, settings, folder)
+
+
+def plain_lora(
+    tensors: Mapping[str, Tensor], start: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """PiSSA as a LoRA of twice the rank, for the original base: its base gave s B0 A0 away at the start, so
+    W - s B0 A0 + s B A = W + s [B, -B0] [A; A0]. The conversion that PEFT documents for it."""
+    joined = dict(tensors)
+    for name in (name for name in tensors if ".lora_" in name):
+        first = start[name].cpu()
+        b = ".lora_B." in name
+        joined[name] = torch.cat([tensors[name], -first if b else first], 1 if b else 0).contiguous()
+    rank = settings["r"]
+    # the scale stays alpha / rank, or alpha / sqrt(rank)
+    return joined, {
+        **settings,
+        "r": 2 * rank,
+        "lora_alpha": 2 * settings["lora_alpha"],
+        "init_lora_weights": True,
+    }
+
+
+def write_files(tensors: dict[str, Tensor], settings: dict[str, Any] | None, folder: Path) -> None:
+    """An adapter's two files; without ``settings`` the tensors alone."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = finite(adapter_tensors(model), folder)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    settings = model.peft.peft_config[ADAPTER].to_dict()
+    save_file(finite(tensors, folder), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    if settings is None:
+        return
     settings["inference_mode"] = True
     settings.pop("peft_version", None)
     for key, value in settings.items():
@@ -225,24 +253,36 @@ def write_adapter(model: LoraModel, folder: Path) -> None:
 def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """An adapter folder's config and tensors. Raises ModelError naming the file that is missing or
     damaged."""
-    from peft import LoraConfig as PeftConfig
-    from safetensors.torch import load_file
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    for path in (config_file, weights):
-        if not path.is_file():
-            raise ModelError(
-                f"no {path.name}", str(folder), "not an adapter folder", "name a run or its adapter/"
-            )
+    config_file = folder / "adapter_config.json"
+    _insist(config_file)
+    tensors = read_tensors(folder)
     settings = read_json(config_file)
     kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise ModelError(f"adapter type {kind!r}", str(config_file), "only LoRA is known here")
-    known = {field.name for field in fields(PeftConfig)}
-    if odd := [key for key, value in settings.items() if key not in known and value]:
+    if kind not in TYPES:
+        known = f"known here: {', '.join(TYPES)}"
+        raise ModelError(f"adapter type {kind!r}", str(config_file), known)
+    keys = {field.name for field in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}  # type: ignore[index]
+    if odd := [key for key, value in settings.items() if key not in keys and value]:
         why = "an unknown key may change what the adapter computes"
         raise ModelError(f"the adapter's config holds {', '.join(odd)[:200]}", str(config_file), why)
+    return settings, tensors
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """What is trained, from a checkpoint or an adapter's folder."""
+    from safetensors.torch import load_file
+
+    weights = folder / "adapter_model.safetensors"
+    _insist(weights)
     try:
-        return settings, load_file(weights)
+        return load_file(weights)
     except Exception as error:
         raise ModelError("adapter weights can't be read", str(weights), str(error)) from None
+
+
+def _insist(path: Path) -> None:
+    if not path.is_file():
+        what, mend = f"no {path.name}", "name a run or its adapter/"
+        raise ModelError(what, str(path.parent), "not an adapter folder", mend)

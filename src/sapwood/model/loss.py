@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sapwood.types import Head, LossSum
 
@@ -102,7 +103,21 @@ def label_loss(hidden: Tensor, predict_at: Tensor, targets: Tensor, head: Head) 
     hidden: [1, T, D] after the final norm; predict_at, targets: int64[N]. An empty N gives 0.
     """
     rows = hidden[0].index_select(0, predict_at)  # hidden_TD[predict_at] -> rows_ND
+    if isinstance(head.weight, Tensor) and head.weight.requires_grad:
+        return LossSum(_trained_head_loss(rows, targets, head.weight, head), len(targets))
     return LossSum(_LabelLoss.apply(rows, targets, head), len(targets))  # type: ignore[arg-type]
+
+
+def _trained_head_loss(rows: Tensor, targets: Tensor, weight: Tensor, head: Head) -> Tensor:
+    """The same sum where the head learns too (full fine-tuning): plain autograd over a few rows at a time,
+    whose logits are computed again for the backward pass."""
+
+    def part(rows: Tensor, targets: Tensor) -> Tensor:
+        logits, _ = _logits(rows, weight, head.bias, head)
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+    parts = zip(rows.split(ROWS), targets.split(ROWS), strict=True)
+    return torch.stack([checkpoint(part, *both, use_reentrant=False) for both in parts]).sum()
 
 
 def label_loss_reference(hidden: Tensor, predict_at: Tensor, targets: Tensor, head: Head) -> LossSum:

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from sapwood.model.lora import adapted_linears, resolve_targets
+from sapwood.config import LoraConfig
+from sapwood.model.targets import adapted_linears, resolve_targets
 
 LAST_LINEARS = ("o_proj", "down_proj", "out_proj", "dense", "fc2", "dense_4h_to_h")  # read what others made
 HEAD_NORMS = {"q_norm": "q_proj", "k_norm": "k_proj"}
@@ -105,10 +106,15 @@ KNOWN = {
 }
 
 
-def adapter_parameters(network: Any, targets: str | tuple[str, ...], rank: int) -> int:
-    """Parameters of an adapter: rank times (in + out) for every adapted linear."""
-    adapted = adapted_linears(network, resolve_targets(network, targets))
-    return rank * sum(linear.in_features + linear.out_features for linear in adapted)
+def trained_parameters(network: Any, config: LoraConfig) -> int:
+    """What is trained: rank times (in + out) for every adapted linear; all of the base in full fine-tuning.
+    IA3 and soft prompts are so small that they don't count."""
+    if config.method == "full":
+        return sum(parameter.numel() for parameter in network.parameters())
+    if not config.on_linears or config.method == "ia3":
+        return 0
+    adapted = adapted_linears(network, resolve_targets(network, config.targets))
+    return config.rank * sum(linear.in_features + linear.out_features for linear in adapted)
 
 
 def _linears(layer: nn.Module) -> list[tuple[str, nn.Linear]]:

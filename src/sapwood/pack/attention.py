@@ -48,12 +48,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """groups; ``restore``: int64[T], where token t stands among the groups' flattened queries; the
-    segments."""
+    """groups; ``restore``: int64[T], where token t stands among the groups' flattened queries; the segments;
+    ``lead``: for each layer learnt keys and values [1, KV, P, D] in the place of the first P tokens'."""
 
     groups: tuple[Group, ...]
     restore: Tensor
     segments: tuple[Segment, ...]
+    lead: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 def plan_attention(segments: Sequence[Segment], *, device: str = "cpu", block: int = BLOCK) -> AttentionPlan:
@@ -318,6 +319,10 @@ def _interface(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention seam: [1, H, T, D] in, [1, T, H, D] out."""
+    if segments.lead:
+        keys, values = segments.lead[module.layer_idx]
+        key = torch.cat([keys, key[:, :, keys.shape[2] :]], 2)
+        value = torch.cat([values, value[:, :, keys.shape[2] :]], 2)
     out = segment_attention(
         query[0],
         key[0],

@@ -74,6 +74,28 @@ def build_pack(examples: Sequence[Example], *, share_prefixes: bool = True) -> P
     )
 
 
+def with_lead(pack: Pack, length: int) -> Pack:
+    """The pack behind ``length`` virtual tokens that every row begins with: a segment that all rows continue.
+
+    Its ids are zeros that nobody reads: a soft prompt puts its own embeddings, or keys and values, there.
+    """
+    if not length:
+        return pack
+    moved = [
+        Segment(
+            s.start + length, s.stop + length, s.position + length, 0 if s.parent is None else s.parent + 1
+        )
+        for s in pack.segments
+    ]
+    return dataclasses.replace(
+        pack,
+        ids=np.pad(pack.ids, (length, 0)),
+        positions=np.concatenate([np.arange(length, dtype=np.int32), pack.positions + length]),
+        segments=(Segment(0, length, 0), *moved),
+        predict_at=pack.predict_at + length,
+    )
+
+
 def pad_pack(pack: Pack, multiple: int = PAD_TO) -> Pack:
     """The pack with a last segment that nobody predicts from, so that its length is a multiple of
     ``multiple``.

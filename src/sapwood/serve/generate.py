@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sapwood.errors import ConfigError
+from sapwood.model.soft_prompt import fill_cache, lead_length
 from sapwood.pack.attention import NAME as TRAINING_ATTENTION
 from sapwood.serve.choose import Chooser, Settings
 from sapwood.serve.text import TextStream
@@ -185,8 +186,8 @@ def _answer(writer: TextStream, prompt: Sequence[int], last: _Token) -> Answer:
 class _Rows:
     """The rows of a batch that are still being written, with their cache.
 
-    alive: their numbers. mask: bool[B, width + steps], False where padded. position: int64[B, 1], of the
-    token that comes next.
+    alive: their numbers. mask: bool[B, width + steps], False where padded; width counts what the cache holds,
+    a soft prompt too. position: int64[B, 1], of the token that comes next.
     """
 
     def __init__(self, model: Any, prompts: Mapping[int, Sequence[int]], pad: int, steps: int) -> None:
@@ -198,16 +199,22 @@ class _Rows:
         padded = [[pad] * (self.width - len(prompt)) + list(prompt) for prompt in prompts.values()]
         self.ids = torch.tensor(padded, device=device)
         columns = torch.arange(self.width + steps, device=device)
-        self.mask = columns >= self.width - lengths[:, None]
-        self.position = lengths[:, None]
+        mask = columns >= self.width - lengths[:, None]
         self.alive = list(prompts)
-        self._model = model
         self._cache = DynamicCache(config=_unwrapped(model).config)
+        with torch.no_grad():
+            lead = fill_cache(model, _unwrapped(model), self._cache, len(prompts))
+        # a soft prompt lies in the cache, and the base itself goes on from there
+        self._model = _unwrapped(model) if lead else model
+        self._lead = lead
+        self.mask = torch.cat([mask.new_ones(len(prompts), lead), mask], 1)
+        self.width += lead
+        self.position = lengths[:, None] + lead
 
     def read(self) -> Tensor:
         """All prompts at once -> logits [B, vocabulary] of each row's first new token."""
         positions = self.mask[:, : self.width].long().cumsum(1).sub_(1).clamp_(min=0)
-        return self._forward(self.ids, positions)
+        return self._forward(self.ids, positions[:, self._lead :])
 
     def step(self, chosen: Sequence[int], keep: Sequence[int]) -> Tensor:
         """Append each row's token and go on with `alive[i]` for i in ``keep`` -> logits, as `read`."""
@@ -248,6 +255,7 @@ def _room(model: Any, prompt_tokens: int, settings: Settings) -> int:
     limit = context_length(model)
     if limit is None:
         return settings.max_new_tokens
+    limit -= lead_length(model)
     if prompt_tokens >= limit:
         raise ConfigError(
             f"the prompt has {prompt_tokens:,} tokens",

@@ -8,16 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import BaseConfig, LoraConfig, load_config
+from sapwood.config import BaseConfig, LoraConfig, RunConfig, load_config
 from sapwood.errors import ModelError, Problem, StorageError
 from sapwood.model.base import inspect_base
 from sapwood.model.load import load_base
-from sapwood.model.lora import LoraModel, attach_lora, read_adapter, restore_adapter
+from sapwood.model.lora import (
+    LoraModel,
+    attach_lora,
+    attach_saved,
+    read_adapter,
+    read_tensors,
+    restore_adapter,
+)
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
 from sapwood.track.files import MANIFEST, verify_dir
@@ -25,13 +32,12 @@ from sapwood.track.query import find_run
 from sapwood.track.store import CHECKPOINTS, CONFIG, RUN
 from sapwood.types import Base, BaseSpec
 
-FACTS, ADAPTER, WEIGHTS = "sapwood.json", "adapter", "adapter_config.json"
+FACTS, ADAPTER, WEIGHTS, MODEL = "sapwood.json", "adapter", "adapter_config.json", "config.json"
 SCHEMA = 1
 HOW_HELD = ("storage", "compute_dtype", "double_quant")  # keys of `base` that an adapter's facts repeat
 
 # PEFT's settings under which an adapter is more than pairs of matrices on linears; each is empty in ours
 UNKNOWN_FORMS = (
-    "use_dora",
     "use_qalora",
     "rank_pattern",
     "alpha_pattern",
@@ -72,7 +78,7 @@ class Loaded:
 
     def without_adapter(self) -> AbstractContextManager[Any]:
         """While open, the network answers as the base alone."""
-        return nullcontext() if self.model is None else self.model.peft.disable_adapter()
+        return nullcontext() if self.model is None else self.model.switched_off()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,8 @@ def _open_run(run: Path) -> Loaded:
         except StorageError as error:
             damaged += error.problems
             continue
-        return _open(_facts_of_run(run, checkpoint), f"{run.name} {checkpoint.name}")
+        config = load_config(run / CONFIG)
+        return _open(_facts_of_run(run, checkpoint, config), f"{run.name} {checkpoint.name}", config)
     if damaged:
         raise StorageError(damaged)
     raise ModelError(
@@ -161,16 +168,30 @@ def _open_run(run: Path) -> Loaded:
     )
 
 
-def _open(facts: AdapterFacts, name: str) -> Loaded:
-    settings, tensors = read_adapter(facts.path)
-    config = _lora_config(settings, facts.path / WEIGHTS)
+def _open(facts: AdapterFacts, name: str, trained: RunConfig | None = None) -> Loaded:
+    """``trained``: the config of the run, where a checkpoint is opened and not a finished adapter."""
     spec = inspect_base(facts.base)
     renderer = _renderer(spec, facts.template_name, facts.clock)
     _verify(facts, spec, renderer)
+    if trained is None and (facts.path / MODEL).is_file():  # full fine-tuning: the folder is a model
+        base = load_base(replace(spec, path=facts.path), facts.base)
+        return Loaded(base, None, renderer, facts.system, name)
     base = load_base(spec, facts.base)
-    model = attach_lora(base, config)
+    return Loaded(base, _adapted(base, facts, trained), renderer, facts.system, name)
+
+
+def _adapted(base: Base, facts: AdapterFacts, trained: RunConfig | None) -> LoraModel:
+    """The base with what was trained on it."""
+    if trained is not None:
+        model = attach_lora(base, trained.lora, trained.train.seed)
+        restore_adapter(model, read_tensors(facts.path), facts.path)
+        return model
+    settings, tensors = read_adapter(facts.path)
+    if settings["peft_type"] != "LORA":
+        return attach_saved(base, facts.path)
+    model = attach_lora(base, _lora_config(settings, facts.path / WEIGHTS))
     restore_adapter(model, tensors, facts.path)
-    return Loaded(base, model, renderer, facts.system, name)
+    return model
 
 
 def _verify(facts: AdapterFacts, spec: BaseSpec, renderer: Renderer) -> None:
@@ -213,9 +234,8 @@ def _read_facts(folder: Path) -> AdapterFacts:
     return _facts(folder, path, tree, base, tree.get("template_name"))
 
 
-def _facts_of_run(run: Path, checkpoint: Path) -> AdapterFacts:
+def _facts_of_run(run: Path, checkpoint: Path, config: RunConfig) -> AdapterFacts:
     """A checkpoint holds weights only: what it stands on is the run's config and what the run recorded."""
-    config = load_config(run / CONFIG)
     recorded = _read_json(run / RUN).get("facts")
     tree = {"system": config.data.system, **(recorded if isinstance(recorded, Mapping) else {})}
     return _facts(checkpoint, run / RUN, tree, config.base.model_dump(), config.template.name)
@@ -257,8 +277,6 @@ def _facts(
 def _lora_config(settings: Mapping[str, Any], where: Path) -> LoraConfig:
     """PEFT's own settings decide, so that the adapter answers here as it does in plain PEFT."""
     unknown = [key for key in UNKNOWN_FORMS if settings.get(key)]
-    if settings.get("bias", "none") != "none":
-        unknown.append("bias")
     if unknown:
         raise ModelError(
             f"the adapter uses {', '.join(unknown)}",
@@ -269,7 +287,8 @@ def _lora_config(settings: Mapping[str, Any], where: Path) -> LoraConfig:
     targets = settings.get("target_modules")
     try:
         return LoraConfig(
-            method="rslora" if settings.get("use_rslora") else "lora",
+            method="dora" if settings.get("use_dora") else "rslora" if settings.get("use_rslora") else "lora",
+            bias=settings.get("bias", "none"),
             rank=settings["r"],
             alpha=settings["lora_alpha"],
             targets=tuple(targets) if _is_sequence(targets) else targets,  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ from sapwood.model.lora import (
     LoraModel,
     adapter_tensors,
     finite,
-    read_adapter,
+    read_tensors,
     restore_adapter,
-    write_adapter,
+    write_trained,
 )
 from sapwood.track.files import discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
@@ -64,7 +64,7 @@ def write_checkpoint(final: Path, model: LoraModel, state: TrainState, events_le
     NumericsError where anything in them is not a number."""
     with staged_dir(final) as folder:
         operation("write", folder / "adapter_model.safetensors")
-        write_adapter(model, folder)
+        write_trained(model, folder)
         operation("write", folder / "optimizer.safetensors")
         save_file(finite(moments(state), folder), folder / "optimizer.safetensors")
         facts = {"schema": SCHEMA, **state_facts(state), "events_length": events_length}
@@ -107,8 +107,7 @@ def load_checkpoint(path: Path, model: LoraModel, state: TrainState) -> int:
             raise StorageError(
                 f"checkpoint schema {facts['schema']}", str(path), f"this sapwood reads {SCHEMA}"
             )
-        _, tensors = read_adapter(path)
-        restore_adapter(model, tensors, path)
+        restore_adapter(model, read_tensors(path), path)
         set_facts(state, facts)
         restore_moments(state, load_file(path / "optimizer.safetensors"), path)
         return facts["events_length"]

@@ -22,7 +22,7 @@ from sapwood.model.lora import LoraModel
 from sapwood.model.loss import label_loss
 from sapwood.model.machine import peak_bytes
 from sapwood.pack.attention import packed_attention
-from sapwood.pack.build import build_pack, to_batch
+from sapwood.pack.build import build_pack, to_batch, with_lead
 from sapwood.pack.plan import plan_for
 from sapwood.scores import score_answers
 from sapwood.train.optim import TrainState
@@ -102,7 +102,8 @@ def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int
     share, most = config.pack.share_prefixes and not config.train.neftune, config.train.micro_batch
     ids = [example.ids for example in examples]
     bins = plan_for(processes, ids, config.pack.length, share_prefixes=share, most=most)
-    return [build_pack([examples[i] for i in chosen], share_prefixes=share) for chosen in bins]
+    packs = [build_pack([examples[i] for i in chosen], share_prefixes=share) for chosen in bins]
+    return [with_lead(pack, config.lora.lead) for pack in packs]
 
 
 def optimizer_step(
