@@ -484,7 +484,7 @@ def _problem(detail: Any, source: str, lines: Mapping[str, str]) -> Problem:
     why = detail["msg"].removeprefix("Value error, ")
     found = detail.get("input")
     shown = f", found {found!r}" if isinstance(found, str | int | float | bool | None) else ""
-    field = _field(parts)
+    field = field_of(parts)
     help_text = f"{key}: {_help(field)}" if field is not None else ""
     return Problem(f"{key or 'config'} is not valid", where, f"{why[0].lower()}{why[1:]}{shown}", help_text)
 
@@ -506,7 +506,7 @@ def _help(field: Any) -> str:
     return " ".join(str(field.description).split())
 
 
-def _field(parts: Sequence[str]) -> Any:
+def field_of(parts: Sequence[str]) -> Any:
     """The field a key path names, or None."""
     if len(parts) == 2 and parts[0] in _sections():
         return _sections()[parts[0]].model_fields.get(parts[1])
