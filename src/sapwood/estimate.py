@@ -25,6 +25,7 @@ from sapwood.model.storages import (
 from sapwood.study import Study
 from sapwood.track.figures import duration, size
 from sapwood.train.loop import pack_examples
+from sapwood.train.optim import MOMENTS
 from sapwood.train.schedule import members, plan_steps
 from sapwood.types import Cursor, Pack
 
@@ -115,10 +116,10 @@ def cheaper(study: Study, config: RunConfig) -> list[str]:
     if not config.train.gradient_checkpointing:
         text, changed = "train.gradient_checkpointing=true", config.model_copy(update={"train": train})
         propose(text, changed, longest)
-    for storage in smaller_storages(study.spec, config.base):
+    for storage in smaller_storages(study.spec, config.base) if config.lora.method != "full" else ():
         base = config.base.model_copy(update={"storage": storage})
         propose(f"base.storage={storage}", config.model_copy(update={"base": base}), longest)
-    if rank < config.lora.rank:
+    if rank < config.lora.rank and config.lora.on_linears and config.lora.method != "ia3":
         propose(f"lora.rank={rank}", config.model_copy(update={"lora": smaller}), longest)
     propose("a smaller base.model, or shorter rows", config, max(16, row // 2))
     return [f"{text} (about {size(int(need))})" for text, need in found[:3]]
@@ -175,14 +176,18 @@ def _peak(study: Study, config: RunConfig, longest: int) -> float:
     kept = 10 * text.hidden_size + 4 * attention + 5 * text.intermediate_size
     layers = 1.5 if config.train.gradient_checkpointing else text.num_hidden_layers
     per_token = width * (kept * layers + (text.hidden_size * text.num_hidden_layers if layers < 2 else 0))
-    per_layer = (
-        2 * text.hidden_size
-        + attention
-        + heads * head_dim
-        + 2 * text.hidden_size
-        + 3 * text.intermediate_size
-    )
-    adapter = (
-        16.0 * config.lora.rank * per_layer * text.num_hidden_layers
-    )  # weight, gradient, two moments in fp32
-    return BASELINE_BYTES + weights + adapter + per_token * longest + 160e6
+    trained = _trained_bytes(study, config, attention + heads * head_dim)
+    return BASELINE_BYTES + weights + trained + per_token * longest + 160e6
+
+
+def _trained_bytes(study: Study, config: RunConfig, attention: int) -> float:
+    """Weight, gradient and moments of what is trained. ``attention``: widths of a layer's q, k, v, output."""
+    text, lora, kind = study.spec.hf_config.get_text_config(), config.lora, MOMENTS[config.train.optimizer]
+    each = 8 + len(kind.names) * (1 if kind.blocks else 4)
+    if lora.method == "full":
+        return (each - 4) * float(sum(count_parameters(study.spec)))  # the weight is the base's own
+    if lora.lead:  # of keys and values for each layer, or of embeddings
+        return each * lora.lead * float(max(text.hidden_size, text.num_hidden_layers * attention))
+    rank = 1 if lora.method == "ia3" else lora.rank
+    per_layer = 4 * text.hidden_size + attention + 3 * text.intermediate_size
+    return each * rank * float(per_layer) * text.num_hidden_layers
