@@ -18,6 +18,7 @@ from sapwood.errors import STOPPED_RESUMABLE, LostProcessError
 
 BEAT = 5.0  # seconds between two signs
 PATIENCE = 60.0  # seconds without one
+SPOKEN = "spoken"  # key: how many processes have said, or would have said, how the run ended
 LEFT = -1_000_000_000  # the count of a process that ended as it should
 
 
@@ -59,7 +60,7 @@ class Heartbeat:
     def _give_up(self) -> None:
         """The main thread waits in a call that nothing can interrupt, so the process ends here. The run is
         whole at its last checkpoint."""
-        if self._store.add("spoken", 1) == 1:
+        if self._store.add(SPOKEN, 1) == 1:
             what = f"process {self._next} has given no sign of life for {PATIENCE:.0f} s"
             error = LostProcessError(what, mend="start `sapwood resume RUN` with as many processes")
             print(f"sapwood: {error}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ undisturbed run. Here there are no buckets, and a sum has the same order at ever
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -22,14 +23,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sapwood.errors import ConfigError, LostProcessError, SapwoodError
-from sapwood.train.heartbeat import Heartbeat
+from sapwood.train.heartbeat import SPOKEN, Heartbeat
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MEET = timedelta(minutes=10)  # for all processes to start
 WAIT = timedelta(days=1)  # for one another, later: whether they live is told by the heartbeat
-FIRST_WORD = 5.0  # seconds that the first process has to say how a run ended, before another says it
+FIRST_WORD = timedelta(seconds=5)  # for the first process to say how a run ended, before another says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +161,7 @@ def join() -> Generator[World]:
             with _connected(world, store):
                 yield world
         except BaseException as error:
-            if not world.leads and not isinstance(error, SystemExit):
-                _let_the_first_speak(store)
-            if _spoken(store, 1) > 1:
+            if not _may_speak(world, store):
                 raise SystemExit(error.exit_code if isinstance(error, SapwoodError) else 1) from None
             raise
 
@@ -225,16 +224,17 @@ def _connected(world: World, store: Any) -> Generator[None]:
     distributed.destroy_process_group()  # after an error the connections end with the process
 
 
-def _let_the_first_speak(store: Any) -> None:
-    """It knows most: what was saved, and where."""
-    until = time.monotonic() + FIRST_WORD
-    while time.monotonic() < until and not _spoken(store, 0):
-        time.sleep(0.1)
+def _may_speak(world: World, store: Any) -> bool:
+    """True in one process only. The first one knows most, what was saved and where, so it is waited for."""
+    from torch import distributed
 
-
-def _spoken(store: Any, more: int) -> int:
-    """How many processes have said, or would have said, how the run ended; with this one where more is 1."""
     try:
-        return store.add("spoken", more)
+        if not world.leads:
+            with contextlib.suppress(distributed.DistStoreError):  # nobody has spoken in that time
+                store.wait([SPOKEN], FIRST_WORD)
+        chosen = store.add(SPOKEN, 1) == 1
     except RuntimeError:  # whoever kept the store is gone
-        return 0
+        return True
+    if chosen and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and world.leads:
+        time.sleep(1)  # the store ends with this process: the others must hear of it first
+    return chosen
