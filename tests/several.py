@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+from torch.distributed import TCPStore
 
 from tests.forks import WARM
 
@@ -26,6 +28,16 @@ MORE_WARM = (
     "tests.several",
 )
 
+STARTED: list[ForkServerProcess] = []
+
+
+@atexit.register
+def end() -> None:
+    """A test that failed leaves no process behind."""
+    for process in STARTED:
+        if process.is_alive():
+            process.kill()
+
 
 @dataclass(slots=True)
 class Group:
@@ -33,6 +45,7 @@ class Group:
 
     processes: list[ForkServerProcess]
     outputs: list[Path]
+    store: Any  # what torchrun keeps for its processes, and outlives them
 
     def wait(self, timeout: float = 120) -> list[int | None]:
         """Exit codes by rank; negative for the signal that ended one, None for one that had to be killed."""
@@ -68,22 +81,24 @@ def start(
     those of torchrun; NETNS names a network namespace, CWD a folder, HASTE makes signs of life frequent."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*WARM, *MORE_WARM])
-    port = str(free_port())
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes: list[ForkServerProcess] = []
     outputs: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
     for rank in range(size):
         output = folder / f"output-{time.monotonic_ns()}-{rank}.txt"
         variables = {
-            "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
             "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
         }  # fmt: skip
         variables |= settings[rank] if settings else {}
         process = context.Process(target=_one, args=(variables, output, work, arguments))
         process.start()
         processes.append(process)
+        STARTED.append(process)
         outputs.append(output)
-    return Group(processes, outputs)
+    return Group(processes, outputs, store)
 
 
 def _one(
@@ -117,9 +132,3 @@ def command(*arguments: str) -> None:
 
     sys.argv = ["sapwood", *arguments]
     main()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -237,6 +237,8 @@ class EvalConfig(Section):
 class SaveConfig(Section):
     every: int = Field(default=100, ge=1)
     """optimizer steps between checkpoints; the last step is always saved"""
+    minutes: Number = Field(default=10, ge=0)
+    """minutes between checkpoints at most, where save.every steps take longer; 0 counts steps only"""
     keep: int = Field(default=2, ge=1)
     """newest checkpoints that stay on disk; that of the best evaluation stays too"""
     adapter: Literal["auto", "last", "best"] = "auto"

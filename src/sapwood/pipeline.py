@@ -26,16 +26,18 @@ from sapwood.model.machine import fastest_dtype, kernel_facts
 from sapwood.model.storages import choose_storage
 from sapwood.signals import stop_signals
 from sapwood.study import DATA, Study, fingerprints, load_study, save_study, study_config
-from sapwood.together import NOTHING_TO_DO, build, invite, sampler_of
+from sapwood.together import NOTHING_TO_DO, build, fresh_state, invite, sampler_of
 from sapwood.track.files import set_aside
 from sapwood.track.follow import followed
 from sapwood.track.identity import Change, accept_changes, changes, identity_of, read_about
 from sapwood.track.store import RunStore, open_run, package_versions, reopen_run
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, share_state
+from sapwood.train.explosion import LossWatch
 from sapwood.train.loop import train
-from sapwood.train.optim import TrainState, new_state
+from sapwood.train.optim import TrainState
 from sapwood.train.rehearse import out_of_memory, rehearse
 from sapwood.train.saving import (
+    SaveClock,
     insist,
     kept_when_lost,
     leave_best,
@@ -45,7 +47,7 @@ from sapwood.train.saving import (
 )
 from sapwood.train.schedule import plan_steps
 from sapwood.train.world import ALONE, World, partners
-from sapwood.types import Adapter, Evaluated, Event, Stepped
+from sapwood.types import Adapter, Event, Stepped
 
 Watcher = Callable[[Event], None]
 UNUSUAL_LR = 0.01
@@ -196,6 +198,8 @@ def train_run(
         state = start_or_resume(run, model, config, notes)
         share_state(world, model, state)
         sampler = sampler_of(model, study, config)
+        clock = SaveClock(config.save, plan_steps(len(study.data.train), config.train).total_steps)
+        losses = LossWatch()
         lost = kept_when_lost(run, model, state, config.save.keep)
         with lost, partners(), followed(run, config.track) as look_after_trackers:
             for event in train(model, study.data, state, config, sampler, world):
@@ -203,9 +207,12 @@ def train_run(
                 look_after_trackers(event.step)
                 if watch is not None:
                     watch(event)
-                if isinstance(event, Stepped) and world.any(bool(stop)):
-                    raise stopped(run, state, save_when_stopped(run, model, state, config.save.keep))
-                if checkpoint_due(event, study, config, state):
+                if isinstance(event, Stepped):
+                    if (text := losses.warning(event)) is not None:
+                        say(run, event.step, text)
+                    if world.any(bool(stop)):
+                        raise stopped(run, state, save_when_stopped(run, model, state, config.save.keep))
+                if clock.due(event, state):
                     try_to_save(run, model, state, config.save.keep)
         if config.keeps_best:
             leave_best(run, model, state)
@@ -228,8 +235,7 @@ def start_or_resume(
     run: RunStore, model: LoraModel, config: RunConfig, notes: Sequence[str] = ()
 ) -> TrainState:
     """A fresh state, or that of the newest checkpoint that verifies."""
-    b_ratio = config.lora.b_ratio if config.lora.method == "lora+" else 1.0
-    state = new_state(model.parameters, config.train, b_ratio)
+    state = fresh_state(model, config)
     checkpoint, damaged = newest_good(run.path)
     if checkpoint is not None:
         run.truncate_events(load_checkpoint(checkpoint, model, state))
@@ -243,17 +249,14 @@ def start_or_resume(
     else:
         run.truncate_events(0)
     for text in [*notes, *damaged]:
-        run.note("note", state.step, text=text)
-        log.warning("%s", text)
+        say(run, state.step, text)
     return state
 
 
-def checkpoint_due(event: Event, study: Study, config: RunConfig, state: TrainState) -> bool:
-    """Every `save.every` steps, after the last, and whenever the held-out loss is the best so far."""
-    if not isinstance(event, Stepped):
-        return isinstance(event, Evaluated) and state.best is not None and state.best[0] == event.step
-    last = plan_steps(len(study.data.train), config.train).total_steps
-    return event.step % config.save.every == 0 or event.step == last
+def say(run: RunStore, step: int, text: str) -> None:
+    """To the person who watches, and to the one who reads the run later."""
+    run.note("note", step, text=text)
+    log.warning("%s", text)
 
 
 @contextmanager

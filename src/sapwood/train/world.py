@@ -153,6 +153,7 @@ def join() -> Generator[World]:
     if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
         yield ALONE
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack traces of torch beside our message
     world, store = _meet()
     if not world.leads:
         logging.getLogger("sapwood").setLevel(logging.CRITICAL)
@@ -233,8 +234,10 @@ def _may_speak(world: World, store: Any) -> bool:
             with contextlib.suppress(distributed.DistStoreError):  # nobody has spoken in that time
                 store.wait([SPOKEN], FIRST_WORD)
         chosen = store.add(SPOKEN, 1) == 1
-    except RuntimeError:  # whoever kept the store is gone
-        return True
-    if chosen and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and world.leads:
-        time.sleep(1)  # the store ends with this process: the others must hear of it first
+    except RuntimeError:  # whoever kept the store is gone: the first process, where torchrun doesn't
+        return world.rank <= 1
+    if chosen and world.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        if distributed.is_initialized():
+            distributed.destroy_process_group()  # ends the others' waiting
+        time.sleep(1)  # the store ends with this process: they must hear first that it has spoken
     return chosen
