@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from sapwood import finetune, resume
+from sapwood.commands.data import check_config
 from sapwood.config import SaveConfig, load_config
 from sapwood.errors import (
     ConfigError,
@@ -189,6 +190,17 @@ def test_c19_runs_are_not_kept_in_the_model_s_folder(home: Path, tmp_path: Path)
     for place in (home / "tiny-llama", home / "tiny-llama" / "runs", tmp_path / "link" / "runs"):
         with pytest.raises(ConfigError, match=r"save\.dir lies in the base model's folder"):
             finetune(tiny_config(home, place))
+
+
+def test_c20_each_value_says_where_it_comes_from(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_config(home / "base.yaml", ["data.eval=2", "train.lr=1e-3"], as_json=False)
+    text = capsys.readouterr().out
+    assert "train.lr: 0.001  (command line train.lr=1e-3)" in text
+    assert f"({home / 'base.yaml'}:1)" in text
+    check_config(home / "base.yaml", ["data.eval=2"], as_json=True)
+    config = json.loads(capsys.readouterr().out)["config"]
+    assert config["data.eval"] == {"value": 2.0, "from": "command line data.eval=2"}
+    assert config["train.lr"]["from"] == "default"
 
 
 def test_c20_the_resolved_config_is_in_the_run(home: Path, tmp_path: Path) -> None:

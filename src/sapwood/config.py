@@ -303,11 +303,20 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
 
     Relative data paths stay relative to the working directory. Raises ConfigError listing every problem.
     """
+    tree, lines = _read_tree(path, overrides)
+    return parse_config(tree, str(path) if path is not None else "command line", lines)
+
+
+def origins(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, str]:
+    """For each key path that was set, the place that set it last; every other has its default."""
+    return _read_tree(path, overrides)[1]
+
+
+def _read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
-    source = str(path) if path is not None else "command line"
     for text in overrides:
         _override(tree, lines, text)
-    return parse_config(tree, source, lines)
+    return tree, lines
 
 
 def parse_config(

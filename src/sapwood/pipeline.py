@@ -200,7 +200,7 @@ def train_run(
         sampler = sampler_of(model, study, config)
         clock = SaveClock(config.save, plan_steps(len(study.data.train), config.train).total_steps)
         losses = LossWatch()
-        lost = kept_when_lost(run, model, state, config.save.keep)
+        lost = kept_when_lost(run, model, state, config.save.keep, world)
         with lost, partners(), followed(run, config.track) as look_after_trackers:
             for event in train(model, study.data, state, config, sampler, world):
                 run.record(event)
@@ -211,7 +211,8 @@ def train_run(
                     if (text := losses.warning(event)) is not None:
                         say(run, event.step, text)
                     if world.any(bool(stop)):
-                        raise stopped(run, state, save_when_stopped(run, model, state, config.save.keep))
+                        saved = save_when_stopped(run, model, state, config.save.keep)
+                        raise stopped(run, state, saved, world)
                 if clock.due(event, state):
                     try_to_save(run, model, state, config.save.keep)
         if config.keeps_best:
@@ -224,11 +225,10 @@ def train_run(
         )
 
 
-def stopped(run: RunStore, state: TrainState, saved: bool) -> Stopped:
+def stopped(run: RunStore, state: TrainState, saved: bool, world: World) -> Stopped:
     how = "saved" if saved else "not saved: the disk refused; resume goes on from the checkpoint before"
-    return Stopped(
-        f"stopped after step {state.step}, {how}", str(run.path), mend=f"sapwood resume {run.path}"
-    )
+    what = f"stopped after step {state.step}, {how}"
+    return Stopped(what, str(run.path), mend=world.resume(run.path))
 
 
 def start_or_resume(

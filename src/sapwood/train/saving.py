@@ -17,6 +17,7 @@ from sapwood.track.files import verify_dir
 from sapwood.track.store import RunStore
 from sapwood.train.checkpoint import checkpoint_bytes, checkpoint_path, checkpoints, save_checkpoint
 from sapwood.train.optim import TrainState
+from sapwood.train.world import World
 from sapwood.types import Evaluated, Event, Stepped
 
 Saved = TypeVar("Saved")
@@ -95,16 +96,17 @@ def save_when_stopped(run: RunStore, model: LoraModel, state: TrainState, keep: 
 
 
 @contextmanager
-def kept_when_lost(run: RunStore, model: LoraModel, state: TrainState, keep: int) -> Generator[None]:
+def kept_when_lost(
+    run: RunStore, model: LoraModel, state: TrainState, keep: int, world: World
+) -> Generator[None]:
     """Where another process ends, what this one has is whole at the last step boundary: no step is lost."""
     try:
         yield
     except LostProcessError as error:
         how = "saved" if save_when_stopped(run, model, state, keep) else "not saved: the disk refused"
         problem = error.problems[0]
-        mend = f"with as many processes as before: sapwood resume {run.path}"
         what = f"{problem.what}; stopped after step {state.step}, {how}"
-        raise LostProcessError(what, str(run.path), problem.why, mend) from None
+        raise LostProcessError(what, str(run.path), problem.why, world.resume(run.path)) from None
 
 
 def insist(save: Callable[[Path], Saved], place: Path, spill: Path | None, stop: Callable[[], bool]) -> Saved:

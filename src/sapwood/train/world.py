@@ -20,6 +20,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sapwood.errors import ConfigError, LostProcessError, SapwoodError
@@ -48,6 +49,11 @@ class World:
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    def resume(self, run: Path) -> str:
+        """The command that goes on with ``run`` in as many processes."""
+        command = f"sapwood resume {run}"
+        return command if self.size == 1 else f"torchrun --nproc-per-node {self.local_size} -m {command}"
 
     def share(self, sizes: Sequence[int], *, lockstep: bool = False) -> list[tuple[int, float]]:
         """What this process computes of a step's packs, as (index, factor): each pack has the factor 1 in
