@@ -34,7 +34,7 @@ def config_of(folder: Path, steps: int) -> Path:
     path = folder / "config.yaml"
     path.write_text(
         "data: {train: builtin:nursery, eval: 8}\n"
-        f"train: {{max_steps: {steps}, batch_size: 16}}\n"
+        f"train: {{max_steps: {steps}, batch_size: 8}}\n"
         "pack: {length: 256}\n"
         "eval: {samples: 0}\n"
         "base: {storage: fp32}\n"
