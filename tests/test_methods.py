@@ -184,6 +184,11 @@ def test_switched_off_it_is_the_base(case: str, trained: Callable[[str], Trained
         ({"lora": {"method": "full"}, "train": {"shard": "base"}}, "full fine-tuning can't be divided"),
         ({"lora": {"method": "ia3", "targets": "q.*"}}, "matches no linear|no regular expression"),
         ({"lora": {"rank": 500}}, "lora.rank=500 is larger"),
+        (
+            {"lora": {"bias": "all"}, "base": {"storage": "bf16"}},
+            "bias all needs base.storage fp32",
+        ),
+        ({"lora": {"bias": "all", "method": "prefix"}}, "lora.bias is for LoRA"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_computed(

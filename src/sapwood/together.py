@@ -73,7 +73,7 @@ def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraMo
         if mesh is not None:
             base = divide_base(base, model, mesh)
     if world.device != "cpu":
-        model.network.to(world.device)
+        model.peft.to(world.device)
     return base, model
 
 
