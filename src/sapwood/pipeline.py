@@ -46,6 +46,7 @@ from sapwood.train.saving import (
     try_to_save,
 )
 from sapwood.train.schedule import plan_steps
+from sapwood.train.shard import refuse_division
 from sapwood.train.world import ALONE, World, partners
 from sapwood.types import Adapter, Event, Stepped
 
@@ -77,6 +78,7 @@ def train_study(
     if config.train.lr > UNUSUAL_LR:
         log.warning("train.lr=%g is far above what is usual for LoRA (5e-5 to 5e-4)", config.train.lr)
     config, why = with_storage(config, study)
+    refuse_division(config, world)
     steps = plan_steps(len(study.data.train), config.train).total_steps
     facts = {**study.facts, "total_steps": steps, "machine": fastest_dtype()[1]}
     facts |= {"identity": identity_of(config), "kernels": kernels_of(world), "storage": why}

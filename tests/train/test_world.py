@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from sapwood.config import load_config, parse_config
 from sapwood.errors import ConfigError, LostProcessError
 from sapwood.pack.plan import plan_for, plan_packs
+from sapwood.train.shard import refuse_division
 from sapwood.train.world import ALONE, World, divide, join, partners
 from tests.crash.work import tiny_config
 from tests.several import start
@@ -135,6 +135,20 @@ def test_three_processes_agree_to_the_last_bit(tmp_path: Path) -> None:
     assert all(one["base"] <= 0.4 * one["none"] for one in held), held
 
 
-def test_a_base_in_parts_needs_several_processes_and_says_nothing_in_one() -> None:
-    assert parse_config({"data": {"train": "x"}, "train": {"shard": "base"}}).train.shard == "base"
-    assert os.environ.get("WORLD_SIZE", "1") == "1"
+@pytest.mark.parametrize(
+    ("section", "values", "says"),
+    [
+        ("base", {"storage": "nf4"}, r"a base in nf4 can't be divided · train\.shard"),
+        ("base", {"storage": "gguf"}, r"a base in gguf can't be divided"),
+        ("lora", {"method": "prefix"}, r"prefix can't be divided"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_in_several_processes_only(
+    section: str, values: dict[str, str], says: str
+) -> None:
+    tree = {"data": {"train": "x"}, "train": {"shard": "base"}, "base": {"storage": "bf16"}}
+    refuse_division(parse_config(tree), World(0, 2))
+    config = parse_config({**tree, section: values})
+    refuse_division(config, ALONE)
+    with pytest.raises(ConfigError, match=says):
+        refuse_division(config, World(0, 2))
