@@ -27,7 +27,7 @@ OUT = ROOT / "bench" / "out"
 TUTORIAL_SYSTEM = "现在你要扮演皇帝身边的女人--甄嬛"  # of the Qwen1.5 tutorial
 BATCH = 16  # examples in one optimizer step, whoever trains
 BUSY = 0.3  # load that others put on the machine, as a share of its cores, above which figures are doubtful
-PACKAGES = ("sapwood", "torch", "transformers", "peft", "accelerate", "trl")
+PACKAGES = ("sapwood", "torch", "transformers", "peft", "bitsandbytes", "gguf", "accelerate", "trl")
 
 Result = dict[str, Any]
 

@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sapwood import finetune, resume
-from sapwood.config import load_config
+from sapwood.commands.data import check_config
+from sapwood.config import SaveConfig, load_config
 from sapwood.errors import (
     ConfigError,
     LockedError,
@@ -31,12 +33,16 @@ from sapwood.errors import (
 from sapwood.signals import STOP_SIGNALS
 from sapwood.study import study_config
 from sapwood.track import files
-from sapwood.track.query import list_runs
+from sapwood.track.query import list_runs, read_events
 from sapwood.track.store import reopen_run
+from sapwood.train import loop
 from sapwood.train.checkpoint import checkpoints, newest_good
+from sapwood.train.saving import SaveClock
 from sapwood.types import Event, Stepped
 from tests.crash.work import folder_hash, only_run, tiny_config
 from tests.forks import exit_code, train_and_kill
+from tests.track.shared import stepped
+from tests.train.runs import six_steps, start
 
 # --- configs ---------------------------------------------------------------------------------------------
 
@@ -129,6 +135,34 @@ def test_c14_the_last_step_is_saved_whatever_the_interval(home: Path, tmp_path: 
     assert [path.name for path in checkpoints(only_run(tmp_path))] == ["step-000002"]
 
 
+def test_c14_a_slow_run_is_saved_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, (_, state) = [0.0], start(six_steps())
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock, due = SaveClock(SaveConfig(every=100, minutes=10), last_step=130), list[int]()
+    for step in range(1, 131):
+        now[0] += 45.0  # seconds a step: 13 of them are less than ten minutes, 14 are more
+        due += [step] * clock.due(stepped(step), state)
+    assert due == [14, 28, 42, 56, 70, 84, 98, 100, 114, 128, 130]
+    by_steps = SaveClock(SaveConfig(every=100, minutes=0), last_step=130)
+    assert [step for step in range(1, 131) if by_steps.due(stepped(step), state)] == [100, 130]
+
+
+def test_r4_a_loss_that_explodes_is_told_and_recorded(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = loop.optimizer_step
+
+    def explode(model: Any, packs: Any, state: Any, *rest: Any) -> tuple[float, float]:
+        loss, norm = whole(model, packs, state, *rest)
+        return (loss * (9 if state.step == 6 else 1), norm)
+
+    monkeypatch.setattr(loop, "optimizer_step", explode)
+    run = finetune(tiny_config(home, tmp_path, train={"max_steps": 8}, data={"eval": 0})).path.parent
+    (text,) = [e["data"]["text"] for e in read_events(run)[0] if e["kind"] == "note"]
+    assert text in caplog.messages
+    assert "at step 7 is" in text and "times the median of the 6 steps before it" in text
+
+
 def test_c16_a_folder_that_is_not_ours_is_left_as_it_is(home: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-000900").mkdir(parents=True)
     (tmp_path / "thesis.txt").write_text("mine")
@@ -156,6 +190,17 @@ def test_c19_runs_are_not_kept_in_the_model_s_folder(home: Path, tmp_path: Path)
     for place in (home / "tiny-llama", home / "tiny-llama" / "runs", tmp_path / "link" / "runs"):
         with pytest.raises(ConfigError, match=r"save\.dir lies in the base model's folder"):
             finetune(tiny_config(home, place))
+
+
+def test_c20_each_value_says_where_it_comes_from(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_config(home / "base.yaml", ["data.eval=2", "train.lr=1e-3"], as_json=False)
+    text = capsys.readouterr().out
+    assert "train.lr: 0.001  (command line train.lr=1e-3)" in text
+    assert f"({home / 'base.yaml'}:1)" in text
+    check_config(home / "base.yaml", ["data.eval=2"], as_json=True)
+    config = json.loads(capsys.readouterr().out)["config"]
+    assert config["data.eval"] == {"value": 2.0, "from": "command line data.eval=2"}
+    assert config["train.lr"]["from"] == "default"
 
 
 def test_c20_the_resolved_config_is_in_the_run(home: Path, tmp_path: Path) -> None:
@@ -265,15 +310,14 @@ ELSEWHERE = {
     "R3": "tests/train/test_loop.py",
     "R6": "tests/train/test_rehearse.py::test_too_little_memory_is_told_before_the_first_step",
     "R8": "tests/crash/test_soak.py",
-    "R9": "tests/crash/test_safeguards.py",
+    "R9": "tests/crash/test_power.py",
+    "R16": "tests/crash/test_processes.py::test_a_hung_process_is_noticed_and_all_end",
+    "R18": "tests/track/test_follow.py",
+    "R20": "tests/track/test_disk.py::test_limits_of_the_process_are_met_before_the_first_step",
 }
 NOT_TODAY = {
-    "R4": "an exploding but finite loss is shown, not judged",
     "R15": "data is prepared before the first step: there are no loader processes",
-    "R16": "one process",
     "R17": "no process is forked by a run",
-    "R18": "no tracker is reached over a network",
-    "R20": "a limit is met as the error of disk or memory that it causes",
 }
 
 

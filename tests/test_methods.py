@@ -39,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lion": {"train": {"optimizer": "lion", "lr": 1e-3}},
     "sgd": {"train": {"optimizer": "sgd", "lr": 1.0}},
 }
+METHODS = [*get_args(Method), "bias"]  # an optimizer changes nothing of what is saved and opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(
     assert adapter_hashes(path) == adapter_hashes(trained(case).run)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", METHODS)
 def test_a_checkpoint_answers_as_the_finished_adapter_does(
     case: str, trained: Callable[[str], Trained], tmp_path: Path
 ) -> None:
@@ -150,7 +151,7 @@ def plain(case: str, trained: Trained) -> Any:
     return model
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", METHODS)
 def test_plain_peft_on_the_original_base_answers_as_we_do(
     case: str, trained: Callable[[str], Trained], tmp_path: Path
 ) -> None:
@@ -164,7 +165,7 @@ def test_plain_peft_on_the_original_base_answers_as_we_do(
         assert found.argmax(-1).tolist() == list(answer)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "full"])
+@pytest.mark.parametrize("case", [case for case in METHODS if case != "full"])
 def test_switched_off_it_is_the_base(case: str, trained: Callable[[str], Trained], tmp_path: Path) -> None:
     loaded = open_target(str(trained(case).run), tmp_path)
     base = open_target(trained(case).config.base.model, tmp_path)
@@ -184,6 +185,11 @@ def test_switched_off_it_is_the_base(case: str, trained: Callable[[str], Trained
         ({"lora": {"method": "full"}, "train": {"shard": "base"}}, "full fine-tuning can't be divided"),
         ({"lora": {"method": "ia3", "targets": "q.*"}}, "matches no linear|no regular expression"),
         ({"lora": {"rank": 500}}, "lora.rank=500 is larger"),
+        (
+            {"lora": {"bias": "all"}, "base": {"storage": "bf16"}},
+            "bias all needs base.storage fp32",
+        ),
+        ({"lora": {"bias": "all", "method": "prefix"}}, "lora.bias is for LoRA"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_computed(

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from sapwood import finetune, parse_config, resume
-from sapwood.config import RunConfig
+from sapwood.config import BaseConfig, RunConfig
 from sapwood.errors import DataError, Stopped, StorageError
+from sapwood.serve.generate import Settings, answer_batch
+from sapwood.serve.load import open_target
 from sapwood.track.query import find_run, list_runs, read_events, read_samples
 from sapwood.types import Evaluated, Event, Finished, Stepped
 from tests.forks import exit_code, train_and_kill
 from tests.model.tiny import tiny_llama
+from tests.model.tiny_gguf import tiny_gguf
 
 STEPS = 6
 
@@ -197,3 +200,27 @@ def test_a_failed_run_says_why(tmp_path: Path) -> None:
     (failed,) = list_runs(tmp_path / "runs")
     assert failed.status == "failed"
     assert "tripped" in (failed.path / "status.json").read_text()
+
+
+@pytest.mark.parametrize("storage", ["gguf", "nf4", "int8"])
+def test_a_run_over_packed_weights_resumes_to_the_same_adapter_and_answers(
+    storage: str, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path)
+    model, _ = tiny_gguf("llama", tmp_path / "tiny.gguf", kind="Q8_0")
+    base = BaseConfig.model_validate({"model": str(model), "storage": storage})
+    config = config.model_copy(update={"base": base})
+    whole = finetune(config)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 3:
+            raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError):
+        finetune(config, stop)
+    again = resume(find_run(tmp_path / "runs", "last"))
+    assert adapter_hashes(again.path.parent) == adapter_hashes(whole.path.parent)
+    loaded = open_target(str(again.path), tmp_path / "runs")
+    assert loaded.base.storage == storage
+    answers = answer_batch(loaded.network, loaded.tokenizer, [[5, 6, 7]], (), Settings(max_new_tokens=3))
+    assert len(answers[0].ids) == 3

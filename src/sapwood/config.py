@@ -243,6 +243,8 @@ class EvalConfig(Section):
 class SaveConfig(Section):
     every: int = Field(default=100, ge=1)
     """optimizer steps between checkpoints; the last step is always saved"""
+    minutes: Number = Field(default=10, ge=0)
+    """minutes between checkpoints at most, where save.every steps take longer; 0 counts steps only"""
     keep: int = Field(default=2, ge=1)
     """newest checkpoints that stay on disk; that of the best evaluation stays too"""
     adapter: Literal["auto", "last", "best"] = "auto"
@@ -307,11 +309,20 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
 
     Relative data paths stay relative to the working directory. Raises ConfigError listing every problem.
     """
+    tree, lines = _read_tree(path, overrides)
+    return parse_config(tree, str(path) if path is not None else "command line", lines)
+
+
+def origins(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, str]:
+    """For each key path that was set, the place that set it last; every other has its default."""
+    return _read_tree(path, overrides)[1]
+
+
+def _read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
-    source = str(path) if path is not None else "command line"
     for text in overrides:
         _override(tree, lines, text)
-    return parse_config(tree, source, lines)
+    return tree, lines
 
 
 def parse_config(

@@ -11,11 +11,11 @@ import torch
 from sapwood.errors import ModelError
 from sapwood.model.lora import LoraModel
 from sapwood.pack.attention import packed_attention
-from sapwood.pack.build import build_pack, to_batch
+from sapwood.pack.build import build_pack
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
 from sapwood.serve.probe import Probe, answer_probes
-from sapwood.train.loop import forward_loss
+from sapwood.train.loop import batch_of, forward_loss
 from sapwood.types import Example, Sample
 
 
@@ -76,7 +76,7 @@ def row_losses(model: LoraModel, examples: Sequence[Example]) -> np.ndarray:
     with torch.no_grad(), packed_attention(model.network):
         for example in examples:
             pack = build_pack([example], share_prefixes=False)
-            sums.append(float(forward_loss(model, to_batch(pack, model.device)).total))
+            sums.append(float(forward_loss(model, batch_of(model, pack)).total))
     return np.array(sums, np.float64)
 
 

@@ -25,16 +25,18 @@ from sapwood.model.lora import LoraModel
 from sapwood.model.machine import fastest_dtype, kernel_facts
 from sapwood.signals import stop_signals
 from sapwood.study import DATA, Study, fingerprints, load_study, save_study, study_config
-from sapwood.together import NOTHING_TO_DO, build, invite, sampler_of
+from sapwood.together import NOTHING_TO_DO, build, fresh_state, invite, sampler_of
 from sapwood.track.files import set_aside
 from sapwood.track.follow import followed
 from sapwood.track.identity import Change, accept_changes, changes, identity_of, read_about
 from sapwood.track.store import RunStore, open_run, package_versions, reopen_run
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, share_state
+from sapwood.train.explosion import LossWatch
 from sapwood.train.loop import train
-from sapwood.train.optim import TrainState, new_state
+from sapwood.train.optim import TrainState
 from sapwood.train.rehearse import out_of_memory, rehearse
 from sapwood.train.saving import (
+    SaveClock,
     insist,
     kept_when_lost,
     leave_best,
@@ -43,8 +45,9 @@ from sapwood.train.saving import (
     try_to_save,
 )
 from sapwood.train.schedule import plan_steps
+from sapwood.train.shard import refuse_division
 from sapwood.train.world import ALONE, World, partners
-from sapwood.types import Adapter, Evaluated, Event, Stepped
+from sapwood.types import Adapter, Event, Stepped
 
 Watcher = Callable[[Event], None]
 UNUSUAL_LR = 0.01
@@ -75,6 +78,7 @@ def train_study(
         log.warning("train.lr=%g is far above what is usual for LoRA (5e-5 to 5e-4)", config.train.lr)
     choice = choose_plan(study, config)
     config = settled(config, choice)
+    refuse_division(config, world)
     steps = plan_steps(len(study.data.train), config.train).total_steps
     facts = {**study.facts, "total_steps": steps, "machine": fastest_dtype()[1]}
     facts |= {"identity": identity_of(config), "kernels": kernels_of(world), "memory": choice.to_json()}
@@ -185,16 +189,22 @@ def train_run(
         state = start_or_resume(run, model, config, notes)
         share_state(world, model, state)
         sampler = sampler_of(model, study, config)
-        lost = kept_when_lost(run, model, state, config.save.keep)
+        clock = SaveClock(config.save, plan_steps(len(study.data.train), config.train).total_steps)
+        losses = LossWatch()
+        lost = kept_when_lost(run, model, state, config.save.keep, world)
         with lost, partners(), followed(run, config.track) as look_after_trackers:
             for event in train(model, study.data, state, config, sampler, world):
                 run.record(event)
                 look_after_trackers(event.step)
                 if watch is not None:
                     watch(event)
-                if isinstance(event, Stepped) and world.any(bool(stop)):
-                    raise stopped(run, state, save_when_stopped(run, model, state, config.save.keep))
-                if checkpoint_due(event, study, config, state):
+                if isinstance(event, Stepped):
+                    if (text := losses.warning(event)) is not None:
+                        say(run, event.step, text)
+                    if world.any(bool(stop)):
+                        saved = save_when_stopped(run, model, state, config.save.keep)
+                        raise stopped(run, state, saved, world)
+                if clock.due(event, state):
                     try_to_save(run, model, state, config.save.keep)
         if config.keeps_best:
             leave_best(run, model, state)
@@ -206,19 +216,17 @@ def train_run(
         )
 
 
-def stopped(run: RunStore, state: TrainState, saved: bool) -> Stopped:
+def stopped(run: RunStore, state: TrainState, saved: bool, world: World) -> Stopped:
     how = "saved" if saved else "not saved: the disk refused; resume goes on from the checkpoint before"
-    return Stopped(
-        f"stopped after step {state.step}, {how}", str(run.path), mend=f"sapwood resume {run.path}"
-    )
+    what = f"stopped after step {state.step}, {how}"
+    return Stopped(what, str(run.path), mend=world.resume(run.path))
 
 
 def start_or_resume(
     run: RunStore, model: LoraModel, config: RunConfig, notes: Sequence[str] = ()
 ) -> TrainState:
     """A fresh state, or that of the newest checkpoint that verifies."""
-    b_ratio = config.lora.b_ratio if config.lora.method == "lora+" else 1.0
-    state = new_state(model.parameters, config.train, b_ratio)
+    state = fresh_state(model, config)
     checkpoint, damaged = newest_good(run.path)
     if checkpoint is not None:
         run.truncate_events(load_checkpoint(checkpoint, model, state))
@@ -232,17 +240,14 @@ def start_or_resume(
     else:
         run.truncate_events(0)
     for text in [*notes, *damaged]:
-        run.note("note", state.step, text=text)
-        log.warning("%s", text)
+        say(run, state.step, text)
     return state
 
 
-def checkpoint_due(event: Event, study: Study, config: RunConfig, state: TrainState) -> bool:
-    """Every `save.every` steps, after the last, and whenever the held-out loss is the best so far."""
-    if not isinstance(event, Stepped):
-        return isinstance(event, Evaluated) and state.best is not None and state.best[0] == event.step
-    last = plan_steps(len(study.data.train), config.train).total_steps
-    return event.step % config.save.every == 0 or event.step == last
+def say(run: RunStore, step: int, text: str) -> None:
+    """To the person who watches, and to the one who reads the run later."""
+    run.note("note", step, text=text)
+    log.warning("%s", text)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.sources import digest
 from sapwood.data.split import contradictions, duplicates, split_eval
 from sapwood.data.weights import weighted
-from sapwood.errors import SapwoodError, StorageError
+from sapwood.errors import ModelError, SapwoodError, StorageError
 from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.cache import cache_dir
 from sapwood.model.hubs import revision_of
@@ -59,6 +59,9 @@ def study_config(config: RunConfig) -> Study:
     spec = inspect_base(config.base)
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
     refuse_misfits(network, config)
+    if not spec.packable:
+        why = "layers other than attention mix its tokens, so that rows of a pack would see each other"
+        raise ModelError(f"{spec.hf_config.model_type} models can't be packed", config.base.model, why)
     renderer = make_renderer(spec, config)
     text = spec.hf_config.get_text_config()
     context = getattr(text, "max_position_embeddings", None)

@@ -18,7 +18,7 @@ from sapwood.signals import stop_signals
 from sapwood.study import Study, study_files, study_of
 from sapwood.train.checkpoint import share_state
 from sapwood.train.loop import Sampler, train
-from sapwood.train.optim import new_state
+from sapwood.train.optim import TrainState, new_state
 from sapwood.train.rehearse import out_of_memory, rehearse
 from sapwood.train.shard import divide_base, mesh_of
 from sapwood.train.world import World, partners
@@ -37,7 +37,7 @@ def follow(world: World) -> None:
         config, study = accept(world, json.loads(invitation))
         _, model = build(study.spec, config, world)
         rehearse(model, study.data, config)
-        state = new_state(model.parameters, config.train)
+        state = fresh_state(model, config)
         share_state(world, model, state)
         sampler = sampler_of(model, study, config) if model.divided is not None else None
         for event in train(model, study.data, state, config, sampler, world):
@@ -77,8 +77,13 @@ def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraMo
         if mesh is not None:
             base = divide_base(base, model, mesh)
     if device != "cpu":
-        model.network.to(device)
+        model.peft.to(device)
     return base, model
+
+
+def fresh_state(model: LoraModel, config: RunConfig) -> TrainState:
+    b_ratio = config.lora.b_ratio if config.lora.method == "lora+" else 1.0
+    return new_state(model.parameters, config.train, b_ratio)
 
 
 def sampler_of(model: LoraModel, study: Study, config: RunConfig) -> Sampler | None:

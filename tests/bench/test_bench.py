@@ -25,6 +25,7 @@ ARGUMENTS = {
     "scale": [],
     "memory": [],
     "hostile": [],
+    "storage": [],
 }
 
 
@@ -129,6 +130,15 @@ def test_scale_covers_lengths_and_rows(smoke: Mapping[str, Any]) -> None:
     assert [row["tokens"][0] for row in found["by_length"]] == [2 * 64, 2 * 128]
     assert found["by_length"][0]["growth"] == 1 < found["by_length"][1]["expected"] < 2
     assert [sum(row["examples"]) for row in found["by_rows"]] == [32]
+
+
+def test_packed_weights_give_the_losses_of_dense_ones(smoke: Mapping[str, Any]) -> None:
+    parts = smoke["storage"]["parts"]
+    by_format = {row["products in"]: row for row in parts["parity"]}
+    assert by_format["fp32"]["largest difference"] < 1e-5 < by_format["bf16"]["largest difference"]
+    assert parts["memory"][0]["ratio"] < 1.1
+    assert [row["storage"] for row in parts["bitsandbytes"]] == ["nf4", "nf4 double", "fp4 double", "int8"]
+    assert all(row["logits apart, plain PEFT"] <= 1e-5 for row in parts["bitsandbytes"])
 
 
 def test_the_plot_is_made_from_the_json(smoke: Mapping[str, Any], tmp_path: Path) -> None:

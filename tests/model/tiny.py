@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "chatglm", "glm4")  # by GGUF's names
 VOCAB_SIZE = 600
 
 CHATML = (
@@ -101,6 +101,8 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3": transformers.Qwen3Config,
         "gemma2": transformers.Gemma2Config,
         "gemma3": transformers.Gemma3TextConfig,
+        "chatglm": transformers.GlmConfig,
+        "glm4": transformers.Glm4Config,
     }
     values: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,

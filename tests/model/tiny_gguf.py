@@ -17,6 +17,8 @@ ARCHES = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3": gguf.MODEL_ARCH.GEMMA3,
+    "chatglm": gguf.MODEL_ARCH.CHATGLM,
+    "glm4": gguf.MODEL_ARCH.GLM4,
 }
 
 
@@ -34,8 +36,8 @@ def tiny_gguf(
     """
     model = tiny_model(arch, **changes)
     writer = gguf.GGUFWriter(path, arch)
-    _write_config(writer, arch, model.config)
-    _write_tokenizer(writer)
+    write_config(writer, arch, model.config)
+    write_tokenizer(writer)
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
     names = gguf.get_tensor_name_map(ARCHES[arch], model.config.num_hidden_layers)
@@ -62,7 +64,7 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
     return np.ascontiguousarray(values)
 
 
-def _write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
+def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -71,6 +73,8 @@ def _write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if "glm" in arch:
+        writer.add_rope_dimension_count(config.head_dim // 2)
     if arch.startswith("gemma"):
         writer.add_sliding_window(config.sliding_window)
         writer.add_uint32(f"{arch}.attention.sliding_window_pattern", 2)
@@ -81,7 +85,7 @@ def _write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter) -> None:
+def write_tokenizer(writer: gguf.GGUFWriter) -> None:
     import json
 
     tokenizer = tiny_tokenizer()

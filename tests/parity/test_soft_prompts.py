@@ -9,7 +9,7 @@ from sapwood.config import LoraConfig, Method
 from sapwood.model.lora import LoraModel, attach_lora
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import to_batch
-from sapwood.train.loop import forward_loss, pack_examples
+from sapwood.train.loop import batch_of, forward_loss, pack_examples
 from sapwood.types import Example
 from tests.parity.cases import config, random_examples, tiny_base
 from tests.parity.test_packed_equals_alone import assert_same, gradients
@@ -44,11 +44,11 @@ def test_loss_and_gradients_are_those_of_padded_rows(arch: str, method: Method) 
     examples = random_examples(5, shared=20)
     expected, expected_gradients = padded(model, examples)
     packs = pack_examples(examples, settings)
-    assert len(packs) > 1 and all(len(pack.segments[0]) == P for pack in packs)
+    assert len(packs) > 1 and all(len(batch_of(model, pack).attention.segments[0]) == P for pack in packs)
     total = 0.0
     with packed_attention(model.network):
         for pack in packs:
-            loss = forward_loss(model, to_batch(pack))
+            loss = forward_loss(model, batch_of(model, pack))
             loss.total.backward()
             total += float(loss.total.detach())
     assert total == pytest.approx(expected, rel=1e-5)
@@ -66,6 +66,23 @@ def test_recomputing_layers_changes_nothing(method: Method) -> None:
         if again:
             model.network.activation_checkpointing_enable({"use_reentrant": False})
         with packed_attention(model.network):
-            forward_loss(model, to_batch(pack)).total.backward()
+            forward_loss(model, batch_of(model, pack)).total.backward()
         found.append(gradients(model))
     assert_same(found[1], found[0], 0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_switched_off_the_loss_is_the_bases_and_a_pack_without_room_is_refused(method: Method) -> None:
+    model = attach_lora(tiny_base(), LoraConfig(method=method, virtual_tokens=P), seed=1)
+    (pack,) = pack_examples(random_examples(3), config())
+    bare = attach_lora(tiny_base(), LoraConfig(), seed=1)
+
+    def loss(of: LoraModel) -> float:
+        with torch.no_grad(), packed_attention(of.network):
+            return float(forward_loss(of, batch_of(of, pack)).total)
+
+    own = loss(model)
+    with model.switched_off():
+        assert loss(model) == loss(bare) != own
+    with pytest.raises(ValueError, match="no place for 6 virtual tokens"), packed_attention(model.network):
+        forward_loss(model, to_batch(pack))

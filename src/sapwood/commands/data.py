@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sapwood.config import RunConfig, load_config
+from sapwood.config import RunConfig, flatten, load_config, origins
 from sapwood.errors import DataError
 from sapwood.study import Study, study_config
 from sapwood.track.files import to_json, write_atomic
@@ -20,11 +20,14 @@ def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
     study = study_config(config)
     memory = choose_plan(study, config)
     expected = estimate(study, settled(config, memory))
+    values, places = flatten(config.model_dump(mode="json")), origins(path, overrides)
     if as_json:
-        found = {**study.facts, "estimate": expected.to_json(), "memory": memory.to_json()}
-        print(to_json(found), end="")
+        known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}
+        found = {"estimate": expected.to_json(), "memory": memory.to_json(), "config": known}
+        print(to_json({**study.facts, **found}), end="")
         return
-    print("\n".join([*study_lines(study, config), *expected.lines(), *memory.lines()]))
+    told = [f"set        {key}: {value}  ({places[key]})" for key, value in values.items() if key in places]
+    print("\n".join([*told, *study_lines(study, config), *expected.lines(), *memory.lines()]))
 
 
 def study_lines(study: Study, config: RunConfig) -> list[str]:

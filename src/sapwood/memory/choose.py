@@ -127,11 +127,16 @@ def cheaper(study: Study, config: RunConfig) -> list[str]:
         propose(f"pack.length={row}", workload(study, config.model_copy(update={"pack": pack}), network))
     if layers < shapes.layers:
         propose("train.gradient_checkpointing=true", work, layers=shapes.layers)
+    suited: tuple[str, ...] | None = (
+        STORAGES[config.lora.method][0] if config.lora.method in STORAGES else None
+    )
     for storage in smaller_storages(spec, config.base):
+        if suited is not None and storage not in suited:
+            continue
         propose(f"base.storage={storage}", work, with_storage(spec, config.base, storage))
-    if config.lora.rank > 1:
+    if config.lora.rank > 1 and config.lora.on_linears and config.lora.method != "ia3":
         rank = config.lora.rank // 2
-        propose(f"lora.rank={rank}", replace(work, adapter=work.adapter * rank // config.lora.rank))
+        propose(f"lora.rank={rank}", replace(work, adapter=work.adapter * rank / config.lora.rank))
     half = replace(work.pack, tokens=work.pack.tokens // 2, targets=work.pack.targets // 2, kept_scores=0)
     propose("a smaller base.model, or shorter rows", replace(work, pack=half))
     return [f"{text} (about {size(need)})" for text, need in found[:3]]

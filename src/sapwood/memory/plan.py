@@ -20,13 +20,13 @@ from sapwood.model.shapes import KNOWN, Shapes, trained_parameters
 from sapwood.model.storages import compute_dtype, unpacked_bytes, weight_bytes
 from sapwood.pack.footprint import Footprint, footprint
 from sapwood.study import Study
+from sapwood.train.optim import MOMENTS
 from sapwood.train.rehearse import longest_pack
 from sapwood.types import BaseSpec
 
 PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
 LIBRARIES = 50e6  # imported with the weights: PEFT and what it imports
 HOLES = {2: 1.5, 4: 1.4}  # heap that a step's activations occupy over what they hold, by bytes of a number
-ADAPTER_BYTES = 16  # a parameter, its gradient and two moments in fp32
 MARGIN = 0.92  # of the memory that is to be had: others want some too
 MAX_ANSWERS = 16  # sample answers that are written at once
 
@@ -50,12 +50,12 @@ def held(spec: BaseSpec, config: BaseConfig) -> Held:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What one run puts on a model, whatever the model is held in: its largest pack, the parameters of its
-    adapter, the bytes of the model's files, its sample answers (how many at once, and how long with their
+    """What one run puts on a model, whatever the model is held in: its largest pack, the bytes of what is
+    trained, those of the model's files, its sample answers (how many at once, and how long with their
     prompts)."""
 
     pack: Footprint
-    adapter: int
+    adapter: float
     files: int = 0
     answers: int = 0
     answer_tokens: int = 0
@@ -67,11 +67,20 @@ def workload(study: Study, config: RunConfig, network: Any) -> Workload:
     prompt = max((len(probe.ids) for probe in study.probes), default=0)
     return Workload(
         pack=footprint(longest_pack(study.data, config), softcap=capped),
-        adapter=trained_parameters(network, config.lora),
+        adapter=_trained_bytes(network, config),
         files=_files(study.spec.path),
         answers=min(len(study.probes), MAX_ANSWERS),
         answer_tokens=prompt + config.eval.max_new_tokens,
     )
+
+
+def _trained_bytes(network: Any, config: RunConfig) -> float:
+    """Weight, gradient and moments of what is trained, in fp32 but for moments in blocks of 8 bits."""
+    kind = MOMENTS[config.train.optimizer]
+    each = 8 + len(kind.names) * (1 if kind.blocks else 4)
+    if config.lora.method == "full":
+        each -= 4  # the weight is the base's own
+    return float(each * trained_parameters(network, config.lora))
 
 
 def _files(path: Path) -> int:
@@ -110,7 +119,6 @@ def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0)
     """The peak of a run on ``base`` that computes ``recomputed`` layers twice."""
     now = resident_bytes()
     process = max(PROCESS, now) + LIBRARIES
-    adapter = float(ADAPTER_BYTES * work.adapter)
     pack, width = work.pack, base.width
     layer = width * (shapes.kept * pack.tokens + shapes.heads * pack.kept_scores)
     once = width * shapes.hidden * pack.tokens
@@ -120,17 +128,17 @@ def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0)
     if recomputed:  # the last of them is computed again while the inputs of all are there
         training = max(training, recomputed * once + layer + backward)
     # while it is read, a file is mapped beside the weights; the adapter isn't there yet
-    moment = max(HOLES[width] * training, work.files - adapter, _answering(shapes, work, width))
+    moment = max(HOLES[width] * training, work.files - work.adapter, _answering(shapes, work, width))
     return MemoryPlan(
         storage=base.storage,
         recomputed=recomputed,
         layers=shapes.layers,
         process=process,
         weights=base.weights,
-        adapter=adapter,
+        adapter=work.adapter,
         activations=kept,
         moment=moment - kept,
-        peak=process + base.weights + adapter + moment,
+        peak=process + base.weights + work.adapter + moment,
         available=available_memory() + now,
     )
 
@@ -150,7 +158,7 @@ def what_fits(storage: str, width: int) -> dict[str, MemoryPlan]:
     pack = Footprint(tokens=512, targets=256, kept_scores=512 * 128, widest_scores=512 * 256)
     found: dict[str, MemoryPlan] = {}
     for name, shapes in KNOWN.items():
-        work = Workload(pack, adapter=8 * 6 * (shapes.hidden + shapes.widest) * shapes.layers)
+        work = Workload(pack, adapter=16.0 * 8 * 6 * (shapes.hidden + shapes.widest) * shapes.layers)
         found[name] = fewest_recomputed(shapes, work, Held(storage, width * shapes.weights, 0, width))
     return found
 

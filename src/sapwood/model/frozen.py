@@ -48,20 +48,19 @@ class DenseWeight:
 class PackedWeight:
     """Blocks of a GGUF file, unpacked for each product."""
 
-    __slots__ = ("bias", "matrix")
+    __slots__ = ("linear",)
 
     def __init__(self, linear: GgufLinear) -> None:
-        self.matrix = linear.packed
-        self.bias = linear.bias
+        self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.matrix.product(x, self.bias)
+        return self.linear.packed.product(x, self.linear.bias)
 
     def input_grad(self, g: Tensor) -> Tensor:
-        return self.matrix.input_grad(g)
+        return self.linear.packed.input_grad(g)
 
     def dense(self) -> Tensor:
-        return self.matrix.dense()
+        return self.linear.packed.dense()
 
 
 def freeze(module: nn.Module) -> FrozenWeight:

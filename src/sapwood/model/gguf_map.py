@@ -27,6 +27,8 @@ MODEL_TYPES = {
     "qwen3": "qwen3",
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
+    "chatglm": "glm",
+    "glm4": "glm4",
 }
 
 _EVERY_LAYER = {
@@ -46,12 +48,22 @@ _SANDWICH_NORMS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+_ONE_GATE_AND_UP = {key: name for key, name in _EVERY_LAYER.items() if not key.startswith("ffn_")} | {
+    "ffn_up": "mlp.gate_up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_NORMS_AFTER = {
+    "post_attention_norm": "post_self_attn_layernorm",
+    "post_ffw_norm": "post_mlp_layernorm",
+}
 _LAYER = {
     "llama": _EVERY_LAYER | _PRE_NORM,
     "qwen2": _EVERY_LAYER | _PRE_NORM,
     "qwen3": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS,
     "gemma2": _EVERY_LAYER | _SANDWICH_NORMS,
     "gemma3": _EVERY_LAYER | _SANDWICH_NORMS | _HEAD_NORMS,
+    "chatglm": _ONE_GATE_AND_UP | _PRE_NORM,
+    "glm4": _ONE_GATE_AND_UP | _PRE_NORM | _NORMS_AFTER,
 }
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _COMPUTED = {"rope_freqs.weight"}  # read for the config, no parameter of its own
@@ -214,7 +226,10 @@ def _rope(file: GgufFile) -> dict[str, Any]:
     theta = _number(file, "rope.freq_base", 10_000.0)
     heads = _integer(file, "attention.head_count")
     width = _integer(file, "attention.key_length", max(1, _integer(file, "embedding_length") // heads))
-    if _integer(file, "rope.dimension_count", width) != width:
+    rotated = _integer(file, "rope.dimension_count", width)
+    if file.architecture in ("chatglm", "glm4"):
+        return {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": rotated / width}
+    if rotated != width:
         raise ModelError("a rotary embedding on part of each head isn't supported", str(file.path))
     if "rope_freqs.weight" in file.tensors:
         return _llama3(file, theta, width)

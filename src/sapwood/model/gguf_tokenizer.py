@@ -139,6 +139,8 @@ def _byte_level(keys: _Keys) -> Any:
         "qwen2": lambda: split(_QWEN2_WORDS),
         "deepseek-r1-qwen": lambda: split(_QWEN2_WORDS),
         "llama-bpe": lambda: split(_LLAMA3_WORDS),
+        "chatglm-bpe": lambda: split(_LLAMA3_WORDS),  # ChatGLM 4 and GLM 4 cut as Llama 3 does
+        "glm4": lambda: split(_LLAMA3_WORDS),
     }
     name = str(keys.get("pre") or "")
     if name not in words:

@@ -18,10 +18,13 @@ NOISE = -1  # the input that NEFTune's generator is seeded for; dropout counts f
 
 
 def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
-    """float[1, T, D]: the decoder's output for a pack, after its final norm."""
+    """float[1, T, D]: the decoder's output for a pack, after its final norm. A soft prompt expects its place
+    in the pack (`pack.build.with_lead`)."""
     inputs: dict[str, Any] = {"input_ids": batch.ids}
     attention = batch.attention
     lead, noise = lead_length(model.peft), model.neftune if model.peft.training else 0.0
+    if lead and len(attention.segments[0]) != lead:
+        raise ValueError(f"the pack has no place for {lead} virtual tokens")
     if lead and is_prefix(model.peft):
         attention = replace(attention, lead=lead_keys(model.peft))
     if noise or (lead and not is_prefix(model.peft)):

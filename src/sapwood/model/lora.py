@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,10 @@ class LoraModel:
 
     @contextmanager
     def switched_off(self) -> Generator[None]:
-        """While open, the network answers as the base alone."""
+        """While open, the network answers as the base alone. Full fine-tuning keeps none."""
         biases = {name: self.parameters[name] for name in self.start if name.endswith("bias")}
         own = {name: p.detach().clone() for name, p in biases.items()}
-        with self.peft.disable_adapter() if self.method != "full" else nullcontext():
+        with self.peft.disable_adapter():
             try:
                 for name, p in biases.items():
                     p.data.copy_(self.start[name])

@@ -137,6 +137,9 @@ def available_memory() -> int:
     used = _cgroup("memory.current", "memory/memory.usage_in_bytes")
     if limits and used:
         free = min(free, max(0, limits[0] - used[0] + _reclaimable()))
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space not in (resource.RLIM_INFINITY, -1):  # `ulimit -v`
+        free = min(free, max(0, address_space - psutil.Process().memory_info().vms))
     return free
 
 

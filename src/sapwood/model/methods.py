@@ -85,7 +85,10 @@ def refuse_misfits(network: Any, config: RunConfig) -> None:
     elif lora.method == "ia3":
         _ia3_modules(network, lora)
     problems: list[Problem] = []
-    if lora.bias != "none" and not any(name.endswith("bias") for name, _ in network.named_parameters()):
+    if lora.bias != "none" and lora.method in ("ia3", "prompt", "p-tuning", "prefix", "full"):
+        why = f"{lora.method} {'trains them anyway' if lora.method == 'full' else 'leaves the base as it is'}"
+        problems.append(Problem("lora.bias is for LoRA", "lora.bias", why, "set lora.bias to none"))
+    elif lora.bias != "none" and not any(name.endswith("bias") for name, _ in network.named_parameters()):
         why = "there would be nothing more to train"
         problems.append(Problem("this base has no biases", "lora.bias", why, "set lora.bias to none"))
     if lora.method == "full" and config.train.shard != "none":
@@ -103,3 +106,9 @@ def refuse_storage(config: LoraConfig, storage: str) -> None:
     if storage not in fitting:
         what = f"lora.method {config.method} needs base.storage {' or '.join(fitting)}, not {storage}"
         raise ConfigError(what, "base.storage", why, f"base.storage={fitting[0]}")
+    if config.bias != "none" and storage != "fp32":
+        what, why = (
+            f"lora.bias {config.bias} needs base.storage fp32, not {storage}",
+            "what is trained is fp32",
+        )
+        raise ConfigError(what, "base.storage", why, "base.storage=fp32, or lora.bias=none")

@@ -107,11 +107,14 @@ KNOWN = {
 
 
 def trained_parameters(network: Any, config: LoraConfig) -> int:
-    """What is trained: rank times (in + out) for every adapted linear; all of the base in full fine-tuning.
-    IA3 and soft prompts are so small that they don't count."""
+    """What is trained: rank times (in + out) for every adapted linear; all of the base in full fine-tuning;
+    keys and values for each virtual token. IA3 is so small that it doesn't count."""
     if config.method == "full":
         return sum(parameter.numel() for parameter in network.parameters())
-    if not config.on_linears or config.method == "ia3":
+    if config.lead:
+        shapes = shapes_of(network)
+        return config.lead * max(shapes.hidden, shapes.layers * shapes.cache)
+    if config.method == "ia3":
         return 0
     adapted = adapted_linears(network, resolve_targets(network, config.targets))
     return config.rank * sum(linear.in_features + linear.out_features for linear in adapted)

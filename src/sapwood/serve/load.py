@@ -177,7 +177,8 @@ def _open(facts: AdapterFacts, name: str, trained: RunConfig | None = None) -> L
         base = load_base(replace(spec, path=facts.path), facts.base)
         return Loaded(base, None, renderer, facts.system, name)
     base = load_base(spec, facts.base)
-    return Loaded(base, _adapted(base, facts, trained), renderer, facts.system, name)
+    model = _adapted(base, facts, trained)
+    return Loaded(base, None if model.method == "full" else model, renderer, facts.system, name)
 
 
 def _adapted(base: Base, facts: AdapterFacts, trained: RunConfig | None) -> LoraModel:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,8 @@ DISK_ERRORS = frozenset(
     }
 )
 
+MIN_FILES = 64  # files that are open at once: the model's, the run's, libraries, connections
+
 
 def free_bytes(path: Path) -> int | None:
     """Bytes that this user can still write at ``path`` or its nearest existing parent; None where unknown."""
@@ -42,6 +45,21 @@ def require_space(path: Path, needed: int) -> None:
     free = free_bytes(path)
     if free is not None and free < needed:
         raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path, needed)
+
+
+def require_limits(largest_file: int) -> None:
+    """Raise StorageError where this process may not write so large a file, or open enough of them
+    (`ulimit -f`, `ulimit -n`). A low limit of open files is raised where the system lets us."""
+    size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if size not in (resource.RLIM_INFINITY, -1) and size < largest_file:
+        why = f"a checkpoint has a file of {largest_file:,} bytes"
+        raise StorageError(f"files may have {size:,} bytes here", "ulimit -f", why, "ulimit -f unlimited")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (resource.RLIM_INFINITY, -1) and hard < MIN_FILES:
+        why, mend = f"{MIN_FILES} are needed", f"ulimit -n {MIN_FILES}"
+        raise StorageError(f"only {hard} files may be open here", "ulimit -n", why, mend)
+    if 0 <= soft < MIN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MIN_FILES, hard))
 
 
 def storage_error(error: OSError, path: Path, needed: int = 0) -> StorageError:

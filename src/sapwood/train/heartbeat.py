@@ -18,6 +18,8 @@ from sapwood.errors import STOPPED_RESUMABLE, LostProcessError
 
 BEAT = 5.0  # seconds between two signs
 PATIENCE = 60.0  # seconds without one
+SPOKEN = "spoken"  # key: how many processes have said, or would have said, how the run ended
+HUNG = "hung"  # key: above zero where one was found that hangs
 LEFT = -1_000_000_000  # the count of a process that ended as it should
 
 
@@ -47,6 +49,8 @@ class Heartbeat:
         try:
             while not self._done.wait(BEAT):
                 self._store.add(f"beat/{self._rank}", 1)
+                if self._store.add(HUNG, 0):
+                    os._exit(STOPPED_RESUMABLE)
                 now = self._store.add(f"beat/{self._next}", 0)
                 if now < 0 or now != count:
                     count, since = now, time.monotonic()
@@ -57,10 +61,12 @@ class Heartbeat:
             return  # the store is gone, and with it whoever started us: the connections tell the rest
 
     def _give_up(self) -> None:
-        """The main thread waits in a call that nothing can interrupt, so the process ends here. The run is
+        """The main threads wait in calls that nothing can interrupt, so the processes end here. The run is
         whole at its last checkpoint."""
-        if self._store.add("spoken", 1) == 1:
+        if self._store.add(SPOKEN, 1) == 1:
             what = f"process {self._next} has given no sign of life for {PATIENCE:.0f} s"
             error = LostProcessError(what, mend="start `sapwood resume RUN` with as many processes")
             print(f"sapwood: {error}", file=sys.stderr, flush=True)
+        self._store.add(HUNG, 1)
+        time.sleep(2 * BEAT)  # the others read it, also where this process keeps the store
         os._exit(STOPPED_RESUMABLE)

@@ -21,6 +21,7 @@ from sapwood.model.inputs import hidden_states
 from sapwood.model.lora import LoraModel
 from sapwood.model.loss import label_loss
 from sapwood.model.machine import peak_bytes
+from sapwood.model.soft_prompt import lead_length
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch, with_lead
 from sapwood.pack.plan import plan_for
@@ -102,8 +103,12 @@ def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int
     share, most = config.pack.share_prefixes and not config.train.neftune, config.train.micro_batch
     ids = [example.ids for example in examples]
     bins = plan_for(processes, ids, config.pack.length, share_prefixes=share, most=most)
-    packs = [build_pack([examples[i] for i in chosen], share_prefixes=share) for chosen in bins]
-    return [with_lead(pack, config.lora.lead) for pack in packs]
+    return [build_pack([examples[i] for i in chosen], share_prefixes=share) for chosen in bins]
+
+
+def batch_of(model: LoraModel, pack: Pack) -> Batch:
+    """The pack as the model takes it, behind the soft prompt where there is one and it is switched on."""
+    return to_batch(with_lead(pack, lead_length(model.peft)), model.device)
 
 
 def optimizer_step(
@@ -124,7 +129,7 @@ def optimizer_step(
     with packed_attention(model.network):
         for index, factor in own_share(model, packs, world):
             model.clock.pack = index
-            loss = forward_loss(model, to_batch(packs[index], model.device))
+            loss = forward_loss(model, batch_of(model, packs[index]))
             (loss.total * (factor / num_targets)).backward()
             total += factor * float(loss.total.detach())
     world.add_up(gradients(state))
@@ -177,7 +182,7 @@ def evaluate(
     total = 0.0
     with torch.no_grad(), packed_attention(model.network):
         for index, factor in own_share(model, packs, world):
-            total += factor * float(forward_loss(model, to_batch(packs[index], model.device)).total)
+            total += factor * float(forward_loss(model, batch_of(model, packs[index])).total)
     total = world.totals(total)[0]
     if not math.isfinite(total):
         raise NumericsError(

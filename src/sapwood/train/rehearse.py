@@ -11,8 +11,7 @@ from sapwood.config import RunConfig
 from sapwood.errors import OutOfMemoryError
 from sapwood.model.lora import LoraModel
 from sapwood.pack.attention import packed_attention
-from sapwood.pack.build import to_batch
-from sapwood.train.loop import TrainData, forward_loss, pack_examples
+from sapwood.train.loop import TrainData, batch_of, forward_loss, pack_examples
 from sapwood.train.optim import moment_bytes
 from sapwood.train.schedule import members, plan_steps
 from sapwood.types import Cursor, Pack
@@ -33,7 +32,7 @@ def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
     with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
         try:
             with packed_attention(model.network):
-                loss = forward_loss(model, to_batch(pack, model.device))
+                loss = forward_loss(model, batch_of(model, pack))
                 (loss.total / max(1, loss.num_targets)).backward()
             # the optimizer makes its moments at the first step; filled, or the system would only promise them
             moments = torch.ones(moment_bytes(model.parameters, config.train) // 4, device=model.device)

@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from sapwood.config import SaveConfig
 from sapwood.errors import LostProcessError, SapwoodError, StorageError
 from sapwood.model.lora import LoraModel, read_adapter, restore_adapter
-from sapwood.track.disk import require_space
+from sapwood.track.disk import require_limits, require_space
 from sapwood.track.files import verify_dir
 from sapwood.track.store import RunStore
 from sapwood.train.checkpoint import checkpoint_bytes, checkpoint_path, checkpoints, save_checkpoint
 from sapwood.train.optim import TrainState
+from sapwood.train.world import World
+from sapwood.types import Evaluated, Event, Stepped
 
 Saved = TypeVar("Saved")
 log = logging.getLogger("sapwood.train")
@@ -34,6 +37,24 @@ def require_room(run: Path, model: LoraModel, keep: int) -> None:
     one = checkpoint_bytes(model)
     missing = max(0, keep + 1 - len(checkpoints(run)))
     require_space(run, missing * one + one // 3)
+    require_limits(one)
+
+
+class SaveClock:
+    """When a checkpoint is due: by steps, by time, after the last step, and after the best evaluation."""
+
+    def __init__(self, config: SaveConfig, last_step: int) -> None:
+        self._config, self._last_step = config, last_step
+        self._saved = time.monotonic()
+
+    def due(self, event: Event, state: TrainState) -> bool:
+        if not isinstance(event, Stepped):
+            return isinstance(event, Evaluated) and state.best is not None and state.best[0] == event.step
+        late = 0 < 60 * self._config.minutes <= time.monotonic() - self._saved
+        if not (late or event.step % self._config.every == 0 or event.step == self._last_step):
+            return False
+        self._saved = time.monotonic()
+        return True
 
 
 def try_to_save(run: RunStore, model: LoraModel, state: TrainState, keep: int) -> bool:
@@ -75,16 +96,17 @@ def save_when_stopped(run: RunStore, model: LoraModel, state: TrainState, keep: 
 
 
 @contextmanager
-def kept_when_lost(run: RunStore, model: LoraModel, state: TrainState, keep: int) -> Generator[None]:
+def kept_when_lost(
+    run: RunStore, model: LoraModel, state: TrainState, keep: int, world: World
+) -> Generator[None]:
     """Where another process ends, what this one has is whole at the last step boundary: no step is lost."""
     try:
         yield
     except LostProcessError as error:
         how = "saved" if save_when_stopped(run, model, state, keep) else "not saved: the disk refused"
         problem = error.problems[0]
-        mend = f"with as many processes as before: sapwood resume {run.path}"
         what = f"{problem.what}; stopped after step {state.step}, {how}"
-        raise LostProcessError(what, str(run.path), problem.why, mend) from None
+        raise LostProcessError(what, str(run.path), problem.why, world.resume(run.path)) from None
 
 
 def insist(save: Callable[[Path], Saved], place: Path, spill: Path | None, stop: Callable[[], bool]) -> Saved:

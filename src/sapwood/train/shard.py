@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sapwood.config import RunConfig
 from sapwood.errors import ConfigError
-from sapwood.model.frozen import DenseWeight
 from sapwood.model.lora import LoraModel
+from sapwood.model.methods import DENSE
 from sapwood.train.loop import decoder_loss
 from sapwood.train.world import World
 from sapwood.types import Base, Batch, LossSum
@@ -28,19 +29,26 @@ def mesh_of(world: World) -> Any:
     return init_device_mesh(world.device.partition(":")[0], (world.size,))
 
 
+def refuse_division(config: RunConfig, world: World) -> None:
+    """Raises ConfigError where the base is to be divided and can't be."""
+    if world.size == 1 or config.train.shard == "none":
+        return
+    if config.base.storage not in DENSE:
+        why, mend = f"FSDP2 divides matrices of {', '.join(DENSE)}", "base.storage=bf16, or train.shard=none"
+        raise ConfigError(f"a base in {config.base.storage} can't be divided", "train.shard", why, mend)
+    if not config.lora.on_linears:
+        why = "what stands before the rows is no part of a layer"
+        raise ConfigError(f"{config.lora.method} can't be divided", "train.shard", why, "train.shard=none")
+
+
 def divide_base(base: Base, model: LoraModel, mesh: Any) -> Base:
     """Divide the frozen weights among the processes of ``mesh``; the memory of the other parts is freed.
 
-    Returns the base without its whole head, which would keep the embedding alive. Raises ConfigError where
-    the storage can't be divided.
+    Returns the base without its whole head, which would keep the embedding alive.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     network: Any = model.network
-    odd = {type(f).__name__ for m in network.modules() if (f := getattr(m, "frozen", None)) is not None}
-    if odd - {DenseWeight.__name__}:
-        mend = "set base.storage to fp32, bf16 or fp16, or train.shard to none"
-        raise ConfigError(f"a base in {base.storage} can't be divided", "train.shard", mend=mend)
     adapter = set(model.parameters.values())
     for layer in decoder_layers(model.backbone):
         fully_shard(layer, mesh=mesh, ignored_params=adapter)

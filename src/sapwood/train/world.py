@@ -12,6 +12,7 @@ undisturbed run. Here there are no buckets, and a sum has the same order at ever
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -19,17 +20,18 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sapwood.errors import ConfigError, LostProcessError, SapwoodError
-from sapwood.train.heartbeat import Heartbeat
+from sapwood.train.heartbeat import SPOKEN, Heartbeat
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MEET = timedelta(minutes=10)  # for all processes to start
 WAIT = timedelta(days=1)  # for one another, later: whether they live is told by the heartbeat
-FIRST_WORD = 5.0  # seconds that the first process has to say how a run ended, before another says it
+FIRST_WORD = timedelta(seconds=5)  # for the first process to say how a run ended, before another says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ class World:
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    def resume(self, run: Path) -> str:
+        """The command that goes on with ``run`` in as many processes."""
+        command = f"sapwood resume {run}"
+        return command if self.size == 1 else f"torchrun --nproc-per-node {self.local_size} -m {command}"
 
     def share(self, sizes: Sequence[int], *, lockstep: bool = False) -> list[tuple[int, float]]:
         """What this process computes of a step's packs, as (index, factor): each pack has the factor 1 in
@@ -152,6 +159,7 @@ def join() -> Generator[World]:
     if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
         yield ALONE
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack traces of torch beside our message
     world, store = _meet()
     if not world.leads:
         logging.getLogger("sapwood").setLevel(logging.CRITICAL)
@@ -160,9 +168,7 @@ def join() -> Generator[World]:
             with _connected(world, store):
                 yield world
         except BaseException as error:
-            if not world.leads and not isinstance(error, SystemExit):
-                _let_the_first_speak(store)
-            if _spoken(store, 1) > 1:
+            if not _may_speak(world, store):
                 raise SystemExit(error.exit_code if isinstance(error, SapwoodError) else 1) from None
             raise
 
@@ -225,16 +231,19 @@ def _connected(world: World, store: Any) -> Generator[None]:
     distributed.destroy_process_group()  # after an error the connections end with the process
 
 
-def _let_the_first_speak(store: Any) -> None:
-    """It knows most: what was saved, and where."""
-    until = time.monotonic() + FIRST_WORD
-    while time.monotonic() < until and not _spoken(store, 0):
-        time.sleep(0.1)
+def _may_speak(world: World, store: Any) -> bool:
+    """True in one process only. The first one knows most, what was saved and where, so it is waited for."""
+    from torch import distributed
 
-
-def _spoken(store: Any, more: int) -> int:
-    """How many processes have said, or would have said, how the run ended; with this one where more is 1."""
     try:
-        return store.add("spoken", more)
-    except RuntimeError:  # whoever kept the store is gone
-        return 0
+        if not world.leads:
+            with contextlib.suppress(distributed.DistStoreError):  # nobody has spoken in that time
+                store.wait([SPOKEN], FIRST_WORD)
+        chosen = store.add(SPOKEN, 1) == 1
+    except RuntimeError:  # whoever kept the store is gone: the first process, where torchrun doesn't
+        return world.rank <= 1
+    if chosen and world.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        if distributed.is_initialized():
+            distributed.destroy_process_group()  # ends the others' waiting
+        time.sleep(1)  # the store ends with this process: they must hear first that it has spoken
+    return chosen

@@ -1,0 +1,128 @@
+"""Several processes against one: the losses of 20 steps, and the memory of the base in each process.
+
+    python bench/processes.py              SmolLM2 in fp32: 1, 2 and 4 processes, and 2 with the base in parts
+    python bench/processes.py --steps 5    shorter
+
+Each run is started by torchrun, as a person would. Memory is counted twice: the bytes of the frozen weights
+that a process holds, and its own resident memory, less what it had before there was a base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import machine, report
+
+TOLERANCE, SHARE = 1e-5, 0.60
+CASES = {
+    "1 process": (1, "none"),
+    "2 processes": (2, "none"),
+    "4 processes": (4, "none"),
+    "2, base in parts": (2, "base"),
+}
+
+
+def config_of(folder: Path, steps: int) -> Path:
+    """The nursery's rows, dropout and all, in packs of which every process gets some."""
+    path = folder / "config.yaml"
+    path.write_text(
+        "data: {train: builtin:nursery, eval: 8}\n"
+        f"train: {{max_steps: {steps}, batch_size: 8}}\n"
+        "pack: {length: 256}\n"
+        "eval: {samples: 0}\n"
+        "base: {storage: fp32}\n"
+    )
+    return path
+
+
+def torchrun(size: int, *arguments: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={"OMP_NUM_THREADS": "1", **os.environ})
+
+
+def losses(config: Path, runs: Path, size: int, shard: str) -> list[float]:
+    from sapwood.track.query import list_runs, read_events
+
+    torchrun(size, "-m", "sapwood", "train", str(config), f"save.dir={runs}", f"train.shard={shard}")
+    (run,) = list_runs(runs)
+    return [event["data"]["loss"] for event in read_events(run.path)[0] if event["kind"] == "stepped"]
+
+
+def memory(config: Path, folder: Path, size: int, shard: str) -> list[dict[str, int]]:
+    """Of each process, after loading and one rehearsed pack."""
+    torchrun(size, __file__, "--hold", str(config), str(folder), shard)
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("held-*.json"))]
+
+
+def hold(config: Path, folder: Path, shard: str) -> None:
+    """What each process of `memory` does."""
+    import ctypes
+
+    import psutil
+
+    from sapwood.config import load_config
+    from sapwood.study import study_config
+    from sapwood.together import build
+    from sapwood.train.rehearse import rehearse
+    from sapwood.train.shard import held_bytes
+    from sapwood.train.world import join
+
+    def resident() -> int:
+        ctypes.CDLL(None).malloc_trim(0)
+        return int(psutil.Process().memory_full_info().uss)
+
+    with join() as world:
+        settings = load_config(config, [f"train.shard={shard}"])
+        study = study_config(settings)
+        before = resident()
+        _, model = build(study.spec, settings, world)
+        loaded = resident() - before
+        rehearse(model, study.data, settings)
+        found = {"base": held_bytes(model), "resident": loaded, "after a pack": resident() - before}
+        (folder / f"held-{world.rank}.json").write_text(json.dumps(found))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="JSON file; default: bench/out/processes.json")
+    parser.add_argument("--hold", nargs=3, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.hold:
+        config, folder, shard = chosen.hold
+        hold(Path(config), Path(folder), shard)
+        return 0
+    given = argparse.Namespace(**vars(chosen), smoke=False)
+    result: dict[str, Any] = {"losses": {}, "memory": {}}
+    before = machine()
+    with tempfile.TemporaryDirectory(prefix="sapwood-processes-") as name:
+        folder = Path(name)
+        config = config_of(folder, chosen.steps)
+        for case, (size, shard) in CASES.items():
+            result["losses"][case] = losses(config, folder / f"runs-{size}-{shard}", size, shard)
+            alone = result["losses"]["1 process"]
+            gap = max(abs(a - b) for a, b in zip(alone, result["losses"][case], strict=True))
+            print(f"{case:<18} largest difference of {chosen.steps} losses {gap:.1e}", flush=True)
+            result["losses"][f"{case}, difference"] = gap
+        for case, (size, shard) in {c: CASES[c] for c in ("1 process", "2, base in parts")}.items():
+            place = folder / f"held-{size}"
+            place.mkdir()
+            result["memory"][case] = memory(config, place, size, shard)
+    one, parts = result["memory"]["1 process"][0], result["memory"]["2, base in parts"]
+    for kind in one:
+        shares = ", ".join(f"{held[kind] / one[kind]:.0%}" for held in parts)
+        print(f"{kind:<18} {one[kind] / 1e6:.0f} MB in one process; in each of two {shares}")
+    report("processes", given, before, result)
+    same = all(result["losses"][f"{case}, difference"] <= TOLERANCE for case in CASES)
+    return 0 if same and all(held["base"] <= SHARE * one["base"] for held in parts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
