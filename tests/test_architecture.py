@@ -31,6 +31,7 @@ DOORS = {
         "template/render",
         "pack/attention",
         "model/base",
+        "model/chatglm",
         "model/load",
         "model/bnb_linear",
         "serve/generate",

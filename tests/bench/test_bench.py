@@ -135,7 +135,8 @@ def test_scale_covers_lengths_and_rows(smoke: Mapping[str, Any]) -> None:
 def test_packed_weights_give_the_losses_of_dense_ones(smoke: Mapping[str, Any]) -> None:
     parts = smoke["storage"]["parts"]
     by_format = {row["products in"]: row for row in parts["parity"]}
-    assert by_format["fp32"]["largest difference"] < 1e-5 < by_format["bf16"]["largest difference"]
+    assert by_format["fp32"]["from dense fp32"] < 1e-5 < by_format["bf16"]["from dense fp32"]
+    assert by_format["bf16"]["from dense, same format"] < 1e-3  # PEFT rounds a new A to a dense base's format
     assert parts["memory"][0]["ratio"] < 1.1
     assert [row["storage"] for row in parts["bitsandbytes"]] == ["nf4", "nf4 double", "fp4 double", "int8"]
     assert all(row["logits apart, plain PEFT"] <= 1e-5 for row in parts["bitsandbytes"])

@@ -17,7 +17,7 @@ from sapwood.model.base import inspect_base
 from sapwood.model.frozen import freeze
 from sapwood.model.load import load_base
 from sapwood.model.lora import LoraModel, attach_lora, write_adapter
-from sapwood.model.storages import choose_storage, smaller_storages, unpacked_bytes, weight_bytes
+from sapwood.model.storages import settle_storage, smaller_storages, unpacked_bytes, weight_bytes
 from sapwood.types import Base, BaseSpec
 from tests.model.test_fast_lora import assert_same, by_peft, results, wake
 from tests.model.tiny import tiny_llama
@@ -150,26 +150,23 @@ def test_the_predicted_size_is_what_is_held(gguf_file: Path, storage: str, doubl
     assert (unpacked_bytes(spec, given) > 0) == (storage in ("gguf", "nf4", "fp4", "int8"))
 
 
-def choice(path: Path, free: int) -> tuple[str, str]:
+def choice(path: Path, free: int) -> str:
     given = config(path, "auto")
-    found = choose_storage(inspect_base(given), given, free=free)
-    return found.config.storage, found.why
+    return settle_storage(inspect_base(given), given, free=free).storage
 
 
-def test_auto_takes_the_fastest_that_fits_and_says_why(gguf_file: Path, folder: Path) -> None:
+def test_auto_takes_the_fastest_that_fits(gguf_file: Path, folder: Path) -> None:
     spec: BaseSpec = inspect_base(config(gguf_file, "auto"))
     dense = weight_bytes(spec, config(gguf_file, "fp32"))
-    assert choice(gguf_file, 2 * dense)[0] == "fp32"
-    name, why = choice(gguf_file, dense)
-    assert name == "gguf"
-    assert "fp32 would need" in why
-    assert choice(folder, 100)[0] == "nf4"  # the last one is tried, whatever is free
+    assert choice(gguf_file, 2 * dense) == "fp32"
+    assert choice(gguf_file, dense) == "gguf"
+    assert choice(folder, 100) == "nf4"  # the last one is tried, whatever is free
     smaller = smaller_storages(spec, config(gguf_file, "fp32"))
     assert smaller == ["bf16", "gguf"]
 
 
 def test_a_storage_that_was_named_stays_with_the_format_of_its_products(gguf_file: Path) -> None:
     given = config(gguf_file, "gguf").model_copy(update={"compute_dtype": "auto"})
-    found = choose_storage(inspect_base(given), given)
-    assert found.config.storage == "gguf"
-    assert found.config.compute_dtype in ("fp32", "bf16")  # measured once, written into the run
+    found = settle_storage(inspect_base(given), given)
+    assert found.storage == "gguf"
+    assert found.compute_dtype in ("fp32", "bf16")  # measured once, written into the run

@@ -20,6 +20,8 @@ from typing import Any
 import platformdirs
 import pytest
 
+from sapwood.model.chatglm import chatglm_tokenizer
+
 VERSION = "3.7.2"
 SHA256 = {  # of models/tokenizer.json
     "gemma2": "3f289bc05132635a8bc7aca7aa21255efd5e18f3710f43e3cdb96bcd41be4922",
@@ -27,32 +29,24 @@ SHA256 = {  # of models/tokenizer.json
     "chatglm3": "a90ce9c59f7defef0c3ecaad1140e776d2001b951b62c68bd20c565cdea8e555",
     "llama2": "fc4f0bd70b3709312d9d1d9e5ba674794b6bc5abc17429897a540f93882f25fc",
 }
-# Missing in the package's tokenizer.json; in this order they get the published ids, from 64789 on.
-CHATGLM3_TOKENS = (
-    *("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"),
-    *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
-)
 
 
 @cache
 def real_tokenizer(name: str) -> Any:
     """gemma2, qwen1_5, chatglm3 or llama2, as a transformers fast tokenizer. Treat it as read-only."""
-    from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
-    folder = _fetch(name)
+    folder = tokenizer_files(name)
+    if name == "chatglm3":
+        return chatglm_tokenizer(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     keys = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
     chosen = {key: config[key] for key in keys if config.get(key) is not None}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **chosen)
-    if name == "chatglm3":
-        tokens = [AddedToken(text, normalized=False, special=False) for text in CHATGLM3_TOKENS]
-        tokenizer.add_tokens(tokens)
-        assert tokenizer.convert_tokens_to_ids(["[gMASK]", "sop", "<|assistant|>"]) == [64790, 64792, 64796]
-    return tokenizer
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **chosen)
 
 
-def _fetch(name: str) -> Path:
+def tokenizer_files(name: str) -> Path:
+    """The folder with the family's tokenizer.json and tokenizer_config.json."""
     root = Path(os.environ.get("SAPWOOD_CACHE") or platformdirs.user_cache_dir("sapwood")) / "tokenizers"
     folder = root / f"{name}-{VERSION}"
     if not (folder / "tokenizer.json").is_file():

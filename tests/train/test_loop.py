@@ -20,11 +20,11 @@ from sapwood.model.recompute import recompute_layers
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch
 from sapwood.train.checkpoint import load_checkpoint, save_checkpoint
-from sapwood.train.loop import TrainData, evaluate, forward_loss, pack_examples, train
+from sapwood.train.loop import TrainData, evaluate, forward_loss, optimizer_step, pack_examples, train
 from sapwood.train.optim import new_state
 from sapwood.train.schedule import learning_rate, order, plan_steps
 from sapwood.types import Cursor, Evaluated, Event, Example, Finished, Head, RowId, Sample, Stepped
-from tests.parity.cases import tiny_base
+from tests.parity.cases import config, random_examples, tiny_base
 from tests.train.runs import STEPS, adapter, data, same_bits, six_steps, start, timeless
 
 
@@ -324,3 +324,25 @@ def test_patience_ends_a_run_that_no_longer_gets_better(patience: int) -> None:
     assert stale == patience, "the case must get worse"
     assert events[-1] == Finished(step, "stopped early", events[-1].seconds)  # type: ignore[union-attr]
     assert state.best == (losses.index(best), best)
+
+
+def test_fp16_loses_no_gradient_to_underflow() -> None:
+    """A step of many targets: each target's share of the mean would lie below fp16's smallest number."""
+    examples = random_examples(40, shared=0, longest=30, seed=4)
+    settings = config(train={"batch_size": 40, "lr": 1e-2}, lora={"dropout": 0.0}, pack={"length": 2048})
+    found: list[torch.Tensor] = []
+    for dtype in (torch.float32, torch.float16):
+        base = tiny_base()
+        base.model.to(dtype)
+        faint = replace(base.head, weight=base.model.lm_head.weight, scale=2e-3)
+        base = replace(base, head=faint)
+        model = attach_lora(base, settings.lora, 0)
+        state = new_state(model.parameters, settings.train)
+        packs = pack_examples(examples, settings)
+        before = adapter(model)
+        optimizer_step(model, packs, state, 0.0, 0.0)
+        assert same_bits(adapter(model), before)
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters.values() if p.grad is not None]))
+    lost = (found[1] == 0) & (found[0] != 0)
+    assert int(lost.sum()) < 0.001 * len(found[0])
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=float(found[0].abs().max()) * 0.01)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sapwood.config import BaseConfig
 from sapwood.errors import ModelError
 from sapwood.model.cache import file_sha256
+from sapwood.model.chatglm import chatglm_tokenizer, glm_values, is_chatglm
 from sapwood.model.folder import Folder, read_folder, read_json
 from sapwood.model.gguf_file import read_gguf
 from sapwood.model.gguf_map import config_values
@@ -41,7 +42,7 @@ def _inspect_folder(source: str, path: Path) -> BaseSpec:
     folder = read_folder(path)
     hf_config = _native_config(folder)
     _check_size(hf_config, folder)
-    tokenizer = _folder_tokenizer(path)
+    tokenizer = chatglm_tokenizer(path) if is_chatglm(folder.config) else _folder_tokenizer(path)
     _check_vocabulary(tokenizer, hf_config.vocab_size, path)
     generation = path / "generation_config.json"
     stops = _ids(read_json(generation).get("eos_token_id")) if generation.is_file() else []
@@ -92,8 +93,8 @@ def _native_config(folder: Folder) -> Any:
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    values = dict(folder.config)
     where = str(folder.path / "config.json")
+    values = glm_values(folder.config, where) if is_chatglm(folder.config) else dict(folder.config)
     kind = values.pop("model_type", None)
     own = values.pop("auto_map", None) or {}
     native = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind) if isinstance(kind, str) else None

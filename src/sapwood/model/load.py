@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sapwood.config import BaseConfig
 from sapwood.errors import ModelError, Problem
 from sapwood.model.base import first_line, quiet, skeleton
+from sapwood.model.chatglm import known_layout
 from sapwood.model.gguf_file import read_gguf
 from sapwood.model.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
 from sapwood.model.machine import available_memory
@@ -47,7 +48,7 @@ def _load_folder(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:
 
     from sapwood.model.bnb_linear import settings_for, settle
 
-    with quiet():
+    with quiet(), known_layout(spec.hf_config):
         try:
             model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
                 spec.path,
@@ -72,6 +73,7 @@ def _load_folder(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:
     ]
     if problems:
         raise ModelError(problems)
+    model._weight_conversions = []  # a merged model is saved as what it is, not in the layout it came in
     return settle(model)
 
 

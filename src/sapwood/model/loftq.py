@@ -15,12 +15,13 @@ import torch
 from sapwood.config import BaseConfig
 from sapwood.model.fast_lora import LoraLinear
 from sapwood.model.load import load_base
+from sapwood.model.methods import SVD_ROUNDS
 from sapwood.types import Base
 
 
 @torch.no_grad()
 def start_from_rest(adapted: Any, base: Base) -> None:
-    """Set A and B of every adapted linear of the PeftModel ``adapted``.
+    """Set A and B of every adapted linear of the PeftModel ``adapted``. Draws from torch's generator.
 
     The original weights are loaded beside the quantised ones, in fp32, and dropped again.
     """
@@ -31,8 +32,8 @@ def start_from_rest(adapted: Any, base: Base) -> None:
         weight = original.get_submodule(name).weight
         rank, scale = module.r[module.adapter], module.scaling[module.adapter]
         rest = weight - module.frozen.dense().to(weight)
-        u, s, vh = torch.linalg.svd(rest, full_matrices=False)
-        root = (s[:rank] / scale).sqrt()
+        u, s, v = torch.svd_lowrank(rest, rank, niter=SVD_ROUNDS)
+        root = (s / scale).sqrt()
         a, b = (getattr(module, part)[module.adapter].weight for part in ("lora_A", "lora_B"))
-        a.copy_(root[:, None] * vh[:rank])
-        b.copy_(u[:, :rank] * root)
+        a.copy_((v * root).T)
+        b.copy_(u * root)

@@ -131,7 +131,9 @@ def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
     if method == "loftq":
         from sapwood.model.loftq import start_from_rest
 
-        start_from_rest(model, base)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            start_from_rest(model, base)
     parameters = {_saved_name(name): p for name, p in model.named_parameters() if p.requires_grad}
     adapted = {
         name.split(part)[0].rpartition(".")[2] for name in parameters for part in PARTS if part in name

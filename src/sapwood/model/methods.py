@@ -9,6 +9,7 @@ from sapwood.errors import ConfigError, Problem
 from sapwood.model.targets import refuse_large_rank, resolve_targets
 
 DENSE = ("fp32", "bf16", "fp16")
+SVD_ROUNDS = 16  # of subspace iteration
 STORAGES = {  # where not every storage will do: which do, and why
     "dora": (DENSE, "it measures the base's weights at every step"),
     "pissa": (DENSE, "it takes the largest singular values out of the base's weights"),
@@ -47,8 +48,8 @@ def _lora_settings(network: Any, config: LoraConfig) -> Any:
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=config.method == "rslora",
         use_dora=config.method == "dora",  # arXiv 2402.09353
-        # arXiv 2404.02948, by a full SVD: the same start whatever is drawn
-        init_lora_weights="pissa" if config.method == "pissa" else True,
+        # arXiv 2404.02948, by the fast SVD that it names: a full one takes a minute for each large layer
+        init_lora_weights=f"pissa_niter_{SVD_ROUNDS}" if config.method == "pissa" else True,
         bias=config.bias,
         task_type="CAUSAL_LM",
     )

@@ -78,14 +78,15 @@ def with_storage(spec: BaseSpec, config: BaseConfig, storage: Storage) -> BaseCo
     return _with_dtype(changed)
 
 
-def settle_storage(spec: BaseSpec, config: BaseConfig) -> BaseConfig:
+def settle_storage(spec: BaseSpec, config: BaseConfig, free: int | None = None) -> BaseConfig:
     """``config`` without ``auto``: the first candidate whose weights alone fit. A run is planned as a whole
-    (`memory.choose_plan`); this is for a base that is only talked to. Raises ConfigError as `with_storage`.
+    (`memory.choose_plan`); this is for a base that is only talked to. ``free``: bytes that can be had;
+    this machine's where not given. Raises ConfigError as `with_storage`.
     """
     if config.storage != "auto":
         return with_storage(spec, config, config.storage)
     found = [with_storage(spec, config, storage) for storage in candidates(spec, config)]
-    room = FILLED * available_memory()
+    room = FILLED * (available_memory() if free is None else free)
     return next((base for base in found if weight_bytes(spec, base) <= room), found[-1])
 
 

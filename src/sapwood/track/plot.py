@@ -43,10 +43,17 @@ CHINESE_FONTS = (
 
 
 def save_loss_curve(run: Path) -> Path:
-    """Draw training loss, held-out loss and learning rate of ``run`` into its loss.png, and return that path.
+    """Draw the curve of ``run`` into its loss.png, and return that path.
 
     Raises StorageError where ``run`` holds no run, or the disk refuses the picture.
     """
+    write_atomic(run / CURVE, loss_curve(run))
+    return run / CURVE
+
+
+def loss_curve(run: Path, dpi: int = DPI) -> bytes:
+    """Training loss, held-out loss and learning rate of ``run`` as a PNG. Raises StorageError where ``run``
+    holds no run."""
     with _quiet():
         from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -54,13 +61,12 @@ def save_loss_curve(run: Path) -> Path:
 
         family, drawable = _fonts()
         with rc_context({"font.family": family, "font.size": 10.5, "axes.unicode_minus": False}):
-            figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
+            figure = Figure(figsize=SIZE_INCHES, dpi=dpi, facecolor="white")
             FigureCanvasAgg(figure)
             _draw(figure, run, drawable)
             picture = io.BytesIO()
             figure.savefig(picture, format="png", metadata={"Software": None})
-    write_atomic(run / CURVE, picture.getvalue())
-    return run / CURVE
+    return picture.getvalue()
 
 
 def smoothed(values: Sequence[float], width: float) -> NDArray[np.float64]:

@@ -124,15 +124,20 @@ def optimizer_step(
     and among processes gives the same gradient. A pack's dropout masks belong to its number in the step:
     they don't depend on who computes it."""
     num_targets = sum(len(pack.targets) for pack in packs)
+    # Near one for each target on the way back: a share of a step's loss is lost below fp16's smallest number.
+    # A power of two changes no bit of the others.
+    magnified = 2.0 ** math.floor(math.log2(num_targets))
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     with packed_attention(model.network):
         for index, factor in own_share(model, packs, world):
             model.clock.pack = index
             loss = forward_loss(model, batch_of(model, packs[index]))
-            (loss.total * (factor / num_targets)).backward()
+            (loss.total * (factor / num_targets * magnified)).backward()
             total += factor * float(loss.total.detach())
     world.add_up(gradients(state))
+    for gradient in gradients(state):
+        gradient.div_(magnified)
     mean = world.totals(total)[0] / num_targets
     norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), max_grad_norm or math.inf))
     _refuse_bad_numbers(mean, norm, packs, state.step + 1)
