@@ -9,7 +9,7 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,modelscope,bench,swanlab,tensorboard,wandb,mlflow,trackio-alone,notebook,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,modelscope,bench,swanlab,tensorboard,wandb,mlflow,trackio-alone,notebook,export,dev]'
 # trackio allows no pillow from 13 on, for no reason that shows: it comes alone, with what else it needs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps trackio
 	touch $@
@@ -31,7 +31,8 @@ proof: install
 
 crash: install
 	$(BIN)/python -m tests.crash.soak --kills $(or $(KILLS),1000) --real $(or $(REAL),20)
-	SAPWOOD_CRASH_ALL=1 $(BIN)/python -m pytest tests/crash/test_operations.py tests/crash/test_processes.py --timeout 3600
+	SAPWOOD_CRASH_ALL=1 $(BIN)/python -m pytest tests/crash/test_operations.py tests/crash/test_processes.py \
+		tests/crash/test_retention.py --timeout 3600
 
 bench: install
 	$(BIN)/python bench/against_peers.py --short

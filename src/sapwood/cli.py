@@ -231,6 +231,22 @@ def combine(
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
+    to: Annotated[str, typer.Option(help="gguf-adapter")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder to create; default: exports/ in the run's folder")
+    ] = None,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Write what was trained in the form that another program runs, checked against what was trained."""
+    from sapwood.commands.export import export_target
+
+    export_target(run, runs, to=to, out=out, as_json=json)
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="file to write")] = Path("sapwood.yaml"),
     data: Annotated[str, typer.Option(help="your file of examples")] = "builtin:nursery",

@@ -92,6 +92,12 @@ class LockedError(SapwoodError):
     exit_code = 7
 
 
+class ExportError(SapwoodError):
+    """What was exported doesn't behave like the model that was trained, or can't be written in that form."""
+
+    exit_code = 8
+
+
 STOPPED_RESUMABLE = 75  # EX_TEMPFAIL: stopped at a step boundary, saved; `sapwood resume` goes on
 
 

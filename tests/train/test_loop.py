@@ -346,3 +346,16 @@ def test_fp16_loses_no_gradient_to_underflow() -> None:
     lost = (found[1] == 0) & (found[0] != 0)
     assert int(lost.sum()) < 0.001 * len(found[0])
     torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=float(found[0].abs().max()) * 0.01)
+
+
+def test_what_draws_from_torchs_generator_belongs_to_the_step_and_the_pack() -> None:
+    """DoRA's dropout is PEFT's own, from torch's generator: what was drawn before changes nothing."""
+    settings = six_steps(lora={"method": "dora", "dropout": 0.3}, train={"micro_batch": 2, "max_steps": 2})
+    found: list[dict[str, torch.Tensor]] = []
+    for seed in (0, 1):
+        model, state = start(settings)
+        torch.manual_seed(seed)
+        for _ in train(model, data(held_out=0), state, settings):
+            torch.rand(7)
+        found.append(adapter(model))
+    assert same_bits(*found)

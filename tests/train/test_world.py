@@ -76,8 +76,9 @@ def test_variables_that_make_no_sense_are_told(
 
 def test_a_broken_connection_is_told_from_a_fault_of_a_program() -> None:
     with pytest.raises(LostProcessError, match="another process of this run ended") as caught, partners():
-        raise RuntimeError("[enforce fail] gloo: Connection closed by peer [127.0.0.1]:1")
+        raise RuntimeError("[/a/gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:1")
     assert caught.value.exit_code == 75
+    assert caught.value.problems[0].why.endswith("broke: Connection closed by peer [127.0.0.1]:1")
     with pytest.raises(RuntimeError, match="mat1 and mat2"), partners():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 

@@ -58,6 +58,10 @@ def examine_run(run: Path) -> list[Finding]:
         findings.append(_look(run, part, lambda f=folder: verify_dir(f), vital=part == DATA))
     if (run / ADAPTER_DIR).exists():
         findings.append(_look(run, ADAPTER_DIR, lambda: load_adapter(run / ADAPTER_DIR)))
+    findings += [
+        _look(run, folder.relative_to(run).as_posix(), lambda f=folder: verify_dir(f))
+        for folder in sorted((run / "exports").glob("[!.]*"))
+    ]
     return findings + [_look(run, log, lambda n=log: _check_log(run / n)) for log in (EVENTS, SAMPLES)]
 
 

@@ -69,6 +69,15 @@ _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "ou
 _COMPUTED = {"rope_freqs.weight"}  # read for the config, no parameter of its own
 
 
+def architecture_of(hf_config: Any) -> str:
+    """What llama.cpp calls a model with this transformers config. Raises ModelError where it isn't known."""
+    for architecture, kind in MODEL_TYPES.items():
+        if kind == hf_config.model_type:
+            return architecture
+    known = f"known: {', '.join(MODEL_TYPES.values())}"
+    raise ModelError(f"{hf_config.model_type} models can't be written as GGUF", "base.model", known)
+
+
 def module_names(architecture: str, num_layers: int) -> dict[str, str]:
     """GGUF tensor name -> module name, both without ``.weight``: ``blk.0.attn_q`` -> ``model.layers.0…``."""
     names = dict(_OUTSIDE)
@@ -257,14 +266,14 @@ def _llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    expected = _llama3_divisors(theta, width, **scaling)
+    expected = llama3_divisors(theta, width, **scaling)
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-3):
         mend = "use the model's safetensors folder in place of the GGUF file"
         raise ModelError("rope_freqs isn't one of Llama 3.1's scalings", str(file.path), mend=mend)
     return {"rope_type": "llama3", "rope_theta": theta, **scaling}
 
 
-def _llama3_divisors(
+def llama3_divisors(
     theta: float,
     width: int,
     factor: float,

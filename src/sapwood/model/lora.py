@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -158,6 +158,49 @@ def _saved_name(name: str) -> str:
 def adapter_tensors(model: LoraModel) -> dict[str, Tensor]:
     """The adapter in PEFT's names, fp32, on the CPU."""
     return {name: parameter.detach().cpu().contiguous() for name, parameter in model.parameters.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """One adapted linear: y = x W^T + scale * x A^T B^T. ``module``: its name in the transformers model.
+
+    a: float32[rank, in]; b: float32[out, rank].
+    """
+
+    module: str
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return len(self.a)
+
+
+def lora_pairs(model: LoraModel) -> list[LoraPair]:
+    """The adapter by module, each with its own rank and scale as PEFT applies them (rank and alpha patterns,
+    rsLoRA). Raises ModelError where it is more than pairs of matrices (DoRA, say)."""
+    layers: list[tuple[str, Any]] = [
+        (name.removeprefix("base_model.model."), module)
+        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.peft.named_modules())
+        if hasattr(module, "lora_A") and ADAPTER in cast("Any", module).lora_A
+    ]
+    if not layers:
+        kind = model.peft.peft_config[ADAPTER].peft_type.value
+        raise ModelError(f"a {kind} adapter has no pairs of matrices", "", "only LoRA's kind can be exported")
+    if odd := [name for name, layer in layers if ADAPTER in getattr(layer, "lora_variant", {})]:
+        raise ModelError(
+            "the adapter is more than pairs of matrices", odd[0], "DoRA and the like have no scale"
+        )
+    return [
+        LoraPair(
+            name,
+            layer.lora_A[ADAPTER].weight.detach().float().cpu(),
+            layer.lora_B[ADAPTER].weight.detach().float().cpu(),
+            float(layer.scaling[ADAPTER]),
+        )
+        for name, layer in layers
+    ]
 
 
 def restore_adapter(model: LoraModel, tensors: Mapping[str, Tensor], source: Path) -> None:

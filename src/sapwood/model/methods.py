@@ -49,7 +49,7 @@ def _lora_settings(network: Any, config: LoraConfig) -> Any:
         use_rslora=config.method == "rslora",
         use_dora=config.method == "dora",  # arXiv 2402.09353
         # arXiv 2404.02948, by the fast SVD that it names: a full one takes a minute for each large layer
-        init_lora_weights=f"pissa_niter_{SVD_ROUNDS}" if config.method == "pissa" else True,
+        init_lora_weights=f"pissa_niter_{SVD_ROUNDS}" if config.method == "pissa" else True,  # type: ignore[arg-type]
         bias=config.bias,
         task_type="CAUSAL_LM",
     )

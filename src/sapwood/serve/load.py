@@ -25,6 +25,8 @@ from sapwood.model.lora import (
     read_tensors,
     restore_adapter,
 )
+from sapwood.model.machine import available_memory
+from sapwood.model.storages import FILLED, weight_bytes
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
 from sapwood.track.files import MANIFEST, verify_dir
@@ -59,6 +61,7 @@ class Loaded:
         model: the adapter on the base, or None where a bare base was named.
         system: the system prompt that the adapter was trained with, if it was.
         name: what to call it: the run's id, the adapter's folder, or the base as the user wrote it.
+        folder: where the adapter lies; None for a bare base.
     """
 
     base: Base
@@ -66,6 +69,7 @@ class Loaded:
     renderer: Renderer
     system: str | None
     name: str
+    folder: Path | None = None
 
     @property
     def network(self) -> Any:
@@ -99,7 +103,7 @@ class AdapterFacts:
     clock: datetime | None
 
 
-def open_target(target: str, runs: Path) -> Loaded:
+def open_target(target: str, runs: Path, *, exact: bool = False) -> Loaded:
     """Load what ``target`` names.
 
     Args:
@@ -107,6 +111,7 @@ def open_target(target: str, runs: Path) -> Loaded:
             base model (``builtin:NAME``, ``hf:ORG/NAME``, a folder, a ``.gguf`` file). Of an unfinished run
             the newest checkpoint is taken.
         runs: the folder of runs.
+        exact: hold an adapter's base in fp32 where it was trained in a narrower float.
 
     Raises:
         ConfigError: nothing is called that.
@@ -114,12 +119,12 @@ def open_target(target: str, runs: Path) -> Loaded:
     """
     path = Path(target)
     if (path / RUN).is_file():
-        return _open_run(path)
+        return _open_run(path, exact)
     if (path / FACTS).is_file() or (path / WEIGHTS).is_file():
-        return open_adapter(path, target)
+        return open_adapter(path, target, exact=exact)
     if _names_a_base(target):
         return open_base(target)
-    return _open_run(find_run(runs, target))
+    return _open_run(find_run(runs, target), exact)
 
 
 def open_base(model: str) -> Loaded:
@@ -130,7 +135,7 @@ def open_base(model: str) -> Loaded:
     return Loaded(load_base(spec, config), None, renderer, None, model)
 
 
-def open_adapter(folder: Path, name: str) -> Loaded:
+def open_adapter(folder: Path, name: str, *, exact: bool = False) -> Loaded:
     """An adapter's folder, as `save_adapter` writes it."""
     if not (folder / FACTS).is_file():
         raise ModelError(
@@ -141,16 +146,16 @@ def open_adapter(folder: Path, name: str) -> Loaded:
         )
     if (folder / MANIFEST).is_file():
         verify_dir(folder)
-    return _open(_read_facts(folder), name)
+    return _open(_read_facts(folder), name, exact)
 
 
 # --- inside -----------------------------------------------------------------------------------------------
 
 
-def _open_run(run: Path) -> Loaded:
+def _open_run(run: Path, exact: bool) -> Loaded:
     """The finished adapter, or else the newest checkpoint that verifies."""
     if (run / ADAPTER).is_dir():
-        return open_adapter(run / ADAPTER, run.name)
+        return open_adapter(run / ADAPTER, run.name, exact=exact)
     found = sorted((run / CHECKPOINTS).glob("step-[0-9]*"), key=lambda path: path.name, reverse=True)
     damaged: list[Problem] = []
     for checkpoint in found:
@@ -160,7 +165,7 @@ def _open_run(run: Path) -> Loaded:
             damaged += error.problems
             continue
         config = load_config(run / CONFIG)
-        return _open(_facts_of_run(run, checkpoint, config), f"{run.name} {checkpoint.name}", config)
+        return _open(_facts_of_run(run, checkpoint, config), f"{run.name} {checkpoint.name}", exact, config)
     if damaged:
         raise StorageError(damaged)
     raise ModelError(
@@ -168,7 +173,7 @@ def _open_run(run: Path) -> Loaded:
     )
 
 
-def _open(facts: AdapterFacts, name: str, trained: RunConfig | None = None) -> Loaded:
+def _open(facts: AdapterFacts, name: str, exact: bool, trained: RunConfig | None = None) -> Loaded:
     """``trained``: the config of the run, where a checkpoint is opened and not a finished adapter."""
     spec = inspect_base(facts.base)
     renderer = _renderer(spec, facts.template_name, facts.clock)
@@ -176,9 +181,10 @@ def _open(facts: AdapterFacts, name: str, trained: RunConfig | None = None) -> L
     if trained is None and (facts.path / MODEL).is_file():  # full fine-tuning: the folder is a model
         base = load_base(replace(spec, path=facts.path), facts.base)
         return Loaded(base, None, renderer, facts.system, name)
-    base = load_base(spec, facts.base)
+    base = load_base(spec, _exact(spec, facts.base) if exact else facts.base)
     model = _adapted(base, facts, trained)
-    return Loaded(base, None if model.method == "full" else model, renderer, facts.system, name)
+    adapter = None if model.method == "full" else model
+    return Loaded(base, adapter, renderer, facts.system, name, facts.path)
 
 
 def _adapted(base: Base, facts: AdapterFacts, trained: RunConfig | None) -> LoraModel:
@@ -312,6 +318,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ModelError(f"{path.name} is not an object", str(path))
     return tree
+
+
+def _exact(spec: BaseSpec, config: BaseConfig) -> BaseConfig:
+    """fp32 for what fp32 holds without loss, where memory allows."""
+    if config.storage not in ("auto", "fp32", "bf16", "fp16", "gguf"):
+        return config
+    wide = config.model_copy(update={"storage": "fp32"})
+    return wide if weight_bytes(spec, wide) < FILLED * available_memory() else config
 
 
 def _is_text(value: Any) -> bool:

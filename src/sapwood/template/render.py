@@ -116,6 +116,11 @@ class Renderer:
         """The template's text of a whole conversation without tools. Raises DataError."""
         return self._view(Conversation(RowId("the conversation", 0), tuple(messages))).text(len(messages))
 
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """What inference sends to get the next answer, as text. Raises DataError."""
+        view = self._view(Conversation(RowId("the conversation", 0), tuple(messages)))
+        return view.text(len(messages), prompt=True)
+
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """What inference sends to get the next answer. Raises DataError."""
         view = self._view(Conversation(RowId("the conversation", 0), tuple(messages), tuple(tools)))

@@ -19,7 +19,7 @@ from sapwood.model.lora import (
     restore_adapter,
     write_trained,
 )
-from sapwood.track.files import discard_dir, operation, set_aside, staged_dir, verify_dir
+from sapwood.track.files import MANIFEST, discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
 from sapwood.train.world import World
 from sapwood.types import Cursor
@@ -37,7 +37,8 @@ def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int
         write_checkpoint(final, model, state, events_length)
         verify_dir(final)  # read back before an older one goes
     best = checkpoint_path(run, state.best[0]) if state.best else None
-    for old in checkpoints(run)[:-keep]:
+    ours = [path for path in checkpoints(run) if (path / MANIFEST).is_file()]  # of others none is removed
+    for old in ours[:-keep]:
         if old != best:
             discard_dir(old)
     return final

@@ -1,8 +1,8 @@
 """The training loop: a generator of events.
 
 The consumer prints, stores, saves, or stops by leaving the loop. Between two yields the state is consistent,
-so that is where checkpoints happen. Randomness is a counter: every generator is seeded from (seed, step), so
-a run that was killed and resumed draws the same numbers as one that was not.
+so that is where checkpoints happen. Randomness is a counter: every generator is seeded from (seed, step,
+pack), so a run that was killed and resumed draws the same numbers as one that was not.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ from sapwood.train.optim import TrainState
 from sapwood.train.schedule import learning_rate, members, plan_steps
 from sapwood.train.world import ALONE, World
 from sapwood.types import Batch, Evaluated, Event, Example, Finished, Head, LossSum, Pack, Sample, Stepped
+
+# The input that torch's own generator is seeded for, before each pack: for whatever draws from it (DoRA's
+# dropout, say). Masks of our own count from 0, NEFTune's noise is -1.
+GENERATOR = -2
 
 Sampler = Callable[[], Sequence[Sample]]
 
@@ -75,7 +79,6 @@ def train(
         tick = time.monotonic()
         chosen, after = members(schedule, settings.seed, state.cursor)
         packs = pack_examples([data.train[i] for i in chosen], config, world.size)
-        seed_everything(settings.seed, state.step)
         model.clock.step = state.step
         lr = learning_rate(state.step, schedule, settings)
         loss, grad_norm = optimizer_step(model, packs, state, lr, settings.max_grad_norm, world)
@@ -132,6 +135,7 @@ def optimizer_step(
     with packed_attention(model.network):
         for index, factor in own_share(model, packs, world):
             model.clock.pack = index
+            torch.manual_seed(model.clock.at(GENERATOR))
             loss = forward_loss(model, batch_of(model, packs[index]))
             (loss.total * (factor / num_targets * magnified)).backward()
             total += factor * float(loss.total.detach())
@@ -200,11 +204,6 @@ def evaluate(
     model.peft.train()
     seconds = time.monotonic() - started
     return Evaluated(step, total / num_targets, num_targets, seconds, samples, score_answers(samples))
-
-
-def seed_everything(seed: int, step: int) -> None:
-    """For whatever in a model draws from torch's own generator (a base with dropout, say)."""
-    torch.manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 def _refuse_bad_numbers(loss: float, norm: float, packs: Sequence[Pack], step: int) -> None:

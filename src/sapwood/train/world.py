@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -185,7 +186,8 @@ def partners() -> Generator[None]:
         text = " ".join(str(error).split())
         if not isinstance(error, distributed.DistError) and not any(w in text for w in _CONNECTION):
             raise
-        why = f"the connection to it broke ({text[:120]})"
+        told = re.sub(r"^\[[^]]*\] *", "", text)[:120]  # without the place in torch's own source
+        why = f"the connection to it broke: {told}"
         mend = "start `sapwood resume RUN` with as many processes"
         raise LostProcessError("another process of this run ended", why=why, mend=mend) from None
 

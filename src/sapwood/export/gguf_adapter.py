@@ -1,0 +1,84 @@
+"""The adapter as llama.cpp reads it.
+
+The format is that of llama.cpp's `llama-adapter.cpp`: tensors ``NAME.weight.lora_a`` [r, in] and
+``.lora_b`` [out, r]; at run time the product is scaled by ``adapter.lora.alpha / r``, one alpha for the whole
+file, and no key says rsLoRA. So what PEFT scales by is folded into B where it isn't that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sapwood.errors import ExportError, Problem
+from sapwood.model.gguf_map import architecture_of, module_names, permute
+from sapwood.model.lora import LoraPair, lora_pairs
+from sapwood.serve.load import Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class GgufPair:
+    """One adapted tensor. a: float32[r, in]; b: float32[out, r], rows in the file's order, scaled."""
+
+    name: str
+    a: NDArray[np.float32]
+    b: NDArray[np.float32]
+
+
+def write_gguf_adapter(trained: Loaded, path: Path) -> None:
+    """Write the adapter of ``trained``. Raises ExportError where llama.cpp has no place for it."""
+    from gguf import GGUFWriter
+
+    assert trained.model is not None
+    config = trained.base.spec.hf_config
+    architecture = architecture_of(config)
+    alpha, pairs = gguf_pairs(lora_pairs(trained.model), config)
+    writer = GGUFWriter(path, architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", alpha)
+    for pair in pairs:
+        writer.add_tensor(f"{pair.name}.weight.lora_a", pair.a)
+        writer.add_tensor(f"{pair.name}.weight.lora_b", pair.b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def gguf_pairs(pairs: Sequence[LoraPair], config: Any) -> tuple[float, list[GgufPair]]:
+    """The file's alpha, and its tensors.
+
+    The alpha is the one that leaves the first module's B as it is: where all modules have one scale, every
+    byte of B is the adapter's own.
+    """
+    architecture = architecture_of(config)
+    names = {module: name for name, module in module_names(architecture, config.num_hidden_layers).items()}
+    strangers = [
+        Problem(f"llama.cpp's {architecture} has no {p.module}") for p in pairs if p.module not in names
+    ]
+    if strangers:
+        raise ExportError(strangers)
+    alpha = pairs[0].scale * pairs[0].rank
+    return alpha, [_pair(pair, names[pair.module], alpha, architecture, config) for pair in pairs]
+
+
+def _pair(pair: LoraPair, name: str, alpha: float, architecture: str, config: Any) -> GgufPair:
+    b = pair.b.numpy() * np.float32(pair.scale * pair.rank / alpha)
+    if (heads := rotary_heads(architecture, name, config)) is not None:
+        b = permute(b, heads)
+    return GgufPair(name, np.ascontiguousarray(pair.a.numpy()), np.ascontiguousarray(b))
+
+
+def rotary_heads(architecture: str, name: str, config: Any) -> int | None:
+    """Heads of a tensor whose rows stand in another order in the file; None for all others."""
+    heads: Mapping[str, int] = {
+        "attn_q": config.num_attention_heads,
+        "attn_k": config.num_key_value_heads,
+    }
+    return heads.get(name.rpartition(".")[2]) if architecture == "llama" else None
