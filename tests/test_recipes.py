@@ -88,9 +88,8 @@ def alpaca(i: int) -> dict[str, Any]:
 
 
 def genshin(i: int) -> dict[str, Any]:
-    """Tutorial 002's rows: some have an instruction, some don't."""
-    row = {"input": f"园丁#关于第{i}棵树", "output": f"听说第{i}棵树很会结果。"}
-    return {"instruction": "请评价。", **row} if i % 3 == 0 else row
+    """Tutorial 002's rows have no instruction."""
+    return {"input": f"园丁#关于第{i}棵树", "output": f"听说第{i}棵树很会结果。"}
 
 
 def llama_text(i: int) -> dict[str, str]:
