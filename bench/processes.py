@@ -30,8 +30,8 @@ CASES = {
 
 
 def config_of(folder: Path, steps: int) -> Path:
-    """The nursery's rows, dropout and all, in so many packs that every process gets some as they are: where packs
-    must be cut smaller, dropout draws other masks (docs/scale.md)."""
+    """The nursery's rows, dropout and all, in so many packs that every process gets some as they are: where
+    packs must be cut smaller, dropout draws other masks (docs/scale.md)."""
     path = folder / "config.yaml"
     path.write_text(
         "data: {train: builtin:nursery, eval: 8}\n"
