@@ -30,12 +30,13 @@ CASES = {
 
 
 def config_of(folder: Path, steps: int) -> Path:
-    """The nursery's rows, dropout and all, in packs of which every process gets some."""
+    """The nursery's rows, dropout and all, in so many packs that every process gets some as they are: where
+    packs must be cut smaller, dropout draws other masks (docs/scale.md)."""
     path = folder / "config.yaml"
     path.write_text(
         "data: {train: builtin:nursery, eval: 8}\n"
         f"train: {{max_steps: {steps}, batch_size: 8}}\n"
-        "pack: {length: 256}\n"
+        "pack: {length: 128}\n"
         "eval: {samples: 0}\n"
         "base: {storage: fp32}\n"
     )

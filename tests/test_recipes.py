@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 STEPS = 2
 ROWS = 60
+CONTEXT = 192  # tokens that the tiny models hold: a random model never stops by itself
 
 
 def family(arch: str, tokenizer: str) -> Callable[[Path, Any], Path]:
@@ -34,7 +35,8 @@ def family(arch: str, tokenizer: str) -> Callable[[Path, Any], Path]:
         known = real_tokenizer(tokenizer)
         ids = {"bos_token_id": known.bos_token_id, "eos_token_id": known.eos_token_id}
         size = 64 * (len(known) // 64 + 1)
-        model = tiny_model(arch, vocab_size=size, pad_token_id=known.pad_token_id, **ids)
+        ids |= {"pad_token_id": known.pad_token_id}
+        model = tiny_model(arch, vocab_size=size, max_position_embeddings=CONTEXT, **ids)
         model.generation_config.eos_token_id = [known.eos_token_id]
         path = folder / "model"
         model.save_pretrained(path)
@@ -46,7 +48,7 @@ def family(arch: str, tokenizer: str) -> Callable[[Path, Any], Path]:
 
 
 def smollm2(folder: Path, spec: Any) -> Path:
-    model = tiny_model("llama", vocab_size=spec.hf_config.vocab_size)
+    model = tiny_model("llama", vocab_size=spec.hf_config.vocab_size, max_position_embeddings=CONTEXT)
     model.generation_config.eos_token_id = [spec.tokenizer.eos_token_id]
     model.config.eos_token_id = spec.tokenizer.eos_token_id
     model.save_pretrained(folder / "model")
@@ -55,7 +57,7 @@ def smollm2(folder: Path, spec: Any) -> Path:
 
 
 def chatglm(folder: Path, _: Any) -> Path:
-    return tiny_chatglm_dir(folder)
+    return tiny_chatglm_dir(folder, seq_length=CONTEXT)
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,8 @@ def alpaca(i: int) -> dict[str, Any]:
 
 
 def genshin(i: int) -> dict[str, Any]:
-    """Tutorial 002's rows: some have an instruction, some don't."""
-    row = {"input": f"园丁#关于第{i}棵树", "output": f"听说第{i}棵树很会结果。"}
-    return {"instruction": "请评价。", **row} if i % 3 == 0 else row
+    """Tutorial 002's rows have no instruction."""
+    return {"input": f"园丁#关于第{i}棵树", "output": f"听说第{i}棵树很会结果。"}
 
 
 def llama_text(i: int) -> dict[str, str]:
@@ -154,27 +155,14 @@ def test_a_recipe_runs(name: str, smollm2_spec: Any, tmp_path: Path, monkeypatch
     finetune(config)
     (run,) = list_runs(tmp_path / "runs")
     assert (run.status, run.step) == ("finished", STEPS)
-    assert_learnt_to_stop(run.path, case)
-    assert_held_as_said(run.path, case)
-    assert_told(run.path, config)
-
-
-def assert_learnt_to_stop(run: Path, case: Case) -> None:
-    """The proof of the run says on which token every trained turn ends."""
-    proof = json.loads((run / "data" / "study.json").read_text(encoding="utf-8"))
-    assert proof["rows"]["learnt"] >= ROWS // 3
-    loaded = open_target(str(run), run.parent)
-    assert loaded.renderer.stop_text == case.stop
-
-
-def assert_held_as_said(run: Path, case: Case) -> None:
-    facts = json.loads((run / "adapter" / "sapwood.json").read_text(encoding="utf-8"))
-    if case.storage:
-        assert facts["storage"] == case.storage
+    loaded = open_target(str(run.path), run.path.parent)
+    assert loaded.renderer.stop_text == case.stop, "what every trained turn was proven to end on"
+    assert loaded.base.storage == case.storage or not case.storage
     if case.storage == "nf4":
-        layer = open_target(str(run), run.parent).base.model.get_decoder().layers[0]
+        layer = loaded.base.model.get_decoder().layers[0]
         packed = [p for p in layer.self_attn.parameters() if p.dtype == torch.uint8]
         assert len(packed) == 4, "query, key, value and output are held in 4 bits"
+    assert_told(run.path, config)
 
 
 def assert_told(run: Path, config: RunConfig) -> None:

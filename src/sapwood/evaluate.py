@@ -10,13 +10,14 @@ import torch
 
 from sapwood.errors import ModelError
 from sapwood.model.lora import LoraModel
+from sapwood.model.loss import label_loss
 from sapwood.pack.attention import packed_attention
-from sapwood.pack.build import build_pack
+from sapwood.pack.build import build_pack, to_batch
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
 from sapwood.serve.probe import Probe, answer_probes
 from sapwood.train.loop import batch_of, forward_loss
-from sapwood.types import Example, Sample
+from sapwood.types import Batch, Example, LossSum, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def evaluate_rows(
         raise ModelError("nothing to compare: a base without an adapter", loaded.name, mend=mend)
     tuned = row_losses(loaded.model, examples)
     with loaded.without_adapter():
-        base = row_losses(loaded.model, examples)
+        base = row_losses(loaded.model, examples, alone=True)
     targets = np.array([example.num_targets for example in examples], np.float64)
     figures = {"loss": _compare(base, tuned, targets, seed)}
     pairs = _answer_both(loaded, probes_of(loaded, examples, answers), max_new_tokens)
@@ -69,15 +70,30 @@ def evaluate_rows(
     return Evaluation(len(examples), int(targets.sum()), figures, tuple(pairs))
 
 
-def row_losses(model: LoraModel, examples: Sequence[Example]) -> np.ndarray:
-    """The sum of each example's losses, in nats: float64[R]. No packing, as each row's own sum is wanted."""
+def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: bool = False) -> np.ndarray:
+    """The sum of each example's losses, in nats: float64[R]. No packing, as each row's own sum is wanted.
+
+    ``alone``: of the base, while the adapter is switched off, without what a soft prompt puts before a row.
+    """
     model.peft.eval()
     sums: list[float] = []
     with torch.no_grad(), packed_attention(model.network):
         for example in examples:
             pack = build_pack([example], share_prefixes=False)
-            sums.append(float(forward_loss(model, batch_of(model, pack)).total))
+            if alone:
+                loss = base_loss(model, to_batch(pack, model.device))
+            else:
+                loss = forward_loss(model, batch_of(model, pack))
+            sums.append(float(loss.total))
     return np.array(sums, np.float64)
+
+
+def base_loss(model: LoraModel, batch: Batch) -> LossSum:
+    """The loss of the decoder by itself."""
+    hidden = model.backbone(
+        input_ids=batch.ids, position_ids=batch.positions, segments=batch.attention, use_cache=False
+    ).last_hidden_state
+    return label_loss(hidden, batch.predict_at, batch.targets, model.head)
 
 
 def probes_of(loaded: Loaded, examples: Sequence[Example], number: int) -> list[Probe]:

@@ -9,7 +9,7 @@ from typing import Any
 from sapwood.config import RunConfig, load_config
 from sapwood.data.cache import unpack_examples
 from sapwood.data.formats import read_conversations
-from sapwood.errors import DataError
+from sapwood.errors import ConfigError, DataError
 from sapwood.evaluate import Compared, Evaluation, evaluate_rows
 from sapwood.serve.load import Loaded, open_target
 from sapwood.study import DATA, EVAL
@@ -34,6 +34,9 @@ def eval_run(
     """Measure on the run's own held-out rows, or on ``data``, read and proved as the run's were."""
     run = query.find_run(runs, name)
     config = load_config(run / CONFIG)
+    if config.lora.method == "full":
+        why = "full fine-tuning leaves another model, and no adapter to switch off"
+        raise ConfigError("nothing to compare", str(run), why, "`sapwood runs` has its held-out losses")
     loaded = open_target(str(run), runs)
     examples = held_out(run) if data is None else prepare_file(data, config, loaded)
     if not examples:

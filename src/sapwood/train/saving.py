@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from sapwood.config import SaveConfig
 from sapwood.errors import LostProcessError, SapwoodError, StorageError
-from sapwood.model.lora import LoraModel, read_adapter, restore_adapter
+from sapwood.model.lora import LoraModel, read_tensors, restore_adapter
 from sapwood.track.disk import require_limits, require_space
 from sapwood.track.files import verify_dir
 from sapwood.track.store import RunStore
@@ -77,7 +77,7 @@ def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
     folder = checkpoint_path(run.path, step)
     try:
         verify_dir(folder)
-        restore_adapter(model, read_adapter(folder)[1], folder)
+        restore_adapter(model, read_tensors(folder), folder)
     except SapwoodError as error:
         log.warning("the adapter is that of the last step, not of the best, %d: %s", step, error)
         return
