@@ -142,11 +142,12 @@ class DataConfig(Section):
 
 class TemplateConfig(Section):
     name: str = "auto"
-    """auto takes the tokenizer's own chat template; or the path of a .jinja file"""
+    """auto takes the tokenizer's own; gemma-2, llama-2-chat, chatglm3, chatml; or the path of a .jinja file"""
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """what is learnt: every assistant turn, only the last one of a conversation, or all of the text"""
-    overlong: Literal["error", "drop"] = "error"
-    """rows longer than pack.length: stop and name them, or leave them out and count them"""
+    overlong: Literal["error", "drop", "cut"] = "error"
+    """rows longer than pack.length: stop and name them; leave them out; or cut them, with no stop token at
+    the cut. What is left out or cut is counted"""
     accept: Annotated[tuple[Accepted, ...], BeforeValidator(_as_tuple)] = ()
     """codes of the proof that may fail, for data that is meant so; the proof records each, with its rows"""
 

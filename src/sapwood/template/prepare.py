@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sapwood.config import TemplateConfig
 from sapwood.errors import DataError, Problem
 from sapwood.template.encode import Encoded
@@ -17,6 +19,7 @@ from sapwood.template.prove import MAX_PROBLEMS, Labelled, Proof, Prover
 from sapwood.template.render import Renderer, Rendering
 from sapwood.types import Conversation, Example, RowId
 
+SHOWN = 20  # rows of one kind that a report names
 BATCH = 256  # conversations that are rendered, encoded and proven together
 
 
@@ -30,6 +33,8 @@ class Report:
         histogram: (upper bound in tokens, examples up to it and above the bound before).
         longest: the longest examples, in tokens, with their rows.
         dropped: examples left out because they were too long; dropped_rows: the first of their rows.
+        cut: examples cut to the length; cut_rows: the first of their rows; cut_answers: those of them that
+            end inside an answer, and so without a stop token.
         control_rows: rows whose content was spelled like a control token, and was kept as plain text.
         unknown_tokens: characters that the tokenizer doesn't know.
         characters_per_token: of the rendered text.
@@ -43,6 +48,9 @@ class Report:
     longest: tuple[tuple[int, RowId], ...]
     dropped: int
     dropped_rows: tuple[RowId, ...]
+    cut: int
+    cut_rows: tuple[RowId, ...]
+    cut_answers: int
     control_rows: int
     unknown_tokens: int
     characters_per_token: float
@@ -52,7 +60,8 @@ class Report:
         facts = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         facts["histogram"] = [list(one) for one in self.histogram]
         facts["longest"] = [{"tokens": length, "row": str(row)} for length, row in self.longest]
-        facts["dropped_rows"] = [str(row) for row in self.dropped_rows]
+        for key in ("dropped_rows", "cut_rows"):
+            facts[key] = [str(row) for row in facts[key]]
         return facts
 
 
@@ -93,6 +102,30 @@ def prepare(
     return work.finish()
 
 
+def cut_to(example: Example, length: int) -> Example:
+    """The beginning of an example: ``length`` tokens at most, the last of them one that is learnt.
+
+    Nothing is put at its end. A stop token stands there only where a whole answer fits, so that the model
+    never learns to stop where the text was cut. Without any token to learn it means that none fitted.
+    """
+    learnt = np.flatnonzero(example.trained[:length])
+    stop = int(learnt[-1]) + 1 if len(learnt) else length
+    return Example(example.row, example.ids[:stop], example.trained[:stop])
+
+
+@dataclass(slots=True)
+class _Rows:
+    """How many rows something happened to, and the first of them."""
+
+    count: int = 0
+    first: list[RowId] = field(default_factory=list[RowId])
+
+    def add(self, row: RowId) -> None:
+        self.count += 1
+        if len(self.first) < SHOWN:
+            self.first.append(row)
+
+
 @dataclass(slots=True)
 class _Work:
     """What is known so far."""
@@ -104,8 +137,9 @@ class _Work:
     problems: list[Problem] = field(default_factory=list[Problem])
     examples: list[Example] = field(default_factory=list[Example])
     longest: list[tuple[int, int, RowId]] = field(default_factory=list[tuple[int, int, RowId]])
-    overlong: int = 0
-    overlong_rows: list[RowId] = field(default_factory=list[RowId])
+    dropped: _Rows = field(default_factory=_Rows)
+    cut: _Rows = field(default_factory=_Rows)
+    cut_answers: int = 0
     rows: int = 0
     characters: int = 0
     unknown: int = 0
@@ -129,11 +163,28 @@ class _Work:
                 self.problems += error.problems
                 continue
             self._measure(example)
-            if len(example) <= self.max_length:
-                labelled.append(Labelled(conversation, one, example, encoded.held_control))
-                self.characters += len(one.rendered.text)
+            if len(example) > self.max_length and self.template.overlong != "cut":
+                self.dropped.add(example.row)
+                continue
+            labelled.append(Labelled(conversation, one, example, encoded.held_control))
         self.prover.check(labelled)
-        self.examples += [item.example for item in labelled]
+        for item in labelled:
+            self._keep(item)
+
+    def _keep(self, item: Labelled) -> None:
+        """Take a proven example, cut to the length if it must be."""
+        example, text = item.example, item.rendering.rendered.text
+        if len(example) > self.max_length:
+            example = cut_to(example, self.max_length)
+            if not example.num_targets:
+                self.dropped.add(example.row)
+                return
+            inside = int(example.ids[-1]) not in self.renderer.stop_ids
+            self.cut.add(example.row)
+            self.cut_answers += inside
+            self.prover.note_cut(example.row, inside_answer=inside)
+        self.examples.append(example)
+        self.characters += len(text) * len(example) // len(item.example)
 
     def _encode(self, rendered: Sequence[tuple[Conversation, Rendering]]) -> list[Encoded | None]:
         try:
@@ -152,17 +203,13 @@ class _Work:
         heapq.heappush(self.longest, (len(example), -example.row.index, example.row))
         if len(self.longest) > 5:
             heapq.heappop(self.longest)
-        if len(example) > self.max_length:
-            self.overlong += 1
-            if len(self.overlong_rows) < 20:
-                self.overlong_rows.append(example.row)
         unknown = self.renderer.tokenizer.unk_token_id
         if unknown is not None:
             self.unknown += int((example.ids == unknown).sum())
 
     def finish(self) -> Prepared:
         problems = [*self.problems, *self.prover.problems]
-        if self.overlong and self.template.overlong == "error":
+        if self.dropped.count and self.template.overlong == "error":
             problems = [self._too_long(), *problems]
         if problems:
             raise DataError(problems)
@@ -179,13 +226,13 @@ class _Work:
         shown = ", ".join(
             f"{row} ({length:,} tokens)" for length, _, row in longest if length > self.max_length
         )
-        total = len(self.examples) + self.overlong
+        total = len(self.examples) + self.dropped.count
         fitting = -(-needed // 64) * 64
         return Problem(
-            f"[overlong] {self.overlong:,} of {total:,} examples have more than {self.max_length:,} tokens",
+            f"[overlong] {self.dropped.count:,} of {total:,} examples have more than {self.max_length:,} tokens",
             shown,
             "cutting them would take the end of the answer and its stop token",
-            f"set pack.length={fitting} (the longest needs {needed:,}), or template.overlong=drop",
+            f"set pack.length={fitting} (the longest needs {needed:,}), or template.overlong=drop, or =cut",
         )
 
     def _report(self, proof: Proof) -> Report:
@@ -193,15 +240,18 @@ class _Work:
         return Report(
             rows=self.rows,
             examples=len(self.examples),
-            tokens=proof.tokens,
-            targets=proof.targets,
+            tokens=(tokens := sum(map(len, self.examples))),
+            targets=sum(example.num_targets for example in self.examples),
             histogram=_histogram([len(example) for example in self.examples]),
             longest=tuple((length, row) for length, _, row in longest),
-            dropped=self.overlong,
-            dropped_rows=tuple(self.overlong_rows),
+            dropped=self.dropped.count,
+            dropped_rows=tuple(self.dropped.first),
+            cut=self.cut.count,
+            cut_rows=tuple(self.cut.first),
+            cut_answers=self.cut_answers,
             control_rows=proof.control_rows,
             unknown_tokens=self.unknown,
-            characters_per_token=self.characters / max(1, proof.tokens),
+            characters_per_token=self.characters / max(1, tokens),
         )
 
 

@@ -57,7 +57,8 @@ class Proof:
         control_rows: rows whose content was spelled like a control token; it was kept as plain text.
         fingerprint: the renderer's, which chat, serve and export compare with theirs.
         clock: the date that the template was told, where it asks for one.
-        accepted: code -> how many rows failed it, and the first, where template.accept names the code.
+        accepted: code -> how many rows failed it, and the first: codes that template.accept names, and
+            those that rows cut by template.overlong=cut can't keep.
     """
 
     version: int
@@ -98,6 +99,7 @@ class Prover:
     def __init__(self, renderer: Renderer, vocab_rows: int, accept: Sequence[str] = ()) -> None:
         self.problems: list[Problem] = []
         self._accepted: dict[str, dict[str, Any]] = {code: {"rows": 0, "first": None} for code in accept}
+        self._cut: dict[str, dict[str, Any]] = {}
         self._renderer = renderer
         self._tokenizer = renderer.tokenizer
         self._vocab_rows = vocab_rows
@@ -126,11 +128,15 @@ class Prover:
         """The proof. Raises DataError where anything was wrong, or nothing was there."""
         if self.problems:
             raise DataError(self.problems)
+        failed = {**self._accepted}
+        for code, found in self._cut.items():
+            before = failed.get(code, {"rows": 0, "first": None})
+            failed[code] = {"rows": before["rows"] + found["rows"], "first": before["first"] or found["first"]}
         if not self._examples:
             raise DataError("[no-target] there is no example to train on", mend="add rows with answers")
         return Proof(
             VERSION,
-            tuple(code for code in CHECKS if not self._accepted.get(code, {}).get("rows")),
+            tuple(code for code in CHECKS if not failed.get(code, {}).get("rows")),
             len(self._rows),
             self._examples,
             self._turns,
@@ -141,8 +147,14 @@ class Prover:
             self._renderer.stop_ids,
             self._renderer.stop_text,
             self._renderer.clock.isoformat() if self._renderer.tells_time else None,
-            self._accepted,
+            failed,
         )
+
+    def note_cut(self, row: RowId, *, inside_answer: bool) -> None:
+        """A proven example that is trained without its end, as the config says: what it can't claim."""
+        for code in ("cut", "stop") if inside_answer else ("cut",):
+            one = self._cut.setdefault(code, {"rows": 0, "first": str(row)})
+            one["rows"] += 1
 
     # --- the truth ------------------------------------------------------------------------------------------
 
