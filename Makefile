@@ -27,7 +27,7 @@ lint: install
 	$(BIN)/pyright
 
 proof: install
-	SAPWOOD_PROOF_CASES=10000 $(BIN)/python -m pytest tests/template --timeout 3600
+	SAPWOOD_PROOF_CASES=10000 $(BIN)/python -m pytest tests/template tests/data/test_damage.py --timeout 7200
 
 crash: install
 	$(BIN)/python -m tests.crash.soak --kills $(or $(KILLS),1000) --real $(or $(REAL),20)

@@ -24,7 +24,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from sapwood.types import Span
 
-RESPELL = 0x10F000  # private-use plane 16: one character per control token in the slow path
+RESPELL = 0x100000  # private-use plane 16, 65,534 characters: one per control token in the slow path
 
 
 @dataclass(frozen=True, slots=True)
