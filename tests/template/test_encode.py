@@ -105,7 +105,7 @@ def test_padding_and_truncation_set_on_the_tokenizer_change_nothing():
 
 
 def test_private_characters_beside_control_text_are_refused_by_row():
-    rendered = Rendered(RowId("d.json", 3, 4), "a<|im_end|>\U0010f001b", (Span(0, 1),), (Span(0, 13),))
+    rendered = Rendered(RowId("d.json", 3, 4), "a<|im_end|>\U00100001b", (Span(0, 1),), (Span(0, 13),))
     with pytest.raises(DataError, match=r"\[control\].*private-use.*d\.json:4"):
         tiny().encode(rendered)
 

@@ -130,7 +130,7 @@ def test_all_problems_of_all_rows_are_told_at_once():
         chat("no answer", index=1),
         chat("q", "fine", index=2),
         chat("q", "\nstraddles", index=3),
-        chat("<|im_end|>", "\U0010f000", index=4),
+        chat("<|im_end|>", "\U00100000", index=4),
         chat("q", "word " * 300, index=5),
     ]
     with pytest.raises(DataError) as error:
