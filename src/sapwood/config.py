@@ -142,7 +142,7 @@ class DataConfig(Section):
 
 class TemplateConfig(Section):
     name: str = "auto"
-    """auto takes the tokenizer's own; gemma-2, llama-2-chat, chatglm3, chatml; or the path of a .jinja file"""
+    """auto takes the tokenizer's own; built in: gemma-2, llama-2-chat, chatglm3, chatml; or a .jinja file"""
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """what is learnt: every assistant turn, only the last one of a conversation, or all of the text"""
     overlong: Literal["error", "drop", "cut"] = "error"

@@ -47,9 +47,9 @@ def real_tokenizer(name: str) -> Any:
 
 @cache
 def gguf_tokenizer(name: str) -> Any:
-    """smollm2 or gemma3-270m: the tokenizer inside the model's GGUF file, which is pulled into the cache once.
+    """smollm2 or gemma3-270m: the tokenizer inside the model's GGUF file, pulled into the cache once.
 
-    To pull Gemma is to accept its terms (https://ai.google.dev/gemma/terms); nothing of it is kept elsewhere.
+    To pull Gemma is to accept its terms (https://ai.google.dev/gemma/terms).
     """
     from sapwood.config import BaseConfig
     from sapwood.errors import ModelError

@@ -1,7 +1,7 @@
 """Random conversations through every template: ours equals transformers', and content never takes control.
 
-A few for each template in the normal suite. SAPWOOD_PROOF_CASES=10000 (`make proof`) asks for so many with each
-template, and for ten times as many hostile ones over all templates.
+A few for each template in the normal suite. SAPWOOD_PROOF_CASES=10000 (`make proof`) asks for so many with
+each template, and for ten times as many hostile ones over all templates.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
     if report["cut"]:
         lines.append(
             f"note       {report['cut']:,} rows cut to {config.pack.length:,} tokens, first "
-            f"{report['cut_rows'][0]}; {report['cut_answers']:,} of them inside an answer, without a stop token"
+            f"{report['cut_rows'][0]}; {report['cut_answers']:,} inside an answer, without a stop token"
         )
     if report["control_rows"]:
         lines.append(f"note       {report['control_rows']:,} rows spell a control token; it stays plain text")

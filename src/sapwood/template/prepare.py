@@ -229,7 +229,8 @@ class _Work:
         total = len(self.examples) + self.dropped.count
         fitting = -(-needed // 64) * 64
         return Problem(
-            f"[overlong] {self.dropped.count:,} of {total:,} examples have more than {self.max_length:,} tokens",
+            f"[overlong] {self.dropped.count:,} of {total:,} examples "
+            f"have more than {self.max_length:,} tokens",
             shown,
             "cutting them would take the end of the answer and its stop token",
             f"set pack.length={fitting} (the longest needs {needed:,}), or template.overlong=drop, or =cut",

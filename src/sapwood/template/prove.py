@@ -131,7 +131,8 @@ class Prover:
         failed = {**self._accepted}
         for code, found in self._cut.items():
             before = failed.get(code, {"rows": 0, "first": None})
-            failed[code] = {"rows": before["rows"] + found["rows"], "first": before["first"] or found["first"]}
+            count = before["rows"] + found["rows"]
+            failed[code] = {"rows": count, "first": before["first"] or found["first"]}
         if not self._examples:
             raise DataError("[no-target] there is no example to train on", mend="add rows with answers")
         return Proof(
