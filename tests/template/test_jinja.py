@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -24,6 +26,16 @@ LOOP = "{% for a in range(90000) %}{% for b in range(90000) %}{% set x = b %}{% 
         ("{{ 'a' * (messages | length * 1000000) * 1000 }}", "repeats"),
         ("{{ [1] * (messages | length * 1000000) * 1000 }}", "repeats"),
         ("{{ (messages | length) ** 100000 }}", "power"),
+        ("{{ 'a'.ljust((messages | length) * 1000000 * 1000) }}", "ljust would make 4,000,000,000"),
+        ("{{ 'a' | center((messages | length) * 1000000 * 1000) }}", "center would make"),
+        ("{{ ('aaaa' * 1000000).replace('a', 'b' * 100000) }}", "replace would make"),
+        ("{{ ('aaaa' * 1000000) | replace('a', 'b' * 100000) }}", "replace would make"),
+        ("{{ ('b' * 100000).join('a' * 1000000) }}", "join would make"),
+        ("{{ ('a' * 1000000) | list | join('b' * 100000) }}", "join would make"),
+        ("{{ ('a\n' * 100000) | indent(1000000) }}", "indent would make"),
+        ("{{ ('{:>' ~ '9' * 10 ~ '}').format(1) }}", "huge width"),
+        ("{{ ('%' ~ '9' * 10 ~ 'd') % 1 }}", "huge width"),
+        ("{{ ('%' ~ '9' * 10 ~ 'd') | format(1) }}", "huge width"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "not safely|unsafe|Security|append"),
     ],
@@ -50,6 +62,37 @@ def test_bombs_that_compiling_would_set_off_are_refused_before(bomb):
 
 def test_an_honest_constant_is_no_bomb():
     assert "-" * 40 in tiny("{{ '-' * 40 }}" + CHATML).render(ROW)[0].text
+
+
+PILE = """
+from datetime import datetime
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from sapwood.template import jinja
+jinja.MEMORY = 100_000_000
+spin = "{% for a in range(90000) %}{% for b in range(5) %}{% endfor %}{% endfor %}"
+grow = "{% set ns = namespace(x='a' * 1000000) %}{% for i in range(12) %}{% set ns.x = ns.x ~ ns.x %}"
+source = spin + grow + spin + "{% endfor %}"
+template = jinja.ChatTemplate(ImmutableSandboxedEnvironment(), source, datetime.now())
+try:
+    template.render({})
+except jinja.TemplateFault as fault:
+    print(fault)
+"""
+
+
+def test_a_template_that_piles_up_memory_is_stopped():
+    done = subprocess.run(
+        [sys.executable, "-c", PILE], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "it took more than 100 MB\n"
+
+
+def test_honest_methods_and_filters_work():
+    text = (
+        "{{ ['a', 'b'] | join('-') }}{{ 'x'.center(5) }}{{ 'a\nb' | indent(2) }}"
+        "{{ '%03d' % 7 }}{{ '{}'.format('q').replace('q', 'r') }}"
+    )
+    assert "a-b  x  a\n  b007r" in tiny(text + CHATML).render(ROW)[0].text
 
 
 def test_an_endless_template_is_stopped_in_any_thread(monkeypatch):

@@ -1,34 +1,44 @@
-"""Running a chat template that nobody has read: with a frozen clock, and bounds on time and output."""
+"""Running a chat template that nobody has read: its clock frozen, its time, memory and output bounded."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import re
+import resource
+import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 
 from sapwood.errors import DataError
+from sapwood.template.limits import MAX_TEXT, WIDTH, TemplateFault, limit
 
 SECONDS = 2.0  # of processor time for one rendering; the slowest honest template needs a few milliseconds
-MAX_TEXT = 64_000_000  # characters that one rendering may write
+MEMORY = 1_000_000_000  # bytes by which the process may grow while one rendering runs
+LOOKS = 40  # of the watchdog, in that time
 MAX_CONSTANT = 1_000_000  # an integer in a template's text
-WIDTH = re.compile(r"[%:<>^=.]\d{7,}")  # of a field in a format string
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-class TemplateFault(Exception):
-    """The template can't render these messages; str() says why."""
-
-
-class _OutOfTime(BaseException):
+class _Stopped(BaseException):
     """Raised into a rendering by the watchdog. A BaseException, so that no template code can swallow it."""
+
+
+class _OutOfTime(_Stopped):
+    def __str__(self) -> str:
+        return f"it ran for more than {SECONDS:g} s"
+
+
+class _OutOfMemory(_Stopped):
+    def __str__(self) -> str:
+        return f"it took more than {MEMORY / 1e6:,.0f} MB"
 
 
 class ChatTemplate:
@@ -44,8 +54,7 @@ class ChatTemplate:
 
     def __init__(self, environment: Any, source: str, clock: datetime) -> None:
         environment.globals["strftime_now"] = clock.strftime
-        environment.intercepted_binops = frozenset({"*", "**"})
-        environment.binop_table = {**environment.binop_table, "*": _times, "**": _power}
+        limit(environment)
         try:
             _refuse_bombs(environment.parse(source))
             self._compiled = environment.from_string(source)
@@ -102,13 +111,13 @@ def _is_huge(value: Any) -> bool:
 
 @contextmanager
 def _bounded() -> Generator[None]:
-    """Turn whatever a template raises into TemplateFault, and stop it when its time is over."""
+    """Turn whatever a template raises into TemplateFault, and stop it when its time or room is used up."""
     met = False
     try:
         ticket = _WATCHDOG.enter()
         try:
             yield
-        except _OutOfTime:
+        except _Stopped:
             met = True
             raise
         finally:
@@ -116,8 +125,8 @@ def _bounded() -> Generator[None]:
                 time.sleep(
                     0.001
                 )  # the watchdog has fired: its exception is on the way, and must meet us here
-    except _OutOfTime:
-        raise TemplateFault(f"it ran for more than {SECONDS:g} s") from None
+    except _Stopped as stopped:
+        raise TemplateFault(str(stopped)) from None
     except TemplateFault:
         raise
     except TemplateError as error:
@@ -132,30 +141,16 @@ def _checked(text: str) -> str:
     return text
 
 
-def _times(left: Any, right: Any) -> Any:
-    for many, factor in ((left, right), (right, left)):
-        too_long = isinstance(many, Sequence) and isinstance(factor, int) and len(many) * factor > MAX_TEXT
-        if too_long:
-            raise TemplateFault(f"it repeats something {factor:,} times")
-    return left * right
-
-
-def _power(left: Any, right: Any) -> Any:
-    if abs(right) > 64 or abs(left) > 2**64:
-        raise TemplateFault("it computes a power that has no end")
-    return left**right
-
-
 class _Watchdog:
-    """One thread that looks, a few times a second, for renderings whose time is over.
+    """One thread that looks, some twenty times a second, for renderings that take too long or too much.
 
     Arming it costs two dictionary operations, so that it can stand around every one of a million renderings.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # ticket -> (thread, deadline in its processor time; None until the watch has seen it once)
-        self._running: dict[int, tuple[int, float | None]] = {}
+        # ticket -> (thread, what it may use; None until the watch has seen it once)
+        self._running: dict[int, tuple[int, _Allowance | None]] = {}
         self._next = 0
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -180,19 +175,40 @@ class _Watchdog:
     def _watch(self) -> None:
         while True:
             self._wake.wait()
-            time.sleep(SECONDS / 8)
+            time.sleep(SECONDS / LOOKS)
             with self._lock:
                 if not self._running:
                     self._wake.clear()
-                for ticket, (thread, deadline) in list(self._running.items()):
-                    if deadline is None:  # most renderings end before: they never cost a look at the clock
-                        self._running[ticket] = (thread, _spent(thread) + SECONDS)
-                    elif _spent(thread) > deadline:
+                for ticket, (thread, allowance) in list(self._running.items()):
+                    if allowance is None:  # most renderings end before: they never cost a look at the clock
+                        self._running[ticket] = (
+                            thread,
+                            _Allowance(_spent(thread) + SECONDS, _peak() + MEMORY),
+                        )
+                    elif (reason := allowance.used_up(thread)) is not None:
                         del self._running[ticket]
                         # Under the lock the rendering can't have left: the exception meets it.
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                            ctypes.c_ulong(thread), ctypes.py_object(_OutOfTime)
+                            ctypes.c_ulong(thread), ctypes.py_object(reason)
                         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowance:
+    """Processor time of the thread, and memory of the process, at which a rendering is stopped."""
+
+    seconds: float
+    memory: int
+
+    def used_up(self, thread: int) -> type[_Stopped] | None:
+        if _peak() > self.memory:
+            return _OutOfMemory
+        return _OutOfTime if _spent(thread) > self.seconds else None
+
+
+def _peak() -> int:
+    """The most bytes that this process has had. What it had before, the machine has borne already."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _spent(thread: int) -> float:
