@@ -37,6 +37,7 @@ from sapwood.train.loop import TrainData
 from sapwood.types import BaseSpec, Conversation, Example, RowId
 
 DATA = "data"  # folder of a run that holds its own copy of what it learns from
+MAX_GROUPS = 1000  # of rows alike that are named; all are counted
 MAX_ENTRIES = 16  # prepared datasets that the cache keeps
 TRAIN, EVAL, FACTS = "train.safetensors", "eval.safetensors", "study.json"
 
@@ -261,8 +262,8 @@ def fingerprints(study: Study) -> dict[str, str]:
 
 
 def _groups(found: Sequence[Sequence[RowId]]) -> dict[str, Any]:
-    """Groups of rows as a count and the first few, by name."""
+    """Groups of rows as a count, and by name."""
     return {
         "rows": sum(len(group) - 1 for group in found),
-        "groups": [[str(r) for r in g] for g in found[:20]],
+        "groups": [[str(r) for r in g] for g in found[:MAX_GROUPS]],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sapwood.config import RunConfig, flatten, load_config, origins
@@ -10,6 +11,9 @@ from sapwood.errors import DataError
 from sapwood.study import Study, study_config
 from sapwood.track.files import to_json, write_atomic
 from sapwood.train.schedule import plan_steps
+
+EXAMPLES = 3  # groups of rows that a note names; `--json` has more
+BARS = 40  # characters of the longest bar
 
 
 def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
@@ -35,26 +39,27 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
     rows, report, proof = study.facts["rows"], study.facts["report"], study.facts["proof"]
     steps = plan_steps(len(study.data.train), config.train)
     share = 100 * report["targets"] / report["tokens"]
-    longest = report["longest"][0]
+    longest = ", ".join(f"{one['row']} ({one['tokens']:,})" for one in report["longest"][:EXAMPLES])
     lines = [
         f"base       {study.spec.source}, fingerprint {study.spec.fingerprint[:12]}",
         f"rows       {rows['learnt']:,} to learn from, {rows['held_out']:,} held out",
         f"tokens     {report['tokens']:,}, of which {report['targets']:,} are learnt ({share:.0f} %); "
         f"{report['characters_per_token']:.2f} characters a token",
-        f"lengths    {_bars(report['histogram'])}  longest {longest['tokens']:,} of {config.pack.length:,} "
-        f"({longest['row']})",
+        *_under("lengths", [*_bars(report["histogram"], report["max_length"])]),
+        f"longest    {longest}",
         f"proof      {len(proof['codes'])} checks passed on {proof['turns']:,} trained turns; "
         f"each ends on {proof['stop_text']}",
         f"steps      {steps.total_steps:,} of {config.train.batch_size} examples, "
         f"{steps.steps_per_epoch:,} an epoch",
     ]
-    for key, word in (
-        ("duplicates", "exact duplicates"),
-        ("contradictions", "other answers to the same prompt"),
+    for key, word, sign in (
+        ("duplicates", "exact duplicates", " = "),
+        ("contradictions", "other answers to the same prompt", " ≠ "),
     ):
         if study.facts[key]["rows"]:
-            first = ", ".join(study.facts[key]["groups"][0])
-            lines.append(f"note       {study.facts[key]['rows']:,} {word}, for instance {first}")
+            found = study.facts[key]
+            groups = [sign.join(group[:4]) for group in found["groups"][:EXAMPLES]]
+            lines += _under("note", [f"{found['rows']:,} {word}, for instance", *groups])
     if report["dropped"]:
         lines.append(
             f"note       {report['dropped']:,} rows dropped as too long, first {report['dropped_rows'][0]}"
@@ -74,12 +79,25 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
     return [*lines, *(f"note       {text}" for text in rows["notes"])]
 
 
-def _bars(histogram: list[list[int]]) -> str:
-    """Lengths as a row of blocks between the shortest and the longest bin: ``16 ▁▃█▂ 128``."""
-    blocks = "▁▂▃▄▅▆▇█"
+def _under(word: str, texts: Sequence[str]) -> list[str]:
+    """Lines of which the first bears the word."""
+    return [f"{word if i == 0 else '':<10} {text}" for i, text in enumerate(texts)]
+
+
+def _bars(histogram: Sequence[Sequence[int]], cut: int) -> Iterator[str]:
+    """A line for each bin, and one where the longest accepted length is."""
     most = max(count for _, count in histogram)
-    drawn = "".join(blocks[(len(blocks) - 1) * count // most] if count else " " for _, count in histogram)
-    return f"{histogram[0][0]} {drawn} {histogram[-1][0]}"
+    width = max(len(f"{bound:,}") for bound in (cut, *(bound for bound, _ in histogram)))
+    line = f"{cut:>{width},} ┄┄┄ the longest that is accepted"
+    drawn = False
+    for bound, count in histogram:
+        if bound > cut and not drawn:
+            yield line
+            drawn = True
+        bar = "█" * (BARS * count // most) + "▏" * (0 < BARS * count < most)
+        yield f"{bound:>{width},} {bar}{' ' * bool(bar)}{count:,}"
+    if not drawn:
+        yield line
 
 
 def show_tokens(

@@ -3,16 +3,49 @@ change it; and a second start on the same data finds what the first one proved."
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from sapwood.errors import StorageError
 from sapwood.types import Example, RowId
+
+
+class StoredExamples(Sequence[Example]):
+    """Examples as they are stored, one behind the other; each is made when it is asked for, so that a million
+    of them are there at once."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], sources: Sequence[str]) -> None:
+        self._tensors = tensors
+        self._sources = sources
+        self._trained = tensors["trained"].astype(np.bool_)
+        self._stops = np.cumsum(tensors["length"])
+        self._places = range(len(self._stops))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredExamples: ...
+    def __getitem__(self, index: int | slice) -> Example | StoredExamples:
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part._places = self._places[index]
+            return part
+        at, tensors = self._places[index], self._tensors
+        stop = int(self._stops[at])
+        start = stop - int(tensors["length"][at])
+        source = self._sources[int(tensors["source"][at])]
+        row = RowId(source, int(tensors["index"][at]), int(tensors["line"][at]) or None)
+        return Example(row, tensors["ids"][start:stop], self._trained[start:stop])
 
 
 def pack_examples(examples: Sequence[Example]) -> bytes:
@@ -40,7 +73,7 @@ def pack_entry(facts: Mapping[str, Any], parts: Sequence[Sequence[Example]]) -> 
     return hashlib.sha256(rest).digest() + rest
 
 
-def unpack_entry(content: bytes) -> tuple[dict[str, Any], list[list[Example]]]:
+def unpack_entry(content: bytes) -> tuple[dict[str, Any], list[StoredExamples]]:
     """What `pack_entry` packed. Raises ValueError where one bit of it changed."""
     view = memoryview(content)
     if len(view) < 40 or hashlib.sha256(view[32:]).digest() != bytes(view[:32]):
@@ -48,14 +81,11 @@ def unpack_entry(content: bytes) -> tuple[dict[str, Any], list[list[Example]]]:
     stop = 40 + int.from_bytes(view[32:40])
     head = json.loads(bytes(view[40:stop]))
     examples = _unpacked(bytes(view[stop:]))
-    parts: list[list[Example]] = []
-    for count in head["sizes"]:
-        parts.append(examples[:count])
-        examples = examples[count:]
-    return head["facts"], parts
+    borders = itertools.accumulate(head["sizes"], initial=0)
+    return head["facts"], [examples[start:end] for start, end in itertools.pairwise(borders)]
 
 
-def unpack_examples(content: bytes, source: Path) -> list[Example]:
+def unpack_examples(content: bytes, source: Path) -> StoredExamples:
     """What `pack_examples` packed; ``source`` is named where it can't be read. Raises StorageError."""
     try:
         return _unpacked(content)
@@ -64,21 +94,12 @@ def unpack_examples(content: bytes, source: Path) -> list[Example]:
         raise StorageError("prepared data can't be read", str(source), str(error), mend) from None
 
 
-def _unpacked(content: bytes) -> list[Example]:
+def _unpacked(content: bytes) -> StoredExamples:
     from safetensors.numpy import load
 
-    tensors = load(content)
     size = int.from_bytes(content[:8], "little")
     sources: list[str] = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["sources"])
-    stops = np.cumsum(tensors["length"])
-    out: list[Example] = []
-    for i, stop in enumerate(stops.tolist()):
-        start = stop - int(tensors["length"][i])
-        row = RowId(
-            sources[int(tensors["source"][i])], int(tensors["index"][i]), int(tensors["line"][i]) or None
-        )
-        out.append(Example(row, tensors["ids"][start:stop], tensors["trained"][start:stop].astype(np.bool_)))
-    return out
+    return StoredExamples(load(content), sources)
 
 
 def _joined(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:

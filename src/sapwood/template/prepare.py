@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import heapq
 import itertools
@@ -30,7 +31,9 @@ class Report:
     Attributes:
         rows: rows read; examples: what they became (a template that rewrites history makes one per turn).
         tokens, targets: of the examples; targets are the tokens to learn.
-        histogram: (upper bound in tokens, examples up to it and above the bound before).
+        max_length: tokens that an example may have.
+        histogram: (upper bound in tokens, examples up to it and above the bound before), of the examples as
+            they came, those that are dropped or cut included; ``max_length`` is one of the bounds then.
         longest: the longest examples, in tokens, with their rows.
         dropped: examples left out because they were too long; dropped_rows: the first of their rows.
         cut: examples cut to the length; cut_rows: the first of their rows; cut_answers: those of them that
@@ -44,6 +47,7 @@ class Report:
     examples: int
     tokens: int
     targets: int
+    max_length: int
     histogram: tuple[tuple[int, int], ...]
     longest: tuple[tuple[int, RowId], ...]
     dropped: int
@@ -136,6 +140,7 @@ class _Work:
     prover: Prover
     problems: list[Problem] = field(default_factory=list[Problem])
     examples: list[Example] = field(default_factory=list[Example])
+    lengths: list[int] = field(default_factory=list[int])
     longest: list[tuple[int, int, RowId]] = field(default_factory=list[tuple[int, int, RowId]])
     dropped: _Rows = field(default_factory=_Rows)
     cut: _Rows = field(default_factory=_Rows)
@@ -200,6 +205,7 @@ class _Work:
             return out
 
     def _measure(self, example: Example) -> None:
+        self.lengths.append(len(example))
         heapq.heappush(self.longest, (len(example), -example.row.index, example.row))
         if len(self.longest) > 5:
             heapq.heappop(self.longest)
@@ -243,7 +249,8 @@ class _Work:
             examples=len(self.examples),
             tokens=(tokens := sum(map(len, self.examples))),
             targets=sum(example.num_targets for example in self.examples),
-            histogram=_histogram([len(example) for example in self.examples]),
+            max_length=self.max_length,
+            histogram=_histogram(self.lengths, self.max_length),
             longest=tuple((length, row) for length, _, row in longest),
             dropped=self.dropped.count,
             dropped_rows=tuple(self.dropped.first),
@@ -256,19 +263,16 @@ class _Work:
         )
 
 
-def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Counts in bins whose bounds are powers of two, from the shortest to the longest."""
-    bound = 16
-    bins: list[tuple[int, int]] = []
+def _histogram(lengths: Sequence[int], cut: int) -> tuple[tuple[int, int], ...]:
+    """Counts in bins whose bounds are powers of two, from the shortest to the longest; ``cut`` is a bound too
+    where there is something beyond it."""
     ordered = sorted(lengths)
-    counted = 0
-    while counted < len(ordered):
-        here = sum(1 for _ in itertools.takewhile(lambda length, b=bound: length <= b, ordered[counted:]))
-        if here or bins:
-            bins.append((bound, here))
-        counted += here
-        bound *= 2
-    return tuple(bins)
+    bounds = [16 << n for n in range(32)]
+    bounds = sorted({*bounds, cut}) if ordered[-1] > cut else bounds
+    upto = [bisect.bisect_right(ordered, bound) for bound in bounds]
+    counts = [after - before for before, after in itertools.pairwise([0, *upto])]
+    used = [i for i, count in enumerate(counts) if count]
+    return tuple((bounds[i], counts[i]) for i in range(used[0], used[-1] + 1))
 
 
 def _batches(conversations: Iterable[Conversation]) -> Iterable[list[Conversation]]:
