@@ -19,7 +19,7 @@ from sapwood.types import Example, RowId
 
 class StoredExamples(Sequence[Example]):
     """Examples as they are stored, one behind the other; each is made when it is asked for, so that a million
-    of them are there at once."""
+    of them are there at once. Raises ValueError or KeyError where the tensors don't belong together."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], sources: Sequence[str]) -> None:
         self._tensors = tensors
@@ -27,6 +27,11 @@ class StoredExamples(Sequence[Example]):
         self._trained = tensors["trained"].astype(np.bool_)
         self._stops = np.cumsum(tensors["length"])
         self._places = range(len(self._stops))
+        tokens = int(tensors["length"].sum())
+        known = 0 <= tensors["source"].min(initial=0) and tensors["source"].max(initial=-1) < len(sources)
+        lengths = {len(tensors[name]) for name in ("length", "source", "index", "line")}
+        if len(lengths) > 1 or {len(tensors["ids"]), len(tensors["trained"])} != {tokens} or not known:
+            raise ValueError("its parts don't belong together")
 
     def __len__(self) -> int:
         return len(self._places)
