@@ -28,7 +28,7 @@ class StoredExamples(Sequence[Example]):
         self._stops = np.cumsum(tensors["length"])
         self._places = range(len(self._stops))
         tokens = int(tensors["length"].sum())
-        known = 0 <= tensors["source"].min(initial=0) and tensors["source"].max(initial=-1) < len(sources)
+        known = tensors["source"].min(initial=0) >= 0 and tensors["source"].max(initial=-1) < len(sources)
         lengths = {len(tensors[name]) for name in ("length", "source", "index", "line")}
         if len(lengths) > 1 or {len(tensors["ids"]), len(tensors["trained"])} != {tokens} or not known:
             raise ValueError("its parts don't belong together")
