@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -93,9 +93,43 @@ class Encoder:
         """The control tokens among ids, in order."""
         return ids[self._is_control[ids]]
 
+    def find_controls(self, text: str) -> Iterator[Span]:
+        """Where the text spells control tokens."""
+        return (Span(*match.span()) for match in self._pattern.finditer(text))
+
     def may_touch(self, text: str) -> bool:
         """False where this piece of content can't be part of a control token, whatever stands beside it."""
         return bool(text) and (not self._ends.isdisjoint(text) or text in self._all_spellings)
+
+    def parts_alone(self, controls: Sequence[str]) -> bool:
+        """Do these control tokens cut a text into parts that the tokenizer encodes as if each stood alone?
+
+        The tokenizers library cuts at added tokens first; what lies between is normalized, split and encoded
+        by itself. Not so for tokens that swallow blanks or are sought in the normalized text, where a part is
+        treated by its place in the text, and where a longer added token may begin before one and run into it.
+        """
+        plain = json.loads(self._fast.to_str())
+        if '"first"' in json.dumps(
+            [plain["normalizer"], plain["pre_tokenizer"]]
+        ):  # Metaspace's prepend_scheme
+            return False
+        added = {token.content: token for token in self._added.values()}
+        return all(self._cuts(added[text], plain["normalizer"] is not None, added) for text in set(controls))
+
+    def _cuts(self, token: AddedToken, normalizes: bool, added: Iterable[str]) -> bool:
+        if token.lstrip or token.rstrip or token.single_word or (token.normalized and normalizes):
+            return False
+        text = token.content
+        return not any(
+            other[i:].startswith(text) or text.startswith(other[i:])
+            for other in added
+            for i in range(1, len(other))
+        )
+
+    def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that hold no control token (`may_touch`), each as if it stood alone."""
+        encodings = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def _touches(
         self, text: str, ids: NDArray[np.int32], offsets: NDArray[np.int64], content: Sequence[Span]

@@ -14,6 +14,7 @@ import numpy as np
 
 from sapwood.config import TemplateConfig
 from sapwood.errors import DataError, Problem
+from sapwood.template.alike import SAMPLE, Alike, Known
 from sapwood.template.encode import Encoded
 from sapwood.template.label import label_encoded
 from sapwood.template.prove import MAX_PROBLEMS, Labelled, Proof, Prover
@@ -98,7 +99,9 @@ def prepare(
     Raises:
         DataError: with every problem of every row (1,000 at most), among them rows that are too long.
     """
-    work = _Work(renderer, template, max_length, Prover(renderer, vocab_rows, template.accept))
+    prover = Prover(renderer, vocab_rows, template.accept)
+    alike = Alike(renderer, template.train_on, vocab_rows)
+    work = _Work(renderer, template, max_length, prover, alike)
     for batch in _batches(conversations):
         work.take(batch)
         if len(work.problems) + len(work.prover.problems) >= MAX_PROBLEMS:
@@ -138,6 +141,7 @@ class _Work:
     template: TemplateConfig
     max_length: int
     prover: Prover
+    alike: Alike
     problems: list[Problem] = field(default_factory=list[Problem])
     examples: list[Example] = field(default_factory=list[Example])
     lengths: list[int] = field(default_factory=list[int])
@@ -150,6 +154,32 @@ class _Work:
     unknown: int = 0
 
     def take(self, conversations: Sequence[Conversation]) -> None:
+        """Prepare a batch: what `alike` knows by the short way, a sample of it and the rest by the long."""
+        known = self.alike.examples(conversations)
+        long = [i for i in range(len(conversations)) if i not in known or self._samples(i, known[i])]
+        expected = {i: known.pop(i).example for i in long if i in known}
+        self.rows += len(conversations)
+        done: list[tuple[int, Example, int]] = []
+        number = {conversations[i].row: i for i in long}
+        for item in self._labelled([conversations[i] for i in long]):
+            i = number[item.conversation.row]
+            done.append((i, item.example, len(item.rendering.rendered.text)))
+            if i in expected and not _same(expected[i], item.example):
+                self.prover.fault(
+                    item.example.row, "template-ids", "rows like it get other ids than it alone"
+                )
+        for i, one in known.items():
+            if self._takes(one.example):
+                self.prover.count_alike(one.example, one.turns)
+                done.append((i, one.example, one.characters))
+        for _, example, characters in sorted(done, key=lambda one: one[0]):
+            self._keep(example, characters)
+
+    def _samples(self, i: int, one: Known) -> bool:
+        return one.first or (self.rows + i) % SAMPLE == 0
+
+    def _labelled(self, conversations: Sequence[Conversation]) -> list[Labelled]:
+        """Render, encode, label and prove; without those that are too long to keep."""
         rendered: list[tuple[Conversation, Rendering]] = []
         for conversation in conversations:
             try:
@@ -157,7 +187,6 @@ class _Work:
                 rendered += [(conversation, one) for one in found]
             except DataError as error:
                 self.problems += error.problems
-        self.rows += len(conversations)
         labelled: list[Labelled] = []
         for (conversation, one), encoded in zip(rendered, self._encode(rendered), strict=True):
             if encoded is None:
@@ -167,19 +196,23 @@ class _Work:
             except DataError as error:
                 self.problems += error.problems
                 continue
-            self._measure(example)
-            if len(example) > self.max_length and self.template.overlong != "cut":
-                self.dropped.add(example.row)
-                continue
-            labelled.append(Labelled(conversation, one, example, encoded.held_control))
+            if self._takes(example):
+                labelled.append(Labelled(conversation, one, example, encoded.held_control))
         self.prover.check(labelled)
-        for item in labelled:
-            self._keep(item)
+        return labelled
 
-    def _keep(self, item: Labelled) -> None:
+    def _takes(self, example: Example) -> bool:
+        """Measure an example; False where it is too long, and not to be cut."""
+        self._measure(example)
+        if len(example) > self.max_length and self.template.overlong != "cut":
+            self.dropped.add(example.row)
+            return False
+        return True
+
+    def _keep(self, example: Example, characters: int) -> None:
         """Take a proven example, cut to the length if it must be."""
-        example, text = item.example, item.rendering.rendered.text
-        if len(example) > self.max_length:
+        whole = len(example)
+        if whole > self.max_length:
             example = cut_to(example, self.max_length)
             if not example.num_targets:
                 self.dropped.add(example.row)
@@ -189,7 +222,7 @@ class _Work:
             self.cut_answers += inside
             self.prover.note_cut(example.row, inside_answer=inside)
         self.examples.append(example)
-        self.characters += len(text) * len(example) // len(item.example)
+        self.characters += characters * len(example) // whole
 
     def _encode(self, rendered: Sequence[tuple[Conversation, Rendering]]) -> list[Encoded | None]:
         try:
@@ -261,6 +294,10 @@ class _Work:
             unknown_tokens=self.unknown,
             characters_per_token=self.characters / max(1, tokens),
         )
+
+
+def _same(one: Example, other: Example) -> bool:
+    return np.array_equal(one.ids, other.ids) and np.array_equal(one.trained, other.trained)
 
 
 def _histogram(lengths: Sequence[int], cut: int) -> tuple[tuple[int, int], ...]:

@@ -59,6 +59,8 @@ class Proof:
         clock: the date that the template was told, where it asks for one.
         accepted: code -> how many rows failed it, and the first: codes that template.accept names, and
             those that rows cut by template.overlong=cut can't keep.
+        alike: examples that were put together from proven parts (`template.alike`); the others were compared
+            with the tokenizer's own template one by one.
     """
 
     version: int
@@ -74,6 +76,7 @@ class Proof:
     stop_text: str
     clock: str | None
     accepted: Mapping[str, Mapping[str, Any]]
+    alike: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -106,6 +109,7 @@ class Prover:
         self._stops = set(renderer.stop_ids)
         self._rows: set[Any] = set()
         self._control_rows: set[Any] = set()
+        self._alike = 0
         self._examples = self._turns = self._tokens = self._targets = 0
 
     def check(self, items: Sequence[Labelled]) -> None:
@@ -149,7 +153,17 @@ class Prover:
             self._renderer.stop_text,
             self._renderer.clock.isoformat() if self._renderer.tells_time else None,
             failed,
+            self._alike,
         )
+
+    def count_alike(self, example: Example, turns: int) -> None:
+        """An example made of parts: its shape was proven, with a sample of the examples of its kind."""
+        self._alike += 1
+        self._rows.add(example.row)
+        self._examples += 1
+        self._turns += turns
+        self._tokens += len(example)
+        self._targets += example.num_targets
 
     def note_cut(self, row: RowId, *, inside_answer: bool) -> None:
         """A proven example that is trained without its end, as the config says: what it can't claim."""

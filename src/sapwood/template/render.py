@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sapwood.errors import DataError
+from sapwood.template.blind import is_blind
 from sapwood.template.encode import Encoded, Encoder
 from sapwood.template.jinja import ChatTemplate
 from sapwood.template.view import Skeletons, View
@@ -142,6 +143,11 @@ class Renderer:
     @property
     def _chosen(self) -> Any:
         return self._given if self._given is not None else self.tokenizer.chat_template
+
+    @cached_property
+    def is_blind(self) -> bool:
+        """Does the template (for chats without tools) only copy what messages say?"""
+        return is_blind(_environment().parse(self.template))
 
     @property
     def tells_time(self) -> bool:
