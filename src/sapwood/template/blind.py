@@ -32,7 +32,8 @@ TYPE_TESTS = {
 }
 REFUSED = (
     nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.Include, nodes.Import, nodes.FromImport,
-    nodes.Extends, nodes.Block, nodes.ScopedEvalContextModifier, nodes.OverlayScope, nodes.With, nodes.AssignBlock,
+    nodes.Extends, nodes.Block, nodes.ScopedEvalContextModifier, nodes.OverlayScope, nodes.With,
+    nodes.AssignBlock,
 )  # fmt: skip
 
 
