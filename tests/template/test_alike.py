@@ -41,8 +41,9 @@ def long_way(renderer, one: Conversation, train_on: TrainOn) -> list[Example]:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_both_ways_give_the_same(name: str, train_on: TrainOn) -> None:
     renderer, rng = renderer_for(name), random.Random(name + train_on)
-    vocabulary = (*BENIGN, *PIECES, *rng.sample(tuple(renderer.encoder.control), 2))
-    words = [vocabulary if i % 4 == 0 else BENIGN for i in range(2 * CASES)]
+    anything = (*BENIGN, *PIECES, *rng.sample(tuple(renderer.encoder.control), 2))
+    plain = tuple(word for word in BENIGN if word.strip() == word and not renderer.encoder.may_touch(word))
+    words = [anything if i % 4 == 0 else plain for i in range(2 * CASES)]
     rows = [conversation(rng, i, name not in NO_SYSTEM, of) for i, of in enumerate(words)]
     found = Alike(renderer, train_on, 10**6).examples(rows)
     for i, known in found.items():
@@ -56,13 +57,13 @@ def test_both_ways_give_the_same(name: str, train_on: TrainOn) -> None:
 
 def test_what_a_template_looks_at_goes_the_long_way() -> None:
     renderer = renderer_for("rewrites history")
-    assert not Alike(renderer, "assistant", 10**6).examples([chat("q", "a")])
+    assert not Alike(renderer, "assistant", 10**6).examples([chat("question", "answer")])
 
 
 def test_ids_beyond_the_embedding_and_padding_go_the_long_way() -> None:
     renderer = real("qwen1_5")
-    assert not Alike(renderer, "assistant", 1000).examples([chat("q", "a")])
-    assert Alike(renderer, "assistant", 151_936).examples([chat("q", "a")])
+    assert not Alike(renderer, "assistant", 1000).examples([chat("question", "answer")])
+    assert Alike(renderer, "assistant", 151_936).examples([chat("question", "answer")])
 
 
 def test_a_difference_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,12 +74,14 @@ def test_a_difference_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Alike._example
     monkeypatch.setattr(Alike, "_example", spoilt)
     with pytest.raises(DataError, match=r"\[template-ids\].*rows like it get other ids than it alone"):
-        prepare([chat("q", "a")], real("qwen1_5"), TemplateConfig(), max_length=64, vocab_rows=151_936)
+        prepare(
+            [chat("question", "answer")], real("qwen1_5"), TemplateConfig(), max_length=64, vocab_rows=151_936
+        )
 
 
 def test_the_proof_says_how_many_were_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SAMPLE", 10)
-    rows = [chat(f"q{i}", "a", index=i) for i in range(25)]
+    rows = [chat(f"question {i}", "answer", index=i) for i in range(25)]
     found = prepare(rows, real("qwen1_5"), TemplateConfig(), max_length=64, vocab_rows=151_936)
     assert (found.proof.examples, found.proof.turns, found.proof.alike) == (25, 25, 22)
     assert [example.row.index for example in found.examples] == list(range(25))
