@@ -108,13 +108,12 @@ class Encoder:
         by itself. Not so for tokens that swallow blanks or are sought in the normalized text, where a part is
         treated by its place in the text, and where a longer added token may begin before one and run into it.
         """
-        plain = json.loads(self._fast.to_str())
-        if '"first"' in json.dumps(
-            [plain["normalizer"], plain["pre_tokenizer"]]
-        ):  # Metaspace's prepend_scheme
+        stages: list[Any] = [self._fast.normalizer, self._fast.pre_tokenizer]
+        told = b"".join(stage.__getstate__() for stage in stages if stage is not None)  # each as JSON
+        if b'"first"' in told:  # Metaspace's prepend_scheme
             return False
         added = {token.content: token for token in self._added.values()}
-        return all(self._cuts(added[text], plain["normalizer"] is not None, added) for text in set(controls))
+        return all(self._cuts(added[text], stages[0] is not None, added) for text in set(controls))
 
     def _cuts(self, token: AddedToken, normalizes: bool, added: Iterable[str]) -> bool:
         if token.lstrip or token.rstrip or token.single_word or (token.normalized and normalizes):
