@@ -1,6 +1,6 @@
-"""The proof: every example against the tokenizer's own ``apply_chat_template``, before anything is trained.
+"""The proof: examples against the tokenizer's own ``apply_chat_template``, before anything is trained.
 
-It shares no rendering, no cache and no span with the code that it checks: the truth is asked anew, through
+Each is compared, except for rows alike (`template.alike`): there the first of each kind and a sample are. It shares no rendering, no cache and no span with the code that it checks: the truth is asked anew, through
 transformers' public call, for each text and each prompt.
 """
 
