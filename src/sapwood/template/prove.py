@@ -1,6 +1,7 @@
 """The proof: examples against the tokenizer's own ``apply_chat_template``, before anything is trained.
 
-Each is compared, except for rows alike (`template.alike`): there the first of each kind and a sample are. It shares no rendering, no cache and no span with the code that it checks: the truth is asked anew, through
+Each is compared, except for rows alike (`template.alike`): there the first of each kind and a sample are. It
+shares no rendering, no cache and no span with the code that it checks: the truth is asked anew, through
 transformers' public call, for each text and each prompt.
 """
 
