@@ -80,7 +80,7 @@ Optimizer = Literal[
 Accepted = Literal["stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end"]
 
 
-Storage = Literal["auto", "fp32", "bf16", "fp16", "gguf", "nf4", "fp4", "int8"]
+Storage = Literal["auto", "fp32", "bf16", "fp16", "gguf", "nf4", "fp4", "int8", "int8-compute"]
 
 
 class BaseConfig(Section):
@@ -88,15 +88,18 @@ class BaseConfig(Section):
     """builtin:smollm2, hf:ORG/NAME[@revision], ms:ORG/NAME[@revision], a folder in Hugging Face layout, or a
     .gguf file"""
     storage: Storage = "auto"
-    """how the frozen weights are held; gguf: the GGUF file's own blocks; auto: the fastest that fits"""
+    """how the frozen weights are held; gguf: the GGUF file's own blocks; int8-compute: multiplied
+    as int8 too; auto: the fastest exact one that fits"""
     compute_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """number format of products over packed weights (gguf, nf4, fp4, int8); auto measures this machine"""
+    """number format of products over packed weights (gguf, nf4, fp4, int8 …); auto measures this machine"""
     double_quant: bool = True
     """nf4 and fp4: hold the scales in 8 bits too, which saves 0.37 bits a weight"""
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential", "cpu", "cuda"] = "auto"
     """where the model is computed: auto takes a GPU where there is one; the others by their usual names"""
     offline: bool = False
     """take hf: and ms: models from their caches, and ask no hub"""
+    products: Literal["auto", "stored", "fp32"] = "auto"
+    """format to multiply dense weights in: as held, or fp32, which some CPUs do faster; auto measures it"""
 
 
 class DataConfig(Section):
@@ -226,6 +229,8 @@ class TrainConfig(Section):
     gradient_checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=0)] = "auto"
     """layers computed again in the backward pass, slower with far less memory: auto takes as many as the
     memory asks for, true all, false none; or their number"""
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """threads of a CPU; without it, all cores, or half of them where more don't help by measurement"""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """decides the order of the rows, the adapter's start and every dropout mask"""
 

@@ -11,7 +11,7 @@ from sapwood.config import RunConfig, parse_config
 from sapwood.errors import ModelError, Stopped
 from sapwood.model.load import load_base
 from sapwood.model.lora import LoraModel, attach_lora
-from sapwood.model.machine import device_for
+from sapwood.model.machine import device_for, set_threads
 from sapwood.model.recompute import recompute_layers
 from sapwood.serve.probe import answer_probes
 from sapwood.signals import stop_signals
@@ -69,6 +69,8 @@ def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
 def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraModel]:
     """The frozen base with a fresh adapter, on this process's device; divided where the config says so."""
     device = device_for(config.base.device_map, world.device)  # before anything is loaded
+    if config.train.threads is not None:
+        set_threads(config.train.threads)
     mesh = mesh_of(world) if config.train.shard == "base" and world.size > 1 else None
     with world.turn() if mesh is not None else contextlib.nullcontext():
         base = load_base(spec, config.base)

@@ -145,7 +145,7 @@ class Pack:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A pack as tensors. ids, positions: int64[1, T]; predict_at, targets: int64[N]; ``attention`` is the
-    plan that the attention kernel follows (`pack.attention.AttentionPlan`)."""
+    plan that the attention kernel follows (`pack.segments.AttentionPlan`)."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -164,12 +164,14 @@ class Head:
 
     weight: [vocabulary, hidden], a tensor, or packed blocks that give rows by slice or index as one does;
     bias: [vocabulary] or None; softcap: cap * tanh(x / cap) where not None.
+    products: the format to multiply in, the weight's own where None.
     """
 
     weight: torch.Tensor | PackedMatrix
     bias: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    products: torch.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +199,14 @@ class BaseSpec:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The frozen model and its head. ``storage``: how weights are held, of those in `model.storages`."""
+    """The frozen model and its head. ``storage`` says how weights are held: fp32, bf16, fp16 …; ``products``
+    the format in which they are multiplied, the head's where None."""
 
     spec: BaseSpec
     model: Any
     head: Head
     storage: str
+    products: torch.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True)

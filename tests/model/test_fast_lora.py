@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,6 +70,22 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
         assert float((found[1][name] - grad).abs().max()) <= tolerance * max(scale, 1e-3), name
 
 
+def test_a_bf16_base_multiplied_in_fp32_is_nearer_to_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_lora, "MIN_ROWS", 8)
+    exact = tiny_base()
+    rounded = {name: p.bfloat16().float() for name, p in exact.model.state_dict().items()}
+    exact.model.load_state_dict(rounded)  # the same weights for all: only the products differ
+    apart: list[float] = []
+    expected = results(wake(attach_lora(exact, LoraConfig(dropout=0), seed=1)))[1]
+    for products in (torch.float32, torch.bfloat16):
+        base = tiny_base()
+        base.model.load_state_dict(rounded)
+        held = replace(base, model=base.model.bfloat16(), products=products)
+        grads = results(wake(attach_lora(held, LoraConfig(dropout=0), seed=1)))[1]
+        apart.append(max(float((grads[n] - g).norm() / g.norm()) for n, g in expected.items()))
+    assert apart[0] < apart[1] < 0.1
+
+
 # --- which linears share an input -------------------------------------------------------------------------
 
 
@@ -77,7 +94,8 @@ def test_groups_are_read_from_the_model(arch: str) -> None:
     model = lora_model(arch)
     names = {id(m): name.rpartition(".")[2] for name, m in linears(model).items()}
     found = [tuple(names[id(m)] for m in group.members) for group in groups(model)]
-    layer = [("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)]
+    wide = ("gate_up_proj",) if arch == "glm" else ("gate_proj", "up_proj")
+    layer = [("q_proj", "k_proj", "v_proj"), ("o_proj",), wide, ("down_proj",)]
     assert [tuple(sorted(g)) for g in found] == [tuple(sorted(g)) for g in layer * 2]
     assert [group.index for group in groups(model)] == list(range(8))
 
@@ -156,7 +174,7 @@ def test_dropout_equals_peft_with_the_masks_of_the_clock() -> None:
 
 def test_the_numeric_gradient_sees_one_mask() -> None:
     base = nn.Linear(5, 4).double().requires_grad_(False)
-    call = fast_lora._Call((DenseWeight(base), DenseWeight(base)), (2.0, 0.5), 0.4, 77)
+    call = fast_lora._Call((DenseWeight(base), DenseWeight(base)), (2.0, 0.5), 0.4, 77, torch.float64)
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 3, 5), (2, 5), (3, 5), (4, 2), (4, 3))
     inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,24 @@ def test_bf16_follows_the_reference_loosely() -> None:
     assert grad.dtype == torch.bfloat16
     assert value == pytest.approx(expected, rel=1e-3)
     torch.testing.assert_close(grad, expected_grad, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("options", HEADS, ids=str)
+def test_products_in_a_wider_format_are_those_of_the_wider_head(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_module, "SLICE", 16)  # three slices of the vocabulary, the last one short
+    hidden, predict_at, targets, weight, bias = case(torch.bfloat16)
+    options = options | {"bias": bias if "bias" in options else None}
+    held = Head(weight, **options, products=torch.float32)
+    wide = Head(weight.float(), **options)
+    if wide.bias is not None:
+        wide = replace(wide, bias=wide.bias.float())
+    value, grad = run(label_loss, hidden, predict_at, targets, held)
+    expected, expected_grad = run(label_loss_reference, hidden.float(), predict_at, targets, wide)
+    assert value == pytest.approx(expected, rel=1e-6)
+    assert grad.dtype == torch.bfloat16
+    torch.testing.assert_close(grad.float(), expected_grad, rtol=0.01, atol=0.01)
 
 
 def test_a_position_that_predicts_nothing_gets_no_gradient() -> None:

@@ -17,10 +17,42 @@ def test_the_faster_format_follows_from_the_rates(monkeypatch: pytest.MonkeyPatc
     dtype, facts = machine.fastest_dtype.__wrapped__()
     rates = facts["gflops"]
     assert rates["fp32"] > 0
-    assert rates["bf16"] > 0
-    assert (dtype == torch.bfloat16) == (rates["bf16"] >= machine.FASTER * rates["fp32"])
+    assert set(facts["bf16_gflops"]) == {"bf16", "fp32"}
     assert facts["dtype"] == ("bf16" if dtype == torch.bfloat16 else "fp32")
-    assert facts["threads"] == torch.get_num_threads()
+    assert facts["products"] in {"fp32", facts["dtype"]}
+    assert 1 <= facts["threads"] <= torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("rates", "dtype", "products"),
+    [
+        ({"fp32": {"fp32": 100}, "bf16": {"bf16": 200, "fp32": 90}}, "bf16", "bf16"),
+        ({"fp32": {"fp32": 100}, "bf16": {"bf16": 50, "fp32": 95}}, "bf16", "fp32"),
+        ({"fp32": {"fp32": 100}, "bf16": {"bf16": 5, "fp32": 60}}, "fp32", "fp32"),
+    ],
+    ids=["bf16 is fast", "bf16 is held, fp32 multiplied", "conversions are slow"],
+)
+def test_choices_of_machines_that_are_not_here(
+    rates: dict[str, dict[str, float]], dtype: str, products: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(machine, "product_rates", rates.__getitem__)
+    _, facts = machine.fastest_dtype.__wrapped__()
+    assert (facts["dtype"], facts["products"]) == (dtype, products)
+
+
+@pytest.mark.parametrize(("half", "expected"), [(99.0, 4), (60.0, 8)], ids=["no help", "help"])
+def test_threads_that_do_not_help_are_left_alone(
+    half: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(machine, "product_rates", lambda _: {"bf16": 100.0})
+    monkeypatch.setattr(machine, "_gflops", lambda *_: half)
+    assert machine.fastest_threads.__wrapped__("bf16", "bf16") == expected
+    assert asked == [4, 8], "threads are put back"
 
 
 def test_measured_once_a_process() -> None:

@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sapwood.errors import ModelError
 from sapwood.pack import attention
-from sapwood.pack.attention import (
+from sapwood.pack import segments as kernel
+from sapwood.pack.attention import packed_attention
+from sapwood.pack.build import build_pack
+from sapwood.pack.segments import (
     dense_mask,
-    packed_attention,
     plan_attention,
     segment_attention,
     segment_attention_reference,
 )
-from sapwood.pack.build import build_pack
 from sapwood.types import Segment
 from tests.model.tiny import tiny_model
 from tests.pack.forests import as_examples, forests
@@ -91,13 +93,13 @@ def test_blocks_of_long_segments(block: int, rule: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("keep", [0, 10, 10_000])
 def test_probabilities_kept_or_computed_again(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "KEEP_KEYS", keep)
+    monkeypatch.setattr(kernel, "KEEP_KEYS", keep)
     assert_equal_to_reference(TREES["children"], window=7)
 
 
 def test_chains_longer_than_the_kept_probabilities_and_than_a_block() -> None:
     segments = tree((290, None), (30, 0), (5, 1), (20, 0))
-    assert attention.KEEP_KEYS < 290 and attention.BLOCK < 290
+    assert kernel.KEEP_KEYS < 290 and kernel.BLOCK < 290
     assert_equal_to_reference(segments, heads=2, kv=1)
     assert_equal_to_reference(segments, heads=2, kv=1, window=64, softcap=2.0)
 
@@ -152,7 +154,7 @@ def test_the_plan_wastes_at_most_a_quarter_and_is_deterministic() -> None:
     plan = plan_attention(segments)
     computed = sum(group.query.numel() * group.key.shape[1] for group in plan.groups)
     needed = sum(len(segment) ** 2 for segment in segments)
-    assert needed <= computed <= attention.MAX_WASTE * needed
+    assert needed <= computed <= kernel.MAX_WASTE * needed
     again = plan_attention(segments)
     assert torch.equal(plan.restore, again.restore)
     assert all(torch.equal(a.query, b.query) for a, b in zip(plan.groups, again.groups, strict=True))
@@ -191,3 +193,18 @@ def test_the_models_own_attention_comes_back_even_after_an_error() -> None:
         assert model.config._attn_implementation == attention.NAME
         raise RuntimeError
     assert model.config._attn_implementation == before
+
+
+def test_what_the_kernel_does_not_know_is_refused_by_name() -> None:
+    from transformers import AutoModelForCausalLM, GptOssConfig
+
+    config = GptOssConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, num_local_experts=2, num_experts_per_tok=1, pad_token_id=0,
+    )  # fmt: skip
+    network = AutoModelForCausalLM.from_config(config)
+    ids = torch.arange(6)[None]
+    plan = plan_attention((Segment(0, 6, 0),))
+    with packed_attention(network), pytest.raises(ModelError, match="GptOssAttention") as caught:
+        network(input_ids=ids, position_ids=ids, segments=plan, use_cache=False)
+    assert "s_aux" in caught.value.problems[0].why

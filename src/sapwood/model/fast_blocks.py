@@ -93,14 +93,17 @@ def _lighten_norm(module: nn.Module) -> int:
 
 
 def _lighten_mlp(module: nn.Module, like: Tensor) -> int:
-    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
+    fused = hasattr(module, "gate_up_proj")  # GLM and Phi 3 hold both in one matrix
+    names = ("gate_up_proj",) if fused else ("gate_proj", "up_proj")
+    parts = [getattr(module, name, None) for name in (*names, "down_proj")]
     if not all(isinstance(part, nn.Module) for part in parts):
         return 0
     x = _random(3, parts[0].in_features, like=like)  # type: ignore[union-attr]
     for gelu in (False, True):
 
         def forward(self: Any, x: Tensor, gelu: bool = gelu) -> Tensor:
-            return self.down_proj(_GatedProduct.apply(self.gate_proj(x), self.up_proj(x), gelu))
+            both = self.gate_up_proj(x).chunk(2, -1) if fused else (self.gate_proj(x), self.up_proj(x))
+            return self.down_proj(_GatedProduct.apply(*both, gelu))
 
         with torch.no_grad():
             same = torch.equal(forward(module, x), module(x))

@@ -24,16 +24,19 @@ from torch import Tensor, nn
 from sapwood.model.dropout import DropoutClock, keep_mask, masked
 from sapwood.model.frozen import FrozenWeight, freeze
 
+MIN_ROWS = 32  # for fewer tokens (generation) the weights' conversion would cost more than their product
+
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What the function needs besides tensors: the frozen weights, a scale each, and the mask's rate and
-    seed."""
+    """What the function needs besides tensors: the frozen weights, a scale each, the mask's rate and seed,
+    and the format to multiply in."""
 
     weights: tuple[FrozenWeight, ...]
     scales: tuple[float, ...]
     rate: float
     seed: int
+    products: torch.dtype | None
 
 
 class _LoraProducts(torch.autograd.Function):
@@ -45,12 +48,13 @@ class _LoraProducts(torch.autograd.Function):
         flat = x.flatten(0, -2)
         h = _masked(flat, _keep(flat, call)) @ _stacked(adapter[:n], call, x.dtype).T  # [T, sum of ranks]
         outputs: list[Tensor] = []
+        wide = flat.to(call.products if len(flat) >= MIN_ROWS else x.dtype)
         for weight, scale, b, h_i in zip(
             call.weights, call.scales, adapter[n:], _split(h, adapter[:n]), strict=True
         ):
-            y = weight.forward(flat)
-            y.addmm_(h_i, (b * scale).to(x.dtype).T)
-            outputs.append(y.unflatten(0, x.shape[:-1]))
+            y = weight.forward(wide)
+            y.addmm_(h_i.to(y.dtype), (b * scale).to(y.dtype).T)
+            outputs.append(y.to(x.dtype).unflatten(0, x.shape[:-1]))
         ctx.save_for_backward(x, h, *adapter)
         ctx.call = call
         return tuple(outputs)
@@ -66,19 +70,24 @@ class _LoraProducts(torch.autograd.Function):
         grad_b: list[Tensor] = []
         for i, h_i in enumerate(_split(h, adapter[:n])):
             g = grads[i].flatten(0, -2)
+            g = g.to(_format(call, g))
             grad_h.append(g @ (adapter[n + i] * call.scales[i]).to(g.dtype))
-            grad_b.append((g.T @ h_i).float().mul_(call.scales[i]))
+            grad_b.append((g.T @ h_i.to(g.dtype)).float().mul_(call.scales[i]))
             if need_x:
                 part = call.weights[i].input_grad(g)
                 grad_x = part if grad_x is None else grad_x.add_(part)
-        grad_h_all = torch.cat(grad_h, 1)
+        grad_h_all = torch.cat(grad_h, 1).to(x.dtype)
         flat = x.flatten(0, -2)
         keep = _keep(flat, call)
         grad_a = (grad_h_all.T @ _masked(flat, keep)).float().div_(1 - call.rate)
         if grad_x is not None:
             grad_x.add_(_masked(grad_h_all @ _stacked(adapter[:n], call, x.dtype), keep))
-            grad_x = grad_x.unflatten(0, x.shape[:-1])
+            grad_x = grad_x.to(x.dtype).unflatten(0, x.shape[:-1])
         return None, grad_x, *grad_a.split([len(p) for p in adapter[:n]]), *grad_b
+
+
+def _format(call: _Call, x: Tensor) -> torch.dtype:
+    return call.products if call.products is not None and len(x) >= MIN_ROWS else x.dtype
 
 
 def _split(h: Tensor, a: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -105,6 +114,7 @@ class InputGroup:
     members: list[LoraLinear]
     index: int
     clock: DropoutClock
+    products: torch.dtype | None
     waiting: dict[int, Tensor] = field(default_factory=dict)
     reading: Tensor | None = None
 
@@ -122,6 +132,7 @@ class InputGroup:
             tuple(m.scaling[m.adapter] for m in self.members),
             rate,
             self.clock.at(self.index) if rate else 0,
+            self.products,
         )
         adapter = [m.lora_A[m.adapter].weight for m in self.members] + [
             m.lora_B[m.adapter].weight for m in self.members
@@ -172,7 +183,7 @@ class LoraLinear(PeftLinear):
         return self.group.output(self, x)
 
 
-def speed_up(model: nn.Module, clock: DropoutClock) -> None:
+def speed_up(model: nn.Module, clock: DropoutClock, products: torch.dtype | None = None) -> None:
     """Give every `LoraLinear` of ``model`` its group. Which modules share an input is read from the model
     itself, by one forward pass over two tokens."""
     modules = [module for module in model.modules() if isinstance(module, LoraLinear)]
@@ -193,7 +204,7 @@ def speed_up(model: nn.Module, clock: DropoutClock) -> None:
         for hook in hooks:
             hook.remove()
     for index, (_, members) in enumerate(readers):
-        group = InputGroup(members, index, clock)
+        group = InputGroup(members, index, clock, products)
         for module in members:
             module.frozen = freeze(module.get_base_layer())
             module.group = group

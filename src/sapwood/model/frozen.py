@@ -3,6 +3,9 @@
 forward(x)        x @ W.T + b
 input_grad(g)     g @ W
 dense()           W as a matrix, for merging and for the reference
+
+x and g come in the format of products, which may be wider than the storage: some processors hold bf16 well
+and multiply fp32 faster. The result has the format of x or g.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 
 from sapwood.model.bnb_linear import QuantisedWeight, is_quantised
 from sapwood.model.gguf_linear import GgufLinear
+from sapwood.model.int8_linear import Int8Linear, Int8Weight
+from sapwood.model.workspace import converted
 
 
 class FrozenWeight(Protocol):
@@ -36,10 +41,11 @@ class DenseWeight:
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.linear(x, self.linear.weight, self.linear.bias)
+        bias = self.linear.bias if self.linear.bias is None else self.linear.bias.to(x.dtype)
+        return torch.nn.functional.linear(x, converted(self.linear.weight, x.dtype), bias)
 
     def input_grad(self, g: Tensor) -> Tensor:
-        return g @ self.linear.weight
+        return g @ converted(self.linear.weight, g.dtype)
 
     def dense(self) -> Tensor:
         return self.linear.weight.detach()
@@ -69,6 +75,8 @@ def freeze(module: nn.Module) -> FrozenWeight:
         return DenseWeight(module)
     if isinstance(module, GgufLinear):
         return PackedWeight(module)
+    if isinstance(module, Int8Linear):
+        return Int8Weight(module)
     if is_quantised(module):
         return QuantisedWeight(module)
     raise TypeError(f"no frozen form for {type(module).__name__}")

@@ -14,12 +14,13 @@ fused multiply-add rounds once, where the package does. Source: ggml-quants of t
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from sapwood.model.workspace import workspace
 
 AT_ONCE = 1 << 19  # values unpacked at a time on a CPU: in fp32 they stay in the processor's cache
 AT_ONCE_CUDA = 1 << 26  # a device wants few large kernels
@@ -39,20 +40,6 @@ class BlockType:
     width: int
     unpack: Callable[[Tensor, Tensor], object]
     dtype: torch.dtype = torch.uint8
-
-
-_held = threading.local()
-
-
-def workspace(name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor whose memory is kept for the next one of the same name, for each thread: valid until then."""
-    buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = _held.__dict__.setdefault("buffers", {})
-    key, size = (name, dtype, device), 1
-    for length in shape:
-        size *= length
-    if key not in buffers or buffers[key].numel() < size:
-        buffers[key] = torch.empty(size, dtype=dtype, device=device)
-    return buffers[key][:size].view(*shape)
 
 
 def unpack(kind: str, blocks: Tensor, out: Tensor) -> Tensor:

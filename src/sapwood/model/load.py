@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from sapwood.config import BaseConfig
@@ -10,6 +11,7 @@ from sapwood.model.base import first_line, quiet, skeleton
 from sapwood.model.chatglm import known_layout
 from sapwood.model.gguf_file import read_gguf
 from sapwood.model.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
+from sapwood.model.int8_linear import to_int8
 from sapwood.model.machine import available_memory
 from sapwood.model.storages import compute_dtype, settle_storage, weight_bytes
 from sapwood.types import Base, BaseSpec, Head
@@ -30,6 +32,8 @@ def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
         ConfigError: the base can't be held in that storage.
         ModelError: a tensor is missing, unexpected or misshapen (all are named), or memory doesn't suffice.
     """
+    import torch
+
     config = settle_storage(spec, config)
     dtype = compute_dtype(config)
     _check_memory(spec, config)
@@ -40,7 +44,10 @@ def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
     model.eval().requires_grad_(False)
     head = _head(model)
     _check_head(model, head, spec)
-    return Base(spec, model, head, config.storage)
+    if config.storage == "int8-compute":
+        to_int8(model)
+    products = torch.float32 if config.products == "fp32" else None
+    return Base(spec, model, replace(head, products=products), config.storage, products)
 
 
 def _load_folder(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:

@@ -127,7 +127,7 @@ def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
     clock = DropoutClock(seed)
     model.eval()
     if on_linears:
-        speed_up(model, clock)
+        speed_up(model, clock, base.products)
     if method == "loftq":
         from sapwood.model.loftq import start_from_rest
 

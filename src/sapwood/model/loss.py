@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from sapwood.model.workspace import converted
 from sapwood.types import Head, LossSum
 
-ROWS, VOCABULARY = 1024, 16384  # targets and tokens at a time: 64 MB of fp32 logits, full matrix speed
+ROWS, VOCABULARY = 1024, 4096  # targets and tokens at a time: fresh memory for more costs too much
 PAD_TO = 32
 
 
@@ -53,11 +54,15 @@ def _stream(rows: Tensor, targets: Tensor, head: Head, need_grad: bool) -> tuple
     """
     top = rows.new_full((len(rows),), -torch.inf, dtype=torch.float32)
     total, label, slope = torch.zeros_like(top), torch.zeros_like(top), torch.ones_like(top)
+    products = head.products or rows.dtype
+    wide = rows.to(products)
     others = rows.new_zeros(rows.shape, dtype=torch.float32) if need_grad else None
     for start in range(0, head.weight.shape[0], VOCABULARY):
         part = slice(start, min(start + VOCABULARY, head.weight.shape[0]))
-        weight = head.weight[part]
-        logits, tanh = _logits(rows, weight, None if head.bias is None else head.bias[part], head)
+        weight = converted(head.weight[part], products)
+        logits, tanh = _logits(
+            wide, weight, None if head.bias is None else head.bias[part].to(products), head
+        )
         inside = (targets >= part.start) & (targets < part.stop)
         at = (targets - start).clamp_(0, len(weight) - 1).unsqueeze(1)
         label = torch.where(inside, logits.gather(1, at).squeeze(1), label)
@@ -72,7 +77,7 @@ def _stream(rows: Tensor, targets: Tensor, head: Head, need_grad: bool) -> tuple
             slopes = tanh.square_().neg_().add_(1.0)
             slope = torch.where(inside, slopes.gather(1, at).squeeze(1), slope)
             weights.mul_(slopes)
-        others.mul_(shrink.unsqueeze(1)).add_(weights.to(rows.dtype) @ weight)
+        others.mul_(shrink.unsqueeze(1)).add_(weights.to(products) @ weight)
     losses = top + total.log() - label
     if others is None:
         return losses, None

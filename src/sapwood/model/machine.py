@@ -1,4 +1,5 @@
-"""What this machine can do, by measuring it: the faster number format, memory used, memory there is."""
+"""What this machine can do, by measuring it: the faster number formats, threads, memory used, memory there
+is."""
 
 from __future__ import annotations
 
@@ -15,35 +16,104 @@ from sapwood.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-FASTER = 1.15  # bf16 must win by this much: less is within the noise of a busy machine
+FASTER = 1.1  # what must be won by the less plain of two ways: less is within the noise of a busy machine
+NEAR = 0.85  # bf16 holds a base in half the memory of fp32, and is taken unless it is slower than this
 ROWS, IN, OUT = 512, 576, 1536  # a pack of tokens through one projection of a small model
-SECONDS = 0.18  # measured per format, after one product of each shape to warm up
+SECONDS = 0.15  # measured per format, after one product of each shape to warm up
 MIN_PRODUCTS = 6
 CGROUP = Path("/sys/fs/cgroup")
+FORMATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    import torch
+
+    return getattr(torch, FORMATS[name])
+
+
+@cache
+def product_rates(storage: str) -> dict[str, float]:
+    """GFLOP/s with weights held in ``storage``, by the format that products are computed in: its own, or
+    fp32 with conversions before and after. A CPU may hold bf16 well and multiply fp32 twice as fast."""
+    return {products: _gflops(storage, products) for products in dict.fromkeys([storage, "fp32"])}
+
+
+def fastest_products(storage: str) -> str:
+    """The format to multiply in where weights are held in ``storage``."""
+    import torch
+
+    if torch.cuda.is_available():
+        return storage
+    rates = product_rates(storage)
+    return "fp32" if rates["fp32"] >= FASTER * rates[storage] else storage
+
+
+@cache
+def fastest_threads(storage: str, products: str) -> int:
+    """All threads that torch would use, or half of them where the others don't help."""
+    import torch
+
+    every = torch.get_num_threads()
+    if every == 1 or torch.cuda.is_available():
+        return every
+    try:
+        torch.set_num_threads(every // 2)
+        half = _gflops(storage, products)
+    finally:
+        torch.set_num_threads(every)
+    return every if product_rates(storage)[products] >= FASTER * half else every // 2
 
 
 @cache
 def fastest_dtype() -> tuple[torch.dtype, dict[str, Any]]:
-    """bf16 where it is at least 1.15 times as fast as fp32 here, else fp32; and the facts to record.
+    """What to hold a base in, fp32 or bf16; and the facts to record.
 
-    On a CPU the forward product (x W^T) and the backward one (g W) of one projection are timed in both
-    formats, for less than half a second in all; on CUDA bf16 is taken where the device has it. Measured once
-    a process.
+    On a CPU the forward product (x W^T) and the backward one (g W) of one projection are timed in each
+    format, and with half of the threads, for about half a second in all; on CUDA bf16 is taken where the
+    device has it. Measured once a process.
     """
     import torch
 
     if torch.cuda.is_available():
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-        return dtype, {"device": torch.cuda.get_device_name(), "dtype": _name(dtype)}
-    rates = {_name(dtype): _gflops(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    dtype = torch.bfloat16 if rates["bf16"] >= FASTER * rates["fp32"] else torch.float32
-    return dtype, {
+        name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return torch_dtype(name), {"device": torch.cuda.get_device_name(), "dtype": name}
+    rates = {storage: product_rates(storage) for storage in ("fp32", "bf16")}
+    products = fastest_products("bf16")
+    name = "bf16" if rates["bf16"][products] >= NEAR * rates["fp32"]["fp32"] else "fp32"
+    products = products if name == "bf16" else "fp32"
+    return torch_dtype(name), {
         "device": "cpu",
-        "dtype": _name(dtype),
-        "gflops": {name: round(rate, 1) for name, rate in rates.items()},
-        "threads": torch.get_num_threads(),
+        "dtype": name,
+        "products": products,
+        "gflops": {storage: round(max(found.values()), 1) for storage, found in rates.items()},
+        "bf16_gflops": {way: round(rate, 1) for way, rate in rates["bf16"].items()},
+        "threads": fastest_threads(name, products),
         "capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def set_threads(number: int) -> None:
+    import torch
+
+    if number != torch.get_num_threads():
+        torch.set_num_threads(number)
+
+
+@cache
+def int8_pays() -> bool:
+    """Is the whole int8 product, rounding included, faster than a product in the fastest dense format?"""
+    import torch
+
+    from sapwood.model.int8_linear import int8_product, quantised
+
+    facts = fastest_dtype()[1]
+    if facts["device"] != "cpu":
+        return False  # rounding costs more there than the product: not measured, so not offered
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(ROWS, IN, generator=generator).to(torch_dtype(facts["dtype"]))
+    codes, scale = quantised(torch.randn(OUT, IN, generator=generator))
+    rate = 2 * ROWS * IN * OUT / _best(lambda: int8_product(x, codes, scale)) / 1e9
+    return rate >= FASTER * facts["gflops"][facts["dtype"]]
 
 
 def kernel_facts() -> dict[str, Any]:
@@ -55,16 +125,21 @@ def kernel_facts() -> dict[str, Any]:
     return {"device": device, "capability": capability, "threads": torch.get_num_threads()}
 
 
-def _gflops(dtype: torch.dtype) -> float:
+def _gflops(storage: str, products: str) -> float:
     """Rate of alternating forward and backward products, by their best times: load from others only adds."""
     import torch
 
+    held, multiplied = torch_dtype(storage), torch_dtype(products)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, IN, generator=generator).to(dtype)
-    g = torch.randn(ROWS, OUT, generator=generator).to(dtype)
-    weight = torch.randn(OUT, IN, generator=generator).to(dtype)
+    x = torch.randn(ROWS, IN, generator=generator).to(held)
+    g = torch.randn(ROWS, OUT, generator=generator).to(held)
+    weight = torch.randn(OUT, IN, generator=generator).to(held)
+
+    def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return (left.to(multiplied) @ right.to(multiplied)).to(held)
+
     with torch.no_grad():
-        seconds = _best(lambda: x @ weight.t()) + _best(lambda: g @ weight)
+        seconds = _best(lambda: product(x, weight.t())) + _best(lambda: product(g, weight))
     return 2 * 2 * ROWS * IN * OUT / seconds / 1e9
 
 
@@ -77,10 +152,6 @@ def _best(product: Callable[[], Any]) -> float:
         product()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}[str(dtype)]
 
 
 def peak_bytes() -> int:

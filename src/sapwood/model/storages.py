@@ -7,6 +7,8 @@ fp32      as it is; bf16 and fp16 likewise: products are computed in that format
 gguf      the file's own blocks, unpacked where a layer is used; embedding and head too
 nf4, fp4  4 bits by bitsandbytes, unpacked likewise; embedding and head stay dense
 int8      8 bits by bitsandbytes; embedding and head stay dense
+int8-     8 bits, and multiplied as such: activations are rounded too; the backward pass, embedding
+compute   and head stay dense (`int8_linear`)
 ========  ==========================================================================
 """
 
@@ -22,7 +24,7 @@ from sapwood.errors import ConfigError
 from sapwood.model.base import skeleton
 from sapwood.model.gguf_file import GgufFile, read_gguf
 from sapwood.model.gguf_types import unknown_types
-from sapwood.model.machine import available_memory, fastest_dtype
+from sapwood.model.machine import available_memory, fastest_dtype, fastest_products, int8_pays
 from sapwood.types import BaseSpec
 
 if TYPE_CHECKING:
@@ -91,16 +93,24 @@ def settle_storage(spec: BaseSpec, config: BaseConfig, free: int | None = None) 
 
 
 def _with_dtype(config: BaseConfig) -> BaseConfig:
-    """A dense storage says its number format itself."""
-    if config.storage in DENSE or config.compute_dtype != "auto":
-        return config
-    return config.model_copy(update={"compute_dtype": dtype_name(compute_dtype(config))})
+    """A dense storage says its number format itself; where it is multiplied in another, that is said too."""
+    if config.storage not in DENSE and config.compute_dtype == "auto":
+        config = config.model_copy(update={"compute_dtype": dtype_name(compute_dtype(config))})
+    if config.storage in (*DENSE, "int8-compute") and config.products == "auto":
+        own = dtype_name(compute_dtype(config))
+        products = "stored" if fastest_products(own) == own else "fp32"
+        config = config.model_copy(update={"products": products})
+    return config
 
 
 def _refuse(spec: BaseSpec, config: BaseConfig) -> None:
     if config.storage == "gguf" and spec.path.is_dir():
         why = f"{spec.source} is a folder of safetensors, its weights aren't packed"
         raise ConfigError("base.storage gguf needs a GGUF file", "base.storage", why, "nf4 packs any model")
+    if config.storage == "int8-compute" and not int8_pays():
+        rates = fastest_dtype()[1].get("gflops")
+        why = f"here its products aren't faster than those in {fastest_dtype()[1]['dtype']} ({rates} GFLOP/s)"
+        raise ConfigError("int8-compute only loses on this machine", "base.storage", why, "leave it at auto")
 
 
 # --- how many bytes ---------------------------------------------------------------------------------------
@@ -138,7 +148,7 @@ def _quantised_bytes(rows: int, columns: int, config: BaseConfig) -> int:
     """bitsandbytes: int8 with one fp32 scale a row; 4 bits with one scale for 64 numbers, which is fp32, or
     8 bits with one fp32 scale for 256 of them."""
     size = rows * columns
-    if config.storage == "int8":
+    if config.storage.startswith("int8"):
         return size + 4 * rows
     blocks = -(-size // 64)
     scales = blocks + 4 * -(-blocks // 256) if config.double_quant else 4 * blocks

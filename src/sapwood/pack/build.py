@@ -119,7 +119,7 @@ def to_batch(pack: Pack, device: str = "cpu") -> Batch:
     """The pack as tensors, padded, with its attention plan."""
     import torch
 
-    from sapwood.pack.attention import plan_attention
+    from sapwood.pack.segments import plan_attention
 
     pack = pad_pack(pack)
 

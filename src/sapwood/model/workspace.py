@@ -1,0 +1,30 @@
+"""Memory that is used again. Fresh memory comes from the system page by page, which for a matrix can cost
+more than what is done with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_held = threading.local()
+
+
+def workspace(name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor whose memory is kept for the next one of the same name, for each thread: valid until then."""
+    buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = _held.__dict__.setdefault("buffers", {})
+    key, size = (name, dtype, device), 1
+    for length in shape:
+        size *= length
+    if key not in buffers or buffers[key].numel() < size:
+        buffers[key] = torch.empty(size, dtype=dtype, device=device)
+    return buffers[key][:size].view(*shape)
+
+
+def converted(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """``weight`` in ``dtype``: itself, or a copy that is valid until the next call."""
+    if weight.dtype == dtype:
+        return weight
+    return workspace("converted", weight.shape, dtype, weight.device).copy_(weight)
