@@ -36,6 +36,12 @@ crash: install
 
 bench: install
 	$(BIN)/python bench/against_peers.py --short
+	$(BIN)/python bench/plot.py
+	$(BIN)/python bench/limit.py --rows 48
+	$(BIN)/python bench/prefix.py --short
+	$(BIN)/python bench/scale.py --lengths 1024,2048,4096 --rows 32
+	$(BIN)/python bench/loss_parity.py --rows 64
+	$(BIN)/python bench/int8.py --rows 80
 
 clean:
 	rm -rf .venv build dist runs

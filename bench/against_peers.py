@@ -30,7 +30,8 @@ from common import (
     whole_steps,
 )
 
-LITERAL, BEST_KNOWN, OURS = "trainer-literal", "trainer-bf16-1x16", "sapwood"
+LITERAL, OURS, OURS_INT8 = "trainer-literal", "sapwood", "sapwood-int8"
+BEST_KNOWN = ("trainer-bf16-1x16", "trainer-fp32-1x16")  # which of them depends on the processor
 
 
 def peer(name: str, note: str, micro: int = 1, **more: Any) -> Job:
@@ -43,8 +44,9 @@ def peer(name: str, note: str, micro: int = 1, **more: Any) -> Job:
 CASES = (
     Job(OURS, "ours", "base in the faster format here, packs of 512, shared prefixes"),
     Job("sapwood-fp32", "ours", "fp32, packs of 512, shared prefixes", storage="fp32"),
+    Job(OURS_INT8, "ours", "int8-compute, packs of 512, shared prefixes", storage="int8-compute"),
     peer(LITERAL, "bf16, gradient checkpointing", 4, checkpointing=True),
-    peer(BEST_KNOWN, "bf16"),
+    peer("trainer-bf16-1x16", "bf16"),
     peer("trainer-bf16-2x8", "bf16", 2),
     peer("trainer-bf16-4x4", "bf16", 4),
     peer("trainer-fp32-1x16", "fp32", storage="fp32"),
@@ -61,7 +63,7 @@ CASES = (
 )  # fmt: skip
 # Only when asked for: compiling takes minutes, which a run this short can't win back.
 ON_REQUEST = (peer("trainer-compiled", "bf16, torch.compile", fused=True),)
-SHORT = (OURS, LITERAL, BEST_KNOWN)
+SHORT = (OURS, OURS_INT8, LITERAL, *BEST_KNOWN)
 
 
 def main() -> int:

@@ -47,13 +47,14 @@ class Job:
         packing, padding_free: TRL's ways to go without padding.
         autocast: run a peer under bf16 autocast, whatever its weights are held in.
         bf16_adapter: hold a peer's adapter in bf16 too (PEFT's own default is fp32).
+        eval_rows: rows that `quality` holds out.
         fused: let a peer compile the model with torch.compile.
         rank, samples, recomputed: of `memory`: the adapter's, sample answers, layers computed twice.
         examples: name of the prepared file; ``rows`` and the sizes below say what is in it.
     """
 
     name: str
-    who: Literal["prepare", "ours", "trainer", "trl", "trainer-parity", "rate", "memory"]
+    who: Literal["prepare", "ours", "trainer", "trl", "trainer-parity", "rate", "memory", "quality"]
     note: str = ""
     model: str = "builtin:smollm2"
     folder: str = ""
@@ -70,6 +71,7 @@ class Job:
     autocast: bool = False
     bf16_adapter: bool = False
     fused: bool = False
+    eval_rows: int = 40
     data: str = ""
     rows: int = 0
     system: str | None = None

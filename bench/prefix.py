@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument(
         "--repeat", type=int, default=1, help="rounds of turns; the median counts (%(default)s)"
     )
+    parser.add_argument("--short", action="store_true", help="without TRL, which is no faster than Trainer")
     given = parser.parse_args()
     if given.smoke:
         given.prefix, given.question, given.answer = 96, 8, 12
@@ -38,9 +39,11 @@ def main() -> int:
     jobs = [
         Job("sapwood", "ours", "shared prefix computed once a pack", given.model, steps=steps,
             pack_length=given.pack_length),
+        Job("trainer-fp32-1x16", "trainer", "fp32, 1 x 16", given.model, storage="fp32", steps=steps),
         Job("trainer-bf16-1x16", "trainer", "bf16, 1 x 16", given.model, storage="bf16", steps=steps),
-        Job("trl-bf16-1x16", "trl", "bf16, 1 x 16", given.model, storage="bf16", steps=steps),
     ]  # fmt: skip
+    if not given.short:
+        jobs.append(Job("trl-bf16-1x16", "trl", "bf16, 1 x 16", given.model, storage="bf16", steps=steps))
     facts = machine()
     with scratch() as folder:
         prepared, *results = run_all([made, *given.repeat * jobs], folder, smoke=given.smoke)

@@ -391,6 +391,31 @@ def trainer_parity(job: Job) -> Result:
     return measured(job, base.storage, [each] * job.steps, losses, by_step(examples, job.batch))
 
 
+def quality(job: Job) -> Result:
+    """A whole run of sapwood, as `sapwood demo` makes it: held-out loss before and after, and its seconds."""
+    from sapwood.pipeline import finetune
+    from sapwood.types import Evaluated
+
+    events: list[Stepped | Evaluated] = []
+    config = parse_config(
+        {
+            "base": {"model": model_source(job), "storage": job.storage},
+            "data": {"train": "builtin:nursery", "eval": job.eval_rows},
+            "pack": {"length": 512},
+            "lora": {"rank": RANK, "alpha": ALPHA, "dropout": job.dropout},
+            "train": {"batch_size": job.batch, "max_steps": job.steps, "lr": 5e-4, "seed": SEED},
+            "eval": {"samples": 0, "every": job.steps},
+            "save": {"dir": job.folder},
+        }
+    )
+    finetune(config, lambda event: events.append(event) if isinstance(event, Stepped | Evaluated) else None)
+    steps = [event for event in events if isinstance(event, Stepped)]
+    held_out = [event.loss for event in events if isinstance(event, Evaluated)]
+    counts = [(event.num_examples, event.num_tokens, event.num_targets) for event in steps]
+    found = measured(job, job.storage, [e.seconds for e in steps], [e.loss for e in steps], counts)
+    return found | {"held_out": held_out}
+
+
 # --- the machine's limit ----------------------------------------------------------------------------------
 
 
@@ -458,6 +483,7 @@ WORK: dict[str, Callable[[Job], Result]] = {
     "trainer-parity": trainer_parity,
     "rate": rate,
     "memory": planned,
+    "quality": quality,
 }
 
 if __name__ == "__main__":

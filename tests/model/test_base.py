@@ -20,7 +20,7 @@ from sapwood.model.base import inspect_base
 from sapwood.model.load import load_base
 from sapwood.types import Base, BaseSpec
 from tests.model.tiny import ARCHITECTURES, tiny_llama, tiny_model, tiny_model_dir
-from tests.model.tiny_gguf import ARCHES, tiny_gguf
+from tests.model.tiny_gguf import tiny_gguf
 
 
 @pytest.fixture(autouse=True)
@@ -283,7 +283,7 @@ def test_a_head_with_an_unknown_factor_is_refused(tmp_path: Path, monkeypatch: p
 # --- GGUF -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_gguf_file_gives_the_model_that_was_written(tmp_path: Path, arch: str) -> None:
     path, model = tiny_gguf(arch, tmp_path / "m.gguf")
     base = load(path)

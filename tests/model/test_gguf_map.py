@@ -8,10 +8,11 @@ import pytest
 from sapwood.errors import ModelError
 from sapwood.model.gguf_file import read_gguf
 from sapwood.model.gguf_map import config_values, module_names, parameter_names, permute, unpermute
-from tests.model.tiny_gguf import ARCHES, tiny_gguf
+from tests.model.tiny import ARCHITECTURES
+from tests.model.tiny_gguf import tiny_gguf
 
 
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_config_values_describe_the_model_that_was_written(tmp_path: Path, arch: str) -> None:
     path, model = tiny_gguf(arch, tmp_path / "m.gguf")
     values = config_values(read_gguf(path))
@@ -26,7 +27,7 @@ def test_config_values_describe_the_model_that_was_written(tmp_path: Path, arch:
     assert different == {}
 
 
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_tensor_has_its_parameter(tmp_path: Path, arch: str) -> None:
     tied = arch == "gemma2"  # llama.cpp knows it with a tied head only
     path, model = tiny_gguf(arch, tmp_path / "m.gguf", tie_word_embeddings=tied)
@@ -34,7 +35,7 @@ def test_every_tensor_has_its_parameter(tmp_path: Path, arch: str) -> None:
 
 
 def test_module_names_are_one_to_one() -> None:
-    for arch in ARCHES:
+    for arch in ARCHITECTURES:
         names = module_names(arch, 3)
         assert len(set(names.values())) == len(names)
         assert names["blk.2.attn_q"] == "model.layers.2.self_attn.q_proj"
