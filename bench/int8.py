@@ -1,5 +1,5 @@
-"""What rounding to 8 bits costs in quality, and wins in time: the demo's data trained in the dense format that
-is fastest here and in int8-compute, from the same start in the same order."""
+"""What rounding to 8 bits costs in quality, and wins in time: the demo's data trained in the fastest dense
+format of this machine and in int8-compute, from the same start in the same order."""
 
 from __future__ import annotations
 
