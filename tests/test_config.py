@@ -201,7 +201,10 @@ def test_the_line_is_that_of_the_key_itself(refuse: Callable[..., ConfigError]) 
         ("lora.targets=[5]", "valid string"),
         ("pack.length=15", "greater than or equal to 16"),
         ("pack.share_prefixes=1", "valid boolean"),
-        ("base.storage=nf5", "'auto', 'fp32', 'bf16', 'fp16', 'gguf', 'nf4', 'fp4' or 'int8'"),
+        (
+            "base.storage=nf5",
+            "'auto', 'fp32', 'bf16', 'fp16', 'gguf', 'nf4', 'fp4', 'int8' or 'int8-compute'",
+        ),
         ("base.model=5", "valid string"),
         ("data.train=[]", "names no file"),
         ("data.train=['a', ' ']", "names no file"),
