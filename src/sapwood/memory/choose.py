@@ -10,6 +10,7 @@ from typing import Any
 from sapwood.config import BaseConfig, RunConfig, Storage
 from sapwood.memory.plan import MARGIN, MemoryPlan, Workload, fewest_recomputed, held, plan_memory, workload
 from sapwood.model.base import skeleton
+from sapwood.model.machine import fastest_dtype
 from sapwood.model.methods import STORAGES
 from sapwood.model.recompute import layers_to_recompute
 from sapwood.model.shapes import shapes_of
@@ -106,6 +107,8 @@ def settled(config: RunConfig, choice: MemoryChoice) -> RunConfig:
     train = config.train
     if train.gradient_checkpointing == "auto":
         train = train.model_copy(update={"gradient_checkpointing": choice.plan.recomputed})
+    if train.threads is None:
+        train = train.model_copy(update={"threads": fastest_dtype()[1].get("threads")})
     return config.model_copy(update={"base": choice.base, "train": train})
 
 

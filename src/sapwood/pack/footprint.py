@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sapwood.pack.attention import KEEP_KEYS, plan_attention
 from sapwood.pack.build import pad_pack
+from sapwood.pack.segments import KEEP_KEYS, plan_attention
 from sapwood.types import Pack
 
 
