@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,13 @@ def eval_run(
         print("\n".join(lines(found)))
 
 
-def held_out(run: Path) -> list[Example]:
+def held_out(run: Path) -> Sequence[Example]:
     """The run's own copy of the rows that it held out."""
     path = run / DATA / EVAL
     return unpack_examples(path.read_bytes(), path)
 
 
-def prepare_file(path: Path, config: RunConfig, loaded: Loaded) -> list[Example]:
+def prepare_file(path: Path, config: RunConfig, loaded: Loaded) -> Sequence[Example]:
     """The rows of a file as the run would have prepared them. Raises DataError for a row that can't be
     trusted."""
     rows = read_conversations(config.data, [str(path)])

@@ -135,7 +135,8 @@ def chatglm_tokenizer(path: Path) -> Any:
         )
     except Exception as error:  # tokenizers raises a bare Exception
         raise ModelError("no usable tokenizer", str(path / "tokenizer.json"), str(error)[:200]) from None
-    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in CONTROL_TOKENS])
+    control = [AddedToken(text, normalized=False, special=False) for text in CONTROL_TOKENS]
+    tokenizer.add_tokens(control)  # type: ignore[arg-type]  # a list is a Sequence of either
     for number, text in enumerate(CONTROL_TOKENS, FIRST_CONTROL_ID):
         if tokenizer.convert_tokens_to_ids(text) != number:
             why = f"{text} should be {number}, it is {tokenizer.convert_tokens_to_ids(text)}"
