@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sapwood import pipeline
-from sapwood.config import RunConfig, load_config
+from sapwood.config import RunConfig
+from sapwood.config_file import load_config
 from sapwood.track import store
 from sapwood.train import checkpoint, saving
 

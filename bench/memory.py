@@ -78,7 +78,7 @@ def main() -> int:
 
 def planned(job: Job) -> Result:
     """The measured side: plan, then train as `sapwood train` does."""
-    from sapwood.config import parse_config
+    from sapwood.config_file import parse_config
     from sapwood.memory import choose_plan
     from sapwood.pipeline import train_study
     from sapwood.study import study_config

@@ -68,7 +68,7 @@ def hold(config: Path, folder: Path, shard: str) -> None:
 
     import psutil
 
-    from sapwood.config import load_config
+    from sapwood.config_file import load_config
     from sapwood.study import study_config
     from sapwood.together import build
     from sapwood.train.rehearse import rehearse

@@ -19,7 +19,8 @@ from typing import Any
 
 from common import Job, Result
 from memory import planned
-from sapwood.config import BaseConfig, RunConfig, parse_config
+from sapwood.config import BaseConfig, RunConfig
+from sapwood.config_file import parse_config
 from sapwood.types import Base, BaseSpec, Example, Stepped
 
 RANK, ALPHA, LR, SEED = 8, 32, 1e-4, 0

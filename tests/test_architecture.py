@@ -21,7 +21,8 @@ LAYERS = (
     {"study"},
     {"train", "serve"},
     {"data", "template", "pack", "model", "track"},
-    {"config", "signals", "scores"},
+    {"config_file", "signals", "scores"},
+    {"config"},
     {"types", "errors"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -21,7 +21,8 @@ import pytest
 
 from sapwood import finetune, resume
 from sapwood.commands.data import check_config
-from sapwood.config import SaveConfig, load_config
+from sapwood.config import SaveConfig
+from sapwood.config_file import load_config
 from sapwood.errors import (
     ConfigError,
     LockedError,

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sapwood import cli
-from sapwood.config import load_config
+from sapwood.config_file import load_config
 from tests.model.tiny import tiny_llama
 
 

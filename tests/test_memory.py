@@ -12,7 +12,8 @@ from torch import Tensor
 
 import sapwood.memory.plan as plan_module
 import sapwood.model.storages as storages_module
-from sapwood.config import LoraConfig, RunConfig, parse_config
+from sapwood.config import LoraConfig, RunConfig
+from sapwood.config_file import parse_config
 from sapwood.errors import ConfigError
 from sapwood.memory import MemoryChoice, cheaper, choose_plan, plan_memory, settled, workload
 from sapwood.memory.plan import MARGIN, held

@@ -18,7 +18,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from sapwood import finetune, resume
-from sapwood.config import Method, RunConfig, parse_config
+from sapwood.config import Method, RunConfig
+from sapwood.config_file import parse_config
 from sapwood.errors import ConfigError, Stopped
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import Loaded, open_target

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sapwood.config import RunConfig, parse_config
+from sapwood.config import RunConfig
+from sapwood.config_file import parse_config
 from sapwood.errors import DataError, StorageError
 from sapwood.study import MAX_ENTRIES, TRAIN, Material, load_study, prepared_study, save_study, study_config
 from sapwood.template.render import Renderer

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sapwood.config import RunConfig, load_config, parse_config
+    from sapwood.config import RunConfig
+    from sapwood.config_file import load_config, parse_config
     from sapwood.errors import SapwoodError
     from sapwood.pipeline import finetune, resume
     from sapwood.types import Adapter
@@ -23,8 +24,8 @@ _HOMES = {
     "RunConfig": "config",
     "SapwoodError": "errors",
     "finetune": "pipeline",
-    "load_config": "config",
-    "parse_config": "config",
+    "load_config": "config_file",
+    "parse_config": "config_file",
     "resume": "pipeline",
 }
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.adapter import ADAPTER_DIR, load_adapter, save_adapter
-from sapwood.config import RunConfig, dump_config, load_config
+from sapwood.config import RunConfig
+from sapwood.config_file import dump_config, load_config
 from sapwood.errors import (
     ConfigError,
     NumericsError,

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import RunConfig, parse_config
+from sapwood.config import RunConfig
+from sapwood.config_file import parse_config
 from sapwood.errors import ModelError, Stopped
 from sapwood.model.load import load_base
 from sapwood.model.lora import LoraModel, attach_lora

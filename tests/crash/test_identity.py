@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sapwood import finetune, resume
-from sapwood.config import dump_config, load_config
+from sapwood.config_file import dump_config, load_config
 from sapwood.errors import SapwoodError, Stopped, StorageError
 from sapwood.track.identity import FREE, Change, changes, identity_of
 from sapwood.track.query import read_events

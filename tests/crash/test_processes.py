@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sapwood.config import dump_config
+from sapwood.config_file import dump_config
 from sapwood.track.query import list_runs, read_events
 from sapwood.train import loop
 from sapwood.train.optim import TrainState

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sapwood import finetune, pipeline, resume
-from sapwood.config import dump_config, load_config
+from sapwood.config_file import dump_config, load_config
 from sapwood.errors import LockedError, NumericsError, StorageError
 from sapwood.model import lora
 from sapwood.model.dropout import DropoutClock

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import RunConfig, parse_config
+from sapwood.config import RunConfig
+from sapwood.config_file import parse_config
 from sapwood.track.query import list_runs
 
 STEPS = 6

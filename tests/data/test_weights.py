@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sapwood.config import parse_config
+from sapwood.config_file import parse_config
 from sapwood.data.weights import weighted
 from sapwood.errors import ConfigError
 from sapwood.types import Example, RowId

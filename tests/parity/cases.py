@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sapwood.config import LoraConfig, RunConfig, parse_config
+from sapwood.config import LoraConfig, RunConfig
+from sapwood.config_file import parse_config
 from sapwood.model.lora import LoraModel, attach_lora
 from sapwood.types import Base, BaseSpec, Example, Head, RowId
 from tests.model.tiny import VOCAB_SIZE, tiny_model, tiny_tokenizer

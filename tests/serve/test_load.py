@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from sapwood.config import BaseConfig, DataConfig, RunConfig, dump_config
+from sapwood.config import BaseConfig, DataConfig, RunConfig
+from sapwood.config_file import dump_config
 from sapwood.errors import ConfigError, DataError, ModelError, StorageError
 from sapwood.model.load import load_base
 from sapwood.model.lora import write_adapter

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sapwood.config import dump_config, parse_config
+from sapwood.config_file import dump_config, parse_config
 from sapwood.track import files
 from sapwood.track.store import open_run
 from sapwood.types import Finished

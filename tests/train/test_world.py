@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapwood.config import load_config, parse_config
+from sapwood.config_file import load_config, parse_config
 from sapwood.errors import ConfigError, LostProcessError
 from sapwood.pack.plan import plan_for, plan_packs
 from sapwood.train.shard import refuse_division
@@ -120,7 +120,7 @@ def agree(folder: str, config: str) -> None:
 
 
 def test_three_processes_agree_to_the_last_bit(tmp_path: Path) -> None:
-    from sapwood.config import dump_config
+    from sapwood.config_file import dump_config
 
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(tiny_config(tmp_path)))

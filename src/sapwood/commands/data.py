@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sapwood.config import RunConfig, flatten, load_config, origins
+from sapwood.config import RunConfig
+from sapwood.config_file import flatten, load_config, origins
 from sapwood.errors import DataError
 from sapwood.study import Study, study_config
 from sapwood.track.files import to_json, write_atomic

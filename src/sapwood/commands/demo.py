@@ -10,7 +10,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from sapwood.commands.train import run_config
-from sapwood.config import RunConfig, load_config
+from sapwood.config import RunConfig
+from sapwood.config_file import load_config
 from sapwood.model.machine import peak_bytes
 from sapwood.track import query
 from sapwood.track.files import to_json, write_atomic

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import RunConfig, load_config
+from sapwood.config import RunConfig
+from sapwood.config_file import load_config
 from sapwood.data.cache import unpack_examples
 from sapwood.data.formats import read_conversations
 from sapwood.errors import ConfigError, DataError

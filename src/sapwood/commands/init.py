@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sapwood.config import template_yaml
+from sapwood.config_file import template_yaml
 from sapwood.errors import StorageError
 from sapwood.track.files import write_atomic
 

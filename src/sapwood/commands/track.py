@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sapwood.config import TrackConfig, load_config
+from sapwood.config import TrackConfig
+from sapwood.config_file import load_config
 from sapwood.errors import ConfigError, SapwoodError
 from sapwood.track import query
 from sapwood.track.files import to_json

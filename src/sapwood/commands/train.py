@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO, cast
 
-from sapwood.config import RunConfig, load_config
+from sapwood.config import RunConfig
+from sapwood.config_file import load_config
 from sapwood.errors import SapwoodError
 from sapwood.track import query, tables
 from sapwood.track.console import reporter

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sapwood.adapter import ADAPTER_DIR, load_adapter
-from sapwood.config import load_config
+from sapwood.config_file import load_config
 from sapwood.errors import Problem, SapwoodError, StorageError
 from sapwood.study import DATA
 from sapwood.track import query

@@ -13,7 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import BaseConfig, LoraConfig, RunConfig, load_config
+from sapwood.config import BaseConfig, LoraConfig, RunConfig
+from sapwood.config_file import load_config
 from sapwood.errors import ModelError, Problem, StorageError
 from sapwood.model.base import inspect_base
 from sapwood.model.load import load_base

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import RunConfig, flatten
+from sapwood.config import RunConfig
+from sapwood.config_file import flatten
 from sapwood.errors import Problem, StorageError
 from sapwood.track.store import RUN, RunStore
 

@@ -161,7 +161,7 @@ def read_config(run: Path) -> dict[str, Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    from sapwood.config import flatten
+    from sapwood.config_file import flatten
 
     try:
         tree = YAML(typ="safe", pure=True).load((run / CONFIG).read_text(encoding="utf-8"))

@@ -10,18 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sapwood.config import (
-    MAX_BYTES,
-    LoraConfig,
-    RunConfig,
-    Section,
-    TrainConfig,
-    dump_config,
-    flatten,
-    load_config,
-    parse_config,
-    template_yaml,
-)
+from sapwood.config import LoraConfig, RunConfig, Section, TrainConfig
+from sapwood.config_file import MAX_BYTES, dump_config, flatten, load_config, parse_config, template_yaml
 from sapwood.errors import ConfigError
 
 Load = Callable[..., RunConfig]
