@@ -10,7 +10,7 @@ and multiply fp32 faster. The result has the format of x or g.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,8 @@ class DenseWeight:
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.linear.bias if self.linear.bias is None else self.linear.bias.to(x.dtype)
+        bias: Any = self.linear.bias  # None without one, whatever torch's stubs say
+        bias = bias if bias is None else bias.to(x.dtype)
         return torch.nn.functional.linear(x, converted(self.linear.weight, x.dtype), bias)
 
     def input_grad(self, g: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
 def int8_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """x: [T, in], codes: int8[out, in], scale: fp32[out, 1] -> [T, out] in x's format."""
     rounded, row_scale = quantised(x)
-    exact = torch._int_mm(rounded, codes.T)
+    exact = torch._int_mm(rounded, codes.T)  # pyright: ignore[reportPrivateUsage]
     return exact.float().mul_(row_scale).mul_(scale.T).to(x.dtype)
 
 
@@ -82,7 +82,8 @@ class Int8Weight:
 
     def forward(self, x: Tensor) -> Tensor:
         y = int8_product(x, self.linear.weight, self.linear.scale)
-        return y if self.linear.bias is None else y.add_(self.linear.bias)
+        bias: Any = self.linear.bias  # None without one, whatever torch's stubs say
+        return y if bias is None else y.add_(bias)
 
     def input_grad(self, g: Tensor) -> Tensor:
         """g W: the scales go with the outputs, so that the codes are all that is converted."""
