@@ -35,7 +35,11 @@ def torch_dtype(name: str) -> torch.dtype:
 def product_rates(storage: str) -> dict[str, float]:
     """GFLOP/s with weights held in ``storage``, by the format that products are computed in: its own, or
     fp32 with conversions before and after. A CPU may hold bf16 well and multiply fp32 twice as fast."""
-    return {products: _gflops(storage, products) for products in dict.fromkeys([storage, "fp32"])}
+    if storage in ("fp32", "bf16"):  # these are compared with each other
+        ways = (("fp32", "fp32"), ("bf16", "bf16"), ("bf16", "fp32"))
+        return {way[1]: rate for way, rate in zip(ways, _rates(ways), strict=True) if way[0] == storage}
+    ways = ((storage, storage), (storage, "fp32"))
+    return {way[1]: rate for way, rate in zip(ways, _rates(ways), strict=True)}
 
 
 def fastest_products(storage: str) -> str:
@@ -101,19 +105,23 @@ def set_threads(number: int) -> None:
 
 @cache
 def int8_pays() -> bool:
-    """Is the whole int8 product, rounding included, faster than a product in the fastest dense format?"""
+    """Is the whole int8 product, rounding included, faster than the product of the fastest dense format?"""
     import torch
 
     from sapwood.model.int8_linear import int8_product, quantised
 
-    facts = fastest_dtype()[1]
+    dtype, facts = fastest_dtype()
     if facts["device"] != "cpu":
         return False  # rounding costs more there than the product: not measured, so not offered
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, IN, generator=generator).to(torch_dtype(facts["dtype"]))
-    codes, scale = quantised(torch.randn(OUT, IN, generator=generator))
-    rate = 2 * ROWS * IN * OUT / _best(lambda: int8_product(x, codes, scale)) / 1e9
-    return rate >= FASTER * facts["gflops"][facts["dtype"]]
+    x = torch.randn(ROWS, IN, generator=generator).to(dtype)
+    weight = torch.randn(OUT, IN, generator=generator)
+    codes, scale = quantised(weight)
+    dense, wide = weight.to(dtype), torch_dtype(facts["products"])
+    rounded, exact = _best(
+        lambda: int8_product(x, codes, scale), lambda: (x.to(wide) @ dense.to(wide).t()).to(dtype)
+    )
+    return exact >= FASTER * rounded
 
 
 def kernel_facts() -> dict[str, Any]:
@@ -126,32 +134,42 @@ def kernel_facts() -> dict[str, Any]:
 
 
 def _gflops(storage: str, products: str) -> float:
-    """Rate of alternating forward and backward products, by their best times: load from others only adds."""
+    """With the threads of now: not the rate that is remembered."""
+    return _rates.__wrapped__(((storage, products),))[0]
+
+
+@cache
+def _rates(ways: tuple[tuple[str, str], ...]) -> list[float]:
+    """GFLOP/s of alternating forward and backward products for each (storage, format of products)."""
     import torch
 
-    held, multiplied = torch_dtype(storage), torch_dtype(products)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, IN, generator=generator).to(held)
-    g = torch.randn(ROWS, OUT, generator=generator).to(held)
-    weight = torch.randn(OUT, IN, generator=generator).to(held)
+    x = torch.randn(ROWS, IN, generator=generator)
+    g = torch.randn(ROWS, OUT, generator=generator)
+    weight = torch.randn(OUT, IN, generator=generator)
 
-    def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return (left.to(multiplied) @ right.to(multiplied)).to(held)
+    def pair(storage: str, products: str) -> Callable[[], object]:
+        held, wide = torch_dtype(storage), torch_dtype(products)
+        a, b, w = x.to(held), g.to(held), weight.to(held)
+        return lambda: [(left.to(wide) @ right.to(wide)).to(held) for left, right in ((a, w.t()), (b, w))]
 
     with torch.no_grad():
-        seconds = _best(lambda: product(x, weight.t())) + _best(lambda: product(g, weight))
-    return 2 * 2 * ROWS * IN * OUT / seconds / 1e9
+        return [2 * 2 * ROWS * IN * OUT / seconds / 1e9 for seconds in _best(*(pair(*way) for way in ways))]
 
 
-def _best(product: Callable[[], Any]) -> float:
-    product()  # the first call picks and prepares a kernel
-    times: list[float] = []
-    until = time.perf_counter() + SECONDS / 2
-    while len(times) < MIN_PRODUCTS or (time.perf_counter() < until and len(times) < 50):
-        start = time.perf_counter()
-        product()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def _best(*products: Callable[[], object]) -> list[float]:
+    """Shortest seconds of each. They take turns, so that load from others meets all of them alike; and load
+    only adds."""
+    for product in products:
+        product()  # the first call picks and prepares a kernel
+    times: list[list[float]] = [[] for _ in products]
+    until = time.perf_counter() + SECONDS * len(products)
+    while len(times[0]) < MIN_PRODUCTS or (time.perf_counter() < until and len(times[0]) < 50):
+        for product, own in zip(products, times, strict=True):
+            start = time.perf_counter()
+            product()
+            own.append(time.perf_counter() - start)
+    return [min(own) for own in times]
 
 
 def peak_bytes() -> int:
