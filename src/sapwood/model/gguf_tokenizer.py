@@ -122,6 +122,9 @@ class _Keys:
         return self.tokens[id]
 
 
+PRE_TOKENIZERS = ("gpt-2", "smollm", "qwen2", "deepseek-r1-qwen", "llama-bpe")
+
+
 def _byte_level(keys: _Keys) -> Any:
     """GPT-2's kind: bytes as letters, words by a regular expression, merges in order."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers

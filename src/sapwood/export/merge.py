@@ -1,0 +1,188 @@
+"""The adapter added into its base: one dense model, and its folder for plain transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.errors import ExportError, Problem
+from sapwood.export.check import TOP, Outside, Top
+from sapwood.export.traces import Trace, log_probs
+from sapwood.model.base import quiet
+from sapwood.model.frozen import freeze
+from sapwood.model.gguf_linear import GgufEmbedding
+from sapwood.model.lora import lora_pairs
+from sapwood.serve.load import Loaded
+from sapwood.template.render import Renderer
+from sapwood.types import Example
+
+EXACT = 1e-4  # largest difference of log p between merged and adapter, both in fp32
+Parameters = Iterable[tuple[str, Tensor]]
+
+
+def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of a transformers model as a dense float32 matrix under its own name, whatever it is held
+    in and whether or not an adapter sits on it; one after the other, so that memory stays small."""
+    tied = bool(network.config.tie_word_embeddings)
+    head = network.get_output_embeddings()
+    modules: Iterable[tuple[str, nn.Module]] = network.named_modules()
+    for name, module in modules:
+        if ".lora_" in name or hasattr(module, "lora_A") or (tied and module is head):
+            continue
+        own = name.removesuffix(".base_layer")
+        if isinstance(module, GgufEmbedding):
+            yield f"{own}.weight", module.packed.dense().float()
+            continue
+        rest = dict(module.named_parameters(recurse=False))
+        try:
+            yield f"{own}.weight", freeze(module).dense().float()
+            rest.pop("weight", None)
+        except TypeError:  # no linear: norms and embeddings are held as they are
+            pass
+        for leaf, parameter in rest.items():
+            yield f"{own}.{leaf}", parameter.detach().float()
+
+
+def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tensor]]:
+    """`base_parameters` plus scale * B A where there is an adapter, in fp32. ``onto``: another dense model of
+    the same shapes to add it to (the base in full precision, say)."""
+    assert trained.model is not None
+    pairs = {f"{pair.module}.weight": pair for pair in lora_pairs(trained.model)}
+    for name, weight in base_parameters(trained.base.model if onto is None else onto):
+        pair = pairs.pop(name, None)
+        yield name, weight if pair is None else weight + pair.scale * (pair.b @ pair.a)
+    if pairs:
+        raise ExportError([Problem(f"the base has no {name} to add the adapter to") for name in pairs])
+
+
+def write_merged(parameters: Parameters, trained: Loaded, folder: Path) -> None:
+    """A folder that plain transformers loads: config, bf16 shards, tokenizer with the trained template, and a
+    generation config with the stop ids that were trained."""
+    from huggingface_hub import save_torch_state_dict
+    from transformers import GenerationConfig
+
+    renderer, spec = trained.renderer, trained.base.spec
+    weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in parameters}
+    save_torch_state_dict(weights, folder)
+    config = type(spec.hf_config).from_dict(spec.hf_config.to_dict())
+    config.dtype = "bfloat16"
+    config.architectures = [type(trained.base.model).__name__]
+    config.save_pretrained(folder)
+    tokenizer = spec.tokenizer
+    own, tokenizer.chat_template = tokenizer.chat_template, renderer.template
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.chat_template = own
+    ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    GenerationConfig(eos_token_id=list(renderer.stop_ids), **ids).save_pretrained(folder)
+
+
+@contextmanager
+def plain_transformers(folder: Path) -> Generator[tuple[Any, Any]]:
+    """The folder's model and tokenizer, as anybody would load them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+    with quiet():
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # AutoTokenizer rebuilds the pre-tokenizer of some families by model type, whatever the file holds
+        if tokenizer.backend_tokenizer.to_str() != _file_tokenizer(PreTrainedTokenizerFast, folder):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    yield model.eval(), tokenizer
+
+
+def _file_tokenizer(kind: Any, folder: Path) -> str:
+    return kind.from_pretrained(folder).backend_tokenizer.to_str()
+
+
+@torch.no_grad()
+def fill(model: Any, parameters: Parameters) -> None:
+    """Give a dense model other weights, by name."""
+    own = dict(model.named_parameters())
+    for name, value in parameters:
+        own[name].copy_(value)
+
+
+def hear_transformers(
+    model: Any, tokenizer: Any, traces: Sequence[Trace], renderer: Renderer, base: Parameters
+) -> Outside:
+    """What plain transformers says after the traces: with the export, then with the base in the same format.
+
+    ``model`` holds the base afterwards.
+    """
+    told = _tops(model, traces)
+    fill(model, base)
+    generation = model.generation_config.eos_token_id
+    ends = set(generation if isinstance(generation, list) else [generation])
+    ids = [
+        tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in trace.messages],
+            add_generation_prompt=True, tokenize=True, return_dict=False,
+        )
+        for trace in traces
+    ]  # fmt: skip
+    return Outside(ids, told, _tops(model, traces), {id: id in ends for id in renderer.stop_ids})
+
+
+def _tops(model: Any, traces: Sequence[Trace]) -> list[list[Top]]:
+    found: list[list[Top]] = []
+    for trace in traces:
+        rows = log_probs(model, trace.ids + trace.answer, len(trace.ids)).topk(TOP, -1)
+        pairs = zip(rows.indices.tolist(), rows.values.tolist(), strict=True)
+        found.append([list(zip(ids, log_ps, strict=True)) for ids, log_ps in pairs])
+    return found
+
+
+# --- how good a merge is ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A way to merge, against the trained model: mean KL(trained || merged) over the traces' positions, in
+    nats, and the held-out losses of both where the run has held-out rows."""
+
+    name: str
+    kl: float
+    loss: float | None
+    trained_loss: float | None
+
+    def line(self) -> str:
+        loss = f"; held-out loss {self.loss:.4f}, trained {self.trained_loss:.4f}" if self.loss else ""
+        return f"{self.name}: KL against the trained model {self.kl:.5f} nat{loss}"
+
+
+def measure(
+    name: str, model: Any, trained: Loaded, traces: Sequence[Trace], held: Sequence[Example]
+) -> Quality:
+    """``model``: dense, holding the merged weights."""
+    kls = [_kl(t.trained, log_probs(model, t.ids + t.answer, len(t.ids))) for t in traces]
+    losses = (held_out_loss(model, held), held_out_loss(trained.network, held)) if held else (None, None)
+    return Quality(name, float(torch.cat(kls).mean()), *losses)
+
+
+def _kl(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (ours.exp() * (ours - theirs)).sum(-1)
+
+
+def held_out_loss(model: Any, examples: Sequence[Example]) -> float:
+    """Mean over the targets, in nats."""
+    total = torch.zeros(())
+    for example in examples:
+        ids = torch.from_numpy(example.ids).long()
+        rows = log_probs(model, ids.tolist(), 1)[:-1]  # [T - 1, V]: row t predicts token t + 1
+        target = rows.gather(1, ids[1:, None])[:, 0]
+        total -= target[torch.from_numpy(example.trained)[1:]].sum()
+    return float(total) / sum(example.num_targets for example in examples)
+
+
+def exact_difference(model: Any, traces: Sequence[Trace]) -> float:
+    """Largest |difference of log p| between a model and the trained one, over all tokens and positions."""
+    found = [log_probs(model, t.ids + t.answer, len(t.ids)) - t.trained for t in traces]
+    return max(float(difference.abs().max()) for difference in found)

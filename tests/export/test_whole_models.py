@@ -1,0 +1,176 @@
+"""Whole models: GGUF in real llama.cpp, merged folders in plain transformers, Ollama's bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sapwood.config import BaseConfig
+from sapwood.errors import ConfigError, ExportError
+from sapwood.export import gguf_adapter, ship
+from sapwood.export.go_template import difference
+from sapwood.export.merge import base_parameters, merged_parameters
+from sapwood.export.ship import MODELFILE, Kind, Order, export
+from sapwood.model.base import inspect_base
+from sapwood.model.gguf_file import read_gguf
+from sapwood.model.load import load_base
+from sapwood.serve.load import Loaded
+from tests.export.tuned import tuned_on
+from tests.model.tiny import CHATML, tiny_model_dir, tiny_tokenizer
+from tests.model.tiny_gguf import tiny_gguf
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
+SIX = ["sliding_attention"] * 5 + ["full_attention"]  # the only pattern that llama.cpp's gemma3 knows
+IDS = torch.tensor([[5, 80, 300, 41]])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def trained(request: Any, folders: Path) -> Loaded:
+    six: dict[str, Any] = {"num_hidden_layers": 6, "layer_types": SIX} if request.param == "gemma3" else {}
+    folder = tiny_model_dir(request.param, folders, **six)
+    return tuned_on(folder, strength=0.3, system="You are the gardener.")
+
+
+@pytest.mark.parametrize("kind", ["gguf-adapter", "gguf", "ollama"])
+def test_every_gguf_behaves_in_llama_cpp_as_it_was_trained(
+    trained: Loaded, kind: Kind, tmp_path: Path
+) -> None:
+    done = export(trained, Order(kind, "Q8_0"), tmp_path / "out")
+    assert done.check.same_ids == done.check.prompts and 0 < done.check.difference <= done.check.limit
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen3", "gemma3"])
+def test_a_model_is_read_back_as_it_was_written(arch: str, tmp_path: Path) -> None:
+    trained = tuned_on(tiny_model_dir(arch, tmp_path))
+    path = tmp_path / "out.gguf"
+    weights = merged_parameters(trained)
+    ship.write_gguf_model(weights, trained.base.spec, trained.renderer, path, "F16")
+    config = BaseConfig(model=str(path), storage="fp32")
+    spec = inspect_base(config)
+    read = dict(load_base(spec, config).model.named_parameters())
+    for name, weight in merged_parameters(trained):
+        torch.testing.assert_close(read[name], weight, atol=1e-3, rtol=1e-3)
+    assert spec.tokenizer.chat_template == trained.renderer.template
+    assert spec.stop_ids == trained.base.spec.stop_ids
+
+
+def test_a_file_hands_its_metadata_on(tmp_path: Path) -> None:
+    tiny_gguf("llama", tmp_path / "base.gguf", kind="Q8_0", keys={"general.name": "Old Oak"})
+    done = export(tuned_on(tmp_path / "base.gguf"), Order("gguf"), tmp_path / "out")
+    before, after = (read_gguf(p).metadata for p in (tmp_path / "base.gguf", done.path / "model.gguf"))
+    assert after["general.name"] == "Old Oak" and after["general.file_type"] == 1
+    assert after["tokenizer.ggml.tokens"] == before["tokenizer.ggml.tokens"]
+
+
+# --- merged -----------------------------------------------------------------------------------------------
+
+
+def logits(network: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return network(input_ids=IDS, use_cache=False).logits.float()
+
+
+def test_merged_equals_the_adapter(trained: Loaded, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    wanted = logits(trained.network)
+    assert (logits(ship._dense(trained, None)) - wanted).abs().max() <= 1e-4
+    done = export(trained, Order("merged"), tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(done.path)
+    assert model.dtype == torch.bfloat16
+    assert model.generation_config.eos_token_id == list(trained.renderer.stop_ids)
+    assert (logits(model) - wanted).abs().max() < 0.1 * wanted.abs().max()
+    assert AutoTokenizer.from_pretrained(done.path).chat_template == CHATML
+    assert done.facts["exact_difference"] <= 1e-4
+
+
+def test_a_quantised_base_has_two_ways_and_the_better_is_written(tmp_path: Path) -> None:
+    path = tiny_model_dir("llama", tmp_path, seed=5)
+    config = BaseConfig(model=str(path), storage="nf4")
+    trained = tuned_on(path, config=config)
+    for name, weight in base_parameters(trained.base.model):
+        assert weight.dtype == torch.float32, name
+    done = export(trained, Order("merged", onto=str(path)), tmp_path / "out")
+    own, full = done.facts["choices"].values()
+    assert own["kl"] < full["kl"]  # it was trained on the rounded weights
+    assert "as it was trained on" in done.facts["chosen"]
+    assert len(done.notes) == 3 and "better" in done.notes[-1]
+
+
+def test_another_model_is_no_base_to_merge_into(trained: Loaded, tmp_path: Path) -> None:
+    other = tiny_model_dir("llama", tmp_path, num_hidden_layers=1)
+    with pytest.raises(ExportError, match="another model"):
+        export(trained, Order("merged", onto=str(other)), tmp_path / "out")
+    with pytest.raises(ConfigError, match="merged"):
+        export(trained, Order("gguf", onto=str(other)), tmp_path / "out")
+
+
+# --- Ollama -----------------------------------------------------------------------------------------------
+
+
+def test_the_modelfile_asks_as_trained(tmp_path: Path) -> None:
+    tiny_gguf("llama", tmp_path / "base.gguf", kind="Q8_0")
+    trained = tuned_on(tmp_path / "base.gguf", system="You are the gardener.")
+    done = export(trained, Order("ollama"), tmp_path / "out")
+    text = (done.path / MODELFILE).read_text()
+    assert text.startswith("FROM ./base.gguf\nADAPTER ./adapter.gguf\n")
+    assert 'SYSTEM """You are the gardener."""' in text and 'PARAMETER stop """<|im_end|>"""' in text
+    template = text.partition('TEMPLATE """')[2].partition('"""\n')[0]
+    assert difference(template, trained.renderer.prompt_text) is None
+    assert {p.name for p in done.path.iterdir()} >= {"base.gguf", "adapter.gguf", "check.json"}
+
+
+# --- what fails -------------------------------------------------------------------------------------------
+
+
+def test_another_template_in_the_file_fails_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = tuned_on(tiny_model_dir("qwen2", tmp_path))
+    other = {"tokenizer.chat_template": CHATML.replace("<|im_end|>", "")}
+    monkeypatch.setattr("sapwood.export.gguf_model._template", lambda *_: other)
+    with pytest.raises(ExportError, match="become other tokens"):
+        export(trained, Order("gguf"), tmp_path / "out")
+
+
+def test_a_stop_token_that_the_file_does_not_name_fails_the_check(tmp_path: Path) -> None:
+    trained = tuned_on(tiny_model_dir("qwen2", tmp_path))
+    trained.renderer.stop_ids = (2, 77)
+    with pytest.raises(ExportError, match="doesn't end on token 77"):
+        export(trained, Order("gguf"), tmp_path / "out")
+
+
+def test_qwen_rows_that_are_permuted_fail_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = tuned_on(tiny_model_dir("qwen2", tmp_path), strength=0.3)
+    heads = {"attn_q": 4, "attn_k": 2}
+    monkeypatch.setattr(gguf_adapter, "rotary_heads", lambda _, name, __: heads.get(name.rpartition(".")[2]))
+    with pytest.raises(ExportError, match="log p differs"):
+        export(trained, Order("gguf-adapter"), tmp_path / "out")
+
+
+def test_a_tokenizer_that_gguf_can_not_name_is_refused() -> None:
+    from tokenizers import pre_tokenizers
+
+    from sapwood.export.gguf_tokens import tokenizer_metadata
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("e", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    with pytest.raises(ExportError, match="can't be written as GGUF"):
+        tokenizer_metadata(tokenizer, 600)
+
+
+def test_json_beside_the_export_says_what_was_found(trained: Loaded, tmp_path: Path) -> None:
+    done = export(trained, Order("gguf-adapter"), tmp_path / "out")
+    told = json.loads((done.path / "check.json").read_text())
+    assert told["passed"] and told["difference"] == done.check.difference
