@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(request: Any, folders: Path) -> Loaded:
     six: dict[str, Any] = {"num_hidden_layers": 6, "layer_types": SIX} if request.param == "gemma3" else {}
     folder = tiny_model_dir(request.param, folders, **six)
-    return tuned_on(folder, strength=0.3, system="You are the gardener.")
+    return tuned_on(folder, strength=0.1, system="You are the gardener.")
 
 
 @pytest.mark.parametrize("kind", ["gguf-adapter", "gguf", "ollama"])

@@ -56,4 +56,5 @@ def _default_folder(trained: Loaded, run: Path | None, to: str) -> Path:
 
 def _held_out(run: Path) -> list[Example]:
     file = run / DATA / EVAL
-    return unpack_examples(file.read_bytes(), file)[:HELD] if file.is_file() else []
+    found = unpack_examples(file.read_bytes(), file) if file.is_file() else ()
+    return [found[i] for i in range(min(HELD, len(found)))]
