@@ -17,6 +17,7 @@ from sapwood.export.gguf_model import FileType, write_gguf_model
 from sapwood.export.llama_cpp import hear_llama, require_llama_cpp
 from sapwood.export.merge import (
     EXACT,
+    Parameters,
     Quality,
     base_parameters,
     exact_difference,
@@ -28,7 +29,7 @@ from sapwood.export.merge import (
     write_merged,
 )
 from sapwood.export.ollama import modelfile
-from sapwood.export.traces import Trace, trace_prompts
+from sapwood.export.traces import Trace, in_fp32, trace_prompts
 from sapwood.model.base import inspect_base
 from sapwood.model.load import load_base
 from sapwood.serve.load import Loaded
@@ -171,7 +172,7 @@ def _merged(trained: Loaded, order: Order, stage: Path) -> Exported:
     found: list[tuple[Quality, Any]] = []
     exact: float | None = None
     for name, onto in choices.items():
-        dense = _dense(trained, onto)
+        dense = load_dense(trained, merged_parameters(trained, onto))
         found.append((measure(name, dense, trained, traces, order.held), onto))
         if onto is None and trained.base.storage == "fp32":
             exact = exact_difference(dense, traces)
@@ -182,9 +183,11 @@ def _merged(trained: Loaded, order: Order, stage: Path) -> Exported:
     best, onto = min(found, key=lambda item: _rank(item[0]))
     write_merged(merged_parameters(trained, onto), trained, stage)
     (stage / "README.md").write_text(_card(trained, best), encoding="utf-8")
+    alone = trained.base.model if onto is None else onto
     with plain_transformers(stage) as (model, tokenizer):
-        base = base_parameters(trained.base.model if onto is None else onto)
-        check = judge(traces, hear_transformers(model, tokenizer, traces, trained.renderer, base))
+        heard = hear_transformers(model, tokenizer, traces, trained.renderer, base_parameters(alone))
+    # Where the run itself computes in bf16, its base says in bf16 what the export's does: no yardstick.
+    check = judge(in_fp32(traces, load_dense(trained, base_parameters(alone))), heard)
     notes = [quality.line() for quality, _ in found]
     if len(found) > 1:
         notes.append(f"better, and written: {best.name}")
@@ -198,11 +201,11 @@ def _rank(quality: Quality) -> float:
     return quality.kl if quality.loss is None else quality.loss
 
 
-def _dense(trained: Loaded, onto: Any) -> Any:
-    """A dense fp32 model that holds the merged weights."""
+def load_dense(trained: Loaded, parameters: Parameters) -> Any:
+    """A dense fp32 model that holds ``parameters``."""
     spec = trained.base.spec
     model = load_base(spec, BaseConfig(model=spec.source, storage="fp32")).model
-    fill(model, merged_parameters(trained, onto))
+    fill(model, parameters)
     return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,6 +66,11 @@ def trace_prompts(trained: Loaded) -> list[Trace]:
         text = renderer.prompt_text(messages)
         traces.append(Trace(messages, text, ids, said, answer.stopped, told, quiet))
     return traces
+
+
+def in_fp32(traces: Sequence[Trace], base: Any) -> list[Trace]:
+    """The traces with what ``base``, a dense model in fp32, says in place of the run's own base."""
+    return [replace(t, base=log_probs(base, t.ids + t.answer, len(t.ids))) for t in traces]
 
 
 @torch.no_grad()
