@@ -50,6 +50,8 @@ def test_exit_codes_are_those_of_the_manual() -> None:
         "StorageError": 5,
         "NumericsError": 6,
         "LockedError": 7,
+        "ExportError": 8,
+        "LostProcessError": errors.STOPPED_RESUMABLE,
         "Stopped": errors.STOPPED_RESUMABLE,
     }
     assert Stopped.exit_code == 75

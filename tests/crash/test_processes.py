@@ -189,12 +189,11 @@ def test_a_fault_of_the_config_is_said_once(home: Path, tmp_path: Path) -> None:
 
 def with_a_bad_gradient(*arguments: str) -> None:
     """The command line, where the second process finds a gradient of the third step that is no number."""
-    whole, calls = loop.gradients, [0]
+    whole = loop.gradients
 
     def spoilt(state: TrainState) -> list[torch.Tensor]:
         found = whole(state)
-        calls[0] += 1
-        if calls[0] == 3 and os.environ["RANK"] == "1":
+        if state.step == 2 and os.environ["RANK"] == "1":
             found[0].view(-1)[0] = math.nan
         return found
 

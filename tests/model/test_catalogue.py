@@ -72,7 +72,7 @@ def m5_bad_templates(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"refuses this row · data\.json:1 · no thanks"):
         prepared(Renderer(tiny_tokenizer("{{ raise_exception('no thanks') }}")))
     loop = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}"
-    with pytest.raises(DataError, match=r"it ran for more than 2 s"):
+    with pytest.raises(DataError, match=r"it ran for more than 2 s|it took more than 1,000 MB"):
         Renderer(tiny_tokenizer("{% if messages | length > 2 %}" + loop + "{% endif %}" + CHATML)).render(
             chat("q", "a", "q", "a")
         )
@@ -223,8 +223,8 @@ def test_m22_an_adapter_that_is_not_finite(trained: Path, tmp_path: Path) -> Non
         ('"r": 2', '"r": 2, "r": 4', "a key appears twice"),
         ('"r": 2', '"r": 1000000000', "adapter config is not valid"),
         ('"r": 2', '"r": 2, "evil_code": "import os"', "evil_code"),
-        ('"peft_type": "LORA"', '"peft_type": "PROMPT_TUNING"', "adapter type 'PROMPT_TUNING'"),
-        ('"use_dora": false', '"use_dora": true', "uses use_dora"),
+        ('"peft_type": "LORA"', '"peft_type": "LOHA"', "adapter type 'LOHA'"),
+        ('"use_qalora": false', '"use_qalora": true', "uses use_qalora"),
         ('"lora_alpha": 32', '"lora_alpha": 1e999', "adapter config is not valid"),
     ],
 )

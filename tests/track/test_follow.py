@@ -34,8 +34,12 @@ def train_beside(folder: Path, mischief: Callable[[Event], None] | None = None) 
     return run
 
 
+def followers() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "--follow" in p.cmdline()]
+
+
 def the_follower() -> psutil.Process:
-    (child,) = [p for p in psutil.Process().children() if "--follow" in p.cmdline()]
+    (child,) = followers()
     return child
 
 
@@ -54,7 +58,7 @@ def test_a_followed_run_is_told_as_it_is_and_nobody_is_left_behind(tmp_path: Pat
     losses = [(e["step"], e["data"]["loss"]) for e in events if e["kind"] == "stepped"]
     assert kept.curves["train/loss"] == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in losses]
     assert kept.text.count("prompt:") == 2 * sum(e["kind"] == "evaluated" for e in events)
-    assert not psutil.Process().children()
+    assert not followers()
     assert send_run(run, "tensorboard", project="p", cloud=False) == (None, 0)
 
 
@@ -96,7 +100,7 @@ def test_a_tracker_that_hangs_at_the_end(
 
     (told,) = warnings_of(train_beside(tmp_path, freeze), caplog)
     assert "didn't come to an end in time" in told
-    assert not psutil.Process().children()
+    assert not followers()
 
 
 def test_a_follower_ends_by_itself_when_the_training_is_killed(make_run: Make) -> None:

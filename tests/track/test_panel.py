@@ -74,6 +74,6 @@ def test_the_live_view_leaves_all_that_was_said_and_the_last_panel() -> None:
         live.note("saved")
         live.show(Finished(2, "done", 4.0))
     text = out.getvalue()
-    assert "answer  [red]a[/red]" in text
+    assert "[red]a[/red]" in text
     assert "done at step 2/2 in 4s" in text
     assert text.index("saved") < text.rindex("step 2/2  100 %  done")
