@@ -33,6 +33,7 @@ def main() -> int:
         runs = Path(folder) / "runs"
         svg = photograph_terminal(f"sapwood demo --runs {shlex.quote(str(runs))}")
         run = next(runs.iterdir())
+        print((run / "demo.json").read_text(encoding="utf-8"), end="")
         shrink(run / "loss.png", PICTURES / "loss.png")
         page = Path(folder) / "show.html"
         config = run / "config.yaml"

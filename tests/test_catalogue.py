@@ -207,7 +207,7 @@ def test_c20_each_value_says_where_it_comes_from(home: Path, capsys: pytest.Capt
 def test_c20_the_resolved_config_is_in_the_run(home: Path, tmp_path: Path) -> None:
     config = tiny_config(home, tmp_path, train={"max_steps": 1}, data={"eval": 0})
     kept = load_config(finetune(config).path.parent / "config.yaml")
-    settled = {"base": {"products"}, "train": {"gradient_checkpointing"}}  # what `auto` means here
+    settled = {"base": {"products"}, "train": {"gradient_checkpointing", "threads"}}  # what `auto` means here
     assert kept.model_dump(exclude=settled) == config.model_dump(exclude=settled)
     assert kept.base.products != "auto"
 

@@ -95,7 +95,7 @@ def test_merged_equals_the_adapter(trained: Loaded, tmp_path: Path) -> None:
 
 def test_a_quantised_base_has_two_ways_and_the_better_is_written(tmp_path: Path) -> None:
     path = tiny_model_dir("llama", tmp_path, seed=5)
-    config = BaseConfig(model=str(path), storage="nf4")
+    config = BaseConfig(model=str(path), storage="nf4", compute_dtype="fp32")
     trained = tuned_on(path, config=config)
     for name, weight in base_parameters(trained.base.model):
         assert weight.dtype == torch.float32, name
