@@ -68,16 +68,9 @@ def trace_prompts(trained: Loaded) -> list[Trace]:
     return traces
 
 
-def in_fp32(traces: Sequence[Trace], trained: Any, base: Any) -> list[Trace]:
-    """The traces with what dense models in fp32 say in place of the run's own, which may compute in bf16."""
-    return [
-        replace(
-            trace,
-            trained=log_probs(trained, trace.ids + trace.answer, len(trace.ids)),
-            base=log_probs(base, trace.ids + trace.answer, len(trace.ids)),
-        )
-        for trace in traces
-    ]
+def in_fp32(traces: Sequence[Trace], base: Any) -> list[Trace]:
+    """The traces with what ``base``, a dense model in fp32, says in place of the run's own base."""
+    return [replace(t, base=log_probs(base, t.ids + t.answer, len(t.ids))) for t in traces]
 
 
 @torch.no_grad()
