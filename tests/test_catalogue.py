@@ -75,7 +75,13 @@ WRONG: dict[str, list[Wrong]] = {
     "C10": [Wrong(r"did you mean .*batch_size", ("train.batchsize=4",))],
     "C11": [Wrong(r"(?i)duplicate", text="train:\n  seed: 1\n  seed: 2\n")],
     "C12": [Wrong(r"share_prefixes", ("pack.share_prefixes=no",)), Wrong("seed", ("train.seed=12:30",))],
-    "C13": [Wrong(r"base\.storage", ("base.storage=fp16+bf16",))],
+    "C13": [
+        Wrong(r"base\.storage", ("base.storage=fp16+bf16",)),
+        Wrong(r"train\.epochs and train\.max_steps", ("train.epochs=2", "train.max_steps=9")),
+        Wrong(r"train\.epochs and train\.max_steps", text="train: {epochs: 2, max_steps: 9}\n"),
+        Wrong(r"eval\.patience needs held-out rows, and data\.eval is 0", ("eval.patience=2", "data.eval=0")),
+        Wrong(r"save\.adapter: best needs held-out.*data\.eval is 0", ("save.adapter=best", "data.eval=0")),
+    ],
     "C15": [
         Wrong(rf"{key.split('.')[1]}", (f"{key}={value}",))
         for key, value in [
@@ -89,7 +95,10 @@ WRONG: dict[str, list[Wrong]] = {
             ("save.keep", 0),
         ]
     ],
-    "C21": [Wrong(r"unknown|not a key|isn't known|no such", text="future: {speed: 9}\n")],
+    "C21": [
+        Wrong(r"unknown key future", text="future: {speed: 9}\n"),
+        Wrong(r"for a newer sapwood · .*case\.yaml:2 · it is of format 99", text="version: 99\nnew: 1\n"),
+    ],
 }
 
 

@@ -99,6 +99,8 @@ def test_overrides_win_and_the_last_one_wins(load: Load) -> None:
     assert config.lora.targets == ("q_proj",)
     assert config.name == "oak"
     assert load("train: {max_steps: 3}", "train.max_steps=").train.max_steps is None
+    assert load("train: {epochs: 3}", "train.max_steps=5").train == TrainConfig(max_steps=5)
+    assert load("train: {max_steps: 3}", "train.epochs=5").train == TrainConfig(epochs=5)
     assert load("", "train={lr: 1e-3}", "train.epochs=1").train == TrainConfig(lr=1e-3, epochs=1)
 
 
@@ -141,7 +143,7 @@ def test_overrides_that_are_wrong(override: str, message: str, load: Load) -> No
         ("trian:", "trian", "did you mean train?"),
         ("train: {rank: 1}", "train.rank", "did you mean lora.rank?"),
         ("dropuot: 0", "dropuot", "did you mean lora.dropout?"),
-        ("zzzzzzzz: 1", "zzzzzzzz", "valid here: name, base, data, template"),
+        ("zzzzzzzz: 1", "zzzzzzzz", "valid here: version, name, base, data"),
         ("train: {train: {lr: 1}}", "train.train", "did you mean data.train?"),
     ],
 )

@@ -182,11 +182,14 @@ class LoraConfig(Section):
         return self.virtual_tokens if self.method in ("prompt", "p-tuning", "prefix") else 0
 
 
+EPOCHS = 3.0  # where neither train.epochs nor train.max_steps is set
+
+
 class TrainConfig(Section):
-    epochs: Number = Field(default=3, gt=0, le=10_000)
-    """passes over the data; a fraction is allowed"""
+    epochs: Number | None = Field(default=None, gt=0, le=10_000)
+    """passes over the data, 3 where neither this nor max_steps is set; a fraction is allowed"""
     max_steps: int | None = Field(default=None, ge=1)
-    """stop after so many optimizer steps, whatever epochs says"""
+    """so many optimizer steps, instead of epochs"""
     batch_size: int = Field(default=16, ge=1)
     """examples in one optimizer step; packing never changes which examples are in it"""
     micro_batch: int | None = Field(default=None, ge=1)
@@ -221,6 +224,21 @@ class TrainConfig(Section):
     """threads of a CPU; without it, all cores, or half of them where more don't help by measurement"""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """decides the order of the rows, the adapter's start and every dropout mask"""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """a step whose loss or gradient is no number: stop the run before it, or skip the step and count it (ten
+    in a row stop all the same). Either way the adapter stays as it was"""
+
+    @field_validator("max_steps")
+    @classmethod
+    def _one_length(cls, max_steps: int | None, info: ValidationInfo) -> int | None:
+        if max_steps is not None and info.data.get("epochs") is not None:
+            raise ValueError("train.epochs and train.max_steps both say how long it is: keep one of them")
+        return max_steps
+
+    @property
+    def passes(self) -> float:
+        """Passes over the data, where `max_steps` doesn't decide."""
+        return EPOCHS if self.epochs is None else self.epochs
 
 
 class EvalConfig(Section):
@@ -256,9 +274,14 @@ class TrackConfig(Section):
     """what the trackers call the collection of runs"""
 
 
+FORMAT = 1  # of the config; it grows when a key changes its meaning or goes away
+
+
 class RunConfig(Section):
     """Everything that decides a run."""
 
+    version: int = Field(default=FORMAT, ge=1, le=FORMAT)
+    """of this format; sapwood refuses one that is newer than itself"""
     name: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$")
     """a name for the run: letters, digits, dot, dash, underscore"""
     base: BaseConfig = BaseConfig()
@@ -287,6 +310,14 @@ class RunConfig(Section):
         if eval.patience is not None and data is not None and data.eval == 0:
             raise ValueError("eval.patience needs held-out rows, and data.eval is 0")
         return eval
+
+    @field_validator("save")
+    @classmethod
+    def _knows_the_best(cls, save: SaveConfig, info: ValidationInfo) -> SaveConfig:
+        data = info.data.get("data")
+        if save.adapter == "best" and data is not None and data.eval == 0:
+            raise ValueError("save.adapter: best needs held-out rows, and data.eval is 0")
+        return save
 
     @property
     def keeps_best(self) -> bool:

@@ -12,19 +12,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sapwood.config import BaseConfig, DataConfig, RunConfig, Section
+from sapwood.config import FORMAT, BaseConfig, DataConfig, RunConfig, Section
 from sapwood.errors import ConfigError, Problem
 
 MAX_BYTES = 1_000_000  # a config beyond this is not a config
+COMMAND_LINE = "command line"
+ALTERNATIVES = ("train.epochs", "train.max_steps")  # one on the command line replaces the other of the file
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and ``section.key=value`` overrides (values are YAML too).
 
-    Relative data paths stay relative to the working directory. Raises ConfigError listing every problem.
+    Relative data paths stay relative to the working directory. ``train.max_steps`` on the command line takes
+    the place of the file's ``train.epochs``, and the other way round.
+
+    Raises ConfigError listing every problem.
     """
     tree, lines = _read_tree(path, overrides)
-    return parse_config(tree, str(path) if path is not None else "command line", lines)
+    return parse_config(tree, str(path) if path is not None else COMMAND_LINE, lines)
 
 
 def origins(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, str]:
@@ -36,13 +41,29 @@ def _read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[
     tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
     for text in overrides:
         _override(tree, lines, text)
+    given = [key for key in ALTERNATIVES if lines.get(key, "").startswith(COMMAND_LINE)]
+    if len(given) == 1:
+        _forget(tree, lines, next(key for key in ALTERNATIVES if key not in given))
     return tree, lines
+
+
+def _forget(tree: dict[str, Any], lines: dict[str, str], path: str) -> None:
+    section, _, key = path.partition(".")
+    inner = tree.get(section)
+    if isinstance(inner, dict):
+        inner.pop(key, None)
+    lines.pop(path, None)
 
 
 def parse_config(
     tree: Mapping[str, Any], source: str = "config", lines: Mapping[str, str] | None = None
 ) -> RunConfig:
     """Validate plain data. ``lines`` maps key paths to the place that set them, for the messages."""
+    version = tree.get("version")
+    if isinstance(version, int) and version > FORMAT:
+        why = f"it is of format {version}, and this sapwood reads up to {FORMAT}"
+        where = (lines or {}).get("version", source)
+        raise ConfigError("the config was written for a newer sapwood", where, why, "pip install -U sapwood")
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -66,7 +87,8 @@ def template_yaml(data: str, model: str = BaseConfig().model) -> str:
     for name, field in RunConfig.model_fields.items():
         value = getattr(config, name)
         if not isinstance(value, Section):
-            out += [f"# {_help(field)}", f"# {name}:", ""]
+            unset = value is None
+            out += [f"# {_help(field)}", f"# {name}:" if unset else f"{name}: {_inline(value)}", ""]
             continue
         out.append(f"{name}:  # {_help(field)}")
         for key, inner in type(value).model_fields.items():
@@ -177,20 +199,20 @@ def _override(tree: dict[str, Any], lines: dict[str, str], text: str) -> None:
 
     name, equals, raw = text.partition("=")
     if not equals or not name.strip():
-        raise ConfigError(f"not an override: {text!r}", "command line", mend="write section.key=value")
+        raise ConfigError(f"not an override: {text!r}", COMMAND_LINE, mend="write section.key=value")
     try:
         value = _yaml().load(raw) if raw.strip() else None
     except (YAMLError, RecursionError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
-        raise ConfigError(f"not a YAML value: {text[:200]!r}", "command line", why) from None
+        raise ConfigError(f"not a YAML value: {text[:200]!r}", COMMAND_LINE, why) from None
     *sections, key = name.strip().split(".")
     for section in sections:
         inner = tree.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{section} is not a section", f"command line {name}")
+            raise ConfigError(f"{section} is not a section", f"{COMMAND_LINE} {name}")
         tree = inner
     tree[key] = value
-    lines[name.strip()] = f"command line {text}"
+    lines[name.strip()] = f"{COMMAND_LINE} {text}"
 
 
 def _problem(detail: Any, source: str, lines: Mapping[str, str]) -> Problem:

@@ -82,6 +82,10 @@ class NumericsError(SapwoodError):
     exit_code = 6
 
 
+class BadStepError(NumericsError):
+    """One step's loss or gradient is no number; nothing was changed by it."""
+
+
 class OutOfMemoryError(SapwoodError):
     """A step needs more memory than there is."""
 

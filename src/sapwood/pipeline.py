@@ -200,7 +200,7 @@ def train_run(
                 if watch is not None:
                     watch(event)
                 if isinstance(event, Stepped):
-                    if (text := losses.warning(event)) is not None:
+                    if (text := event.skipped or losses.warning(event)) is not None:
                         say(run, event.step, text)
                     if world.any(bool(stop)):
                         saved = save_when_stopped(run, model, state, config.save.keep)

@@ -231,7 +231,8 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One optimizer step. ``loss`` is the mean over the step's targets, in nats."""
+    """One optimizer step. ``loss`` is the mean over the step's targets, in nats. ``skipped`` says why the
+    optimizer was left out, where loss or gradient were no numbers."""
 
     step: int
     loss: float
@@ -243,6 +244,7 @@ class Stepped:
     peak_bytes: int
     epoch: float = 0.0
     num_examples: int = 0
+    skipped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sapwood import finetune
+from sapwood import finetune, pipeline
 from sapwood.errors import NumericsError
 from sapwood.model.lora import LoraModel
+from sapwood.together import build
 from sapwood.track.query import list_runs, read_events
 from sapwood.train.checkpoint import checkpoints, save_checkpoint
-from sapwood.train.loop import train
+from sapwood.train.loop import MOST_SKIPPED, train
 from sapwood.train.optim import TrainState
 from sapwood.types import Evaluated, Stepped
 from tests.crash.work import tiny_config
@@ -86,6 +89,42 @@ def test_a_bad_gradient_leaves_the_adapter_as_it_was() -> None:
     hook.remove()
     assert same_bits(adapter(model), before)
     assert state.step == 0
+
+
+def ruin_gradients(model: LoraModel, when: Callable[[], bool]) -> Any:
+    def ruin(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * (math.inf if when() else 1.0)
+
+    return next(iter(model.parameters.values())).register_hook(ruin)
+
+
+def test_a_bad_step_is_skipped_and_counted_where_the_config_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil_the_third(*arguments: Any) -> Any:
+        base, model = build(*arguments)
+        ruin_gradients(model, lambda: model.clock.step == 2)
+        return base, model
+
+    monkeypatch.setattr(pipeline, "build", spoil_the_third)
+    path = finetune(tiny_config(tmp_path, train={"on_nan": "skip"}, data={"eval": 0})).path
+    (run,) = list_runs(tmp_path / "runs")
+    assert (run.status, run.step, run.skipped_steps) == ("finished", 8, 1)
+    (event,) = [event for event in read_events(run.path)[0] if event["data"].get("skipped")]
+    assert (event["step"], event["data"]["loss"]) == (3, None)
+    assert re.search(r"gradient norm .* at step 3: skipped, rows .*rows\.jsonl:\d+", event["data"]["skipped"])
+    assert all(torch.isfinite(t).all() for t in load_file(path / "adapter_model.safetensors").values())
+
+
+def test_skipping_ends_where_every_step_is_bad() -> None:
+    settings = six_steps(train={"on_nan": "skip", "epochs": 8})
+    model, state = start(settings)
+    before = adapter(model)
+    hook = ruin_gradients(model, lambda: True)
+    with pytest.raises(NumericsError, match=f"at step {MOST_SKIPPED}"):
+        list(train(model, data(held_out=0), state, settings))
+    hook.remove()
+    assert same_bits(adapter(model), before)
 
 
 def test_a_held_out_loss_that_is_no_number_is_refused() -> None:

@@ -19,7 +19,9 @@ STEPS = 6
 
 def six_steps(**sections: Any) -> RunConfig:
     """Two epochs of 10 examples, 4 a step: the last step of an epoch has two."""
-    train = {"batch_size": 4, "epochs": 2, "lr": 1e-2, "seed": 3} | sections.pop("train", {})
+    train = {"batch_size": 4, "lr": 1e-2, "seed": 3} | sections.pop("train", {})
+    if "max_steps" not in train:
+        train = {"epochs": 2} | train
     lora = {"rank": 2, "alpha": 8, "dropout": 0.1} | sections.pop("lora", {})
     return config(train=train, lora=lora, pack={"length": 64}, **{"eval": {"every": 2}} | sections)
 

@@ -73,8 +73,8 @@ def test_an_epoch_takes_every_example_once(seed: int, number: int, batch_size: i
         (100, {"batch_size": 10, "epochs": 0.1}, (10, 1)),
         (100, {"batch_size": 10, "epochs": 0.3}, (10, 3)),  # 3.0000000000000004 / 10 is not a fourth step
         (100, {"batch_size": 10, "epochs": 1e-6}, (10, 1)),
-        (100, {"batch_size": 10, "epochs": 3, "max_steps": 7}, (10, 7)),
-        (100, {"batch_size": 10, "epochs": 1, "max_steps": 25}, (10, 25)),
+        (100, {"batch_size": 10, "max_steps": 7}, (10, 7)),
+        (100, {"batch_size": 10, "max_steps": 25}, (10, 25)),
     ],
 )
 def test_steps(number: int, settings: dict[str, Any], expected: tuple[int, int]) -> None:

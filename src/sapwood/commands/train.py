@@ -69,7 +69,8 @@ def resume_run(
         with reporter(
             sys.stdout, before.total_steps or 0, as_json, title=title, base_loss=before.base_eval_loss
         ) as shown:
-            shown.note(f"resuming {before.id} ({before.status}, {before.step} steps recorded)")
+            how = before.status if before.cause is None else f"{before.status}: {before.cause}"
+            shown.note(f"resuming {before.id} ({how}; {before.step} steps recorded)")
             adapter = resume(path, shown.show, allow=allow or (), spill=spill, world=world)
         conclude(adapter, as_json=as_json)
 

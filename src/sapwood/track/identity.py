@@ -15,7 +15,7 @@ from sapwood.errors import Problem, StorageError
 from sapwood.track.store import RUN, RunStore
 
 # keys that a resumed run may change: no step depends on them
-FREE = ("name", "base.offline", "eval.", "save.", "track.", "train.shard")
+FREE = ("version", "name", "base.offline", "eval.", "save.", "track.", "train.shard", "train.on_nan")
 
 
 @dataclass(frozen=True, slots=True)

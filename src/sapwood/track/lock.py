@@ -14,6 +14,7 @@ from typing import Any
 
 from sapwood.errors import LockedError
 from sapwood.track.disk import storage_error
+from sapwood.track.ending import cause_of_death, circumstances
 from sapwood.track.files import operation, to_json
 
 LOCK = "LOCK"
@@ -46,6 +47,7 @@ class RunLock:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            **circumstances(),
         }
         with contextlib.suppress(OSError):  # who holds it is only for the message; the lock itself is held
             os.ftruncate(self._handle, 0)
@@ -85,10 +87,21 @@ def is_locked(run: Path) -> bool:
     return False
 
 
-def _locked(path: Path) -> LockedError:
-    owner: dict[str, Any] = {}
+def why_it_ended(run: Path) -> str | None:
+    """What is known of the end of the process that held the run last; None where another machine did."""
+    owner = _owner(run / LOCK)
+    return cause_of_death(owner, circumstances()) if owner.get("host") == socket.gethostname() else None
+
+
+def _owner(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         owner = json.loads(path.read_bytes())
+        return owner if isinstance(owner, dict) else {}
+    return {}
+
+
+def _locked(path: Path) -> LockedError:
+    owner = _owner(path)
     who = "process {pid} on {host}, since {started}".format(
         **{"pid": "unknown", "host": "this disk", "started": "an unknown time", **owner}
     )

@@ -35,7 +35,8 @@ class Panel:
 
     def stepped(self, event: Stepped) -> None:
         self._pace.stepped(event)
-        self._losses = [*self._losses[1 - HISTORY :], event.loss]
+        if event.skipped is None:
+            self._losses = [*self._losses[1 - HISTORY :], event.loss]
         self._last = event
 
     def evaluated(self, event: Evaluated, base_loss: float | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, cast
 
 from sapwood.errors import ConfigError, StorageError
 from sapwood.track.lines import read_lines
-from sapwood.track.lock import is_locked
+from sapwood.track.lock import is_locked, why_it_ended
 from sapwood.track.store import CONFIG, EVENTS, RUN, SAMPLES, STATUS
 
 LAST = "last"
@@ -36,8 +36,10 @@ class RunSummary:
 
     Attributes:
         status: running, finished, stopped, failed, crashed (says running, but nobody holds it) or unknown.
+        cause: what is known of a crash.
         step: the last optimizer step; ``total_steps``: as planned.
         seconds: time spent in steps and evaluations, over all resumes.
+        skipped_steps: whose loss or gradient was no number (`train.on_nan`).
         damaged_lines: lines of events.jsonl that couldn't be read.
     """
 
@@ -45,6 +47,7 @@ class RunSummary:
     name: str
     path: Path
     status: str
+    cause: str | None
     created: str
     base: str
     parent: str | None
@@ -56,6 +59,7 @@ class RunSummary:
     last_eval_loss: float | None
     tokens_per_second: float | None
     seconds: float
+    skipped_steps: int
     damaged_lines: int
 
 
@@ -115,6 +119,7 @@ def summarise(run: Path) -> RunSummary:
     facts = about.get("facts", {})
     lines = read_lines(run / EVENTS)
     events = _valid(lines.records)
+    crashed = status.get("status") == "running" and not held
     steps = [event for event in events if event["kind"] == "stepped"]
     evals = [event for event in events if event["kind"] == "evaluated"]
     losses = [loss for event in evals if (loss := event["data"].get("loss")) is not None]
@@ -123,9 +128,8 @@ def summarise(run: Path) -> RunSummary:
         id=run.name,
         name=str(about.get("name", run.name)),
         path=run,
-        status="crashed"
-        if status.get("status") == "running" and not held
-        else str(status.get("status", "unknown")),
+        status="crashed" if crashed else str(status.get("status", "unknown")),
+        cause=why_it_ended(run) if crashed else None,
         created=str(about.get("created", "")),
         base=str(facts.get("base", "")),
         parent=about.get("parent"),
@@ -137,6 +141,7 @@ def summarise(run: Path) -> RunSummary:
         last_eval_loss=losses[-1] if losses else None,
         tokens_per_second=_total(steps, "num_tokens") / step_seconds if step_seconds else None,
         seconds=step_seconds + _total(evals, "seconds"),
+        skipped_steps=sum(event["data"].get("skipped") is not None for event in steps),
         damaged_lines=lines.garbage + len(lines.records) - len(events),
     )
 

@@ -53,7 +53,7 @@ def show_comparison(stream: TextIO, comparison: Comparison) -> None:
     """Print the figures of several runs next to each other, then the config keys in which they differ."""
     runs = comparison.runs
     rows = [
-        ["status", *(run.status for run in runs)],
+        ["status", *(run.status if run.cause is None else f"{run.status}: {run.cause}" for run in runs)],
         ["step", *(steps(run.step, run.total_steps) for run in runs)],
         ["loss", *(number(run.loss) for run in runs)],
         ["held-out, last", *(number(run.last_eval_loss) for run in runs)],
@@ -101,9 +101,12 @@ def summary(stream: TextIO, run: RunSummary) -> None:
     """Print how a run ended, in figures, and the command for each thing one may do next."""
     name = shlex.quote(str(run.path))
     head = f"{run.name} {run.status}: {steps(run.step, run.total_steps)} steps in {duration(run.seconds)}"
-    facts = [("loss", number(run.loss)), ("held-out", _held_out(run))]
+    facts = [] if run.cause is None else [("crashed", run.cause)]
+    facts += [("loss", number(run.loss)), ("held-out", _held_out(run))]
     facts += [("tokens/s", number(run.tokens_per_second, 0)), ("run", str(run.path))]
     facts += [(word, str(run.path / file)) for word, file in _results(run.path)]
+    if run.skipped_steps:
+        facts.append(("skipped", f"{run.skipped_steps} steps whose loss or gradient was no number"))
     if run.damaged_lines:
         facts.append(("damaged", f"{run.damaged_lines} lines of the record can't be read"))
     if run.status in ("stopped", "crashed", "failed"):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sapwood.config import RunConfig
-from sapwood.errors import NumericsError
+from sapwood.errors import BadStepError, NumericsError
 from sapwood.model.inputs import hidden_states
 from sapwood.model.lora import LoraModel
 from sapwood.model.loss import label_loss
@@ -34,6 +34,8 @@ from sapwood.types import Batch, Evaluated, Event, Example, Finished, Head, Loss
 # The input that torch's own generator is seeded for, before each pack: for whatever draws from it (DoRA's
 # dropout, say). Masks of our own count from 0, NEFTune's noise is -1.
 GENERATOR = -2
+
+MOST_SKIPPED = 10  # bad steps in a row, from which it isn't the rows
 
 Sampler = Callable[[], Sequence[Sample]]
 
@@ -58,7 +60,8 @@ def train(
 
     Yields `Evaluated` at step 0 (the base), `Stepped` for every optimizer step, `Evaluated` whenever it is
     due and after the last step, and `Finished`: after the last step, or once `eval.patience` evaluations in a
-    row were no better than the best. Raises NumericsError before a step that would spoil the adapter. In
+    row were no better than the best. Raises NumericsError before a step that would spoil the adapter, or goes
+    past it where `train.on_nan` says so. In
     several processes each goes through the same steps, and computes its share of the packs.
     """
     settings = config.train
@@ -67,6 +70,7 @@ def train(
     started = time.monotonic()
     model.neftune = settings.neftune
     model.peft.train()
+    bad = 0
     while True:
         due = state.step % every == 0 or state.step >= schedule.total_steps
         if data.eval and due and state.evaluated != state.step:
@@ -81,7 +85,15 @@ def train(
         packs = pack_examples([data.train[i] for i in chosen], config, world.size)
         model.clock.step = state.step
         lr = learning_rate(state.step, schedule, settings)
-        loss, grad_norm = optimizer_step(model, packs, state, lr, settings.max_grad_norm, world)
+        try:
+            loss, grad_norm = optimizer_step(model, packs, state, lr, settings.max_grad_norm, world)
+            bad, skipped = 0, None
+        except BadStepError as error:
+            bad += 1
+            if settings.on_nan == "stop" or bad == MOST_SKIPPED:
+                raise
+            loss, grad_norm = math.nan, math.nan
+            skipped = f"{error.problems[0].what}: skipped, {error.problems[0].where}"
         state.step += 1
         state.cursor = after
         yield Stepped(
@@ -95,6 +107,7 @@ def train(
             peak_bytes=peak_bytes(),
             epoch=after.epoch + after.index / schedule.num_examples,
             num_examples=len(chosen),
+            skipped=skipped,
         )
     reason = "done" if state.step >= schedule.total_steps else "stopped early"
     yield Finished(state.step, reason, time.monotonic() - started)
@@ -212,9 +225,10 @@ def _refuse_bad_numbers(loss: float, norm: float, packs: Sequence[Pack], step: i
         return
     what = "loss is exactly zero" if loss == 0.0 else f"loss {loss}, gradient norm {norm}"
     rows = ", ".join(str(row) for pack in packs for row in pack.rows[:8])
-    raise NumericsError(
+    kind = NumericsError if loss == 0.0 else BadStepError
+    raise kind(
         f"{what} at step {step}",
         f"rows {rows}",
         "the adapter would be spoilt; it is untouched, as after the step before",
-        "lower train.lr, or look at these rows with `sapwood show`",
+        "lower train.lr, look at these rows with `sapwood show`, or go past such steps: train.on_nan: skip",
     )

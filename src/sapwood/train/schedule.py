@@ -29,9 +29,9 @@ class Schedule:
 
 
 def plan_steps(num_examples: int, config: TrainConfig) -> Schedule:
-    """The last step of an epoch takes what is left. ``max_steps`` wins over ``epochs``."""
+    """The last step of an epoch takes what is left."""
     per_epoch = math.ceil(num_examples / config.batch_size)
-    total = config.max_steps or max(1, math.ceil(per_epoch * config.epochs - 1e-9))
+    total = config.max_steps or max(1, math.ceil(per_epoch * config.passes - 1e-9))
     warmup = config.warmup if config.warmup >= 1 else config.warmup * total
     return Schedule(num_examples, config.batch_size, per_epoch, total, min(total, math.ceil(warmup)))
 

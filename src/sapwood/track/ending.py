@@ -1,0 +1,36 @@
+"""Why a process ended without a word: what the kernel had counted when it took the run, and counts now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+COUNTERS = Path("/proc/vmstat")  # oom_kill: processes that were killed for memory since the machine started
+
+KILLED = "killed by the system"
+FOR_MEMORY = "killed by the system, probably for memory"
+RESTARTED = "the machine was restarted"
+
+
+def circumstances() -> dict[str, Any]:
+    """The start of this machine, and how many processes it has killed for memory since; what isn't known is
+    left out."""
+    facts: dict[str, Any] = {}
+    try:
+        facts["boot"] = BOOT_ID.read_text().strip()
+        counters = dict(line.split() for line in COUNTERS.read_text().splitlines())
+        facts["killed_for_memory"] = int(counters["oom_kill"])
+    except (OSError, ValueError, KeyError):
+        return facts
+    return facts
+
+
+def cause_of_death(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is known of a process that ended between the circumstances ``then`` and ``now`` of a machine."""
+    if "boot" in then and "boot" in now and then["boot"] != now["boot"]:
+        return RESTARTED
+    if now.get("killed_for_memory", 0) > then.get("killed_for_memory", float("inf")):
+        return FOR_MEMORY
+    return KILLED
