@@ -6,9 +6,10 @@ equals the unpacked one.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 
-from sapwood.pack.prefix import MIN_SHARED, Ids, common_length, num_tokens, shared_forest
+from sapwood.pack.prefix import MIN_SHARED, Ids, Sorted, forest_of, num_tokens
 
 
 def plan_for(
@@ -35,43 +36,59 @@ def plan_packs(
     """Indices of ``sequences``, grouped so that each group computes at most ``length`` tokens, and has at
     most ``most`` members.
 
-    Best fit, longest first; a sequence costs only what it doesn't share with one already in the group. A pure
-    function of its arguments. Raises ValueError when one sequence alone is longer than ``length``.
+    All in one where they fit; else best fit, longest first, where a sequence costs only what it doesn't share
+    with one already in the group. A pure function of its arguments. Raises ValueError when one sequence alone
+    is longer than ``length``.
     """
+    found = Sorted.of(sequences) if share_prefixes else None
+    if sequences and len(sequences) <= (most or len(sequences)):
+        whole = num_tokens(forest_of(found)) if found is not None else sum(map(len, sequences))
+        if whole <= length:
+            return [list(range(len(sequences)))]
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
+    place = {i: k for k, i in enumerate(found.order)} if found is not None else {}
     packs: list[list[int]] = []
     room: list[int] = []
+    inside: list[list[int]] = []  # the places of each pack's members, rising
     for i in order:
-        ids = sequences[i]
-        if len(ids) > length:
-            raise ValueError(f"sequence {i} has {len(ids)} tokens, more than a pack of {length}")
+        size = len(sequences[i])
+        if size > length:
+            raise ValueError(f"sequence {i} has {size} tokens, more than a pack of {length}")
         places: list[tuple[int, int, int]] = []
         for p, members in enumerate(packs):
             if len(members) == most:
                 continue
-            cost = len(ids) - (_longest_shared(ids, members, sequences) if share_prefixes else 0)
+            cost = size - (_longest_shared(found, place[i], inside[p]) if found is not None else 0)
             if cost <= room[p]:
                 places.append((cost, room[p], p))
         # the cheapest place; among equals the fullest, which keeps room for longer ones
         for cost, _, p in sorted(places):
             left = room[p] - cost
-            if cost < len(ids):  # sharing may cut a run that others share into pieces too short to share
-                left = length - num_tokens(shared_forest([sequences[k] for k in (*packs[p], i)]))
+            if found is not None and cost < size:
+                # sharing may cut a run that others share into pieces too short to share
+                left = length - num_tokens(forest_of(found.only(sorted([*inside[p], place[i]]))))
             if left >= 0:
                 packs[p].append(i)
                 room[p] = left
                 break
         else:
+            p = len(packs)
             packs.append([i])
-            room.append(length - len(ids))
+            inside.append([])
+            room.append(length - size)
+        if found is not None:
+            bisect.insort(inside[p], place[i])
     return [sorted(members) for members in packs]
 
 
-def _longest_shared(ids: Ids, members: Sequence[int], sequences: Sequence[Ids]) -> int:
-    """Leading tokens of ``ids`` that a pack holds already: `prefix.shared_forest` shares so many at most."""
+def _longest_shared(found: Sorted, at: int, members: Sequence[int]) -> int:
+    """Leading tokens of the sequence at place ``at`` that a pack holds already: the forest shares so many at
+    most. The neighbours among the pack's places have most in common with it."""
     longest = 0
-    for member in members:
-        common = common_length(ids, sequences[member])
-        if common >= MIN_SHARED or common == len(ids) == len(sequences[member]):
-            longest = max(longest, common)
+    right = bisect.bisect(members, at)
+    for k in (right - 1, right):
+        if 0 <= k < len(members):
+            common = found.common(min(members[k], at), max(members[k], at))
+            if common >= MIN_SHARED or common == found.sizes[at] == found.sizes[members[k]]:
+                longest = max(longest, common)
     return longest
