@@ -93,9 +93,10 @@ def test_merged_equals_the_adapter(trained: Loaded, tmp_path: Path) -> None:
     assert done.facts["exact_difference"] <= 1e-4
 
 
-def test_a_quantised_base_has_two_ways_and_the_better_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compute", ["bf16", "fp32"])
+def test_a_quantised_base_has_two_ways_and_the_better_is_written(compute: Any, tmp_path: Path) -> None:
     path = tiny_model_dir("llama", tmp_path, seed=5)
-    config = BaseConfig(model=str(path), storage="nf4", compute_dtype="fp32")
+    config = BaseConfig(model=str(path), storage="nf4", compute_dtype=compute)
     trained = tuned_on(path, config=config)
     for name, weight in base_parameters(trained.base.model):
         assert weight.dtype == torch.float32, name
@@ -104,6 +105,27 @@ def test_a_quantised_base_has_two_ways_and_the_better_is_written(tmp_path: Path)
     assert own["kl"] < full["kl"]  # it was trained on the rounded weights
     assert "as it was trained on" in done.facts["chosen"]
     assert len(done.notes) == 3 and "better" in done.notes[-1]
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "gemma2"])
+@pytest.mark.parametrize("storage", ["bf16", "int8", "gguf"])
+def test_what_the_formats_cause_is_allowed_and_more_is_not(
+    arch: str, storage: Any, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model_dir(arch, folders) if storage != "gguf" else folders / f"{arch}.gguf"
+    if storage == "gguf" and not path.exists():
+        tiny_gguf(arch, path, kind="Q4_0")
+    trained = tuned_on(path, config=BaseConfig(model=str(path), storage=storage))
+    assert export(trained, Order("merged"), tmp_path / "right").check.difference > 0
+
+    def weaker(*arguments: Any) -> Any:
+        alone = dict(base_parameters(trained.base.model))
+        for name, weight in merged_parameters(*arguments):
+            yield name, alone[name].lerp(weight, 0.5)
+
+    monkeypatch.setattr(ship, "merged_parameters", weaker)
+    with pytest.raises(ExportError, match="log p differs"):
+        export(trained, Order("merged"), tmp_path / "wrong")
 
 
 def test_another_model_is_no_base_to_merge_into(trained: Loaded, tmp_path: Path) -> None:

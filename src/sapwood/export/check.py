@@ -8,6 +8,7 @@ with q and k unpermuted, 1.34 with rsLoRA's scale misread).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +18,6 @@ from torch import Tensor
 from sapwood.errors import ExportError, Problem
 from sapwood.export.traces import Trace
 
-TOP = 20  # likeliest tokens that are compared at each position
 LIMIT = 1.2  # times what quantisation of the base alone causes
 NEAR = 10  # times that: closer calls between stopping and going on may fall either way
 
@@ -72,11 +72,16 @@ class Check:
             raise ExportError([*found, Problem("nothing was published", where)])
 
 
-def judge(traces: Sequence[Trace], outside: Outside) -> Check:
-    """Compare. Every fault becomes a problem of the result; nothing is raised."""
+def judge(traces: Sequence[Trace], outside: Outside, own_rounding: float = 0.0) -> Check:
+    """Compare. Every fault becomes a problem of the result; nothing is raised.
+
+    ``own_rounding``: what the run's own formats cause in the base alone, where ``traces`` hold its base
+    without it. It is independent of what the export's cause, so their squares add up.
+    """
     told = [trace.trained for trace in traces]
     quiet = [trace.base for trace in traces]
-    difference, noise = _difference(told, outside.exported), _difference(quiet, outside.base)
+    difference = _difference(told, outside.exported)
+    noise = math.hypot(_difference(quiet, outside.base), own_rounding)
     same = [trace.ids == list(ids) for trace, ids in zip(traces, outside.prompt_ids, strict=True)]
     flips = sum(
         _flips(row, top, frozenset(outside.stops), NEAR * noise)

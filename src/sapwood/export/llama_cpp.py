@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.errors import ExportError
-from sapwood.export.check import TOP, Outside, Top
+from sapwood.export.check import Outside, Top
 from sapwood.export.llama_child import ANSWERS, QUESTIONS
-from sapwood.export.traces import Trace
+from sapwood.export.traces import TOP, Trace
 
 Question = dict[str, Any]
 ROOM = 64  # tokens of context beside the longest trace

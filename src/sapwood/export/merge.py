@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.errors import ExportError, Problem
-from sapwood.export.check import TOP, Outside, Top
-from sapwood.export.traces import Trace, log_probs
+from sapwood.export.check import Outside, Top
+from sapwood.export.traces import TOP, Trace, log_probs
 from sapwood.model.base import quiet
 from sapwood.model.frozen import freeze
 from sapwood.model.gguf_linear import GgufEmbedding
@@ -23,6 +23,7 @@ from sapwood.template.render import Renderer
 from sapwood.types import Example
 
 EXACT = 1e-4  # largest difference of log p between merged and adapter, both in fp32
+HALF_STEP = 2.0**-8  # of bf16's 8 significant bits, relative to a weight
 Parameters = Iterable[tuple[str, Tensor]]
 
 
@@ -59,6 +60,20 @@ def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, 
         yield name, weight if pair is None else weight + pair.scale * (pair.b @ pair.a)
     if pairs:
         raise ExportError([Problem(f"the base has no {name} to add the adapter to") for name in pairs])
+
+
+def as_if_merged(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tensor]]:
+    """`base_parameters`, those that the adapter changes moved by up to half a step of bf16. A base that bf16
+    holds exactly loses nothing when it is written in bf16; a merged one does, and so does this."""
+    assert trained.model is not None
+    changed = {f"{pair.module}.weight" for pair in lora_pairs(trained.model)}
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in base_parameters(trained.base.model if onto is None else onto):
+        if name not in changed:
+            yield name, weight
+            continue
+        share = torch.rand(weight.shape, generator=generator) * 2 - 1
+        yield name, weight * (1 + share * HALF_STEP)
 
 
 def write_merged(parameters: Parameters, trained: Loaded, folder: Path) -> None:

@@ -19,6 +19,7 @@ from sapwood.export.merge import (
     EXACT,
     Parameters,
     Quality,
+    as_if_merged,
     base_parameters,
     exact_difference,
     fill,
@@ -29,7 +30,7 @@ from sapwood.export.merge import (
     write_merged,
 )
 from sapwood.export.ollama import modelfile
-from sapwood.export.traces import Trace, in_fp32, trace_prompts
+from sapwood.export.traces import Trace, in_fp32, rounding, trace_prompts
 from sapwood.model.base import inspect_base
 from sapwood.model.load import load_base
 from sapwood.serve.load import Loaded
@@ -183,11 +184,13 @@ def _merged(trained: Loaded, order: Order, stage: Path) -> Exported:
     best, onto = min(found, key=lambda item: _rank(item[0]))
     write_merged(merged_parameters(trained, onto), trained, stage)
     (stage / "README.md").write_text(_card(trained, best), encoding="utf-8")
-    alone = trained.base.model if onto is None else onto
     with plain_transformers(stage) as (model, tokenizer):
-        heard = hear_transformers(model, tokenizer, traces, trained.renderer, base_parameters(alone))
-    # Where the run itself computes in bf16, its base says in bf16 what the export's does: no yardstick.
-    check = judge(in_fp32(traces, load_dense(trained, base_parameters(alone))), heard)
+        heard = hear_transformers(model, tokenizer, traces, trained.renderer, as_if_merged(trained, onto))
+    check = judge(
+        in_fp32(traces, load_dense(trained, as_if_merged(trained, onto))),
+        heard,
+        rounding(traces, load_dense(trained, base_parameters(trained.base.model))),
+    )
     notes = [quality.line() for quality, _ in found]
     if len(found) > 1:
         notes.append(f"better, and written: {best.name}")

@@ -24,6 +24,7 @@ PROMPTS = (
     "12 × 34 = ?",
 )
 ANSWER_TOKENS = 16
+TOP = 20  # likeliest tokens that are compared at each position
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,16 @@ def trace_prompts(trained: Loaded) -> list[Trace]:
 def in_fp32(traces: Sequence[Trace], base: Any) -> list[Trace]:
     """The traces with what ``base``, a dense model in fp32, says in place of the run's own base."""
     return [replace(t, base=log_probs(base, t.ids + t.answer, len(t.ids))) for t in traces]
+
+
+def rounding(traces: Sequence[Trace], base: Any) -> float:
+    """Mean |difference of log p| between the run's own base, in the formats that the run computes in, and
+    ``base``, the same weights in fp32; over the `TOP` likeliest tokens of each position."""
+    found: list[Tensor] = []
+    for trace, exact in zip(traces, in_fp32(traces, base), strict=True):
+        top = exact.base.topk(TOP, -1)
+        found.append((trace.base.gather(-1, top.indices) - top.values).abs())
+    return float(torch.cat(found).mean())
 
 
 @torch.no_grad()
