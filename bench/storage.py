@@ -110,7 +110,7 @@ def examples(tokenizer: Any, count: int, length: int, every: int = 1) -> list[An
 def settings(steps: int, batch: int, lr: float, checkpointing: bool = False) -> Any:
     from sapwood.config_file import parse_config
 
-    train = {"batch_size": batch, "max_steps": steps, "lr": lr, "warmup": 0, "epochs": 1000}
+    train = {"batch_size": batch, "max_steps": steps, "lr": lr, "warmup": 0}
     train |= {"gradient_checkpointing": checkpointing}
     tree = {"data": {"train": "text", "eval": 0}, "pack": {"length": LENGTH}, "train": train}
     return parse_config(tree)

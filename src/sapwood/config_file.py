@@ -17,7 +17,7 @@ from sapwood.errors import ConfigError, Problem
 
 MAX_BYTES = 1_000_000  # a config beyond this is not a config
 COMMAND_LINE = "command line"
-ALTERNATIVES = ("train.epochs", "train.max_steps")  # one on the command line replaces the other of the file
+ALTERNATIVES = ("train.epochs", "train.max_steps")  # one on the command line replaces the other
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
