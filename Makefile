@@ -9,9 +9,7 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,modelscope,bench,swanlab,tensorboard,wandb,mlflow,trackio-alone,notebook,export,dev]'
-# trackio allows no pillow from 13 on, for no reason that shows: it comes alone, with what else it needs
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps trackio
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,modelscope,bench,trackers,notebook,export,dev]'
 	touch $@
 
 demo: install
