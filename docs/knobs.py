@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
@@ -16,13 +17,14 @@ HERE = Path(__file__).resolve().parent
 @dataclass(frozen=True, slots=True)
 class Knob:
     """names: as the tutorials write it. tutorials: their numbers. keys: sapwood's, none where it has none.
-    en, zh: what to set, or what sapwood does instead."""
+    en, zh: what to set, or what sapwood does instead. tests: where that is shown, below tests/."""
 
     names: tuple[str, ...]
     tutorials: tuple[str, ...]
     keys: tuple[str, ...]
     en: str
     zh: str
+    tests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,12 @@ def read_areas() -> list[Area]:
     return [Area(area["en"], area["zh"], tuple(map(_knob, area["knobs"]))) for area in tree]
 
 
-def _knob(row: dict[str, str]) -> Knob:
+def _knob(row: dict[str, Any]) -> Knob:
     names, keys = row["names"].split(), row.get("keys", "").split()
     numbers = str(row.get("tutorials", "")).split()
-    return Knob(tuple(names), tuple(numbers), tuple(keys), row.get("en", ""), row.get("zh", ""))
+    return Knob(
+        tuple(names), tuple(numbers), tuple(keys), row.get("en", ""), row.get("zh", ""), tuple(row["tests"])
+    )
 
 
 def main() -> int:

@@ -68,7 +68,13 @@ def shell(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProce
 def test_check_reports_and_trains_nothing(home: Path) -> None:
     before = sorted(home.rglob("*"))
     said = call("check", "my.yaml").output
-    for word in ("rows       10 to learn from, 2 held out", "proof", "time       about", "memory     about"):
+    for word in (
+        "rows       10 to learn from, 2 held out",
+        "proof",
+        "trains     ",
+        "time       about",
+        "memory     about",
+    ):
         assert word in said
     assert sorted(home.rglob("*")) == before
     facts = json.loads(call("check", "my.yaml", "--json").output)

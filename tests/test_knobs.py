@@ -1,4 +1,5 @@
-"""docs/tutorial-knobs.md: as its script writes it; its keys exist; no knob of the tutorials is missing."""
+"""docs/tutorial-knobs.md: as its script writes it; its keys exist, with default, help and a test; none of the
+tutorials' knobs is missing."""
 
 from __future__ import annotations
 
@@ -60,6 +61,22 @@ def test_each_knob_has_a_key_that_exists_or_says_what_is_done_instead(knob: Any)
     assert knob.keys or (knob.en and knob.zh)
     assert bool(knob.en) == bool(knob.zh)
     assert set(knob.tutorials) <= set("01234")
+
+
+@pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.names[0])
+def test_each_knob_has_a_default_help_and_a_test(knob: Any) -> None:
+    for key in knob.keys:
+        field = field_of(key.split("."))
+        assert field.description, f"{key} has no help"
+        assert not field.is_required() or key == "data.train"
+    files = {node.partition("::")[0] for node in knob.tests}
+    texts = {name: (ROOT / "tests" / name).read_text(encoding="utf-8") for name in files}
+    for node in knob.tests:
+        name, _, function = node.partition("::")
+        assert re.search(rf"^def {function}\(", texts[name], re.MULTILINE), node
+    assert knob.tests
+    for leaf in (key.rpartition(".")[2] for key in knob.keys):
+        assert any(re.search(rf"\b{leaf}\b", text) for text in texts.values()), f"no test there knows {leaf}"
 
 
 def known() -> set[str]:

@@ -21,7 +21,10 @@ from sapwood import finetune, resume
 from sapwood.config import BaseConfig, Method, RunConfig
 from sapwood.config_file import parse_config
 from sapwood.errors import ConfigError, Stopped
+from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.load import load_base
+from sapwood.model.lora import read_tensors
+from sapwood.model.methods import trained_numbers
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import Loaded, open_target
 from sapwood.track.query import find_run
@@ -118,6 +121,16 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(
     assert answers(open_target(str(path), tmp_path)), "a checkpoint answers too"
     resume(path)
     assert adapter_hashes(path) == adapter_hashes(trained(case).run)
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_what_is_trained_is_counted_before_a_weight_is_loaded(
+    case: str, trained: Callable[[str], Trained]
+) -> None:
+    config = trained(case).config
+    saved = read_tensors(trained(case).run / "checkpoints" / "step-000006")
+    spec = inspect_base(config.base)
+    assert trained_numbers(skeleton(spec), config.lora) == sum(t.numel() for t in saved.values())
 
 
 @pytest.mark.parametrize("case", METHODS)

@@ -9,10 +9,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from sapwood import finetune, parse_config, resume
 from sapwood.config import BaseConfig, RunConfig
-from sapwood.errors import DataError, Stopped, StorageError
+from sapwood.errors import ConfigError, DataError, Stopped, StorageError
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import open_target
 from sapwood.track.query import find_run, list_runs, read_events, read_samples
@@ -83,6 +84,15 @@ def test_the_run_tells_everything(undisturbed: tuple[Path, Path, list[Event]]) -
     assert len(read_samples(run)) == 2 * 4
     events, _ = read_events(run)
     assert [e["data"]["loss"] for e in events if e["kind"] == "stepped"] == [e.loss for e in steps]
+
+
+def test_sample_answers_are_as_many_and_as_long_as_the_config_says(
+    undisturbed: tuple[Path, Path, list[Event]],
+) -> None:
+    samples = [event.samples for event in undisturbed[2] if isinstance(event, Evaluated)]
+    assert [len(found) for found in samples] == [2] * 4, "eval.samples"
+    longest = 4  # eval.max_new_tokens
+    assert all(one.num_tokens == longest or one.stopped for found in samples for one in found)
 
 
 def test_the_adapter_knows_its_base(undisturbed: tuple[Path, Path, list[Event]]) -> None:
@@ -189,6 +199,16 @@ def test_a_bad_row_costs_no_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows.jsonl:15"):
         finetune(config)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_no_silent_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = make_config(tmp_path)
+    base = config.base.model_copy(update={"device_map": "balanced"})
+    with pytest.raises(ConfigError, match="no GPU here"):
+        finetune(config.model_copy(update={"base": base}))
 
 
 def test_a_failed_run_says_why(tmp_path: Path) -> None:

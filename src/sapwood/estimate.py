@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sapwood.config import RunConfig
-from sapwood.model.base import count_parameters
+from sapwood.model.base import count_parameters, skeleton
 from sapwood.model.machine import fastest_dtype
+from sapwood.model.methods import trained_numbers
 from sapwood.model.storages import compute_dtype, dtype_name
 from sapwood.study import Study
 from sapwood.track.figures import duration
@@ -28,12 +29,14 @@ SAMPLED_STEPS = 8
 class Estimate:
     """seconds: training and evaluation, without sample answers.
 
+    parameters: of the base; trained: numbers that the method trains.
     fill: share of the packs' room that holds tokens; saved: share of tokens not computed thanks to prefixes.
     """
 
     seconds: float
     seconds_per_step: float
     parameters: int
+    trained: int
     fill: float
     saved: float
 
@@ -43,7 +46,9 @@ class Estimate:
     def lines(self) -> list[str]:
         full, saved = f"{100 * self.fill:.0f} %", f"{100 * self.saved:.0f} %"
         step = f"{self.seconds_per_step:.1f} s a step"
+        share = 100 * self.trained / self.parameters
         return [
+            f"trains     {self.trained:,} numbers, {share:.2g} % of the base's {self.parameters:,}",
             f"packs      {full} full; {saved} of the tokens are shared beginnings, computed once",
             f"time       about {duration(self.seconds)} ({step}) on this machine when idle",
         ]
@@ -70,6 +75,7 @@ def estimate(study: Study, config: RunConfig) -> Estimate:
         seconds=per_step * schedule.total_steps + evaluation,
         seconds_per_step=per_step,
         parameters=linear + embedding,
+        trained=trained_numbers(skeleton(study.spec), config.lora),
         fill=computed / (len(packs) * config.pack.length),
         saved=1 - computed / chosen,
     )

@@ -73,6 +73,17 @@ def test_a_folder_loads_as_transformers_loads_it(tmp_path: Path, arch: str) -> N
     assert base.spec.tokenizer(text).input_ids == AutoTokenizer.from_pretrained(path)(text).input_ids
 
 
+def test_llama_2_s_pretraining_tp_changes_nothing(tmp_path: Path) -> None:
+    """Tutorials set it to 1; its checkpoints ask for products in slices, which are slower and round
+    otherwise."""
+    path = tiny_llama(tmp_path)
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        whole = load(path).model(ids).logits
+        edit(path / "config.json", lambda config: config.update(pretraining_tp=2))
+        assert torch.equal(load(path).model(ids).logits, whole)
+
+
 def test_a_tied_head_is_the_embedding_itself(tmp_path: Path) -> None:
     tied = load(tiny_llama(tmp_path / "tied"))
     assert tied.head.weight is tied.model.get_input_embeddings().weight

@@ -256,5 +256,6 @@ def test_the_file_holds_fp32_under_pefts_names(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "again.safetensors", metadata={"format": "pt"})
     again = (tmp_path / "again.safetensors").read_bytes()
     assert again == (tmp_path / "adapter_model.safetensors").read_bytes()
-    text = (tmp_path / "adapter_config.json").read_text()
-    assert list(json.loads(text)) == sorted(json.loads(text))
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert list(settings) == sorted(settings)
+    assert (settings["task_type"], settings["inference_mode"]) == ("CAUSAL_LM", True)

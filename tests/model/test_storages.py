@@ -51,6 +51,19 @@ def adapted(path: Path, storage: str, **keys: Any) -> LoraModel:
     return wake(attach_lora(load(path, storage, **keys), LoraConfig(rank=4, dropout=0.0)))
 
 
+def test_products_over_packed_weights_have_the_format_that_was_asked_for(folder: Path) -> None:
+    found: dict[str, torch.Tensor] = {}
+    for name, kind in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
+        network = load(folder, "nf4", compute_dtype=name).model
+        seen: list[torch.dtype] = []
+        network.model.layers[0].mlp.register_forward_hook(lambda _, x, y, seen=seen: seen.append(y.dtype))
+        with torch.no_grad():
+            found[name] = network(input_ids=IDS).logits.float()
+        assert seen == [kind]
+    torch.testing.assert_close(found["bf16"], found["fp32"], rtol=0.05, atol=0.1)
+    assert not torch.equal(found["bf16"], found["fp32"])
+
+
 # --- the fast path ----------------------------------------------------------------------------------------
 
 

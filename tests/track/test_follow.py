@@ -134,7 +134,7 @@ def test_one_tracker_that_fails_keeps_no_other_from_it(make_run: Make) -> None:
     done = sapwood_track(run, "--to", "tensorboard", "--to", "trackio")
     assert done.returncode == 1
     assert "tensorboard failed" in done.stderr
-    assert len(read_trackio(run).curves["train/loss"]) == 8
+    assert len(read_trackio(run, "sapwood").curves["train/loss"]) == 8
 
 
 def test_a_tracker_must_be_named(make_run: Make) -> None:

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from sapwood.track.query import read_events
 from tests.track.conftest import Make
 
+PROJECT = "orchard"
 STEPS = 8
 SAMPLE_STEPS = (0, 4, 8)  # where make_run evaluates and samples
 
@@ -95,8 +96,8 @@ def read_wandb(run: Path) -> Written:
     return Written(config, curves, "\n".join(p.read_text(encoding="utf-8") for p in tables))
 
 
-def read_trackio(run: Path) -> Written:
-    base = sqlite3.connect(run.parent / "trackers" / "trackio" / "sapwood.db")
+def read_trackio(run: Path, project: str = PROJECT) -> Written:
+    base = sqlite3.connect(run.parent / "trackers" / "trackio" / f"{project}.db")
     ((config,),) = base.execute("select config from configs where run_name = ?", (run.name,))
     curves: dict[str, list[tuple[int, float]]] = {}
     texts: list[str] = []
@@ -115,7 +116,7 @@ def read_mlflow(run: Path) -> Written:
 
     folder = run.parent / "trackers" / "mlflow"
     client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("sapwood")
+    experiment = client.get_experiment_by_name(PROJECT)
     assert experiment is not None
     (kept,) = client.search_runs([experiment.experiment_id])
     assert kept.info.status == "FINISHED"
@@ -151,7 +152,7 @@ def sapwood_track(run: Path, *arguments: str) -> subprocess.CompletedProcess[str
 @pytest.mark.parametrize("name", READERS)
 def test_what_was_sent_can_be_read_back(name: str, make_run: Make) -> None:
     run = make_run(name="keeper", steps=STEPS)
-    done = sapwood_track(run, "--to", name)
+    done = sapwood_track(run, "--to", name, "--project", PROJECT)
     assert done.returncode == 0, done.stderr
     kept = READERS[name](run)
     assert str(kept.config["train.lr"]) == "0.0001"

@@ -118,6 +118,17 @@ def test_packing_does_not_change_the_loss_curve(pack: dict[str, Any]) -> None:
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
+def test_training_keeps_no_cache() -> None:
+    """Whatever the model's config says: keys and values of a training row are read once."""
+    settings = six_steps(train={"max_steps": 1})
+    model, state = start(settings)
+    model.network.config.use_cache = True
+    kept: list[Any] = []
+    model.backbone.register_forward_hook(lambda _, x, out: kept.append(out.past_key_values))
+    list(train(model, data(), state, settings))
+    assert kept and kept == [None] * len(kept)
+
+
 def test_it_learns() -> None:
     settings = six_steps(train={"epochs": 40, "batch_size": 2}, lora={"rank": 8, "dropout": 0.0})
     # an own head: the logits of one that is tied to small random embeddings are bounded

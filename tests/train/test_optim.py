@@ -148,6 +148,17 @@ def test_8_bit_moments_are_8_bits_where_it_pays() -> None:
     }
 
 
+@pytest.mark.parametrize("optimizer", MOMENTS)
+def test_weight_decay_shrinks_what_is_trained_by_rate_times_decay(optimizer: Optimizer) -> None:
+    before = large_parameters()
+    state = new_state(large_parameters(), TrainConfig(lr=0.5, weight_decay=0.1, optimizer=optimizer))
+    for parameter in state.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()
+    for name, parameter in state.parameters.items():
+        torch.testing.assert_close(parameter, before[name] * (1 - 0.5 * 0.1))
+
+
 def test_lora_plus_lets_b_learn_faster() -> None:
     names = ("x.lora_A.weight", "x.lora_B.weight")
     parameters = {name: nn.Parameter(torch.zeros(2, 2)) for name in names}

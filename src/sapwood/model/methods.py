@@ -37,6 +37,25 @@ def peft_settings(network: Any, config: LoraConfig) -> Any:
             return _lora_settings(network, config)
 
 
+def trained_numbers(network: Any, config: LoraConfig) -> int:
+    """How many numbers the method trains, counted in PEFT's own modules.
+
+    network: on the meta device (`base.skeleton`), and of no use afterwards.
+    """
+    import torch
+    from peft import get_peft_model
+
+    if config.method != "full":
+        settings = peft_settings(network, config)
+        if config.on_linears and config.method != "ia3":
+            settings.init_lora_weights = True  # how it starts changes no shape, and asks for weights
+        elif config.method == "prompt":
+            settings.prompt_tuning_init = "RANDOM"
+        with torch.device("meta"):
+            network = get_peft_model(network, settings)
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
 def _lora_settings(network: Any, config: LoraConfig) -> Any:
     from peft import LoraConfig as PeftConfig
 

@@ -72,10 +72,18 @@ def decoder_layers(backbone: nn.Module) -> list[nn.Module]:
 
 
 def held_bytes(model: LoraModel) -> int:
-    """Memory that the frozen weights take in this process, between two steps."""
+    """Memory that the frozen weights take in this process, between two packs."""
+    return sum(_local(p).nbytes for p in _frozen(model))
+
+
+def gathered_bytes(model: LoraModel) -> int:
+    """Memory that a divided base takes besides at this moment of a pass: what is whole, to compute."""
+    return sum(p.nbytes for p in _frozen(model) if not hasattr(p, "to_local")) if model.divided else 0
+
+
+def _frozen(model: LoraModel) -> list[nn.Parameter]:
     adapter = {id(parameter) for parameter in model.parameters.values()}
-    parts = [_local(p) for p in model.network.parameters() if id(p) not in adapter]
-    return sum(part.numel() * part.element_size() for part in parts)
+    return [p for p in model.network.parameters() if id(p) not in adapter]
 
 
 def _local(tensor: Any) -> Tensor:
