@@ -111,7 +111,7 @@ def test_one_scale_leaves_the_bytes_of_b(llama: Loaded, tmp_path: Path) -> None:
 
 def test_a_base_without_an_adapter_is_nothing_to_export(llama: Loaded, tmp_path: Path) -> None:
     bare = Loaded(llama.base, None, llama.renderer, None, "bare")
-    with pytest.raises(ConfigError, match="no adapter"):
+    with pytest.raises(ConfigError, match="nothing trained"):
         export(bare, Order("gguf-adapter"), tmp_path / "out")
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sapwood.config import BaseConfig
-from sapwood.errors import ConfigError, ExportError
+from sapwood.config import BaseConfig, LoraConfig
+from sapwood.errors import ConfigError, ExportError, ModelError
 from sapwood.export import gguf_adapter, ship
 from sapwood.export.go_template import difference
 from sapwood.export.merge import base_parameters, merged_parameters
@@ -19,6 +20,7 @@ from sapwood.model.base import inspect_base
 from sapwood.model.gguf_file import read_gguf
 from sapwood.model.load import load_base
 from sapwood.serve.load import Loaded
+from sapwood.template.render import Renderer
 from tests.export.tuned import tuned_on
 from tests.model.tiny import CHATML, tiny_model_dir, tiny_tokenizer
 from tests.model.tiny_gguf import tiny_gguf
@@ -91,6 +93,39 @@ def test_merged_equals_the_adapter(trained: Loaded, tmp_path: Path) -> None:
     assert (logits(model) - wanted).abs().max() < 0.1 * wanted.abs().max()
     assert AutoTokenizer.from_pretrained(done.path).chat_template == CHATML
     assert done.facts["exact_difference"] <= 1e-4
+
+
+@pytest.mark.parametrize("method", ["dora", "ia3"])
+def test_what_was_trained_otherwise_is_merged_as_peft_applies_it(method: Any, tmp_path: Path) -> None:
+    trained = tuned_on(
+        tiny_model_dir("qwen2", tmp_path), LoraConfig(method=method, rank=4, alpha=8), strength=0.2
+    )
+    wanted = logits(trained.network)
+    assert (logits(ship.load_dense(trained, base_parameters(trained.base.model))) - wanted).abs().max() > 0.01
+    assert (logits(ship.load_dense(trained, merged_parameters(trained))) - wanted).abs().max() <= 1e-4
+    for kind in ("merged", "gguf", "ollama"):
+        assert export(trained, Order(kind, "Q8_0"), tmp_path / kind).check.difference > 0
+    with pytest.raises(ModelError, match=r"pairs of matrices.*--to gguf"):
+        export(trained, Order("gguf-adapter"), tmp_path / "adapter")
+
+
+def test_a_model_that_was_trained_whole_is_exported_as_it_is(tmp_path: Path) -> None:
+    spec = tuned_on(tiny_model_dir("qwen2", tmp_path)).base.spec
+    base = load_base(spec, BaseConfig(model=spec.source, storage="fp32"))
+    whole = Loaded(base, None, Renderer(spec.tokenizer, None, spec.stop_ids), None, "whole", spec.path)
+    for kind in ("merged", "gguf", "ollama"):
+        assert export(whole, Order(kind, "Q8_0"), tmp_path / kind).check.difference > 0
+    with pytest.raises(ExportError, match=r"no adapter.*--to gguf"):
+        export(whole, Order("gguf-adapter"), tmp_path / "adapter")
+    with pytest.raises(ConfigError, match="nothing trained"):
+        export(replace(whole, folder=None), Order("merged"), tmp_path / "bare")
+
+
+def test_a_soft_prompt_is_no_part_of_the_weights(tmp_path: Path) -> None:
+    trained = tuned_on(tiny_model_dir("qwen2", tmp_path), LoraConfig(method="prompt", virtual_tokens=3))
+    with pytest.raises(ModelError, match=r"prompt tuning can't be merged.*opens in PEFT"):
+        export(trained, Order("merged"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("compute", ["bf16", "fp32"])

@@ -36,5 +36,8 @@ def fill(parameters: dict[str, torch.nn.Parameter], strength: float) -> None:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in parameters.items():
+            random = torch.randn(parameter.shape, generator=generator) * strength
             if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * strength)
+                parameter.copy_(random)
+            elif "lora_A" not in name:  # DoRA's magnitudes and IA3's factors
+                parameter.mul_(1 + random)

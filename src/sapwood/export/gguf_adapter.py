@@ -34,7 +34,9 @@ def write_gguf_adapter(trained: Loaded, path: Path) -> None:
     """Write the adapter of ``trained``. Raises ExportError where llama.cpp has no place for it."""
     from gguf import GGUFWriter
 
-    assert trained.model is not None
+    if trained.model is None:
+        mend = "export the whole model: --to gguf, or --to merged"
+        raise ExportError("there is no adapter", trained.name, "the model's own weights were trained", mend)
     config = trained.base.spec.hf_config
     architecture = architecture_of(config)
     alpha, pairs = gguf_pairs(lora_pairs(trained.model), config)

@@ -15,9 +15,9 @@ from sapwood.errors import ExportError, Problem
 from sapwood.export.check import Outside, Top
 from sapwood.export.traces import TOP, Trace, log_probs
 from sapwood.model.base import quiet
+from sapwood.model.effective import Change, weight_changes
 from sapwood.model.frozen import freeze
 from sapwood.model.gguf_linear import GgufEmbedding
-from sapwood.model.lora import lora_pairs
 from sapwood.serve.load import Loaded
 from sapwood.template.render import Renderer
 from sapwood.types import Example
@@ -34,7 +34,8 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
     head = network.get_output_embeddings()
     modules: Iterable[tuple[str, nn.Module]] = network.named_modules()
     for name, module in modules:
-        if ".lora_" in name or hasattr(module, "lora_A") or (tied and module is head):
+        of_adapter = any(part in name for part in (".lora_", ".ia3_l"))
+        if of_adapter or hasattr(module, "lora_A") or hasattr(module, "ia3_l") or (tied and module is head):
             continue
         own = name.removesuffix(".base_layer")
         if isinstance(module, GgufEmbedding):
@@ -51,22 +52,20 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tensor]]:
-    """`base_parameters` plus scale * B A where there is an adapter, in fp32. ``onto``: another dense model of
-    the same shapes to add it to (the base in full precision, say)."""
-    assert trained.model is not None
-    pairs = {f"{pair.module}.weight": pair for pair in lora_pairs(trained.model)}
+    """`base_parameters` as the adapter changes them, in fp32. ``onto``: another dense model of the same
+    shapes to change (the base in full precision, say)."""
+    changes = _changes(trained)
     for name, weight in base_parameters(trained.base.model if onto is None else onto):
-        pair = pairs.pop(name, None)
-        yield name, weight if pair is None else weight + pair.scale * (pair.b @ pair.a)
-    if pairs:
-        raise ExportError([Problem(f"the base has no {name} to add the adapter to") for name in pairs])
+        change = changes.pop(name, None)
+        yield name, weight if change is None else change(weight)
+    if changes:
+        raise ExportError([Problem(f"the base has no {name} for the adapter to change") for name in changes])
 
 
 def as_if_merged(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tensor]]:
     """`base_parameters`, those that the adapter changes moved by up to half a step of bf16. A base that bf16
     holds exactly loses nothing when it is written in bf16; a merged one does, and so does this."""
-    assert trained.model is not None
-    changed = {f"{pair.module}.weight" for pair in lora_pairs(trained.model)}
+    changed = _changes(trained)
     generator = torch.Generator().manual_seed(0)
     for name, weight in base_parameters(trained.base.model if onto is None else onto):
         if name not in changed:
@@ -74,6 +73,11 @@ def as_if_merged(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tenso
             continue
         share = torch.rand(weight.shape, generator=generator) * 2 - 1
         yield name, weight * (1 + share * HALF_STEP)
+
+
+def _changes(trained: Loaded) -> dict[str, Change]:
+    """None of a model whose own weights were trained."""
+    return {} if trained.model is None else weight_changes(trained.model)
 
 
 def write_merged(parameters: Parameters, trained: Loaded, folder: Path) -> None:

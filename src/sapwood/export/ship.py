@@ -33,6 +33,7 @@ from sapwood.export.ollama import modelfile
 from sapwood.export.traces import Trace, in_fp32, rounding, trace_prompts
 from sapwood.model.base import inspect_base
 from sapwood.model.load import load_base
+from sapwood.model.lora import has_pairs
 from sapwood.serve.load import Loaded
 from sapwood.track.files import staged_dir, to_json
 from sapwood.types import Example
@@ -75,16 +76,17 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
     """Write, check, publish.
 
     Args:
-        trained: an adapter on its base. final: the folder to create; it must not exist.
+        trained: an adapter on its base, or a model that was trained whole.
+        final: the folder to create; it must not exist.
 
     Raises:
-        ConfigError: a base without an adapter was named.
+        ConfigError: a base was named, on which nothing was trained.
         ExportError: the form can't hold this model, or the check failed; nothing is published then.
         StorageError: the folder exists, or the disk refused.
     """
-    if trained.model is None:
+    if trained.model is None and trained.folder is None:
         why = "that is a base model"
-        raise ConfigError("no adapter to export", trained.name, why, "name a run or an adapter")
+        raise ConfigError("nothing trained to export", trained.name, why, "name a run or an adapter")
     if order.onto is not None and order.kind != "merged":
         raise ConfigError("only a merged folder is made with another base", "--base", f"--to {order.kind}")
     if order.kind != "merged":
@@ -142,9 +144,10 @@ def _model_file(trained: Loaded, traces: Sequence[Trace], stage: Path, kind: Fil
 
 
 def _ollama(trained: Loaded, order: Order, stage: Path) -> Exported:
-    """The base's own GGUF file and the adapter; where the base is a folder, one merged model."""
+    """The base's own GGUF file and the adapter; where the base is a folder, or the adapter no pairs of
+    matrices, one merged model."""
     spec = trained.base.spec
-    adapted = spec.path.is_file()
+    adapted = spec.path.is_file() and trained.model is not None and has_pairs(trained.model)
     names = ("base.gguf", "adapter.gguf") if adapted else ("model.gguf", None)
     text = modelfile(trained.renderer, trained.system, *names)
     (stage / MODELFILE).write_text(text, encoding="utf-8")
@@ -228,7 +231,7 @@ def _card(trained: Loaded, quality: Quality) -> str:
 library_name: transformers
 tags: [lora, merged, sapwood]
 ---
-# {trained.name}: a LoRA adapter merged into {trained.base.spec.source}
+# {trained.name}: {trained.base.spec.source}, fine-tuned
 
 Weights in bf16, merged in fp32. {quality.line()}.
 Generation ends on {", ".join(map(repr, trained.tokenizer.convert_ids_to_tokens(trained.renderer.stop_ids)))}.

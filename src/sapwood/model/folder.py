@@ -22,7 +22,7 @@ from sapwood.errors import ModelError, Problem
 MAX_JSON = 8_000_000
 MAX_INDEX = 64_000_000
 MAX_HEADER = 8_000_000
-MAX_TENSORS = 200_000
+MAX_TENSORS = 50_000  # of one file; the largest mixtures of experts keep a thousand or two in each
 MAX_RANK = 8
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")

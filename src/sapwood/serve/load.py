@@ -62,7 +62,7 @@ class Loaded:
         model: the adapter on the base, or None where a bare base was named.
         system: the system prompt that the adapter was trained with, if it was.
         name: what to call it: the run's id, the adapter's folder, or the base as the user wrote it.
-        folder: where the adapter lies; None for a bare base.
+        folder: where the adapter lies, or the model that was trained whole; None for a bare base.
     """
 
     base: Base
@@ -181,7 +181,7 @@ def _open(facts: AdapterFacts, name: str, exact: bool, trained: RunConfig | None
     _verify(facts, spec, renderer)
     if trained is None and (facts.path / MODEL).is_file():  # full fine-tuning: the folder is a model
         base = load_base(replace(spec, path=facts.path), facts.base)
-        return Loaded(base, None, renderer, facts.system, name)
+        return Loaded(base, None, renderer, facts.system, name, facts.path)
     base = load_base(spec, _exact(spec, facts.base) if exact else facts.base)
     model = _adapted(base, facts, trained)
     adapter = None if model.method == "full" else model
