@@ -207,6 +207,9 @@ def test_c20_each_value_says_where_it_comes_from(home: Path, capsys: pytest.Capt
     text = capsys.readouterr().out
     assert "train.lr: 0.001  (command line train.lr=1e-3)" in text
     assert f"({home / 'base.yaml'}:1)" in text
+    assert "train.seed" not in text and "more, as they are by default" not in text
+    check_config(home / "base.yaml", ["data.eval=2", "train.seed=0"], as_json=False)
+    assert "set        1 more, as they are by default" in capsys.readouterr().out
     check_config(home / "base.yaml", ["data.eval=2"], as_json=True)
     config = json.loads(capsys.readouterr().out)["config"]
     assert config["data.eval"] == {"value": 2.0, "from": "command line data.eval=2"}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from sapwood.config import RunConfig
+from sapwood.config import DataConfig, RunConfig
 from sapwood.config_file import flatten, load_config, origins
 from sapwood.errors import DataError
 from sapwood.study import Study, study_config
@@ -31,8 +32,26 @@ def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
         found = {"estimate": expected.to_json(), "memory": memory.to_json(), "config": known}
         print(to_json({**study.facts, **found}), end="")
         return
-    told = [f"set        {key}: {value}  ({places[key]})" for key, value in values.items() if key in places]
-    print("\n".join([*told, *study_lines(study, config), *expected.lines(), *memory.lines()]))
+    print(
+        "\n".join(
+            [
+                *_choices(config, values, places),
+                *study_lines(study, config),
+                *expected.lines(),
+                *memory.lines(),
+            ]
+        )
+    )
+
+
+def _choices(config: RunConfig, values: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:
+    """The keys that were set to something else than their default, and where."""
+    usual = flatten(RunConfig(data=DataConfig(train=config.data.train)).model_dump(mode="json"))
+    usual.pop("data.train")
+    told = [(key, value) for key, value in values.items() if key in places and usual.get(key) != value]
+    lines = [f"set        {key}: {value}  ({places[key]})" for key, value in told]
+    same = sum(key in places for key in values) - len(told)
+    return [*lines, f"set        {same} more, as they are by default"] if same else lines
 
 
 def study_lines(study: Study, config: RunConfig) -> list[str]:

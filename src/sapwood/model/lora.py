@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -17,7 +16,7 @@ from sapwood.config import LoraConfig, Method
 from sapwood.errors import ModelError, NumericsError, Problem
 from sapwood.model.dropout import DropoutClock
 from sapwood.model.folder import read_json
-from sapwood.model.methods import peft_settings, refuse_storage
+from sapwood.model.methods import peft_settings, refuse_storage, with_adapter
 from sapwood.types import Base, Batch, Head, LossSum
 
 ADAPTER = "default"  # the only adapter of a run; PEFT leaves this name out of the file
@@ -107,8 +106,6 @@ def attach_saved(base: Base, folder: Path) -> LoraModel:
 
 
 def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
-    from peft import get_peft_model
-
     from sapwood.model.fast_blocks import lighten
     from sapwood.model.fast_lora import LoraLinear, speed_up
 
@@ -117,10 +114,9 @@ def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
         settings._register_custom_module({nn.Linear: LoraLinear})
     lighten(base.model)
     base.model.name_or_path = base.spec.source  # PEFT writes it into the adapter's config
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away
-        model: Any = get_peft_model(base.model, settings)
+        model = with_adapter(base.model, settings)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()  # master weights

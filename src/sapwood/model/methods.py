@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from sapwood.config import LoraConfig, RunConfig
@@ -37,13 +38,21 @@ def peft_settings(network: Any, config: LoraConfig) -> Any:
             return _lora_settings(network, config)
 
 
+def with_adapter(network: Any, settings: Any) -> Any:
+    """PEFT's model of ``network``."""
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away
+        return get_peft_model(network, settings)
+
+
 def trained_numbers(network: Any, config: LoraConfig) -> int:
     """How many numbers the method trains, counted in PEFT's own modules.
 
     network: on the meta device (`base.skeleton`), and of no use afterwards.
     """
     import torch
-    from peft import get_peft_model
 
     if config.method != "full":
         settings = peft_settings(network, config)
@@ -52,7 +61,7 @@ def trained_numbers(network: Any, config: LoraConfig) -> int:
         elif config.method == "prompt":
             settings.prompt_tuning_init = "RANDOM"
         with torch.device("meta"):
-            network = get_peft_model(network, settings)
+            network = with_adapter(network, settings)
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
