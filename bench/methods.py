@@ -127,7 +127,7 @@ def config_of(method: str, model: str, runs: Path) -> Any:
             "base": {"model": model, **(quantised if method == "loftq" else {"storage": "fp32"})},
             "data": {"train": "builtin:nursery", "eval": 4},
             "pack": {"length": 512},
-            "lora": {"method": method},
+            "lora": {"method": method, "dropout": 0.0 if method == "pissa" else 0.1},
             "train": {
                 "max_steps": STEPS,
                 "batch_size": 4,

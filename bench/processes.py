@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ CASES = {
 
 
 def config_of(folder: Path, steps: int) -> Path:
-    """The nursery's rows, dropout and all, in so many packs that every process gets some as they are: where
-    packs must be cut smaller, dropout draws other masks (docs/scale.md)."""
+    """The nursery's rows, dropout and all, each in a pack of its own, so that every process has one as it is:
+    where packs must be cut smaller, dropout draws other masks (docs/scale.md)."""
     path = folder / "config.yaml"
     path.write_text(
         "data: {train: builtin:nursery, eval: 8}\n"
-        f"train: {{max_steps: {steps}, batch_size: 8}}\n"
-        "pack: {length: 128}\n"
+        f"train: {{max_steps: {steps}, batch_size: 4, micro_batch: 1}}\n"
+        "pack: {length: 256}\n"
         "eval: {samples: 0}\n"
         "base: {storage: fp32}\n"
     )
@@ -102,11 +103,14 @@ def hold(config: Path, folder: Path, shard: str) -> None:
         (folder / f"held-{world.rank}.json").write_text(json.dumps(found))
 
 
-def compare_losses(folder: Path, config: Path, steps: int) -> tuple[dict[str, Any], bool]:
+def compare_losses(
+    folder: Path, config: Path, steps: int, cases: Sequence[str]
+) -> tuple[dict[str, Any], bool]:
     """Losses by case and their distance from those of one process; whether all are near enough."""
     found: dict[str, Any] = {}
     gaps: dict[str, float] = {}
-    for case, (size, shard) in CASES.items():
+    for case in ("1 process", *cases):
+        size, shard = CASES[case]
         found[case] = losses(config, folder / f"runs-{size}-{shard}", size, shard)
         gaps[case] = max(abs(a - b) for a, b in zip(found["1 process"], found[case], strict=True))
         print(f"{case:<18} largest difference of {steps} losses {gaps[case]:.1e}", flush=True)
@@ -127,13 +131,17 @@ def compare_memory(folder: Path, config: Path) -> tuple[dict[str, Any], bool]:
     for kind in one:
         shares = ", ".join(f"{held[kind] / one[kind]:.0%}" for held in parts)
         print(f"{kind:<18} {one[kind] / 1e6:.0f} MB in one process; in each of two {shares}")
-    return found, all(held["base"] <= SHARE * one["base"] for held in parts)
+    counted = ("base", "resident")
+    return found, all(held[kind] <= SHARE * one[kind] for kind in counted for held in parts)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--only", choices=["losses", "memory"], help="one of the two")
+    parser.add_argument(
+        "--case", action="append", choices=[*CASES][1:], help="of the losses, may be repeated"
+    )
     parser.add_argument("--out", type=Path, help="JSON file; default: bench/out/processes.json")
     parser.add_argument("--hold", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -143,11 +151,12 @@ def main() -> int:
         return 0
     given = argparse.Namespace(**vars(chosen), smoke=False)
     result: dict[str, Any] = {}
+    cases = chosen.case or [*CASES][1:]
     before, good = machine(), True
     with tempfile.TemporaryDirectory(prefix="sapwood-processes-") as name:
         config = config_of(Path(name), chosen.steps)
         if chosen.only != "memory":
-            result["losses"], good = compare_losses(Path(name), config, chosen.steps)
+            result["losses"], good = compare_losses(Path(name), config, chosen.steps, cases)
         if chosen.only != "losses":
             result["memory"], fits = compare_memory(Path(name), config)
             good = good and fits

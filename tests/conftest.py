@@ -11,6 +11,18 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """The same test on the CPU and, where there is one, on a GPU."""
+    if request.param == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        return "cuda:0"
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def smollm2_spec() -> Any:
     """The real SmolLM2, inspected; pulled into the user's own cache where it isn't there yet."""

@@ -25,6 +25,7 @@ from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.load import load_base
 from sapwood.model.lora import read_tensors
 from sapwood.model.methods import trained_numbers
+from sapwood.pipeline import doubts
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import Loaded, open_target
 from sapwood.track.query import find_run
@@ -216,6 +217,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(
         tree[section] |= keys
     with pytest.raises(ConfigError, match=message):
         finetune(parse_config(tree))
+
+
+def test_dropout_is_doubted_where_the_base_itself_would_be_dropped(place: Path) -> None:
+    config = configured(place, "pissa")
+    assert [doubt.partition(":")[0] for doubt in doubts(config)] == ["lora.dropout=0.2 with pissa"]
+    assert not list(doubts(configured(place, "lora")))
+    quiet = config.lora.model_copy(update={"dropout": 0.0})
+    assert not list(doubts(config.model_copy(update={"lora": quiet})))
 
 
 def test_biases_are_trained_only_where_there_are_some(tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sapwood.config import RunConfig
 from tests.model.tiny import tiny_llama
+from tests.several import command, start
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
@@ -43,6 +46,62 @@ def test_the_python_example_runs(name: str, tmp_path: Path) -> None:
     path, loss = done.stdout.split()
     assert (tmp_path / path / "adapter_model.safetensors").is_file()
     assert float(loss) > 0
+
+
+OTHERWISE = {  # lines that set a machine up, and who runs them
+    "git clone": "whoever reads this has",
+    "make demo": "the first thing that CI's own machine does",
+    ". .venv/bin/activate": "`make test` is inside",
+    "python -m pip install": "`make install`, with every extra",
+}
+
+
+def lines_of(name: str) -> list[str]:
+    """The commands of a README, without their comments."""
+    lines = "".join(blocks(name, "sh")).splitlines()
+    return [line.partition(" #")[0].strip() for line in lines if line.strip()]
+
+
+def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand, in their order, with the tiny model in place of the built-in one. The other README has
+    the same ones, see below."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"instruction": f"Tree {i}?", "output": f"Water tree {i} well."} for i in range(40)]
+    for file in ("my.json", "other.json"):
+        Path(file).write_text(json.dumps(rows))
+    model, ran = tiny_llama(tmp_path), 0
+    for line in lines_of("README.md"):
+        if line.startswith(tuple(OTHERWISE)):
+            continue
+        program, *arguments = shlex.split(line)
+        if program == "torchrun":
+            run_in_several(arguments, tmp_path)
+        else:
+            assert program == "sapwood", line
+            run_in_one(arguments)
+        config = Path("my.yaml")
+        config.write_text(config.read_text().replace("builtin:smollm2", model.name))
+        ran += 1
+    assert ran > 15
+    for found in ("tokens.html", "runs/*/loss.png", "runs/*/exports/*/check.json", "runs/trackers/mlflow"):
+        assert list(Path().glob(found)), found
+
+
+def run_in_one(arguments: list[str]) -> None:
+    from sapwood.cli import app
+
+    done = CliRunner().invoke(app, arguments, input="")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, (arguments, done.output)
+
+
+def run_in_several(arguments: list[str], folder: Path) -> None:
+    """As torchrun would, from warm processes; `tests/crash/test_processes.py` has torchrun itself."""
+    option, number, module, name, *rest = arguments
+    assert (option, module, name) == ("--nproc-per-node", "-m", "sapwood")
+    group = start(command, int(number), folder / "out", *rest, settings=[{"CWD": str(folder)}] * int(number))
+    assert group.wait() == [0] * int(number), [path.read_text() for path in group.outputs]
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -75,8 +75,8 @@ def train_study(
     """`finetune`, for a caller that has shown the study to somebody first. In several processes this is what
     the first one does; the others `follow`."""
     refuse_model_folder(config)
-    if config.train.lr > UNUSUAL_LR:
-        log.warning("train.lr=%g is far above what is usual for LoRA (5e-5 to 5e-4)", config.train.lr)
+    for doubt in doubts(config):
+        log.warning("%s", doubt)
     choice = choose_plan(study, config)
     config = settled(config, choice)
     refuse_division(config, world)
@@ -88,6 +88,15 @@ def train_study(
     ) as run:
         save_study(run.path / DATA, study)
         return train_run(run, config, study, watch, spill, world=world)
+
+
+def doubts(config: RunConfig) -> Generator[str]:
+    """What is allowed and seldom meant."""
+    if config.train.lr > UNUSUAL_LR:
+        yield f"train.lr={config.train.lr:g} is far above what is usual for LoRA (5e-5 to 5e-4)"
+    if config.lora.method == "pissa" and config.lora.dropout:
+        why = "it drops parts of the base, which start in the adapter"
+        yield f"lora.dropout={config.lora.dropout:g} with pissa: {why}; lora.dropout=0 is usual"
 
 
 def refuse_model_folder(config: RunConfig) -> None:

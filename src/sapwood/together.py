@@ -10,7 +10,7 @@ from typing import Any
 from sapwood.config import RunConfig
 from sapwood.config_file import parse_config
 from sapwood.errors import ModelError, Stopped
-from sapwood.model.load import load_base
+from sapwood.model.load import load_base, move
 from sapwood.model.lora import LoraModel, attach_lora
 from sapwood.model.machine import device_for, set_threads
 from sapwood.model.recompute import recompute_layers
@@ -72,15 +72,14 @@ def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraMo
     device = device_for(config.base.device_map, world.device)  # before anything is loaded
     if config.train.threads is not None:
         set_threads(config.train.threads)
-    mesh = mesh_of(world) if config.train.shard == "base" and world.size > 1 else None
+    mesh = mesh_of(world, device) if config.train.shard == "base" and world.size > 1 else None
     with world.turn() if mesh is not None else contextlib.nullcontext():
         base = load_base(spec, config.base)
         model = attach_lora(base, config.lora, config.train.seed)
         recompute_layers(model.network, config.train.gradient_checkpointing)
         if mesh is not None:
             base = divide_base(base, model, mesh)
-    if device != "cpu":
-        model.peft.to(device)
+    move(model.peft, device)
     return base, model
 
 

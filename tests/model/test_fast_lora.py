@@ -54,7 +54,7 @@ def wake(model: LoraModel) -> LoraModel:
 
 def results(model: LoraModel) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits, and the gradient of every adapter tensor."""
-    logits = model.peft(input_ids=IDS, use_cache=False).logits.float()
+    logits = model.peft(input_ids=IDS.to(model.device), use_cache=False).logits.float()
     logits.square().mean().backward()
     grads = {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
     assert grads.keys() == model.parameters.keys()

@@ -10,6 +10,7 @@ import torch
 
 from sapwood.errors import ConfigError
 from sapwood.model import machine
+from sapwood.train.world import ALONE, World
 
 
 def test_the_faster_format_follows_from_the_rates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +100,16 @@ def test_a_device_map_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda", *SPREAD):
         with pytest.raises(ConfigError, match=f"no GPU here.*{name}.*no CUDA device.*auto takes the CPU"):
             machine.device_for(name, "cpu")
+
+
+def test_each_process_has_its_gpu_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert World(3, 4, local_rank=1).device == ("cuda:1" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (ALONE.device, World(3, 4, local_rank=1).device) == ("cuda:0", "cuda:1")
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40, 80))
+    assert machine.memory_at(ALONE.device) == (3, 40)
+    assert machine.memory_at("cpu")[0] > 100e6
 
 
 def test_a_device_map_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def through_packs(model: LoraModel, packs: list[Pack]) -> tuple[float, dict[str,
     total = 0.0
     with packed_attention(model.network):
         for pack in packs:
-            loss = forward_loss(model, to_batch(pack))
+            loss = forward_loss(model, to_batch(pack, model.device))
             loss.total.backward()
             total += float(loss.total)
     return total, gradients(model)
@@ -41,9 +41,9 @@ def alone(model: LoraModel, examples: list[Example]) -> tuple[float, dict[str, t
             groups[module], module.group = module.group, None
     model.network.set_attn_implementation("eager")
     for example in examples:
-        ids = torch.from_numpy(example.ids).long()[None]
+        ids = torch.from_numpy(example.ids).long()[None].to(model.device)
         logits = model.peft(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        at = torch.from_numpy(example.trained[1:])
+        at = torch.from_numpy(example.trained[1:]).to(model.device)
         loss = torch.nn.functional.cross_entropy(logits[at], ids[0, 1:][at], reduction="sum")
         loss.backward()
         total += float(loss.detach())

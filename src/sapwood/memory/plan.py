@@ -15,7 +15,7 @@ from typing import Any
 
 from sapwood.config import BaseConfig, RunConfig
 from sapwood.model.loss import PAD_TO, ROWS, VOCABULARY
-from sapwood.model.machine import available_memory, resident_bytes
+from sapwood.model.machine import device_for, memory_at, own_device
 from sapwood.model.shapes import KNOWN, Shapes, trained_parameters
 from sapwood.model.storages import compute_dtype, unpacked_bytes, weight_bytes
 from sapwood.pack.footprint import Footprint, footprint
@@ -25,7 +25,7 @@ from sapwood.train.rehearse import longest_pack
 from sapwood.types import BaseSpec
 
 PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
-LIBRARIES = 50e6  # imported with the weights: PEFT and what it imports
+LIBRARIES = 50e6  # that come with the weights: PEFT and what it imports; on a GPU, their workspaces
 HOLES = {2: 1.5, 4: 1.4}  # heap that a step's activations occupy over what they hold, by bytes of a number
 MARGIN = 0.92  # of the memory that is to be had: others want some too
 MAX_ANSWERS = 16  # sample answers that are written at once
@@ -52,13 +52,14 @@ def held(spec: BaseSpec, config: BaseConfig) -> Held:
 class Workload:
     """What one run puts on a model, whatever the model is held in: its largest pack, the bytes of what is
     trained, those of the model's files, its sample answers (how many at once, and how long with their
-    prompts)."""
+    prompts), and where it is computed."""
 
     pack: Footprint
     adapter: float
     files: int = 0
     answers: int = 0
     answer_tokens: int = 0
+    device: str = "cpu"
 
 
 def workload(study: Study, config: RunConfig, network: Any) -> Workload:
@@ -71,6 +72,7 @@ def workload(study: Study, config: RunConfig, network: Any) -> Workload:
         files=_files(study.spec.path),
         answers=min(len(study.probes), MAX_ANSWERS),
         answer_tokens=prompt + config.eval.max_new_tokens,
+        device=device_for(config.base.device_map, own_device()),
     )
 
 
@@ -117,8 +119,9 @@ class MemoryPlan:
 
 def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0) -> MemoryPlan:
     """The peak of a run on ``base`` that computes ``recomputed`` layers twice."""
-    now = resident_bytes()
-    process = max(PROCESS, now) + LIBRARIES
+    now, free = memory_at(work.device)
+    in_ram = work.device == "cpu"  # else only tensors count: files and most code are elsewhere
+    process = (max(PROCESS, now) if in_ram else now) + LIBRARIES
     pack, width = work.pack, base.width
     layer = width * (shapes.kept * pack.tokens + shapes.heads * pack.kept_scores)
     once = width * shapes.hidden * pack.tokens
@@ -128,7 +131,8 @@ def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0)
     if recomputed:  # the last of them is computed again while the inputs of all are there
         training = max(training, recomputed * once + layer + backward)
     # while it is read, a file is mapped beside the weights; the adapter isn't there yet
-    moment = max(HOLES[width] * training, work.files - work.adapter, _answering(shapes, work, width))
+    reading = work.files - work.adapter if in_ram else 0.0
+    moment = max(HOLES[width] * training, reading, _answering(shapes, work, width))
     return MemoryPlan(
         storage=base.storage,
         recomputed=recomputed,
@@ -139,7 +143,7 @@ def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0)
         activations=kept,
         moment=moment - kept,
         peak=process + base.weights + work.adapter + moment,
-        available=available_memory() + now,
+        available=free + now,
     )
 
 
@@ -158,7 +162,8 @@ def what_fits(storage: str, width: int) -> dict[str, MemoryPlan]:
     pack = Footprint(tokens=512, targets=256, kept_scores=512 * 128, widest_scores=512 * 256)
     found: dict[str, MemoryPlan] = {}
     for name, shapes in KNOWN.items():
-        work = Workload(pack, adapter=16.0 * 8 * 6 * (shapes.hidden + shapes.widest) * shapes.layers)
+        adapter = 16.0 * 8 * 6 * (shapes.hidden + shapes.widest) * shapes.layers
+        work = Workload(pack, adapter, device=own_device())
         found[name] = fewest_recomputed(shapes, work, Held(storage, width * shapes.weights, 0, width))
     return found
 

@@ -66,6 +66,14 @@ def settle(model: nn.Module) -> nn.Module:
     return model
 
 
+def follow(module: Any) -> None:
+    """Take an int8 linear's codes and scales to where its weight went: a module that moves with its parent
+    leaves them behind."""
+    if is_quantised(module) and getattr(module, "state", None) is not None:
+        module.state.CB = module.weight.data
+        module.state.SCB = module.state.SCB.to(module.weight.device)
+
+
 def is_quantised(module: nn.Module) -> bool:
     """True for a linear of bitsandbytes; asking loads nothing."""
     return type(module).__module__.startswith("bitsandbytes.nn")

@@ -50,6 +50,15 @@ def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
     return Base(spec, model, replace(head, products=products), config.storage, products)
 
 
+def move(network: torch.nn.Module, device: str) -> None:
+    """Every weight to ``device``, with what bitsandbytes keeps beside its own."""
+    from sapwood.model.bnb_linear import follow
+
+    network.to(device)
+    for module in network.modules():
+        follow(module)
+
+
 def _load_folder(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 

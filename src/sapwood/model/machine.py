@@ -183,6 +183,14 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
 
+def own_device(number: int = 0) -> str:
+    """Where a process computes unless it is told otherwise: on the GPU of that number, or on the CPU where
+    there is none."""
+    import torch
+
+    return f"cuda:{number}" if torch.cuda.is_available() else "cpu"
+
+
 def device_for(device_map: str, usual: str) -> str:
     """The device that ``base.device_map`` means here, ``cpu`` or ``cuda:0``; ``usual``: this process's own.
 
@@ -208,6 +216,15 @@ def resident_bytes() -> int:
     import psutil
 
     return psutil.Process().memory_info().rss
+
+
+def memory_at(device: str) -> tuple[int, int]:
+    """(what this process holds, what it can have besides) on that device, in bytes."""
+    if device == "cpu":
+        return resident_bytes(), available_memory()
+    import torch
+
+    return torch.cuda.memory_allocated(device), torch.cuda.mem_get_info(device)[0]
 
 
 def total_memory() -> int:

@@ -17,7 +17,7 @@ from sapwood.config import BaseConfig, LoraConfig, RunConfig
 from sapwood.config_file import load_config
 from sapwood.errors import ModelError, Problem, StorageError
 from sapwood.model.base import inspect_base
-from sapwood.model.load import load_base
+from sapwood.model.load import load_base, move
 from sapwood.model.lora import (
     LoraModel,
     attach_lora,
@@ -26,7 +26,7 @@ from sapwood.model.lora import (
     read_tensors,
     restore_adapter,
 )
-from sapwood.model.machine import available_memory
+from sapwood.model.machine import available_memory, own_device
 from sapwood.model.storages import FILLED, weight_bytes
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
@@ -133,7 +133,9 @@ def open_base(model: str) -> Loaded:
     config = BaseConfig(model=model)
     spec = inspect_base(config)
     renderer = _renderer(spec, "auto", None)
-    return Loaded(load_base(spec, config), None, renderer, None, model)
+    base = load_base(spec, config)
+    move(base.model, own_device())
+    return Loaded(base, None, renderer, None, model)
 
 
 def open_adapter(folder: Path, name: str, *, exact: bool = False) -> Loaded:
@@ -181,9 +183,13 @@ def _open(facts: AdapterFacts, name: str, exact: bool, trained: RunConfig | None
     _verify(facts, spec, renderer)
     if trained is None and (facts.path / MODEL).is_file():  # full fine-tuning: the folder is a model
         base = load_base(replace(spec, path=facts.path), facts.base)
+        if not exact:
+            move(base.model, own_device())
         return Loaded(base, None, renderer, facts.system, name, facts.path)
     base = load_base(spec, _exact(spec, facts.base) if exact else facts.base)
     model = _adapted(base, facts, trained)
+    if not exact:  # an export is compared on the CPU, in fp32
+        move(model.peft, "cpu" if facts.base.device_map == "cpu" else own_device())
     adapter = None if model.method == "full" else model
     return Loaded(base, adapter, renderer, facts.system, name, facts.path)
 

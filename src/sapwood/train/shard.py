@@ -22,11 +22,11 @@ from sapwood.train.world import World
 from sapwood.types import Base, Batch, LossSum
 
 
-def mesh_of(world: World) -> Any:
+def mesh_of(world: World, device: str) -> Any:
     """All processes in a row, as FSDP2 wants to see them. Every process must ask at the same time."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(world.device.partition(":")[0], (world.size,))
+    return init_device_mesh(device.partition(":")[0], (world.size,))
 
 
 def refuse_division(config: RunConfig, world: World) -> None:

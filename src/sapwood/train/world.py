@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sapwood.errors import ConfigError, LostProcessError, SapwoodError
+from sapwood.model.machine import own_device
 from sapwood.train.heartbeat import SPOKEN, Heartbeat
 
 if TYPE_CHECKING:
@@ -38,18 +39,21 @@ FIRST_WORD = timedelta(seconds=5)  # for the first process to say how a run ende
 @dataclass(frozen=True, slots=True)
 class World:
     """rank: this process, from 0; the first one writes the run, prints and answers the probes.
-    size: how many there are. local_rank, local_size: the same among those of this host. device: where this
-    one computes."""
+    size: how many there are. local_rank, local_size: the same among those of this host."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    device: str = "cpu"
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    @property
+    def device(self) -> str:
+        """Where this one computes unless the config says otherwise: each process of a host has its GPU."""
+        return own_device(self.local_rank)
 
     def resume(self, run: Path) -> str:
         """The command that goes on with ``run`` in as many processes."""
@@ -196,7 +200,6 @@ _CONNECTION = ("gloo", "Connection closed", "Connection reset", "Broken pipe", "
 
 
 def _meet() -> tuple[World, Any]:
-    import torch
     from torch import distributed
 
     try:
@@ -205,7 +208,6 @@ def _meet() -> tuple[World, Any]:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         if not 0 <= rank < size:
             raise ValueError(f"RANK={rank} of WORLD_SIZE={size}")
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
         if local_size == size:  # one host: nothing listens on its network
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store, _, _ = next(distributed.rendezvous("env://", timeout=MEET))
@@ -213,7 +215,7 @@ def _meet() -> tuple[World, Any]:
         why = " ".join(str(error).split())[:200]
         mend = "torchrun --nproc-per-node N -m sapwood train CONFIG"
         raise ConfigError("the processes can't meet", "RANK, WORLD_SIZE, MASTER_ADDR", why, mend) from None
-    return World(rank, size, local_rank, local_size, device), store
+    return World(rank, size, local_rank, local_size), store
 
 
 @contextmanager
