@@ -4,6 +4,7 @@ adapter can be talked to, and plain PEFT on the original base gives the same log
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from sapwood import finetune, resume
-from sapwood.config import BaseConfig, Method, RunConfig
+from sapwood.config import BaseConfig, LoraConfig, Method, RunConfig
 from sapwood.config_file import parse_config
 from sapwood.errors import ConfigError, Stopped
 from sapwood.model.base import inspect_base, skeleton
@@ -217,6 +218,21 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(
         tree[section] |= keys
     with pytest.raises(ConfigError, match=message):
         finetune(parse_config(tree))
+
+
+@pytest.mark.parametrize("page", ["scale.md", "scale.zh-CN.md"])
+def test_the_arithmetic_of_memory_and_traffic_is_that_of_the_methods(page: str) -> None:
+    """docs/scale: how many numbers each method trains of a Llama 2 7B, from shapes alone."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[a-z].*`) \| ([\d,]+) \|", text, re.MULTILINE)
+    told = {
+        name: int(count.replace(",", "")) for names, count in rows for name in re.findall(r"`(.*?)`", names)
+    }
+    assert set(told) == set(get_args(Method))
+    for method in ("lora", "dora", "ia3", "prompt", "p-tuning", "prefix", "full"):
+        with torch.device("meta"):
+            llama = AutoModelForCausalLM.from_config(LlamaConfig())  # the defaults are those of the 7B
+        assert trained_numbers(llama, LoraConfig(method=method)) == told[method], method
 
 
 def test_dropout_is_doubted_where_the_base_itself_would_be_dropped(place: Path) -> None:

@@ -270,6 +270,8 @@ class TrackConfig(Section):
     """trackers to report to besides the run's own folder: swanlab, tensorboard, wandb, trackio, mlflow"""
     mode: Literal["offline", "cloud", "disabled"] = "offline"
     """offline writes beside the runs, to be sent later; cloud sends, with a key from the environment"""
+    every: int = Field(default=1, ge=1)
+    """optimizer steps between the points that a tracker gets; the run's own record has every step"""
     project: str = Field(default="sapwood", pattern=r"^[\w.-]{1,64}$")
     """what the trackers call the collection of runs"""
 

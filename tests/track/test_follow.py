@@ -137,6 +137,14 @@ def test_one_tracker_that_fails_keeps_no_other_from_it(make_run: Make) -> None:
     assert len(read_trackio(run, "sapwood").curves["train/loss"]) == 8
 
 
+def test_a_tracker_gets_as_many_points_as_are_wanted(make_run: Make) -> None:
+    run = make_run(name="keeper", steps=8)
+    send_run(run, "tensorboard", project="p", cloud=False, every=3)
+    curves = read_tensorboard(run).curves
+    assert [step for step, _ in curves["train/loss"]] == [3, 6]
+    assert [step for step, _ in curves["eval/loss"]] == [0, 4, 8]
+
+
 def test_a_tracker_must_be_named(make_run: Make) -> None:
     done = sapwood_track(make_run(name="keeper"))
     assert (done.returncode, "no tracker is named" in done.stderr) == (2, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from sapwood.config import TrackConfig
 from sapwood.config_file import load_config
@@ -28,7 +29,7 @@ def track_run(name: str, runs: Path, settings: list[str], *, as_json: bool) -> N
     failed: list[SapwoodError] = []
     for tracker in track.to:
         try:
-            place, events = send_run(run, tracker, project=track.project, cloud=track.mode == "cloud")
+            place, events = send_run(run, tracker, **_how(track))
         except SapwoodError as error:
             failed.append(error)
             continue
@@ -49,7 +50,11 @@ def follow_run(run: Path, settings: list[str]) -> None:
     os.nice(POLITE)
     track = _settings(run, settings)
     for tracker in track.to:
-        send_run(run, tracker, project=track.project, cloud=track.mode == "cloud", more=more)
+        send_run(run, tracker, **_how(track), more=more)
+
+
+def _how(track: TrackConfig) -> dict[str, Any]:
+    return {"project": track.project, "cloud": track.mode == "cloud", "every": track.every}
 
 
 def _settings(run: Path, settings: list[str]) -> TrackConfig:

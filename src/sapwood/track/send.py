@@ -31,6 +31,7 @@ def send_run(
     *,
     project: str,
     cloud: bool,
+    every: int = 1,
     more: Callable[[], bool] = lambda: False,
 ) -> tuple[str | None, int]:
     """Tell a tracker all that it hasn't been told of a run.
@@ -40,6 +41,7 @@ def send_run(
         name: of the tracker.
         project: what the tracker calls the collection of runs.
         cloud: whether it may leave this machine.
+        every: of the steps, only each so-many-th is told; every evaluation is.
         more: waits a little; False once the run writes no more.
 
     Returns:
@@ -57,6 +59,7 @@ def send_run(
             events, offset = read_events(run, offset)
             finished = finished or any(event["kind"] == "finished" for event in events)
             new = [event for event in events if event["step"] > sent.get(event["kind"], math.inf)]
+            new = [event for event in new if event["kind"] != "stepped" or event["step"] % every == 0]
             if tracker is None and (new or going):
                 tracker = open_tracker(name, subject_of(run, name, project=project, cloud=cloud))
             for event in new:
