@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: install demo test lint proof crash bench clean
+.PHONY: install demo test lint gpu proof crash bench clean
 
 install: .venv/installed
 
@@ -23,6 +23,9 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+gpu: install
+	$(BIN)/python -m pytest -m gpu -rs
 
 proof: install
 	SAPWOOD_PROOF_CASES=10000 $(BIN)/python -m pytest tests/template tests/data/test_damage.py --timeout 7200

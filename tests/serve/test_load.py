@@ -12,6 +12,7 @@ import torch
 from sapwood.config import BaseConfig, DataConfig, RunConfig
 from sapwood.config_file import dump_config
 from sapwood.errors import ConfigError, DataError, ModelError, StorageError
+from sapwood.model import load as load_module
 from sapwood.model.load import load_base
 from sapwood.model.lora import write_adapter
 from sapwood.serve.load import Loaded, open_target
@@ -96,6 +97,15 @@ def test_a_base_is_opened_by_its_folder(tmp_path: Path) -> None:
     assert loaded.model is None and loaded.network is loaded.base.model and loaded.system is None
     with loaded.without_adapter():
         assert torch.isfinite(logits(loaded.network)).all()
+
+
+def test_a_model_too_large_for_the_gpu_says_how_to_take_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(load_module, "move", full)
+    with pytest.raises(ModelError, match=r"doesn't fit on the GPU .*2 GiB.* CUDA_VISIBLE_DEVICES= "):
+        load_module.place(torch.nn.Linear(1, 1))
 
 
 def test_an_unknown_base_is_named_by_its_kind(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sapwood.model.chatglm import known_layout
 from sapwood.model.gguf_file import read_gguf
 from sapwood.model.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
 from sapwood.model.int8_linear import to_int8
-from sapwood.model.machine import available_memory
+from sapwood.model.machine import available_memory, own_device
 from sapwood.model.storages import compute_dtype, settle_storage, weight_bytes
 from sapwood.types import Base, BaseSpec, Head
 
@@ -50,10 +50,26 @@ def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
     return Base(spec, model, replace(head, products=products), config.storage, products)
 
 
+def place(network: torch.nn.Module) -> None:
+    """Move a model that is only talked to to where this process computes. Raises ModelError where it doesn't
+    fit there."""
+    import torch
+
+    device = own_device()
+    try:
+        move(network, device)
+    except torch.OutOfMemoryError as error:
+        mend = "CUDA_VISIBLE_DEVICES= in the environment takes the CPU"
+        raise ModelError("the model doesn't fit on the GPU", device, first_line(error), mend) from None
+
+
 def move(network: torch.nn.Module, device: str) -> None:
-    """Every weight to ``device``, with what bitsandbytes keeps beside its own."""
+    """Every weight from the CPU, where it was loaded, to ``device``, with what bitsandbytes keeps beside its
+    own."""
     from sapwood.model.bnb_linear import follow
 
+    if device == "cpu":
+        return
     network.to(device)
     for module in network.modules():
         follow(module)

@@ -17,7 +17,7 @@ from sapwood.config import BaseConfig, LoraConfig, RunConfig
 from sapwood.config_file import load_config
 from sapwood.errors import ModelError, Problem, StorageError
 from sapwood.model.base import inspect_base
-from sapwood.model.load import load_base, move
+from sapwood.model.load import load_base, place
 from sapwood.model.lora import (
     LoraModel,
     attach_lora,
@@ -26,7 +26,7 @@ from sapwood.model.lora import (
     read_tensors,
     restore_adapter,
 )
-from sapwood.model.machine import available_memory, own_device
+from sapwood.model.machine import available_memory
 from sapwood.model.storages import FILLED, weight_bytes
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
@@ -112,7 +112,7 @@ def open_target(target: str, runs: Path, *, exact: bool = False) -> Loaded:
             base model (``builtin:NAME``, ``hf:ORG/NAME``, a folder, a ``.gguf`` file). Of an unfinished run
             the newest checkpoint is taken.
         runs: the folder of runs.
-        exact: hold an adapter's base in fp32 where it was trained in a narrower float.
+        exact: hold an adapter's base in fp32 where it was trained in a narrower float, and on the CPU.
 
     Raises:
         ConfigError: nothing is called that.
@@ -134,7 +134,7 @@ def open_base(model: str) -> Loaded:
     spec = inspect_base(config)
     renderer = _renderer(spec, "auto", None)
     base = load_base(spec, config)
-    move(base.model, own_device())
+    place(base.model)
     return Loaded(base, None, renderer, None, model)
 
 
@@ -184,12 +184,12 @@ def _open(facts: AdapterFacts, name: str, exact: bool, trained: RunConfig | None
     if trained is None and (facts.path / MODEL).is_file():  # full fine-tuning: the folder is a model
         base = load_base(replace(spec, path=facts.path), facts.base)
         if not exact:
-            move(base.model, own_device())
+            place(base.model)
         return Loaded(base, None, renderer, facts.system, name, facts.path)
     base = load_base(spec, _exact(spec, facts.base) if exact else facts.base)
     model = _adapted(base, facts, trained)
     if not exact:  # an export is compared on the CPU, in fp32
-        move(model.peft, "cpu" if facts.base.device_map == "cpu" else own_device())
+        place(model.peft)
     adapter = None if model.method == "full" else model
     return Loaded(base, adapter, renderer, facts.system, name, facts.path)
 
