@@ -101,8 +101,7 @@ def study(rows: Path) -> Study:
 def memory_of(monkeypatch: pytest.MonkeyPatch, num_bytes: float, fastest: str = "fp32") -> None:
     """A machine that has so many bytes left and is fastest in ``fastest``; the process holds nothing yet."""
     dtype = torch.bfloat16 if fastest == "bf16" else torch.float32
-    monkeypatch.setattr(plan_module, "available_memory", lambda: int(num_bytes))
-    monkeypatch.setattr(plan_module, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(plan_module, "memory_at", lambda device: (0, int(num_bytes)))
     monkeypatch.setattr(storages_module, "fastest_dtype", lambda: (dtype, {"dtype": fastest}))
 
 

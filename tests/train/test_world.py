@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -51,7 +52,7 @@ def test_one_process_talks_to_nobody() -> None:
 
 @given(lengths=st.lists(st.integers(1, 64), min_size=1, max_size=12), processes=st.integers(1, 5))
 def test_each_process_has_a_pack_where_rows_allow_it(lengths: list[int], processes: int) -> None:
-    rows = [list(range(i * 100, i * 100 + n)) for i, n in enumerate(lengths)]
+    rows = [np.arange(i * 100, i * 100 + n, dtype=np.int32) for i, n in enumerate(lengths)]
     packs = plan_for(processes, rows, 64)
     assert sorted(i for pack in packs for i in pack) == list(range(len(rows)))
     alone = plan_packs(rows, 64)
