@@ -36,7 +36,11 @@ class RowId:
     line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.line}" if self.line is not None else f"{self.source} row {self.index}"
+        """``file:line``, or the row's number where there are no lines. Both, where rows share a line."""
+        if self.line is None:
+            return f"{self.source} row {self.index}"
+        shared = f" row {self.index}" if self.line <= self.index else ""
+        return f"{self.source}:{self.line}{shared}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,11 @@ def test_rows_of_an_array_know_their_line_and_index(read: Callable[..., list[Row
     ]
 
 
+def test_rows_that_share_a_line_are_told_apart(read: Callable[..., list[Row]]) -> None:
+    rows = read('[{"a": 1}, {"a": 2},\n{"a": 3}]', "rows.json")
+    assert [str(row.id) for row in rows] == ["rows.json:1", "rows.json:1 row 1", "rows.json:2 row 2"]
+
+
 def test_files_are_read_in_order_and_each_counts_from_zero(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(f"{GOOD_LINE}\n{GOOD_LINE}\n")
     (tmp_path / "two.json").write_text(f"[{GOOD_LINE}]")
