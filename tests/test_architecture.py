@@ -43,7 +43,7 @@ DOORS = {
     "datasets": {"data/sources"},
     "sacrebleu": {"scores"},
     **{name: {f"track/trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},
-    "torch.distributed": {"train/world", "train/shard"},
+    "torch.distributed": {"train/world", "train/shard", "train/vocabulary"},
 }
 BANNED = {"pickle", "marshal", "shelve", "dill", "requests", "urllib.request"}
 # `sapwood data convert` opens pickles in a process of its own, which gives up its rights first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-    from sapwood.model.gguf_linear import PackedMatrix
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -162,16 +161,25 @@ class Batch:
 # --- model ------------------------------------------------------------------------------------------------
 
 
+class Rows(Protocol):
+    """A matrix that gives its rows by slice: packed blocks, or one that several processes share."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __getitem__(self, rows: slice) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """The final projection as data: logits = softcap(hidden @ weight.T + bias) * scale.
 
-    weight: [vocabulary, hidden], a tensor, or packed blocks that give rows by slice or index as one does;
+    weight: [vocabulary, hidden], a tensor, or what gives its rows by slice as one does;
     bias: [vocabulary] or None; softcap: cap * tanh(x / cap) where not None.
     products: the format to multiply in, the weight's own where None.
     """
 
-    weight: torch.Tensor | PackedMatrix
+    weight: torch.Tensor | Rows
     bias: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None

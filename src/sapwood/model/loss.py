@@ -9,6 +9,7 @@ vocabulary] tensor never exists, and the backward pass only multiplies by a numb
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,16 +28,18 @@ class _LabelLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, targets: Tensor, head: Head) -> Tensor:
+        parts = range(0, len(rows), ROWS)
+        streams = [_Stream(rows[i : i + ROWS], targets[i : i + ROWS], head) for i in parts]
+        for start, weight in _weights(head, rows.dtype):
+            for stream in streams:
+                stream.read(start, weight)
         total = torch.zeros((), dtype=torch.float32, device=rows.device)
         grad = torch.empty_like(rows) if rows.requires_grad else None
-        for start in range(0, len(rows), ROWS):
-            part, target = rows[start : start + ROWS], targets[start : start + ROWS]
-            size = len(part)
-            part, target = (_padded(x, -size % PAD_TO) for x in (part, target))
-            losses, part_grad = _stream(part, target, head, grad is not None)
-            total += losses[:size].sum()
-            if grad is not None and part_grad is not None:
-                grad[start : start + size] = part_grad[:size]
+        for i, stream in zip(parts, streams, strict=True):
+            losses, slopes = stream.end()
+            total += losses.sum()
+            if grad is not None and slopes is not None:
+                grad[i : i + ROWS] = slopes
         if grad is not None:
             ctx.save_for_backward(grad)
         return total
@@ -47,43 +50,59 @@ class _LabelLoss(torch.autograd.Function):
         return grad * grad_total.to(grad.dtype), None, None
 
 
-def _stream(rows: Tensor, targets: Tensor, head: Head, need_grad: bool) -> tuple[Tensor, Tensor | None]:
-    """Cross-entropies fp32[N] of a few rows, and their gradient [N, D] where asked for.
+def _weights(head: Head, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """The head in parts, each with the number of its first token: [up to VOCABULARY, D] in the format of
+    products. A part is gone when the next one comes."""
+    for start in range(0, head.weight.shape[0], VOCABULARY):
+        part = slice(start, min(start + VOCABULARY, head.weight.shape[0]))
+        yield start, converted(head.weight[part], head.products or dtype)
+
+
+class _Stream:
+    """Cross-entropies of a few rows, and their gradient where it is asked for, part by part of the head.
 
     The target's own share of the gradient, p - 1, is added at the end: beside the others it would cancel.
     """
-    top = rows.new_full((len(rows),), -torch.inf, dtype=torch.float32)
-    total, label, slope = torch.zeros_like(top), torch.zeros_like(top), torch.ones_like(top)
-    products = head.products or rows.dtype
-    wide = rows.to(products)
-    others = rows.new_zeros(rows.shape, dtype=torch.float32) if need_grad else None
-    for start in range(0, head.weight.shape[0], VOCABULARY):
-        part = slice(start, min(start + VOCABULARY, head.weight.shape[0]))
-        weight = converted(head.weight[part], products)
-        logits, tanh = _logits(
-            wide, weight, None if head.bias is None else head.bias[part].to(products), head
-        )
-        inside = (targets >= part.start) & (targets < part.stop)
-        at = (targets - start).clamp_(0, len(weight) - 1).unsqueeze(1)
-        label = torch.where(inside, logits.gather(1, at).squeeze(1), label)
-        before, top = top, torch.maximum(top, logits.amax(1))
-        shrink = torch.exp(before - top)
-        weights = logits.sub_(top.unsqueeze(1)).exp_()
-        total = total.mul_(shrink).add_(weights.sum(1))
-        if others is None:
-            continue
+
+    def __init__(self, rows: Tensor, targets: Tensor, head: Head) -> None:
+        self._size, self._head = len(rows), head
+        self._rows, self._targets = (_padded(x, -len(rows) % PAD_TO) for x in (rows, targets))
+        self._top = rows.new_full((len(self._rows),), -torch.inf, dtype=torch.float32)
+        self._total, self._label = torch.zeros_like(self._top), torch.zeros_like(self._top)
+        self._slope = torch.ones_like(self._top)
+        wide = rows.new_zeros(self._rows.shape, dtype=torch.float32) if rows.requires_grad else None
+        self._others, self._own = wide, None if wide is None else wide.clone()
+
+    def read(self, start: int, weight: Tensor) -> None:
+        """A part of the head, whose first token is ``start``."""
+        head, part = self._head, slice(start, start + len(weight))
+        bias = None if head.bias is None else head.bias[part].to(weight.dtype)
+        logits, tanh = _logits(self._rows.to(weight.dtype), weight, bias, head)
+        inside = (self._targets >= part.start) & (self._targets < part.stop)
+        at = (self._targets - start).clamp_(0, len(weight) - 1).unsqueeze(1)
+        self._label = torch.where(inside, logits.gather(1, at).squeeze(1), self._label)
+        before, self._top = self._top, torch.maximum(self._top, logits.amax(1))
+        shrink = torch.exp(before - self._top)
+        weights = logits.sub_(self._top.unsqueeze(1)).exp_()
+        self._total = self._total.mul_(shrink).add_(weights.sum(1))
+        if self._others is None or self._own is None:
+            return
         weights.scatter_(1, at, torch.where(inside, 0.0, weights.gather(1, at).squeeze(1)).unsqueeze(1))
         if tanh is not None:
             slopes = tanh.square_().neg_().add_(1.0)
-            slope = torch.where(inside, slopes.gather(1, at).squeeze(1), slope)
+            self._slope = torch.where(inside, slopes.gather(1, at).squeeze(1), self._slope)
             weights.mul_(slopes)
-        others.mul_(shrink.unsqueeze(1)).add_(weights.to(products) @ weight)
-    losses = top + total.log() - label
-    if others is None:
-        return losses, None
-    own = torch.expm1(-losses).mul_(slope).unsqueeze(1)  # p - 1
-    grad = others.div_(total.unsqueeze(1)).addcmul_(own, head.weight[targets].float())
-    return losses, grad.mul_(head.scale).to(rows.dtype)
+        self._others.mul_(shrink.unsqueeze(1)).add_(weights.to(weight.dtype) @ weight)
+        self._own[inside] = weight[at[inside, 0]].float()
+
+    def end(self) -> tuple[Tensor, Tensor | None]:
+        """float32[N], and [N, D] where the rows take a gradient."""
+        losses = self._top + self._total.log() - self._label
+        if self._others is None or self._own is None:
+            return losses[: self._size], None
+        own = torch.expm1(-losses).mul_(self._slope).unsqueeze(1)  # p - 1
+        grad = self._others.div_(self._total.unsqueeze(1)).addcmul_(own, self._own)
+        return losses[: self._size], grad.mul_(self._head.scale).to(self._rows.dtype)[: self._size]
 
 
 def _padded(x: Tensor, extra: int) -> Tensor:

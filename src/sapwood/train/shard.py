@@ -1,8 +1,9 @@
 """A base that doesn't fit one device, in parts: each process holds 1/n of every layer, and a layer is whole
 in all of them only while it computes.
 
-torch's FSDP2 (`fully_shard`) does the gathering, forward and backward. The adapter is small and stays whole
-everywhere: its gradients are summed as without division, so that the numbers are those of an undivided base.
+torch's FSDP2 (`fully_shard`) does the gathering of layers, forward and backward; embedding and head are never
+whole (`vocabulary`). The adapter is small and stays whole everywhere: its gradients are summed as without
+division, so that the numbers are those of an undivided base.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sapwood.errors import ConfigError
 from sapwood.model.lora import LoraModel
 from sapwood.model.methods import DENSE
 from sapwood.train.loop import decoder_loss
+from sapwood.train.vocabulary import divide_vocabulary
 from sapwood.train.world import World
 from sapwood.types import Base, Batch, LossSum
 
@@ -49,15 +51,14 @@ def divide_base(base: Base, model: LoraModel, mesh: Any) -> Base:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     network: Any = model.network
-    adapter = set(model.parameters.values())
+    head = replace(model.head, weight=divide_vocabulary(network))
+    aside = {*model.parameters.values(), *(end.weight for end in _ends(network))}
     for layer in decoder_layers(model.backbone):
-        fully_shard(layer, mesh=mesh, ignored_params=adapter)
-    fully_shard(network, mesh=mesh, ignored_params=adapter)
-    head = replace(model.head, weight=network.get_output_embeddings().weight)
+        fully_shard(layer, mesh=mesh, ignored_params=aside)
+    fully_shard(network, mesh=mesh, ignored_params=aside)
 
     def total_loss(self: Any, batch: Batch) -> Tensor:
-        whole = self.get_output_embeddings().weight  # gathered, within this call
-        return decoder_loss(model, batch, replace(head, weight=whole)).total
+        return decoder_loss(model, batch, head).total
 
     network.total_loss = MethodType(total_loss, network)
     register_fsdp_forward_method(network, "total_loss")
@@ -78,7 +79,14 @@ def held_bytes(model: LoraModel) -> int:
 
 def gathered_bytes(model: LoraModel) -> int:
     """Memory that a divided base takes besides at this moment of a pass: what is whole, to compute."""
-    return sum(p.nbytes for p in _frozen(model) if not hasattr(p, "to_local")) if model.divided else 0
+    if model.divided is None:
+        return 0
+    ends = {id(end.weight) for end in _ends(model.network)}
+    return sum(p.nbytes for p in _frozen(model) if not hasattr(p, "to_local") and id(p) not in ends)
+
+
+def _ends(network: Any) -> tuple[Any, Any]:
+    return network.get_input_embeddings(), network.get_output_embeddings()
 
 
 def _frozen(model: LoraModel) -> list[nn.Parameter]:
