@@ -54,7 +54,7 @@ def examples_file(job: Job) -> Path:
     return Path(job.folder) / f"{job.examples}.safetensors"
 
 
-def load_examples(job: Job) -> list[Example]:
+def load_examples(job: Job) -> Sequence[Example]:
     from sapwood.data.cache import unpack_examples
 
     return unpack_examples(examples_file(job).read_bytes(), examples_file(job))
@@ -143,7 +143,7 @@ def prepare(job: Job) -> Result:
     return {"rows": rows, "tokens": tokens, "targets": targets}
 
 
-def row_examples(job: Job, spec: BaseSpec) -> list[Example]:
+def row_examples(job: Job, spec: BaseSpec) -> Sequence[Example]:
     from sapwood.data.formats import read_conversations
     from sapwood.study import make_renderer
     from sapwood.template.prepare import prepare

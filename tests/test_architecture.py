@@ -23,6 +23,7 @@ LAYERS = (
     {"data", "template", "pack", "model", "track"},
     {"config_file", "signals", "scores"},
     {"config"},
+    {"examples"},
     {"types", "errors"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

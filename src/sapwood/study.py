@@ -6,22 +6,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sapwood.config import RunConfig
-from sapwood.data.cache import pack_entry, pack_examples, unpack_entry, unpack_examples
+from sapwood.data.cache import open_entry, pack_entry, pack_examples, unpack_examples
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.sources import digest
-from sapwood.data.split import contradictions, duplicates, split_eval
+from sapwood.data.split import Said, hold_out, split_eval
 from sapwood.data.weights import weighted
-from sapwood.errors import ModelError, SapwoodError, StorageError
+from sapwood.errors import DataError, ModelError, Problem, SapwoodError, StorageError
+from sapwood.examples import Examples
 from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.cache import cache_dir
 from sapwood.model.hubs import revision_of
@@ -29,7 +34,7 @@ from sapwood.model.machine import device_for
 from sapwood.model.methods import refuse_misfits
 from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
-from sapwood.template.prepare import Prepared, prepare
+from sapwood.template.prepare import Preparation, Prepared
 from sapwood.template.render import Renderer
 from sapwood.template.unrender import unrender
 from sapwood.track.files import operation, staged_dir, to_json, verify_dir, write_atomic
@@ -117,28 +122,78 @@ def prepared_study(
 
 
 def _prepare(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> Material:
-    notes = ReadReport()
-    learnt, held_out = read_data(config, renderer, notes)
-
-    def proven(conversations: Sequence[Conversation]) -> Prepared:
-        return prepare(conversations, renderer, config.template, max_length=length, vocab_rows=vocab_rows)
-
-    train = proven(learnt)
-    measured = proven(held_out) if held_out else None
+    notes, said = ReadReport(), Said()
+    held = None
+    if not isinstance(config.data.eval, str) and config.data.eval:  # read once to know what each row says
+        for conversation in _read(config, renderer, config.data.train, notes):
+            said.add(conversation)
+        held = hold_out(said, config.data.eval, config.train.seed)
+    sides = [
+        Preparation(renderer, config.template, max_length=length, vocab_rows=vocab_rows) for _ in range(2)
+    ]
+    asked: list[Conversation] = []
+    for conversation, is_held in _sided(config, renderer, said, held, notes):
+        sides[is_held].add(conversation)
+        if is_held and conversation.messages:  # nobody asks a document
+            asked.append(conversation)
+        if any(side.hopeless for side in sides):
+            break
+    train, measured = _finish(sides, config.data.eval != 0)
     seen = weighted(train.examples, config.data.train, config.data.weights, config.train.seed)
-    held = measured.examples if measured is not None else []
-    asked = [conversation for conversation in held_out if conversation.messages]  # nobody asks a document
     probes = choose_probes(asked, renderer, config.eval.samples) if asked else []
+    among = None if held is None else ~held
     facts = {
-        "data_sha256": hashlib.sha256(pack_examples([*seen, *held])).hexdigest(),
-        "rows": {"learnt": len(learnt), "held_out": len(held_out), "notes": notes.notes()},
-        "duplicates": _groups(duplicates(learnt)),
-        "contradictions": _groups(contradictions(learnt)),
+        "data_sha256": _digest(seen, measured.examples if measured is not None else []),
+        "rows": {
+            "learnt": train.report.rows,
+            "held_out": measured.report.rows if measured is not None else 0,
+            "notes": notes.notes(),
+        },
+        "duplicates": _groups(said.duplicates(among)),
+        "contradictions": _groups(said.contradictions(among)),
         "proof": train.proof.to_json(),
         "report": train.report.to_json(),
         "eval_report": measured.report.to_json() if measured is not None else None,
     }
-    return Material(seen, held, probes, facts)
+    return Material(seen, measured.examples if measured is not None else [], probes, facts)
+
+
+def _sided(
+    config: RunConfig, renderer: Renderer, said: Said, held: NDArray[np.bool_] | None, notes: ReadReport
+) -> Iterator[tuple[Conversation, bool]]:
+    """The conversations, and whether each is held out; those to learn from are in ``said`` at the end."""
+    if held is not None:
+        again = _read(config, renderer, config.data.train)
+        for conversation, is_held in itertools.zip_longest(again, held.tolist()):
+            if conversation is None or is_held is None:
+                raise DataError("the data changed while they were read", "data.train", mend="start again")
+            yield conversation, is_held
+        return
+    for conversation in _read(config, renderer, config.data.train, notes):
+        said.add(conversation)
+        yield conversation, False
+    if isinstance(config.data.eval, str):
+        for conversation in _read(config, renderer, [config.data.eval], notes):
+            yield conversation, True
+
+
+def _finish(sides: Sequence[Preparation], measures: bool) -> tuple[Prepared, Prepared | None]:
+    """What was proven of both sides. Raises DataError with the problems of both."""
+    found: list[Prepared] = []
+    problems: list[Problem] = []
+    for side in sides[: 1 + measures]:
+        try:
+            found.append(side.finish())
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return found[0], found[1] if measures else None
+
+
+def _digest(train: Sequence[Example], held: Sequence[Example]) -> str:
+    both = [Examples.of(part).digest() for part in (train, held)]
+    return hashlib.sha256(repr(both).encode()).hexdigest()
 
 
 def _key(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> str | None:
@@ -170,7 +225,7 @@ def _code_version() -> str:
 
 def _find(path: Path) -> Material | None:
     try:
-        facts, (train, held) = unpack_entry(path.read_bytes())
+        facts, (train, held) = open_entry(path)
         probes = [Probe.from_json(value) for value in facts.pop("probes")]
         os.utime(path)  # the oldest by this time is dropped first
     except FileNotFoundError:
@@ -185,10 +240,9 @@ def _find(path: Path) -> Material | None:
 def _keep(path: Path, material: Material) -> None:
     """Store an entry, and drop the oldest. A cache that can't be written is no error."""
     probes = [probe.to_json() for probe in material.probes]
-    content = pack_entry({**material.facts, "probes": probes}, [material.train, material.eval])
     with contextlib.suppress(OSError, StorageError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
+        write_atomic(path, pack_entry({**material.facts, "probes": probes}, [material.train, material.eval]))
         entries = sorted(path.parent.glob("[0-9a-f]*"), key=lambda entry: entry.stat().st_mtime)
         for entry in entries[:-MAX_ENTRIES]:
             entry.unlink(missing_ok=True)
@@ -201,22 +255,21 @@ def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = No
     return Renderer(spec.tokenizer, template, spec.stop_ids, clock)
 
 
-def read_data(
-    config: RunConfig, renderer: Renderer, notes: ReadReport | None = None
-) -> tuple[list[Conversation], list[Conversation]]:
+def read_data(config: RunConfig, renderer: Renderer) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations to learn from, and held-out ones."""
 
-    def read(paths: Sequence[str]) -> list[Conversation]:
-        found = read_conversations(config.data, paths, report=notes)
-        return unrender(found, renderer, config.template.train_on)
-
-    conversations = read(config.data.train)
+    conversations = list(_read(config, renderer, config.data.train))
     if isinstance(config.data.eval, str):
-        return conversations, read([config.data.eval])
-    if config.data.eval == 0:
-        return conversations, []
-    learnt, held_out = split_eval(conversations, config.data.eval, config.train.seed)
-    return learnt, held_out
+        return conversations, list(_read(config, renderer, [config.data.eval]))
+    return split_eval(conversations, config.data.eval, config.train.seed)
+
+
+def _read(
+    config: RunConfig, renderer: Renderer, paths: Sequence[str], notes: ReadReport | None = None
+) -> Iterator[Conversation]:
+    """The conversations of ``paths``. Raises DataError behind the last good one."""
+    found = read_conversations(config.data, paths, report=notes)
+    return unrender(found, renderer, config.template.train_on)
 
 
 def save_study(folder: Path, study: Study) -> None:
@@ -257,7 +310,7 @@ def fingerprints(study: Study) -> dict[str, str]:
     return {
         "base_fingerprint": study.spec.fingerprint,
         "template_fingerprint": study.renderer.fingerprint,
-        "data_sha256": hashlib.sha256(pack_examples([*study.data.train, *study.data.eval])).hexdigest(),
+        "data_sha256": _digest(study.data.train, study.data.eval),
     }
 
 

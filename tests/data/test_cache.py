@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from sapwood.data.cache import pack_entry, pack_examples, unpack_entry, unpack_examples
+from sapwood.data import cache
+from sapwood.data.cache import open_entry, pack_entry, pack_examples, unpack_examples
 from sapwood.errors import StorageError
 from sapwood.types import Example, RowId
 
@@ -75,20 +76,30 @@ def test_a_file_without_its_sources_is_refused() -> None:
 # --- entries: facts and several lists, verified by their own hash -------------------------------------------
 
 
-def test_an_entry_comes_back_exactly() -> None:
-    facts, parts = unpack_entry(pack_entry({"n": [1, "é"]}, [SOME, [], SOME[:1]]))
+def test_an_entry_comes_back_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "entry"
+    path.write_bytes(b"".join(pack_entry({"n": [1, "é"]}, [SOME, [], SOME[:1]])))
+    facts, parts = open_entry(path)
     assert facts == {"n": [1, "é"]}
     assert [len(part) for part in parts] == [3, 0, 1]
     assert all(same(a, b) for a, b in zip([*SOME, SOME[0]], [*parts[0], *parts[2]], strict=True))
 
 
-def test_every_flipped_bit_and_every_cut_of_an_entry_is_seen() -> None:
-    content = pack_entry({"n": 1}, [SOME[:1]])
+def test_an_entry_is_hashed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "PIECE", 100)
+    test_an_entry_comes_back_exactly(tmp_path)
+
+
+def test_every_flipped_bit_and_every_cut_of_an_entry_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "entry"
+    content = b"".join(pack_entry({"n": 1}, [SOME[:1]]))
     for at in range(len(content)):
         damaged = bytearray(content)
         damaged[at] ^= 1 << at % 8
-        with pytest.raises(ValueError, match="sha256"):
-            unpack_entry(bytes(damaged))
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="hash"):
+            open_entry(path)
     for size in (0, 31, 39, len(content) - 1):
-        with pytest.raises(ValueError, match="sha256"):
-            unpack_entry(content[:size])
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"hash|cut short"):
+            open_entry(path)

@@ -18,7 +18,7 @@ import pytest
 from sapwood.config import DataConfig, TemplateConfig
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.problems import printable
-from sapwood.data.split import contradictions, duplicates, split_eval
+from sapwood.data.split import Said, split_eval
 from sapwood.errors import DataError
 from sapwood.template.prepare import Prepared, prepare
 from sapwood.types import Conversation
@@ -229,7 +229,7 @@ def d41_braces_are_never_rendered(folder: Path) -> None:
 
 def d42_duplicates_are_counted_and_stay_together(folder: Path) -> None:
     found = make(folder, *[row(instruction=f"q{i % 20}", output="a") for i in range(40)])
-    assert len(duplicates(found)) == 20
+    assert len(Said.of(found).duplicates()) == 20
     train, held = split_eval(found, 0.2, seed=0)
     assert not {c.messages for c in train} & {c.messages for c in held}
 
@@ -255,7 +255,9 @@ def d48_a_split_that_leaves_nothing(folder: Path) -> None:
 
 def d52_contradictions_are_reported(folder: Path) -> None:
     found = make(folder, GOOD, row(instruction="q", output="b"))
-    assert [[str(r) for r in group] for group in contradictions(found)] == [["rows.jsonl:1", "rows.jsonl:2"]]
+    assert [[str(r) for r in group] for group in Said.of(found).contradictions()] == [
+        ["rows.jsonl:1", "rows.jsonl:2"]
+    ]
 
 
 def d53_escapes_do_not_reach_the_terminal(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from sapwood.config import TemplateConfig
 from sapwood.errors import DataError
 from sapwood.template import prepare as module
-from sapwood.template.alike import Alike
+from sapwood.template.alike import Alike, Made
 from sapwood.template.label import label
 from sapwood.template.prepare import prepare
 from sapwood.template.render import TrainOn
@@ -46,33 +47,32 @@ def test_both_ways_give_the_same(name: str, train_on: TrainOn) -> None:
     words = [anything if i % 4 == 0 else plain for i in range(2 * CASES)]
     rows = [conversation(rng, i, name not in NO_SYSTEM, of) for i, of in enumerate(words)]
     found = Alike(renderer, train_on, 10**6).examples(rows)
-    for i, known in found.items():
+    for at, i in enumerate(found.places):
         (alone,) = long_way(renderer, rows[i], train_on)
-        assert known.example.ids.tolist() == alone.ids.tolist()
-        assert known.example.trained.tolist() == alone.trained.tolist()
-        assert known.characters == len(renderer.render(rows[i], train_on)[0].text)
+        assert found.equals(at, alone)
+        assert found.characters[at] == len(renderer.render(rows[i], train_on)[0].text)
     if name in SHORT:
-        assert len(found) > CASES / 8, "nothing was shown"
+        assert len(found.places) > CASES / 8, "nothing was shown"
 
 
 def test_what_a_template_looks_at_goes_the_long_way() -> None:
     renderer = renderer_for("rewrites history")
-    assert not Alike(renderer, "assistant", 10**6).examples([chat("question", "answer")])
+    assert not Alike(renderer, "assistant", 10**6).examples([chat("question", "answer")]).places
 
 
 def test_ids_beyond_the_embedding_and_padding_go_the_long_way() -> None:
     renderer = real("qwen1_5")
-    assert not Alike(renderer, "assistant", 1000).examples([chat("question", "answer")])
-    assert Alike(renderer, "assistant", 151_936).examples([chat("question", "answer")])
+    assert not Alike(renderer, "assistant", 1000).examples([chat("question", "answer")]).places
+    assert Alike(renderer, "assistant", 151_936).examples([chat("question", "answer")]).places
 
 
 def test_a_difference_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoilt(self: Alike, *args: object) -> Example | None:
-        example = made(self, *args)
-        return None if example is None else Example(example.row, example.ids + np.int32(1), example.trained)
+    def spoilt(self: Alike, rows: list[Conversation]) -> Made:
+        made = right(self, rows)
+        return replace(made, ids=made.ids + np.int32(1))
 
-    made = Alike._example
-    monkeypatch.setattr(Alike, "_example", spoilt)
+    right = Alike.examples
+    monkeypatch.setattr(Alike, "examples", spoilt)
     with pytest.raises(DataError, match=r"\[template-ids\].*rows like it get other ids than it alone"):
         prepare(
             [chat("question", "answer")], real("qwen1_5"), TemplateConfig(), max_length=64, vocab_rows=151_936

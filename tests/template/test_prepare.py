@@ -111,6 +111,14 @@ def test_overlong_rows_are_dropped_and_counted_when_asked():
     assert [row.index for row in prepared.report.dropped_rows] == [80, 90]
 
 
+def test_rows_that_are_dropped_are_told_in_their_order_however_they_were_prepared():
+    contents = ["word " * 80, "a", "<|im_end|> " * 80, "b", "word " * 90]
+    rows = [chat("q", text, index=n) for n, text in enumerate(contents)]
+    prepared = run(rows, config=DROP, max_length=64)
+    assert [row.index for row in prepared.report.dropped_rows] == [0, 2, 4]
+    assert [example.row.index for example in prepared.examples] == [1, 3]
+
+
 def test_dropping_everything_is_an_error():
     with pytest.raises(DataError, match="1 of 1 examples have more than 16"):
         run([chat("q", "word " * 80)], config=DROP, max_length=16)

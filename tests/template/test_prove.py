@@ -10,7 +10,8 @@ import pytest
 
 from sapwood.errors import DataError
 from sapwood.template.label import label_encoded
-from sapwood.template.prove import CHECKS, Labelled, prove
+from sapwood.template.proof import CHECKS
+from sapwood.template.prove import Labelled, prove
 from sapwood.template.render import Renderer
 from sapwood.types import Example, Span
 from tests.model.tiny import CHATML, tiny_tokenizer

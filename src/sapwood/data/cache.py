@@ -3,109 +3,137 @@ change it; and a second start on the same data finds what the first one proved."
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import itertools
 import json
+import mmap
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from sapwood.errors import StorageError
-from sapwood.types import Example, RowId
+from sapwood.examples import Examples
+from sapwood.types import Example
 
+PIECE = 16 << 20  # bytes that are hashed at once
+ALIGNED = 64  # bytes: where the examples of an entry begin
+DIGEST = 32
+STORED = {"I32": np.int32, "I64": np.int64, "U8": np.uint8}  # safetensors' names
 
-class StoredExamples(Sequence[Example]):
-    """Examples as they are stored, one behind the other; each is made when it is asked for, so that a million
-    of them are there at once. Raises ValueError or KeyError where the tensors don't belong together."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray], sources: Sequence[str]) -> None:
-        self._tensors = tensors
-        self._sources = sources
-        self._trained = tensors["trained"].astype(np.bool_)
-        self._stops = np.cumsum(tensors["length"])
-        self._places = range(len(self._stops))
-        tokens = int(tensors["length"].sum())
-        known = tensors["source"].min(initial=0) >= 0 and tensors["source"].max(initial=-1) < len(sources)
-        lengths = {len(tensors[name]) for name in ("length", "source", "index", "line")}
-        if len(lengths) > 1 or {len(tensors["ids"]), len(tensors["trained"])} != {tokens} or not known:
-            raise ValueError("its parts don't belong together")
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> StoredExamples: ...
-    def __getitem__(self, index: int | slice) -> Example | StoredExamples:
-        if isinstance(index, slice):
-            part = copy.copy(self)
-            part._places = self._places[index]
-            return part
-        at, tensors = self._places[index], self._tensors
-        stop = int(self._stops[at])
-        start = stop - int(tensors["length"][at])
-        source = self._sources[int(tensors["source"][at])]
-        row = RowId(source, int(tensors["index"][at]), int(tensors["line"][at]) or None)
-        return Example(row, tensors["ids"][start:stop], self._trained[start:stop])
+Chunk = bytes | memoryview
 
 
 def pack_examples(examples: Sequence[Example]) -> bytes:
     """Examples as safetensors: concatenated ids and flags, a length each, and where each came from."""
-    from safetensors.numpy import save
-
-    sources = sorted({example.row.source for example in examples})
-    number = {source: i for i, source in enumerate(sources)}
-    tensors = {
-        "ids": _joined([example.ids for example in examples], np.int32),
-        "trained": _joined([example.trained for example in examples], np.uint8),
-        "length": np.array([len(example) for example in examples], np.int64),
-        "source": np.array([number[example.row.source] for example in examples], np.int32),
-        "index": np.array([example.row.index for example in examples], np.int64),
-        "line": np.array([example.row.line or 0 for example in examples], np.int64),  # lines start at 1
-    }
-    return save(tensors, metadata={"sources": json.dumps(sources)})
+    return b"".join(_chunks(Examples.of(examples)))
 
 
-def pack_entry(facts: Mapping[str, Any], parts: Sequence[Sequence[Example]]) -> bytes:
-    """Facts (plain JSON data) and several lists of examples, behind the sha256 of it all."""
-    head = json.dumps({"facts": facts, "sizes": [len(part) for part in parts]}, ensure_ascii=False).encode()
-    body = pack_examples([example for part in parts for example in part])
-    rest = len(head).to_bytes(8) + head + body
-    return hashlib.sha256(rest).digest() + rest
-
-
-def unpack_entry(content: bytes) -> tuple[dict[str, Any], list[StoredExamples]]:
-    """What `pack_entry` packed. Raises ValueError where one bit of it changed."""
-    view = memoryview(content)
-    if len(view) < 40 or hashlib.sha256(view[32:]).digest() != bytes(view[:32]):
-        raise ValueError("its sha256 is not the one that it was written with")
-    stop = 40 + int.from_bytes(view[32:40])
-    head = json.loads(bytes(view[40:stop]))
-    examples = _unpacked(bytes(view[stop:]))
-    borders = itertools.accumulate(head["sizes"], initial=0)
-    return head["facts"], [examples[start:end] for start, end in itertools.pairwise(borders)]
-
-
-def unpack_examples(content: bytes, source: Path) -> StoredExamples:
+def unpack_examples(content: bytes, source: Path) -> Examples:
     """What `pack_examples` packed; ``source`` is named where it can't be read. Raises StorageError."""
     try:
-        return _unpacked(content)
+        return _unpacked(memoryview(content))
     except Exception as error:
         mend = "start the run anew"
         raise StorageError("prepared data can't be read", str(source), str(error), mend) from None
 
 
-def _unpacked(content: bytes) -> StoredExamples:
-    from safetensors.numpy import load
+def pack_entry(facts: Mapping[str, Any], parts: Sequence[Sequence[Example]]) -> list[Chunk]:
+    """Facts (plain JSON data), several lists of examples, and a hash of it all at the end: pieces of a file,
+    none of them a copy of the examples."""
+    stored = [_chunks(Examples.of(part)) for part in parts]
+    sizes = [sum(map(len, chunks)) for chunks in stored]
+    head = json.dumps({"facts": facts, "sizes": sizes}, ensure_ascii=False).encode()
+    out: list[Chunk] = [len(head).to_bytes(8), head]
+    at = 8 + len(head)
+    for chunks, size in zip(stored, sizes, strict=True):
+        out += [padding := bytes(-at % ALIGNED), *chunks]
+        at += len(padding) + size
+    total = _Hash()
+    for chunk in out:
+        total.update(chunk)
+    return [*out, total.digest()]
 
-    size = int.from_bytes(content[:8], "little")
-    sources: list[str] = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["sources"])
-    return StoredExamples(load(content), sources)
+
+def open_entry(path: Path) -> tuple[dict[str, Any], list[Examples]]:
+    """The entry at ``path``; its examples are the file, mapped. Raises OSError, and ValueError where one bit
+    of it changed."""
+    with path.open("rb") as file:
+        if file.seek(0, 2) < 8 + DIGEST:
+            raise ValueError("it is cut short")
+        whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    view = whole[:-DIGEST]
+    pieces = [view[at : at + PIECE] for at in range(0, len(view), PIECE)]
+    with ThreadPoolExecutor(4) as pool:  # hashing lets other threads run
+        found = hashlib.sha256(b"".join(pool.map(_sha256, pieces))).digest()
+    if found != bytes(whole[-DIGEST:]):
+        raise ValueError("its hash is not the one that it was written with")
+    at = 8 + int.from_bytes(view[:8])
+    head = json.loads(bytes(view[8:at]))
+    parts: list[Examples] = []
+    for size in head["sizes"]:
+        at += -at % ALIGNED
+        parts.append(_unpacked(view[at : at + size]))
+        at += size
+    return head["facts"], parts
 
 
-def _joined(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-    return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
+class _Hash:
+    """sha256 over the sha256 of each `PIECE`, so that threads can share in computing it."""
+
+    def __init__(self) -> None:
+        self._done: list[bytes] = []
+        self._piece, self._filled = hashlib.sha256(), 0
+
+    def update(self, chunk: Chunk) -> None:
+        view = memoryview(chunk)
+        while len(view):
+            now = view[: PIECE - self._filled]
+            self._piece.update(now)
+            self._filled += len(now)
+            view = view[len(now) :]
+            if self._filled == PIECE:
+                self._done.append(self._piece.digest())
+                self._piece, self._filled = hashlib.sha256(), 0
+
+    def digest(self) -> bytes:
+        last = [self._piece.digest()] if self._filled else []
+        return hashlib.sha256(b"".join([*self._done, *last])).digest()
+
+
+def _sha256(piece: memoryview) -> bytes:
+    return hashlib.sha256(piece).digest()
+
+
+# --- safetensors: 8 bytes, the size of the header; a JSON header; the arrays, the widest first -------------
+
+
+def _chunks(examples: Examples) -> list[Chunk]:
+    arrays = sorted(examples.tensors().items(), key=lambda one: (-one[1].itemsize, one[0]))
+    names = {np.dtype(kind): name for name, kind in STORED.items()}
+    head: dict[str, Any] = {"__metadata__": {"sources": json.dumps(examples.sources)}}
+    at = 0
+    for name, array in arrays:
+        stop = at + array.nbytes
+        head[name] = {"dtype": names[array.dtype], "shape": [len(array)], "data_offsets": [at, stop]}
+        at = stop
+    told = json.dumps(head).encode()
+    told += b" " * (-len(told) % 8)
+    views = [np.ascontiguousarray(array).view(np.uint8).data for _, array in arrays]
+    return [len(told).to_bytes(8, "little"), told, *views]
+
+
+def _unpacked(content: memoryview) -> Examples:
+    begin = 8 + int.from_bytes(content[:8], "little")
+    head = json.loads(bytes(content[8:begin]))
+    sources: list[str] = json.loads(head.pop("__metadata__")["sources"])
+    tensors: dict[str, np.ndarray] = {}
+    for name, one in head.items():
+        start, stop = one["data_offsets"]
+        kind = np.dtype(STORED[one["dtype"]])
+        (count,) = one["shape"]
+        if not 0 <= start <= stop == start + count * kind.itemsize <= len(content) - begin:
+            raise ValueError("it is cut short")
+        tensors[name] = np.frombuffer(content, kind, count, begin + start)
+    return Examples.from_tensors(tensors, sources)

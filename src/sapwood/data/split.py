@@ -4,21 +4,91 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from json.encoder import encode_basestring
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sapwood.errors import DataError
 from sapwood.types import Conversation, Message, RowId
 
+Places = NDArray[np.int64]
 
-def split_eval(
-    conversations: Sequence[Conversation], eval: float, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
-    """(train, held out), each in the order of the input.
 
-    Rows with the same prompt (system, tools, all but the last answer) stay together, exact duplicates with
-    them: an answer that was trained is never tested. Each prompt's place in the draw is a hash of it and the
-    seed, so the order of the rows doesn't matter, and a row that is added moves few others.
+class Said:
+    """What each row says, as hashes: 32 bytes for its prompt and 32 for all of it.
+
+    A prompt is the system prompt, the tools, and all but the last answer. Whether a turn is trained is no
+    part of either.
+    """
+
+    def __init__(self) -> None:
+        self._prompts, self._wholes = bytearray(), bytearray()
+        self._sources: dict[str, int] = {}
+        self._rows = array("i"), array("q"), array("q")  # source, index, line
+
+    @classmethod
+    def of(cls, conversations: Iterable[Conversation]) -> Said:
+        said = cls()
+        for conversation in conversations:
+            said.add(conversation)
+        return said
+
+    def __len__(self) -> int:
+        return len(self._rows[0])
+
+    def add(self, conversation: Conversation) -> None:
+        turns = [_turn(message) for message in conversation.messages]
+        tools, text = list(conversation.tools), conversation.text
+        rest = f"],{_json(tools)},{_json(text)}]" if tools or text is not None else "],[],null]"
+        answered = bool(turns) and conversation.messages[-1].role == "assistant"
+        prompt = f"[[{','.join(turns[:-1] if answered else turns)}{rest}"
+        self._prompts += hashlib.sha256(prompt.encode()).digest()
+        self._wholes += hashlib.sha256(f"[[{','.join(turns)}{rest}".encode()).digest()
+        row = conversation.row
+        source, index, line = self._rows
+        source.append(self._sources.setdefault(row.source, len(self._sources)))
+        index.append(row.index)
+        line.append(row.line or 0)
+
+    def row(self, at: int) -> RowId:
+        source, index, line = self._rows
+        return RowId(list(self._sources)[source[at]], index[at], line[at] or None)
+
+    def prompts(self) -> Iterator[tuple[bytes, Places]]:
+        """For each prompt its hash and the rows that have it."""
+        for places in _equal(self._prompts):
+            yield self._hash(self._prompts, int(places[0])), places
+
+    def duplicates(self, among: NDArray[np.bool_] | None = None) -> list[tuple[RowId, ...]]:
+        """Groups of rows with the same messages and tools, in order of their first row."""
+        groups = _among(_equal(self._wholes, 2), among)
+        groups = sorted((group for group in groups if len(group) > 1), key=lambda group: group[0])
+        return [tuple(map(self.row, group.tolist())) for group in groups]
+
+    def contradictions(self, among: NDArray[np.bool_] | None = None) -> list[tuple[RowId, ...]]:
+        """For each prompt with several answers: the first row of each answer, in order of the first row."""
+        found: list[list[int]] = []
+        for group in _among(_equal(self._prompts, 2), among):
+            answers: dict[bytes, int] = {}
+            for at in group.tolist():
+                answers.setdefault(self._hash(self._wholes, at), at)
+            if len(answers) > 1:
+                found.append([*answers.values()])
+        return [tuple(map(self.row, group)) for group in sorted(found)]
+
+    def _hash(self, hashes: bytearray, at: int) -> bytes:
+        return bytes(hashes[32 * at : 32 * at + 32])
+
+
+def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows are held out.
+
+    Rows with the same prompt stay together, exact duplicates with them: an answer that was trained is never
+    tested. Each prompt's place in the draw is a hash of it and the seed, so the order of the rows doesn't
+    matter, and a row that is added moves few others.
 
     Args:
         eval: below 1 the fraction to hold out, at least one row; else the number of rows; 0 for none. Fewer
@@ -28,21 +98,23 @@ def split_eval(
     """
     if not 0 <= eval < float("inf") or (eval >= 1 and eval != int(eval)):
         raise ValueError(f"{eval} is neither a fraction below 1 nor a number of rows")
-    total = len(conversations)
+    total = len(said)
+    held = np.zeros(total, np.bool_)
     if eval == 0:
-        return list(conversations), []
+        return held
     wanted = max(1, round(total * eval)) if eval < 1 else int(eval)
     if wanted >= total:
         why = f"{wanted:,} of {total:,} rows would be held out, and none be left to train on"
         raise DataError("nothing left to train on", "data.eval", why, "lower data.eval, or set it to 0")
-    groups = _group(conversations, _prompt)
-    ranked = sorted(groups, key=lambda key: hashlib.sha256(f"{seed}:".encode() + key).digest())
-    held: set[int] = set()
-    for key in ranked:
-        if len(held) + len(groups[key]) <= wanted:
-            held.update(groups[key])
-    if not held:
-        smallest = min(len(group) for group in groups.values())
+    draw = f"{seed}:".encode()
+    ranked = sorted((hashlib.sha256(draw + prompt).digest(), rows) for prompt, rows in said.prompts())
+    taken = 0
+    for _, rows in ranked:
+        if taken + len(rows) <= wanted:
+            held[rows] = True
+            taken += len(rows)
+    if not taken:
+        smallest = min(len(rows) for _, rows in ranked)
         why = (
             f"rows with one prompt stay together; the smallest such group has {smallest:,} of {total:,} rows"
         )
@@ -50,52 +122,40 @@ def split_eval(
             f"hold out {smallest:,} or more" if smallest < total else "set data.eval to 0 or to another file"
         )
         raise DataError(f"can't hold out {wanted:,} rows", "data.eval", why, mend)
-    train = [item for index, item in enumerate(conversations) if index not in held]
-    return train, [item for index, item in enumerate(conversations) if index in held]
+    return held
 
 
-def duplicates(conversations: Sequence[Conversation]) -> list[tuple[RowId, ...]]:
-    """Groups of rows with the same messages and tools, in order of their first row."""
-    groups = _group(conversations, _whole).values()
-    return [tuple(conversations[index].row for index in group) for group in groups if len(group) > 1]
+def split_eval(
+    conversations: Sequence[Conversation], eval: float, seed: int
+) -> tuple[list[Conversation], list[Conversation]]:
+    """(train, held out), each in the order of the input; see `hold_out`."""
+    held = hold_out(Said.of(conversations), eval, seed).tolist()
+    pairs = list(zip(conversations, held, strict=True))
+    return [one for one, out in pairs if not out], [one for one, out in pairs if out]
 
 
-def contradictions(conversations: Sequence[Conversation]) -> list[tuple[RowId, ...]]:
-    """For each prompt with several answers: the first row of each answer, in order of the first row."""
-    found: list[tuple[RowId, ...]] = []
-    for group in _group(conversations, _prompt).values():
-        answers: dict[bytes, RowId] = {}
-        for index in group:
-            answers.setdefault(_whole(conversations[index]), conversations[index].row)
-        if len(answers) > 1:
-            found.append(tuple(answers.values()))
-    return found
+def _equal(hashes: bytearray, least: int = 1) -> Iterator[Places]:
+    """Places of equal hashes, rising; groups of ``least`` members or more."""
+    words = np.frombuffer(hashes, np.uint64).reshape(-1, 4)
+    order = np.lexsort(words.T)  # stable: equal ones keep their order
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+    starts = np.flatnonzero(new)
+    sizes = np.diff(starts, append=len(order))
+    chosen = sizes >= least
+    for start, size in zip(starts[chosen].tolist(), sizes[chosen].tolist(), strict=True):
+        yield order[start : start + size]
 
 
-def _group(conversations: Sequence[Conversation], key: Any) -> dict[bytes, list[int]]:
-    groups: dict[bytes, list[int]] = {}
-    for index, conversation in enumerate(conversations):
-        groups.setdefault(key(conversation), []).append(index)
-    return groups
+def _among(groups: Iterable[Places], among: NDArray[np.bool_] | None) -> Iterable[Places]:
+    return groups if among is None else (group[among[group]] for group in groups)
 
 
-def _whole(conversation: Conversation) -> bytes:
-    return _digest(conversation, conversation.messages)
+def _turn(message: Message) -> str:
+    if message.reasoning is None and not message.tool_calls:
+        return f'["{message.role}",{encode_basestring(message.content)},null,[]]'
+    return _json([message.role, message.content, message.reasoning, list(message.tool_calls)])
 
 
-def _prompt(conversation: Conversation) -> bytes:
-    messages = conversation.messages
-    last = messages[-1].role if messages else None
-    return _digest(conversation, messages[:-1] if last == "assistant" else messages)
-
-
-def _digest(conversation: Conversation, messages: Iterable[Message]) -> bytes:
-    """sha256 of what the model would see. Whether a turn is trained is not part of it."""
-    turns = [[m.role, m.content, m.reasoning, list(m.tool_calls)] for m in messages]
-    text = json.dumps(
-        [turns, list(conversation.tools), conversation.text],
-        sort_keys=True,
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
-    return hashlib.sha256(text.encode()).digest()
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -5,25 +5,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
+from sapwood.examples import Examples
 from sapwood.types import Example, RowId
 
 
 def weighted(
     examples: Sequence[Example], entries: Sequence[str], weights: Sequence[float], seed: int
-) -> list[Example]:
+) -> Sequence[Example]:
     """The examples, each as often as the weight of its entry says: 2 is twice, 2.5 twice and half of the
     rows once more. Which half is a hash of row and seed, so a row that is added moves no other.
 
     All examples of one row go together. Call it behind the split: copies must not reach the held-out side.
     """
     if not weights:
-        return list(examples)
-    out: list[Example] = []
-    for example in examples:
-        weight = weights[_entry(example.row.source, entries)]
-        more = _draw(example.row, seed) < weight % 1
-        out += [example] * (int(weight) + more)
-    return out
+        return examples
+    found = Examples.of(examples)
+    by_source = [weights[_entry(source, entries)] for source in found.sources]
+    times = np.empty(len(found), np.int64)
+    for at in range(len(found)):
+        weight = by_source[found.source[at]]
+        more = weight % 1 and _draw(found.row(at), seed) < weight % 1
+        times[at] = int(weight) + more
+    return found.take(np.repeat(np.arange(len(found)), times))
 
 
 def _entry(source: str, entries: Sequence[str]) -> int:

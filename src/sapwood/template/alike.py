@@ -14,11 +14,12 @@ kind and one of `SAMPLE` rows, and the results are held against each other.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sapwood.errors import DataError
 from sapwood.template.content import NONCHARACTERS
@@ -31,37 +32,74 @@ MAX_KNOWN = 20_000  # encoded parts that are kept
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A run of text between control tokens, or such a token (``ids``, known).
+    """A run of text between control tokens that holds contents, or what stands between two of those.
 
-    ``texts`` stand around the messages ``contents``. ``lead``: ids of the part's beginning that belongs to
-    the prompt; the rest is learnt where ``trained``.
+    ``ids``: int32, as bytes, where the part is the same in all rows; else ``texts`` stand around the messages
+    ``contents``. ``lead``: ids of the part's beginning that belong to the prompt; what follows is learnt
+    where ``trained``.
     """
 
-    ids: tuple[int, ...] | None
-    texts: tuple[str, ...]
-    contents: tuple[int, ...]
-    lead: tuple[int, ...]
-    trained: bool
+    ids: bytes
+    texts: tuple[str, ...] = ()
+    contents: tuple[int, ...] = ()
+    lead: bytes = b""
+    trained: bool = False
+
+    def filled(self, messages: Sequence[Message]) -> str:
+        """The text with these contents."""
+        out = [self.texts[0]]
+        for i, text in zip(self.contents, self.texts[1:], strict=True):
+            out += [messages[i].content, text]
+        return "".join(out)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What all conversations of the same roles have in common."""
+    """What all conversations of the same roles have in common. ``flags``: for each part its lead and the rest
+    of it, whether it is learnt; ``own``: whether that is, and comes from the row."""
 
     parts: tuple[Part, ...]
     turns: int
     characters: int
+    flags: tuple[bool, ...]
+    own: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """An example, how many trained turns are in it, and how many characters its text has. ``first``: no row
-    of its kind came before."""
+class Made:
+    """The examples of the conversations at ``places``.
 
-    example: Example
-    turns: int
-    characters: int
-    first: bool
+    ids: int32[tokens]; trained: bool[tokens]; lengths: int64[examples]; turns: trained ones of each;
+    characters: of each text; first: no row of its kind came before.
+    """
+
+    places: list[int]
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+    turns: NDArray[np.int64]
+    characters: NDArray[np.int64]
+    first: NDArray[np.bool_]
+
+    def example(self, at: int, row: RowId) -> Example:
+        """That of ``places[at]``."""
+        stop = int(self.lengths[: at + 1].sum())
+        span = slice(stop - int(self.lengths[at]), stop)
+        return Example(row, self.ids[span], self.trained[span])
+
+    def equals(self, at: int, example: Example) -> bool:
+        """Is that of ``places[at]`` the same?"""
+        own = self.example(at, example.row)
+        return np.array_equal(own.ids, example.ids) and np.array_equal(own.trained, example.trained)
+
+    def only(self, keep: NDArray[np.bool_]) -> Made:
+        """Those that are marked."""
+        tokens = np.repeat(keep, self.lengths)
+        places = [place for place, kept in zip(self.places, keep.tolist(), strict=True) if kept]
+        lengths, turns, characters = self.lengths[keep], self.turns[keep], self.characters[keep]
+        return Made(
+            places, self.ids[tokens], self.trained[tokens], lengths, turns, characters, self.first[keep]
+        )
 
 
 class Alike:
@@ -77,68 +115,101 @@ class Alike:
         self._train_on: TrainOn = train_on
         self._vocab_rows = vocab_rows
         pad = renderer.tokenizer.pad_token_id
-        self._never = frozenset({*renderer.stop_ids, *([pad] if pad is not None else [])})
+        self._never = np.array([*renderer.stop_ids, *([pad] if pad is not None else [])], dtype=np.int32)
         self._shapes: dict[tuple[str, ...], Shape | None] = {}
-        self._known: dict[str, list[int]] = {}
+        self._known: dict[str, bytes] = {}
         self._seen: set[int] = set()  # ids of shapes
 
-    def examples(self, conversations: Sequence[Conversation]) -> dict[int, Known]:
-        """By position, the examples of those conversations that are of the simple kind."""
-        rows: list[tuple[int, Shape, list[list[int] | str]]] = []
-        for position, conversation in enumerate(conversations):
-            shape = self._shape_of(conversation)
+    def examples(self, conversations: Sequence[Conversation]) -> Made:
+        """Examples of those conversations that are of the simple kind."""
+        every = "\0".join(message.content for one in conversations for message in one.messages)
+        clean = not self._encoder.may_hold_end(every)
+        rows: list[tuple[int, Shape]] = []
+        texts: list[str] = []
+        for place, conversation in enumerate(conversations):
+            shape = self._shape_of(conversation, clean)
             if shape is not None:
-                rows.append((position, shape, [_filled(part, conversation.messages) for part in shape.parts]))
-        wanted = {
-            text for _, _, texts in rows for text in texts if isinstance(text, str)
-        } - self._known.keys()
+                rows.append((place, shape))
+                texts += [part.filled(conversation.messages) for part in shape.parts if part.contents]
+        encoded = iter(self._encode(texts))
+        pieces: list[bytes] = []
+        flags: list[bool] = []
+        own: list[bool] = []
+        kept: list[tuple[int, Shape, int]] = []
+        for place, shape in rows:
+            found = self._pieces(shape, encoded)
+            if found is not None:
+                pieces += found
+                flags += shape.flags
+                own += shape.own
+                kept.append((place, shape, len(found)))
+        return self._made(conversations, kept, pieces, np.array([flags, own], dtype=np.bool_))
+
+    def _encode(self, texts: list[str]) -> list[bytes]:
         if len(self._known) > MAX_KNOWN:
             self._known.clear()
-            wanted = {text for _, _, texts in rows for text in texts if isinstance(text, str)}
-        fresh = list(wanted)
+        fresh = list(dict.fromkeys(text for text in texts if text not in self._known))
         self._known.update(zip(fresh, self._encoder.encode_parts(fresh), strict=True))
-        found: dict[int, Known] = {}
-        for position, shape, texts in rows:
-            example = self._example(conversations[position].row, shape, texts)
-            if example is not None:
-                messages = conversations[position].messages
-                characters = shape.characters + sum(len(message.content) for message in messages)
-                first = id(shape) not in self._seen
-                self._seen.add(id(shape))
-                found[position] = Known(example, shape.turns, characters, first)
-        return found
+        return list(map(self._known.__getitem__, texts))
 
-    def _example(self, row: RowId, shape: Shape, texts: Sequence[list[int] | str]) -> Example | None:
-        ids: list[int] = []
-        learnt: list[tuple[int, int]] = []
-        for part, text in zip(shape.parts, texts, strict=True):
-            own = self._known[text] if isinstance(text, str) else text
-            if part.trained:
-                lead = len(part.lead)
-                if lead and tuple(own[:lead]) != part.lead:
-                    return None
-                if part.contents and not self._never.isdisjoint(own):
-                    return None
-                learnt.append((len(ids) + lead, len(ids) + len(own)))
-            ids += own
-        if max(ids) >= self._vocab_rows:
-            return None
-        trained = np.zeros(len(ids), dtype=np.bool_)
-        for start, stop in learnt:
-            trained[start:stop] = True
-        return Example(row, np.array(ids, dtype=np.int32), trained)
+    def _pieces(self, shape: Shape, encoded: Iterator[bytes]) -> list[bytes] | None:
+        """Two for each part, as the shape's flags: its lead and the rest; None where the lead isn't there."""
+        out: list[bytes] = []
+        right = True
+        for part in shape.parts:
+            ids = next(encoded) if part.contents else part.ids
+            right = right and ids.startswith(part.lead)
+            out += (part.lead, ids[len(part.lead) :] if part.lead else ids)
+        return out if right else None
 
-    def _shape_of(self, conversation: Conversation) -> Shape | None:
+    def _made(
+        self,
+        conversations: Sequence[Conversation],
+        rows: Sequence[tuple[int, Shape, int]],
+        pieces: Sequence[bytes],
+        flags: NDArray[np.bool_],
+    ) -> Made:
+        ids = np.frombuffer(b"".join(pieces), dtype=np.int32)
+        sizes = np.fromiter(map(len, pieces), np.int64, len(pieces)) // ids.itemsize
+        begins = np.cumsum([0, *(number for *_, number in rows)])
+        ends = np.concatenate([[0], np.cumsum(sizes)])[begins]
+        trained, own = (np.repeat(flag, sizes) for flag in flags)
+        first: list[bool] = []
+        for _, shape, _ in rows:
+            first.append(id(shape) not in self._seen)
+            self._seen.add(id(shape))
+        characters = [
+            shape.characters + sum([len(message.content) for message in conversations[place].messages])
+            for place, shape, _ in rows
+        ]
+        made = Made(
+            [place for place, *_ in rows],
+            ids,
+            trained,
+            np.diff(ends),
+            np.array([shape.turns for _, shape, _ in rows], np.int64),
+            np.array(characters, np.int64),
+            np.array(first, np.bool_),
+        )
+        doubtful = (ids >= self._vocab_rows) | (own & np.isin(ids, self._never))
+        if not doubtful.any():
+            return made
+        return made.only(np.array([not doubtful[a:b].any() for a, b in itertools.pairwise(ends)], np.bool_))
+
+    def _shape_of(self, conversation: Conversation, clean: bool) -> Shape | None:
+        """``clean``: no character of the contents begins or ends a control token."""
         if conversation.tools or conversation.text is not None:
             return None
         may_touch = self._encoder.may_touch
         for message in conversation.messages:
             content = message.content
-            if not content or content[0].isspace() or content[-1].isspace() or may_touch(content):
+            if not content or content[0].isspace() or content[-1].isspace():
+                return None
+            if (not clean or len(content) <= self._encoder.longest) and may_touch(content):
                 return None
             if message.reasoning is not None or message.tool_calls or message.trained is not None:
                 return None
-        roles = tuple(message.role for message in conversation.messages)
+        roles = tuple([message.role for message in conversation.messages])
         if roles not in self._shapes:
             self._shapes[roles] = self._make(roles)
         return self._shapes[roles]
@@ -168,10 +239,14 @@ class Alike:
                     return None
                 parts.append(part)
             if span.start < span.stop:
-                ids = (self._encoder.control[text[span.start : span.stop]],)
-                parts.append(Part(ids, (), (), (), any(s.start <= span.start < s.stop for s in spans)))
+                ids = np.array([self._encoder.control[text[span.start : span.stop]]], dtype=np.int32)
+                learnt = any(s.start <= span.start < s.stop for s in spans)
+                parts.append(Part(ids.tobytes(), trained=learnt))
             at = span.stop
-        return Shape(tuple(parts), len(found[0].turns), len(text) - len(roles))
+        joined = _joined(parts)
+        flags = [flag for part in joined for flag in (False, part.trained)]
+        own = [flag for part in joined for flag in (False, part.trained and bool(part.contents))]
+        return Shape(joined, len(found[0].turns), len(text) - len(roles), tuple(flags), tuple(own))
 
     def _text_part(self, text: str, own: Span, spans: Sequence[Span], marks: Sequence[str]) -> Part | None:
         body = text[own.start : own.stop]
@@ -186,15 +261,19 @@ class Alike:
             whole = len(inside) == 1 and inside[0].stop >= own.stop
             if not whole or any(mark in lead for mark in marks):
                 return None
-        ids = None if contents else tuple(self._encoder.encode_parts([body])[0])
-        first = tuple(self._encoder.encode_parts([lead])[0]) if lead else ()
+        ids = b"" if contents else self._encoder.encode_parts([body])[0]
+        first = self._encoder.encode_parts([lead])[0] if lead else b""
         return Part(ids, texts, contents, first, trained)
 
 
-def _filled(part: Part, messages: Sequence[Message]) -> list[int] | str:
-    if part.ids is not None:
-        return list(part.ids)
-    out = [part.texts[0]]
-    for i, text in zip(part.contents, part.texts[1:], strict=True):
-        out += [messages[i].content, text]
-    return "".join(out)
+def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts, with known ones that stand side by side as one."""
+    out: list[Part] = []
+    for part in parts:
+        last = out[-1] if out else None
+        known = last is not None and not (last.contents or part.contents or last.lead or part.lead)
+        if last is not None and known and last.trained == part.trained:
+            out[-1] = Part(last.ids + part.ids, trained=part.trained)
+        else:
+            out.append(part)
+    return tuple(out)

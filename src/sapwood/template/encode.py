@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
+from sapwood.template.words import Words, encode_whole
 from sapwood.types import Span
 
 RESPELL = 0x100000  # private-use plane 16, 65,534 characters: one per control token in the slow path
@@ -60,8 +61,10 @@ class Encoder:
         self._is_control = np.zeros(top, dtype=np.bool_)
         self._is_control[list(self.control.values())] = True
         self._pattern = _longest_first(self.control)
-        self._ends = {text[0] for text in self.control} | {text[-1] for text in self.control}
+        ends = {text[0] for text in self.control} | {text[-1] for text in self.control}
+        self._ends = re.compile(f"[{''.join(map(re.escape, sorted(ends)))}]" if ends else "(?!)")
         self._all_spellings = "\0".join(self.control)
+        self.longest = max(map(len, self.control), default=0)
 
     @cached_property
     def digest(self) -> str:
@@ -99,7 +102,12 @@ class Encoder:
 
     def may_touch(self, text: str) -> bool:
         """False where this piece of content can't be part of a control token, whatever stands beside it."""
-        return bool(text) and (not self._ends.isdisjoint(text) or text in self._all_spellings)
+        inside = len(text) <= self.longest and text in self._all_spellings
+        return bool(text) and (inside or self.may_hold_end(text))
+
+    def may_hold_end(self, text: str) -> bool:
+        """False where no character of the text begins or ends a control token's spelling."""
+        return self._ends.search(text) is not None
 
     def parts_alone(self, controls: Sequence[str]) -> bool:
         """Do these control tokens cut a text into parts that the tokenizer encodes as if each stood alone?
@@ -125,10 +133,14 @@ class Encoder:
             for i in range(1, len(other))
         )
 
-    def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts that hold no control token (`may_touch`), each as if it stood alone."""
-        encodings = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+    def encode_parts(self, texts: Sequence[str]) -> list[bytes]:
+        """int32 ids, as bytes, of texts without a control token (`may_touch`), each as if it stood alone."""
+        return self._words.encode(texts) if self._words is not None else encode_whole(self._fast, texts)
+
+    @cached_property
+    def _words(self) -> Words | None:
+        blank = len(self._added) > len(self.control)  # an added token of blanks may stand in any text
+        return None if blank else Words.of(self._fast)
 
     def _touches(
         self, text: str, ids: NDArray[np.int32], offsets: NDArray[np.int64], content: Sequence[Span]

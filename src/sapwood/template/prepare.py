@@ -3,78 +3,32 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import heapq
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sapwood.config import TemplateConfig
 from sapwood.errors import DataError, Problem
-from sapwood.template.alike import SAMPLE, Alike, Known
+from sapwood.examples import Examples, Growing
+from sapwood.template.alike import SAMPLE, Alike, Made
 from sapwood.template.encode import Encoded
 from sapwood.template.label import label_encoded
 from sapwood.template.prove import MAX_PROBLEMS, Labelled, Proof, Prover
 from sapwood.template.render import Renderer, Rendering
+from sapwood.template.report import LONGEST, SHOWN, Report, histogram_of
 from sapwood.types import Conversation, Example, RowId
 
-SHOWN = 20  # rows of one kind that a report names
-BATCH = 256  # conversations that are rendered, encoded and proven together
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the data is, in tokens.
-
-    Attributes:
-        rows: rows read; examples: what they became (a template that rewrites history makes one per turn).
-        tokens, targets: of the examples; targets are the tokens to learn.
-        max_length: tokens that an example may have.
-        histogram: (upper bound in tokens, examples up to it and above the bound before), of the examples as
-            they came, those that are dropped or cut included; ``max_length`` is one of the bounds then.
-        longest: the longest examples, in tokens, with their rows.
-        dropped: examples left out because they were too long; dropped_rows: the first of their rows.
-        cut: examples cut to the length; cut_rows: the first of their rows; cut_answers: those of them that
-            end inside an answer, and so without a stop token.
-        control_rows: rows whose content was spelled like a control token, and was kept as plain text.
-        unknown_tokens: characters that the tokenizer doesn't know.
-        characters_per_token: of the rendered text.
-    """
-
-    rows: int
-    examples: int
-    tokens: int
-    targets: int
-    max_length: int
-    histogram: tuple[tuple[int, int], ...]
-    longest: tuple[tuple[int, RowId], ...]
-    dropped: int
-    dropped_rows: tuple[RowId, ...]
-    cut: int
-    cut_rows: tuple[RowId, ...]
-    cut_answers: int
-    control_rows: int
-    unknown_tokens: int
-    characters_per_token: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON data; rows are named as in messages."""
-        facts = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        facts["histogram"] = [list(one) for one in self.histogram]
-        facts["longest"] = [{"tokens": length, "row": str(row)} for length, row in self.longest]
-        for key in ("dropped_rows", "cut_rows"):
-            facts[key] = [str(row) for row in facts[key]]
-        return facts
+BATCH = 1024  # conversations that are rendered, encoded and proven together
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Examples in the order of their rows, the proof that they are right, and the report about them."""
 
-    examples: list[Example]
+    examples: Examples
     proof: Proof
     report: Report
 
@@ -99,12 +53,10 @@ def prepare(
     Raises:
         DataError: with every problem of every row (1,000 at most), among them rows that are too long.
     """
-    prover = Prover(renderer, vocab_rows, template.accept)
-    alike = Alike(renderer, template.train_on, vocab_rows)
-    work = _Work(renderer, template, max_length, prover, alike)
-    for batch in _batches(conversations):
-        work.take(batch)
-        if len(work.problems) + len(work.prover.problems) >= MAX_PROBLEMS:
+    work = Preparation(renderer, template, max_length=max_length, vocab_rows=vocab_rows)
+    for conversation in conversations:
+        work.add(conversation)
+        if work.hopeless:
             break
     return work.finish()
 
@@ -133,60 +85,95 @@ class _Rows:
             self.first.append(row)
 
 
-@dataclass(slots=True)
-class _Work:
-    """What is known so far."""
+class Preparation:
+    """`prepare` for conversations that come one by one: ``add`` each, then ``finish``."""
 
-    renderer: Renderer
-    template: TemplateConfig
-    max_length: int
-    prover: Prover
-    alike: Alike
-    problems: list[Problem] = field(default_factory=list[Problem])
-    examples: list[Example] = field(default_factory=list[Example])
-    lengths: list[int] = field(default_factory=list[int])
-    longest: list[tuple[int, int, RowId]] = field(default_factory=list[tuple[int, int, RowId]])
-    dropped: _Rows = field(default_factory=_Rows)
-    cut: _Rows = field(default_factory=_Rows)
-    cut_answers: int = 0
-    rows: int = 0
-    characters: int = 0
-    unknown: int = 0
+    def __init__(
+        self, renderer: Renderer, template: TemplateConfig, *, max_length: int, vocab_rows: int
+    ) -> None:
+        self._renderer = renderer
+        self._template = template
+        self._max_length = max_length
+        self._prover = Prover(renderer, vocab_rows, template.accept)
+        self._alike = Alike(renderer, template.train_on, vocab_rows)
+        self._waiting: list[Conversation] = []
+        self._problems: list[Problem] = []
+        self._examples = Growing()
+        self._lengths: list[NDArray[np.int64]] = []
+        self._longest: list[tuple[int, int, RowId]] = []
+        self._dropped, self._cut = _Rows(), _Rows()
+        self._cut_answers = self._rows = self._characters = self._unknown = 0
 
-    def take(self, conversations: Sequence[Conversation]) -> None:
+    def add(self, conversation: Conversation) -> None:
+        """Take one more; it is prepared with those that follow."""
+        self._waiting.append(conversation)
+        if len(self._waiting) == BATCH:
+            self._take(self._waiting)
+            self._waiting = []
+
+    @property
+    def hopeless(self) -> bool:
+        """There are so many problems that one more row tells nobody anything."""
+        return len(self._problems) + len(self._prover.problems) >= MAX_PROBLEMS
+
+    def _take(self, conversations: Sequence[Conversation]) -> None:
         """Prepare a batch: what `alike` knows by the short way, a sample of it and the rest by the long."""
-        known = self.alike.examples(conversations)
-        long = [i for i in range(len(conversations)) if i not in known or self._samples(i, known[i])]
-        expected = {i: known.pop(i).example for i in long if i in known}
-        self.rows += len(conversations)
-        done: list[tuple[int, Example, int]] = []
-        number = {conversations[i].row: i for i in long}
-        for item in self._labelled([conversations[i] for i in long]):
-            i = number[item.conversation.row]
-            done.append((i, item.example, len(item.rendering.rendered.text)))
-            if i in expected and not _same(expected[i], item.example):
-                self.prover.fault(
+        made = self._alike.examples(conversations)
+        sampled = made.first | ((self._rows + np.array(made.places, np.int64)) % SAMPLE == 0)
+        expected = {made.places[at]: at for at in np.flatnonzero(sampled).tolist()}
+        short = {*made.places} - expected.keys()
+        self._rows += len(conversations)
+        apart: dict[int, list[tuple[Example, int]]] = {}  # place -> its examples, and the characters of each
+        long = [place for place in range(len(conversations)) if place not in short]
+        number = {conversations[place].row: place for place in long}
+        for item in self._labelled([conversations[place] for place in long]):
+            place = number[item.conversation.row]
+            apart.setdefault(place, []).append((item.example, len(item.rendering.rendered.text)))
+            if place in expected and not made.equals(expected[place], item.example):
+                self._prover.fault(
                     item.example.row, "template-ids", "rows like it get other ids than it alone"
                 )
-        for i, one in known.items():
-            if self._takes(one.example):
-                self.prover.count_alike(one.example, one.turns)
-                done.append((i, one.example, one.characters))
-        for _, example, characters in sorted(done, key=lambda one: one[0]):
-            self._keep(example, characters)
+        made = made.only(~sampled)
+        self._measure(made.ids, made.lengths, [conversations[place].row for place in made.places])
+        too_long = made.lengths > self._max_length
+        for at in np.flatnonzero(too_long).tolist():
+            place = made.places[at]
+            example = made.example(at, conversations[place].row)
+            apart[place] = [(example, int(made.characters[at]))]
+            if self._fits(example):
+                self._prover.count_alike(1, int(made.turns[at]), len(example), example.num_targets)
+        self._keep_all(conversations, made.only(~too_long), apart)
 
-    def _samples(self, i: int, one: Known) -> bool:
-        return one.first or (self.rows + i) % SAMPLE == 0
+    def _keep_all(
+        self,
+        conversations: Sequence[Conversation],
+        made: Made,
+        apart: dict[int, list[tuple[Example, int]]],
+    ) -> None:
+        """Take the examples of a batch, in the order of its rows."""
+        targets = int(np.count_nonzero(made.trained))
+        self._prover.count_alike(len(made.places), int(made.turns.sum()), len(made.ids), targets)
+        self._characters += int(made.characters.sum())
+        bounds = np.concatenate([[0], np.cumsum(made.lengths)])
+        start = 0
+        for place in [*sorted(apart), len(conversations)]:
+            stop = bisect.bisect_left(made.places, place, start)
+            span = slice(bounds[start], bounds[stop])
+            rows = [conversations[i].row for i in made.places[start:stop]]
+            self._examples.add(made.ids[span], made.trained[span], made.lengths[start:stop], rows)
+            for example, characters in apart.get(place, ()):
+                self._keep(example, characters)
+            start = stop
 
     def _labelled(self, conversations: Sequence[Conversation]) -> list[Labelled]:
-        """Render, encode, label and prove; without those that are too long to keep."""
+        """Render, encode and label; prove those that aren't too long to keep."""
         rendered: list[tuple[Conversation, Rendering]] = []
         for conversation in conversations:
             try:
-                found = self.renderer.renderings(conversation, self.template.train_on)
+                found = self._renderer.renderings(conversation, self._template.train_on)
                 rendered += [(conversation, one) for one in found]
             except DataError as error:
-                self.problems += error.problems
+                self._problems += error.problems
         labelled: list[Labelled] = []
         for (conversation, one), encoded in zip(rendered, self._encode(rendered), strict=True):
             if encoded is None:
@@ -194,125 +181,109 @@ class _Work:
             try:
                 example = label_encoded(one.rendered, encoded)
             except DataError as error:
-                self.problems += error.problems
+                self._problems += error.problems
                 continue
-            if self._takes(example):
-                labelled.append(Labelled(conversation, one, example, encoded.held_control))
-        self.prover.check(labelled)
+            self._measure(example.ids, np.array([len(example)]), [example.row])
+            labelled.append(Labelled(conversation, one, example, encoded.held_control))
+        self._prover.check([item for item in labelled if self._fits(item.example)])
         return labelled
 
-    def _takes(self, example: Example) -> bool:
-        """Measure an example; False where it is too long, and not to be cut."""
-        self._measure(example)
-        if len(example) > self.max_length and self.template.overlong != "cut":
-            self.dropped.add(example.row)
-            return False
-        return True
+    def _fits(self, example: Example) -> bool:
+        """False where it is too long, and not to be cut."""
+        return len(example) <= self._max_length or self._template.overlong == "cut"
 
     def _keep(self, example: Example, characters: int) -> None:
-        """Take a proven example, cut to the length if it must be."""
+        """Take a proven example, cut to the length if it must be; or drop one that is too long."""
         whole = len(example)
-        if whole > self.max_length:
-            example = cut_to(example, self.max_length)
+        if not self._fits(example):
+            self._dropped.add(example.row)
+            return
+        if whole > self._max_length:
+            example = cut_to(example, self._max_length)
             if not example.num_targets:
-                self.dropped.add(example.row)
+                self._dropped.add(example.row)
                 return
-            inside = int(example.ids[-1]) not in self.renderer.stop_ids
-            self.cut.add(example.row)
-            self.cut_answers += inside
-            self.prover.note_cut(example.row, inside_answer=inside)
-        self.examples.append(example)
-        self.characters += characters * len(example) // whole
+            inside = int(example.ids[-1]) not in self._renderer.stop_ids
+            self._cut.add(example.row)
+            self._cut_answers += inside
+            self._prover.note_cut(example.row, inside_answer=inside)
+        self._examples.add(example.ids, example.trained, np.array([len(example)]), [example.row])
+        self._characters += characters * len(example) // whole
 
     def _encode(self, rendered: Sequence[tuple[Conversation, Rendering]]) -> list[Encoded | None]:
         try:
-            return list(self.renderer.encode_many([one.rendered for _, one in rendered]))
+            return list(self._renderer.encode_many([one.rendered for _, one in rendered]))
         except DataError:  # some row can't be encoded: find each of them
             out: list[Encoded | None] = []
             for _, one in rendered:
                 try:
-                    out.append(self.renderer.encode(one.rendered))
+                    out.append(self._renderer.encode(one.rendered))
                 except DataError as error:
-                    self.problems += error.problems
+                    self._problems += error.problems
                     out.append(None)
             return out
 
-    def _measure(self, example: Example) -> None:
-        self.lengths.append(len(example))
-        heapq.heappush(self.longest, (len(example), -example.row.index, example.row))
-        if len(self.longest) > 5:
-            heapq.heappop(self.longest)
-        unknown = self.renderer.tokenizer.unk_token_id
+    def _measure(self, ids: NDArray[np.int32], lengths: NDArray[np.int64], rows: Sequence[RowId]) -> None:
+        """Count examples as they come, those that will be dropped or cut included."""
+        self._lengths.append(lengths)
+        for at in np.argsort(-lengths, kind="stable")[:LONGEST].tolist():
+            heapq.heappush(self._longest, (int(lengths[at]), -rows[at].index, rows[at]))
+        while len(self._longest) > LONGEST:
+            heapq.heappop(self._longest)
+        unknown = self._renderer.tokenizer.unk_token_id
         if unknown is not None:
-            self.unknown += int((example.ids == unknown).sum())
+            self._unknown += int(np.count_nonzero(ids == unknown))
 
     def finish(self) -> Prepared:
-        problems = [*self.problems, *self.prover.problems]
-        if self.dropped.count and self.template.overlong == "error":
+        """What was proven. Raises DataError as `prepare` does."""
+        if self._waiting:
+            self._take(self._waiting)
+            self._waiting = []
+        problems = [*self._problems, *self._prover.problems]
+        if self._dropped.count and self._template.overlong == "error":
             problems = [self._too_long(), *problems]
         if problems:
             raise DataError(problems)
-        if not self.rows:
+        if not self._rows:
             raise DataError("there are no rows", mend="look at data.train")
-        if not self.examples:
+        if not self._examples.count:
             raise DataError([self._too_long()])
-        proof = self.prover.finish()
-        return Prepared(self.examples, proof, self._report(proof))
+        proof = self._prover.finish()
+        examples = self._examples.finish()
+        return Prepared(examples, proof, self._report(proof, examples))
 
     def _too_long(self) -> Problem:
-        longest = sorted(self.longest, key=lambda one: (-one[0], -one[1]))
+        longest = sorted(self._longest, key=lambda one: (-one[0], -one[1]))
         needed = longest[0][0]
         shown = ", ".join(
-            f"{row} ({length:,} tokens)" for length, _, row in longest if length > self.max_length
+            f"{row} ({length:,} tokens)" for length, _, row in longest if length > self._max_length
         )
-        total = len(self.examples) + self.dropped.count
+        total = self._examples.count + self._dropped.count
         fitting = -(-needed // 64) * 64
         return Problem(
-            f"[overlong] {self.dropped.count:,} of {total:,} examples "
-            f"have more than {self.max_length:,} tokens",
+            f"[overlong] {self._dropped.count:,} of {total:,} examples "
+            f"have more than {self._max_length:,} tokens",
             shown,
             "cutting them would take the end of the answer and its stop token",
             f"set pack.length={fitting} (the longest needs {needed:,}), or template.overlong=drop, or =cut",
         )
 
-    def _report(self, proof: Proof) -> Report:
-        longest = sorted(self.longest, key=lambda one: (-one[0], -one[1]))
+    def _report(self, proof: Proof, examples: Examples) -> Report:
+        longest = sorted(self._longest, key=lambda one: (-one[0], -one[1]))
         return Report(
-            rows=self.rows,
-            examples=len(self.examples),
-            tokens=(tokens := sum(map(len, self.examples))),
-            targets=sum(example.num_targets for example in self.examples),
-            max_length=self.max_length,
-            histogram=_histogram(self.lengths, self.max_length),
+            rows=self._rows,
+            examples=len(examples),
+            tokens=examples.num_tokens,
+            targets=examples.num_targets,
+            max_length=self._max_length,
+            histogram=histogram_of(np.concatenate(self._lengths), self._max_length),
             longest=tuple((length, row) for length, _, row in longest),
-            dropped=self.dropped.count,
-            dropped_rows=tuple(self.dropped.first),
-            cut=self.cut.count,
-            cut_rows=tuple(self.cut.first),
-            cut_answers=self.cut_answers,
+            dropped=self._dropped.count,
+            dropped_rows=tuple(self._dropped.first),
+            cut=self._cut.count,
+            cut_rows=tuple(self._cut.first),
+            cut_answers=self._cut_answers,
             control_rows=proof.control_rows,
-            unknown_tokens=self.unknown,
-            characters_per_token=self.characters / max(1, tokens),
+            unknown_tokens=self._unknown,
+            characters_per_token=self._characters / max(1, examples.num_tokens),
         )
-
-
-def _same(one: Example, other: Example) -> bool:
-    return np.array_equal(one.ids, other.ids) and np.array_equal(one.trained, other.trained)
-
-
-def _histogram(lengths: Sequence[int], cut: int) -> tuple[tuple[int, int], ...]:
-    """Counts in bins whose bounds are powers of two, from the shortest to the longest; ``cut`` is a bound too
-    where there is something beyond it."""
-    ordered = sorted(lengths)
-    bounds = [16 << n for n in range(32)]
-    bounds = sorted({*bounds, cut}) if ordered[-1] > cut else bounds
-    upto = [bisect.bisect_right(ordered, bound) for bound in bounds]
-    counts = [after - before for before, after in itertools.pairwise([0, *upto])]
-    used = [i for i, count in enumerate(counts) if count]
-    return tuple((bounds[i], counts[i]) for i in range(used[0], used[-1] + 1))
-
-
-def _batches(conversations: Iterable[Conversation]) -> Iterable[list[Conversation]]:
-    stream = iter(conversations)
-    while batch := list(itertools.islice(stream, BATCH)):
-        yield batch

@@ -7,35 +7,19 @@ transformers' public call, for each text and each prompt.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sapwood.errors import DataError, Problem
+from sapwood.template.proof import CHECKS, VERSION, Proof
 from sapwood.template.render import Renderer, Rendering
 from sapwood.template.view import as_dicts, plain
 from sapwood.types import Conversation, Example, RowId
 
-CHECKS = {
-    "template-text": "the text is the one that the tokenizer's chat template writes",
-    "template-ids": "the ids are those of the tokenizer's own encoding of it",
-    "control": "no control token comes from a row's content",
-    "prompt-ids": "the ids before each trained turn are those that inference sends",
-    "boundary": "no token joins a prompt to its answer",
-    "stop": "each trained turn ends on a token on which generation stops",
-    "early-stop": "no trained turn holds such a token before its end",
-    "double-bos": "no text begins with two begin-of-text tokens",
-    "no-target": "each example has something to learn",
-    "cut": "every character of the text is in the ids",
-    "vocabulary": "every id has a row in the embedding",
-    "pad-target": "padding is never learnt",
-    "missing-end": "each rendered text of the data ends as its template does",
-}
 MAX_PROBLEMS = 1000  # after so many, one more row tells nobody anything
-VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,42 +30,6 @@ class Labelled:
     rendering: Rendering
     example: Example
     held_control: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What was checked, on how much, and for which renderer. Kept in the run and in the adapter's folder.
-
-    Attributes:
-        codes: the checks that every example passed (`CHECKS` says what each means).
-        rows, examples, turns, tokens, targets: how much was checked.
-        control_rows: rows whose content was spelled like a control token; it was kept as plain text.
-        fingerprint: the renderer's, which chat, serve and export compare with theirs.
-        clock: the date that the template was told, where it asks for one.
-        accepted: code -> how many rows failed it, and the first: codes that template.accept names, and
-            those that rows cut by template.overlong=cut can't keep.
-        alike: examples that were put together from proven parts (`template.alike`); the others were compared
-            with the tokenizer's own template one by one.
-    """
-
-    version: int
-    codes: tuple[str, ...]
-    rows: int
-    examples: int
-    turns: int
-    tokens: int
-    targets: int
-    control_rows: int
-    fingerprint: str
-    stop_ids: tuple[int, ...]
-    stop_text: str
-    clock: str | None
-    accepted: Mapping[str, Mapping[str, Any]]
-    alike: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
 
 
 def prove(items: Iterable[Labelled], renderer: Renderer, *, vocab_rows: int) -> Proof:
@@ -108,15 +56,15 @@ class Prover:
         self._tokenizer = renderer.tokenizer
         self._vocab_rows = vocab_rows
         self._stops = set(renderer.stop_ids)
-        self._rows: set[Any] = set()
-        self._control_rows: set[Any] = set()
-        self._alike = 0
+        self._rows = self._control_rows = self._alike = 0
         self._examples = self._turns = self._tokens = self._targets = 0
 
     def check(self, items: Sequence[Labelled]) -> None:
-        """Check a batch; what is wrong is added to ``problems``."""
+        """Check a batch, all examples of a row in one; what is wrong is added to ``problems``."""
         if not items:
             return
+        self._rows += len({item.conversation.row for item in items})
+        self._control_rows += len({item.conversation.row for item in items if item.held_control})
         texts = [item.rendering.rendered.text for item in items]
         own = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         for item, ids, truth, prompts in zip(items, own, *self._truth(items), strict=True):
@@ -143,12 +91,12 @@ class Prover:
         return Proof(
             VERSION,
             tuple(code for code in CHECKS if not failed.get(code, {}).get("rows")),
-            len(self._rows),
+            self._rows,
             self._examples,
             self._turns,
             self._tokens,
             self._targets,
-            len(self._control_rows),
+            self._control_rows,
             self._renderer.fingerprint,
             self._renderer.stop_ids,
             self._renderer.stop_text,
@@ -157,14 +105,14 @@ class Prover:
             self._alike,
         )
 
-    def count_alike(self, example: Example, turns: int) -> None:
-        """An example made of parts: its shape was proven, with a sample of the examples of its kind."""
-        self._alike += 1
-        self._rows.add(example.row)
-        self._examples += 1
+    def count_alike(self, rows: int, turns: int, tokens: int, targets: int) -> None:
+        """Examples made of parts, one a row: their shape was proven, with a sample of those of its kind."""
+        self._alike += rows
+        self._rows += rows
+        self._examples += rows
         self._turns += turns
-        self._tokens += len(example)
-        self._targets += example.num_targets
+        self._tokens += tokens
+        self._targets += targets
 
     def note_cut(self, row: RowId, *, inside_answer: bool) -> None:
         """A proven example that is trained without its end, as the config says: what it can't claim."""
@@ -302,9 +250,6 @@ class Prover:
             self._add(item, "pad-target", f"turn {turn + 1} would teach the padding token")
 
     def _count(self, item: Labelled) -> None:
-        self._rows.add(item.conversation.row)
-        if item.held_control:
-            self._control_rows.add(item.conversation.row)
         self._examples += 1
         self._turns += len(item.rendering.turns)
         self._tokens += len(item.example)

@@ -6,7 +6,7 @@ needs no guess: what it finds is rendered again, and the proof compares that wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sapwood.errors import DataError, Problem
@@ -26,18 +26,17 @@ SHOWN = 60
 
 def unrender(
     conversations: Iterable[Conversation], renderer: Renderer, train_on: TrainOn
-) -> list[Conversation]:
+) -> Iterator[Conversation]:
     """The conversations, those of rendered text with their messages. A document stays without any.
 
-    Raises DataError for each text of another family, each that the template would not write, and each
-    document where not all of the text is to be learnt.
+    Raises DataError behind the last good one, for each text of another family, each that the template would
+    not write, and each document where not all of the text is to be learnt.
     """
-    out: list[Conversation] = []
     problems: list[Problem] = []
     grammar: Grammar | None = None
     for conversation in conversations:
         if conversation.text is None:
-            out.append(conversation)
+            yield conversation
             continue
         grammar = grammar or Grammar.of(renderer)
         try:
@@ -52,10 +51,9 @@ def unrender(
                 Problem(what, str(conversation.row), why, "template.train_on=all learns all of it")
             )
             continue
-        out.append(replace(conversation, messages=messages))
+        yield replace(conversation, messages=messages)
     if problems:
         raise DataError(problems)
-    return out
 
 
 @dataclass(frozen=True, slots=True)

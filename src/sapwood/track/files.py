@@ -21,7 +21,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,16 +65,18 @@ class Manifest:
 # --- one file ---------------------------------------------------------------------------------------------
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace ``path`` by ``data``, durably: a reader sees the old content or the new, never a part.
+def write_atomic(path: Path, data: bytes | str | Sequence[bytes | memoryview]) -> None:
+    """Replace ``path`` by ``data``, durably: a reader sees the old content or the new, never a part. Pieces
+    are written one behind the other.
 
     Raises StorageError naming the path, the bytes needed and the bytes free; ``path`` is then as it was, or
     new but not yet durable.
     """
-    content = data.encode() if isinstance(data, str) else data
+    whole = data.encode() if isinstance(data, str) else data
+    pieces = [whole] if isinstance(whole, bytes) else whole
     temporary = path.with_name(f"{STAGING}{secrets.token_hex(6)}")
     try:
-        _write_new(temporary, content)
+        _write_new(temporary, *pieces)
         operation("rename", path)
         temporary.replace(path)
         sync_folder(path.parent)
@@ -82,7 +84,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         with contextlib.suppress(OSError):
             operation("unlink", temporary)
             temporary.unlink(missing_ok=True)
-        raise storage_error(error, path, len(content)) from error
+        raise storage_error(error, path, sum(map(len, pieces))) from error
 
 
 def to_json(value: Any) -> str:
@@ -233,14 +235,14 @@ def sync_folder(path: Path) -> None:
 # --- inside -----------------------------------------------------------------------------------------------
 
 
-def _write_new(path: Path, content: bytes) -> None:
+def _write_new(path: Path, *pieces: bytes | memoryview) -> None:
     operation("open", path)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         operation("write", path)
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
+        for rest in map(memoryview, pieces):
+            while rest:
+                rest = rest[os.write(handle, rest) :]
         operation("fsync", path)
         os.fsync(handle)
     finally:

@@ -1,0 +1,61 @@
+"""What a proof says, and what each of its checks means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = 1
+CHECKS = {
+    "template-text": "the text is the one that the tokenizer's chat template writes",
+    "template-ids": "the ids are those of the tokenizer's own encoding of it",
+    "control": "no control token comes from a row's content",
+    "prompt-ids": "the ids before each trained turn are those that inference sends",
+    "boundary": "no token joins a prompt to its answer",
+    "stop": "each trained turn ends on a token on which generation stops",
+    "early-stop": "no trained turn holds such a token before its end",
+    "double-bos": "no text begins with two begin-of-text tokens",
+    "no-target": "each example has something to learn",
+    "cut": "every character of the text is in the ids",
+    "vocabulary": "every id has a row in the embedding",
+    "pad-target": "padding is never learnt",
+    "missing-end": "each rendered text of the data ends as its template does",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was checked, on how much, and for which renderer. Kept in the run and in the adapter's folder.
+
+    Attributes:
+        codes: the checks that every example passed (`CHECKS` says what each means).
+        rows, examples, turns, tokens, targets: how much was checked.
+        control_rows: rows whose content was spelled like a control token; it was kept as plain text.
+        fingerprint: the renderer's, which chat, serve and export compare with theirs.
+        clock: the date that the template was told, where it asks for one.
+        accepted: code -> how many rows failed it, and the first: codes that template.accept names, and
+            those that rows cut by template.overlong=cut can't keep.
+        alike: examples that were put together from proven parts (`template.alike`); the others were compared
+            with the tokenizer's own template one by one.
+    """
+
+    version: int
+    codes: tuple[str, ...]
+    rows: int
+    examples: int
+    turns: int
+    tokens: int
+    targets: int
+    control_rows: int
+    fingerprint: str
+    stop_ids: tuple[int, ...]
+    stop_text: str
+    clock: str | None
+    accepted: Mapping[str, Mapping[str, Any]]
+    alike: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
