@@ -6,27 +6,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sapwood.config import RunConfig
 from sapwood.data.cache import open_entry, pack_entry, pack_examples, unpack_examples
-from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.sources import digest
-from sapwood.data.split import Said, hold_out, split_eval
+from sapwood.data.split import split_eval
 from sapwood.data.weights import weighted
-from sapwood.errors import DataError, ModelError, Problem, SapwoodError, StorageError
+from sapwood.errors import ModelError, SapwoodError, StorageError
 from sapwood.examples import Examples
+from sapwood.gather import gather, read
 from sapwood.model.base import inspect_base, skeleton
 from sapwood.model.cache import cache_dir
 from sapwood.model.hubs import revision_of
@@ -34,9 +30,7 @@ from sapwood.model.machine import device_for
 from sapwood.model.methods import refuse_misfits
 from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
-from sapwood.template.prepare import Preparation, Prepared
 from sapwood.template.render import Renderer
-from sapwood.template.unrender import unrender
 from sapwood.track.files import operation, staged_dir, to_json, verify_dir, write_atomic
 from sapwood.train.loop import TrainData
 from sapwood.types import BaseSpec, Conversation, Example, RowId
@@ -122,73 +116,25 @@ def prepared_study(
 
 
 def _prepare(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> Material:
-    notes, said = ReadReport(), Said()
-    held = None
-    if not isinstance(config.data.eval, str) and config.data.eval:  # read once to know what each row says
-        for conversation in _read(config, renderer, config.data.train, notes):
-            said.add(conversation)
-        held = hold_out(said, config.data.eval, config.train.seed)
-    sides = [
-        Preparation(renderer, config.template, max_length=length, vocab_rows=vocab_rows) for _ in range(2)
-    ]
-    asked: list[Conversation] = []
-    for conversation, is_held in _sided(config, renderer, said, held, notes):
-        sides[is_held].add(conversation)
-        if is_held and conversation.messages:  # nobody asks a document
-            asked.append(conversation)
-        if any(side.hopeless for side in sides):
-            break
-    train, measured = _finish(sides, config.data.eval != 0)
+    found = gather(config, renderer, vocab_rows, length)
+    train, measured = found.train, found.measured
     seen = weighted(train.examples, config.data.train, config.data.weights, config.train.seed)
-    probes = choose_probes(asked, renderer, config.eval.samples) if asked else []
-    among = None if held is None else ~held
+    held = measured.examples if measured is not None else []
     facts = {
-        "data_sha256": _digest(seen, measured.examples if measured is not None else []),
+        "data_sha256": _digest(seen, held),
         "rows": {
             "learnt": train.report.rows,
             "held_out": measured.report.rows if measured is not None else 0,
-            "notes": notes.notes(),
+            "notes": found.notes.notes(),
         },
-        "duplicates": _groups(said.duplicates(among)),
-        "contradictions": _groups(said.contradictions(among)),
+        "duplicates": _groups(found.said.duplicates(found.learnt)),
+        "contradictions": _groups(found.said.contradictions(found.learnt)),
         "proof": train.proof.to_json(),
         "report": train.report.to_json(),
         "eval_report": measured.report.to_json() if measured is not None else None,
     }
-    return Material(seen, measured.examples if measured is not None else [], probes, facts)
-
-
-def _sided(
-    config: RunConfig, renderer: Renderer, said: Said, held: NDArray[np.bool_] | None, notes: ReadReport
-) -> Iterator[tuple[Conversation, bool]]:
-    """The conversations, and whether each is held out; those to learn from are in ``said`` at the end."""
-    if held is not None:
-        again = _read(config, renderer, config.data.train)
-        for conversation, is_held in itertools.zip_longest(again, held.tolist()):
-            if conversation is None or is_held is None:
-                raise DataError("the data changed while they were read", "data.train", mend="start again")
-            yield conversation, is_held
-        return
-    for conversation in _read(config, renderer, config.data.train, notes):
-        said.add(conversation)
-        yield conversation, False
-    if isinstance(config.data.eval, str):
-        for conversation in _read(config, renderer, [config.data.eval], notes):
-            yield conversation, True
-
-
-def _finish(sides: Sequence[Preparation], measures: bool) -> tuple[Prepared, Prepared | None]:
-    """What was proven of both sides. Raises DataError with the problems of both."""
-    found: list[Prepared] = []
-    problems: list[Problem] = []
-    for side in sides[: 1 + measures]:
-        try:
-            found.append(side.finish())
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
-    return found[0], found[1] if measures else None
+    probes = choose_probes(found.asked, renderer, config.eval.samples) if found.asked else []
+    return Material(seen, held, probes, facts)
 
 
 def _digest(train: Sequence[Example], held: Sequence[Example]) -> str:
@@ -216,7 +162,12 @@ def _code_version() -> str:
     """sha256 over our modules that make examples, and the versions of the libraries that they use."""
     total = hashlib.sha256()
     here = Path(__file__).parent
-    for path in [*sorted(here.glob("data/*.py")), *sorted(here.glob("template/*.py")), Path(__file__)]:
+    for path in [
+        *sorted(here.glob("data/*.py")),
+        *sorted(here.glob("template/*.py")),
+        here / "gather.py",
+        Path(__file__),
+    ]:
         total.update(path.read_bytes())
     libraries = ("tokenizers", "transformers", "jinja2", "safetensors", "numpy")
     total.update(repr([version(name) for name in libraries]).encode())
@@ -225,7 +176,8 @@ def _code_version() -> str:
 
 def _find(path: Path) -> Material | None:
     try:
-        facts, (train, held) = open_entry(path)
+        with path.open("rb") as file:
+            facts, (train, held) = open_entry(file)
         probes = [Probe.from_json(value) for value in facts.pop("probes")]
         os.utime(path)  # the oldest by this time is dropped first
     except FileNotFoundError:
@@ -258,18 +210,10 @@ def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = No
 def read_data(config: RunConfig, renderer: Renderer) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations to learn from, and held-out ones."""
 
-    conversations = list(_read(config, renderer, config.data.train))
+    conversations = list(read(config, renderer, config.data.train))
     if isinstance(config.data.eval, str):
-        return conversations, list(_read(config, renderer, [config.data.eval]))
+        return conversations, list(read(config, renderer, [config.data.eval]))
     return split_eval(conversations, config.data.eval, config.train.seed)
-
-
-def _read(
-    config: RunConfig, renderer: Renderer, paths: Sequence[str], notes: ReadReport | None = None
-) -> Iterator[Conversation]:
-    """The conversations of ``paths``. Raises DataError behind the last good one."""
-    found = read_conversations(config.data, paths, report=notes)
-    return unrender(found, renderer, config.template.train_on)
 
 
 def save_study(folder: Path, study: Study) -> None:

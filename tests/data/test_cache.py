@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.numpy import load, save
 from sapwood.data import cache
 from sapwood.data.cache import open_entry, pack_entry, pack_examples, unpack_examples
 from sapwood.errors import StorageError
+from sapwood.examples import Examples
 from sapwood.types import Example, RowId
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -76,10 +78,15 @@ def test_a_file_without_its_sources_is_refused() -> None:
 # --- entries: facts and several lists, verified by their own hash -------------------------------------------
 
 
+def opened(path: Path) -> tuple[dict[str, Any], list[Examples]]:
+    with path.open("rb") as file:
+        return open_entry(file)
+
+
 def test_an_entry_comes_back_exactly(tmp_path: Path) -> None:
     path = tmp_path / "entry"
     path.write_bytes(b"".join(pack_entry({"n": [1, "é"]}, [SOME, [], SOME[:1]])))
-    facts, parts = open_entry(path)
+    facts, parts = opened(path)
     assert facts == {"n": [1, "é"]}
     assert [len(part) for part in parts] == [3, 0, 1]
     assert all(same(a, b) for a, b in zip([*SOME, SOME[0]], [*parts[0], *parts[2]], strict=True))
@@ -98,8 +105,8 @@ def test_every_flipped_bit_and_every_cut_of_an_entry_is_seen(tmp_path: Path) -> 
         damaged[at] ^= 1 << at % 8
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="hash"):
-            open_entry(path)
+            opened(path)
     for size in (0, 31, 39, len(content) - 1):
         path.write_bytes(content[:size])
         with pytest.raises(ValueError, match=r"hash|cut short"):
-            open_entry(path)
+            opened(path)

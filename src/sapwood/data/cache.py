@@ -9,9 +9,10 @@ import mmap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sapwood.errors import StorageError
 from sapwood.examples import Examples
@@ -27,28 +28,38 @@ Chunk = bytes | memoryview
 
 def pack_examples(examples: Sequence[Example]) -> bytes:
     """Examples as safetensors: concatenated ids and flags, a length each, and where each came from."""
-    return b"".join(_chunks(Examples.of(examples)))
+    return b"".join(example_chunks(Examples.of(examples)))
 
 
 def unpack_examples(content: bytes, source: Path) -> Examples:
     """What `pack_examples` packed; ``source`` is named where it can't be read. Raises StorageError."""
     try:
-        return _unpacked(memoryview(content))
+        return read_examples(memoryview(content))
     except Exception as error:
         mend = "start the run anew"
         raise StorageError("prepared data can't be read", str(source), str(error), mend) from None
 
 
 def pack_entry(facts: Mapping[str, Any], parts: Sequence[Sequence[Example]]) -> list[Chunk]:
-    """Facts (plain JSON data), several lists of examples, and a hash of it all at the end: pieces of a file,
-    none of them a copy of the examples."""
-    stored = [_chunks(Examples.of(part)) for part in parts]
-    sizes = [sum(map(len, chunks)) for chunks in stored]
+    """Facts (plain JSON data) and several lists of examples: pieces of a file, none of them a copy."""
+    return pack_blocks(facts, [example_chunks(Examples.of(part)) for part in parts])
+
+
+def open_entry(file: BinaryIO) -> tuple[dict[str, Any], list[Examples]]:
+    """The entry in a file; its examples are the file, mapped. Raises ValueError where one bit of it
+    changed."""
+    facts, blocks = open_blocks(file)
+    return facts, [read_examples(block) for block in blocks]
+
+
+def pack_blocks(facts: Mapping[str, Any], blocks: Sequence[Sequence[Chunk]]) -> list[Chunk]:
+    """Facts, blocks of bytes in pieces, and a hash of it all at the end."""
+    sizes = [sum(map(len, block)) for block in blocks]
     head = json.dumps({"facts": facts, "sizes": sizes}, ensure_ascii=False).encode()
     out: list[Chunk] = [len(head).to_bytes(8), head]
     at = 8 + len(head)
-    for chunks, size in zip(stored, sizes, strict=True):
-        out += [padding := bytes(-at % ALIGNED), *chunks]
+    for block, size in zip(blocks, sizes, strict=True):
+        out += [padding := bytes(-at % ALIGNED), *block]
         at += len(padding) + size
     total = _Hash()
     for chunk in out:
@@ -56,13 +67,11 @@ def pack_entry(facts: Mapping[str, Any], parts: Sequence[Sequence[Example]]) -> 
     return [*out, total.digest()]
 
 
-def open_entry(path: Path) -> tuple[dict[str, Any], list[Examples]]:
-    """The entry at ``path``; its examples are the file, mapped. Raises OSError, and ValueError where one bit
-    of it changed."""
-    with path.open("rb") as file:
-        if file.seek(0, 2) < 8 + DIGEST:
-            raise ValueError("it is cut short")
-        whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+def open_blocks(file: BinaryIO) -> tuple[dict[str, Any], list[memoryview]]:
+    """What `pack_blocks` packed, mapped. Raises ValueError where one bit of it changed."""
+    if file.seek(0, 2) < 8 + DIGEST:
+        raise ValueError("it is cut short")
+    whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     view = whole[:-DIGEST]
     pieces = [view[at : at + PIECE] for at in range(0, len(view), PIECE)]
     with ThreadPoolExecutor(4) as pool:  # hashing lets other threads run
@@ -71,12 +80,12 @@ def open_entry(path: Path) -> tuple[dict[str, Any], list[Examples]]:
         raise ValueError("its hash is not the one that it was written with")
     at = 8 + int.from_bytes(view[:8])
     head = json.loads(bytes(view[8:at]))
-    parts: list[Examples] = []
+    blocks: list[memoryview] = []
     for size in head["sizes"]:
         at += -at % ALIGNED
-        parts.append(_unpacked(view[at : at + size]))
+        blocks.append(view[at : at + size])
         at += size
-    return head["facts"], parts
+    return head["facts"], blocks
 
 
 class _Hash:
@@ -109,10 +118,11 @@ def _sha256(piece: memoryview) -> bytes:
 # --- safetensors: 8 bytes, the size of the header; a JSON header; the arrays, the widest first -------------
 
 
-def _chunks(examples: Examples) -> list[Chunk]:
-    arrays = sorted(examples.tensors().items(), key=lambda one: (-one[1].itemsize, one[0]))
+def tensor_chunks(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> list[Chunk]:
+    """Arrays of one dimension as the pieces of a file."""
+    arrays = sorted(tensors.items(), key=lambda one: (-one[1].itemsize, one[0]))
     names = {np.dtype(kind): name for name, kind in STORED.items()}
-    head: dict[str, Any] = {"__metadata__": {"sources": json.dumps(examples.sources)}}
+    head: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for name, array in arrays:
         stop = at + array.nbytes
@@ -124,11 +134,12 @@ def _chunks(examples: Examples) -> list[Chunk]:
     return [len(told).to_bytes(8, "little"), told, *views]
 
 
-def _unpacked(content: memoryview) -> Examples:
+def read_tensors(content: memoryview) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """What `tensor_chunks` wrote, in place. Raises ValueError or KeyError."""
     begin = 8 + int.from_bytes(content[:8], "little")
     head = json.loads(bytes(content[8:begin]))
-    sources: list[str] = json.loads(head.pop("__metadata__")["sources"])
-    tensors: dict[str, np.ndarray] = {}
+    metadata = head.pop("__metadata__")
+    tensors: dict[str, NDArray[Any]] = {}
     for name, one in head.items():
         start, stop = one["data_offsets"]
         kind = np.dtype(STORED[one["dtype"]])
@@ -136,4 +147,13 @@ def _unpacked(content: memoryview) -> Examples:
         if not 0 <= start <= stop == start + count * kind.itemsize <= len(content) - begin:
             raise ValueError("it is cut short")
         tensors[name] = np.frombuffer(content, kind, count, begin + start)
-    return Examples.from_tensors(tensors, sources)
+    return tensors, metadata
+
+
+def example_chunks(examples: Examples) -> list[Chunk]:
+    return tensor_chunks(examples.tensors(), {"sources": json.dumps(examples.sources)})
+
+
+def read_examples(content: memoryview) -> Examples:
+    tensors, metadata = read_tensors(content)
+    return Examples.from_tensors(tensors, json.loads(metadata["sources"]))

@@ -14,6 +14,7 @@ from sapwood.data.pairs import read_pair
 from sapwood.data.problems import ProblemLog, names, printable
 from sapwood.data.record import Record
 from sapwood.data.shapes import FORMATS, PAIRS, TEXT, TURNS, advice, detect_format, matching_formats
+from sapwood.data.share import ALL, Share
 from sapwood.data.sources import stream_rows
 from sapwood.data.turns import read_tools, read_turns
 from sapwood.errors import DataError, Problem
@@ -39,6 +40,17 @@ class ReadReport:
     formats: dict[str, str] = field(default_factory=dict[str, str])
     ignored_keys: dict[str, int] = field(default_factory=dict[str, int])
     control_rows: int = 0
+
+    def add(self, other: ReadReport) -> None:
+        """Count in what another process read of the same files. Raises ValueError where it read one in
+        another format."""
+        for source, format in other.formats.items():
+            if self.formats.setdefault(source, format) != format:
+                raise ValueError(f"{source} has rows of several formats")
+        self.rows += other.rows
+        self.control_rows += other.control_rows
+        for key, count in other.ignored_keys.items():
+            self.ignored_keys[key] = self.ignored_keys.get(key, 0) + count
 
     def notes(self) -> list[str]:
         """One sentence for each fact worth a line."""
@@ -100,15 +112,16 @@ def read_conversations(
     paths: Sequence[str] | None = None,
     root: Path | None = None,
     report: ReadReport | None = None,
+    share: Share = ALL,
 ) -> Iterator[Conversation]:
-    """The conversations of ``paths``, in order; of ``config.train`` if None.
+    """The conversations of ``paths``, in order; of ``config.train`` if None. ``share``: of those rows only.
 
     Raises DataError behind the last good row, with the problems of all rows and files: take what it yields
     for good only when it has come to its end.
     """
     log = ProblemLog()
     shapes = _Shapes(config.format, log)
-    for row in stream_rows(config.train if paths is None else paths, root, log, config.records):
+    for row in stream_rows(config.train if paths is None else paths, root, log, config.records, share):
         try:
             row = rename(row, config.columns)
             format = shapes.of(row)

@@ -5,6 +5,7 @@ A new kind of file is one more entry of `_READERS`, and one more answer of `snif
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 from sapwood.data.delimited import read_table
 from sapwood.data.encoding import BOM, decode, read_lines
-from sapwood.data.files import files_of, is_data, open_source
+from sapwood.data.files import BUILTIN, files_of, is_data, open_source
 from sapwood.data.json_text import (
     TOO_LARGE,
     TOO_LARGE_MEND,
@@ -29,6 +30,7 @@ from sapwood.data.parquet import read_parquet
 from sapwood.data.problems import ProblemLog, excerpt, kind, names, printable
 from sapwood.data.rendered import read_text
 from sapwood.data.shapes import PAIRS, matching_formats
+from sapwood.data.share import ALL, Share
 from sapwood.data.sniff import FileKind, sniff
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row, RowId
@@ -56,9 +58,14 @@ def read_rows(paths: Sequence[str], *, root: Path | None = None) -> Iterator[Row
 
 
 def stream_rows(
-    paths: Sequence[str], root: Path | None, log: ProblemLog, records: str | None = None
+    paths: Sequence[str],
+    root: Path | None,
+    log: ProblemLog,
+    records: str | None = None,
+    share: Share = ALL,
 ) -> Iterator[Row]:
-    """`read_rows` that adds to a log what it would raise. ``records``: which list of a wrapping object."""
+    """`read_rows` that adds to a log what it would raise. ``records``: which list of a wrapping object;
+    ``share``: the rows to yield. What is wrong with others is not sure to be found."""
     here = root if root is not None else Path.cwd()
     for path in paths:
         try:
@@ -69,7 +76,7 @@ def stream_rows(
             log.add(*error.problems)
             continue
         for source, file in files.items():
-            yield from _read_source(source, file, here, log, records)
+            yield from _read_source(source, file, here, log, records, share)
 
 
 def digest(paths: Sequence[str], root: Path | None = None) -> str:
@@ -83,6 +90,17 @@ def digest(paths: Sequence[str], root: Path | None = None) -> str:
                 bytes_of = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
             total.update(f"{len(source)} {source} {bytes_of}\n".encode())
     return total.hexdigest()
+
+
+def size_of(paths: Sequence[str], root: Path | None = None) -> int:
+    """Bytes of all files; 0 for what can't be found, and for a hub's."""
+    here = root if root is not None else Path.cwd()
+    total = 0
+    for path in paths:
+        with contextlib.suppress(OSError, DataError):
+            names = [] if path.startswith((HUB, BUILTIN)) else files_of(path, here)
+            total += sum((here / Path(name).expanduser()).stat().st_size for name in names)
+    return total
 
 
 def _hub_files(path: str) -> dict[str, str]:
@@ -114,7 +132,9 @@ def _hub_files(path: str) -> dict[str, str]:
     return dict(zip(names, local, strict=True))
 
 
-def _read_source(source: str, path: str, root: Path, log: ProblemLog, records: str | None) -> Iterator[Row]:
+def _read_source(
+    source: str, path: str, root: Path, log: ProblemLog, records: str | None, share: Share
+) -> Iterator[Row]:
     strays: dict[str, RowId] = {}  # kinds of rows that aren't objects, and the first of each
     count: Counter[str] = Counter()
     problems, rows = log.total, 0
@@ -124,10 +144,14 @@ def _read_source(source: str, path: str, root: Path, log: ProblemLog, records: s
             stream.seek(0)
             if file_kind == "json":
                 found = _read_json(stream, source, log, records)
+            elif file_kind == "jsonl":
+                found = _read_jsonl(stream, source, log, share)
             else:
                 found = _READERS[file_kind](stream, source, log)
             for row in found:
                 rows += 1
+                if not share.has(row.id.index):
+                    continue
                 if isinstance(row.value, dict):
                     yield row
                 else:
@@ -140,7 +164,7 @@ def _read_source(source: str, path: str, root: Path, log: ProblemLog, records: s
         log.add(Problem("the file can't be read", printable(source), (error.strerror or str(error)).lower()))
     for name, first in strays.items():
         log.add(_stray_problem(name, first, count[name]))
-    if rows == 0 and log.total == problems:
+    if rows == 0 and log.total == problems and share.has(0):
         log.add(Problem("0 rows", printable(source), "the file holds no example"))
 
 
@@ -152,13 +176,15 @@ def _stray_problem(name: str, first: RowId, count: int) -> Problem:
     )
 
 
-def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]:
+def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog, share: Share) -> Iterator[Row]:
     index = 0
     for line in read_lines(stream):
         if line.raw is not None and not line.raw.strip():
             continue
-        row = RowId(source, index, line.number)
         index += 1
+        if not share.has(index - 1):
+            continue
+        row = RowId(source, index - 1, line.number)
         if line.raw is None:
             log.add(Problem(TOO_LARGE, printable(str(row)), mend=TOO_LARGE_MEND))
             continue
@@ -291,7 +317,6 @@ class _Places:
 
 
 _READERS: dict[FileKind, Callable[[BinaryIO, str, ProblemLog], Iterator[Row]]] = {
-    "jsonl": _read_jsonl,
     "table": read_table,
     "text": read_text,
     "parquet": read_parquet,

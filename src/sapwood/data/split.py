@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from json.encoder import encode_basestring
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,46 @@ class Said:
         source.append(self._sources.setdefault(row.source, len(self._sources)))
         index.append(row.index)
         line.append(row.line or 0)
+
+    def place(self, row: RowId) -> int:
+        """Where a row stands; -1 where it isn't there."""
+        at = self._first.get(row.source, len(self)) + row.index
+        return at if at < len(self) and self.row(at) == row else -1
+
+    def tensors(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
+        """All of it as arrays, and the names of the sources; for `merged`."""
+        source, index, line = self._rows
+        rows = {"index": np.array(index, np.int64), "line": np.array(line, np.int64)}
+        hashes = {
+            "prompts": np.frombuffer(self._prompts, np.uint8),
+            "wholes": np.frombuffer(self._wholes, np.uint8),
+        }
+        return {"source": np.array(source, np.int32), **rows, **hashes}, [*self._sources]
+
+    @classmethod
+    def merged(cls, own: Said, tensors: Mapping[str, NDArray[Any]], sources: Sequence[str]) -> Said:
+        """What ``own`` and another process say of the same files, in the order of their rows."""
+        mine, known = own.tensors()
+        number = {source: i for i, source in enumerate(dict.fromkeys([*known, *sources]))}
+        theirs = {**tensors, "source": np.array([number[s] for s in sources], np.int32)[tensors["source"]]}
+        both = {name: np.concatenate([mine[name], theirs[name]]) for name in mine}
+        order = np.lexsort((both["index"], both["source"]))
+        said = cls()
+        said._sources = number
+        said._rows = (
+            array("i", both["source"][order].tobytes()),
+            array("q", both["index"][order].tobytes()),
+            array("q", both["line"][order].tobytes()),
+        )
+        said._prompts = bytearray(both["prompts"].reshape(-1, 32)[order].tobytes())
+        said._wholes = bytearray(both["wholes"].reshape(-1, 32)[order].tobytes())
+        return said
+
+    @cached_property
+    def _first(self) -> dict[str, int]:
+        """Where each source begins."""
+        source = np.array(self._rows[0], np.int32)
+        return {name: int(np.argmax(source == i)) for name, i in self._sources.items()}
 
     def row(self, at: int) -> RowId:
         source, index, line = self._rows

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from sapwood.template.render import Renderer, Rendering
 from sapwood.template.report import LONGEST, SHOWN, Report, histogram_of
 from sapwood.types import Conversation, Example, RowId
 
+COUNTED = ("cut_answers", "rows", "characters", "unknown")
 BATCH = 1024  # conversations that are rendered, encoded and proven together
 
 
@@ -79,6 +82,12 @@ class _Rows:
     count: int = 0
     first: list[RowId] = field(default_factory=list[RowId])
 
+    def absorb(self, fields: dict[str, Any], sources: Sequence[str]) -> None:
+        """Count in those of another process, in the order of the rows."""
+        self.count += fields["count"]
+        both = [*self.first, *(RowId(**row) for row in fields["first"])]
+        self.first = sorted(both, key=lambda row: (sources.index(row.source), row.index))[:SHOWN]
+
     def add(self, row: RowId) -> None:
         self.count += 1
         if len(self.first) < SHOWN:
@@ -99,6 +108,8 @@ class Preparation:
         self._waiting: list[Conversation] = []
         self._problems: list[Problem] = []
         self._examples = Growing()
+        self._others: list[Examples] = []
+        self._sources: Sequence[str] = ()
         self._lengths: list[NDArray[np.int64]] = []
         self._longest: list[tuple[int, int, RowId]] = []
         self._dropped, self._cut = _Rows(), _Rows()
@@ -234,11 +245,44 @@ class Preparation:
         if unknown is not None:
             self._unknown += int(np.count_nonzero(ids == unknown))
 
-    def finish(self) -> Prepared:
-        """What was proven. Raises DataError as `prepare` does."""
+    def state(self) -> tuple[dict[str, Any], Examples, NDArray[np.int64]]:
+        """All so far, for a Preparation of another process to `absorb`: JSON data, the examples, and the
+        lengths of all that came. Raises DataError for problems that the other would have to tell."""
+        self._flush()
+        if problems := [*self._problems, *self._prover.problems]:
+            raise DataError(problems)
+        told = {name: getattr(self, f"_{name}") for name in COUNTED}
+        rows = {name: dataclasses.asdict(getattr(self, f"_{name}")) for name in ("dropped", "cut")}
+        longest = [(length, dataclasses.asdict(row)) for length, _, row in self._longest]
+        facts = {"count": told, **rows, "longest": longest, "proof": self._prover.state()}
+        return facts, self._examples.finish(), np.concatenate([np.empty(0, np.int64), *self._lengths])
+
+    def absorb(
+        self, facts: dict[str, Any], examples: Examples, lengths: NDArray[np.int64], sources: Sequence[str]
+    ) -> None:
+        """Take in the `state` of another process, which prepared other rows of the files ``sources``."""
+        self._flush()
+        self._sources = sources
+        for name, count in facts["count"].items():
+            setattr(self, f"_{name}", getattr(self, f"_{name}") + count)
+        for own, name in ((self._dropped, "dropped"), (self._cut, "cut")):
+            own.absorb(facts[name], sources)
+        for length, row in facts["longest"]:
+            heapq.heappush(self._longest, (length, -row["index"], RowId(**row)))
+        while len(self._longest) > LONGEST:
+            heapq.heappop(self._longest)
+        self._lengths.append(lengths)
+        self._others.append(examples)
+        self._prover.absorb(facts["proof"])
+
+    def _flush(self) -> None:
         if self._waiting:
             self._take(self._waiting)
             self._waiting = []
+
+    def finish(self) -> Prepared:
+        """What was proven. Raises DataError as `prepare` does."""
+        self._flush()
         problems = [*self._problems, *self._prover.problems]
         if self._dropped.count and self._template.overlong == "error":
             problems = [self._too_long(), *problems]
@@ -246,11 +290,17 @@ class Preparation:
             raise DataError(problems)
         if not self._rows:
             raise DataError("there are no rows", mend="look at data.train")
-        if not self._examples.count:
+        if not self._num_examples:
             raise DataError([self._too_long()])
         proof = self._prover.finish()
         examples = self._examples.finish()
+        if self._others:
+            examples = Examples.merged([examples, *self._others], self._sources)
         return Prepared(examples, proof, self._report(proof, examples))
+
+    @property
+    def _num_examples(self) -> int:
+        return self._examples.count + sum(map(len, self._others))
 
     def _too_long(self) -> Problem:
         longest = sorted(self._longest, key=lambda one: (-one[0], -one[1]))
@@ -258,7 +308,7 @@ class Preparation:
         shown = ", ".join(
             f"{row} ({length:,} tokens)" for length, _, row in longest if length > self._max_length
         )
-        total = self._examples.count + self._dropped.count
+        total = self._num_examples + self._dropped.count
         fitting = -(-needed // 64) * 64
         return Problem(
             f"[overlong] {self._dropped.count:,} of {total:,} examples "

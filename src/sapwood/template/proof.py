@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sapwood.types import RowId
+
 VERSION = 1
+COUNTED = ("rows", "examples", "turns", "tokens", "targets", "control_rows", "alike")
 CHECKS = {
     "template-text": "the text is the one that the tokenizer's chat template writes",
     "template-ids": "the ids are those of the tokenizer's own encoding of it",
@@ -23,6 +26,29 @@ CHECKS = {
     "pad-target": "padding is never learnt",
     "missing-end": "each rendered text of the data ends as its template does",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """How many rows failed a check that may fail, and the first of them."""
+
+    rows: int = 0
+    first: RowId | None = None
+
+    def plus(self, other: Failed) -> Failed:
+        """Both. Rows of one file have an order; of files the one that was counted before comes first."""
+        first = self.first or other.first
+        if self.first and other.first and self.first.source == other.first.source:
+            first = min(self.first, other.first, key=lambda row: row.index)
+        return Failed(self.rows + other.rows, first)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": self.rows, "first": None if self.first is None else str(self.first)}
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Failed:
+        first = fields["first"]
+        return cls(fields["rows"], None if first is None else RowId(**first))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ transformers' public call, for each text and each prompt.
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sapwood.errors import DataError, Problem
-from sapwood.template.proof import CHECKS, VERSION, Proof
+from sapwood.template.proof import CHECKS, COUNTED, VERSION, Failed, Proof
 from sapwood.template.render import Renderer, Rendering
 from sapwood.template.view import as_dicts, plain
 from sapwood.types import Conversation, Example, RowId
@@ -50,21 +52,20 @@ class Prover:
 
     def __init__(self, renderer: Renderer, vocab_rows: int, accept: Sequence[str] = ()) -> None:
         self.problems: list[Problem] = []
-        self._accepted: dict[str, dict[str, Any]] = {code: {"rows": 0, "first": None} for code in accept}
-        self._cut: dict[str, dict[str, Any]] = {}
+        self._accepted = {code: Failed() for code in accept}
+        self._cut: dict[str, Failed] = {}
         self._renderer = renderer
         self._tokenizer = renderer.tokenizer
         self._vocab_rows = vocab_rows
         self._stops = set(renderer.stop_ids)
-        self._rows = self._control_rows = self._alike = 0
-        self._examples = self._turns = self._tokens = self._targets = 0
+        self._counted: Counter[str] = Counter()  # by names of `Proof`'s fields
 
     def check(self, items: Sequence[Labelled]) -> None:
         """Check a batch, all examples of a row in one; what is wrong is added to ``problems``."""
         if not items:
             return
-        self._rows += len({item.conversation.row for item in items})
-        self._control_rows += len({item.conversation.row for item in items if item.held_control})
+        self._counted["rows"] += len({item.conversation.row for item in items})
+        self._counted["control_rows"] += len({item.conversation.row for item in items if item.held_control})
         texts = [item.rendering.rendered.text for item in items]
         own = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         for item, ids, truth, prompts in zip(items, own, *self._truth(items), strict=True):
@@ -83,42 +84,42 @@ class Prover:
             raise DataError(self.problems)
         failed = {**self._accepted}
         for code, found in self._cut.items():
-            before = failed.get(code, {"rows": 0, "first": None})
-            count = before["rows"] + found["rows"]
-            failed[code] = {"rows": count, "first": before["first"] or found["first"]}
-        if not self._examples:
+            failed[code] = failed[code].plus(found) if code in failed else found
+        if not self._counted["examples"]:
             raise DataError("[no-target] there is no example to train on", mend="add rows with answers")
         return Proof(
-            VERSION,
-            tuple(code for code in CHECKS if not failed.get(code, {}).get("rows")),
-            self._rows,
-            self._examples,
-            self._turns,
-            self._tokens,
-            self._targets,
-            self._control_rows,
-            self._renderer.fingerprint,
-            self._renderer.stop_ids,
-            self._renderer.stop_text,
-            self._renderer.clock.isoformat() if self._renderer.tells_time else None,
-            failed,
-            self._alike,
+            version=VERSION,
+            codes=tuple(code for code in CHECKS if code not in failed or not failed[code].rows),
+            **{name: self._counted[name] for name in COUNTED},
+            fingerprint=self._renderer.fingerprint,
+            stop_ids=self._renderer.stop_ids,
+            stop_text=self._renderer.stop_text,
+            clock=self._renderer.clock.isoformat() if self._renderer.tells_time else None,
+            accepted={code: found.to_json() for code, found in failed.items()},
         )
+
+    def state(self) -> dict[str, Any]:
+        """What was counted, as JSON data; another process's Prover takes it in by `absorb`."""
+        failed = {"accepted": self._accepted, "cut": self._cut}
+        told = {name: {c: dataclasses.asdict(f) for c, f in found.items()} for name, found in failed.items()}
+        return {"count": self._counted, **told}
+
+    def absorb(self, state: dict[str, Any]) -> None:
+        self._counted.update(state["count"])
+        for own, name in ((self._accepted, "accepted"), (self._cut, "cut")):
+            for code, fields in state[name].items():
+                found = Failed.from_fields(fields)
+                own[code] = own[code].plus(found) if code in own else found
 
     def count_alike(self, rows: int, turns: int, tokens: int, targets: int) -> None:
         """Examples made of parts, one a row: their shape was proven, with a sample of those of its kind."""
-        self._alike += rows
-        self._rows += rows
-        self._examples += rows
-        self._turns += turns
-        self._tokens += tokens
-        self._targets += targets
+        counted = {"alike": rows, "rows": rows, "examples": rows}
+        self._counted.update(counted | {"turns": turns, "tokens": tokens, "targets": targets})
 
     def note_cut(self, row: RowId, *, inside_answer: bool) -> None:
         """A proven example that is trained without its end, as the config says: what it can't claim."""
         for code in ("cut", "stop") if inside_answer else ("cut",):
-            one = self._cut.setdefault(code, {"rows": 0, "first": str(row)})
-            one["rows"] += 1
+            self._cut[code] = self._cut.get(code, Failed()).plus(Failed(1, row))
 
     # --- the truth ------------------------------------------------------------------------------------------
 
@@ -250,22 +251,19 @@ class Prover:
             self._add(item, "pad-target", f"turn {turn + 1} would teach the padding token")
 
     def _count(self, item: Labelled) -> None:
-        self._examples += 1
-        self._turns += len(item.rendering.turns)
-        self._tokens += len(item.example)
-        self._targets += item.example.num_targets
+        turns, example = len(item.rendering.turns), item.example
+        counted = {"examples": 1, "turns": turns, "tokens": len(example), "targets": example.num_targets}
+        self._counted.update(counted)
 
     def _add(self, item: Labelled, code: str, why: str) -> None:
         self.fault(item.conversation.row, code, why)
 
     def fault(self, row: RowId, code: str, why: str, mend: str = "") -> None:
         """A check that failed: a problem, or one more row of a code that is accepted."""
-        accepted = self._accepted.get(code)
-        if accepted is None:
+        if code in self._accepted:
+            self._accepted[code] = self._accepted[code].plus(Failed(1, row))
+        else:
             self.problems.append(Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why, mend))
-            return
-        accepted["rows"] += 1
-        accepted["first"] = accepted["first"] or str(row)
 
 
 def _by_tools(items: Sequence[Labelled]) -> list[tuple[Any, list[int]]]:
