@@ -59,7 +59,9 @@ def test_parts_come_together_in_the_order_of_their_rows() -> None:
     found = Examples.merged([first, second], ["b", "a", "c"])
     assert told(found) == told([SOME[0], SOME[0], SOME[2], SOME[1], SOME[3]])
     assert found.sources == ["b", "a", "c"]
-    assert told(Examples.merged([Examples.of([]), second], ["b", "c"])) == told([SOME[0], SOME[0], SOME[3]])
+    found = Examples.merged([Examples.of([]), second], ["b", "a", "c"])
+    assert told(found) == told([SOME[0], SOME[0], SOME[3]])
+    assert found.sources == ["b", "c"], "as if these alone had been read"
 
 
 def test_none_at_all() -> None:

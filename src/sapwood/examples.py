@@ -100,8 +100,8 @@ class Examples(Sequence[Example]):
         places = np.concatenate([np.arange(len(part)) for part in parts])
         order = np.lexsort((np.concatenate([part.number for part in parts]), np.concatenate(renamed)))
         found = _gather(parts, which[order], places[order])
-        found.source = np.concatenate(renamed)[order].astype(np.int32)
-        found.sources = [*sources]
+        used, source = np.unique(np.concatenate(renamed)[order], return_inverse=True)
+        found.source, found.sources = source.astype(np.int32), [sources[i] for i in used]
         return found
 
     def tensors(self) -> dict[str, NDArray[Any]]:

@@ -9,6 +9,7 @@ from sapwood.config import TemplateConfig
 from sapwood.errors import DataError
 from sapwood.template.prepare import BATCH, prepare
 from sapwood.template.render import Renderer
+from sapwood.types import Conversation, RowId
 from tests.model.tiny import CHATML
 from tests.template.cases import THINKING, chat, tiny
 from tests.template.real_tokenizers import real_tokenizer
@@ -46,6 +47,11 @@ def test_the_report_counts_tokens():
     assert report.characters_per_token == pytest.approx(characters / report.tokens)
     facts = json.loads(json.dumps(report.to_json()))
     assert facts["longest"][0] == {"tokens": report.longest[0][0], "row": "data.json:44"}
+
+
+def test_rows_of_two_files_may_be_equally_long():
+    rows = [Conversation(RowId(name, 0), chat("q", "a").messages) for name in ("b.json", "a.json")]
+    assert {row.source for _, row in run(rows).report.longest} == {"a.json", "b.json"}
 
 
 def test_overlong_rows_stop_the_run_with_both_remedies():

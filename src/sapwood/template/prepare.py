@@ -111,7 +111,7 @@ class Preparation:
         self._others: list[Examples] = []
         self._sources: Sequence[str] = ()
         self._lengths: list[NDArray[np.int64]] = []
-        self._longest: list[tuple[int, int, RowId]] = []
+        self._longest: list[tuple[int, int, str, RowId]] = []  # length, -index, source, row: two rows differ
         self._dropped, self._cut = _Rows(), _Rows()
         self._cut_answers = self._rows = self._characters = self._unknown = 0
 
@@ -238,7 +238,8 @@ class Preparation:
         """Count examples as they come, those that will be dropped or cut included."""
         self._lengths.append(lengths)
         for at in np.argsort(-lengths, kind="stable")[:LONGEST].tolist():
-            heapq.heappush(self._longest, (int(lengths[at]), -rows[at].index, rows[at]))
+            row = rows[at]
+            heapq.heappush(self._longest, (int(lengths[at]), -row.index, row.source, row))
         while len(self._longest) > LONGEST:
             heapq.heappop(self._longest)
         unknown = self._renderer.tokenizer.unk_token_id
@@ -253,7 +254,7 @@ class Preparation:
             raise DataError(problems)
         told = {name: getattr(self, f"_{name}") for name in COUNTED}
         rows = {name: dataclasses.asdict(getattr(self, f"_{name}")) for name in ("dropped", "cut")}
-        longest = [(length, dataclasses.asdict(row)) for length, _, row in self._longest]
+        longest = [(length, dataclasses.asdict(row)) for length, *_, row in self._longest]
         facts = {"count": told, **rows, "longest": longest, "proof": self._prover.state()}
         return facts, self._examples.finish(), np.concatenate([np.empty(0, np.int64), *self._lengths])
 
@@ -268,7 +269,7 @@ class Preparation:
         for own, name in ((self._dropped, "dropped"), (self._cut, "cut")):
             own.absorb(facts[name], sources)
         for length, row in facts["longest"]:
-            heapq.heappush(self._longest, (length, -row["index"], RowId(**row)))
+            heapq.heappush(self._longest, (length, -row["index"], row["source"], RowId(**row)))
         while len(self._longest) > LONGEST:
             heapq.heappop(self._longest)
         self._lengths.append(lengths)
@@ -306,7 +307,7 @@ class Preparation:
         longest = sorted(self._longest, key=lambda one: (-one[0], -one[1]))
         needed = longest[0][0]
         shown = ", ".join(
-            f"{row} ({length:,} tokens)" for length, _, row in longest if length > self._max_length
+            f"{row} ({length:,} tokens)" for length, *_, row in longest if length > self._max_length
         )
         total = self._num_examples + self._dropped.count
         fitting = -(-needed // 64) * 64
@@ -327,7 +328,7 @@ class Preparation:
             targets=examples.num_targets,
             max_length=self._max_length,
             histogram=histogram_of(np.concatenate(self._lengths), self._max_length),
-            longest=tuple((length, row) for length, _, row in longest),
+            longest=tuple((length, row) for length, *_, row in longest),
             dropped=self._dropped.count,
             dropped_rows=tuple(self._dropped.first),
             cut=self._cut.count,
