@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sapwood.config import DataConfig, TemplateConfig
-from sapwood.data.formats import read_conversations
+from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.split import split_eval
 from sapwood.errors import DataError
 from sapwood.pack.build import build_pack, pad_pack
@@ -195,8 +195,18 @@ def test_002_6_chatglm3_writes_the_newline_behind_the_role_and_before_the_text()
 
 
 def test_002_8_rows_with_and_without_an_instruction_live_in_one_file(tmp_path):
-    rows = read(tmp_path, '{"instruction": null, "input": "q", "output": "a"}\n', format="input-output")
-    assert rows[0].messages[0].content == "q"
+    lines = [
+        '{"instruction": "Say it", "input": "q", "output": "a"}',
+        '{"input": "q", "output": "a"}',
+        '{"instruction": null, "input": "q", "output": "a"}',
+        '{"instruction": "Say it", "output": "a"}',
+    ]
+    report = ReadReport()
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    rows = [*read_conversations(DataConfig(train=("rows.jsonl",)), root=tmp_path, report=report)]
+    assert [row.messages[0].content for row in rows] == ["Say it\nq", "q", "q", "Say it"]
+    assert report.notes() == ["2 rows have no instruction; their input is the prompt"]
+    assert report.formats == {"rows.jsonl": "alpaca"}
     with pytest.raises(DataError, match=r"'output' is null · rows\.jsonl:1"):
         read(tmp_path, '{"input": "q", "output": null}\n')
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from sapwood.types import Conversation, Message, Row, RowId
 
 __all__ = ["ReadReport", "detect_format", "read_conversations", "to_conversation"]
 
+ALPACA, BARE = "alpaca", "input-output"  # the second is the first without an instruction
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tab, line feed and carriage return are text
 
 
@@ -34,12 +36,14 @@ class ReadReport:
         formats: source -> the format of its rows.
         ignored_keys: key -> rows that have it and for which it means nothing.
         control_rows: rows with control characters other than tab and line ends; they are kept.
+        bare_rows: rows without an instruction, in files where others have one; their input is the prompt.
     """
 
     rows: int = 0
     formats: dict[str, str] = field(default_factory=dict[str, str])
     ignored_keys: dict[str, int] = field(default_factory=dict[str, int])
     control_rows: int = 0
+    bare_rows: int = 0
 
     def add(self, other: ReadReport) -> None:
         """Count in what another process read of the same files. Raises ValueError where it read one in
@@ -49,6 +53,7 @@ class ReadReport:
                 raise ValueError(f"{source} has rows of several formats")
         self.rows += other.rows
         self.control_rows += other.control_rows
+        self.bare_rows += other.bare_rows
         for key, count in other.ignored_keys.items():
             self.ignored_keys[key] = self.ignored_keys.get(key, 0) + count
 
@@ -60,6 +65,8 @@ class ReadReport:
             notes.append(f"ignored keys: {names(self.ignored_keys)} (in up to {most:,} rows)")
         if self.control_rows:
             notes.append(f"{self.control_rows:,} rows hold control characters; they are kept as they are")
+        if self.bare_rows:
+            notes.append(f"{self.bare_rows:,} rows have no instruction; their input is the prompt")
         return notes
 
 
@@ -132,7 +139,8 @@ def read_conversations(
             log.add(*error.problems)
     shapes.check()
     if report is not None:
-        report.formats.update({source: next(iter(found)) for source, found in shapes.found.items() if found})
+        report.formats.update(shapes.by_source)
+        report.bare_rows += shapes.bare_rows
     log.raise_any()
 
 
@@ -143,6 +151,21 @@ class _Shapes:
         self._format = format
         self._log = log
         self.found: dict[str, dict[str, RowId]] = {}  # source -> format -> first row of it
+        self._bare: Counter[str] = Counter()  # source -> rows of `BARE`
+
+    @property
+    def by_source(self) -> dict[str, str]:
+        """The format of each source that has rows; alpaca where some of its rows have no instruction."""
+        return {
+            source: ALPACA if found.keys() == {ALPACA, BARE} else next(iter(found))
+            for source, found in self.found.items()
+            if found
+        }
+
+    @property
+    def bare_rows(self) -> int:
+        """Rows without an instruction, in files where others have one."""
+        return sum(self._bare[source] for source, found in self.found.items() if ALPACA in found)
 
     def of(self, row: Row) -> str | None:
         """The row's format; None, and a problem in the log, where there isn't exactly one."""
@@ -153,6 +176,7 @@ class _Shapes:
         matches = matching_formats(row.value)
         if len(matches) == 1:
             found.setdefault(matches[0], row.id)
+            self._bare[row.id.source] += matches[0] == BARE
             return matches[0]
         if not matches and found:  # the file has shown its shape: the row lacks a key of it
             return next(iter(found))
@@ -162,7 +186,7 @@ class _Shapes:
     def check(self) -> None:
         """Adds a problem for each file with rows of several formats."""
         for source, found in self.found.items():
-            if len(found) > 1:
+            if len(found) > 1 and found.keys() != {ALPACA, BARE}:
                 where = [f"{name} first at {printable(str(row))}" for name, row in found.items()]
                 what = f"rows of {len(found)} formats in one file"
                 mend = "split the file, or give all rows the same keys"

@@ -29,6 +29,8 @@ def read_pair(record: Record, format: str) -> list[Message]:
         prompt = _alpaca_prompt(record)
     else:
         prompt = record.filled(record.required(prompt_key), prompt_key)
+        if record.value.get("instruction", "") is None:
+            record.optional("instruction")  # null: read, and nothing
     answer = record.filled(record.required(answer_key), answer_key)
     return [*messages, Message("user", prompt or ""), Message("assistant", answer or "")]
 

@@ -27,10 +27,11 @@ def detect_format(value: Any) -> str | None:
 
 
 def matching_formats(row: Mapping[str, Any]) -> list[str]:
-    """Every format whose keys the row has. An alpaca row's ``input`` doesn't make it input-output as well."""
+    """Every format whose keys the row has. An alpaca row's ``input`` doesn't make it input-output as well;
+    where its instruction is null, its input is the prompt."""
     found = [name for name, pairs in PAIRS.items() if any(row.keys() >= {*pair} for pair in pairs)]
-    if "instruction" in row and "input-output" in found:
-        found.remove("input-output")
+    if {"alpaca", "input-output"} <= {*found}:
+        found.remove("alpaca" if row["instruction"] is None else "input-output")
     found += [name for name, key in TURNS.items() if key in row]
     return found or ([TEXT] if TEXT in row else [])
 
