@@ -41,7 +41,7 @@ DOORS = {
     },
     "bitsandbytes": {"model/bnb_linear", "train/optim"},
     "peft": {"model/lora", "model/fast_lora", "model/methods", "model/combine"},
-    "datasets": {"data/sources"},
+    "datasets": {"data/hub"},
     "sacrebleu": {"scores"},
     **{name: {f"track/trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},
     "torch.distributed": {"train/world", "train/shard", "train/vocabulary"},

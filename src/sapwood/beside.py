@@ -1,8 +1,8 @@
 """A piece of work in a second process, while this one does another: a fork, where that is safe.
 
 A forked child has none of its parent's other threads, and whatever lock one of them held stays locked. So
-there is no second process where another Python thread runs; and the child computes nothing with torch, whose
-threads it doesn't have either.
+there is no second process where a Python thread runs that isn't known to begin anew; and the child computes
+nothing with torch, whose threads it doesn't have either.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import BinaryIO, TypeVar
 
 Work = Callable[[], Sequence[bytes | memoryview]]
 T = TypeVar("T")
+HARMLESS = {"template-watchdog"}  # a child starts its own (template/jinja)
 
 
 def cores() -> int:
@@ -27,7 +28,8 @@ def cores() -> int:
 
 def can_fork() -> bool:
     """Would a second process help, and is it safe?"""
-    return sys.platform == "linux" and cores() > 1 and threading.active_count() == 1
+    others = {thread.name for thread in threading.enumerate()} - {threading.main_thread().name}
+    return sys.platform == "linux" and cores() > 1 and others <= HARMLESS
 
 
 def beside(work: Work, own: Callable[[], T]) -> tuple[T, BinaryIO | None]:

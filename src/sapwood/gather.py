@@ -203,5 +203,8 @@ def _absorb(own: _Part, facts: dict[str, Any], blocks: Sequence[memoryview]) -> 
 
 
 def _conversation(fields: dict[str, Any]) -> Conversation:
-    messages = tuple(Message(**{**one, "tool_calls": tuple(one["tool_calls"])}) for one in fields["messages"])
-    return Conversation(RowId(**fields["row"]), messages, tuple(fields["tools"]), fields["text"])
+    messages = [
+        Message(one["role"], one["content"], one["reasoning"], tuple(one["tool_calls"]), one["trained"])
+        for one in fields["messages"]
+    ]
+    return Conversation(RowId(**fields["row"]), tuple(messages), tuple(fields["tools"]), fields["text"])

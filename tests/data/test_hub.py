@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from sapwood.data.hub import training_files
+from sapwood.errors import DataError
+
 FILES = {
     "data/train-0.jsonl": b'{"instruction": "q0", "output": "2024-01-05"}\n',
     "data/train-1.jsonl": b'{"instruction": "q1", "output": "a1"}\n',
@@ -108,6 +111,41 @@ def test_files_are_listed_fetched_and_read_as_they_are(hub: str, tmp_path: Path)
         ["hf:org/name/data/train-0.jsonl:1", {"instruction": "q0", "output": "2024-01-05"}],
         ["hf:org/name/data/train-1.jsonl:1", {"instruction": "q1", "output": "a1"}],
     ]
+
+
+def test_without_a_file_the_training_files_are_read(hub: str, tmp_path: Path) -> None:
+    found = read(hub, tmp_path, "hf:org/name")
+    assert isinstance(found, list)
+    names = [name for name, _ in found]
+    assert names == ["hf:org/name/data/train-0.jsonl:1", "hf:org/name/data/train-1.jsonl:1"]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["rows.json"], {"rows.json"}),
+        (["data/a-0.parquet", "data/a-1.parquet"], {"data/a-0.parquet", "data/a-1.parquet"}),
+        (["train.csv", "validation.csv", "test.csv"], {"train.csv"}),
+        (["data/train-00000-of-00001-9ad8.parquet"], {"data/train-00000-of-00001-9ad8.parquet"}),
+        (["x/training.jsonl", "x/eval_train.jsonl", "trained.jsonl"], {"x/training.jsonl"}),
+    ],
+)
+def test_the_files_to_train_on_where_they_are_clear(names: list[str], chosen: set[str]) -> None:
+    assert training_files(names, "org/name", "hf:org/name") == chosen
+
+
+@pytest.mark.parametrize(
+    "names", [["a.json", "b.csv"], ["en/train.json", "de/train.json"], ["test.json"], ["a.json", "dev.json"]]
+)
+def test_what_is_not_clear_is_listed(names: list[str]) -> None:
+    with pytest.raises(DataError, match="it is not clear which file to train on") as caught:
+        training_files(names, "org/name@v1", "hf:org/name@v1")
+    assert all(f"hf:org/name@v1/{name}" in caught.value.problems[0].mend for name in names)
+
+
+def test_a_dataset_without_data_says_so() -> None:
+    with pytest.raises(DataError, match="holds no data file"):
+        training_files([], "org/name", "hf:org/name")
 
 
 def test_a_dataset_that_is_not_there_is_said(hub: str, tmp_path: Path) -> None:

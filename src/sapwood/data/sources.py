@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 from sapwood.data.delimited import read_table
 from sapwood.data.encoding import BOM, decode, read_lines
-from sapwood.data.files import BUILTIN, files_of, is_data, open_source
+from sapwood.data.files import BUILTIN, files_of, open_source
+from sapwood.data.hub import HUB, hub_files
 from sapwood.data.json_text import (
     TOO_LARGE,
     TOO_LARGE_MEND,
@@ -36,8 +36,6 @@ from sapwood.errors import DataError, Problem
 from sapwood.types import Row, RowId
 
 MAX_DOCUMENT_BYTES = 1 << 30  # a JSON document is held in memory; JSONL is not, and has no limit
-HUB = "hf:"
-_HUB_PATH = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/(?P<file>[\w.*/ -]+)")
 MAX_FAULTS = 100  # in one document: saying where costs a pass over the text before the fault
 
 
@@ -46,7 +44,7 @@ def read_rows(paths: Sequence[str], *, root: Path | None = None) -> Iterator[Row
 
     Args:
         paths: files; folders, which stand for the data files right in them; ``builtin:NAME`` for packaged
-            data; ``hf:ORG/NAME[@REVISION]/FILE`` for files of a hub's dataset. `RowId.source` repeats them.
+            data; ``hf:ORG/NAME[@REVISION][/FILE]`` for files of a hub's dataset. `RowId.source` repeats them.
         root: where relative paths start; the working directory if None.
 
     A JSON object around a single list of objects stands for that list. Raises DataError behind the last good
@@ -69,9 +67,7 @@ def stream_rows(
     here = root if root is not None else Path.cwd()
     for path in paths:
         try:
-            files = (
-                _hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
-            )
+            files = hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
         except DataError as error:
             log.add(*error.problems)
             continue
@@ -84,7 +80,7 @@ def digest(paths: Sequence[str], root: Path | None = None) -> str:
     here = root if root is not None else Path.cwd()
     total = hashlib.sha256()
     for path in paths:
-        files = _hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
+        files = hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
         for source, file in files.items():
             with open_source(file, here) if file == source else Path(file).open("rb") as stream:
                 bytes_of = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
@@ -101,35 +97,6 @@ def size_of(paths: Sequence[str], root: Path | None = None) -> int:
             names = [] if path.startswith((HUB, BUILTIN)) else files_of(path, here)
             total += sum((here / Path(name).expanduser()).stat().st_size for name in names)
     return total
-
-
-def _hub_files(path: str) -> dict[str, str]:
-    """``hf:ORG/NAME[@REVISION]/FILE``: name of each file that the pattern fits -> its copy on this disk.
-
-    `datasets` lists and downloads them into its cache; our own readers read them. No builder is chosen by
-    what the dataset's folder says, no script of it is run, and no type is guessed.
-    """
-    where = printable(path)
-    match = _HUB_PATH.fullmatch(path)
-    if match is None or not is_data(match["file"].replace("*", "x")):
-        mend = "write hf:ORG/NAME/FILE or hf:ORG/NAME@REVISION/FILE; FILE may hold *, as data/train-*.parquet"
-        raise DataError("the path names no data file of a dataset", where, "", mend)
-    try:
-        from datasets import DownloadManager
-        from datasets.data_files import resolve_pattern
-    except ImportError:
-        raise DataError("hf: needs datasets", where, mend="pip install 'sapwood[data]'") from None
-    revision = f"@{match['revision']}" if match["revision"] else ""
-    base = f"hf://datasets/{match['name']}{revision}"
-    try:
-        found = sorted(resolve_pattern(match["file"], base_path=base))
-        local = DownloadManager().download(found)
-    except Exception as error:  # a library over a network fails in many ways
-        why = printable(" ".join(str(error).split())[:200])
-        mend = "look at the name, at the network, and at HF_TOKEN for a private dataset"
-        raise DataError("the dataset can't be fetched", where, why, mend) from None
-    names = [f"{HUB}{match['name']}{revision}/{file.split('/', 5)[-1]}" for file in found]
-    return dict(zip(names, local, strict=True))
 
 
 def _read_source(
