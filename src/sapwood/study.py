@@ -166,6 +166,7 @@ def _code_version() -> str:
         *sorted(here.glob("data/*.py")),
         *sorted(here.glob("template/*.py")),
         here / "gather.py",
+        here / "examples.py",
         Path(__file__),
     ]:
         total.update(path.read_bytes())

@@ -63,9 +63,9 @@ def test_a_character_on_which_the_engines_differ_is_left_to_the_tokenizer(
     words, whole = both
     newer = [chr(code) for code in range(0x1000, 0x1F000) if unicodedata.category(chr(code)) != "Cs"]
     words.encode(["".join(newer)])
-    doubtful = sorted(words._doubtful)
-    assert doubtful, "the two know the same Unicode: nothing was shown"
-    texts = [f"a{char}b {char}" for char in doubtful[:200]]
+    doubtful = np.flatnonzero(words._met == 2)
+    assert len(doubtful), "the two know the same Unicode: nothing was shown"
+    texts = [f"a{chr(code)}b {chr(code)}" for code in doubtful[:200]]
     assert words.encode(texts) == encode_whole(whole, texts)
 
 

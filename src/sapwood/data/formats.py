@@ -24,6 +24,7 @@ from sapwood.types import Conversation, Message, Row, RowId
 __all__ = ["ReadReport", "detect_format", "read_conversations", "to_conversation"]
 
 ALPACA, BARE = "alpaca", "input-output"  # the second is the first without an instruction
+MAX_KEYS = 1000  # sets of keys whose formats are remembered
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tab, line feed and carriage return are text
 
 
@@ -152,6 +153,7 @@ class _Shapes:
         self._log = log
         self.found: dict[str, dict[str, RowId]] = {}  # source -> format -> first row of it
         self._bare: Counter[str] = Counter()  # source -> rows of `BARE`
+        self._matches: dict[tuple[str | bool, ...], list[str]] = {}
 
     @property
     def by_source(self) -> dict[str, str]:
@@ -173,7 +175,11 @@ class _Shapes:
         if self._format != "auto":
             found.setdefault(self._format, row.id)
             return self._format
-        matches = matching_formats(row.value)
+        keys = *row.value, row.value.get("instruction") is None  # all that decides
+        if (matches := self._matches.get(keys)) is None:
+            if len(self._matches) == MAX_KEYS:
+                self._matches.clear()
+            matches = self._matches[keys] = matching_formats(row.value)
         if len(matches) == 1:
             found.setdefault(matches[0], row.id)
             self._bare[row.id.source] += matches[0] == BARE

@@ -17,13 +17,13 @@ class Record:
     def __init__(self, row: Row) -> None:
         self.value: Mapping[str, Any] = row.value if isinstance(row.value, dict) else {}
         self.problems: list[Problem] = []
-        self._where = printable(str(row.id))
+        self._row = row.id
         self._read: set[str] = set()
         self._unread: set[str] = set()
 
     def fault(self, what: str, why: str = "", mend: str = "") -> None:
         what, why, mend = (printable(part) for part in (what, why, mend))  # keys of the row are in them
-        self.problems.append(Problem(what, self._where, why, mend))
+        self.problems.append(Problem(what, printable(str(self._row)), why, mend))
 
     def unread_keys(self) -> list[str]:
         """Keys that nothing asked for; those inside turns as ``messages[].key``."""

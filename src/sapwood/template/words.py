@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import regex
+from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 MAX_KNOWN = 100_000  # words that are kept
@@ -47,8 +49,8 @@ class Words:
         self._tokenizer = tokenizer
         self._stages = stages
         self._known: dict[str, bytes] = {}
-        self._agreed: set[str] = set()  # characters that both engines put into the same classes
-        self._doubtful: set[str] = set()
+        # By code point: 0, not met yet; 1, both engines put it into the same classes; 2, they don't.
+        self._met = np.zeros(sys.maxunicode + 1, np.uint8)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Words | None:
@@ -94,17 +96,20 @@ class Words:
 
     def _is_plain(self, text: str) -> bool:
         """Is it as the normalizer would leave it, and of characters on which both engines agree?"""
-        characters = set(text)
-        if new := characters - self._agreed - self._doubtful:
-            self._compare("".join(sorted(new)))
-        return self._doubtful.isdisjoint(characters) and unicodedata.is_normalized("NFC", text)
+        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        met = self._met[points]
+        if not met.all():
+            self._compare(np.unique(points[met == 0]))
+            met = self._met[points]
+        return bool((met == 1).all()) and unicodedata.is_normalized("NFC", text)
 
-    def _compare(self, characters: str) -> None:
+    def _compare(self, points: NDArray[np.uint32]) -> None:
+        characters = points.tobytes().decode("utf-32-le")
         doubtful: set[str] = set()
         for ours, theirs in (pair for stage in self._stages for pair in stage.classes):
             doubtful |= ours(characters) ^ theirs(characters)
-        self._doubtful |= doubtful
-        self._agreed |= set(characters) - doubtful
+        self._met[points] = 1
+        self._met[[ord(char) for char in doubtful]] = 2
 
 
 def encode_whole(tokenizer: Tokenizer, texts: Sequence[str]) -> list[bytes]:
