@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from sapwood.config import DataConfig
 from sapwood.data.formats import read_conversations
-from sapwood.data.sources import read_rows
+from sapwood.data.problems import ProblemLog
+from sapwood.data.sources import read_rows, stream_rows
 from sapwood.errors import DataError
 from sapwood.types import Row
 
@@ -135,13 +136,56 @@ def test_row_of_one_line_without_end_is_refused(refuse: Callable[..., DataError]
     assert "row is larger than 8,000,000 bytes" in str(error)
 
 
-def test_json_document_beyond_the_limit_points_to_jsonl(
+def test_json_object_beyond_the_limit_points_to_jsonl(
     refuse: Callable[..., DataError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sapwood.data.sources.MAX_DOCUMENT_BYTES", 100)
-    assert "jq -c '.[]' 'rows.json' > data.jsonl" in str(
-        refuse(f"[{','.join([GOOD_LINE] * 9)}]", "rows.json")
-    )
+    monkeypatch.setattr("sapwood.data.window.CHUNK", 50)
+    monkeypatch.setattr("sapwood.data.json_file.MAX_OBJECT_CHARACTERS", 100)
+    rows = f'{{"rows": [{",".join([GOOD_LINE] * 9)}]}}'
+    assert "jq -c '.[]' 'rows.json' > data.jsonl" in str(refuse(rows, "rows.json"))
+
+
+DOCUMENTS = [
+    '[{"a": "中文"}, {"b": [1, 2, {"c": "}"}]} ,\r\n 12345, "x"]\n',
+    '\ufeff[\r{"a": 1},\r\n\r\n{"b": "👩‍👩‍👧‍👦"}\n]\r\n',
+    '[{"a": 1}, {"a": 1, "a": 2}, {"n": NaN}, {"b": "\\ud800"}, {"c": 3}]',
+    '[{"a": 1}, {"a": "x\ny"}, {"b": 2}]',
+    '[{"a": 1} {"b": 2}]',
+    '[{"a": 1}, {"b": 2},\n]',
+    '[{"a": 1}]\n{"b": 2}',
+    '[{"a": 1}, {"b": "never closed}, {"c": 3}]',
+    "[1, 2, 3",
+    "[]",
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_an_array_is_read_alike_through_any_window(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> list[Any]:
+        log = ProblemLog()
+        rows = list(stream_rows(["rows.json"], tmp_path, log))
+        return [[(str(row.id), row.value) for row in rows], [str(problem) for problem in log.kept]]
+
+    (tmp_path / "rows.json").write_bytes(document.encode("utf-8"))
+    whole = told()
+    for size in (1, 2, 3, 7):
+        monkeypatch.setattr("sapwood.data.window.CHUNK", size)
+        assert told() == whole
+
+
+def test_memory_is_flat_in_the_size_of_a_json_array(tmp_path: Path) -> None:
+    row = json.dumps({"instruction": "a", "output": "x" * 1000})
+    (tmp_path / "rows.json").write_text(f"[\n{f',{chr(10)}'.join([row] * 30_000)}\n]")
+    tracemalloc.start()
+    try:
+        lines = [found.id.line for found in read_rows(["rows.json"], root=tmp_path)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert lines == list(range(2, 30_002))
+    assert peak < 12_000_000
 
 
 def test_memory_is_flat_in_the_size_of_a_jsonl_file(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 
 from sapwood.data.encoding import MAX_ROW_BYTES
 from sapwood.data.problems import excerpt
+from sapwood.data.window import Window
 
 MAX_DEPTH = 32
+SHOWN = 40  # characters behind a fault that a message may show
 TOO_LARGE = f"row is larger than {MAX_ROW_BYTES:,} bytes"
 TOO_LARGE_MEND = "cut it into several rows; it could not be trained in one piece"
 
@@ -101,37 +103,61 @@ def decode_line(text: str) -> Any:
     raise JsonFault("text after the value", end, f"found {excerpt(text[end:], 30)}", "delete it")
 
 
-def array_items(text: str, start: int) -> Generator[tuple[int, Any], None, int | None]:
-    """The items of the array that opens at ``start``: (position, value), or (position, JsonFault).
+def array_items(window: Window, start: int) -> Generator[tuple[int, Any], None, int | None]:
+    """The items of the array that opens at ``start``: (index in the window, value), or (index, JsonFault).
 
     Goes on behind a faulty item where its end is certain. Returns the index behind the array, or None where
-    the text can't be followed to its end.
+    the text can't be followed to its end. What was yielded is dropped from the window before the next.
     """
-    position = skip_space(text, start + 1)
-    if text[position : position + 1] == "]":
-        return position + 1
+    at = skip_in(window, start + 1)
+    if window.text[at : at + 1] == "]":
+        return at + 1
     while True:
-        begin = position
+        begin = at = window.drop(at)
         try:
-            value, position = decode_at(text, begin)
+            value, at = _decode_in(window, begin)
             yield begin, value
         except JsonFault as fault:
             yield begin, fault
-            behind = _behind(text, begin)
+            behind = _behind(window.text, begin)
             if behind is None:
                 return None
-            position = behind
-        position = skip_space(text, position)
-        mark = text[position : position + 1]
+            at = behind
+        at = skip_in(window, at)
+        mark = window.text[at : at + 1]
         if mark == "]":
-            return position + 1
+            return at + 1
         if mark != ",":
-            yield position, _no_comma(text, position)
+            window.reach(at + SHOWN)
+            yield at, _no_comma(window.text, at)
             return None
-        comma, position = position, skip_space(text, position + 1)
-        if text[position : position + 1] == "]":
+        comma, at = at, skip_in(window, at + 1)
+        if window.text[at : at + 1] == "]":
             yield comma, JsonFault("comma before the closing bracket", comma, mend="delete the comma")
-            return position + 1
+            return at + 1
+
+
+def skip_in(window: Window, position: int) -> int:
+    """`skip_space`, over the end of the window."""
+    while True:
+        position = skip_space(window.text, position)
+        if position < len(window.text) or not window.more():
+            return position
+
+
+def _decode_in(window: Window, start: int) -> tuple[Any, int]:
+    """`decode_at`, with as much of the file as a row may need. Raises JsonFault."""
+    while True:
+        enough = window.done or len(window.text) - start > 2 * MAX_ROW_BYTES
+        try:
+            value, end = decode_at(window.text, start)
+        except JsonFault:
+            if enough:
+                raise
+        else:
+            if enough or end < len(window.text):  # a number at the window's end may go on
+                return value, end
+        window.more()
 
 
 def object_members(text: str, start: int) -> tuple[dict[str, int], int]:

@@ -8,35 +8,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, cast
 
 from sapwood.data.delimited import read_table
-from sapwood.data.encoding import BOM, decode, read_lines
+from sapwood.data.encoding import decode, read_lines
 from sapwood.data.files import BUILTIN, files_of, open_source
 from sapwood.data.hub import HUB, hub_files
+from sapwood.data.json_file import read_json
 from sapwood.data.json_text import (
     TOO_LARGE,
     TOO_LARGE_MEND,
     JsonFault,
-    array_items,
-    decode_at,
     decode_line,
-    object_members,
-    skip_space,
 )
 from sapwood.data.parquet import read_parquet
-from sapwood.data.problems import ProblemLog, excerpt, kind, names, printable
+from sapwood.data.problems import ProblemLog, kind, printable
 from sapwood.data.rendered import read_text
-from sapwood.data.shapes import PAIRS, matching_formats
 from sapwood.data.share import ALL, Share
 from sapwood.data.sniff import FileKind, sniff
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row, RowId
-
-MAX_DOCUMENT_BYTES = 1 << 30  # a JSON document is held in memory; JSONL is not, and has no limit
-MAX_FAULTS = 100  # in one document: saying where costs a pass over the text before the fault
 
 
 def read_rows(paths: Sequence[str], *, root: Path | None = None) -> Iterator[Row]:
@@ -110,7 +103,7 @@ def _read_source(
             file_kind = sniff(stream, source)
             stream.seek(0)
             if file_kind == "json":
-                found = _read_json(stream, source, log, records)
+                found = read_json(stream, source, log, records)
             elif file_kind == "jsonl":
                 found = _read_jsonl(stream, source, log, share)
             else:
@@ -162,125 +155,6 @@ def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog, share: Share) ->
         except JsonFault as fault:
             where = f"{printable(source)}:{line.number}:{fault.position + 1}"
             log.add(Problem(fault.what, where, fault.why, fault.mend))
-
-
-def _read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | None) -> Iterator[Row]:
-    text = _read_document(stream, source)
-    places = _Places(text, source)
-    start = skip_space(text, 0)
-    try:
-        if text[start] == "[":
-            end = yield from _array_rows(text, start, source, places, log)
-        elif (array := _wrapped_array(text, start, source, records)) is not None:
-            yield from _array_rows(text, array, source, places, log)
-            end = None  # the wrapper was walked to its end before
-        else:
-            value, end = decode_at(text, start)
-            yield Row(RowId(source, 0, places.line(start)), value)
-        if end is not None:
-            _refuse_more(text, end, source)
-    except JsonFault as fault:
-        log.add(places.problem(fault))
-
-
-def _array_rows(
-    text: str, start: int, source: str, places: _Places, log: ProblemLog
-) -> Generator[Row, None, int | None]:
-    """The rows of the array at ``start``; returns the index behind it, None if it wasn't read to its end."""
-    items = array_items(text, start)
-    index = faults = 0
-    while True:
-        try:
-            position, value = next(items)
-        except StopIteration as stop:
-            return stop.value
-        if not isinstance(value, JsonFault):
-            yield Row(RowId(source, index, places.line(position)), value)
-        elif faults < MAX_FAULTS:
-            log.add(places.problem(value))
-            faults += 1
-        else:
-            what = f"more than {MAX_FAULTS} faults in one document; the rest is not read"
-            log.add(Problem(what, f"{printable(source)}:{places.line(position)}"))
-            return None
-        index += 1
-
-
-def _read_document(stream: BinaryIO, source: str) -> str:
-    raw = stream.read(MAX_DOCUMENT_BYTES + 1)
-    if len(raw) > MAX_DOCUMENT_BYTES:
-        why = f"a JSON document of more than {MAX_DOCUMENT_BYTES >> 30} GiB would fill the memory"
-        mend = f"as JSONL it is read row by row: jq -c '.[]' '{printable(source)}' > data.jsonl"
-        raise DataError("the file is too large", printable(source), why, mend)
-    body = raw.removeprefix(BOM)
-    text = decode(body, source, offset=len(raw) - len(body))
-    # A raw line end is legal only between tokens, so this changes no row.
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-
-
-def _wrapped_array(text: str, start: int, source: str, records: str | None) -> int | None:
-    """Where the list begins if the object is a wrapper; None if it is itself a row. Raises DataError."""
-    members, end = object_members(text, start)
-    lists = {key: at for key, at in members.items() if text[at] == "["}
-    shapes = matching_formats(members)
-    if records is not None:
-        lists = {records: lists[records]} if records in lists else _no_records(records, lists, source)
-        shapes = []
-    columns = len(lists) == len(members) > 1  # {"instruction": […], "output": […]}
-    if not lists or (shapes and not (columns and PAIRS.keys() >= {*shapes})):
-        return None
-    if len(lists) > 1:
-        first = next(iter(lists))
-        mend = f"say which: data.records={printable(first)}"
-        if columns:
-            mend = f"{mend}; if these are columns, write rows: frame.to_json(FILE, orient='records')"
-        why = f"lists under {names(lists)}: it is not clear which holds the rows"
-        raise DataError("the file is one object with several lists", printable(source), why, mend)
-    for key, at in members.items():
-        if key not in lists:
-            decode_at(text, at)  # what isn't used must be JSON too, or the walk over it proves nothing
-    _refuse_more(text, end, source)
-    return next(iter(lists.values()))
-
-
-def _no_records(records: str, lists: Mapping[str, int], source: str) -> NoReturn:
-    there = f"lists: {names(lists)}" if lists else "no list is in it"
-    raise DataError(f"no list is under '{printable(records)}'", printable(source), there, "see data.records")
-
-
-def _refuse_more(text: str, end: int, source: str) -> None:
-    """Raises JsonFault where something follows the document."""
-    rest = skip_space(text, end)
-    if rest == len(text):
-        return
-    if text[rest] in "{[":
-        mend = f"write one row on each line: jq -c . '{printable(source)}' > data.jsonl"
-        raise JsonFault("a second value behind the first", rest, "a JSON file holds one", mend)
-    raise JsonFault("text after the value", rest, f"found {excerpt(text[rest : rest + 30])}", "delete it")
-
-
-class _Places:
-    """Index in a document to line and column. Asked in rising order, it counts each line once."""
-
-    def __init__(self, text: str, source: str) -> None:
-        self._text = text
-        self._source = printable(source)
-        self._counted = 0
-        self._line = 1
-        self._line_start = 0
-
-    def line(self, position: int) -> int:
-        if position < self._counted:
-            self._counted, self._line, self._line_start = 0, 1, 0
-        self._line += self._text.count("\n", self._counted, position)
-        self._line_start = max(self._line_start, self._text.rfind("\n", self._counted, position) + 1)
-        self._counted = position
-        return self._line
-
-    def problem(self, fault: JsonFault) -> Problem:
-        line = self.line(fault.position)
-        where = f"{self._source}:{line}:{fault.position - self._line_start + 1}"
-        return Problem(fault.what, where, fault.why, fault.mend)
 
 
 _READERS: dict[FileKind, Callable[[BinaryIO, str, ProblemLog], Iterator[Row]]] = {
