@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from sapwood.data.problems import ProblemLog
+from sapwood.data.sources import read_rows, stream_rows
 from sapwood.errors import DataError
 from sapwood.types import Row
 
@@ -53,8 +57,47 @@ def test_d22_a_document_beyond_the_limit_is_refused(refuse: Callable[..., DataEr
     )
 
 
-def test_a_text_file_beyond_memory_is_refused(
-    refuse: Callable[..., DataError], monkeypatch: pytest.MonkeyPatch
+ONE = "<|im_start|>user\nq\n\nmore<|im_end|>\n<|im_start|>assistant\na<|im_end|>"
+FILES = [
+    f"{ONE}\n\n{ONE}\n",
+    "\n\n  <s>[INST] q [/INST] a </s>\r\n<s>[INST] 问\r\n题 [/INST] 答 </s>\r\n\r\n",
+    f"{ONE}\n \t\n\n{ONE}\n\n\n\n{ONE}",
+    "once upon a time\n\n<s> in a text\n",
+    "\n\n<s>\n\n",
+]
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_text_is_cut_alike_through_any_window(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sapwood.data.rendered.MAX_TEXT_BYTES", 10)
-    assert "the file is too large" in str(refuse("once upon a time", "story.txt"))
+    (tmp_path / "rows.txt").write_bytes(content.encode())
+    whole = [(row.id, row.value) for row in read_rows(["rows.txt"], root=tmp_path)]
+    for size in (1, 2, 5, 40):
+        monkeypatch.setattr("sapwood.data.window.CHUNK", size)
+        assert [(row.id, row.value) for row in read_rows(["rows.txt"], root=tmp_path)] == whole
+
+
+def test_memory_is_flat_in_the_size_of_a_text_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text(f"<s>[INST] q [/INST] {'a' * 1000} </s>\n" * 20_000)
+    tracemalloc.start()
+    try:
+        lines = [row.id.line for row in read_rows(["rows.txt"], root=tmp_path)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert lines == list(range(1, 20_001))
+    assert peak < 12_000_000
+
+
+def test_a_conversation_beyond_the_limit_is_refused_and_the_next_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sapwood.data.rendered.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("sapwood.data.window.CHUNK", 100)
+    small, large = "<s>[INST] q [/INST] a </s>\n", f"<s>[INST] q [/INST] {'word ' * 900} </s>\n"
+    (tmp_path / "rows.txt").write_text(small + large + small + large)
+    log = ProblemLog()
+    rows = list(stream_rows(["rows.txt"], tmp_path, log))
+    assert [row.id.line for row in rows] == [1, 3]
+    assert [problem.where for problem in log.kept] == ["rows.txt:2", "rows.txt:4"]
