@@ -27,8 +27,10 @@ lint: install
 gpu: install
 	$(BIN)/python -m pytest -m gpu -rs
 
+# In parts: make proof PART="qwen1_5 and hostile"; CASES=1000 for a tenth of it.
 proof: install
-	SAPWOOD_PROOF_CASES=10000 $(BIN)/python -m pytest tests/template tests/data/test_damage.py --timeout 7200
+	SAPWOOD_PROOF_CASES=$(or $(CASES),10000) $(BIN)/python -m pytest tests/template tests/data/test_damage.py \
+		--timeout 7200 -n $(or $(JOBS),2) --dist worksteal $(if $(PART),-k "$(PART)")
 
 crash: install
 	$(BIN)/python -m tests.crash.soak --kills $(or $(KILLS),1000) --real $(or $(REAL),20)

@@ -92,7 +92,7 @@ class BaseConfig(Section):
 
 class DataConfig(Section):
     train: Strings
-    """files, folders, or hf:ORG/NAME/FILE: JSON, JSONL, CSV, TSV, Parquet, text; rows of any shape below"""
+    """files, folders, or hf:ORG/NAME[/FILE]: JSON, JSONL, CSV, TSV, Parquet, text; rows of any shape below"""
     weights: Annotated[tuple[Weight, ...], BeforeValidator(_list_to_tuple)] = ()
     """for each entry of train, how often an epoch sees its rows: 2 twice, 0.5 a fixed half; empty: once"""
     eval: Annotated[float | str, BeforeValidator(_as_float)] = 0.05
