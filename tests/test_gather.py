@@ -138,15 +138,16 @@ def test_small_data_are_read_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(found(config_of([write(tmp_path, [row(1), row(2)])], data={"eval": 0})).train.examples) == 2
 
 
+@pytest.mark.parametrize("later", [19, 21])
 def test_data_that_change_between_the_two_readings_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    later: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [row(i) for i in range(20)]
     config = config_of([write(tmp_path, rows)], data={"eval": 0.2})
     hold_out = module.hold_out
 
     def changing(*arguments: Any) -> Any:
-        write(tmp_path, [*rows, row(21)])
+        write(tmp_path, [row(i) for i in range(later)])
         return hold_out(*arguments)
 
     monkeypatch.setattr(module, "hold_out", changing)

@@ -33,6 +33,7 @@ from sapwood.types import Conversation, Message, RowId
 
 LARGE = 8 << 20  # bytes of data from which on a second process is worth its start
 
+CHANGED = "the data changed while they were read"
 Held = Callable[[RowId], bool]
 
 
@@ -106,11 +107,13 @@ def _gather(
         def is_held(row: RowId) -> bool:
             place = said.place(row)
             if place < 0:
-                raise DataError("the data changed while they were read", str(row), mend="start again")
+                raise DataError(CHANGED, str(row), mend="start again")
             return bool(held[place])
 
         found = run(lambda share: _pass(config, renderer, share, sides(), is_held))
     train, measured = _finish(found.sides, config.data.eval != 0)
+    if learnt is not None and train.report.rows != np.count_nonzero(learnt):
+        raise DataError(CHANGED, "data.train", mend="start again")
     return Gathered(train, measured, said, learnt, found.asked, notes)
 
 
@@ -171,7 +174,7 @@ def _in_two(work: Callable[[Share], _Part]) -> _Part:
     with file:
         try:
             _absorb(own, *open_blocks(file))
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             raise DataError(str(error)) from None
     return own
 

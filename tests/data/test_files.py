@@ -123,8 +123,8 @@ def test_d51_url_is_refused(tmp_path: Path, url: str) -> None:
 
 
 def test_datasets_that_name_no_file_are_refused(tmp_path: Path) -> None:
-    assert "write hf:ORG/NAME/FILE" in refuse_path("hf:org/name", tmp_path)
-    assert "write hf:ORG/NAME/FILE" in refuse_path("hf:org/name/load_me.py", tmp_path)
+    assert "write hf:ORG/NAME, hf:ORG/NAME/FILE" in refuse_path("hf:org", tmp_path)
+    assert "write hf:ORG/NAME, hf:ORG/NAME/FILE" in refuse_path("hf:org/name/load_me.py", tmp_path)
     assert "datasets of ModelScope are not read · ms:org/name" in refuse_path("ms:org/name", tmp_path)
 
 

@@ -7,7 +7,7 @@ the dataset's folder says, no script of it is run, and no type is guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -54,20 +54,20 @@ def training_files(names: Sequence[str], base: str, where: str) -> set[str]:
     kinds = {(PurePosixPath(name).parent, PurePosixPath(name).suffix.lower()) for name in chosen}
     if len(kinds) == 1:
         return {*chosen}
+    if not names:
+        raise DataError("the dataset holds no data file that can be read", where)
     there = [f"{HUB}{base}/{printable(name)}" for name in names]
     more = f" and {len(there) - SHOWN:,} more" if len(there) > SHOWN else ""
     why = "several of its files could be meant" if chosen else "none of its data files is called train"
-    mend = (
-        f"say which: {', '.join(there[:SHOWN])}{more}" if there else "it holds no data file that can be read"
-    )
-    raise DataError("it is not clear which file to train on", where, why if there else "", mend)
+    mend = f"say which: {', '.join(there[:SHOWN])}{more}"
+    raise DataError("it is not clear which file to train on", where, why, mend)
 
 
 def _listed(datasets: Any, pattern: str, base: str) -> list[str]:
     return sorted(datasets.data_files.resolve_pattern(pattern, base_path=f"hf://datasets/{base}"))
 
 
-def _ask(where: str, question: Any) -> Any:
+def _ask(where: str, question: Callable[[Any], Any]) -> Any:
     """What `datasets` answers. Raises DataError."""
     try:
         import datasets
