@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sapwood.config import BaseConfig, RunConfig, Storage
+from sapwood.examples import Examples
 from sapwood.memory.plan import MARGIN, MemoryPlan, Workload, fewest_recomputed, held, plan_memory, workload
 from sapwood.model.base import skeleton
 from sapwood.model.machine import fastest_dtype
@@ -124,7 +125,7 @@ def cheaper(study: Study, config: RunConfig) -> list[str]:
     def propose(text: str, work: Workload, base: BaseConfig = config.base, layers: int = layers) -> None:
         found.append((text, plan_memory(shapes, work, held(spec, base), layers).peak))
 
-    row = max(16, *(len(example) for example in study.data.train))
+    row = max(16, int(Examples.of(study.data.train).lengths.max()))
     if row < work.pack.tokens:  # the same curve, somewhat slower
         pack = config.pack.model_copy(update={"length": row})
         propose(f"pack.length={row}", workload(study, config.model_copy(update={"pack": pack}), network))
