@@ -183,6 +183,7 @@ def main() -> None:
                 print(
                     f"round {number + 1}  {side:14} {one['seconds']:8.1f} s  "
                     f"{one['rows_per_second']:9,.0f} rows/s  peak {one['peak_bytes'] / 1e9:5.2f} GB"
+                    + (f"  (prepared after {one['prepared']:.2f} s)" if "prepared" in one else "")
                 )
     best = {side: max(one["rows_per_second"] for one in found) for side, found in results.items()}
     ratio = {side: best[side] / best["datasets.map"] for side in SIDES}

@@ -35,7 +35,7 @@ def hub_files(path: str) -> dict[str, str]:
         raise DataError("the path names no data file of a dataset", where, "", mend)
     revision = f"@{match['revision']}" if match["revision"] else ""
     base = f"{match['name']}{revision}"
-    listed = _ask(where, lambda datasets: _listed(datasets, match["file"] or "**", base))
+    listed = _ask(where, lambda _: _listed(match["file"] or "**", base))
     names = [url.split("/", 5)[-1] for url in listed]
     if not match["file"]:
         chosen = training_files([name for name in names if is_data(PurePosixPath(name).name)], base, where)
@@ -63,15 +63,16 @@ def training_files(names: Sequence[str], base: str, where: str) -> set[str]:
     raise DataError("it is not clear which file to train on", where, why, mend)
 
 
-def _listed(datasets: Any, pattern: str, base: str) -> list[str]:
-    return sorted(datasets.data_files.resolve_pattern(pattern, base_path=f"hf://datasets/{base}"))
+def _listed(pattern: str, base: str) -> list[str]:
+    from datasets.data_files import resolve_pattern
+
+    return sorted(resolve_pattern(pattern, base_path=f"hf://datasets/{base}"))
 
 
 def _ask(where: str, question: Callable[[Any], Any]) -> Any:
     """What `datasets` answers. Raises DataError."""
     try:
         import datasets
-        import datasets.data_files
     except ImportError:
         raise DataError("hf: needs datasets", where, mend="pip install 'sapwood[data]'") from None
     try:
