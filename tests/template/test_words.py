@@ -79,6 +79,17 @@ def test_words_are_forgotten_when_there_are_too_many(
         assert words.encode(texts) == encode_whole(whole, texts)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        module.GPT2,
+        r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ],
+)
+def test_the_expressions_of_known_models_are_understood(pattern: str) -> None:
+    assert module._by_expression(pattern) is not None
+
+
 @pytest.mark.parametrize("name", ["gemma2", "llama2", "chatglm3"])
 def test_a_tokenizer_that_cuts_in_no_known_way_is_asked_itself(name: str) -> None:
     assert Words.of(tokenizer(name)) is None
@@ -91,6 +102,14 @@ def test_a_tokenizer_that_cuts_in_no_known_way_is_asked_itself(name: str) -> Non
         {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
         {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"(a)\1"}, "behavior": "Isolated"}},
         {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"\w+"}, "behavior": "Removed"}},
+        {
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": r"\p{N}{1,3}+|\P{N}"},
+                "behavior": "Isolated",
+            }
+        },
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"^\s+|\S+|\s"}, "behavior": "Isolated"}},
     ],
 )
 def test_what_would_need_a_guess_is_not_of_the_kind(change: dict[str, object]) -> None:

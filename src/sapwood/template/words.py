@@ -28,9 +28,9 @@ MAX_KNOWN = 100_000  # words that are kept
 SEPARATOR = "\n"  # joins texts and composes with nothing
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # ByteLevel's own
 CLASS = r"\\[pP]\{\w+\}|\\[sS]"
-SYNTAX = regex.compile(
-    rf"(?:{CLASS}|\\[rnt]|\(\?i:|\(\?!|\(\?:|[)|\[\]^?+*]|\{{\d+(?:,\d*)?\}}|[ ',/a-zA-Z0-9])+"
-)
+# No anchor, and nothing behind {n,m}: the engines read those differently.
+COUNT = r"\{\d+(?:,\d*)?\}(?![+?*{])"
+SYNTAX = regex.compile(rf"(?:{CLASS}|\\[rnt]|\(\?i:|\(\?!|\(\?:|\[\^?|[)|\]?+*]|{COUNT}|[ ',/a-zA-Z0-9])+")
 
 
 @dataclass(frozen=True, slots=True)
