@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from sapwood import beside as beside_module
 from sapwood import gather as module
 from sapwood.beside import beside
 from sapwood.config import RunConfig
@@ -106,6 +108,26 @@ def a_killed_one_is_made_up_for() -> None:
     assert beside(dies, lambda: 5) == (5, None)
 
 
+def a_hung_one_is_made_up_for() -> None:
+    def hangs() -> list[bytes]:
+        time.sleep(600)
+        return []
+
+    beside_module.PATIENCE = 0.2
+    assert beside(hangs, lambda: 5) == (5, None)
+
+
+def forks_only_where_that_is_safe() -> None:
+    beside_module.cores = lambda: 2
+    assert beside_module.can_fork()
+    ends = threading.Event()
+    thread = threading.Thread(target=ends.wait)
+    thread.start()
+    assert not beside_module.can_fork()
+    ends.set()
+    thread.join()
+
+
 def a_fault_here_ends_the_other(folder: str) -> None:
     def slow() -> list[bytes]:
         (Path(folder) / "pid").write_text(str(os.getpid()))
@@ -128,8 +150,13 @@ def test_in_a_process_of_its_own(work: Any, tmp_path: Path) -> None:
     assert exit_code(work, str(tmp_path)) == 0
 
 
-def test_a_second_process_that_is_killed_costs_only_time() -> None:
-    assert exit_code(a_killed_one_is_made_up_for) == 0
+@pytest.mark.parametrize("work", [a_killed_one_is_made_up_for, a_hung_one_is_made_up_for])
+def test_a_second_process_that_is_killed_or_hangs_costs_only_time(work: Any) -> None:
+    assert exit_code(work) == 0
+
+
+def test_there_is_a_second_process_only_where_a_fork_is_safe() -> None:
+    assert exit_code(forks_only_where_that_is_safe) == 0
 
 
 def test_small_data_are_read_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

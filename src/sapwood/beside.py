@@ -12,12 +12,14 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, TypeVar
 
 Work = Callable[[], Sequence[bytes | memoryview]]
 T = TypeVar("T")
+PATIENCE, SLOWER = 60.0, 4.0  # seconds, and times what this process took, that a child may take longer
 HARMLESS = {"template-watchdog"}  # a child starts its own (template/jinja)
 
 
@@ -35,8 +37,8 @@ def can_fork() -> bool:
 def beside(work: Work, own: Callable[[], T]) -> tuple[T, BinaryIO | None]:
     """Call ``own`` here and ``work`` in a fork; (what ``own`` returned, a file of what ``work`` did).
 
-    The file is None where ``work`` raised anything: do it again here, to see it raised. What ``own`` raises
-    ends the fork.
+    The file is None where ``work`` raised anything, was killed, or hung: do it again here, to see it raised.
+    What ``own`` raises ends the fork.
     """
     file = tempfile.TemporaryFile(prefix="sapwood-")  # noqa: SIM115 - the caller's; it has no name to leave
     with _one_thread_of_tokenizers():
@@ -46,13 +48,28 @@ def beside(work: Work, own: Callable[[], T]) -> tuple[T, BinaryIO | None]:
         if child == 0:
             _work_and_exit(work, file)
         try:
+            started = time.monotonic()
             found = own()
-            _, status = os.waitpid(child, 0)
+            done = _ends_well(child, PATIENCE + SLOWER * (time.monotonic() - started))
         except BaseException:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             raise
-    return found, file if status == 0 else None
+    return found, file if done else None
+
+
+def _ends_well(child: int, seconds: float) -> bool:
+    """Wait for a child; one that takes longer than ``seconds`` hangs, and is killed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status == 0
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return False
+        time.sleep(0.02)
 
 
 def _work_and_exit(work: Work, file: BinaryIO) -> None:
