@@ -32,7 +32,6 @@ from sapwood.template.unrender import unrender
 from sapwood.types import Conversation, Message, RowId
 
 LARGE = 8 << 20  # bytes of data from which on a second process is worth its start
-
 CHANGED = "the data changed while they were read"
 Held = Callable[[RowId], bool]
 

@@ -170,7 +170,7 @@ def _code_version() -> str:
         Path(__file__),
     ]:
         total.update(path.read_bytes())
-    libraries = ("tokenizers", "transformers", "jinja2", "safetensors", "numpy")
+    libraries = ("tokenizers", "transformers", "jinja2", "regex", "numpy")
     total.update(repr([version(name) for name in libraries]).encode())
     return total.hexdigest()
 
