@@ -174,7 +174,7 @@ def test_dropout_equals_peft_with_the_masks_of_the_clock() -> None:
 
 def test_the_numeric_gradient_sees_one_mask() -> None:
     base = nn.Linear(5, 4).double().requires_grad_(False)
-    call = fast_lora._Call((DenseWeight(base), DenseWeight(base)), (2.0, 0.5), 0.4, 77, torch.float64)
+    call = fast_lora.Call((DenseWeight(base), DenseWeight(base)), (2.0, 0.5), 0.4, 77, torch.float64)
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 3, 5), (2, 5), (3, 5), (4, 2), (4, 3))
     inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]

@@ -34,18 +34,20 @@ MAX_ANSWERS = 16  # sample answers that are written at once
 @dataclass(frozen=True, slots=True)
 class Held:
     """How the base is held. weights: bytes of all. unpacked: of the largest weight that is unpacked for a
-    moment. width: bytes of a number in products and activations."""
+    moment. width: bytes of a number where it is kept; wide: in products, and between layers."""
 
     storage: str
     weights: float
     unpacked: float
     width: int
+    wide: int
 
 
 def held(spec: BaseSpec, config: BaseConfig) -> Held:
     """``config``: its storage is not ``auto``."""
     width = compute_dtype(config).itemsize
-    return Held(config.storage, weight_bytes(spec, config), unpacked_bytes(spec, config), width)
+    wide = 4 if config.products == "fp32" else width
+    return Held(config.storage, weight_bytes(spec, config), unpacked_bytes(spec, config), width, wide)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,9 @@ def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0)
     process = (max(PROCESS, now) if in_ram else now) + LIBRARIES
     pack, width = work.pack, base.width
     layer = width * (shapes.kept * pack.tokens + shapes.heads * pack.kept_scores)
-    once = width * shapes.hidden * pack.tokens
+    once = base.wide * shapes.hidden * pack.tokens
     kept = (shapes.layers - recomputed) * layer + recomputed * once
-    backward = _backward(shapes, pack, width) + 2 * base.unpacked
+    backward = _backward(shapes, pack, base.wide) + 2 * base.unpacked
     training = kept + max(_loss(shapes, pack, width), backward)
     if recomputed:  # the last of them is computed again while the inputs of all are there
         training = max(training, recomputed * once + layer + backward)
@@ -164,7 +166,7 @@ def what_fits(storage: str, width: int) -> dict[str, MemoryPlan]:
     for name, shapes in KNOWN.items():
         adapter = 16.0 * 8 * 6 * (shapes.hidden + shapes.widest) * shapes.layers
         work = Workload(pack, adapter, device=own_device())
-        found[name] = fewest_recomputed(shapes, work, Held(storage, width * shapes.weights, 0, width))
+        found[name] = fewest_recomputed(shapes, work, Held(storage, width * shapes.weights, 0, width, width))
     return found
 
 

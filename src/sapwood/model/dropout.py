@@ -43,8 +43,8 @@ def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, seed: int) -> Te
     size = math.prod(shape)
     words = np.random.SFC64(seed).random_raw((size + 3) // 4)
     bits = torch.from_numpy(words.view(np.int16)[:size]).bitwise_and_(LEVELS - 1)
-    dropped = min(round(rate * LEVELS), LEVELS - 1)
-    return bits.sub_(dropped).bitwise_right_shift_(BITS).bitwise_not_().view(shape)  # the sign, in every bit
+    last = torch.tensor(min(round(rate * LEVELS), LEVELS - 1) - 1, dtype=torch.int16)  # that is dropped
+    return torch.sub(last, bits, out=bits).bitwise_right_shift_(BITS).view(shape)  # the sign, in every bit
 
 
 def masked(x: Tensor, keep: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ class _RmsNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
         wide = x.float()
         rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True).add_(eps))
-        ctx.save_for_backward(x, weight, rstd)
-        ctx.unit_offset = unit_offset
+        kept = x.to(weight.dtype) if weight.dtype.itemsize < x.dtype.itemsize else x
+        ctx.save_for_backward(kept, weight, rstd)
+        ctx.unit_offset, ctx.dtype = unit_offset, x.dtype
         wide = wide.mul_(rstd) if wide is not x else wide * rstd
         if unit_offset:  # Gemma: (1 + w), multiplied before the cast
             return wide.mul_(1.0 + weight.float()).to(x.dtype)
@@ -33,10 +34,10 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, rstd = ctx.saved_tensors
         scaled = grad * (1.0 + weight.float()) if ctx.unit_offset else (grad * weight).float()
-        normed = x.float() * rstd
+        normed = x.float().mul_(rstd) if x.dtype != torch.float32 else x * rstd
         inner = (scaled * normed).mean(-1, keepdim=True)
         grad_x = torch.addcmul(scaled, normed, inner, value=-1).mul_(rstd)
-        return grad_x.to(x.dtype), None, None, None
+        return grad_x.to(ctx.dtype), None, None, None
 
 
 class _GatedProduct(torch.autograd.Function):
@@ -46,20 +47,29 @@ class _GatedProduct(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.gelu = gelu
-        return _activate(gate, gelu).mul_(up)
+        return activated(gate, gelu).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         gate, up = ctx.saved_tensors
-        grad_up = _activate(gate, ctx.gelu).mul_(grad)
-        through = grad * up
-        if ctx.gelu:
-            return torch.ops.aten.gelu_backward(through, gate, approximate="tanh"), grad_up, None
-        return torch.ops.aten.silu_backward(through, gate), grad_up, None
+        grad_up = activated(gate, ctx.gelu).mul_(grad)
+        return activated_backward(grad * up, gate, ctx.gelu), grad_up, None
 
 
-def _activate(gate: Tensor, gelu: bool) -> Tensor:
+def activated_backward(grad: Tensor, gate: Tensor, gelu: bool) -> Tensor:
+    if gelu:
+        return torch.ops.aten.gelu_backward(grad, gate, approximate="tanh")
+    return torch.ops.aten.silu_backward(grad, gate)
+
+
+def activated(gate: Tensor, gelu: bool) -> Tensor:
     return torch.nn.functional.gelu(gate, approximate="tanh") if gelu else torch.nn.functional.silu(gate)
+
+
+def follows_input(module: nn.Module) -> bool:
+    """Is it a norm that was replaced, which answers in the format of its input?"""
+    method = vars(module).get("forward")
+    return method is not None and getattr(method, "__name__", "") == "light_norm"
 
 
 def lighten(model: nn.Module) -> int:
@@ -84,32 +94,40 @@ def _lighten_norm(module: nn.Module) -> int:
     for unit_offset in (False, True):
         if torch.equal(_RmsNorm.apply(x, weight, eps, unit_offset), module(x)):  # type: ignore[arg-type]
 
-            def forward(self: Any, hidden_states: Tensor, unit_offset: bool = unit_offset) -> Tensor:
+            def light_norm(self: Any, hidden_states: Tensor, unit_offset: bool = unit_offset) -> Tensor:
                 return _RmsNorm.apply(hidden_states, self.weight, eps, unit_offset)  # type: ignore[return-value]
 
-            module.forward = MethodType(forward, module)
+            module.forward = MethodType(light_norm, module)
             return 1
     return 0
 
 
+def wide_linears(mlp: Any) -> list[Any]:
+    """gate and up; GLM and Phi 3 hold both in one matrix."""
+    names = ("gate_up_proj",) if hasattr(mlp, "gate_up_proj") else ("gate_proj", "up_proj")
+    return [getattr(mlp, name, None) for name in names]
+
+
+def gated_mlp(self: Any, x: Tensor) -> Tensor:
+    """The forward of a gated MLP, whose ``gelu`` says which activation."""
+    outputs = [linear(x) for linear in wide_linears(self)]
+    both = outputs if len(outputs) == 2 else outputs[0].chunk(2, -1)
+    return self.down_proj(_GatedProduct.apply(*both, self.gelu))
+
+
 def _lighten_mlp(module: nn.Module, like: Tensor) -> int:
-    fused = hasattr(module, "gate_up_proj")  # GLM and Phi 3 hold both in one matrix
-    names = ("gate_up_proj",) if fused else ("gate_proj", "up_proj")
-    parts = [getattr(module, name, None) for name in (*names, "down_proj")]
+    parts = [*wide_linears(module), getattr(module, "down_proj", None)]
     if not all(isinstance(part, nn.Module) for part in parts):
         return 0
-    x = _random(3, parts[0].in_features, like=like)  # type: ignore[union-attr]
+    x = _random(3, parts[0].in_features, like=like)
     for gelu in (False, True):
-
-        def forward(self: Any, x: Tensor, gelu: bool = gelu) -> Tensor:
-            both = self.gate_up_proj(x).chunk(2, -1) if fused else (self.gate_proj(x), self.up_proj(x))
-            return self.down_proj(_GatedProduct.apply(*both, gelu))
-
+        module.gelu = gelu  # type: ignore[assignment]
         with torch.no_grad():
-            same = torch.equal(forward(module, x), module(x))
+            same = torch.equal(gated_mlp(module, x), module(x))
         if same:
-            module.forward = MethodType(forward, module)
+            module.forward = MethodType(gated_mlp, module)
             return 1
+    del module.gelu
     return 0
 
 

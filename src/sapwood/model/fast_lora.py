@@ -3,9 +3,9 @@
     y_i = x W_i^T + b_i + s_i drop(x) A_i^T B_i^T          (LoRA: arXiv 2106.09685, equation 3)
 
 q, k and v read one input, and so do gate and up: their A's are stacked into one product, the input is masked
-once, and the input's gradient is summed in place. Kept for the backward pass: x (shared by the group), h =
-drop(x) A^T, and nothing else; the mask is drawn again from its counter. The parameters are PEFT's own, in
-fp32.
+once, and the input's gradient is summed in place. Kept for the backward pass: x (shared by the group, in the
+base's own format), h = drop(x) A^T, and nothing else; the mask is drawn again from its counter. The
+parameters are PEFT's own, in fp32.
 
 `LoraLinear` is registered through PEFT's custom-module map, so the adapter's format, names and every other
 tool of PEFT stay as they are; PEFT's own forward is the reference that the tests compare with.
@@ -22,84 +22,107 @@ from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
 from sapwood.model.dropout import DropoutClock, keep_mask, masked
-from sapwood.model.frozen import FrozenWeight, freeze
+from sapwood.model.frozen import FrozenWeight, freeze, operand_for
 
 MIN_ROWS = 32  # for fewer tokens (generation) the weights' conversion would cost more than their product
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """What the function needs besides tensors: the frozen weights, a scale each, the mask's rate and seed,
-    and the format to multiply in."""
+class Call:
+    """What the products need besides tensors: the frozen weights, a scale each, the mask's rate and seed, the
+    format to multiply in, and the one to keep for the backward pass where that isn't the input's own."""
 
     weights: tuple[FrozenWeight, ...]
     scales: tuple[float, ...]
     rate: float
     seed: int
     products: torch.dtype | None
+    kept: torch.dtype | None = None
+
+    def format_for(self, x: Tensor) -> torch.dtype:
+        return self.products if self.products is not None and len(x) >= MIN_ROWS else x.dtype
+
+
+def adapted(call: Call, flat: Tensor, adapter: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """flat: [T, in] -> n outputs [T, out_i] in the format of products, and what the backward pass needs: the
+    input in the format that is kept, and h."""
+    n = len(call.weights)
+    kept = flat if call.kept is None else flat.to(call.kept)
+    h = _masked(kept, _keep(kept, call)) @ _stacked(adapter[:n], call, kept.dtype).T  # [T, sum of ranks]
+    operand = operand_for(call.weights, flat.to(call.format_for(flat)))
+    outputs: list[Tensor] = []
+    for weight, scale, b, h_i in zip(
+        call.weights, call.scales, adapter[n:], _split(h, adapter[:n]), strict=True
+    ):
+        y = weight.forward(operand)
+        outputs.append(y.addmm_(h_i.to(y.dtype), (b * scale).to(y.dtype).T))
+    return outputs, kept, h
+
+
+def adapted_backward(
+    call: Call,
+    kept: Tensor,
+    h: Tensor,
+    adapter: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    *,
+    need_x: bool = True,
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """grads: n times [T, out_i] -> the input's gradient [T, in] in the format of products, where it is
+    needed, and the adapter's. kept, h: of `adapted`."""
+    n = len(call.weights)
+    grad_x: Tensor | None = None
+    grad_h: list[Tensor] = []
+    grad_b: list[Tensor] = []
+    for i, h_i in enumerate(_split(h, adapter[:n])):
+        g = grads[i]
+        g = g.to(call.format_for(g))
+        grad_h.append(g @ (adapter[n + i] * call.scales[i]).to(g.dtype))
+        grad_b.append((g.T @ h_i.to(g.dtype)).float().mul_(call.scales[i]))
+        if need_x:
+            part = call.weights[i].input_grad(g)
+            grad_x = part if grad_x is None else grad_x.add_(part)
+    grad_h_all = torch.cat(grad_h, 1).to(kept.dtype)
+    keep = _keep(kept, call)
+    grad_a = (grad_h_all.T @ _masked(kept, keep)).float().div_(1 - call.rate)
+    if grad_x is not None:
+        grad_x.add_(_masked(grad_h_all @ _stacked(adapter[:n], call, kept.dtype), keep))
+    return grad_x, (*grad_a.split([len(p) for p in adapter[:n]]), *grad_b)
 
 
 class _LoraProducts(torch.autograd.Function):
     """x: [..., in] and A_1 … A_n: [r_i, in], B_1 … B_n: [out_i, r_i] -> n outputs [..., out_i]."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, x: Tensor, *adapter: Tensor) -> tuple[Tensor, ...]:
-        n = len(call.weights)
-        flat = x.flatten(0, -2)
-        h = _masked(flat, _keep(flat, call)) @ _stacked(adapter[:n], call, x.dtype).T  # [T, sum of ranks]
-        outputs: list[Tensor] = []
-        wide = flat.to(call.products if len(flat) >= MIN_ROWS else x.dtype)
-        for weight, scale, b, h_i in zip(
-            call.weights, call.scales, adapter[n:], _split(h, adapter[:n]), strict=True
-        ):
-            y = weight.forward(wide)
-            y.addmm_(h_i.to(y.dtype), (b * scale).to(y.dtype).T)
-            outputs.append(y.to(x.dtype).unflatten(0, x.shape[:-1]))
-        ctx.save_for_backward(x, h, *adapter)
-        ctx.call = call
-        return tuple(outputs)
+    def forward(ctx: Any, call: Call, x: Tensor, *adapter: Tensor) -> tuple[Tensor, ...]:
+        outputs, kept, h = adapted(call, x.flatten(0, -2), adapter)
+        ctx.save_for_backward(kept, h, *adapter)
+        ctx.call, ctx.like = call, (x.dtype, x.shape[:-1])
+        return tuple(y.to(x.dtype).unflatten(0, x.shape[:-1]) for y in outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, h, *adapter = ctx.saved_tensors
-        call: _Call = ctx.call
-        n = len(call.weights)
-        need_x = ctx.needs_input_grad[1]
-        grad_x: Tensor | None = None
-        grad_h: list[Tensor] = []
-        grad_b: list[Tensor] = []
-        for i, h_i in enumerate(_split(h, adapter[:n])):
-            g = grads[i].flatten(0, -2)
-            g = g.to(_format(call, g))
-            grad_h.append(g @ (adapter[n + i] * call.scales[i]).to(g.dtype))
-            grad_b.append((g.T @ h_i.to(g.dtype)).float().mul_(call.scales[i]))
-            if need_x:
-                part = call.weights[i].input_grad(g)
-                grad_x = part if grad_x is None else grad_x.add_(part)
-        grad_h_all = torch.cat(grad_h, 1).to(x.dtype)
-        flat = x.flatten(0, -2)
-        keep = _keep(flat, call)
-        grad_a = (grad_h_all.T @ _masked(flat, keep)).float().div_(1 - call.rate)
+        kept, h, *adapter = ctx.saved_tensors
+        flat = [grad.flatten(0, -2) for grad in grads]
+        dtype, shape = ctx.like
+        grad_x, grad_adapter = adapted_backward(
+            ctx.call, kept, h, adapter, flat, need_x=ctx.needs_input_grad[1]
+        )
         if grad_x is not None:
-            grad_x.add_(_masked(grad_h_all @ _stacked(adapter[:n], call, x.dtype), keep))
-            grad_x = grad_x.to(x.dtype).unflatten(0, x.shape[:-1])
-        return None, grad_x, *grad_a.split([len(p) for p in adapter[:n]]), *grad_b
-
-
-def _format(call: _Call, x: Tensor) -> torch.dtype:
-    return call.products if call.products is not None and len(x) >= MIN_ROWS else x.dtype
+            grad_x = grad_x.to(dtype).unflatten(0, shape)
+        return None, grad_x, *grad_adapter
 
 
 def _split(h: Tensor, a: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return h.split([len(p) for p in a], 1)
 
 
-def _stacked(a: Sequence[Tensor], call: _Call, dtype: torch.dtype) -> Tensor:
+def _stacked(a: Sequence[Tensor], call: Call, dtype: torch.dtype) -> Tensor:
     """All A's as one [sum of ranks, in]; dropout's 1 / (1 - rate) is applied here, where it is cheapest."""
     return torch.cat(list(a)).div_(1 - call.rate).to(dtype)
 
 
-def _keep(flat: Tensor, call: _Call) -> Tensor | None:
+def _keep(flat: Tensor, call: Call) -> Tensor | None:
     return keep_mask(flat.shape, call.rate, call.seed) if call.rate else None
 
 
@@ -109,14 +132,35 @@ def _masked(flat: Tensor, keep: Tensor | None) -> Tensor:
 
 @dataclass(slots=True)
 class InputGroup:
-    """Adapted linears that read the same tensor. The first one called computes for all of them."""
+    """Adapted linears that read the same tensor. The first one called computes for all of them.
+
+    products: the format to multiply in; held: the base's own, and that of what is kept for the backward pass.
+    """
 
     members: list[LoraLinear]
     index: int
     clock: DropoutClock
     products: torch.dtype | None
+    held: torch.dtype | None = None
     waiting: dict[int, Tensor] = field(default_factory=dict)
     reading: Tensor | None = None
+
+    def call(self, x: Tensor) -> Call:
+        first = self.members[0]
+        rate = first.rate if first.training and torch.is_grad_enabled() else 0.0
+        return Call(
+            tuple(m.frozen for m in self.members),
+            tuple(m.scaling[m.adapter] for m in self.members),
+            rate,
+            self.clock.at(self.index) if rate else 0,
+            self.products,
+            self.held if self.held != x.dtype else None,
+        )
+
+    def adapter(self) -> list[Tensor]:
+        """A of each member, then B of each."""
+        members = self.members
+        return [m.lora_A[m.adapter].weight for m in members] + [m.lora_B[m.adapter].weight for m in members]
 
     def output(self, member: LoraLinear, x: Tensor) -> Tensor:
         """The member's output for ``x``; the others' are kept until they ask with the same tensor."""
@@ -125,19 +169,7 @@ class InputGroup:
             if not self.waiting:
                 self.reading = None
             return y
-        first = self.members[0]
-        rate = first.rate if first.training and torch.is_grad_enabled() else 0.0
-        call = _Call(
-            tuple(m.frozen for m in self.members),
-            tuple(m.scaling[m.adapter] for m in self.members),
-            rate,
-            self.clock.at(self.index) if rate else 0,
-            self.products,
-        )
-        adapter = [m.lora_A[m.adapter].weight for m in self.members] + [
-            m.lora_B[m.adapter].weight for m in self.members
-        ]
-        outputs = _LoraProducts.apply(call, x, *adapter)
+        outputs = _LoraProducts.apply(self.call(x), x, *self.adapter())
         self.waiting = {id(m): y for m, y in zip(self.members, outputs, strict=True)}  # type: ignore[arg-type]
         self.reading = x
         return self.output(member, x)
@@ -177,13 +209,21 @@ class LoraLinear(PeftLinear):
             and not self.merged
         )
 
+    def is_fast(self) -> bool:
+        return self.group is not None and self.is_plain()
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.group is None or args or kwargs or not self.is_plain():
             return super().forward(x, *args, **kwargs)
         return self.group.output(self, x)
 
 
-def speed_up(model: nn.Module, clock: DropoutClock, products: torch.dtype | None = None) -> None:
+def speed_up(
+    model: nn.Module,
+    clock: DropoutClock,
+    products: torch.dtype | None = None,
+    held: torch.dtype | None = None,
+) -> list[InputGroup]:
     """Give every `LoraLinear` of ``model`` its group. Which modules share an input is read from the model
     itself, by one forward pass over two tokens."""
     modules = [module for module in model.modules() if isinstance(module, LoraLinear)]
@@ -203,8 +243,9 @@ def speed_up(model: nn.Module, clock: DropoutClock, products: torch.dtype | None
     finally:
         for hook in hooks:
             hook.remove()
-    for index, (_, members) in enumerate(readers):
-        group = InputGroup(members, index, clock, products)
-        for module in members:
+    groups = [InputGroup(members, i, clock, products, held) for i, (_, members) in enumerate(readers)]
+    for group in groups:
+        for module in group.members:
             module.frozen = freeze(module.get_base_layer())
             module.group = group
+    return groups

@@ -1,6 +1,6 @@
 """A frozen weight, in any storage: what an adapted linear needs to know of its base.
 
-forward(x)        x @ W.T + b
+forward(x)        x @ W.T + b; x as `operand_for` gives it
 input_grad(g)     g @ W
 dense()           W as a matrix, for merging and for the reference
 
@@ -10,6 +10,7 @@ and multiply fp32 faster. The result has the format of x or g.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from sapwood.model.bnb_linear import QuantisedWeight, is_quantised
 from sapwood.model.gguf_linear import GgufLinear
-from sapwood.model.int8_linear import Int8Linear, Int8Weight
+from sapwood.model.int8_linear import Int8Linear, Int8Weight, Rounded
 from sapwood.model.workspace import converted
 
 
@@ -68,6 +69,12 @@ class PackedWeight:
 
     def dense(self) -> Tensor:
         return self.linear.packed.dense()
+
+
+def operand_for(weights: Sequence[FrozenWeight], x: Tensor) -> Any:
+    """``x`` as all of ``weights`` take it: what they share is made once."""
+    apart = {weight.outliers if isinstance(weight, Int8Weight) else None for weight in weights}
+    return x if None in apart else Rounded.of(x, max(apart))
 
 
 def freeze(module: nn.Module) -> FrozenWeight:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,15 @@ NOISE = -1  # the input that NEFTune's generator is seeded for; dropout counts f
 def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
     """float[1, T, D]: the decoder's output for a pack, after its final norm. A soft prompt expects its place
     in the pack (`pack.build.with_lead`)."""
+    flow = model.flow.through(model.network.get_input_embeddings()) if model.flow else nullcontext()
+    with flow as kept:
+        inputs, attention = _inputs(model, batch)
+        attention = replace(attention, kept=kept)
+        out = model.backbone(**inputs, position_ids=batch.positions, segments=attention, use_cache=False)
+    return out.last_hidden_state
+
+
+def _inputs(model: LoraModel, batch: Batch) -> tuple[dict[str, Any], Any]:
     inputs: dict[str, Any] = {"input_ids": batch.ids}
     attention = batch.attention
     lead, noise = lead_length(model.peft), model.neftune if model.peft.training else 0.0
@@ -34,8 +44,7 @@ def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
         if lead and not is_prefix(model.peft):
             embeddings = torch.cat([lead_embeddings(model.peft, embeddings), embeddings[:, lead:]], 1)
         inputs = {"inputs_embeds": embeddings}
-    out = model.backbone(**inputs, position_ids=batch.positions, segments=attention, use_cache=False)
-    return out.last_hidden_state
+    return inputs, attention
 
 
 def noisy(embeddings: Tensor, segments: Sequence[Segment], alpha: float, seed: int) -> Tensor:

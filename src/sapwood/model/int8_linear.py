@@ -1,15 +1,16 @@
 """Linears that multiply 8-bit integers: y = (q s_x) (c s_w)^T, where q c^T is exact in int32.
 
 Weights are rounded to int8 once, with one scale for each output channel; activations at each use, with one
-scale for each token (the scheme of arXiv 2208.07339, without its outliers: the products here are a small
-model's). Many processors multiply int8 several times as fast as any floating-point format. The backward pass
-takes the rounding for the identity and multiplies in floating point by the weight as the integers say it.
+scale for each token, and a few columns of the largest numbers apart (the scheme of arXiv 2208.07339). Many
+processors multiply int8 several times as fast as any floating-point format. The backward pass takes the
+rounding for the identity, rounds the gradient in the same way, and multiplies by the same integers.
 
 `int8_product_reference` is the slow truth.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,29 +19,74 @@ from torch import Tensor, nn
 from sapwood.model.workspace import workspace
 
 LEVELS = 127.0
+OUTLIERS = 32  # columns
 TINY = 1e-12  # the scale of a row of zeros
 
 
 def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     """x: [N, D] -> int8[N, D] and fp32[N, 1], the scale of each row: x is near codes * scale."""
-    scale = x.abs().amax(1, keepdim=True).float().div_(LEVELS).clamp_(min=TINY)
-    codes = torch.mul(x, 1.0 / scale).round_()  # fp32, whatever x is
-    return codes.to(torch.int8), scale
+    largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
+    scale = largest.float().div_(LEVELS).clamp_(min=TINY)
+    wide = workspace("rounded", x.shape, torch.float32, x.device)
+    return torch.mul(x, 1.0 / scale, out=wide).round_().to(torch.int8), scale
 
 
-def int8_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """Rows of activations: int8[T, in] times fp32[T, 1]; ``dtype``: what they came in.
+
+    exact: fp32[T, k], the columns of the largest numbers where those were left out; at: their indices [k].
+    """
+
+    codes: Tensor
+    scale: Tensor
+    dtype: torch.dtype
+    exact: Tensor | None = None
+    at: Tensor | None = None
+
+    @staticmethod
+    def of(x: Tensor, outliers: int = 0) -> Rounded:
+        x = x.detach()
+        if not outliers:
+            return Rounded(*quantised(x), x.dtype)
+        at = torch.maximum(x.amax(0), x.amin(0).neg_()).topk(outliers).indices
+        rest = workspace("rest", x.shape, x.dtype, x.device).copy_(x).index_fill_(1, at, 0.0)
+        return Rounded(*quantised(rest), x.dtype, x.index_select(1, at).float(), at)
+
+    def times(self, codes: Tensor) -> Tensor:
+        """codes: int8[in, out] -> fp32[T, out]."""
+        shape = (len(self.codes), codes.shape[1])
+        whole = workspace("whole", shape, torch.int32, codes.device)
+        torch._int_mm(self.codes, codes, out=whole)  # pyright: ignore[reportPrivateUsage]
+        y = whole.to(torch.float32).mul_(self.scale)
+        if self.exact is not None and self.at is not None:
+            y.addmm_(self.exact, codes.index_select(0, self.at).float())
+        return y
+
+
+def outliers_of(columns: int, rows: int) -> int:
+    """How many columns of an input are multiplied as they are: those of a layer that narrows, which reads
+    products of activations (an MLP's second half). A few of them are so large that the others round to 0."""
+    return OUTLIERS if columns > rows and columns > 2 * OUTLIERS else 0
+
+
+def int8_product(x: Tensor | Rounded, codes: Tensor, scale: Tensor) -> Tensor:
     """x: [T, in], codes: int8[out, in], scale: fp32[out, 1] -> [T, out] in x's format."""
-    rounded, row_scale = quantised(x)
-    exact = torch._int_mm(rounded, codes.T)  # pyright: ignore[reportPrivateUsage]
-    return exact.float().mul_(row_scale).mul_(scale.T).to(x.dtype)
+    rounded = x if isinstance(x, Rounded) else Rounded.of(x, outliers_of(*codes.T.shape))
+    return rounded.times(codes.T).mul_(scale.T).to(rounded.dtype)
 
 
 def int8_product_reference(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """The same in double precision, one plain operation after the other."""
     wide = x.double()
-    row_scale = (wide.abs().amax(1, keepdim=True) / LEVELS).clamp(min=TINY)
-    rounded = (wide / row_scale).round()
-    return ((rounded * row_scale) @ (codes.double() * scale).T).to(x.dtype)
+    exact = torch.zeros_like(wide)
+    if count := outliers_of(*codes.T.shape):
+        at = wide.abs().amax(0).topk(count).indices
+        exact[:, at] = wide[:, at]
+    rest = wide - exact
+    row_scale = (rest.abs().amax(1, keepdim=True) / LEVELS).clamp(min=TINY)
+    rounded = (rest / row_scale).round() * row_scale + exact
+    return (rounded @ (codes.double() * scale).T).to(x.dtype)
 
 
 class Int8Linear(nn.Linear):
@@ -80,16 +126,18 @@ class Int8Weight:
     def __init__(self, linear: Int8Linear) -> None:
         self.linear = linear
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def outliers(self) -> int:
+        return outliers_of(self.linear.in_features, self.linear.out_features)
+
+    def forward(self, x: Tensor | Rounded) -> Tensor:
         y = int8_product(x, self.linear.weight, self.linear.scale)
         bias: Any = self.linear.bias  # None without one, whatever torch's stubs say
         return y if bias is None else y.add_(bias)
 
     def input_grad(self, g: Tensor) -> Tensor:
-        """g W: the scales go with the outputs, so that the codes are all that is converted."""
-        codes = self.linear.weight
-        wide = workspace("converted", codes.shape, g.dtype, codes.device).copy_(codes)
-        return (g * self.linear.scale.T.to(g.dtype)) @ wide
+        """g W: the scales go with the outputs, so that the same codes serve; g is rounded row by row."""
+        return Rounded.of(g * self.linear.scale.T).times(self.linear.weight).to(g.dtype)
 
     def dense(self) -> Tensor:
         return self.linear.weight.float().mul_(self.linear.scale)

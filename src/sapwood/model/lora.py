@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from sapwood.model.dropout import DropoutClock
 from sapwood.model.folder import read_json
 from sapwood.model.methods import peft_settings, refuse_storage, with_adapter
 from sapwood.types import Base, Batch, Head, LossSum
+
+if TYPE_CHECKING:
+    from sapwood.model.flow import Flow
 
 ADAPTER = "default"  # the only adapter of a run; PEFT leaves this name out of the file
 TYPES = ("LORA", "IA3", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")  # PEFT's names of what can be opened
@@ -32,6 +35,7 @@ class LoraModel:
     backbone: its decoder without the head (ids -> final hidden state).
     parameters: what is trained, by PEFT's names, in the order of the model. targets: the adapted layers.
     divided: where the base lies in parts in several processes, what brings it together for one pack.
+    flow: the format of activations between layers, where it isn't the base's own.
     neftune: strength of the noise on the embeddings while training.
     start: tensors as they were at the start, where the end needs them: PiSSA's A and B, the base's biases.
     """
@@ -44,6 +48,7 @@ class LoraModel:
     parameters: dict[str, nn.Parameter]
     targets: tuple[str, ...]
     divided: Callable[[Batch], LossSum] | None = None
+    flow: Flow | None = None
     neftune: float = 0.0
     method: Method = "lora"
     start: Mapping[str, Tensor] = field(default_factory=dict)
@@ -107,12 +112,14 @@ def attach_saved(base: Base, folder: Path) -> LoraModel:
 
 def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
     from sapwood.model.fast_blocks import lighten
-    from sapwood.model.fast_lora import LoraLinear, speed_up
+    from sapwood.model.fast_lora import LoraLinear
+    from sapwood.model.flow import quicken
 
     on_linears = settings.peft_type == "LORA"
     if on_linears:
         settings._register_custom_module({nn.Linear: LoraLinear})
     lighten(base.model)
+    held = next(p.dtype for p in base.model.parameters() if p.is_floating_point())
     base.model.name_or_path = base.spec.source  # PEFT writes it into the adapter's config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -122,8 +129,7 @@ def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
             parameter.data = parameter.data.float()  # master weights
     clock = DropoutClock(seed)
     model.eval()
-    if on_linears:
-        speed_up(model, clock, base.products)
+    flow = quicken(model, base, clock, held) if on_linears else None
     if method == "loftq":
         from sapwood.model.loftq import start_from_rest
 
@@ -142,7 +148,16 @@ def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
     decoder = base.model.get_decoder()
     targets = tuple(sorted(adapted))
     return LoraModel(
-        model, base.model, decoder, base.head, clock, parameters, targets, method=method, start=start
+        model,
+        base.model,
+        decoder,
+        base.head,
+        clock,
+        parameters,
+        targets,
+        flow=flow,
+        method=method,
+        start=start,
     )
 
 

@@ -34,7 +34,7 @@ def torch_dtype(name: str) -> torch.dtype:
 @cache
 def product_rates(storage: str) -> dict[str, float]:
     """GFLOP/s with weights held in ``storage``, by the format that products are computed in: its own, or
-    fp32 with conversions before and after. A CPU may hold bf16 well and multiply fp32 twice as fast."""
+    fp32 into which each weight is converted. A CPU may hold bf16 well and multiply fp32 twice as fast."""
     if storage in ("fp32", "bf16"):  # these are compared with each other
         ways = (("fp32", "fp32"), ("bf16", "bf16"), ("bf16", "fp32"))
         return {way[1]: rate for way, rate in zip(ways, _rates(ways), strict=True) if way[0] == storage}
@@ -109,18 +109,17 @@ def int8_pays() -> bool:
     import torch
 
     from sapwood.model.int8_linear import int8_product, quantised
+    from sapwood.model.workspace import converted
 
     dtype, facts = fastest_dtype()
     if facts["device"] != "cpu":
         return False  # rounding costs more there than the product: not measured, so not offered
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, IN, generator=generator).to(dtype)
+    x = torch.randn(ROWS, IN, generator=generator).to(torch_dtype(facts["products"]))
     weight = torch.randn(OUT, IN, generator=generator)
     codes, scale = quantised(weight)
     dense, wide = weight.to(dtype), torch_dtype(facts["products"])
-    rounded, exact = _best(
-        lambda: int8_product(x, codes, scale), lambda: (x.to(wide) @ dense.to(wide).t()).to(dtype)
-    )
+    rounded, exact = _best(lambda: int8_product(x, codes, scale), lambda: x @ converted(dense, wide).t())
     return exact >= FASTER * rounded
 
 
@@ -143,6 +142,8 @@ def _rates(ways: tuple[tuple[str, str], ...]) -> list[float]:
     """GFLOP/s of alternating forward and backward products for each (storage, format of products)."""
     import torch
 
+    from sapwood.model.workspace import converted
+
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(ROWS, IN, generator=generator)
     g = torch.randn(ROWS, OUT, generator=generator)
@@ -150,8 +151,8 @@ def _rates(ways: tuple[tuple[str, str], ...]) -> list[float]:
 
     def pair(storage: str, products: str) -> Callable[[], object]:
         held, wide = torch_dtype(storage), torch_dtype(products)
-        a, b, w = x.to(held), g.to(held), weight.to(held)
-        return lambda: [(left.to(wide) @ right.to(wide)).to(held) for left, right in ((a, w.t()), (b, w))]
+        a, b, w = x.to(wide), g.to(wide), weight.to(held)  # activations stay in the format of products
+        return lambda: [a @ converted(w, wide).t(), b @ converted(w, wide)]
 
     with torch.no_grad():
         return [2 * 2 * ROWS * IN * OUT / seconds / 1e9 for seconds in _best(*(pair(*way) for way in ways))]

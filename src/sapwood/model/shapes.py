@@ -2,9 +2,10 @@
 adds.
 
 All of it is read from the module tree on the meta device (`base.skeleton`); no weight is needed. A frozen
-layer with our fast paths (`fast_lora`, `fast_blocks`, `pack.attention`) keeps, for each token: the input of
-every norm, the input of every group of linears that read the same tensor, q, k and v after the rotation, and
-gate and up. `tests/test_memory.py` counts what autograd really keeps, for every architecture.
+layer with our fast paths (`fast_lora`, `fast_mlp`, `fast_blocks`, `pack.attention`) keeps, for each token:
+the input of every norm, the input of every group of linears that read the same tensor, q, k and v after the
+rotation, and gate and up, from which down_proj's input is computed again. `tests/test_memory.py` counts what
+autograd really keeps, for every architecture.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sapwood.config import LoraConfig
 from sapwood.model.targets import adapted_linears, resolve_targets
 
 LAST_LINEARS = ("o_proj", "down_proj", "out_proj", "dense", "fc2", "dense_4h_to_h")  # read what others made
+GATED = {"up_proj", "gate_up_proj"}  # beside them down_proj's input is computed again
 HEAD_NORMS = {"q_norm": "q_proj", "k_norm": "k_proj"}
 
 
@@ -89,7 +91,7 @@ def usual_shapes(
         linears=layers * (hidden * (2 * query + 2 * keys) + 3 * hidden * mlp),
         embedding=vocabulary * hidden,
         tied=tied,
-        kept=4 * hidden + 2 * query + 2 * keys + 3 * mlp,
+        kept=4 * hidden + 2 * query + 2 * keys + 2 * mlp,
         widest=max(hidden, mlp),
         cache=2 * keys,
     )
@@ -133,7 +135,7 @@ def _kept(layer: nn.Module) -> int:
     for name, linear in linears:
         parent, _, leaf = name.rpartition(".")
         if leaf in LAST_LINEARS:
-            kept += linear.in_features
+            kept += 0 if leaf == "down_proj" and GATED & outs.keys() else linear.in_features
             continue
         kept += linear.out_features  # q, k, v: by attention; gate, up: by their product
         if parent not in readers:

@@ -48,13 +48,15 @@ class Group:
 class AttentionPlan:
     """groups; ``restore``: int64[T], where token t stands among the groups' flattened queries; the segments;
     ``lead``: for each layer learnt keys and values [1, KV, P, D] in the place of the first P tokens'; the
-    masks that other kernels made of the segments, by window."""
+    masks that other kernels made of the segments, by window; ``kept``: the format to keep things in for the
+    backward pass, where it isn't the inputs' own."""
 
     groups: tuple[Group, ...]
     restore: Tensor
     segments: tuple[Segment, ...]
     lead: tuple[tuple[Tensor, Tensor], ...] = ()
     masks: dict[int | None, Any] = field(default_factory=dict[int | None, Any], compare=False)
+    kept: torch.dtype | None = None
 
 
 def plan_attention(segments: Sequence[Segment], *, device: str = "cpu", block: int = BLOCK) -> AttentionPlan:
@@ -202,6 +204,7 @@ class _SegmentAttention(torch.autograd.Function):
     ) -> Tensor:
         kv, heads, length, dim = query.shape
         flat = query.reshape(kv, heads * length, dim)
+        form = plan.kept or query.dtype
         parts: list[Tensor] = []
         kept: list[Tensor | None] = []
         for group in plan.groups:
@@ -210,14 +213,15 @@ class _SegmentAttention(torch.autograd.Function):
             k, v = (_take(x, group.key.flatten(), num_segments) for x in (key, value))
             p, _ = _probabilities(q, k, group, rule)
             parts.append(torch.bmm(p, v))
-            kept.append(p if num_keys <= KEEP_KEYS and rule.softcap is None else None)
-        ctx.save_for_backward(query, key, value, *kept)
-        ctx.plan, ctx.rule = plan, rule
+            kept.append(p.to(form) if num_keys <= KEEP_KEYS and rule.softcap is None else None)
+        ctx.save_for_backward(query.to(form), key.to(form), value.to(form), *kept)
+        ctx.plan, ctx.rule, ctx.dtype = plan, rule, query.dtype
         return _restore(parts, plan, kv, heads)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         query, key, value, *kept = ctx.saved_tensors
+        query, key, value = (x.to(ctx.dtype) for x in (query, key, value))
         plan, rule = ctx.plan, ctx.rule
         kv, heads, length, dim = query.shape
         flat, flat_grad = (x.reshape(kv, heads * length, dim) for x in (query, grad))
@@ -233,6 +237,7 @@ class _SegmentAttention(torch.autograd.Function):
             tanh = None
             if p is None:
                 p, tanh = _probabilities(q, k, group, rule)
+            p = p.to(ctx.dtype)
             if group.padded:
                 real = (group.query_position >= 0).to(g.dtype)
                 g.view(kv, num_segments, heads, -1, dim).mul_(real[:, None, :, None])
