@@ -33,7 +33,7 @@ def main() -> int:
     parser = arguments(__doc__, rows=64)
     add_data(parser)
     parser.add_argument("--dropout", type=float, default=0.0, help="of the adapter (%(default)s)")
-    parser.add_argument("--pack-length", type=int, default=512, help="tokens of a pack (%(default)s)")
+    parser.add_argument("--pack-length", type=int, default=768, help="tokens of a pack (%(default)s)")
     parser.add_argument("--only", choices=["bf16", "fp32"], help="one format instead of both")
     given = parser.parse_args()
     if given.smoke:

@@ -145,20 +145,9 @@ def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
         for name, p in parameters.items()
         if method == "pissa" or name.endswith("bias")
     }
-    decoder = base.model.get_decoder()
-    targets = tuple(sorted(adapted))
-    return LoraModel(
-        model,
-        base.model,
-        decoder,
-        base.head,
-        clock,
-        parameters,
-        targets,
-        flow=flow,
-        method=method,
-        start=start,
-    )
+    decoder, targets = base.model.get_decoder(), tuple(sorted(adapted))
+    parts = (model, base.model, decoder, base.head, clock, parameters, targets)
+    return LoraModel(*parts, flow=flow, method=method, start=start)
 
 
 def _saved_name(name: str) -> str:
