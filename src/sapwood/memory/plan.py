@@ -134,7 +134,8 @@ def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0)
         training = max(training, recomputed * once + layer + backward)
     # while it is read, a file is mapped beside the weights; the adapter isn't there yet
     reading = work.files - work.adapter if in_ram else 0.0
-    moment = max(HOLES[width] * training, reading, _answering(shapes, work, width))
+    taken = HOLES[width] * kept + HOLES[base.wide] * (training - kept)
+    moment = max(taken, reading, _answering(shapes, work, width))
     return MemoryPlan(
         storage=base.storage,
         recomputed=recomputed,

@@ -116,7 +116,7 @@ def gated_mlp(self: Any, x: Tensor) -> Tensor:
 
 
 def _lighten_mlp(module: nn.Module, like: Tensor) -> int:
-    parts = [*wide_linears(module), getattr(module, "down_proj", None)]
+    parts: list[Any] = [*wide_linears(module), getattr(module, "down_proj", None)]
     if not all(isinstance(part, nn.Module) for part in parts):
         return 0
     x = _random(3, parts[0].in_features, like=like)

@@ -159,8 +159,8 @@ class InputGroup:
 
     def adapter(self) -> list[Tensor]:
         """A of each member, then B of each."""
-        members = self.members
-        return [m.lora_A[m.adapter].weight for m in members] + [m.lora_B[m.adapter].weight for m in members]
+        sides: list[Any] = [m.lora_A for m in self.members] + [m.lora_B for m in self.members]
+        return [side[m.adapter].weight for side, m in zip(sides, 2 * self.members, strict=True)]
 
     def output(self, member: LoraLinear, x: Tensor) -> Tensor:
         """The member's output for ``x``; the others' are kept until they ask with the same tensor."""

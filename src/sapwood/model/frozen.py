@@ -73,8 +73,10 @@ class PackedWeight:
 
 def operand_for(weights: Sequence[FrozenWeight], x: Tensor) -> Any:
     """``x`` as all of ``weights`` take it: what they share is made once."""
-    apart = {weight.outliers if isinstance(weight, Int8Weight) else None for weight in weights}
-    return x if None in apart else Rounded.of(x, max(apart))
+    rounded = [weight for weight in weights if isinstance(weight, Int8Weight)]
+    if len(rounded) < len(weights):
+        return x
+    return Rounded.of(x, max(weight.outliers for weight in rounded))
 
 
 def freeze(module: nn.Module) -> FrozenWeight:
