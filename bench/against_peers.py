@@ -41,11 +41,12 @@ def peer(name: str, note: str, micro: int = 1, **more: Any) -> Job:
     return replace(job, **more)
 
 
-PACK = 768  # tokens of our packs: half of a step of these rows, and well below the memory of the best peer
+PACK, INT8_PACK = 704, 896  # tokens of our packs: as long as stays within 0.7 of the best peer's memory
 CASES = (
     Job(OURS, "ours", f"base in the faster format here, packs of {PACK}", pack_length=PACK),
     Job("sapwood-fp32", "ours", f"fp32, packs of {PACK}", storage="fp32", pack_length=PACK),
-    Job(OURS_INT8, "ours", f"int8-compute, packs of {PACK}", storage="int8-compute", pack_length=PACK),
+    Job(OURS_INT8, "ours", f"int8-compute, packs of {INT8_PACK}", storage="int8-compute",
+        pack_length=INT8_PACK),
     peer(LITERAL, "bf16, gradient checkpointing", 4, checkpointing=True),
     peer("trainer-bf16-1x16", "bf16"),
     peer("trainer-bf16-2x8", "bf16", 2),
