@@ -49,6 +49,7 @@ def test_exit_codes_are_those_of_the_manual() -> None:
         "ModelError": 4,
         "StorageError": 5,
         "NumericsError": 6,
+        "BadStepError": 6,
         "LockedError": 7,
         "ExportError": 8,
         "LostProcessError": errors.STOPPED_RESUMABLE,
