@@ -21,10 +21,14 @@ from sapwood.config import BaseConfig, RunConfig
 from sapwood.errors import ConfigError
 from sapwood.model.base import inspect_base
 from sapwood.model.load import load_base
+from sapwood.pack.build import build_pack
+from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import open_target
 from sapwood.track.query import read_events
 from sapwood.types import Evaluated, Event, Stepped
-from tests.model.tiny import tiny_llama
+from tests.model.tiny import tiny_llama, tiny_model, tiny_tokenizer
+from tests.parity.cases import lora_model, random_examples
+from tests.parity.test_packed_equals_alone import alone, through_packs
 from tests.test_pipeline import make_config
 
 
@@ -47,6 +51,21 @@ def refused(**sections: Any) -> str:
 
 def plain(**sections: Any) -> RunConfig:
     return parse_config({"data": {"train": "rows.jsonl"}, **sections})
+
+
+def test_000_4_the_soft_cap_of_gemma_2_is_kept() -> None:
+    """Where attention without it would give another loss."""
+    rows = random_examples(4, shared=9, seed=1)
+
+    def losses(cap: float | None) -> tuple[float, float]:
+        model = lora_model("gemma2", attn_logit_softcapping=cap, initializer_range=0.5)
+        packed, _ = through_packs(model, [build_pack(rows)])
+        eager, _ = alone(model, rows)
+        return packed, eager
+
+    packed, eager = losses(0.05)
+    assert packed == pytest.approx(eager, rel=1e-5)
+    assert abs(packed - losses(None)[1]) > 1e-3 * eager
 
 
 def test_000_8_a_run_keeps_a_few_checkpoints(done: tuple[Path, list[Event]]) -> None:
@@ -77,6 +96,16 @@ def test_000_12_a_run_has_a_seed(done: tuple[Path, list[Event]]) -> None:
 
 def test_000_13_nothing_is_moved_to_another_device_in_silence() -> None:
     assert "device_map" in refused(base={"device_map": "disk"})
+
+
+def test_000_14_padding_that_is_the_stop_token_changes_no_answer() -> None:
+    tokenizer, model = tiny_tokenizer(), tiny_model()
+    tokenizer.pad_token = tokenizer.eos_token
+    prompts = [[5, 80, 300, 41, 17, 9], [7], [tokenizer.eos_token_id, 12, 30]]
+    settings = Settings(max_new_tokens=8)
+    together = answer_batch(model, tokenizer, prompts, (), settings)
+    apart = [answer_batch(model, tokenizer, [prompt], (), settings)[0] for prompt in prompts]
+    assert [answer.ids for answer in together] == [answer.ids for answer in apart]
 
 
 def test_001_2_the_adapters_own_settings_open_it(done: tuple[Path, list[Event]]) -> None:

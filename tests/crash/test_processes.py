@@ -82,7 +82,7 @@ def test_a_base_in_parts_gives_the_bits_of_a_whole_one(whole: dict[str, Path]) -
     assert adapter(whole["2 parts"]) == adapter(whole["2"])
 
 
-def test_only_the_first_process_writes_and_speaks(whole: dict[str, Path]) -> None:
+def test_000_11_only_the_first_process_writes_and_speaks(whole: dict[str, Path]) -> None:
     outputs = sorted(whole["3"].glob("output-*"))
     texts = [path.read_text() for path in outputs]
     assert "done at step 20/20" in texts[0]
