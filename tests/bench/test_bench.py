@@ -27,6 +27,7 @@ ARGUMENTS = {
     "hostile": [],
     "storage": [],
     "int8": [],
+    "methods": ["--only", "pissa", "--only", "prefix"],
 }
 
 
@@ -150,6 +151,12 @@ def test_rounding_to_8_bits_costs_little(smoke: Mapping[str, Any]) -> None:
     exact, rounded = (row["held_out"] for row in found["rows"])
     assert exact[-1] < exact[0] and rounded[0] != exact[0], "both were trained, and differently"
     assert abs(found["apart"]) < found["goal"]
+
+
+def test_methods_resume_and_open_in_plain_peft(smoke: Mapping[str, Any]) -> None:
+    rows = smoke["methods"]["rows"]
+    assert [row["name"] for row in rows] == ["pissa", "prefix"]
+    assert all(row["same_bytes"] and row["same_tokens"] and row["answer"] for row in rows)
 
 
 def test_the_plot_is_made_from_the_json(smoke: Mapping[str, Any], tmp_path: Path) -> None:
