@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Sequence
 from typing import BinaryIO, NoReturn
 
-from sapwood.data.json_text import SHOWN, JsonFault, array_items, decode_at, object_members, skip_in
+from sapwood.data.json_text import (
+    SHOWN,
+    JsonFault,
+    array_items,
+    decode_in,
+    object_outline,
+    skip_in,
+)
 from sapwood.data.problems import ProblemLog, excerpt, names, printable
 from sapwood.data.shapes import PAIRS, matching_formats
 from sapwood.data.window import Window
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row, RowId
 
-MAX_OBJECT_CHARACTERS = 1 << 30  # an object is held in memory; an array is not, and has no limit
 MAX_FAULTS = 100  # in one document: behind so many, one more tells nobody anything
 
 
 def read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | None) -> Iterator[Row]:
-    """The rows; what is wrong goes to the log. ``records``: which list of a wrapping object."""
+    """The rows; what is wrong goes to the log. ``records``: which list of a wrapping object.
+
+    ``stream`` must seek: a wrapping object is read twice, so that it need not be held.
+    """
     window = Window(stream, source)
     start = skip_in(window, 0)
     try:
@@ -26,16 +35,26 @@ def read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | Non
             if end is not None:
                 _refuse_more(window, end, source)
             return
-        _hold_all(window, source)
-        array = _wrapped_array(window, start, source, records)
-        if array is not None:
-            yield from _array_rows(window, array, source, log)  # the wrapper was walked to its end before
-        else:
-            value, end = decode_at(window.text, start)
-            yield Row(RowId(source, 0, window.line(start)), value)
-            _refuse_more(window, end, source)
+        key = _wrapped(window, start, source, records)
+        stream.seek(0)
+        window = Window(stream, source)
+        start = skip_in(window, 0)
+        if key is not None:
+            yield from _member_rows(window, start, key, source, log)
+            return
+        value, end = decode_in(window, start)
+        yield Row(RowId(source, 0, window.line(start)), value)
+        _refuse_more(window, end, source)
     except JsonFault as fault:
         log.add(_problem(window, fault, source))
+
+
+def _member_rows(window: Window, start: int, key: str, source: str, log: ProblemLog) -> Iterator[Row]:
+    """The rows of the list under ``key``; the object was walked to its end before."""
+    for name, at in object_outline(window, start):
+        if name == key:
+            yield from _array_rows(window, at, source, log)
+            return
 
 
 def _array_rows(window: Window, start: int, source: str, log: ProblemLog) -> Generator[Row, None, int | None]:
@@ -59,41 +78,43 @@ def _array_rows(window: Window, start: int, source: str, log: ProblemLog) -> Gen
         index += 1
 
 
-def _hold_all(window: Window, source: str) -> None:
-    while window.more():
-        if len(window.text) > MAX_OBJECT_CHARACTERS:
-            why = f"a JSON object of more than {MAX_OBJECT_CHARACTERS >> 30} GiB would fill the memory"
-            mend = f"as JSONL it is read row by row: jq -c '.[]' '{printable(source)}' > data.jsonl"
-            raise DataError("the file is too large", printable(source), why, mend)
-
-
-def _wrapped_array(window: Window, start: int, source: str, records: str | None) -> int | None:
-    """Where the list begins if the object is a wrapper; None if it is itself a row. Raises DataError."""
-    text = window.text
-    members, end = object_members(text, start)
-    lists = {key: at for key, at in members.items() if text[at] == "["}
+def _wrapped(window: Window, start: int, source: str, records: str | None) -> str | None:
+    """The key of the list that holds the rows if the object is a wrapper; None if it is itself a row. Raises
+    DataError."""
+    members, lists = _members(window, start, source)
     shapes = matching_formats(members)
     if records is not None:
-        lists = {records: lists[records]} if records in lists else _no_records(records, lists, source)
+        lists = [records] if records in lists else _no_records(records, lists, source)
         shapes = []
     columns = len(lists) == len(members) > 1  # {"instruction": […], "output": […]}
     if not lists or (shapes and not (columns and PAIRS.keys() >= {*shapes})):
         return None
     if len(lists) > 1:
-        first = next(iter(lists))
-        mend = f"say which: data.records={printable(first)}"
+        mend = f"say which: data.records={printable(lists[0])}"
         if columns:
             mend = f"{mend}; if these are columns, write rows: frame.to_json(FILE, orient='records')"
         why = f"lists under {names(lists)}: it is not clear which holds the rows"
         raise DataError("the file is one object with several lists", printable(source), why, mend)
-    for key, at in members.items():
-        if key not in lists:
-            decode_at(text, at)  # what isn't used must be JSON too, or the walk over it proves nothing
-    _refuse_more(window, end, source)
-    return next(iter(lists.values()))
+    return lists[0]
 
 
-def _no_records(records: str, lists: Mapping[str, int], source: str) -> NoReturn:
+def _members(window: Window, start: int, source: str) -> tuple[dict[str, str], list[str]]:
+    """The first character of each key's value, and the keys of lists. What is no list must be JSON, or the
+    walk over it proves nothing; the lists' own items are checked when they are read."""
+    members: dict[str, str] = {}
+    outline = object_outline(window, start)
+    told = None
+    while True:
+        try:
+            key, at = outline.send(told) if told is not None else next(outline)
+        except StopIteration as stop:
+            _refuse_more(window, stop.value, source)
+            return members, [key for key, mark in members.items() if mark == "["]
+        members[key] = window.text[at : at + 1]
+        told = None if members[key] == "[" else decode_in(window, at)[1]
+
+
+def _no_records(records: str, lists: Sequence[str], source: str) -> NoReturn:
     there = f"lists: {names(lists)}" if lists else "no list is in it"
     raise DataError(f"no list is under '{printable(records)}'", printable(source), there, "see data.records")
 

@@ -25,6 +25,7 @@ TOO_LARGE_MEND = "cut it into several rows; it could not be trained in one piece
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRING = r'"(?:[^"\\]++|\\.)*+"'
 _BRACKET_OR_STRING = re.compile(rf"{_STRING}|[\[\]{{}}]", re.S)
+_BRACKET_STRING_OR_QUOTE = re.compile(rf'{_STRING}|[\[\]{{}}"]', re.S)
 _TOKEN = re.compile(rf"{_STRING}|[\[\]{{}},:]|[^\s\[\]{{}},:\"]+", re.S)
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -115,7 +116,7 @@ def array_items(window: Window, start: int) -> Generator[tuple[int, Any], None, 
     while True:
         begin = at = window.drop(at)
         try:
-            value, at = _decode_in(window, begin)
+            value, at = decode_in(window, begin)
             yield begin, value
         except JsonFault as fault:
             yield begin, fault
@@ -145,7 +146,7 @@ def skip_in(window: Window, position: int) -> int:
             return position
 
 
-def _decode_in(window: Window, start: int) -> tuple[Any, int]:
+def decode_in(window: Window, start: int) -> tuple[Any, int]:
     """`decode_at`, with as much of the file as a row may need. Raises JsonFault."""
     while True:
         enough = window.done or len(window.text) - start > 2 * MAX_ROW_BYTES
@@ -160,37 +161,64 @@ def _decode_in(window: Window, start: int) -> tuple[Any, int]:
         window.more()
 
 
-def object_members(text: str, start: int) -> tuple[dict[str, int], int]:
-    """Where the value of each key begins in the object at ``start``, and the index behind the object.
-
-    The values are skipped, not checked. Raises JsonFault.
+def object_outline(window: Window, start: int) -> Generator[tuple[str, int], int | None, int]:
+    """The keys of the object at ``start``, each with the index of its value; returns the index behind the
+    object. Whoever has read a value says where it ends, as `Generator.send` does; otherwise it is skipped, by
+    brackets alone. Raises JsonFault.
     """
-    members: dict[str, int] = {}
-    position = skip_space(text, start + 1)
-    while text[position : position + 1] != "}" or members:
-        if text[position : position + 1] != '"':
-            decode_at(text, start)  # says what is wrong better than this walk could
-            raise JsonFault("a key in double quotes is missing", position)
-        at = position
-        key, position = decode_at(text, position)
-        position = skip_space(text, position)
-        if text[position : position + 1] != ":":
-            raise JsonFault("no colon after a key", position, mend="write a colon")
-        if key in members:
+    at = skip_in(window, start + 1)
+    seen = set[str]()
+    if window.text[at : at + 1] == "}":
+        return at + 1
+    while True:
+        at = window.drop(at)
+        if window.text[at : at + 1] != '"':
+            raise _no_key(window, at)
+        key, behind = decode_in(window, at)
+        if key in seen:
             raise _twice(key, at)
-        members[key] = position = skip_space(text, position + 1)
-        behind = _skip_value(text, position)
-        if behind is None:
-            decode_at(text, position)
-            raise JsonFault("the text ends inside a value", position, "the file is cut short")
-        position = skip_space(text, behind)
-        mark = text[position : position + 1]
+        seen.add(key)
+        at = skip_in(window, behind)
+        if window.text[at : at + 1] != ":":
+            raise JsonFault("no colon after a key", at, mend="write a colon")
+        at = skip_in(window, at + 1)
+        told = yield key, at
+        at = skip_in(window, _skip_in(window, at) if told is None else told)
+        mark = window.text[at : at + 1]
         if mark == "}":
-            break
+            return at + 1
         if mark != ",":
-            raise _no_comma(text, position)
-        position = skip_space(text, position + 1)
-    return members, position + 1
+            window.reach(at + SHOWN)
+            raise _no_comma(window.text, at)
+        at = skip_in(window, at + 1)
+
+
+def _no_key(window: Window, at: int) -> JsonFault:
+    """What stands where a key should, in the scanner's words where it has some."""
+    window.reach(at + SHOWN)
+    try:
+        decode_at("{" + window.text[at : at + SHOWN], 0)
+    except JsonFault as fault:
+        return JsonFault(fault.what, at, fault.why, fault.mend)
+    return JsonFault("a key in double quotes is missing", at)
+
+
+def _skip_in(window: Window, at: int) -> int:
+    """The index behind the value at ``at``, of any size. Raises JsonFault where the file ends inside it."""
+    if window.text[at : at + 1] not in ("{", "[", '"'):
+        return decode_in(window, at)[1]
+    depth = 0
+    while True:
+        for match in _BRACKET_STRING_OR_QUOTE.finditer(window.text, at):
+            if match.group() == '"':  # its end isn't in the window yet
+                break
+            at = match.end()
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group()[0], 0)
+            if depth == 0:
+                return at
+        at = window.drop(at)
+        if not window.more():
+            raise JsonFault("the row is cut short", at, "the text ends before its brackets close")
 
 
 def _skip_value(text: str, start: int) -> int | None:
