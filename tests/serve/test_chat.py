@@ -280,11 +280,13 @@ def test_an_interrupt_stops_the_answer_only(loaded: Loaded, monkeypatch: pytest.
 # --- a real terminal --------------------------------------------------------------------------------------
 
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
 from sapwood.serve.chat import run_chat
 from sapwood.serve.generate import Settings
 from sapwood.serve.load import open_target
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores Ctrl-C
 loaded = open_target(sys.argv[1], Path("."))
 sys.exit(run_chat(loaded, Settings(max_new_tokens=int(sys.argv[2])), system=None, prompt=None, compare=False,
                   json=False, stdin=sys.stdin, stdout=sys.stdout))
