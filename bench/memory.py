@@ -90,7 +90,7 @@ def planned(job: Job) -> Result:
             {
                 "base": {"model": model_source(job), "storage": job.storage},
                 "data": {"train": data, "eval": max(2, job.samples)},
-                "template": {"name": "chatml" if "gemma" in job.model else "auto", "overlong": "drop"},
+                "template": {"name": "gemma-2" if "gemma" in job.model else "auto", "overlong": "drop"},
                 "pack": {"length": job.pack_length},
                 "lora": {"rank": job.rank},
                 "train": {

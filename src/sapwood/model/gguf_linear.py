@@ -55,6 +55,7 @@ class PackedMatrix:
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [T, columns] W^T + b."""
         parts = self._parts()
+        bias = bias if bias is None else bias.to(x.dtype)
         if len(parts) == 1:
             w = self._transposed(x.dtype, parts[0])
             return torch.mm(x, w) if bias is None else torch.addmm(bias, x, w)
