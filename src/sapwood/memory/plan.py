@@ -26,7 +26,10 @@ from sapwood.types import BaseSpec
 
 PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
 LIBRARIES = 50e6  # that come with the weights: PEFT and what it imports; on a GPU, their workspaces
-HOLES = {2: 1.5, 4: 1.4}  # heap that a step's activations occupy over what they hold, by bytes of a number
+# Heap that a step's activations occupy over what they hold (bench/memory.py): what is kept, by bytes of a
+# number, and what only passes, in the formats of products beside those that are kept.
+HOLES = {2: 1.9, 4: 1.65}
+PASSING = 2.75
 MARGIN = 0.92  # of the memory that is to be had: others want some too
 MAX_ANSWERS = 16  # sample answers that are written at once
 
@@ -134,7 +137,7 @@ def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0)
         training = max(training, recomputed * once + layer + backward)
     # while it is read, a file is mapped beside the weights; the adapter isn't there yet
     reading = work.files - work.adapter if in_ram else 0.0
-    taken = HOLES[width] * kept + HOLES[base.wide] * (training - kept)
+    taken = HOLES[width] * kept + PASSING * (training - kept)
     moment = max(taken, reading, _answering(shapes, work, width))
     return MemoryPlan(
         storage=base.storage,

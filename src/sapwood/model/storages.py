@@ -93,8 +93,8 @@ def settle_storage(spec: BaseSpec, config: BaseConfig, free: int | None = None) 
 
 
 def _with_dtype(config: BaseConfig) -> BaseConfig:
-    """A dense storage says its number format itself; where it is multiplied in another, that is said too. So it
-    is of blocks, which are unpacked into either."""
+    """A dense storage says its number format itself; where it is multiplied in another, that is said too, and
+    so it is of blocks, which are unpacked into either."""
     if config.storage not in DENSE and config.compute_dtype == "auto":
         config = config.model_copy(update={"compute_dtype": dtype_name(compute_dtype(config))})
     if config.storage in (*DENSE, "int8-compute", "gguf") and config.products == "auto":
