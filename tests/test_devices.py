@@ -31,7 +31,7 @@ from sapwood.model.lora import LoraModel, attach_lora
 from sapwood.model.loss import label_loss, label_loss_reference
 from sapwood.pack.attention import cuda_attention
 from sapwood.pack.build import build_pack
-from sapwood.pack.segments import plan_attention, segment_attention, segment_attention_reference
+from sapwood.pack.segments import Rule, plan_attention, segment_attention, segment_attention_reference
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import open_target
 from sapwood.track.query import find_run, list_runs, read_events
@@ -78,7 +78,7 @@ def attended(
     attend: Any, drawn: list[Tensor], plan: Any, window: int | None, softcap: float | None
 ) -> list[Tensor]:
     inputs = [x.clone().requires_grad_() for x in drawn]
-    out = attend(*inputs, plan, scale=0.3, window=window, softcap=softcap)
+    out = attend(*inputs, plan, Rule(scale=0.3, window=window, softcap=softcap))
     return [out.detach(), *torch.autograd.grad(out.float().square().sum(), inputs)]
 
 

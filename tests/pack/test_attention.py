@@ -19,6 +19,7 @@ from sapwood.pack import segments as kernel
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack
 from sapwood.pack.segments import (
+    Rule,
     dense_mask,
     plan_attention,
     segment_attention,
@@ -56,7 +57,7 @@ def assert_equal_to_reference(
     results: list[list[Tensor]] = []
     for function in (segment_attention, segment_attention_reference):
         own = [x.clone().requires_grad_() for x in inputs]
-        out = function(*own, plan, scale=0.4, **rule)
+        out = function(*own, plan, Rule(scale=0.4, **rule))
         out.backward(weight)
         results.append([out.detach(), *[x.grad for x in own if x.grad is not None]])
     assert len(results[0]) == 4
@@ -117,7 +118,7 @@ def test_gradcheck_of_the_kernel() -> None:
     plan = plan_attention(tree((3, None), (2, 0), (1, 0)), block=2)
     query, key, value, _ = (x.requires_grad_() for x in tensors(6, 2, 1))
     assert torch.autograd.gradcheck(
-        lambda q, k, v: segment_attention(q, k, v, plan, scale=0.5, window=4, softcap=1.0),
+        lambda q, k, v: segment_attention(q, k, v, plan, Rule(scale=0.5, window=4, softcap=1.0)),
         (query, key, value),
     )
 
@@ -141,11 +142,11 @@ def test_nothing_outside_the_chain_reaches_an_output() -> None:
     segments = TREES["children"]
     plan = plan_attention(segments)
     query, key, value, _ = tensors(segments[-1].stop, 4, 2)
-    before = segment_attention(query, key, value, plan, scale=1.0)
+    before = segment_attention(query, key, value, plan, Rule(scale=1.0))
     spoilt = [x.clone() for x in (query, key, value)]
     for x in spoilt:
         x[:, segments[4].start : segments[4].stop] = 1e3
-    after = segment_attention(*spoilt, plan, scale=1.0)
+    after = segment_attention(*spoilt, plan, Rule(scale=1.0))
     torch.testing.assert_close(after[:, : segments[4].start], before[:, : segments[4].start])
 
 
@@ -165,8 +166,8 @@ def test_a_transposed_query_is_taken_as_transformers_hands_it_over() -> None:
     query, key, value, _ = tensors(TREES["children"][-1].stop, 4, 2)
     turned = query.transpose(0, 1).contiguous().transpose(0, 1)
     assert not turned.is_contiguous()
-    expected = segment_attention(query, key, value, plan, scale=1.0)
-    torch.testing.assert_close(segment_attention(turned, key, value, plan, scale=1.0), expected)
+    expected = segment_attention(query, key, value, plan, Rule(scale=1.0))
+    torch.testing.assert_close(segment_attention(turned, key, value, plan, Rule(scale=1.0)), expected)
 
 
 def test_the_seam_takes_the_window_of_the_call_or_else_of_the_module() -> None:
@@ -179,7 +180,9 @@ def test_the_seam_takes_the_window_of_the_call_or_else_of_the_module() -> None:
         return out[0].transpose(0, 1)
 
     def wanted(window: int | None) -> Tensor:
-        return segment_attention_reference(query[0], key[0], value[0], plan, scale=DIM**-0.5, window=window)
+        return segment_attention_reference(
+            query[0], key[0], value[0], plan, Rule(scale=DIM**-0.5, window=window)
+        )
 
     torch.testing.assert_close(through(SimpleNamespace()), wanted(None))
     torch.testing.assert_close(through(SimpleNamespace(sliding_window=2)), wanted(2))

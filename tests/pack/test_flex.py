@@ -10,6 +10,7 @@ from sapwood.pack import attention, flex
 from sapwood.pack.attention import cuda_attention
 from sapwood.pack.build import build_pack
 from sapwood.pack.segments import (
+    Rule,
     dense_mask,
     plan_attention,
     segment_attention,
@@ -45,8 +46,10 @@ def test_the_plain_form_gives_the_references_numbers(window: int | None, softcap
     plan = plan_attention(TREE)
     query, key, value = case("cpu")
     with torch.no_grad():
-        found = cuda_attention(query, key, value, plan, scale=0.3, window=window, softcap=softcap)
-    expected = segment_attention_reference(query, key, value, plan, scale=0.3, window=window, softcap=softcap)
+        found = cuda_attention(query, key, value, plan, Rule(scale=0.3, window=window, softcap=softcap))
+    expected = segment_attention_reference(
+        query, key, value, plan, Rule(scale=0.3, window=window, softcap=softcap)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert list(plan.masks) == [window], "layers share the mask"
 
@@ -59,8 +62,8 @@ def test_heads_that_the_kernel_cannot_do_go_by_the_dense_mask(
     query, key, value = case("cpu", size=size)
     assert flex.refusal(query, value)
     monkeypatch.setattr(attention, "flex_segment_attention", lambda *_, **__: pytest.fail("taken"))
-    found = cuda_attention(query, key, value, plan, scale=0.2)
-    expected = segment_attention(query, key, value, plan, scale=0.2)
+    found = cuda_attention(query, key, value, plan, Rule(scale=0.2))
+    expected = segment_attention(query, key, value, plan, Rule(scale=0.2))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

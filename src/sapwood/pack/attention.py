@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sapwood.errors import ModelError
 from sapwood.pack.flex import block_mask, flex_segment_attention, refusal
-from sapwood.pack.segments import AttentionPlan, segment_attention, segment_attention_reference
+from sapwood.pack.segments import AttentionPlan, Rule, segment_attention, segment_attention_reference
 
 NAME = "sapwood_segments"
 IRRELEVANT = {  # told by some architectures, and without effect here
@@ -21,23 +21,14 @@ IRRELEVANT = {  # told by some architectures, and without effect here
 }
 
 
-def cuda_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    plan: AttentionPlan,
-    *,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
-) -> Tensor:
+def cuda_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
     """`segment_attention` for a GPU: FlexAttention, or a dense mask where that can't do what is asked."""
     if refusal(query, value) is not None:
-        rule: dict[str, Any] = {"scale": scale, "window": window, "softcap": softcap}
-        return segment_attention_reference(query, key, value, plan, **rule)
-    if window not in plan.masks:
-        plan.masks[window] = block_mask(plan.segments, window, query.device)
-    return flex_segment_attention(query, key, value, plan.masks[window], scale=scale, softcap=softcap)
+        return segment_attention_reference(query, key, value, plan, rule)
+    if rule.window not in plan.masks:
+        plan.masks[rule.window] = block_mask(plan.segments, rule.window, query.device)
+    mask = plan.masks[rule.window]
+    return flex_segment_attention(query, key, value, mask, scale=rule.scale, softcap=rule.softcap)
 
 
 def _interface(
@@ -60,15 +51,12 @@ def _interface(
         value = torch.cat([values, value[:, :, keys.shape[2] :]], 2)
     _refuse_unknown(module, others)
     attend = cuda_attention if query.device.type == "cuda" else segment_attention
-    out = attend(
-        query[0],
-        key[0],
-        value[0],
-        segments,
+    rule = Rule(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window if sliding_window is not None else getattr(module, "sliding_window", None),
         softcap=softcap,
     )
+    out = attend(query[0], key[0], value[0], segments, rule)
     return out.transpose(0, 1)[None], None
 
 

@@ -150,13 +150,18 @@ def hidden_from(query_position: Tensor, num_keys: int, window: int | None) -> Te
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class Rule:
+    """How a layer attends: scores are q k^T times ``scale``. ``window``: a query sees the last ``window``
+    positions, its own included (Gemma, Mistral). ``softcap``: scores become cap * tanh(score / cap) before
+    the mask (Gemma 2).
+    """
+
     scale: float
-    window: int | None
-    softcap: float | None
+    window: int | None = None
+    softcap: float | None = None
 
 
-def _probabilities(q: Tensor, k: Tensor, group: Group, rule: _Rule) -> tuple[Tensor, Tensor | None]:
+def _probabilities(q: Tensor, k: Tensor, group: Group, rule: Rule) -> tuple[Tensor, Tensor | None]:
     """q: [KV * S, G * L, D], k: [KV * S, K, D] -> probabilities [KV * S, G * L, K], and tanh of the soft
     cap."""
     scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=rule.scale)
@@ -200,7 +205,7 @@ class _SegmentAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: _Rule
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule
     ) -> Tensor:
         kv, heads, length, dim = query.shape
         flat = query.reshape(kv, heads * length, dim)
@@ -259,43 +264,23 @@ class _SegmentAttention(torch.autograd.Function):
         )
 
 
-def segment_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    plan: AttentionPlan,
-    *,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
-) -> Tensor:
-    """query: [H, T, D]; key, value: [KV, T, D] (H a multiple of KV) -> [H, T, D].
-
-    ``window``: a query sees the last ``window`` positions, its own included (Gemma, Mistral). ``softcap``:
-    scores become cap * tanh(score / cap) before the mask (Gemma 2).
-    """
+def segment_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
+    """query: [H, T, D]; key, value: [KV, T, D] (H a multiple of KV) -> [H, T, D]."""
     kv = key.shape[0]
     folded = query.view(kv, -1, *query.shape[1:]) if query.is_contiguous() else query.unflatten(0, (kv, -1))
-    out = _SegmentAttention.apply(folded, key, value, plan, _Rule(scale, window, softcap))
+    out = _SegmentAttention.apply(folded, key, value, plan, rule)
     return out.flatten(0, 1)  # type: ignore[union-attr]
 
 
 def segment_attention_reference(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    plan: AttentionPlan,
-    *,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule
 ) -> Tensor:
     """The slow truth: one dense [T, T] mask, plain autograd."""
     heads = query.shape[0] // key.shape[0]
-    scores = query @ key.repeat_interleave(heads, 0).transpose(1, 2) * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    seen = dense_mask(plan.segments, window).to(query.device)
+    scores = query @ key.repeat_interleave(heads, 0).transpose(1, 2) * rule.scale
+    if rule.softcap is not None:
+        scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    seen = dense_mask(plan.segments, rule.window).to(query.device)
     return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value.repeat_interleave(heads, 0)
 
 
