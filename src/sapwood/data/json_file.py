@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import BinaryIO, NoReturn
 
-from sapwood.data.json_text import (
-    SHOWN,
-    JsonFault,
-    array_items,
-    decode_in,
-    object_outline,
-    skip_in,
-)
+from sapwood.data.json_text import JsonFault
+from sapwood.data.json_walk import SHOWN, array_items, decode_in, object_outline, skip_in
 from sapwood.data.problems import ProblemLog, excerpt, names, printable
 from sapwood.data.shapes import PAIRS, matching_formats
 from sapwood.data.window import Window

@@ -9,24 +9,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any
 
 from sapwood.data.encoding import MAX_ROW_BYTES
 from sapwood.data.problems import excerpt
-from sapwood.data.window import Window
 
 MAX_DEPTH = 32
-SHOWN = 40  # characters behind a fault that a message may show
 TOO_LARGE = f"row is larger than {MAX_ROW_BYTES:,} bytes"
 TOO_LARGE_MEND = "cut it into several rows; it could not be trained in one piece"
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_STRING = r'"(?:[^"\\]++|\\.)*+"'
-_BRACKET_OR_STRING = re.compile(rf"{_STRING}|[\[\]{{}}]", re.S)
-_BRACKET_STRING_OR_QUOTE = re.compile(rf'{_STRING}|[\[\]{{}}"]', re.S)
-_TOKEN = re.compile(rf"{_STRING}|[\[\]{{}},:]|[^\s\[\]{{}},:\"]+", re.S)
+STRING = r'"(?:[^"\\]++|\\.)*+"'
+TOKEN = re.compile(rf"{STRING}|[\[\]{{}},:]|[^\s\[\]{{}},:\"]+", re.S)
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FOREIGN = {"None": "null", "True": "true", "False": "false", "undefined": "null"}
@@ -104,152 +100,6 @@ def decode_line(text: str) -> Any:
     raise JsonFault("text after the value", end, f"found {excerpt(text[end:], 30)}", "delete it")
 
 
-def array_items(window: Window, start: int) -> Generator[tuple[int, Any], None, int | None]:
-    """The items of the array that opens at ``start``: (index in the window, value), or (index, JsonFault).
-
-    Goes on behind a faulty item where its end is certain. Returns the index behind the array, or None where
-    the text can't be followed to its end. What was yielded is dropped from the window before the next.
-    """
-    at = skip_in(window, start + 1)
-    if window.text[at : at + 1] == "]":
-        return at + 1
-    while True:
-        begin = at = window.drop(at)
-        try:
-            value, at = decode_in(window, begin)
-            yield begin, value
-        except JsonFault as fault:
-            yield begin, fault
-            behind = _behind(window.text, begin)
-            if behind is None:
-                return None
-            at = behind
-        at = skip_in(window, at)
-        mark = window.text[at : at + 1]
-        if mark == "]":
-            return at + 1
-        if mark != ",":
-            window.reach(at + SHOWN)
-            yield at, _no_comma(window.text, at)
-            return None
-        comma, at = at, skip_in(window, at + 1)
-        if window.text[at : at + 1] == "]":
-            yield comma, JsonFault("comma before the closing bracket", comma, mend="delete the comma")
-            return at + 1
-
-
-def skip_in(window: Window, position: int) -> int:
-    """`skip_space`, over the end of the window."""
-    while True:
-        position = skip_space(window.text, position)
-        if position < len(window.text) or not window.more():
-            return position
-
-
-def decode_in(window: Window, start: int) -> tuple[Any, int]:
-    """`decode_at`, with as much of the file as a row may need. Raises JsonFault."""
-    while True:
-        enough = window.done or len(window.text) - start > 2 * MAX_ROW_BYTES
-        try:
-            value, end = decode_at(window.text, start)
-        except JsonFault:
-            if enough:
-                raise
-        else:
-            if enough or end < len(window.text):  # a number at the window's end may go on
-                return value, end
-        window.more()
-
-
-def object_outline(window: Window, start: int) -> Generator[tuple[str, int], int | None, int]:
-    """The keys of the object at ``start``, each with the index of its value; returns the index behind the
-    object. Whoever has read a value says where it ends, as `Generator.send` does; otherwise it is skipped, by
-    brackets alone. Raises JsonFault.
-    """
-    at = skip_in(window, start + 1)
-    seen = set[str]()
-    if window.text[at : at + 1] == "}":
-        return at + 1
-    while True:
-        at = window.drop(at)
-        if window.text[at : at + 1] != '"':
-            raise _no_key(window, at)
-        key, behind = decode_in(window, at)
-        if key in seen:
-            raise _twice(key, at)
-        seen.add(key)
-        at = skip_in(window, behind)
-        if window.text[at : at + 1] != ":":
-            raise JsonFault("no colon after a key", at, mend="write a colon")
-        at = skip_in(window, at + 1)
-        told = yield key, at
-        at = skip_in(window, _skip_in(window, at) if told is None else told)
-        mark = window.text[at : at + 1]
-        if mark == "}":
-            return at + 1
-        if mark != ",":
-            window.reach(at + SHOWN)
-            raise _no_comma(window.text, at)
-        at = skip_in(window, at + 1)
-
-
-def _no_key(window: Window, at: int) -> JsonFault:
-    """What stands where a key should, in the scanner's words where it has some."""
-    window.reach(at + SHOWN)
-    try:
-        decode_at("{" + window.text[at : at + SHOWN], 0)
-    except JsonFault as fault:
-        return JsonFault(fault.what, at, fault.why, fault.mend)
-    return JsonFault("a key in double quotes is missing", at)
-
-
-def _skip_in(window: Window, at: int) -> int:
-    """The index behind the value at ``at``, of any size. Raises JsonFault where the file ends inside it."""
-    if window.text[at : at + 1] not in ("{", "[", '"'):
-        return decode_in(window, at)[1]
-    depth = 0
-    while True:
-        for match in _BRACKET_STRING_OR_QUOTE.finditer(window.text, at):
-            if match.group() == '"':  # its end isn't in the window yet
-                break
-            at = match.end()
-            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group()[0], 0)
-            if depth == 0:
-                return at
-        at = window.drop(at)
-        if not window.more():
-            raise JsonFault("the row is cut short", at, "the text ends before its brackets close")
-
-
-def _skip_value(text: str, start: int) -> int | None:
-    """The index behind the value at ``start``, by brackets alone; None where they never close."""
-    if text[start : start + 1] not in ("{", "[", '"'):
-        match = _TOKEN.match(text, start)
-        return match.end() if match is not None else None
-    depth = 0
-    for match in _BRACKET_OR_STRING.finditer(text, start):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group()[0], 0)
-        if depth == 0:
-            return match.end()
-    return None
-
-
-def _behind(text: str, start: int) -> int | None:
-    """Where to go on behind a faulty item; None unless a bracket or another row follows."""
-    end = _skip_value(text, start)
-    if end is None:
-        return None
-    return end if re.compile(r"\s*(\]|,\s*[{\]])").match(text, end) else None
-
-
-def _no_comma(text: str, position: int) -> JsonFault:
-    if position >= len(text):
-        return JsonFault(
-            "the text ends before its brackets close", position, "the file is cut short", "fetch it again"
-        )
-    return JsonFault("no comma between two values", position, f"found {excerpt(text[position:], 30)}")
-
-
 def _may_be_deep(text: str, start: int, end: int) -> bool:
     return text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH
 
@@ -277,7 +127,7 @@ def _strings(value: Any) -> Iterator[str]:
 def _find_refused(text: str, start: int) -> JsonFault | None:
     """Walk the tokens of the value at ``start`` for the first thing that the hooks refuse."""
     open_keys: list[set[str] | None] = []  # the keys of each open object; None for an array
-    for match in _TOKEN.finditer(text, start):
+    for match in TOKEN.finditer(text, start):
         token, position = match.group(), match.start()
         if token in ("{", "["):
             open_keys.append(set() if token == "{" else None)
@@ -312,12 +162,12 @@ def _string_fault(text: str, match: re.Match[str], keys: set[str] | None) -> Jso
     if keys is None or text[behind : behind + 1] != ":":
         return None
     if value in keys:
-        return _twice(value, match.start())
+        return key_twice(value, match.start())
     keys.add(value)
     return None
 
 
-def _twice(key: str, position: int) -> JsonFault:
+def key_twice(key: str, position: int) -> JsonFault:
     why = "only one of the two values could be kept"
     return JsonFault(f"key {excerpt(key)} occurs twice in one object", position, why, "delete one")
 
