@@ -189,11 +189,10 @@ def _merged(trained: Loaded, order: Order, stage: Path) -> Exported:
     (stage / "README.md").write_text(_card(trained, best), encoding="utf-8")
     with plain_transformers(stage) as (model, tokenizer):
         heard = hear_transformers(model, tokenizer, traces, trained.renderer, as_if_merged(trained, onto))
-    check = judge(
-        in_fp32(traces, load_dense(trained, as_if_merged(trained, onto))),
-        heard,
-        rounding(traces, load_dense(trained, base_parameters(trained.base.model))),
-    )
+    own = 0.0  # what the run's own formats cause; nothing in fp32
+    if trained.base.storage != "fp32":
+        own = rounding(traces, load_dense(trained, base_parameters(trained.base.model)))
+    check = judge(in_fp32(traces, load_dense(trained, as_if_merged(trained, onto))), heard, own)
     notes = [quality.line() for quality, _ in found]
     if len(found) > 1:
         notes.append(f"better, and written: {best.name}")
