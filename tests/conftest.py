@@ -9,6 +9,9 @@ import pytest
 
 # Tests share a machine: a waiting thread that spins takes the time of the one that works (docs/log.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# And one thread each: how many are fastest would be another number at every start (`model/machine.py`), and
+# bits are promised for the same number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

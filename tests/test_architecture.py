@@ -24,7 +24,7 @@ LAYERS = (
     {"config_file", "signals", "scores", "beside"},
     {"config"},
     {"examples"},
-    {"types", "errors"},
+    {"types", "errors", "native"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -24,7 +24,7 @@ PATIENCE = 2
 def overfit(folder: Path, runs: Path | None = None, **save: object) -> RunConfig:
     """The rate is far too high: after a few steps the held-out loss only rises."""
     config = make_config(folder, runs)
-    train = config.train.model_copy(update={"lr": 0.2, "epochs": 8.0, "schedule": "constant"})
+    train = config.train.model_copy(update={"lr": 0.5, "epochs": 8.0, "schedule": "constant"})
     measure = config.eval.model_copy(update={"every": 1, "patience": PATIENCE, "samples": 0})
     kept = config.save.model_copy(update={"every": 100, "keep": 1, **save})
     return config.model_copy(update={"train": train, "eval": measure, "save": kept})

@@ -24,7 +24,7 @@ from sapwood.model.shapes import shapes_of, trained_parameters
 from sapwood.model.storages import with_storage
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch
-from sapwood.pack.footprint import footprint
+from sapwood.pack.footprint import attention_of, footprint
 from sapwood.study import Study, study_config
 from sapwood.train.loop import forward_loss
 from sapwood.types import Pack
@@ -58,11 +58,11 @@ def test_what_layers_keep_is_counted_from_shapes(arch: str, recomputed: int) -> 
     shapes = shapes_of(base.model)
     model = attach_lora(base, LoraConfig(rank=1, dropout=0.1))
     recompute_layers(model.network, recomputed)
-    size = footprint(PACK, softcap=arch == "gemma2")
+    size = footprint(PACK, attention_of(base.model))
     layer = shapes.kept * size.tokens + shapes.heads * size.kept_scores
     layers = (shapes.layers - recomputed) * layer + recomputed * shapes.hidden * size.tokens
     last = shapes.hidden * (size.tokens + size.targets)  # the last norm's input, the loss's gradient
-    assert kept_bytes(model, PACK) == pytest.approx(4 * (layers + last), rel=0.05)
+    assert kept_bytes(model, PACK) == pytest.approx(4 * (layers + last), rel=0.06)
 
 
 def test_weights_and_adapter_are_counted_from_shapes() -> None:

@@ -119,7 +119,7 @@ def test_another_base_of_the_same_name_is_refused_until_it_is_allowed(tmp_path: 
 
 def test_another_machine_is_said_and_no_hindrance(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     about = json.loads((run / "run.json").read_text())
-    assert about["facts"]["kernels"].keys() == {"device", "capability", "threads", "processes"}
+    assert about["facts"]["kernels"].keys() == {"device", "capability", "threads", "compiled", "processes"}
     assert {"torch", "transformers", "peft", "python"} <= about["versions"].keys()
     about["facts"]["kernels"]["capability"] = "AVX1024"
     about["versions"]["torch"] = "1.0"

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from sapwood.model.fast_blocks import lighten
+from sapwood.native import ops
+from sapwood.native.build import why_not
 from tests.model.tiny import ARCHITECTURES, tiny_model
 
 
@@ -26,18 +28,30 @@ def kept_bytes(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, to
     return logits.detach(), grad, sum(seen.values())
 
 
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_same_bits_same_gradient_less_kept(arch: str, dtype: torch.dtype) -> None:
+def test_same_bits_same_gradient_less_kept(
+    arch: str, dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiled norm adds up in another order, and rounds bf16 once where torch's operations do it twice."""
+    if native and (reason := why_not()):
+        pytest.skip(reason)
+    if not native:
+        monkeypatch.setattr(ops, "suits", lambda *_: False)
     model = tiny_model(arch).to(dtype).requires_grad_(False)
     inputs = model.get_input_embeddings()(torch.arange(3, 60)[None]).detach()
     logits, grad, kept = kept_bytes(model, inputs)
     blocks = [m for m in model.modules() if "RMSNorm" in type(m).__name__ or hasattr(m, "down_proj")]
     assert lighten(model) == len(blocks)
     light_logits, light_grad, light_kept = kept_bytes(model, inputs)
-    assert torch.equal(logits, light_logits)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2  # bf16 rounds at other places
-    assert float((grad - light_grad).abs().max() / grad.abs().max()) < tolerance
+    if native:
+        assert float((logits - light_logits).norm() / logits.norm()) < 3 * tolerance
+        assert float((grad - light_grad).norm() / grad.norm()) < 3 * tolerance
+    else:
+        assert torch.equal(logits, light_logits)
+        assert float((grad - light_grad).abs().max() / grad.abs().max()) < tolerance
     assert light_kept < kept
 
 

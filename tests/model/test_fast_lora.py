@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.config import LoraConfig
-from sapwood.model import fast_lora
+from sapwood.model import fast_call, fast_lora
 from sapwood.model.dropout import keep_mask
 from sapwood.model.fast_lora import InputGroup, LoraLinear
 from sapwood.model.frozen import DenseWeight, freeze
@@ -71,7 +71,7 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 
 
 def test_a_bf16_base_multiplied_in_fp32_is_nearer_to_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_lora, "MIN_ROWS", 8)
+    monkeypatch.setattr(fast_call, "MIN_ROWS", 8)
     exact = tiny_base()
     rounded = {name: p.bfloat16().float() for name, p in exact.model.state_dict().items()}
     exact.model.load_state_dict(rounded)  # the same weights for all: only the products differ
@@ -174,7 +174,7 @@ def test_dropout_equals_peft_with_the_masks_of_the_clock() -> None:
 
 def test_the_numeric_gradient_sees_one_mask() -> None:
     base = nn.Linear(5, 4).double().requires_grad_(False)
-    call = fast_lora.Call((DenseWeight(base), DenseWeight(base)), (2.0, 0.5), 0.4, 77, torch.float64)
+    call = fast_call.Call((DenseWeight(base), DenseWeight(base)), (2.0, 0.5), 0.4, 77, torch.float64)
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 3, 5), (2, 5), (3, 5), (4, 2), (4, 3))
     inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]

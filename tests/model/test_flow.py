@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sapwood.config import LoraConfig
-from sapwood.model import fast_lora
+from sapwood.model import fast_call
 from sapwood.model.inputs import hidden_states
 from sapwood.model.lora import LoraModel, attach_lora
 from sapwood.pack.attention import packed_attention
@@ -45,7 +45,7 @@ def exact(arch: str) -> LoraModel:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_wide_activations_are_nearer_to_the_truth(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_lora, "MIN_ROWS", 8)
+    monkeypatch.setattr(fast_call, "MIN_ROWS", 8)
     loss, grads = through_packs(exact(arch), [PACK])
     apart: list[float] = []
     for products in (torch.float32, None):

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from sapwood.errors import NumericsError
-from sapwood.model import fast_lora
+from sapwood.model import fast_call
 from sapwood.model.dropout import keep_mask
 from sapwood.model.lora import LoraModel, attach_lora
 from sapwood.model.recompute import recompute_layers
+from sapwood.native import ops
+from sapwood.native.build import why_not
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch
 from sapwood.train.checkpoint import load_checkpoint, save_checkpoint
@@ -151,7 +153,12 @@ def test_gradients_are_scaled_down_to_the_limit_and_zero_never_clips(limit: floa
     assert after == pytest.approx(0.01 if limit == 0.01 else event.grad_norm, rel=1e-3)
 
 
-def test_every_step_pack_and_input_draws_a_mask_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("native", [False, True])
+def test_every_step_pack_and_input_draws_a_mask_of_its_own(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native and (reason := why_not()):
+        pytest.skip(reason)
     settings = six_steps()
     model, state = start(settings)
     seeds: list[int] = []
@@ -160,7 +167,15 @@ def test_every_step_pack_and_input_draws_a_mask_of_its_own(monkeypatch: pytest.M
         seeds.append(seed)
         return keep_mask(shape, rate, seed)
 
-    monkeypatch.setattr(fast_lora, "keep_mask", noting)
+    def noted(self: ops.Dropout) -> Any:
+        seeds.extend([self.seed] if self.rate else [])
+        return struct(self)
+
+    struct = ops.Dropout.struct
+    monkeypatch.setattr(fast_call, "keep_mask", noting)
+    monkeypatch.setattr(ops.Dropout, "struct", noted)
+    if not native:
+        monkeypatch.setattr(ops, "suits", lambda *_: False)
     for _ in train(model, data(), state, settings):
         pass
     packs = 0

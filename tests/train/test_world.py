@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sapwood.config_file import load_config, parse_config
 from sapwood.errors import ConfigError, LostProcessError
-from sapwood.pack.plan import plan_for, plan_packs
+from sapwood.pack.plan import even_packs, plan_for
 from sapwood.train.shard import refuse_division
 from sapwood.train.world import ALONE, World, divide, join, partners
 from tests.crash.work import tiny_config
@@ -55,12 +55,12 @@ def test_each_process_has_a_pack_where_rows_allow_it(lengths: list[int], process
     rows = [np.arange(i * 100, i * 100 + n, dtype=np.int32) for i, n in enumerate(lengths)]
     packs = plan_for(processes, rows, 64)
     assert sorted(i for pack in packs for i in pack) == list(range(len(rows)))
-    alone = plan_packs(rows, 64)
+    alone = even_packs(rows, 64)
     if len(alone) >= processes:
         assert packs == alone, "where there is a pack for each, it is the plan of one process"
     longest = max(lengths)
     if len(packs) < min(processes, len(rows)):
-        assert packs == plan_packs(rows, longest), "the longest row decides how small a pack can be"
+        assert packs == even_packs(rows, longest), "the longest row decides how small a pack can be"
 
 
 @pytest.mark.parametrize("variables", [{}, {"RANK": "2"}, {"RANK": "one"}, {"RANK": "0", "MASTER_PORT": "x"}])

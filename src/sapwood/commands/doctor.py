@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from sapwood.memory import what_fits
 from sapwood.model.machine import available_memory, fastest_dtype, total_memory
 from sapwood.model.sources import list_models
+from sapwood.native.build import why_not
 from sapwood.track.figures import size
 from sapwood.track.files import to_json
 
@@ -36,6 +37,7 @@ def examine(runs: Path, *, as_json: bool) -> None:
     lines = {
         "machine": f"{facts['processor']}, {cores}, {facts['device']}",
         "products": f"{rates}: the base is held in {facts['dtype']}",
+        "kernels": facts["kernels"] or "compiled for this processor",
         "memory": f"{free:.1f} of {total:.1f} GB can be had",
         "disk": f"{facts['disk_free'] / 1e9:.0f} GB free for {runs}",
         "fits": f"in {facts['dtype']}, packs of 512, rank 8: {fits}",
@@ -60,6 +62,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "device": rates["device"],
         "capability": rates.get("capability"),
         "matrix_rate": rates.get("gflops", {}),
+        "kernels": why_not(),
         "dtype": name,
         "memory_total": total_memory(),
         "memory_available": memory,

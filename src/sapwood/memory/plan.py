@@ -18,7 +18,7 @@ from sapwood.model.loss import PAD_TO, ROWS, VOCABULARY
 from sapwood.model.machine import device_for, memory_at, own_device
 from sapwood.model.shapes import KNOWN, Shapes, trained_parameters
 from sapwood.model.storages import compute_dtype, unpacked_bytes, weight_bytes
-from sapwood.pack.footprint import Footprint, footprint
+from sapwood.pack.footprint import Footprint, attention_of, footprint
 from sapwood.study import Study
 from sapwood.train.optim import MOMENTS
 from sapwood.train.rehearse import longest_pack
@@ -69,10 +69,9 @@ class Workload:
 
 def workload(study: Study, config: RunConfig, network: Any) -> Workload:
     """network: the base's skeleton."""
-    capped = getattr(network.config.get_text_config(), "attn_logit_softcapping", None) is not None
     prompt = max((len(probe.ids) for probe in study.probes), default=0)
     return Workload(
-        pack=footprint(longest_pack(study.data, config), softcap=capped),
+        pack=footprint(longest_pack(study.data, config), attention_of(network)),
         adapter=_trained_bytes(network, config),
         files=_files(study.spec.path),
         answers=min(len(study.probes), MAX_ANSWERS),

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sapwood.model.fast_call import MIN_ROWS
+from sapwood.native import ops
+
 
 class _RmsNorm(torch.autograd.Function):
     """x: [..., D], weight: [D] -> [..., D]. Source: arXiv 1910.07467, equation 4."""
@@ -22,7 +25,7 @@ class _RmsNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
         wide = x.float()
         rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True).add_(eps))
-        kept = x.to(weight.dtype) if weight.dtype.itemsize < x.dtype.itemsize else x
+        kept = x.to(_kept_form(x, weight))
         ctx.save_for_backward(kept, weight, rstd)
         ctx.unit_offset, ctx.dtype = unit_offset, x.dtype
         wide = wide.mul_(rstd) if wide is not x else wide * rstd
@@ -38,6 +41,37 @@ class _RmsNorm(torch.autograd.Function):
         inner = (scaled * normed).mean(-1, keepdim=True)
         grad_x = torch.addcmul(scaled, normed, inner, value=-1).mul_(rstd)
         return grad_x.to(ctx.dtype), None, None, None
+
+
+class _NativeRmsNorm(torch.autograd.Function):
+    """The same by a compiled kernel, which rounds only what it returns and what it keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
+        wide = weight.detach().float() + 1.0 if unit_offset else weight.detach().float()
+        y, kept, rstd = ops.norm_forward(x.contiguous(), wide, eps, _kept_form(x, weight))
+        ctx.save_for_backward(kept, wide, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return ops.norm_backward(grad.contiguous(), *ctx.saved_tensors), None, None, None
+
+
+def _kept_form(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The narrower of both: a base in bf16 keeps bf16, whatever activations travel in."""
+    return weight.dtype if weight.dtype.itemsize < x.dtype.itemsize else x.dtype
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
+    """By the compiled kernel where there is one for it, and tokens enough to pay for it."""
+    native = (
+        x.device.type == "cpu"
+        and x.numel() >= MIN_ROWS * x.shape[-1]
+        and ops.suits(x.dtype, _kept_form(x, weight), [x.shape[-1]], 1)
+    )
+    kind = _NativeRmsNorm if native else _RmsNorm
+    return kind.apply(x, weight, eps, unit_offset)  # type: ignore[return-value]
 
 
 class _GatedProduct(torch.autograd.Function):
@@ -95,7 +129,7 @@ def _lighten_norm(module: nn.Module) -> int:
         if torch.equal(_RmsNorm.apply(x, weight, eps, unit_offset), module(x)):  # type: ignore[arg-type]
 
             def light_norm(self: Any, hidden_states: Tensor, unit_offset: bool = unit_offset) -> Tensor:
-                return _RmsNorm.apply(hidden_states, self.weight, eps, unit_offset)  # type: ignore[return-value]
+                return rms_norm(hidden_states, self.weight, eps, unit_offset)
 
             module.forward = MethodType(light_norm, module)
             return 1

@@ -13,7 +13,6 @@ tool of PEFT stay as they are; PEFT's own forward is the reference that the test
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,73 +20,11 @@ import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
-from sapwood.model.dropout import DropoutClock, keep_mask, masked
-from sapwood.model.frozen import FrozenWeight, freeze, operand_for
-
-MIN_ROWS = 32  # for fewer tokens (generation) the weights' conversion would cost more than their product
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What the products need besides tensors: the frozen weights, a scale each, the mask's rate and seed, the
-    format to multiply in, and the one to keep for the backward pass where that isn't the input's own."""
-
-    weights: tuple[FrozenWeight, ...]
-    scales: tuple[float, ...]
-    rate: float
-    seed: int
-    products: torch.dtype | None
-    kept: torch.dtype | None = None
-
-    def format_for(self, x: Tensor) -> torch.dtype:
-        return self.products if self.products is not None and len(x) >= MIN_ROWS else x.dtype
-
-
-def adapted(call: Call, flat: Tensor, adapter: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
-    """flat: [T, in] -> n outputs [T, out_i] in the format of products, and what the backward pass needs: the
-    input in the format that is kept, and h."""
-    n = len(call.weights)
-    kept = flat if call.kept is None else flat.to(call.kept)
-    h = _masked(kept, _keep(kept, call)) @ _stacked(adapter[:n], call, kept.dtype).T  # [T, sum of ranks]
-    operand = operand_for(call.weights, flat.to(call.format_for(flat)))
-    outputs: list[Tensor] = []
-    for weight, scale, b, h_i in zip(
-        call.weights, call.scales, adapter[n:], _split(h, adapter[:n]), strict=True
-    ):
-        y = weight.forward(operand)
-        outputs.append(y.addmm_(h_i.to(y.dtype), (b * scale).to(y.dtype).T))
-    return outputs, kept, h
-
-
-def adapted_backward(
-    call: Call,
-    kept: Tensor,
-    h: Tensor,
-    adapter: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    *,
-    need_x: bool = True,
-) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """grads: n times [T, out_i] -> the input's gradient [T, in] in the format of products, where it is
-    needed, and the adapter's. kept, h: of `adapted`."""
-    n = len(call.weights)
-    grad_x: Tensor | None = None
-    grad_h: list[Tensor] = []
-    grad_b: list[Tensor] = []
-    for i, h_i in enumerate(_split(h, adapter[:n])):
-        g = grads[i]
-        g = g.to(call.format_for(g))
-        grad_h.append(g @ (adapter[n + i] * call.scales[i]).to(g.dtype))
-        grad_b.append((g.T @ h_i.to(g.dtype)).float().mul_(call.scales[i]))
-        if need_x:
-            part = call.weights[i].input_grad(g)
-            grad_x = part if grad_x is None else grad_x.add_(part)
-    grad_h_all = torch.cat(grad_h, 1).to(kept.dtype)
-    keep = _keep(kept, call)
-    grad_a = (grad_h_all.T @ _masked(kept, keep)).float().div_(1 - call.rate)
-    if grad_x is not None:
-        grad_x.add_(_masked(grad_h_all @ _stacked(adapter[:n], call, kept.dtype), keep))
-    return grad_x, (*grad_a.split([len(p) for p in adapter[:n]]), *grad_b)
+from sapwood.model.dropout import DropoutClock
+from sapwood.model.fast_call import MIN_ROWS, Call
+from sapwood.model.fast_native import NativeCall
+from sapwood.model.frozen import FrozenWeight, freeze
+from sapwood.native import ops
 
 
 class _LoraProducts(torch.autograd.Function):
@@ -95,7 +32,7 @@ class _LoraProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *adapter: Tensor) -> tuple[Tensor, ...]:
-        outputs, kept, h = adapted(call, x.flatten(0, -2), adapter)
+        outputs, kept, h = call.forward(x.flatten(0, -2), adapter)
         ctx.save_for_backward(kept, h, *adapter)
         ctx.call, ctx.like = call, (x.dtype, x.shape[:-1])
         return tuple(y.to(x.dtype).unflatten(0, x.shape[:-1]) for y in outputs)
@@ -105,29 +42,10 @@ class _LoraProducts(torch.autograd.Function):
         kept, h, *adapter = ctx.saved_tensors
         flat = [grad.flatten(0, -2) for grad in grads]
         dtype, shape = ctx.like
-        grad_x, grad_adapter = adapted_backward(
-            ctx.call, kept, h, adapter, flat, need_x=ctx.needs_input_grad[1]
-        )
+        grad_x, grad_adapter = ctx.call.backward(kept, h, adapter, flat, need_x=ctx.needs_input_grad[1])
         if grad_x is not None:
             grad_x = grad_x.to(dtype).unflatten(0, shape)
         return None, grad_x, *grad_adapter
-
-
-def _split(h: Tensor, a: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return h.split([len(p) for p in a], 1)
-
-
-def _stacked(a: Sequence[Tensor], call: Call, dtype: torch.dtype) -> Tensor:
-    """All A's as one [sum of ranks, in]; dropout's 1 / (1 - rate) is applied here, where it is cheapest."""
-    return torch.cat(list(a)).div_(1 - call.rate).to(dtype)
-
-
-def _keep(flat: Tensor, call: Call) -> Tensor | None:
-    return keep_mask(flat.shape, call.rate, call.seed) if call.rate else None
-
-
-def _masked(flat: Tensor, keep: Tensor | None) -> Tensor:
-    return flat if keep is None else masked(flat, keep)
 
 
 @dataclass(slots=True)
@@ -148,7 +66,8 @@ class InputGroup:
     def call(self, x: Tensor) -> Call:
         first = self.members[0]
         rate = first.rate if first.training and torch.is_grad_enabled() else 0.0
-        return Call(
+        kind = NativeCall if self.is_native(x) else Call
+        return kind(
             tuple(m.frozen for m in self.members),
             tuple(m.scaling[m.adapter] for m in self.members),
             rate,
@@ -156,6 +75,14 @@ class InputGroup:
             self.products,
             self.held if self.held != x.dtype else None,
         )
+
+    def is_native(self, x: Tensor) -> bool:
+        """Do the compiled kernels compute what reads ``x``?"""
+        if x.device.type != "cpu" or x.shape[:-1].numel() < MIN_ROWS:
+            return False
+        columns = [size for m in self.members for size in m.sizes]
+        rank = max(m.r[m.adapter] for m in self.members)
+        return ops.suits(self.products or x.dtype, self.held or x.dtype, columns, rank)
 
     def adapter(self) -> list[Tensor]:
         """A of each member, then B of each."""
@@ -185,6 +112,11 @@ class LoraLinear(PeftLinear):
     @property
     def adapter(self) -> str:
         return self.active_adapters[0]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        base: Any = self.get_base_layer()
+        return base.in_features, base.out_features
 
     @property
     def rate(self) -> float:

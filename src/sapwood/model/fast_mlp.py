@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.model.fast_blocks import activated, activated_backward, gated_mlp, wide_linears
-from sapwood.model.fast_lora import Call, InputGroup, LoraLinear, adapted, adapted_backward
+from sapwood.model.fast_call import Call
+from sapwood.model.fast_lora import InputGroup, LoraLinear
+from sapwood.model.fast_native import GatedKept, NativeCall, gated_backward, gated_forward
 
 
 class _GatedMlp(torch.autograd.Function):
@@ -23,9 +25,9 @@ class _GatedMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, wide: Call, down: Call, gelu: bool, x: Tensor, *adapter: Tensor) -> Tensor:
         split = 2 * len(wide.weights)
-        outputs, kept, h_wide = adapted(wide, x.flatten(0, -2), adapter[:split])
+        outputs, kept, h_wide = wide.forward(x.flatten(0, -2), adapter[:split])
         gate, up = outputs if len(outputs) == 2 else outputs[0].chunk(2, -1)
-        (y,), _, h_down = adapted(down, activated(gate, gelu).mul_(up), adapter[split:])
+        (y,), _, h_down = down.forward(activated(gate, gelu).mul_(up), adapter[split:])
         gate, up = (part.to(kept.dtype) for part in (gate, up))
         ctx.save_for_backward(kept, h_wide, gate, up, h_down, *adapter)
         ctx.calls, ctx.gelu, ctx.like = (wide, down), gelu, (x.dtype, x.shape)
@@ -42,16 +44,41 @@ class _GatedMlp(torch.autograd.Function):
         active = activated(gate, ctx.gelu)
         inner = active * up
         inner = inner if down.kept is None else inner.to(down.kept)
-        through, grad_down = adapted_backward(down, inner, h_down, adapter[split:], [flat])
+        through, grad_down = down.backward(inner, h_down, adapter[split:], [flat])
         assert through is not None
         grad_up = active.mul_(through)
         grad_gate = activated_backward(through.mul_(up), gate, ctx.gelu)
         grads = [grad_gate, grad_up] if len(wide.weights) == 2 else [torch.cat([grad_gate, grad_up], -1)]
-        grad_x, grad_wide = adapted_backward(
-            wide, kept, h_wide, adapter[:split], grads, need_x=ctx.needs_input_grad[3]
+        grad_x, grad_wide = wide.backward(
+            kept, h_wide, adapter[:split], grads, need_x=ctx.needs_input_grad[3]
         )
         grad_x = None if grad_x is None else grad_x.to(dtype).view(shape)
         return None, None, None, grad_x, *grad_wide, *grad_down
+
+
+class _NativeGatedMlp(torch.autograd.Function):
+    """The same by compiled kernels, where gate and up are two matrices."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, wide: NativeCall, down: NativeCall, gelu: bool, x: Tensor, *adapter: Tensor
+    ) -> Tensor:
+        y, kept = gated_forward(wide, down, gelu, x.flatten(0, -2), adapter)
+        ctx.save_for_backward(kept.x, kept.h_wide, kept.both, kept.h_down, *adapter)
+        ctx.calls, ctx.gelu, ctx.like = (wide, down), gelu, (x.dtype, x.shape)
+        return y.to(x.dtype).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        saved = ctx.saved_tensors  # read once: layers that are computed again allow no more
+        kept, adapter = GatedKept(*saved[:4]), saved[4:]
+        dtype, shape = ctx.like
+        wide, down = ctx.calls
+        grad_x, grads = gated_backward(
+            wide, down, ctx.gelu, grad.flatten(0, -2), kept, adapter,
+            need_x=ctx.needs_input_grad[3],
+        )  # fmt: skip
+        return None, None, None, None if grad_x is None else grad_x.to(dtype).view(shape), *grads
 
 
 def join_mlps(model: nn.Module) -> int:
@@ -65,10 +92,11 @@ def join_mlps(model: nn.Module) -> int:
 def _forward(mlp: Any, x: Tensor) -> Tensor:
     if (groups := _parts(mlp)) is None:
         return gated_mlp(mlp, x)
-    wide, down = groups
-    return _GatedMlp.apply(  # type: ignore[return-value]
-        wide.call(x), down.call(x), mlp.gelu, x, *wide.adapter(), *down.adapter()
-    )
+    wide, down = (group.call(x) for group in groups)
+    native = isinstance(wide, NativeCall) and isinstance(down, NativeCall) and len(wide.weights) == 2
+    kind = _NativeGatedMlp if native else _GatedMlp
+    adapter = [tensor for group in groups for tensor in group.adapter()]
+    return kind.apply(wide, down, mlp.gelu, x, *adapter)  # type: ignore[return-value]
 
 
 def _parts(mlp: Any) -> tuple[InputGroup, InputGroup] | None:

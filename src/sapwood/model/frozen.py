@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from sapwood.model.bnb_linear import QuantisedWeight, is_quantised
 from sapwood.model.gguf_linear import GgufLinear
-from sapwood.model.int8_linear import Int8Linear, Int8Weight, Rounded
-from sapwood.model.workspace import converted
+from sapwood.model.int8_linear import Int8Linear, Int8Weight, Rounded, outliers_of_all
+from sapwood.native.workspace import converted
 
 
 class FrozenWeight(Protocol):
@@ -73,10 +73,9 @@ class PackedWeight:
 
 def operand_for(weights: Sequence[FrozenWeight], x: Tensor) -> Any:
     """``x`` as all of ``weights`` take it: what they share is made once."""
-    rounded = [weight for weight in weights if isinstance(weight, Int8Weight)]
-    if len(rounded) < len(weights):
+    if not all(isinstance(weight, Int8Weight) for weight in weights):
         return x
-    return Rounded.of(x, max(weight.outliers for weight in rounded))
+    return Rounded.of(x, outliers_of_all(weights))
 
 
 def freeze(module: nn.Module) -> FrozenWeight:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sapwood.model.workspace import workspace
+from sapwood.native.workspace import workspace
 
 AT_ONCE = 1 << 19  # values unpacked at a time on a CPU: in fp32 they stay in the processor's cache
 AT_ONCE_CUDA = 1 << 26  # a device wants few large kernels

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sapwood.model.gguf_blocks import BLOCK_TYPES, unpack
-from sapwood.model.workspace import workspace
+from sapwood.native.workspace import workspace
 
 AT_ONCE = 1 << 26  # values of a weight unpacked at a time: 128 MB in bf16; heads of large models are larger
 

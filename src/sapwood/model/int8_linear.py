@@ -10,13 +10,15 @@ rounding for the identity, rounds the gradient in the same way, and multiplies b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sapwood.model.workspace import workspace
+from sapwood.native.ops import Codes, Product
+from sapwood.native.workspace import workspace
 
 LEVELS = 127.0
 OUTLIERS = 32  # columns
@@ -68,6 +70,11 @@ def outliers_of(columns: int, rows: int) -> int:
     """How many columns of an input are multiplied as they are: those of a layer that narrows, which reads
     products of activations (an MLP's second half). A few of them are so large that the others round to 0."""
     return OUTLIERS if columns > rows and columns > 2 * OUTLIERS else 0
+
+
+def outliers_of_all(weights: Sequence[object]) -> int:
+    """How many columns of an input that all of ``weights`` read are multiplied as they are."""
+    return min(weight.outliers if isinstance(weight, Int8Weight) else 0 for weight in weights)
 
 
 def int8_product(x: Tensor | Rounded, codes: Tensor, scale: Tensor) -> Tensor:
@@ -141,6 +148,34 @@ class Int8Weight:
 
     def dense(self) -> Tensor:
         return self.linear.weight.float().mul_(self.linear.scale)
+
+    # the same products in parts, for kernels that round and scale themselves
+
+    @property
+    def column_scale(self) -> Tensor:
+        """fp32[out]."""
+        return self.linear.scale.flatten()
+
+    def product(self, x: Codes, slot: int) -> Product:
+        """x: int8[T, in] -> exact sums int32[T, out], valid until the next of that slot."""
+        bias: Any = self.linear.bias
+        sums = _sums(x.codes, self.linear.weight.T, slot)
+        return Product(sums, x.scale, self.column_scale, None if bias is None else bias.float())
+
+    def back(self, g: Codes, slot: int) -> Product:
+        """g: int8[T, out], of a gradient times `column_scale` -> int32[T, in]."""
+        return Product(_sums(g.codes, self.linear.weight, slot), g.scale)
+
+    def columns(self, at: Tensor) -> Tensor:
+        """fp32[k, out]: W^T at some of its inputs."""
+        return self.linear.weight.index_select(1, at).float().mul_(self.linear.scale).T.contiguous()
+
+
+def _sums(codes: Tensor, weight: Tensor, slot: int) -> Tensor:
+    shape = (len(codes), weight.shape[1])
+    out = workspace(f"sums {slot}", shape, torch.int32, codes.device)
+    torch._int_mm(codes, weight, out=out)  # pyright: ignore[reportPrivateUsage]
+    return out
 
 
 def to_int8(model: nn.Module) -> nn.Module:

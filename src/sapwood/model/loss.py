@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sapwood.model.workspace import converted
+from sapwood.native.workspace import converted
 from sapwood.types import Head, LossSum
 
 ROWS, VOCABULARY = 1024, 4096  # targets and tokens at a time: fresh memory for more costs too much

@@ -109,7 +109,7 @@ def int8_pays() -> bool:
     import torch
 
     from sapwood.model.int8_linear import int8_product, quantised
-    from sapwood.model.workspace import converted
+    from sapwood.native.workspace import converted
 
     dtype, facts = fastest_dtype()
     if facts["device"] != "cpu":
@@ -124,12 +124,16 @@ def int8_pays() -> bool:
 
 
 def kernel_facts() -> dict[str, Any]:
-    """What the last bits of a result depend on besides the versions: device, kernel set and threads."""
+    """What a result's bits depend on besides the versions: device, kernel set, threads, and whether there are
+    compiled kernels: dropout draws other masks without them."""
     import torch
+
+    from sapwood.native.build import why_not
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     capability = torch.backends.cpu.get_cpu_capability()
-    return {"device": device, "capability": capability, "threads": torch.get_num_threads()}
+    threads = torch.get_num_threads()
+    return {"device": device, "capability": capability, "threads": threads, "compiled": why_not() is None}
 
 
 def _gflops(storage: str, products: str) -> float:
@@ -142,7 +146,7 @@ def _rates(ways: tuple[tuple[str, str], ...]) -> list[float]:
     """GFLOP/s of alternating forward and backward products for each (storage, format of products)."""
     import torch
 
-    from sapwood.model.workspace import converted
+    from sapwood.native.workspace import converted
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(ROWS, IN, generator=generator)

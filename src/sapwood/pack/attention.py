@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sapwood.errors import ModelError
 from sapwood.pack.flex import block_mask, flex_segment_attention, refusal
+from sapwood.pack.native import native_attention, quick_rotary, suits
 from sapwood.pack.segments import AttentionPlan, Rule, segment_attention, segment_attention_reference
 
 NAME = "sapwood_segments"
@@ -29,6 +30,12 @@ def cuda_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPla
         plan.masks[rule.window] = block_mask(plan.segments, rule.window, query.device)
     mask = plan.masks[rule.window]
     return flex_segment_attention(query, key, value, mask, scale=rule.scale, softcap=rule.softcap)
+
+
+def cpu_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
+    """`segment_attention`, by a compiled kernel where there is one for it."""
+    attend = native_attention if suits(query, value, plan.kept) else segment_attention
+    return attend(query, key, value, plan, rule)
 
 
 def _interface(
@@ -50,7 +57,7 @@ def _interface(
         key = torch.cat([keys, key[:, :, keys.shape[2] :]], 2)
         value = torch.cat([values, value[:, :, keys.shape[2] :]], 2)
     _refuse_unknown(module, others)
-    attend = cuda_attention if query.device.type == "cuda" else segment_attention
+    attend = cuda_attention if query.device.type == "cuda" else cpu_attention
     rule = Rule(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window if sliding_window is not None else getattr(module, "sliding_window", None),
@@ -95,6 +102,7 @@ def packed_attention(network: Any) -> Generator[None]:
     before = network.config._attn_implementation
     network.set_attn_implementation(register())
     try:
-        yield
+        with quick_rotary(network):
+            yield
     finally:
         network.set_attn_implementation(before)

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 
 from sapwood.pack.prefix import MIN_SHARED, Ids, Sorted, forest_of, num_tokens
 
+EVEN = 16  # tokens: a few products' worth
+FEW = 8  # packs: of more, the last one matters less than the time to plan
+
 
 def plan_for(
     processes: int,
@@ -20,13 +23,33 @@ def plan_for(
     share_prefixes: bool = True,
     most: int | None = None,
 ) -> list[list[int]]:
-    """`plan_packs`, with a pack for each process at least, where the sequences allow it: packs are made
+    """`even_packs`, with a pack for each process at least, where the sequences allow it: packs are made
     smaller until there are so many."""
-    packs = plan_packs(sequences, length, share_prefixes=share_prefixes, most=most)
+    packs = even_packs(sequences, length, share_prefixes=share_prefixes, most=most)
     longest = max(map(len, sequences), default=0)
     while len(packs) < min(processes, len(sequences)) and length > longest:
         length = max(longest, length // 2)
-        packs = plan_packs(sequences, length, share_prefixes=share_prefixes, most=most)
+        packs = even_packs(sequences, length, share_prefixes=share_prefixes, most=most)
+    return packs
+
+
+def even_packs(
+    sequences: Sequence[Ids], length: int, *, share_prefixes: bool = True, most: int | None = None
+) -> list[list[int]]:
+    """`plan_packs` with the smallest length, to `EVEN` tokens, that makes no more packs: as even as they
+    come, and the largest as small. A pure function of its arguments."""
+    packs = plan_packs(sequences, length, share_prefixes=share_prefixes, most=most)
+    low, high = (
+        max(map(len, sequences), default=0),
+        length,
+    )  # the first may make more packs, the other doesn't
+    while 1 < len(packs) <= FEW and high - low > EVEN:
+        middle = (low + high) // 2
+        found = plan_packs(sequences, middle, share_prefixes=share_prefixes, most=most)
+        if len(found) > len(packs):
+            low = middle
+        else:
+            high, packs = middle, found
     return packs
 
 

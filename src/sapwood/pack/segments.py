@@ -84,7 +84,7 @@ def plan_attention(segments: Sequence[Segment], *, device: str = "cpu", block: i
 _Block = tuple[np.ndarray, np.ndarray, int]  # query tokens, key tokens, position of the first query
 
 
-def _chain(segments: Sequence[Segment], index: int | None) -> np.ndarray:
+def chain_of(segments: Sequence[Segment], index: int | None) -> np.ndarray:
     """Tokens of a segment and its ancestors, in order of position."""
     parts: list[np.ndarray] = []
     while index is not None:
@@ -96,7 +96,7 @@ def _chain(segments: Sequence[Segment], index: int | None) -> np.ndarray:
 
 def _blocks(segments: Sequence[Segment], index: int, block: int) -> list[_Block]:
     segment = segments[index]
-    chain = _chain(segments, index)
+    chain = chain_of(segments, index)
     out: list[_Block] = []
     for start in range(0, len(segment), block):
         stop = min(start + block, len(segment))
@@ -289,7 +289,7 @@ def dense_mask(segments: Sequence[Segment], window: int | None = None) -> Tensor
     total = max(segment.stop for segment in segments)
     seen = torch.zeros(total, total, dtype=torch.bool)
     for index, segment in enumerate(segments):
-        chain = torch.from_numpy(_chain(segments, index))
+        chain = torch.from_numpy(chain_of(segments, index))
         position = torch.arange(segment.position, segment.position + len(segment))
         seen[segment.start : segment.stop, chain] = ~hidden_from(position, len(chain), window)
     return seen

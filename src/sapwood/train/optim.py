@@ -107,7 +107,7 @@ def _optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim
     settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     match config.optimizer:
         case "adamw":
-            return torch.optim.AdamW(groups, **settings, betas=(0.9, 0.999), eps=1e-8)
+            return torch.optim.AdamW(groups, **settings, betas=(0.9, 0.999), eps=1e-8, fused=True)
         case "adafactor":
             return torch.optim.Adafactor(groups, **settings)
         case "sgd":

@@ -3,6 +3,7 @@ more than what is done with it."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 
@@ -15,12 +16,11 @@ _held = threading.local()
 def workspace(name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor whose memory is kept for the next one of the same name, for each thread: valid until then."""
     buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = _held.__dict__.setdefault("buffers", {})
-    key, size = (name, dtype, device), 1
-    for length in shape:
-        size *= length
-    if key not in buffers or buffers[key].numel() < size:
-        buffers[key] = torch.empty(size, dtype=dtype, device=device)
-    return buffers[key][:size].view(*shape)
+    key, size = (name, dtype, device), math.prod(shape)
+    found = buffers.get(key)
+    if found is None or found.numel() < size:
+        found = buffers[key] = torch.empty(size, dtype=dtype, device=device)
+    return found[:size].view(*shape)
 
 
 def converted(weight: Tensor, dtype: torch.dtype) -> Tensor:
