@@ -41,7 +41,7 @@ bench: install
 	$(BIN)/python bench/against_peers.py --short
 	$(BIN)/python bench/plot.py
 	$(BIN)/python bench/limit.py --rows 48
-	$(BIN)/python bench/prefix.py --short
+	$(BIN)/python bench/prefix.py --short --rows 16
 	$(BIN)/python bench/scale.py --lengths 1024,2048,4096 --rows 32
 	$(BIN)/python bench/loss_parity.py --rows 64
 	$(BIN)/python bench/int8.py --rows 80

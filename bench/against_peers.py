@@ -41,7 +41,7 @@ def peer(name: str, note: str, micro: int = 1, **more: Any) -> Job:
     return replace(job, **more)
 
 
-PACK, INT8_PACK = 1024, 1024  # tokens of our packs: longer ones are faster, and take more memory
+PACK, INT8_PACK = 704, 1024  # tokens of our packs: longer ones are faster, and take more memory
 CASES = (
     Job(OURS, "ours", f"base in the faster format here, packs of {PACK}", pack_length=PACK),
     Job("sapwood-fp32", "ours", f"fp32, packs of {PACK}", storage="fp32", pack_length=PACK),

@@ -214,7 +214,7 @@ def rows_job(given: argparse.Namespace, rows: int | None = None) -> Job:
         model=given.model,
         data=data,
         rows=count,
-        system=TUTORIAL_SYSTEM,
+        system=None if "gemma" in given.model else TUTORIAL_SYSTEM,  # Gemma's template knows no system role
         pack_length=1024,
     )
 

@@ -73,8 +73,9 @@ def outliers_of(columns: int, rows: int) -> int:
 
 
 def outliers_of_all(weights: Sequence[object]) -> int:
-    """How many columns of an input that all of ``weights`` read are multiplied as they are."""
-    return min(weight.outliers if isinstance(weight, Int8Weight) else 0 for weight in weights)
+    """How many columns of an input that all of ``weights`` read are multiplied as they are: what one of them
+    needs, all get."""
+    return max(weight.outliers if isinstance(weight, Int8Weight) else 0 for weight in weights)
 
 
 def int8_product(x: Tensor | Rounded, codes: Tensor, scale: Tensor) -> Tensor:
