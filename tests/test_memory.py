@@ -53,7 +53,7 @@ def kept_bytes(model: LoraModel, pack: Pack) -> int:
 @pytest.mark.parametrize("recomputed", [0, 1, 2])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_what_layers_keep_is_counted_from_shapes(arch: str, recomputed: int) -> None:
-    """Exact but for the adapter's own h, one number a token for each norm, and the loss."""
+    """Exact but for the adapter's own h, and the loss."""
     base = tiny_base(arch)
     shapes = shapes_of(base.model)
     model = attach_lora(base, LoraConfig(rank=1, dropout=0.1))
@@ -62,7 +62,7 @@ def test_what_layers_keep_is_counted_from_shapes(arch: str, recomputed: int) -> 
     layer = shapes.kept * size.tokens + shapes.heads * size.kept_scores
     layers = (shapes.layers - recomputed) * layer + recomputed * shapes.hidden * size.tokens
     last = shapes.hidden * (size.tokens + size.targets)  # the last norm's input, the loss's gradient
-    assert kept_bytes(model, PACK) == pytest.approx(4 * (layers + last), rel=0.06)
+    assert kept_bytes(model, PACK) == pytest.approx(4 * (layers + last), rel=0.05)
 
 
 def test_weights_and_adapter_are_counted_from_shapes() -> None:

@@ -46,7 +46,7 @@ def make_config(folder: Path, runs: Path | None = None) -> RunConfig:
             "base": {"model": str(model), "storage": "fp32"},
             "data": {"train": str(rows), "eval": 2, "system": "You keep a nursery."},
             "lora": {"rank": 2, "dropout": 0.2},
-            "train": {"epochs": 2, "batch_size": 4, "lr": 1e-2},
+            "train": {"epochs": 2, "batch_size": 4, "lr": 1e-2, "threads": 2},
             "eval": {"every": 2, "samples": 2, "max_new_tokens": 4},
             "save": {"every": 2, "dir": str(runs or folder / "runs")},
         }

@@ -145,5 +145,6 @@ def _kept(layer: nn.Module) -> int:
         weight: Any = getattr(module, "weight", None)
         if "Norm" in type(module).__name__ and weight is not None:
             of_heads = HEAD_NORMS.get(name.rpartition(".")[2], "")  # one norm for all heads, run on each
-            kept += outs.get(of_heads) or int(weight.numel())
+            width = outs.get(of_heads) or int(weight.numel())
+            kept += width + width // int(weight.numel())  # and a number for each row
     return kept

@@ -19,7 +19,7 @@ from sapwood.types import Segment
 
 QUERIES = 64  # of a block: their scores are to lie in the second cache
 ROTARY = "apply_rotary_pos_emb"  # how transformers calls it, in the file of each architecture
-KEY = -1  # of a plan's blocks, among the masks that kernels make of it
+KEY = "blocks"  # among what kernels make of a plan
 
 
 def suits(query: Tensor, value: Tensor, kept: torch.dtype | None) -> bool:

@@ -48,14 +48,14 @@ class Group:
 class AttentionPlan:
     """groups; ``restore``: int64[T], where token t stands among the groups' flattened queries; the segments;
     ``lead``: for each layer learnt keys and values [1, KV, P, D] in the place of the first P tokens'; the
-    masks that other kernels made of the segments, by window; ``kept``: the format to keep things in for the
-    backward pass, where it isn't the inputs' own."""
+    masks, by window, and blocks that other kernels made of the segments; ``kept``: the format to keep things
+    in for the backward pass, where it isn't the inputs' own."""
 
     groups: tuple[Group, ...]
     restore: Tensor
     segments: tuple[Segment, ...]
     lead: tuple[tuple[Tensor, Tensor], ...] = ()
-    masks: dict[int | None, Any] = field(default_factory=dict[int | None, Any], compare=False)
+    masks: dict[int | str | None, Any] = field(default_factory=dict[int | str | None, Any], compare=False)
     kept: torch.dtype | None = None
 
 

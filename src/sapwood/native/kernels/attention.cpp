@@ -115,12 +115,6 @@ INLINE V lanes(i64 from) {
     return count + (float)from;
 }
 
-INLINE float total(V v) {
-    float sum = 0;
-    for (int i = 0; i < W; i++) sum += v[i];
-    return sum;
-}
-
 // Scores of one row as they enter the softmax, -infinity where a key isn't seen; slope: of the soft cap.
 INLINE void capped(float* s, float* slope, i64 width, i64 first, i64 last, float softcap) {
     const V nothing = splat(-INFINITY);

@@ -70,6 +70,11 @@ INLINE V load_int(const int32_t* p) {
     std::memcpy(&v, p, sizeof v);
     return __builtin_convertvector(v, V);
 }
+INLINE float total(V v) {
+    float sum = 0;
+    for (int i = 0; i < W; i++) sum += v[i];
+    return sum;
+}
 // The bits of |x| compare like the numbers, and those of a NaN are the largest: it isn't lost in a maximum.
 INLINE VI magnitude(V v) { return (VI)v & 0x7fffffff; }
 INLINE VI larger(VI a, VI b) { return a > b ? a : b; }

@@ -6,12 +6,6 @@
 
 namespace {
 
-INLINE float mean(V v, i64 width) {
-    float sum = 0;
-    for (int i = 0; i < W; i++) sum += v[i];
-    return sum / (float)width;
-}
-
 template <class A, class K>
 void norm_forward(int threads, i64 T, i64 D, const A* x, const float* weight, float eps, A* y, K* kept, float* rstd) {
     divided(threads, T, 1, [&](int, i64 first, i64 last) {
@@ -23,7 +17,7 @@ void norm_forward(int threads, i64 T, i64 D, const A* x, const float* weight, fl
                 square += v * v;
                 if (kept) store(kept + t * D + d, v);
             }
-            const float r = 1.0f / std::sqrt(mean(square, D) + eps);
+            const float r = 1.0f / std::sqrt(total(square) / (float)D + eps);
             rstd[t] = r;
             for (i64 d = 0; d < D; d += W) store(y + t * D + d, load(from + d) * r * load(weight + d));
         }
@@ -39,7 +33,7 @@ void norm_backward(int threads, i64 T, i64 D, const A* grad, const K* kept, cons
             V product{};
             for (i64 d = 0; d < D; d += W)
                 product += load(grad + t * D + d) * load(weight + d) * load(kept + t * D + d);
-            const float inner = mean(product, D) * r * r;
+            const float inner = total(product) / (float)D * r * r;
             for (i64 d = 0; d < D; d += W) {
                 V g = load(grad + t * D + d) * load(weight + d);
                 store(grad_x + t * D + d, (g - load(kept + t * D + d) * inner) * r);
