@@ -18,7 +18,7 @@ from sapwood.model.fast_call import Call
 from sapwood.model.fast_native import NativeCall, gated_backward, gated_forward
 from sapwood.model.frozen import freeze
 from sapwood.model.int8_linear import Int8Linear
-from sapwood.native import ops
+from sapwood.native import attention, norm, ops
 from sapwood.native.build import why_not
 from sapwood.native.ops import Dropout
 from sapwood.pack.native import blocks_of, native_attention
@@ -194,10 +194,10 @@ def test_rotary_positions(dtype: torch.dtype) -> None:
     angle = numbers(50, 32, seed=3).repeat(1, 2)
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
     x = numbers(3, 50, 64, seed=4, dtype=dtype)
-    turned = ops.rotate(x, cos, sin).transpose(0, 1)
+    turned = attention.rotate(x, cos, sin).transpose(0, 1)
     half = torch.cat([-x[..., 32:], x[..., :32]], -1)
     assert_near(turned, x.double() * cos.double() + half.double() * sin.double(), CLOSE[dtype])
-    assert_near(ops.rotate(turned, cos, sin, back=True).transpose(0, 1), x, 2 * CLOSE[dtype])
+    assert_near(attention.rotate(turned, cos, sin, back=True).transpose(0, 1), x, 2 * CLOSE[dtype])
 
 
 @pytest.mark.parametrize("unit_offset", [False, True])
@@ -210,10 +210,10 @@ def test_norms(dtype: torch.dtype, kept: torch.dtype | None, unit_offset: bool) 
     assert isinstance(expected, Tensor)
     expected.backward(grad.float())
     scale = weight.float() + 1.0 if unit_offset else weight.float()
-    y, left, rstd = ops.norm_forward(x, scale, 1e-5, kept or dtype)
+    y, left, rstd = norm.norm_forward(x, scale, 1e-5, kept or dtype)
     tolerance = max(CLOSE[dtype], CLOSE[kept or dtype])
     assert_near(y, expected.detach(), tolerance)
-    assert_near(ops.norm_backward(grad, left, scale, rstd), wide.grad, tolerance)
+    assert_near(norm.norm_backward(grad, left, scale, rstd), wide.grad, tolerance)
 
 
 # --- dropout ----------------------------------------------------------------------------------------------
@@ -294,5 +294,5 @@ def test_numbers_that_are_no_numbers_come_out(bad: float) -> None:
         assert grad_x is not None and not bool(torch.isfinite(grad_x[7]).all())
     q = numbers(2, 40, 32, seed=1)
     q[0, 9, 0] = bad
-    out, _ = ops.attention_forward(q, q, q, blocks_of((Segment(0, 40, 0),)), 0.2, None, None)
+    out, _ = attention.attention_forward(q, q, q, blocks_of((Segment(0, 40, 0),)), 0.2, None, None)
     assert not bool(torch.isfinite(out[9, 0]).all())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.model.fast_call import MIN_ROWS
-from sapwood.native import ops
+from sapwood.native import norm, ops
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -49,13 +49,13 @@ class _NativeRmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
         wide = weight.detach().float() + 1.0 if unit_offset else weight.detach().float()
-        y, kept, rstd = ops.norm_forward(x.contiguous(), wide, eps, _kept_form(x, weight))
+        y, kept, rstd = norm.norm_forward(x.contiguous(), wide, eps, _kept_form(x, weight))
         ctx.save_for_backward(kept, wide, rstd)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return ops.norm_backward(grad.contiguous(), *ctx.saved_tensors), None, None, None
+        return norm.norm_backward(grad.contiguous(), *ctx.saved_tensors), None, None, None
 
 
 def _kept_form(x: Tensor, weight: Tensor) -> torch.dtype:

@@ -10,31 +10,26 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import Structure, c_float, c_int, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import Structure, c_float, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sapwood.native.build import library, why_not
+from sapwood.native.build import why_not
+from sapwood.native.call import FORMS, at, kernel, parts
 from sapwood.native.workspace import workspace
 
 LANES = 16
 LEVELS = 2**16  # a dropout rate is exact to one of so many
 MOST_RANKS = 256
-_FORMS = {
-    (torch.float32, torch.float32): 0,
-    (torch.float32, torch.bfloat16): 1,
-    (torch.bfloat16, torch.bfloat16): 2,
-}
 
 
 def suits(wide: torch.dtype, kept: torch.dtype, columns: Sequence[int], rank: int) -> bool:
     """Can the kernels compute with these formats, numbers of columns and (one member's) rank, here?"""
     fits = all(number % LANES == 0 for number in columns) and rank <= MOST_RANKS
-    return (wide, kept) in _FORMS and fits and why_not() is None
+    return (wide, kept) in FORMS and fits and why_not() is None
 
 
 # --- how C++ sees them ------------------------------------------------------------------------------------
@@ -54,62 +49,10 @@ class _Side(Structure):
                 ("r", c_int64))  # fmt: skip
 
 
-class _Heads(Structure):
-    _fields_ = (("data", c_void_p), ("head", c_int64), ("token", c_int64))
-
-
-class _Blocks(Structure):
-    _fields_ = (("blocks", c_void_p), ("count", c_int64), ("chains", c_void_p))
-
-
-class _Rule(Structure):
-    _fields_ = (("scale", c_float), ("softcap", c_float), ("window", c_int64))
-
-
 class _SideBack(Structure):
     _fields_ = (("columns", c_void_p), ("codes", c_void_p), ("scale", c_void_p), ("grad", c_void_p),
                 ("h", c_void_p), ("bt", c_void_p), ("ldh", c_int64), ("ldb", c_int64), ("r", c_int64),
                 ("grad_h", c_void_p), ("grad_bt", c_void_p))  # fmt: skip
-
-
-_ARGUMENTS = {  # p: a pointer, i: int, n: int64
-    "read_input": "iinnpppppp" + "nppnpn",
-    "write_output": "iinnppnpnp",
-    "gated_forward": "iinnppippnppp",
-    "read_grad": "iinnpppppnpnpnpp",
-    "write_grad": "iinnpipnpppppp",
-    "gated_backward": "iinnpppnpppnippp",
-    "keep_mask": "innpp",
-    "transposed": "nnpfp",
-    "attention_forward": "iinnnnppppppp",
-    "attention_backward": "iinnnnppppppppppp",
-    "rotate": "iinnnpppfp",
-    "norm_forward": "iinnppfppp",
-    "norm_backward": "iinnppppp",
-}
-_TYPES = {"p": c_void_p, "i": c_int, "n": c_int64, "f": c_float}
-
-
-@cache
-def _kernel(name: str) -> Any:
-    function = getattr(library(), f"sapwood_{name}")
-    function.argtypes = [_TYPES[letter] for letter in _ARGUMENTS[name]]
-    function.restype = None
-    return function
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _parts(size: int) -> Tensor:
-    """Where each thread adds up what only all of them know; allocated here, where a lack of memory is an
-    exception."""
-    return workspace("parts", (torch.get_num_threads() * size,), torch.float32, torch.device("cpu"))
-
-
-def _form(wide: torch.dtype, kept: torch.dtype) -> int:
-    return _FORMS[wide, kept]
 
 
 # --- what they take ---------------------------------------------------------------------------------------
@@ -128,8 +71,8 @@ class Product:
     def struct(self) -> _Product:
         data = self.data
         assert data.stride(1) == 1
-        return _Product(data.data_ptr(), data.stride(0), _at(self.row_scale), _at(self.column_scale),
-                        _at(self.bias), data.dtype == torch.bfloat16)  # fmt: skip
+        return _Product(data.data_ptr(), data.stride(0), at(self.row_scale), at(self.column_scale),
+                        at(self.bias), data.dtype == torch.bfloat16)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +103,7 @@ class Codes:
 def keep_mask(rows: int, columns: int, drop: Dropout) -> Tensor:
     """fp32[rows, columns]: 1 / (1 - rate) where an element is kept, 0 where it is dropped."""
     out = torch.empty(rows, columns)
-    _kernel("keep_mask")(torch.get_num_threads(), rows, columns, drop.struct(), _at(out))
+    kernel("keep_mask")(torch.get_num_threads(), rows, columns, drop.struct(), at(out))
     return out
 
 
@@ -168,7 +111,7 @@ def transposed(x: Tensor, factor: float) -> Tensor:
     """factor * x^T for a small fp32 matrix, contiguous."""
     rows, columns = x.shape
     x, out = x.contiguous(), torch.empty(columns, rows)
-    _kernel("transposed")(rows, columns, _at(x), factor, _at(out))
+    kernel("transposed")(rows, columns, at(x), factor, at(out))
     return out
 
 
@@ -193,9 +136,9 @@ def read_input(
     h = torch.empty(rows, ranks + extra)
     columns = None if exact is None else torch.ones(width).index_fill_(0, exact, 0.0)
     codes, scale = (None, None) if room is None else (room.codes, room.scale)
-    _kernel("read_input")(
-        _form(x.dtype, form), torch.get_num_threads(), rows, width, _at(x), _at(kept), _at(columns),
-        _at(codes), _at(scale), _at(a), ranks, drop.struct(), _at(h), ranks + extra, _at(exact), extra,
+    kernel("read_input")(
+        FORMS[x.dtype, form], torch.get_num_threads(), rows, width, at(x), at(kept), at(columns),
+        at(codes), at(scale), at(a), ranks, drop.struct(), at(h), ranks + extra, at(exact), extra,
     )  # fmt: skip
     return kept, h
 
@@ -204,9 +147,9 @@ def write_output(product: Product, h: Tensor, bt: Tensor, form: torch.dtype) -> 
     """[T, O] in ``form``: the product plus h bt. h: fp32[T, r], perhaps columns of a wider one."""
     rows, width = product.data.shape
     y = torch.empty(rows, width, dtype=form)
-    _kernel("write_output")(
-        _form(form, form), torch.get_num_threads(), rows, width, ctypes.byref(product.struct()), _at(h),
-        h.stride(0), _at(bt), len(bt), _at(y),
+    kernel("write_output")(
+        FORMS[form, form], torch.get_num_threads(), rows, width, ctypes.byref(product.struct()), at(h),
+        h.stride(0), at(bt), len(bt), at(y),
     )  # fmt: skip
     return y
 
@@ -224,7 +167,7 @@ class Side:
         bt = self.bt
         assert bt.stride(1) == 1
         return ctypes.byref(
-            _Side(self.product.struct(), _at(self.h), self.h.stride(0), _at(bt), bt.stride(0), len(bt))
+            _Side(self.product.struct(), at(self.h), self.h.stride(0), at(bt), bt.stride(0), len(bt))
         )
 
 
@@ -238,10 +181,10 @@ def gated_forward(
     kept = torch.empty(rows, 2 * width, dtype=form)
     inner = workspace("inner", (rows, width), wide, torch.device("cpu"))
     most = torch.empty(width) if tops else None
-    _kernel("gated_forward")(
-        _form(wide, form), torch.get_num_threads(), rows, width, gate.struct(), up.struct(), int(gelu),
-        _at(kept), _at(kept[:, width:]), 2 * width, _at(inner), _at(most),
-        _at(_parts(width)),
+    kernel("gated_forward")(
+        FORMS[wide, form], torch.get_num_threads(), rows, width, gate.struct(), up.struct(), int(gelu),
+        at(kept), at(kept[:, width:]), 2 * width, at(inner), at(most),
+        at(parts(width)),
     )  # fmt: skip
     return kept, inner, most
 
@@ -260,10 +203,10 @@ def read_grad(
     rows, width = g.shape
     grad_bt = torch.empty(len(bt), width)
     codes, scale = (None, None) if room is None else (room.codes, room.scale)
-    _kernel("read_grad")(
-        _form(g.dtype, g.dtype), torch.get_num_threads(), rows, width, _at(g), _at(columns), _at(codes),
-        _at(scale), _at(bt), len(bt), _at(h), h.stride(0), _at(grad_h), grad_h.stride(0), _at(grad_bt),
-        _at(_parts(grad_bt.numel())),
+    kernel("read_grad")(
+        FORMS[g.dtype, g.dtype], torch.get_num_threads(), rows, width, at(g), at(columns), at(codes),
+        at(scale), at(bt), len(bt), at(h), h.stride(0), at(grad_h), grad_h.stride(0), at(grad_bt),
+        at(parts(grad_bt.numel())),
     )  # fmt: skip
     return grad_bt
 
@@ -278,10 +221,10 @@ def write_grad(
     grad_x = torch.empty(rows, width, dtype=form) if need_x else None
     grad_a = torch.empty_like(a)
     structs = (_Product * max(1, len(products)))(*(product.struct() for product in products))
-    _kernel("write_grad")(
-        _form(form, kept.dtype), torch.get_num_threads(), rows, width, structs, len(products), _at(grad_h),
-        len(a), _at(a), _at(kept), drop.struct(), _at(grad_x), _at(grad_a),
-        _at(_parts(a.numel())),
+    kernel("write_grad")(
+        FORMS[form, kept.dtype], torch.get_num_threads(), rows, width, structs, len(products), at(grad_h),
+        len(a), at(a), at(kept), drop.struct(), at(grad_x), at(grad_a),
+        at(parts(a.numel())),
     )  # fmt: skip
     return grad_x, grad_a
 
@@ -305,8 +248,8 @@ class SideBack:
         )
         assert self.h.stride(0) == self.grad_h.stride(0) and self.bt.stride(0) == self.grad_bt.stride(0)
         return _SideBack(
-            _at(self.columns), _at(codes), _at(scale), _at(grad), _at(self.h), _at(self.bt), self.h.stride(0),
-            self.bt.stride(0), len(self.bt), _at(self.grad_h), _at(self.grad_bt),
+            at(self.columns), at(codes), at(scale), at(grad), at(self.h), at(self.bt), self.h.stride(0),
+            self.bt.stride(0), len(self.bt), at(self.grad_h), at(self.grad_bt),
         )  # fmt: skip
 
 
@@ -321,105 +264,9 @@ def gated_backward(
     grad_a = torch.empty_like(a)
     sides = (_SideBack * 2)(gate.struct(), up.struct())
     wide = torch.float32 if isinstance(gate.to, Codes) else gate.to.dtype
-    _kernel("gated_backward")(
-        _form(wide, kept.dtype), torch.get_num_threads(), rows, width, ctypes.byref(through.struct()),
-        _at(grad_h), _at(a), len(a), drop.struct(), _at(kept), _at(kept[:, width:]), 2 * width, int(gelu),
-        sides, _at(grad_a), _at(_parts(width * (len(a) + len(gate.bt) + len(up.bt)))),
+    kernel("gated_backward")(
+        FORMS[wide, kept.dtype], torch.get_num_threads(), rows, width, ctypes.byref(through.struct()),
+        at(grad_h), at(a), len(a), drop.struct(), at(kept), at(kept[:, width:]), 2 * width, int(gelu),
+        sides, at(grad_a), at(parts(width * (len(a) + len(gate.bt) + len(up.bt)))),
     )  # fmt: skip
     return grad_a
-
-
-# --- attention --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """Queries in blocks, and the keys of each: of ``blocks`` int64[N, 4], the first token, the number of
-    queries, the position of the first and where its chain begins in ``chains`` int64[...]: tokens by
-    position."""
-
-    blocks: Tensor
-    chains: Tensor
-
-    def struct(self) -> Any:
-        return ctypes.byref(_Blocks(_at(self.blocks), len(self.blocks), _at(self.chains)))
-
-
-def _heads(x: Tensor) -> Any:
-    """[H, T, D], in any order but the last."""
-    assert x.stride(2) == 1
-    return ctypes.byref(_Heads(x.data_ptr(), x.stride(0), x.stride(1)))
-
-
-def _rule(scale: float, softcap: float | None, window: int | None) -> Any:
-    return ctypes.byref(_Rule(scale, softcap or 0.0, window or 0))
-
-
-def attention_forward(
-    q: Tensor, k: Tensor, v: Tensor, blocks: Blocks, scale: float, softcap: float | None, window: int | None
-) -> tuple[Tensor, Tensor]:
-    """q: [H, T, D]; k, v: [KV, T, D] -> [T, H, D], and the log of each softmax's sum, fp32[H, T]."""
-    heads, length, dim = q.shape
-    out = torch.empty(length, heads, dim, dtype=q.dtype)
-    logs = torch.empty(heads, length)
-    _kernel("attention_forward")(
-        _form(q.dtype, q.dtype), torch.get_num_threads(), heads, len(k), length, dim, _heads(q), _heads(k),
-        _heads(v), blocks.struct(), _rule(scale, softcap, window), _at(out), _at(logs),
-    )  # fmt: skip
-    return out, logs
-
-
-def attention_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, logs: Tensor, blocks: Blocks, scale: float,
-    softcap: float | None, window: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """grad: [H, T, D] -> the gradients of q, k and v, each [T, its heads, D] in grad's format."""
-    heads, length, dim = q.shape
-    kv = len(k)
-    grad_q = torch.empty(length, heads, dim, dtype=grad.dtype)
-    grad_k, grad_v = (torch.empty(length, kv, dim, dtype=grad.dtype) for _ in range(2))
-    _kernel("attention_backward")(
-        _form(grad.dtype, q.dtype), torch.get_num_threads(), heads, kv, length, dim, _heads(grad), _heads(q),
-        _heads(k), _heads(v), _at(logs), blocks.struct(), _rule(scale, softcap, window), _at(grad_q),
-        _at(grad_k), _at(grad_v), _at(_parts(2 * grad_k.numel())),
-    )  # fmt: skip
-    return grad_q, grad_k, grad_v
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
-    """x: [H, T, D], turned by the positions' angles (back: by the opposite ones) -> [T, H, D]. cos, sin: [T,
-    D] in x's format. D: a multiple of 32."""
-    heads, length, dim = x.shape
-    y = torch.empty(length, heads, dim, dtype=x.dtype)
-    _kernel("rotate")(
-        _form(x.dtype, x.dtype), torch.get_num_threads(), heads, length, dim, _heads(x), _at(cos), _at(sin),
-        -1.0 if back else 1.0, _at(y),
-    )  # fmt: skip
-    return y
-
-
-# --- norms ------------------------------------------------------------------------------------------------
-
-
-def norm_forward(x: Tensor, weight: Tensor, eps: float, form: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """RMSNorm of x: [..., D], contiguous; weight: fp32[D] -> the same shape; x in ``form``, to be kept
-    (itself where it has that format); and 1 / root mean square, fp32[...]."""
-    rows, width = x.numel() // x.shape[-1], x.shape[-1]
-    y, rstd = torch.empty_like(x), torch.empty(x.shape[:-1])
-    kept = x if x.dtype == form else torch.empty(x.shape, dtype=form)
-    _kernel("norm_forward")(
-        _form(x.dtype, form), torch.get_num_threads(), rows, width, _at(x), _at(weight), eps, _at(y),
-        None if kept is x else _at(kept), _at(rstd),
-    )  # fmt: skip
-    return y, kept, rstd
-
-
-def norm_backward(grad: Tensor, kept: Tensor, weight: Tensor, rstd: Tensor) -> Tensor:
-    """grad: [..., D], contiguous -> the input's gradient."""
-    width = grad.shape[-1]
-    grad_x = torch.empty_like(grad)
-    _kernel("norm_backward")(
-        _form(grad.dtype, kept.dtype), torch.get_num_threads(), grad.numel() // width, width, _at(grad),
-        _at(kept), _at(weight), _at(rstd), _at(grad_x),
-    )  # fmt: skip
-    return grad_x

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sapwood.native import ops
-from sapwood.native.ops import Blocks
+from sapwood.native import attention, ops
+from sapwood.native.attention import Blocks
 from sapwood.pack.segments import AttentionPlan, Rule, chain_of
 from sapwood.types import Segment
 
@@ -53,7 +53,7 @@ class _NativeAttention(torch.autograd.Function):
         if KEY not in plan.masks:
             plan.masks[KEY] = blocks_of(plan.segments)
         ctx.rule = (plan.masks[KEY], rule.scale, rule.softcap, rule.window)
-        out, logs = ops.attention_forward(query, key, value, *ctx.rule)
+        out, logs = attention.attention_forward(query, key, value, *ctx.rule)
         form = plan.kept or query.dtype
         ctx.save_for_backward(query.to(form), key.to(form), value.to(form), logs)
         return out.transpose(0, 1)
@@ -61,7 +61,7 @@ class _NativeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         grad = grad if grad.stride(2) == 1 else grad.contiguous()
-        grads = ops.attention_backward(grad, *ctx.saved_tensors, *ctx.rule)
+        grads = attention.attention_backward(grad, *ctx.saved_tensors, *ctx.rule)
         return (*(each.transpose(0, 1) for each in grads), None, None)
 
 
@@ -79,12 +79,12 @@ class _Rotated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return ops.rotate(x[0], cos, sin).transpose(0, 1)[None]
+        return attention.rotate(x[0], cos, sin).transpose(0, 1)[None]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         grad = grad if grad.stride(3) == 1 else grad.contiguous()
-        return ops.rotate(grad[0], *ctx.saved_tensors, back=True).transpose(0, 1)[None], None, None
+        return attention.rotate(grad[0], *ctx.saved_tensors, back=True).transpose(0, 1)[None], None, None
 
 
 def _rotary(usual: Any) -> Any:

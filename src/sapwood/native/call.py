@@ -1,0 +1,54 @@
+"""How a compiled kernel is called: its arguments' types, pointers, number formats, and memory for sums."""
+
+from __future__ import annotations
+
+from ctypes import c_float, c_int, c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.native.build import library
+from sapwood.native.workspace import workspace
+
+FORMS = {  # of activations, and of what is kept for the backward pass
+    (torch.float32, torch.float32): 0,
+    (torch.float32, torch.bfloat16): 1,
+    (torch.bfloat16, torch.bfloat16): 2,
+}
+ARGUMENTS = {  # p: a pointer, i: int, n: int64
+    "read_input": "iinnpppppp" + "nppnpn",
+    "write_output": "iinnppnpnp",
+    "gated_forward": "iinnppippnppp",
+    "read_grad": "iinnpppppnpnpnpp",
+    "write_grad": "iinnpipnpppppp",
+    "gated_backward": "iinnpppnpppnippp",
+    "keep_mask": "innpp",
+    "transposed": "nnpfp",
+    "attention_forward": "iinnnnppppppp",
+    "attention_backward": "iinnnnppppppppppp",
+    "rotate": "iinnnpppfp",
+    "norm_forward": "iinnppfppp",
+    "norm_backward": "iinnppppp",
+}
+TYPES = {"p": c_void_p, "i": c_int, "n": c_int64, "f": c_float}
+
+
+@cache
+def kernel(name: str) -> Any:
+    function = getattr(library(), f"sapwood_{name}")
+    function.argtypes = [TYPES[letter] for letter in ARGUMENTS[name]]
+    function.restype = None
+    return function
+
+
+def at(tensor: Tensor | None) -> int | None:
+    """Where its numbers begin. Whoever calls holds the tensor until the kernel is done."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def parts(size: int) -> Tensor:
+    """Where each thread adds up what only all of them know; allocated here, where a lack of memory is an
+    exception."""
+    return workspace("parts", (torch.get_num_threads() * size,), torch.float32, torch.device("cpu"))
