@@ -57,6 +57,7 @@ def test_they_are_compiled_once(tmp_path: Path) -> None:
 
 def test_the_file_names_what_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = shutil.which("c++") or sys.executable
-    before = build._key(compiler)
+    before = build._key(compiler, build.KERNELS)
+    assert build._key(compiler, build.HEAP) != before
     monkeypatch.setattr(build, "_processor", lambda: "another")
-    assert build._key(compiler) != before
+    assert build._key(compiler, build.KERNELS) != before

@@ -75,8 +75,9 @@ def train_with_little_memory(config: dict[str, object], spare: int) -> None:
 
     def limited(*arguments: object) -> object:
         pack = longest(*arguments)  # type: ignore[arg-type]
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + spare, resource.RLIM_INFINITY))
+        status = Path("/proc/self/status").read_text()
+        used = int(status.split("VmData:")[1].split()[0]) << 10
+        resource.setrlimit(resource.RLIMIT_DATA, (used + spare, resource.RLIM_INFINITY))
         return pack
 
     module.longest_pack = limited  # type: ignore[assignment]
@@ -87,7 +88,7 @@ def train_with_little_memory(config: dict[str, object], spare: int) -> None:
         os._exit(70 if mend.startswith("cheapest first: ") and mend.count("(about ") == 3 else 71)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is Linux's")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit is Linux's")
 def test_too_little_memory_is_told_before_the_first_step(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, pack={"length": 4096}, train={"batch_size": 64}, data={"eval": 0})
     rows = [{"instruction": f"{i}?", "output": "tree " * 4000} for i in range(8)]

@@ -16,6 +16,7 @@ from sapwood.memory import what_fits
 from sapwood.model.machine import available_memory, fastest_dtype, total_memory
 from sapwood.model.sources import list_models
 from sapwood.native.build import why_not
+from sapwood.native.heap import why_no_heap
 from sapwood.track.figures import size
 from sapwood.track.files import to_json
 
@@ -39,6 +40,7 @@ def examine(runs: Path, *, as_json: bool) -> None:
         "products": f"{rates}: the base is held in {facts['dtype']}",
         "kernels": facts["kernels"] or "compiled for this processor",
         "memory": f"{free:.1f} of {total:.1f} GB can be had",
+        "heap": facts["heap"] or "sapwood's own: no holes between tensors",
         "disk": f"{facts['disk_free'] / 1e9:.0f} GB free for {runs}",
         "fits": f"in {facts['dtype']}, packs of 512, rank 8: {fits}",
         "hubs": hubs,
@@ -63,6 +65,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "capability": rates.get("capability"),
         "matrix_rate": rates.get("gflops", {}),
         "kernels": why_not(),
+        "heap": why_no_heap(),
         "dtype": name,
         "memory_total": total_memory(),
         "memory_available": memory,

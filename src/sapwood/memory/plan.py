@@ -3,12 +3,13 @@
     peak = the process before the weights + weights + adapter with gradients and moments
          + what the layers keep for the backward pass + the widest moment: the loss, or one layer's backward
 
-The few factors that can't be counted (holes in the heap, libraries) were measured; `bench/memory.py` compares
-plans with real runs.
+The few factors that can't be counted (what lies between tensors, libraries) were measured; `bench/memory.py`
+compares plans with real runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sapwood.model.loss import PAD_TO, ROWS, VOCABULARY
 from sapwood.model.machine import device_for, memory_at, own_device
 from sapwood.model.shapes import KNOWN, Shapes, trained_parameters
 from sapwood.model.storages import compute_dtype, unpacked_bytes, weight_bytes
+from sapwood.native.heap import why_no_heap
 from sapwood.pack.footprint import Footprint, attention_of, footprint
 from sapwood.study import Study
 from sapwood.train.optim import MOMENTS
@@ -26,12 +28,25 @@ from sapwood.types import BaseSpec
 
 PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
 LIBRARIES = 50e6  # that come with the weights: PEFT and what it imports; on a GPU, their workspaces
-# Heap that a step's activations occupy over what they hold (bench/memory.py): what is kept, by bytes of a
-# number, and what only passes, in the formats of products beside those that are kept.
-HOLES = {2: 2.0, 4: 1.75}
-PASSING = 6.0
 MARGIN = 0.92  # of the memory that is to be had: others want some too
 MAX_ANSWERS = 16  # sample answers that are written at once
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """Memory that a step's activations occupy over what they hold (measured, bench/memory.py): ``kept`` for
+    the backward pass, by bytes of a number, and ``passing``, in the formats of products beside those."""
+
+    kept: Mapping[int, float]
+    passing: float
+
+
+HEAP = Waste({2: 1.12, 4: 1.12}, 1.5)  # native/heap.py
+USUAL = Waste({2: 2.0, 4: 1.75}, 6.0)  # the C library's, with holes between tensors
+
+
+def waste_on(device: str) -> Waste:
+    return HEAP if device == "cpu" and why_no_heap() is None else USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +151,8 @@ def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0)
         training = max(training, recomputed * once + layer + backward)
     # while it is read, a file is mapped beside the weights; the adapter isn't there yet
     reading = work.files - work.adapter if in_ram else 0.0
-    taken = HOLES[width] * kept + PASSING * (training - kept)
+    waste = waste_on(work.device)
+    taken = waste.kept[width] * kept + waste.passing * (training - kept)
     moment = max(taken, reading, _answering(shapes, work, width))
     return MemoryPlan(
         storage=base.storage,

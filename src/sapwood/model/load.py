@@ -14,6 +14,7 @@ from sapwood.model.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf
 from sapwood.model.int8_linear import to_int8
 from sapwood.model.machine import available_memory, own_device
 from sapwood.model.storages import compute_dtype, settle_storage, weight_bytes
+from sapwood.native.heap import release_heap, use_heap
 from sapwood.types import Base, BaseSpec, Head
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
     """
     import torch
 
+    if own_device() == "cpu":
+        use_heap()
     config = settle_storage(spec, config)
     dtype = compute_dtype(config)
     _check_memory(spec, config)
@@ -46,6 +49,7 @@ def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
     _check_head(model, head, spec)
     if config.storage == "int8-compute":
         to_int8(model)
+    release_heap()
     products = torch.float32 if config.products == "fp32" else None
     return Base(spec, model, replace(head, products=products), config.storage, products)
 

@@ -1,4 +1,4 @@
-"""Compile the kernels where they are first needed, for the processor at hand, and keep what came out.
+"""Compile the C++ sources where they are first needed, for the processor at hand, and keep what came out.
 
 One call of a C++ compiler, a few seconds, once for each processor, compiler and version of the sources. A
 machine without one, or another than Linux, computes by torch's own operations: slower, and as right.
@@ -14,44 +14,77 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-SOURCES = Path(__file__).parent / "kernels"
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno",
-         "-fno-trapping-math", "-ffp-contract=fast")  # fmt: skip
 SWITCH = "SAPWOOD_NATIVE"  # 0: never
 SECONDS = 120
 
 
 class Unavailable(Exception):
-    """Why there are no compiled kernels here."""
+    """Why something can't be compiled or used here."""
 
 
-def library() -> ctypes.CDLL:
-    """The compiled kernels. Raises Unavailable."""
-    found = _found()
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The C++ files of one library. torch: they include its headers, and are linked with it."""
+
+    folder: Path
+    flags: tuple[str, ...]
+    torch: bool = False
+
+    def files(self) -> list[Path]:
+        return sorted(self.folder.iterdir())
+
+    def includes(self) -> list[str]:
+        return [f"-I{_torch() / 'include'}"] if self.torch else []
+
+    def links(self) -> list[str]:
+        return [f"-L{_torch() / 'lib'}", "-lc10"] if self.torch else []
+
+
+def _torch() -> Path:
+    spec = find_spec("torch")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+_WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
+KERNELS = Sources(
+    Path(__file__).parent / "kernels",
+    ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
+     "-ffp-contract=fast", *_WIDE),
+)  # fmt: skip
+HEAP = Sources(Path(__file__).parent / "allocator", ("-O2", "-std=c++20", "-fPIC"), torch=True)
+
+
+def library(sources: Sources = KERNELS) -> ctypes.CDLL:
+    """What ``sources`` compile to. Raises Unavailable."""
+    found = _found(sources)
     if isinstance(found, Unavailable):
         raise found
     return found
 
 
-def why_not() -> str | None:
-    """Why there are no compiled kernels here; None where there are."""
-    found = _found()
+def why_not(sources: Sources = KERNELS) -> str | None:
+    """Why that can't be had here; None where it can."""
+    found = _found(sources)
     return str(found) if isinstance(found, Unavailable) else None
 
 
 @cache
-def _found() -> ctypes.CDLL | Unavailable:
-    """Looked for once a process, also where there are none."""
+def _found(sources: Sources) -> ctypes.CDLL | Unavailable:
+    """Looked for once a process, also where there is none."""
     try:
-        return _opened()
+        return _opened(sources)
     except Unavailable as reason:
         return reason
 
 
-def _opened() -> ctypes.CDLL:
+def _opened(sources: Sources) -> ctypes.CDLL:
     if os.environ.get(SWITCH) == "0":
         raise Unavailable(f"{SWITCH}=0 switches them off")
     if not sys.platform.startswith("linux"):
@@ -59,9 +92,9 @@ def _opened() -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise Unavailable("no C++ compiler was found (Debian: apt install g++)")
-    path = _folder() / f"{_key(compiler)}.so"
+    path = _folder() / f"{_key(compiler, sources)}.so"
     if not path.is_file():
-        _compile(compiler, path)
+        _compile(compiler, sources, path)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -74,15 +107,13 @@ def _folder() -> Path:
     return user_cache_path("sapwood") / "native"
 
 
-def _flags() -> list[str]:
-    wide = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
-    return [*FLAGS, *wide]
-
-
-def _key(compiler: str) -> str:
-    """Sources, flags, the compiler and the processor: what is compiled depends on nothing else."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    facts = [version, *_flags(), _processor(), *(path.read_text() for path in sorted(SOURCES.iterdir()))]
+def _key(compiler: str, sources: Sources) -> str:
+    """Sources, flags, the compiler, the processor, and torch where it is needed: what is compiled depends on
+    nothing else."""
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    torch = [version("torch"), *sources.includes()] if sources.torch else []
+    texts = [file.read_text() for file in sources.files()]
+    facts = [done.stdout, *sources.flags, *torch, _processor(), *texts]
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
 
 
@@ -95,20 +126,20 @@ def _processor() -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: str, sources: Sources, path: Path) -> None:
     """Each source by a process of its own, then all together."""
+    command = [compiler, *sources.flags, *sources.includes()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            objects = [Path(folder) / f"{source.stem}.o" for source in sorted(SOURCES.glob("*.cpp"))]
-            running = [
-                _start([compiler, *_flags(), "-c", str(SOURCES / f"{part.stem}.cpp"), "-o", str(part)])
-                for part in objects
-            ]
+            made = Path(folder) / path.name
+            files = [file for file in sources.files() if file.suffix == ".cpp"]
+            parts = {file: Path(folder) / f"{file.stem}.o" for file in files}
+            running = [_start([*command, "-c", str(file), "-o", str(part)]) for file, part in parts.items()]
             for process in running:
                 _wait(compiler, process)
-            made = Path(folder) / path.name
-            _wait(compiler, _start([compiler, *_flags(), "-shared", *map(str, objects), "-o", str(made)]))
+            objects = map(str, parts.values())
+            _wait(compiler, _start([*command, "-shared", *objects, "-o", str(made), *sources.links()]))
             made.replace(path)  # several processes may compile at once: each replaces the whole
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"{compiler} failed: {error}") from None

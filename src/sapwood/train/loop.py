@@ -22,6 +22,7 @@ from sapwood.model.lora import LoraModel
 from sapwood.model.loss import label_loss
 from sapwood.model.machine import peak_bytes
 from sapwood.model.soft_prompt import lead_length
+from sapwood.native.heap import release_heap
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch, with_lead
 from sapwood.pack.plan import plan_for
@@ -109,6 +110,7 @@ def train(
             num_examples=len(chosen),
             skipped=skipped,
         )
+    release_heap()
     reason = "done" if state.step >= schedule.total_steps else "stopped early"
     yield Finished(state.step, reason, time.monotonic() - started)
 
