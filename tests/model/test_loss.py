@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sapwood.model import loss as loss_module
 from sapwood.model.loss import label_loss, label_loss_reference
+from sapwood.native.build import why_not
 from sapwood.types import Head
 
 T, D, V = 50, 12, 37
@@ -34,6 +35,15 @@ def run(function: Any, hidden: Tensor, *rest: Any, factor: float = 1.0) -> tuple
     (loss.total * factor).backward()
     assert hidden.grad is not None
     return float(loss.total.detach()), hidden.grad
+
+
+@pytest.fixture(params=["kernel", "torch"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "torch":
+        monkeypatch.setattr(loss_module, "suits", lambda logits: False)
+    elif why_not() is not None:
+        pytest.skip(str(why_not()))
+    return str(request.param)
 
 
 HEADS: list[dict[str, Any]] = [
@@ -117,6 +127,15 @@ def test_huge_logits_stay_finite() -> None:
     value, grad = run(label_loss, hidden, predict_at, targets, Head(weight * 1e4))
     assert math.isfinite(value)
     assert torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_number_comes_out(bad: float) -> None:
+    hidden, predict_at, targets, weight, _ = case(n=9)
+    hidden[0, predict_at[4], 3] = bad
+    value, grad = run(label_loss, hidden, predict_at, targets, Head(weight))
+    assert not math.isfinite(value)
+    assert not torch.isfinite(grad[0, predict_at[4]]).any()
 
 
 def test_no_target_gives_zero_and_a_gradient_of_zero() -> None:

@@ -18,8 +18,10 @@ from sapwood.model.fast_call import Call
 from sapwood.model.fast_native import NativeCall, gated_backward, gated_forward
 from sapwood.model.frozen import freeze
 from sapwood.model.int8_linear import Int8Linear
+from sapwood.model.loss import _read_by_torch
 from sapwood.native import attention, norm, ops
 from sapwood.native.build import why_not
+from sapwood.native.loss import Streams, read_logits
 from sapwood.native.ops import Dropout
 from sapwood.pack.native import blocks_of, native_attention
 from sapwood.pack.segments import Rule, plan_attention, segment_attention_reference
@@ -296,3 +298,22 @@ def test_numbers_that_are_no_numbers_come_out(bad: float) -> None:
     q[0, 9, 0] = bad
     out, _ = attention.attention_forward(q, q, q, blocks_of((Segment(0, 40, 0),)), 0.2, None, None)
     assert not bool(torch.isfinite(out[9, 0]).all())
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+@pytest.mark.parametrize(("softcap", "scale"), [(None, 1.0), (20.0, 0.7)])
+@pytest.mark.parametrize("size", [5, 64, 75])
+def test_logits_are_read_as_torch_reads_them(
+    size: int, softcap: float | None, scale: float, dtype: torch.dtype
+) -> None:
+    """Two parts of a vocabulary, one after the other."""
+    targets = torch.tensor([0, size - 1, size, 2 * size - 1, 3, 4, 5])
+    ours, theirs = Streams.of(targets), Streams.of(targets)
+    for part in (0, 1):
+        logits = 20 * numbers(len(targets), size, seed=part, dtype=dtype)
+        found = read_logits(logits.clone(), targets, part * size, softcap, scale, ours, weigh=True)
+        expected = _read_by_torch(logits, targets, part * size, softcap, scale, theirs, weigh=True)
+        for x, y in zip(found, expected, strict=True):
+            torch.testing.assert_close(x.float(), y.float(), rtol=CLOSE[dtype], atol=CLOSE[dtype])
+    for name in ("top", "total", "label", "slope"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-5)

@@ -10,12 +10,14 @@ vocabulary] tensor never exists, and the backward pass only multiplies by a numb
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from sapwood.native.loss import Streams, read_logits, suits
 from sapwood.native.workspace import converted
 from sapwood.types import Head, LossSum
 
@@ -67,9 +69,7 @@ class _Stream:
     def __init__(self, rows: Tensor, targets: Tensor, head: Head) -> None:
         self._size, self._head = len(rows), head
         self._rows, self._targets = (_padded(x, -len(rows) % PAD_TO) for x in (rows, targets))
-        self._top = rows.new_full((len(self._rows),), -torch.inf, dtype=torch.float32)
-        self._total, self._label = torch.zeros_like(self._top), torch.zeros_like(self._top)
-        self._slope = torch.ones_like(self._top)
+        self._streams = Streams.of(self._targets)
         wide = rows.new_zeros(self._rows.shape, dtype=torch.float32) if rows.requires_grad else None
         self._others, self._own = wide, None if wide is None else wide.clone()
 
@@ -77,32 +77,54 @@ class _Stream:
         """A part of the head, whose first token is ``start``."""
         head, part = self._head, slice(start, start + len(weight))
         bias = None if head.bias is None else head.bias[part].to(weight.dtype)
-        logits, tanh = _logits(self._rows.to(weight.dtype), weight, bias, head)
-        inside = (self._targets >= part.start) & (self._targets < part.stop)
-        at = (self._targets - start).clamp_(0, len(weight) - 1).unsqueeze(1)
-        self._label = torch.where(inside, logits.gather(1, at).squeeze(1), self._label)
-        before, self._top = self._top, torch.maximum(self._top, logits.amax(1))
-        shrink = torch.exp(before - self._top)
-        weights = logits.sub_(self._top.unsqueeze(1)).exp_()
-        self._total = self._total.mul_(shrink).add_(weights.sum(1))
+        logits = torch.nn.functional.linear(self._rows.to(weight.dtype), weight, bias)
+        read = read_logits if suits(logits) else _read_by_torch
+        weigh = self._others is not None
+        logits, shrink = read(
+            logits, self._targets, start, head.softcap, head.scale, self._streams, weigh=weigh
+        )
         if self._others is None or self._own is None:
             return
-        weights.scatter_(1, at, torch.where(inside, 0.0, weights.gather(1, at).squeeze(1)).unsqueeze(1))
-        if tanh is not None:
-            slopes = tanh.square_().neg_().add_(1.0)
-            self._slope = torch.where(inside, slopes.gather(1, at).squeeze(1), self._slope)
-            weights.mul_(slopes)
-        self._others.mul_(shrink.unsqueeze(1)).add_(weights.to(weight.dtype) @ weight)
-        self._own[inside] = weight[at[inside, 0]].float()
+        self._others.mul_(shrink.unsqueeze(1))
+        if weight.dtype == torch.float32:
+            self._others.addmm_(logits, weight)
+        else:
+            self._others.add_(logits.to(weight.dtype) @ weight)
+        here = ((self._targets >= part.start) & (self._targets < part.stop)).nonzero()[:, 0]
+        self._own[here] = weight[self._targets[here] - start].float()
 
     def end(self) -> tuple[Tensor, Tensor | None]:
         """float32[N], and [N, D] where the rows take a gradient."""
-        losses = self._top + self._total.log() - self._label
+        streams = self._streams
+        losses = streams.top + streams.total.log() - streams.label
         if self._others is None or self._own is None:
             return losses[: self._size], None
-        own = torch.expm1(-losses).mul_(self._slope).unsqueeze(1)  # p - 1
-        grad = self._others.div_(self._total.unsqueeze(1)).addcmul_(own, self._own)
+        own = torch.expm1(-losses).mul_(streams.slope).unsqueeze(1)  # p - 1
+        grad = self._others.div_(streams.total.unsqueeze(1)).addcmul_(own, self._own)
         return losses[: self._size], grad.mul_(self._head.scale).to(self._rows.dtype)[: self._size]
+
+
+def _read_by_torch(
+    logits: Tensor, targets: Tensor, start: int, softcap: float | None, scale: float, streams: Streams,
+    *, weigh: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`native.loss.read_logits` by torch's operations."""
+    logits, tanh = _finished(logits, softcap, scale)
+    inside = (targets >= start) & (targets < start + logits.shape[1])
+    at = (targets - start).clamp_(0, logits.shape[1] - 1).unsqueeze(1)
+    streams.label = torch.where(inside, logits.gather(1, at).squeeze(1), streams.label)
+    before, streams.top = streams.top, torch.maximum(streams.top, logits.amax(1))
+    shrink = torch.exp(before - streams.top)
+    weights = logits.sub_(streams.top.unsqueeze(1)).exp_()
+    streams.total = streams.total.mul_(shrink).add_(weights.sum(1))
+    if weigh:
+        own = torch.where(inside, 0.0, weights.gather(1, at).squeeze(1))
+        weights.scatter_(1, at, own.unsqueeze(1))
+        if tanh is not None:
+            slopes = tanh.square_().neg_().add_(1.0)
+            streams.slope = torch.where(inside, slopes.gather(1, at).squeeze(1), streams.slope)
+            weights.mul_(slopes)
+    return weights, shrink
 
 
 def _padded(x: Tensor, extra: int) -> Tensor:
@@ -111,14 +133,18 @@ def _padded(x: Tensor, extra: int) -> Tensor:
     return torch.cat([x, x.new_zeros(extra, *x.shape[1:])]) if extra else x
 
 
-def _logits(rows: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> tuple[Tensor, Tensor | None]:
-    """fp32 [N, V] of some rows of the head, and the tanh of the soft cap where there is one."""
-    logits = torch.nn.functional.linear(rows, weight, bias).float()
-    tanh = None
-    if head.softcap is not None:
-        tanh = torch.tanh(logits / head.softcap)
-        logits = tanh * head.softcap
-    return (logits * head.scale if head.scale != 1.0 else logits), tanh
+def _finished(logits: Tensor, softcap: float | None, scale: float) -> tuple[Tensor, Tensor | None]:
+    """Products with the head -> logits, fp32, and the tanh of the soft cap where there is one."""
+    logits, tanh = logits.float(), None
+    if softcap is not None:
+        tanh = torch.tanh(logits / softcap)
+        logits = tanh * softcap
+    return (logits * scale if scale != 1.0 else logits), tanh
+
+
+def _logits(rows: Tensor, head: Head) -> Tensor:
+    """fp32 [N, vocabulary]."""
+    return _finished(torch.nn.functional.linear(rows, head.weight[:], head.bias), head.softcap, head.scale)[0]
 
 
 def label_loss(hidden: Tensor, predict_at: Tensor, targets: Tensor, head: Head) -> LossSum:
@@ -137,7 +163,7 @@ def _trained_head_loss(rows: Tensor, targets: Tensor, weight: Tensor, head: Head
     whose logits are computed again for the backward pass."""
 
     def part(rows: Tensor, targets: Tensor) -> Tensor:
-        logits, _ = _logits(rows, weight, head.bias, head)
+        logits = _logits(rows, replace(head, weight=weight))
         return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
     parts = zip(rows.split(ROWS), targets.split(ROWS), strict=True)
@@ -146,5 +172,5 @@ def _trained_head_loss(rows: Tensor, targets: Tensor, weight: Tensor, head: Head
 
 def label_loss_reference(hidden: Tensor, predict_at: Tensor, targets: Tensor, head: Head) -> LossSum:
     """The slow truth: all logits, then `torch.nn.functional.cross_entropy`."""
-    logits, _ = _logits(hidden[0, predict_at], head.weight[:], head.bias, head)
+    logits = _logits(hidden[0, predict_at], head)
     return LossSum(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets))

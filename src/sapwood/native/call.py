@@ -29,6 +29,7 @@ ARGUMENTS = {  # p: a pointer, i: int, n: int64
     "attention_forward": "iinnnnppppppp",
     "attention_backward": "iinnnnppppppppppp",
     "rotate": "iinnnpppfp",
+    "read_logits": "iinnppnffippppp",
     "norm_forward": "iinnppfppp",
     "norm_backward": "iinnppppp",
 }
