@@ -38,6 +38,8 @@ struct Rule {
 };
 
 INLINE i64 padded(i64 n) { return (n + W - 1) / W * W; }
+// Length of a row in memory: an odd number of cache lines, or a column's would all fall into a few places of a cache.
+INLINE i64 stride_of(i64 width) { return (width / W | 1) * W; }
 
 // c[r][..] = or += sum_k a[r * ra + k * ca] * b[k][..]; R rows of C vectors
 template <int R, int C>
@@ -146,6 +148,15 @@ struct Shares {
     }
 };
 
+// body(rows, first row, first key, last key) for the keys first .. last, a part of them after the other: what a part's
+// rows read again and again stays in the second cache.
+template <class Body>
+INLINE void in_parts(i64 first, i64 last, i64 count, Body body) {
+    constexpr i64 PART = 512;
+    for (i64 from = first; from < last; from += PART)
+        in_rows(count, [&](auto rows, i64 i) { body(rows, i, from, std::min(last, from + PART)); });
+}
+
 template <class A>
 void attention_forward(int threads, i64 H, i64 KV, i64 T, i64 D, Heads q, Heads k, Heads v, Blocks blocks, Rule rule,
                        A* out, float* logs) {
@@ -155,28 +166,33 @@ void attention_forward(int threads, i64 H, i64 KV, i64 T, i64 D, Heads q, Heads 
     for (int part = omp_get_thread_num(); part < threads; part += omp_get_num_threads())
         for (i64 u = shares.first[part]; u < shares.first[part + 1]; u++) {
             const i64 *b = blocks.of(u % blocks.count), kv = u / blocks.count;
-            const i64 start = b[0], L = b[1], at = b[2], K = at + L, width = padded(K);
+            const i64 start = b[0], L = b[1], at = b[2], K = at + L, width = padded(K), ld = stride_of(width);
             const i64* chain = blocks.chains + b[3];
             float* keys = scratch<10>(K * D);
-            float* across = scratch<11>(D * width);
+            float* across = scratch<11>(D * ld);
             float* values = scratch<12>(K * D);
             float* queries = scratch<13>(L * D);
-            float* scores = scratch<14>(L * width);
-            float* result = scratch<15>(4 * D);
+            float* scores = scratch<14>(L * ld);
+            float* result = scratch<15>(L * D);
+            float* factors = scratch<22>(L);
             gather<A>(k, kv, chain, 0, K, D, 1.0f, keys);
-            transpose(keys, K, D, across, width);
+            transpose(keys, K, D, across, ld);
             gather<A>(v, kv, chain, 0, K, D, 1.0f, values);
+            const i64 lowest = rule.first_key(at) / W * W;
             for (i64 h = kv * G; h < (kv + 1) * G; h++) {
                 gather<A>(q, h, nullptr, start, L, D, rule.scale, queries);
+                in_parts(lowest, width, L, [&](auto rows, i64 i, i64 from, i64 to) {
+                    constexpr int R = decltype(rows)::value;
+                    const i64 low = std::max(from, rule.first_key(at + i) / W * W);
+                    const i64 high = std::min(to, padded(at + i + R));
+                    if (low >= high) return;
+                    strip<R>(queries + i * D, D, 1, across + low, ld, D, scores + i * ld + low, ld, high - low, false);
+                });
                 in_rows(L, [&](auto rows, i64 i) {
                     constexpr int R = decltype(rows)::value;
-                    const i64 wide = std::min(width, padded(at + i + R));
-                    const i64 low = rule.first_key(at + i) / W * W;
-                    float* s = scores + i * width;
-                    strip<R>(queries + i * D, D, 1, across + low, width, D, s + low, width, wide - low, false);
-                    float factors[R];
+                    const i64 low = rule.first_key(at + i) / W * W, wide = padded(at + i + R);
                     for (int r = 0; r < R; r++) {
-                        float* row = s + r * width;
+                        float* row = scores + (i + r) * ld;
                         const i64 position = at + i + r;
                         capped(row + low, nullptr, wide - low, rule.first_key(position) - low, position - low,
                                rule.softcap);
@@ -194,15 +210,22 @@ void attention_forward(int threads, i64 H, i64 KV, i64 T, i64 D, Heads q, Heads 
                             store(row + j, p);
                         }
                         const float all = total(sum);
-                        factors[r] = 1.0f / all;
+                        factors[i + r] = 1.0f / all;
                         logs[h * T + start + i + r] = most + std::log(all);
                     }
-                    strip<R>(s + low, width, 1, values + low * D, D, std::min(K, at + i + R) - low, result, D, D, false);
-                    for (int r = 0; r < R; r++) {
-                        A* to = out + ((start + i + r) * H + h) * D;
-                        for (i64 d = 0; d < D; d += W) store(to + d, load(result + r * D + d) * factors[r]);
-                    }
                 });
+                in_parts(lowest, K, L, [&](auto rows, i64 i, i64 from, i64 to) {
+                    constexpr int R = decltype(rows)::value;
+                    const i64 own = rule.first_key(at + i) / W * W, low = std::max(from, own);
+                    const i64 high = std::min(to, at + i + R);
+                    if (low >= high) return;
+                    strip<R>(scores + i * ld + low, ld, 1, values + low * D, D, high - low, result + i * D, D, D,
+                             low > own);
+                });
+                for (i64 i = 0; i < L; i++) {
+                    A* to = out + ((start + i) * H + h) * D;
+                    for (i64 d = 0; d < D; d += W) store(to + d, load(result + i * D + d) * factors[i]);
+                }
             }
         }
 }
@@ -219,37 +242,41 @@ void attention_backward(int threads, i64 H, i64 KV, i64 T, i64 D, Heads grad, He
         float* all_v = all_k + size;
         for (i64 u = shares.first[part]; u < shares.first[part + 1]; u++) {
             const i64 *b = blocks.of(u % blocks.count), kv = u / blocks.count;
-            const i64 start = b[0], L = b[1], at = b[2], K = at + L, width = padded(K);
+            const i64 start = b[0], L = b[1], at = b[2], K = at + L, width = padded(K), ld = stride_of(width);
             const i64* chain = blocks.chains + b[3];
             float* keys = scratch<10>(K * D);
-            float* keys_across = scratch<11>(D * width);
+            float* keys_across = scratch<11>(D * ld);
             float* values = scratch<12>(K * D);
-            float* values_across = scratch<16>(D * width);
+            float* values_across = scratch<16>(D * ld);
             float* queries = scratch<13>(L * D);
             float* grads = scratch<17>(L * D);
-            float* p = scratch<14>(L * width);
-            float* ds = scratch<18>(L * width);
+            float* p = scratch<14>(L * ld);
+            float* ds = scratch<18>(L * ld);
             float* slope = rule.softcap != 0 ? scratch<19>(width) : nullptr;
-            float* result = scratch<15>(4 * D);
+            float* result = scratch<15>(L * D);
             float* own_k = scratch<20>(K * D);
             float* own_v = scratch<21>(K * D);
             gather<K_>(k, kv, chain, 0, K, D, 1.0f, keys);
-            transpose(keys, K, D, keys_across, width);
+            transpose(keys, K, D, keys_across, ld);
             gather<K_>(v, kv, chain, 0, K, D, 1.0f, values);
-            transpose(values, K, D, values_across, width);
+            transpose(values, K, D, values_across, ld);
             const i64 lowest = rule.first_key(at) / W * W;
             for (i64 h = kv * G; h < (kv + 1) * G; h++) {
                 gather<K_>(q, h, nullptr, start, L, D, rule.scale, queries);
                 gather<A>(grad, h, nullptr, start, L, D, 1.0f, grads);
+                in_parts(lowest, width, L, [&](auto rows, i64 i, i64 from, i64 to) {
+                    constexpr int R = decltype(rows)::value;
+                    const i64 low = std::max(from, rule.first_key(at + i) / W * W);
+                    const i64 high = std::min(to, padded(at + i + R));
+                    if (low >= high) return;
+                    strip<R>(queries + i * D, D, 1, keys_across + low, ld, D, p + i * ld + low, ld, high - low, false);
+                    strip<R>(grads + i * D, D, 1, values_across + low, ld, D, ds + i * ld + low, ld, high - low, false);
+                });
                 in_rows(L, [&](auto rows, i64 i) {
                     constexpr int R = decltype(rows)::value;
-                    const i64 wide = std::min(width, padded(at + i + R));
-                    const i64 low = rule.first_key(at + i) / W * W;
-                    float *s = p + i * width, *g = ds + i * width;
-                    strip<R>(queries + i * D, D, 1, keys_across + low, width, D, s + low, width, wide - low, false);
-                    strip<R>(grads + i * D, D, 1, values_across + low, width, D, g + low, width, wide - low, false);
+                    const i64 low = rule.first_key(at + i) / W * W, wide = padded(at + i + R);
                     for (int r = 0; r < R; r++) {
-                        float *row = s + r * width, *to = g + r * width;
+                        float *row = p + (i + r) * ld, *to = ds + (i + r) * ld;
                         const i64 position = at + i + r;
                         capped(row + low, slope, wide - low, rule.first_key(position) - low, position - low,
                                rule.softcap);
@@ -269,19 +296,25 @@ void attention_backward(int threads, i64 H, i64 KV, i64 T, i64 D, Heads grad, He
                         for (i64 j = lowest; j < low; j += W) store(row + j, V{}), store(to + j, V{});
                         for (i64 j = wide; j < width; j += W) store(row + j, V{}), store(to + j, V{});
                     }
-                    strip<R>(g + low, width, 1, keys + low * D, D, std::min(K, at + i + R) - low, result, D, D, false);
-                    for (int r = 0; r < R; r++) {
-                        A* to = grad_q + ((start + i + r) * H + h) * D;
-                        for (i64 d = 0; d < D; d += W) store(to + d, load(result + r * D + d) * rule.scale);
-                    }
                 });
+                in_parts(lowest, K, L, [&](auto rows, i64 i, i64 from, i64 to) {
+                    constexpr int R = decltype(rows)::value;
+                    const i64 own = rule.first_key(at + i) / W * W, low = std::max(from, own);
+                    const i64 high = std::min(to, at + i + R);
+                    if (low >= high) return;
+                    strip<R>(ds + i * ld + low, ld, 1, keys + low * D, D, high - low, result + i * D, D, D, low > own);
+                });
+                for (i64 i = 0; i < L; i++) {
+                    A* to = grad_q + ((start + i) * H + h) * D;
+                    for (i64 d = 0; d < D; d += W) store(to + d, load(result + i * D + d) * rule.scale);
+                }
                 const bool add = h > kv * G;
                 in_rows(K - lowest, [&](auto rows, i64 j) {
                     constexpr int R = decltype(rows)::value;
                     j += lowest;
                     const i64 from = std::max<i64>(0, j - at);  // earlier queries don't see these keys
-                    strip<R>(ds + from * width + j, 1, width, queries + from * D, D, L - from, own_k + j * D, D, D, add);
-                    strip<R>(p + from * width + j, 1, width, grads + from * D, D, L - from, own_v + j * D, D, D, add);
+                    strip<R>(ds + from * ld + j, 1, ld, queries + from * D, D, L - from, own_k + j * D, D, D, add);
+                    strip<R>(p + from * ld + j, 1, ld, grads + from * D, D, L - from, own_v + j * D, D, D, add);
                 });
             }
             for (i64 j = lowest; j < K; j++) {

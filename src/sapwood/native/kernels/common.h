@@ -43,7 +43,8 @@ INLINE VB low_byte(VI v) { return __builtin_convertvector(v, VB); }
 INLINE VU widened(VH v) { return __builtin_convertvector(v, VU); }
 #endif
 
-INLINE V splat(float x) { return V{} + x; }
+// Not V{} + x, which is another number for -0: a compiler adds, and then shuffles, on the port of the products.
+INLINE V splat(float x) { return V{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 INLINE V load(const float* p) {
     V v;
     std::memcpy(&v, p, sizeof v);
@@ -186,12 +187,13 @@ INLINE void divided(int threads, i64 count, i64 block, Body body) {
     }
 }
 
-// memory of a thread, kept for the next call
+// memory of a thread, kept for the next call; it begins with a cache line, which no vector then straddles
 template <int NAME>
 INLINE float* scratch(i64 size) {
     static thread_local std::vector<float> held;
-    if ((i64)held.size() < size) held.resize(size);
-    return held.data();
+    if ((i64)held.size() < size + W) held.resize(size + W);
+    const uintptr_t line = W * sizeof(float);
+    return (float*)(((uintptr_t)held.data() + line - 1) / line * line);
 }
 
 // --- formats ------------------------------------------------------------------------------------------------
