@@ -117,7 +117,8 @@ def settings(steps: int, batch: int, lr: float) -> Any:
 
 def run(model: Any, rows: Sequence[Any], config: Any) -> list[Any]:
     """Every `Stepped` of a training on ``rows``."""
-    from sapwood.train.loop import TrainData, train
+    from sapwood.train.loop import train
+    from sapwood.types import TrainData
     from sapwood.train.optim import new_state
     from sapwood.types import Stepped
 

@@ -189,7 +189,8 @@ def made_examples(job: Job, spec: BaseSpec) -> list[Example]:
 def ours(job: Job) -> Result:
     """sapwood's own training loop, as `sapwood train` runs it."""
     from sapwood.model.lora import attach_lora
-    from sapwood.train.loop import TrainData, pack_examples, train
+    from sapwood.train.loop import pack_examples, train
+    from sapwood.types import TrainData
     from sapwood.train.optim import new_state
     from sapwood.train.schedule import members, plan_steps
     from sapwood.types import Cursor

@@ -14,7 +14,7 @@ from sapwood.model.base import inspect_base
 from sapwood.model.combine import How, combine
 from sapwood.model.full import write_model
 from sapwood.model.lora import LoraModel, write_adapter, write_files
-from sapwood.study import Study
+from sapwood.template.render import Renderer
 from sapwood.track.files import operation, staged_dir, to_json, verify_dir
 from sapwood.types import Adapter, Base
 
@@ -26,13 +26,14 @@ def save_adapter(
     run: Path,
     model: LoraModel,
     base: Base,
-    study: Study,
+    renderer: Renderer,
+    data: Mapping[str, Any],
     config: RunConfig,
     losses: tuple[float, float] | None,
 ) -> Adapter:
     """Write ``adapter/``: staged, fsynced, with a manifest. The same run gives the same bytes.
 
-    ``losses``: the first and the last held-out loss. They come from the state and not from the event log,
+    ``data``: the facts of what was learnt (`Study.facts`). ``losses``: the first and the last held-out loss. They come from the state and not from the event log,
     which a full disk may have left with gaps.
     """
     folder = run / ADAPTER_DIR
@@ -44,14 +45,14 @@ def save_adapter(
         "compute_dtype": config.base.compute_dtype,
         "double_quant": config.base.double_quant,
         "template_name": config.template.name,
-        "template_fingerprint": study.renderer.fingerprint,
-        "stop_ids": list(study.renderer.stop_ids),
+        "template_fingerprint": renderer.fingerprint,
+        "stop_ids": list(renderer.stop_ids),
         "system": config.data.system,
         "lora": config.lora.model_dump(mode="json") | {"targets": list(model.targets)},
         "first_loss": losses[0] if losses else None,
         "final_loss": losses[1] if losses else None,
-        "data_sha256": study.facts["data_sha256"],
-        "proof": study.facts["proof"],
+        "data_sha256": data["data_sha256"],
+        "proof": data["proof"],
     }
     with staged_dir(folder) as staging:
         operation("write", staging / "adapter_model.safetensors")

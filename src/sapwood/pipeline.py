@@ -219,7 +219,7 @@ def train_run(
         if config.keeps_best:
             leave_best(run, model, state)
         return insist(
-            lambda place: save_adapter(place, model, base, study, config, state.losses),
+            lambda place: save_adapter(place, model, base, study.renderer, study.facts, config, state.losses),
             run.path,
             None if spill is None else spill / run.id,
             stop=lambda: bool(stop),

@@ -32,8 +32,7 @@ from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
 from sapwood.track.files import operation, staged_dir, to_json, verify_dir, write_atomic
-from sapwood.train.loop import TrainData
-from sapwood.types import BaseSpec, Conversation, Example, RowId
+from sapwood.types import BaseSpec, Conversation, Example, RowId, TrainData
 
 DATA = "data"  # folder of a run that holds its own copy of what it learns from
 MAX_GROUPS = 1000  # of rows alike that are named; all are counted

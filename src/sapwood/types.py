@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -108,6 +108,14 @@ class Example:
     @property
     def num_targets(self) -> int:
         return int(self.trained.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class TrainData:
+    """Prepared examples: what is learnt, and what is only measured."""
+
+    train: Sequence[Example]
+    eval: Sequence[Example] = ()
 
 
 # --- pack -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import nn
 
 from sapwood.config import BaseConfig, LoraConfig
 from sapwood.errors import ConfigError
-from sapwood.model import storages
+from sapwood.model import int8_linear
 from sapwood.model.base import inspect_base
 from sapwood.model.frozen import freeze
 from sapwood.model.int8_linear import (
@@ -79,7 +79,7 @@ def test_columns_of_large_numbers_are_multiplied_as_they_are() -> None:
 
 
 def test_a_base_held_so_trains_near_the_exact_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storages, "int8_pays", lambda: True)
+    monkeypatch.setattr(int8_linear, "int8_pays", lambda: True)
     folder = str(tiny_llama(tmp_path))
     losses: list[float] = []
     for storage in ("fp32", "int8-compute"):
@@ -97,7 +97,7 @@ def test_a_base_held_so_trains_near_the_exact_one(tmp_path: Path, monkeypatch: p
 
 
 def test_it_is_not_offered_where_it_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storages, "int8_pays", lambda: False)
+    monkeypatch.setattr(int8_linear, "int8_pays", lambda: False)
     config = BaseConfig(model=str(tiny_llama(tmp_path)), storage="int8-compute")
     with pytest.raises(ConfigError, match="only loses on this machine"):
         load_base(inspect_base(config), config)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sapwood.model.lora import attach_lora
-from sapwood.train.loop import TrainData, train
+from sapwood.train.loop import train
+from sapwood.types import TrainData
 from sapwood.train.optim import new_state
 from sapwood.types import Stepped
 from tests.model.tiny import tiny_model

@@ -9,7 +9,7 @@ import torch
 
 from sapwood.config import RunConfig
 from sapwood.model.lora import LoraModel, adapter_tensors, attach_lora
-from sapwood.train.loop import TrainData
+from sapwood.types import TrainData
 from sapwood.train.optim import TrainState, new_state
 from sapwood.types import Event, Stepped
 from tests.parity.cases import config, random_examples, tiny_base

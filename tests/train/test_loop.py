@@ -22,7 +22,8 @@ from sapwood.native.build import why_not
 from sapwood.pack.attention import packed_attention
 from sapwood.pack.build import build_pack, to_batch
 from sapwood.train.checkpoint import load_checkpoint, save_checkpoint
-from sapwood.train.loop import TrainData, evaluate, forward_loss, optimizer_step, pack_examples, train
+from sapwood.train.loop import evaluate, forward_loss, optimizer_step, pack_examples, train
+from sapwood.types import TrainData
 from sapwood.train.optim import new_state
 from sapwood.train.schedule import learning_rate, order, plan_steps
 from sapwood.types import Cursor, Evaluated, Event, Example, Finished, Head, RowId, Sample, Stepped

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sapwood.model.machine import FASTER, IN, OUT, ROWS, best_seconds, fastest_dtype, torch_dtype
 from sapwood.native.ops import Codes, Product
-from sapwood.native.workspace import workspace
+from sapwood.native.workspace import converted, workspace
 
 LEVELS = 127.0
 OUTLIERS = 32  # columns
@@ -95,6 +97,21 @@ def int8_product_reference(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     row_scale = (rest.abs().amax(1, keepdim=True) / LEVELS).clamp(min=TINY)
     rounded = (rest / row_scale).round() * row_scale + exact
     return (rounded @ (codes.double() * scale).T).to(x.dtype)
+
+
+@cache
+def int8_pays() -> bool:
+    """Is the whole int8 product, rounding included, faster than the product of the fastest dense format?"""
+    dtype, facts = fastest_dtype()
+    if facts["device"] != "cpu":
+        return False  # rounding costs more there than the product: not measured, so not offered
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(ROWS, IN, generator=generator).to(torch_dtype(facts["products"]))
+    weight = torch.randn(OUT, IN, generator=generator)
+    codes, scale = quantised(weight)
+    dense, wide = weight.to(dtype), torch_dtype(facts["products"])
+    rounded, exact = best_seconds(lambda: int8_product(x, codes, scale), lambda: x @ converted(dense, wide).t())
+    return exact >= FASTER * rounded
 
 
 class Int8Linear(nn.Linear):

@@ -103,26 +103,6 @@ def set_threads(number: int) -> None:
         torch.set_num_threads(number)
 
 
-@cache
-def int8_pays() -> bool:
-    """Is the whole int8 product, rounding included, faster than the product of the fastest dense format?"""
-    import torch
-
-    from sapwood.model.int8_linear import int8_product, quantised
-    from sapwood.native.workspace import converted
-
-    dtype, facts = fastest_dtype()
-    if facts["device"] != "cpu":
-        return False  # rounding costs more there than the product: not measured, so not offered
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, IN, generator=generator).to(torch_dtype(facts["products"]))
-    weight = torch.randn(OUT, IN, generator=generator)
-    codes, scale = quantised(weight)
-    dense, wide = weight.to(dtype), torch_dtype(facts["products"])
-    rounded, exact = _best(lambda: int8_product(x, codes, scale), lambda: x @ converted(dense, wide).t())
-    return exact >= FASTER * rounded
-
-
 def kernel_facts() -> dict[str, Any]:
     """What a result's bits depend on besides the versions: device, kernel set, threads, and whether there are
     compiled kernels: dropout draws other masks without them."""
@@ -159,10 +139,10 @@ def _rates(ways: tuple[tuple[str, str], ...]) -> list[float]:
         return lambda: [a @ converted(w, wide).t(), b @ converted(w, wide)]
 
     with torch.no_grad():
-        return [2 * 2 * ROWS * IN * OUT / seconds / 1e9 for seconds in _best(*(pair(*way) for way in ways))]
+        return [2 * 2 * ROWS * IN * OUT / seconds / 1e9 for seconds in best_seconds(*(pair(*way) for way in ways))]
 
 
-def _best(*products: Callable[[], object]) -> list[float]:
+def best_seconds(*products: Callable[[], object]) -> list[float]:
     """Shortest seconds of each. They take turns, so that load from others meets all of them alike; and load
     only adds."""
     for product in products:

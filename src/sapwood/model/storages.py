@@ -24,7 +24,7 @@ from sapwood.errors import ConfigError
 from sapwood.model.base import skeleton
 from sapwood.model.gguf_file import GgufFile, read_gguf
 from sapwood.model.gguf_types import unknown_types
-from sapwood.model.machine import available_memory, fastest_dtype, fastest_products, int8_pays
+from sapwood.model.machine import available_memory, fastest_dtype, fastest_products
 from sapwood.types import BaseSpec
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ def _refuse(spec: BaseSpec, config: BaseConfig) -> None:
     if config.storage == "gguf" and spec.path.is_dir():
         why = f"{spec.source} is a folder of safetensors, its weights aren't packed"
         raise ConfigError("base.storage gguf needs a GGUF file", "base.storage", why, "nf4 packs any model")
+    from sapwood.model.int8_linear import int8_pays
+
     if config.storage == "int8-compute" and not int8_pays():
         rates = fastest_dtype()[1].get("gflops")
         why = f"here its products aren't faster than those in {fastest_dtype()[1]['dtype']} ({rates} GFLOP/s)"

@@ -30,7 +30,7 @@ from sapwood.scores import score_answers
 from sapwood.train.optim import TrainState
 from sapwood.train.schedule import learning_rate, members, plan_steps
 from sapwood.train.world import ALONE, World
-from sapwood.types import Batch, Evaluated, Event, Example, Finished, Head, LossSum, Pack, Sample, Stepped
+from sapwood.types import Batch, Evaluated, Event, Example, Finished, Head, LossSum, Pack, Sample, Stepped, TrainData
 
 # The input that torch's own generator is seeded for, before each pack: for whatever draws from it (DoRA's
 # dropout, say). Masks of our own count from 0, NEFTune's noise is -1.
@@ -39,14 +39,6 @@ GENERATOR = -2
 MOST_SKIPPED = 10  # bad steps in a row, from which it isn't the rows
 
 Sampler = Callable[[], Sequence[Sample]]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainData:
-    """Prepared examples: what is learnt, and what is only measured."""
-
-    train: Sequence[Example]
-    eval: Sequence[Example] = ()
 
 
 def train(

@@ -11,7 +11,8 @@ from sapwood.config import RunConfig
 from sapwood.errors import OutOfMemoryError
 from sapwood.model.lora import LoraModel
 from sapwood.pack.attention import packed_attention
-from sapwood.train.loop import TrainData, batch_of, forward_loss, pack_examples
+from sapwood.train.loop import batch_of, forward_loss, pack_examples
+from sapwood.types import TrainData
 from sapwood.train.optim import moment_bytes
 from sapwood.train.schedule import members, plan_steps
 from sapwood.types import Cursor, Pack
