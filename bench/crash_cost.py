@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sapwood import pipeline
-from sapwood.config import RunConfig
-from sapwood.config_file import load_config
-from sapwood.track import store
+from sapwood.config.file import load_config
+from sapwood.config.sections import RunConfig
+from sapwood.run import store
 from sapwood.train import checkpoint, saving
 
 PARTS: tuple[tuple[str, Any, str], ...] = (

@@ -40,12 +40,12 @@ def main() -> int:
 
 def measure(turns: int, every: int) -> list[Result]:
     """The best of ``turns`` times of every ``every``-th case."""
-    from tests.model.hostile import FOLDER, GGUF, SAFETENSORS, lay_out
+    from tests.base.hostile import FOLDER, GGUF, SAFETENSORS, lay_out
 
-    from sapwood.config import BaseConfig
+    from sapwood.base.inspect import inspect_base
+    from sapwood.base.load import load_base
+    from sapwood.config.sections import BaseConfig
     from sapwood.errors import SapwoodError
-    from sapwood.model.base import inspect_base
-    from sapwood.model.load import load_base
 
     def seconds(path: Path) -> tuple[float, str]:
         config = BaseConfig(model=str(path), storage="fp32")

@@ -78,10 +78,10 @@ def main() -> int:
 
 def planned(job: Job) -> Result:
     """The measured side: plan, then train as `sapwood train` does."""
-    from sapwood.config_file import parse_config
-    from sapwood.memory import choose_plan
+    from sapwood.config.file import parse_config
     from sapwood.pipeline import train_study
-    from sapwood.study import study_config
+    from sapwood.plan import choose_plan
+    from sapwood.prepare.study import study_config
     from workers import model_source, peak_rss
 
     with tempfile.TemporaryDirectory(prefix="sapwood-bench-") as folder:
@@ -118,7 +118,7 @@ def planned(job: Job) -> Result:
 
 def long_rows(folder: Path, sizes: Sequence[int]) -> str:
     """A file of rows whose prompt and answer have about as many words as ``sizes`` says."""
-    from sapwood.data.sources import read_rows
+    from sapwood.data.files.sources import read_rows
 
     words = " ".join(" ".join(row.value.values()) for row in read_rows(["builtin:nursery"])).split()
     prompt, answer = sizes

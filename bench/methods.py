@@ -30,7 +30,7 @@ LEARNING_RATES = {"full": 2e-5, "ia3": 1e-2, "prompt": 1e-2, "p-tuning": 1e-3, "
 
 
 def main() -> int:
-    from sapwood.config import Method
+    from sapwood.config.sections import Method
 
     parser = arguments(__doc__, rows=0)
     parser.add_argument("--only", action="append", choices=get_args(Method), help="a method, may be repeated")
@@ -39,7 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sapwood-methods-") as name:
         folder = Path(name)
         if given.smoke:
-            from tests.model.tiny import tiny_llama
+            from tests.base.tiny import tiny_llama
 
             given.model = str(tiny_llama(folder))
         plain_base = write_base(given.model, folder / "base")
@@ -62,9 +62,9 @@ def shown(value: Any) -> Any:
 
 def write_base(model: str, folder: Path) -> Path:
     """The base in Hugging Face layout, fp32."""
-    from sapwood.config import BaseConfig
-    from sapwood.model.base import inspect_base
-    from sapwood.model.load import load_base
+    from sapwood.base.inspect import inspect_base
+    from sapwood.base.load import load_base
+    from sapwood.config.sections import BaseConfig
 
     config = BaseConfig(model=model, storage="fp32")
     base = load_base(inspect_base(config), config)
@@ -84,8 +84,8 @@ def measure(method: str, model: str, plain_base: Path, folder: Path) -> Result:
 def try_method(method: str, model: str, plain_base: Path, folder: Path) -> Result:
     from sapwood import finetune, resume
     from sapwood.errors import Stopped
+    from sapwood.run.query import find_run
     from sapwood.serve.load import open_target
-    from sapwood.track.query import find_run
     from sapwood.types import Event, Stepped
 
     losses: list[float] = []
@@ -119,7 +119,7 @@ def lead(method: str) -> bool:
 
 
 def config_of(method: str, model: str, runs: Path) -> Any:
-    from sapwood.config_file import parse_config
+    from sapwood.config.file import parse_config
 
     quantised = {"storage": "nf4", "compute_dtype": "fp32"}
     return parse_config(

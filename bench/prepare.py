@@ -50,9 +50,9 @@ def by_sapwood(path: Path, profile: bool) -> dict[str, Any]:
     """Everything that a run does before its first step; the second start finds it in the cache."""
     from tests.template.real_tokenizers import real_tokenizer
 
-    from sapwood.config_file import parse_config
+    from sapwood.config.file import parse_config
     from sapwood.pack.plan import plan_packs
-    from sapwood.study import prepared_study
+    from sapwood.prepare.study import prepared_study
     from sapwood.template.render import Renderer
 
     renderer = Renderer(real_tokenizer("qwen1_5"))

@@ -52,7 +52,7 @@ def torchrun(size: int, *arguments: str) -> None:
 
 
 def losses(config: Path, runs: Path, size: int, shard: str) -> list[float]:
-    from sapwood.track.query import list_runs, read_events
+    from sapwood.run.query import list_runs, read_events
 
     torchrun(size, "-m", "sapwood", "train", str(config), f"save.dir={runs}", f"train.shard={shard}")
     (run,) = list_runs(runs)
@@ -72,12 +72,12 @@ def hold(config: Path, folder: Path, shard: str) -> None:
 
     import psutil
 
-    from sapwood.config_file import load_config
-    from sapwood.study import study_config
-    from sapwood.together import build
+    from sapwood.config.file import load_config
+    from sapwood.prepare.study import study_config
+    from sapwood.train.processes.follow import build
+    from sapwood.train.processes.shard import decoder_layers, gathered_bytes, held_bytes
+    from sapwood.train.processes.world import join
     from sapwood.train.rehearse import rehearse
-    from sapwood.train.shard import decoder_layers, gathered_bytes, held_bytes
-    from sapwood.train.world import join
 
     def resident() -> int:
         gc.collect()
@@ -120,7 +120,7 @@ def compare_losses(
 
 def compare_memory(folder: Path, config: Path) -> tuple[dict[str, Any], bool]:
     """Bytes by case and process; whether the base takes little enough in each of two."""
-    from tests.model.tiny import tiny_llama
+    from tests.base.tiny import tiny_llama
 
     found: dict[str, list[dict[str, int]]] = {}
     for case in ("1 process", "2, base in parts"):

@@ -67,16 +67,16 @@ def in_a_process(part: str, model: str) -> list[Row]:
 
 
 def tiny() -> str:
-    from tests.model.tiny_gguf import tiny_gguf
+    from tests.gguf.tiny_gguf import tiny_gguf
 
     path = Path(tempfile.gettempdir()) / "sapwood-bench-tiny.gguf"
     return str(tiny_gguf("llama", path, kind="Q4_1")[0])
 
 
 def open_base(source: str, storage: str, dtype: str = "auto", double_quant: bool = True) -> Any:
-    from sapwood.config import BaseConfig
-    from sapwood.model.base import inspect_base
-    from sapwood.model.load import load_base
+    from sapwood.base.inspect import inspect_base
+    from sapwood.base.load import load_base
+    from sapwood.config.sections import BaseConfig
 
     named = {"storage": storage, "compute_dtype": dtype, "double_quant": double_quant}
     config = BaseConfig.model_validate({"model": source, **named})
@@ -85,8 +85,8 @@ def open_base(source: str, storage: str, dtype: str = "auto", double_quant: bool
 
 def open_model(source: str, storage: str, dtype: str = "auto", double_quant: bool = True) -> Any:
     """(base, the same with a fresh adapter on it)."""
-    from sapwood.config import LoraConfig
-    from sapwood.model.lora import attach_lora
+    from sapwood.adapter.lora import attach_lora
+    from sapwood.config.sections import LoraConfig
 
     base = open_base(source, storage, dtype, double_quant)
     return base, attach_lora(base, LoraConfig(dropout=0.0))
@@ -108,7 +108,7 @@ def examples(tokenizer: Any, count: int, length: int, every: int = 1) -> list[An
 
 
 def settings(steps: int, batch: int, lr: float) -> Any:
-    from sapwood.config_file import parse_config
+    from sapwood.config.file import parse_config
 
     train = {"batch_size": batch, "max_steps": steps, "lr": lr, "warmup": 0}
     tree = {"data": {"train": "text", "eval": 0}, "pack": {"length": LENGTH}, "train": train}
@@ -118,9 +118,8 @@ def settings(steps: int, batch: int, lr: float) -> Any:
 def run(model: Any, rows: Sequence[Any], config: Any) -> list[Any]:
     """Every `Stepped` of a training on ``rows``."""
     from sapwood.train.loop import train
-    from sapwood.types import TrainData
     from sapwood.train.optim import new_state
-    from sapwood.types import Stepped
+    from sapwood.types import Stepped, TrainData
 
     state = new_state(model.parameters, config.train)
     return [event for event in train(model, TrainData(rows), state, config) if isinstance(event, Stepped)]
@@ -208,7 +207,7 @@ def reloaded(folder: Path, model: Any, ids: Any, storage: str, double: bool) -> 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from sapwood.model.lora import write_adapter
+    from sapwood.adapter.lora import write_adapter
 
     write_adapter(model, folder / "adapter")
     four = {"bnb_4bit_quant_type": storage, "bnb_4bit_use_double_quant": double}
@@ -224,7 +223,7 @@ def reloaded(folder: Path, model: Any, ids: Any, storage: str, double: bool) -> 
 
 
 def seven(source: str, smoke: bool) -> list[Row]:
-    from sapwood.model.recompute import recompute_layers
+    from sapwood.compute.recompute import recompute_layers
     from workers import peak_rss
 
     with tempfile.TemporaryDirectory(prefix="sapwood-bench-") as folder:
@@ -243,10 +242,11 @@ def seven(source: str, smoke: bool) -> list[Row]:
 
 def write_seven(path: Path, layers: int) -> Path:
     """A file of Llama 2 7B's shape: random blocks in Q4_K, whose scales give weights a deviation of 0.02."""
-    import gguf
     import numpy as np
-    from tests.model.tiny import tiny_config
-    from tests.model.tiny_gguf import write_config, write_tokenizer
+    from tests.base.tiny import tiny_config
+    from tests.gguf.tiny_gguf import write_config, write_tokenizer
+
+    import gguf
 
     width, inner, rows = 4096, 11008, 32000
     shape = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers}

@@ -19,8 +19,8 @@ from typing import Any
 
 from common import Job, Result
 from memory import planned
-from sapwood.config import BaseConfig, RunConfig
-from sapwood.config_file import parse_config
+from sapwood.config.file import parse_config
+from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.types import Base, BaseSpec, Example, Stepped
 
 RANK, ALPHA, LR, SEED = 8, 32, 1e-4, 0
@@ -55,7 +55,7 @@ def examples_file(job: Job) -> Path:
 
 
 def load_examples(job: Job) -> Sequence[Example]:
-    from sapwood.data.cache import unpack_examples
+    from sapwood.prepare.cache import unpack_examples
 
     return unpack_examples(examples_file(job).read_bytes(), examples_file(job))
 
@@ -64,7 +64,7 @@ def model_source(job: Job) -> str:
     """The job's base; ``tiny`` and ``medium`` are random models, made in the job's folder."""
     if job.model not in SIZES:
         return job.model
-    from tests.model.tiny import tiny_llama
+    from tests.base.tiny import tiny_llama
 
     folder = Path(job.folder) / job.model
     path = folder / "tiny-llama"
@@ -72,8 +72,8 @@ def model_source(job: Job) -> str:
 
 
 def open_base(job: Job) -> Base:
-    from sapwood.model.base import inspect_base
-    from sapwood.model.load import load_base
+    from sapwood.base.inspect import inspect_base
+    from sapwood.base.load import load_base
 
     settings = BaseConfig.model_validate({"model": model_source(job), "storage": job.storage})
     return load_base(inspect_base(settings), settings)
@@ -133,8 +133,8 @@ def by_step(examples: Sequence[Example], batch: int) -> list[tuple[int, int, int
 def prepare(job: Job) -> Result:
     """Write the examples: rows of a file under the chat template, or, with ``sizes``, made ones of exact
     length."""
-    from sapwood.data.cache import pack_examples
-    from sapwood.model.base import inspect_base
+    from sapwood.base.inspect import inspect_base
+    from sapwood.prepare.cache import pack_examples
 
     spec = inspect_base(BaseConfig(model=model_source(job)))
     examples = made_examples(job, spec) if job.sizes else row_examples(job, spec)
@@ -145,8 +145,8 @@ def prepare(job: Job) -> Result:
 
 def row_examples(job: Job, spec: BaseSpec) -> Sequence[Example]:
     from sapwood.data.formats import read_conversations
-    from sapwood.study import make_renderer
-    from sapwood.template.prepare import prepare
+    from sapwood.prepare.rows import prepare
+    from sapwood.prepare.study import make_renderer
 
     config = parse_config(
         {"data": {"train": job.data, "system": job.system}, "pack": {"length": job.pack_length}}
@@ -165,7 +165,7 @@ def made_examples(job: Job, spec: BaseSpec) -> list[Example]:
     all, the last are learnt."""
     import numpy as np
 
-    from sapwood.data.sources import read_rows
+    from sapwood.data.files.sources import read_rows
     from sapwood.types import RowId
 
     text = "\n".join(" ".join(row.value.values()) for row in read_rows(["builtin:nursery"]))
@@ -188,12 +188,11 @@ def made_examples(job: Job, spec: BaseSpec) -> list[Example]:
 
 def ours(job: Job) -> Result:
     """sapwood's own training loop, as `sapwood train` runs it."""
-    from sapwood.model.lora import attach_lora
+    from sapwood.adapter.lora import attach_lora
     from sapwood.train.loop import pack_examples, train
-    from sapwood.types import TrainData
     from sapwood.train.optim import new_state
     from sapwood.train.schedule import members, plan_steps
-    from sapwood.types import Cursor
+    from sapwood.types import Cursor, TrainData
 
     config, examples = settings_of(job), load_examples(job)
     base = open_base(job)
@@ -225,7 +224,7 @@ def with_peft(job: Job, base: Base) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from sapwood.model.targets import resolve_targets
+    from sapwood.adapter.targets import resolve_targets
 
     settings = LoraConfig(
         r=RANK,
@@ -381,7 +380,7 @@ def trainer_parity(job: Job) -> Result:
     """Trainer + PEFT as the parity tests set it up: from our starting adapter, one example at a time."""
     from tests.parity.trainer import in_training_order, trainer_losses
 
-    from sapwood.model.lora import attach_lora
+    from sapwood.adapter.lora import attach_lora
 
     config = settings_of(job)
     examples = in_training_order(load_examples(job), config, job.steps)
@@ -432,7 +431,7 @@ def rate(job: Job) -> Result:
 
     import torch
 
-    from sapwood.model.base import inspect_base, skeleton
+    from sapwood.base.inspect import inspect_base, skeleton
 
     model = skeleton(inspect_base(BaseConfig(model=model_source(job))))
     head = model.get_output_embeddings()

@@ -61,7 +61,7 @@ def pages() -> dict[str, str]:
 
 
 def _page(*, chinese: bool) -> str:
-    from sapwood.config_file import field_of
+    from sapwood.config.file import field_of
 
     out = [*_top(chinese=chinese), ""]
     for area in read_areas():

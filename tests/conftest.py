@@ -29,10 +29,10 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def smollm2_spec() -> Any:
     """The real SmolLM2, inspected; pulled into the user's own cache where it isn't there yet."""
-    from sapwood.config import BaseConfig
+    from sapwood.base.inspect import inspect_base
+    from sapwood.base.sources import resolve
+    from sapwood.config.sections import BaseConfig
     from sapwood.errors import ModelError
-    from sapwood.model.base import inspect_base
-    from sapwood.model.sources import resolve
 
     try:
         resolve("builtin:smollm2")

@@ -14,9 +14,9 @@ from typing import Any
 
 WARM = (
     "sapwood.pipeline",
-    "sapwood.model.fast_lora",
+    "sapwood.compute.linear.group",
     "transformers.models.llama.modeling_llama",
-    "sapwood.study",
+    "sapwood.prepare.study",
     "tests.forks",
     "tests.crash.work",
 )

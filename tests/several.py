@@ -22,7 +22,7 @@ MORE_WARM = (
     "sapwood.cli",
     "sapwood.commands.train",
     "torch.distributed.fsdp",
-    "sapwood.track.plot",
+    "sapwood.show.plot",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "tests.several",
@@ -116,7 +116,7 @@ def _one(
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
                 raise OSError(ctypes.get_errno(), "setns")
     if "HASTE" in variables:
-        from sapwood.train import heartbeat
+        from sapwood.train.processes import heartbeat
 
         heartbeat.BEAT, heartbeat.PATIENCE = 0.1, 2.0
     try:

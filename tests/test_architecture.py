@@ -17,13 +17,19 @@ LAYERS = (
     {"cli"},
     {"commands"},
     {"pipeline", "export"},
-    {"adapter", "estimate", "evaluate", "memory", "together"},
-    {"study"},
-    {"train", "serve", "gather"},
-    {"data", "template", "pack", "model", "track"},
-    {"config_file", "signals", "scores", "beside"},
+    {"evaluate"},
+    {"plan"},
+    {"train"},
+    {"prepare"},
+    {"serve"},
+    {"show", "trackers"},
+    {"adapter"},
+    {"compute"},
+    {"base"},
+    {"gguf", "pack", "template"},
+    {"data", "run"},
+    {"machine", "scores"},
     {"config"},
-    {"examples"},
     {"types", "errors", "native"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -31,24 +37,24 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 DOORS = {
     "transformers": {
         "template/render",
-        "pack/attention",
-        "model/base",
-        "model/chatglm",
-        "model/load",
-        "model/bnb_linear",
+        "compute/attention/seam",
+        "base/inspect",
+        "base/chatglm",
+        "base/load",
+        "base/storage/bnb_linear",
         "serve/generate",
         "export/merge",
     },
-    "bitsandbytes": {"model/bnb_linear", "train/optim"},
-    "peft": {"model/lora", "model/fast_lora", "model/methods", "model/combine"},
-    "datasets": {"data/hub"},
+    "bitsandbytes": {"base/storage/bnb_linear", "train/optim"},
+    "peft": {"adapter/lora", "compute/linear/group", "adapter/methods", "adapter/combine"},
+    "datasets": {"data/files/hub"},
     "sacrebleu": {"scores"},
-    **{name: {f"track/trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},
-    "torch.distributed": {"train/world", "train/shard", "train/vocabulary"},
+    **{name: {f"trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},
+    "torch.distributed": {f"train/processes/{name}" for name in ("world", "shard", "vocabulary")},
 }
 BANNED = {"pickle", "marshal", "shelve", "dill", "requests", "urllib.request"}
 # `sapwood data convert` opens pickles in a process of its own, which gives up its rights first.
-ALLOWED = {"data/unpickle": {"pickle"}}
+ALLOWED = {"data/files/unpickle": {"pickle"}}
 
 
 def modules() -> list[Path]:
@@ -123,7 +129,7 @@ def test_nothing_that_can_run_a_file_is_used(path: Path) -> None:
 
 
 def test_the_module_that_opens_pickles_is_run_and_never_imported() -> None:
-    assert not [name_of(path) for path in modules() if "sapwood.data.unpickle" in imports(path)]
+    assert not [name_of(path) for path in modules() if "sapwood.data.files.unpickle" in imports(path)]
 
 
 def loaded_after(code: str) -> set[str]:

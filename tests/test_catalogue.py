@@ -21,8 +21,8 @@ import pytest
 
 from sapwood import finetune, resume
 from sapwood.commands.data import check_config
-from sapwood.config import SaveConfig
-from sapwood.config_file import load_config
+from sapwood.config.file import load_config
+from sapwood.config.sections import SaveConfig
 from sapwood.errors import (
     ConfigError,
     LockedError,
@@ -31,18 +31,18 @@ from sapwood.errors import (
     Stopped,
     StorageError,
 )
-from sapwood.signals import STOP_SIGNALS
-from sapwood.study import study_config
-from sapwood.track import files
-from sapwood.track.query import list_runs, read_events
-from sapwood.track.store import reopen_run
+from sapwood.machine.signals import STOP_SIGNALS
+from sapwood.prepare.study import study_config
+from sapwood.run import files
+from sapwood.run.query import list_runs, read_events
+from sapwood.run.store import reopen_run
 from sapwood.train import loop
 from sapwood.train.checkpoint import checkpoints, newest_good
 from sapwood.train.saving import SaveClock
 from sapwood.types import Event, Stepped
 from tests.crash.work import folder_hash, only_run, tiny_config
 from tests.forks import exit_code, train_and_kill
-from tests.track.shared import stepped
+from tests.run.shared import stepped
 from tests.train.runs import six_steps, start
 
 # --- configs ---------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sapwood import cli
-from sapwood.config_file import load_config
-from tests.model.tiny import tiny_llama
+from sapwood.config.file import load_config
+from tests.base.tiny import tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_a_folder_that_cannot_be_written(home: Path) -> None:
 
 
 def test_a_run_in_use_says_by_whom(home: Path) -> None:
-    from sapwood.track.store import reopen_run
+    from sapwood.run.store import reopen_run
 
     run = json.loads(call("runs", "mine", "--json").output)["runs"][0]
     with reopen_run(home / run["path"]):

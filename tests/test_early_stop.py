@@ -10,10 +10,10 @@ import pytest
 from safetensors.torch import load_file
 
 from sapwood import finetune, resume
-from sapwood.adapter import load_adapter
-from sapwood.config import RunConfig
+from sapwood.adapter.folder import load_adapter
+from sapwood.config.sections import RunConfig
 from sapwood.errors import Stopped
-from sapwood.track.query import find_run, read_events
+from sapwood.run.query import find_run, read_events
 from sapwood.train.checkpoint import checkpoints
 from sapwood.types import Event, Stepped
 from tests.test_pipeline import adapter_hashes, make_config

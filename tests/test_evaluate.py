@@ -16,9 +16,9 @@ from sapwood import finetune, load_config
 from sapwood.commands.eval import eval_run, held_out, verdict
 from sapwood.errors import DataError, ModelError
 from sapwood.evaluate import Compared, evaluate_rows, probes_of, row_losses
+from sapwood.run.query import find_run, read_events, read_samples
 from sapwood.scores import Interval
 from sapwood.serve.load import open_base, open_target
-from sapwood.track.query import find_run, read_events, read_samples
 from tests.test_pipeline import make_config
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sapwood.config_file import field_of
+from sapwood.config.file import field_of
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT.parent / "shared" / "tutorials"

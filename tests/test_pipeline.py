@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from sapwood import finetune, parse_config, resume
-from sapwood.config import BaseConfig, RunConfig
+from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.errors import ConfigError, DataError, Stopped, StorageError
+from sapwood.run.query import find_run, list_runs, read_events, read_samples
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import open_target
-from sapwood.track.query import find_run, list_runs, read_events, read_samples
 from sapwood.types import Evaluated, Event, Finished, Stepped
+from tests.base.tiny import tiny_llama
 from tests.forks import exit_code, train_and_kill
-from tests.model.tiny import tiny_llama
-from tests.model.tiny_gguf import tiny_gguf
+from tests.gguf.tiny_gguf import tiny_gguf
 
 STEPS = 6
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sapwood.config import RunConfig
-from tests.model.tiny import tiny_llama
+from sapwood.config.sections import RunConfig
+from tests.base.tiny import tiny_llama
 from tests.several import command, start
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +34,10 @@ def test_the_python_example_runs(name: str, tmp_path: Path) -> None:
         "base: {model: tiny-llama, storage: fp32}\ndata: {train: my.json, eval: 2}\neval: {samples: 0}\n"
     )
     example, plain_peft = blocks(name, "python")
-    imports = "from sapwood.config import BaseConfig\nfrom sapwood.model.base import inspect_base\n"
-    imports += "from sapwood.model.load import load_base\n"
+    imports = (
+        "from sapwood.config.sections import BaseConfig\nfrom sapwood.base.inspect import inspect_base\n"
+    )
+    imports += "from sapwood.base.load import load_base\n"
     settings = "b = BaseConfig(model='tiny-llama', storage='fp32')\n"
     base = imports + settings + "base_model = load_base(inspect_base(b), b).model\n"
     done = subprocess.run(

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from sapwood import finetune, load_config
-from sapwood.config import RunConfig
+from sapwood.config.sections import RunConfig
+from sapwood.run.query import list_runs, read_events
 from sapwood.serve.load import open_target
-from sapwood.track.query import list_runs, read_events
-from tests.model.tiny import tiny_model
-from tests.model.tiny_chatglm import tiny_chatglm_dir
+from tests.base.tiny import tiny_model
+from tests.base.tiny_chatglm import tiny_chatglm_dir
 from tests.template.real_tokenizers import real_tokenizer, tokenizer_files
 
 ROOT = Path(__file__).parents[1]

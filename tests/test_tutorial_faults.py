@@ -17,16 +17,16 @@ import torch
 from safetensors.numpy import load_file
 
 from sapwood import finetune, load_config, parse_config
-from sapwood.config import BaseConfig, RunConfig
+from sapwood.base.inspect import inspect_base
+from sapwood.base.load import load_base
+from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.errors import ConfigError
-from sapwood.model.base import inspect_base
-from sapwood.model.load import load_base
 from sapwood.pack.build import build_pack
+from sapwood.run.query import read_events
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import open_target
-from sapwood.track.query import read_events
 from sapwood.types import Evaluated, Event, Stepped
-from tests.model.tiny import tiny_llama, tiny_model, tiny_tokenizer
+from tests.base.tiny import tiny_llama, tiny_model, tiny_tokenizer
 from tests.parity.cases import lora_model, random_examples
 from tests.parity.test_packed_equals_alone import alone, through_packs
 from tests.test_pipeline import make_config

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sapwood.config import RunConfig
-    from sapwood.config_file import load_config, parse_config
+    from sapwood.config.file import load_config, parse_config
+    from sapwood.config.sections import RunConfig
     from sapwood.errors import SapwoodError
     from sapwood.pipeline import finetune, resume
     from sapwood.types import Adapter
@@ -21,11 +21,11 @@ __all__ = ["Adapter", "RunConfig", "SapwoodError", "finetune", "load_config", "p
 
 _HOMES = {
     "Adapter": "types",
-    "RunConfig": "config",
+    "RunConfig": "config.sections",
     "SapwoodError": "errors",
     "finetune": "pipeline",
-    "load_config": "config_file",
-    "parse_config": "config_file",
+    "load_config": "config.file",
+    "parse_config": "config.file",
     "resume": "pipeline",
 }
 

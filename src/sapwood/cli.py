@@ -324,7 +324,7 @@ def data_convert(
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
     """Write the rows of a pickled DataFrame as JSONL, read in a process that can do nothing else."""
-    from sapwood.data.convert import convert_pickle
+    from sapwood.data.files.convert import convert_pickle
 
     target = target or source.with_suffix(".jsonl")
     typer.echo(f"wrote {convert_pickle(source, target, force=force):,} rows to {target}")

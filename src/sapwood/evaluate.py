@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sapwood.adapter.lora import LoraModel
+from sapwood.compute.attention.seam import packed_attention
+from sapwood.compute.batch import to_batch
+from sapwood.compute.loss import label_loss
 from sapwood.errors import ModelError
-from sapwood.model.lora import LoraModel
-from sapwood.model.loss import label_loss
-from sapwood.pack.attention import packed_attention
-from sapwood.pack.build import build_pack, to_batch
+from sapwood.pack.build import build_pack
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
 from sapwood.serve.probe import Probe, answer_probes

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter import ADAPTER_DIR, load_adapter, save_adapter
-from sapwood.config import RunConfig
-from sapwood.config_file import dump_config, load_config
+from sapwood.adapter.folder import ADAPTER_DIR, load_adapter, save_adapter
+from sapwood.adapter.lora import LoraModel
+from sapwood.config.file import dump_config, load_config
+from sapwood.config.sections import RunConfig
 from sapwood.errors import (
     ConfigError,
     NumericsError,
@@ -21,20 +22,21 @@ from sapwood.errors import (
     Stopped,
     StorageError,
 )
-from sapwood.memory import cheaper, choose_plan, settled
-from sapwood.model.lora import LoraModel
-from sapwood.model.machine import fastest_dtype, kernel_facts
-from sapwood.signals import stop_signals
-from sapwood.study import DATA, Study, fingerprints, load_study, save_study, study_config
-from sapwood.together import NOTHING_TO_DO, build, fresh_state, invite, sampler_of
-from sapwood.track.files import set_aside
-from sapwood.track.follow import followed
-from sapwood.track.identity import Change, accept_changes, changes, identity_of, read_about
-from sapwood.track.store import RunStore, open_run, package_versions, reopen_run
+from sapwood.machine.measure import fastest_dtype, kernel_facts
+from sapwood.machine.signals import stop_signals
+from sapwood.plan import cheaper, choose_plan, settled
+from sapwood.prepare.study import DATA, Study, fingerprints, load_study, save_study, study_config
+from sapwood.run.files import set_aside
+from sapwood.run.identity import Change, accept_changes, changes, identity_of, read_about
+from sapwood.run.store import RunStore, open_run, package_versions, reopen_run
+from sapwood.trackers.follow import followed
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, share_state
 from sapwood.train.explosion import LossWatch
 from sapwood.train.loop import train
 from sapwood.train.optim import TrainState
+from sapwood.train.processes.follow import NOTHING_TO_DO, build, fresh_state, invite, sampler_of
+from sapwood.train.processes.shard import refuse_division
+from sapwood.train.processes.world import ALONE, World, partners
 from sapwood.train.rehearse import out_of_memory, rehearse
 from sapwood.train.saving import (
     SaveClock,
@@ -46,8 +48,6 @@ from sapwood.train.saving import (
     try_to_save,
 )
 from sapwood.train.schedule import plan_steps
-from sapwood.train.shard import refuse_division
-from sapwood.train.world import ALONE, World, partners
 from sapwood.types import Adapter, Event, Stepped
 
 Watcher = Callable[[Event], None]

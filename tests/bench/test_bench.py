@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sapwood.data.cache import unpack_examples
-from tests.model.tiny import tiny_llama
+from sapwood.prepare.cache import unpack_examples
+from tests.base.tiny import tiny_llama
 
 BENCH = Path(__file__).parents[2] / "bench"
 CASES = ("sapwood-fp32", "trainer-literal", "trainer-fp32-1x16", "trl-padding-free", "trl-packing-512")

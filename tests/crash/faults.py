@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sapwood.track import files
+from sapwood.run import files
 
 
 class Killed(BaseException):

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sapwood.track.query import list_runs
+from sapwood.run.query import list_runs
 from tests.crash.work import folder_hash, only_run, tiny_config, train_or_resume
 from tests.forks import exit_code, killed_after
 

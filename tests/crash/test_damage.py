@@ -12,8 +12,8 @@ import pytest
 from sapwood import finetune, resume
 from sapwood.commands.verify import examine_run, repair_run, verify_run
 from sapwood.errors import StorageError
-from sapwood.track.files import verify_dir
-from sapwood.track.query import read_events
+from sapwood.run.files import verify_dir
+from sapwood.run.query import read_events
 from sapwood.train.checkpoint import checkpoints
 from tests.crash.work import folder_hash, tiny_config
 

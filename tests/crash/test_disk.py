@@ -13,9 +13,9 @@ import pytest
 
 from sapwood import finetune, resume
 from sapwood.errors import Stopped, StorageError
-from sapwood.track import files
-from sapwood.track.disk import free_bytes
-from sapwood.track.query import list_runs, read_events
+from sapwood.run import files
+from sapwood.run.disk import free_bytes
+from sapwood.run.query import list_runs, read_events
 from sapwood.train import saving
 from sapwood.train.checkpoint import checkpoint_bytes, checkpoints, save_checkpoint
 from sapwood.types import Event, Stepped

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from sapwood import finetune, resume
-from sapwood.config_file import dump_config, load_config
+from sapwood.config.file import dump_config, load_config
 from sapwood.errors import SapwoodError, Stopped, StorageError
-from sapwood.track.identity import FREE, Change, changes, identity_of
-from sapwood.track.query import read_events
+from sapwood.run.identity import FREE, Change, changes, identity_of
+from sapwood.run.query import read_events
 from sapwood.types import Event, Stepped
+from tests.base.tiny import tiny_llama
 from tests.crash.work import folder_hash, only_run, tiny_config
-from tests.model.tiny import tiny_llama
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sapwood import finetune, pipeline
+from sapwood.adapter.lora import LoraModel
 from sapwood.errors import NumericsError
-from sapwood.model.lora import LoraModel
-from sapwood.together import build
-from sapwood.track.query import list_runs, read_events
+from sapwood.run.query import list_runs, read_events
 from sapwood.train.checkpoint import checkpoints, save_checkpoint
 from sapwood.train.loop import MOST_SKIPPED, train
 from sapwood.train.optim import TrainState
+from sapwood.train.processes.follow import build
 from sapwood.types import Evaluated, Stepped
 from tests.crash.work import tiny_config
 from tests.train.runs import adapter, data, same_bits, six_steps, start

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from sapwood.adapter.lora import LoraModel
 from sapwood.errors import StorageError
-from sapwood.model.lora import LoraModel
-from sapwood.track.files import MANIFEST, STAGING, sweep_staging, verify_dir
-from sapwood.track.query import list_runs
+from sapwood.run.files import MANIFEST, STAGING, sweep_staging, verify_dir
+from sapwood.run.query import list_runs
 from sapwood.train import saving
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, save_checkpoint
 from sapwood.train.loop import train

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sapwood.track import files
+from sapwood.run import files
 from sapwood.train.checkpoint import newest_good, save_checkpoint
 from sapwood.train.loop import train
 from sapwood.types import Stepped

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sapwood.config_file import dump_config
-from sapwood.track.query import list_runs, read_events
+from sapwood.config.file import dump_config
+from sapwood.run.query import list_runs, read_events
 from sapwood.train import loop
 from sapwood.train.optim import TrainState
+from tests.base.tiny import tiny_llama
 from tests.crash.work import folder_hash, only_run, tiny_config
-from tests.model.tiny import tiny_llama
 from tests.several import Group, command, start
 
 STEPS = 20

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from sapwood.errors import LockedError
-from sapwood.track.store import open_run, reopen_run
+from sapwood.run.store import open_run, reopen_run
 
 RACES = 100
 
 
 def race(run: Path, gate: Barrier, results: Any) -> None:
     """Try for the run again and again; all racers start each try and give up each prize together."""
-    from sapwood.track import lock
+    from sapwood.run import lock
 
     lock.PATIENCE = 0.0  # a loser of a race would wait for half a second, in case the winner only looked
     for _ in range(RACES):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sapwood.track.files import staged_dir, verify_dir
+from sapwood.run.files import staged_dir, verify_dir
 from sapwood.train import checkpoint
 from sapwood.train.checkpoint import checkpoint_path, checkpoints, save_checkpoint
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from sapwood import finetune, pipeline, resume
-from sapwood.config_file import dump_config, load_config
+from sapwood.adapter import lora
+from sapwood.adapter.lora import LoraModel
+from sapwood.compute.dropout import DropoutClock
+from sapwood.config.file import dump_config, load_config
 from sapwood.errors import LockedError, NumericsError, StorageError
-from sapwood.model import lora
-from sapwood.model.dropout import DropoutClock
-from sapwood.model.lora import LoraModel
-from sapwood.track import files
-from sapwood.track.lock import LOCK, RunLock
-from sapwood.track.query import read_events
-from sapwood.track.store import RunStore
+from sapwood.run import files
+from sapwood.run.lock import LOCK, RunLock
+from sapwood.run.query import read_events
+from sapwood.run.store import RunStore
 from sapwood.train import checkpoint, loop
 from sapwood.train.optim import TrainState
 from sapwood.types import Event, Stepped

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import RunConfig
-from sapwood.config_file import parse_config
-from sapwood.track.query import list_runs
+from sapwood.config.file import parse_config
+from sapwood.config.sections import RunConfig
+from sapwood.run.query import list_runs
 
 STEPS = 6
 
@@ -20,7 +20,7 @@ STEPS = 6
 def tiny_config(folder: Path, runs: Path | None = None, **sections: Any) -> RunConfig:
     """Six steps over 11 rows with dropout, held-out loss every second step, two checkpoints kept. The model
     is made in ``folder`` the first time."""
-    from tests.model.tiny import tiny_llama
+    from tests.base.tiny import tiny_llama
 
     model, rows = folder / "tiny-llama", folder / "rows.jsonl"
     if not model.exists():
@@ -60,7 +60,7 @@ def train_or_resume(config: Mapping[str, Any]) -> None:
 
 def die_at_operation(config: Mapping[str, Any], number: int) -> None:
     """`train_or_resume`, killed just before its ``number``-th file operation (the first is 1)."""
-    from sapwood.track import files
+    from sapwood.run import files
 
     seen = 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sapwood.data.sources import read_rows
+from sapwood.data.files.sources import read_rows
 from sapwood.errors import DataError
 from sapwood.types import Row
 

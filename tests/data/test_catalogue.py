@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from sapwood.config import DataConfig, TemplateConfig
+from sapwood.config.sections import DataConfig, TemplateConfig
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.problems import printable
-from sapwood.data.split import Said, split_eval
 from sapwood.errors import DataError
-from sapwood.template.prepare import Prepared, prepare
+from sapwood.prepare.rows import Prepared, prepare
+from sapwood.prepare.split import Said, split_eval
 from sapwood.types import Conversation
 from tests.template.cases import tiny
 

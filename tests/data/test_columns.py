@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sapwood.config import DataConfig
-from sapwood.config_file import parse_config
+from sapwood.config.file import parse_config
+from sapwood.config.sections import DataConfig
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.errors import ConfigError, DataError
 from sapwood.types import Conversation

@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sapwood.data import unpickle
-from sapwood.data.convert import convert_pickle
+from sapwood.data.files import unpickle
+from sapwood.data.files.convert import convert_pickle
 from sapwood.errors import DataError, StorageError
+
+MODULE = unpickle.__name__
 
 ROWS = [
     {"instruction": "问\n", "output": "🌳", "n": 1, "f": 0.5, "ok": True, "turns": [{"role": "user"}]},
@@ -141,13 +143,11 @@ def test_the_process_can_open_nothing_even_if_a_pickle_ran(tmp_path: Path) -> No
         "library": "__import__('ctypes')",
     }
     for name, attempt in attempts.items():
-        code = f"import sapwood.data.unpickle as u; import _socket, posix; u.give_up_rights(); {attempt}"
+        code = f"import {MODULE} as u; import _socket, posix; u.give_up_rights(); {attempt}"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == unpickle.REFUSED, name
         assert "it tried what a DataFrame never does" in done.stderr, name
-    code = (
-        "import sapwood.data.unpickle as u; u.sys.addaudithook = id; u.give_up_rights(); u._socket.socket()"
-    )
+    code = f"import {MODULE} as u; u.sys.addaudithook = id; u.give_up_rights(); u._socket.socket()"
     code = code.replace("u;", "u, _socket; u._socket = _socket;", 1)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "Too many open files" in done.stderr, "the limits hold without the hook too"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sapwood.config import DataConfig
+from sapwood.config.sections import DataConfig
 from sapwood.data.formats import read_conversations
 from sapwood.data.problems import printable
 from sapwood.errors import DataError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapwood.data.sources import read_rows
+from sapwood.data.files.sources import read_rows
 from sapwood.errors import DataError
 from sapwood.types import Row
 

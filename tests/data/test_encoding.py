@@ -41,7 +41,7 @@ def test_d2_line_end_across_two_reads_is_one_line_end(
 ) -> None:
     content = "\r\n".join([GOOD_LINE] * 20)
     for size in range(1, 45):
-        monkeypatch.setattr("sapwood.data.encoding._CHUNK", size)
+        monkeypatch.setattr("sapwood.data.files.encoding._CHUNK", size)
         assert [row.id.line for row in read(content)] == list(range(1, 21))
 
 

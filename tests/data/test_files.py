@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sapwood.data.sources import read_rows
+from sapwood.data.files.sources import read_rows
 from sapwood.errors import DataError
 from sapwood.types import Row
 
@@ -66,7 +66,7 @@ def test_d46_file_that_becomes_a_pipe_meanwhile_is_refused(
         os.mkfifo(path)
         return real_open(*args)
 
-    monkeypatch.setattr("sapwood.data.files.os.open", swap_and_open)
+    monkeypatch.setattr("sapwood.data.files.paths.os.open", swap_and_open)
     assert "the path is a pipe" in refuse_path("rows.jsonl", tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapwood.config import DataConfig
+from sapwood.config.sections import DataConfig
 from sapwood.data.formats import ReadReport, detect_format, read_conversations, to_conversation
 from sapwood.errors import DataError
 from sapwood.types import Conversation, Row, RowId

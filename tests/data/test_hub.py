@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sapwood.data.hub import training_files
+from sapwood.data.files.hub import training_files
 from sapwood.errors import DataError
 
 FILES = {
@@ -27,7 +27,7 @@ FILES = {
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 READ = """
 import json, sys
-from sapwood.data.sources import read_rows
+from sapwood.data.files.sources import read_rows
 from sapwood.errors import DataError
 try:
     print(json.dumps([[str(row.id), row.value] for row in read_rows(sys.argv[1:])]))

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sapwood.config import DataConfig
+from sapwood.config.sections import DataConfig
+from sapwood.data.files.sources import read_rows
 from sapwood.data.formats import read_conversations
-from sapwood.data.sources import read_rows
 from sapwood.errors import DataError
 from sapwood.types import Row
 
@@ -80,7 +80,7 @@ def test_d50_a_cut_file_is_refused(refuse: Callable[..., DataError], cut: int) -
 def test_d50_a_row_group_that_would_fill_the_memory_is_refused_unread(
     refuse: Callable[..., DataError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sapwood.data.parquet.MAX_GROUP_BYTES", 5_000)
+    monkeypatch.setattr("sapwood.data.files.parquet.MAX_GROUP_BYTES", 5_000)
     bomb = parquet([{"text": "x" * 1000 + str(i)} for i in range(100)], compression="zstd")
     assert len(bomb) < 60_000
     assert "row group 0 unpacks to" in str(refuse(bomb, "rows.parquet"))

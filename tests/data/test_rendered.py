@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sapwood.data.files.sources import read_rows, stream_rows
 from sapwood.data.problems import ProblemLog
-from sapwood.data.sources import read_rows, stream_rows
 from sapwood.errors import DataError
 from sapwood.types import Row
 
@@ -74,7 +74,7 @@ def test_text_is_cut_alike_through_any_window(
     (tmp_path / "rows.txt").write_bytes(content.encode())
     whole = [(row.id, row.value) for row in read_rows(["rows.txt"], root=tmp_path)]
     for size in (1, 2, 5, 40):
-        monkeypatch.setattr("sapwood.data.window.CHUNK", size)
+        monkeypatch.setattr("sapwood.data.files.window.CHUNK", size)
         assert [(row.id, row.value) for row in read_rows(["rows.txt"], root=tmp_path)] == whole
 
 
@@ -94,7 +94,7 @@ def test_a_conversation_beyond_the_limit_is_refused_and_the_next_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sapwood.data.rendered.MAX_ROW_BYTES", 1000)
-    monkeypatch.setattr("sapwood.data.window.CHUNK", 100)
+    monkeypatch.setattr("sapwood.data.files.window.CHUNK", 100)
     small, large = "<s>[INST] q [/INST] a </s>\n", f"<s>[INST] q [/INST] {'word ' * 900} </s>\n"
     (tmp_path / "rows.txt").write_text(small + large + small + large)
     log = ProblemLog()

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapwood.config import DataConfig
+from sapwood.config.sections import DataConfig
+from sapwood.data.files.sources import read_rows, stream_rows
 from sapwood.data.formats import read_conversations
 from sapwood.data.problems import ProblemLog
-from sapwood.data.sources import read_rows, stream_rows
 from sapwood.errors import DataError
 from sapwood.types import Row
 
@@ -178,7 +178,7 @@ def test_an_array_is_read_alike_through_any_window(
     (tmp_path / "rows.json").write_bytes(document.encode("utf-8"))
     whole = told()
     for size in (1, 2, 3, 7):
-        monkeypatch.setattr("sapwood.data.window.CHUNK", size)
+        monkeypatch.setattr("sapwood.data.files.window.CHUNK", size)
         assert told() == whole
 
 

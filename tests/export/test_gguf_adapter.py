@@ -13,19 +13,19 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 
-from sapwood.config import LoraConfig
+from sapwood.adapter.lora import LoraModel, lora_pairs
+from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, ExportError, StorageError
 from sapwood.export import gguf_adapter
 from sapwood.export.gguf_adapter import gguf_pairs
 from sapwood.export.ship import CHECK, Order, export
-from sapwood.model.gguf_file import read_gguf
-from sapwood.model.gguf_map import unpermute
-from sapwood.model.lora import LoraModel, lora_pairs
+from sapwood.gguf.file import read_gguf
+from sapwood.gguf.map import unpermute
+from sapwood.run.files import verify_dir
 from sapwood.serve.load import Loaded
-from sapwood.track.files import verify_dir
+from tests.base.tiny import tiny_model
 from tests.export.tuned import fill, tuned_on
-from tests.model.tiny import tiny_model
-from tests.model.tiny_gguf import tiny_gguf
+from tests.gguf.tiny_gguf import tiny_gguf
 
 
 @pytest.fixture(scope="module")

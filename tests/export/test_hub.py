@@ -16,7 +16,7 @@ import pytest
 from sapwood.commands.push import push_run
 from sapwood.errors import ConfigError, StorageError
 from sapwood.export.hub import hub_name
-from sapwood.track.files import staged_dir
+from sapwood.run.files import staged_dir
 from tests.serve.tiny_chat import tiny_adapter
 
 TOKEN = "hf_secret"

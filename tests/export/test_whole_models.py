@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from sapwood.config import BaseConfig, LoraConfig
+from sapwood.base.inspect import inspect_base
+from sapwood.base.load import load_base
+from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.errors import ConfigError, ExportError, ModelError
 from sapwood.export import gguf_adapter, ship
 from sapwood.export.go_template import difference
 from sapwood.export.merge import base_parameters, merged_parameters
 from sapwood.export.ship import MODELFILE, Kind, Order, export
-from sapwood.model.base import inspect_base
-from sapwood.model.gguf_file import read_gguf
-from sapwood.model.load import load_base
+from sapwood.gguf.file import read_gguf
 from sapwood.serve.load import Loaded
 from sapwood.template.render import Renderer
+from tests.base.tiny import CHATML, tiny_model_dir, tiny_tokenizer
 from tests.export.tuned import tuned_on
-from tests.model.tiny import CHATML, tiny_model_dir, tiny_tokenizer
-from tests.model.tiny_gguf import tiny_gguf
+from tests.gguf.tiny_gguf import tiny_gguf
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
 SIX = ["sliding_attention"] * 5 + ["full_attention"]  # the only pattern that llama.cpp's gemma3 knows

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from sapwood.config import BaseConfig, LoraConfig
-from sapwood.model.base import inspect_base
-from sapwood.model.load import load_base
-from sapwood.model.lora import attach_lora
+from sapwood.adapter.lora import attach_lora
+from sapwood.base.inspect import inspect_base
+from sapwood.base.load import load_base
+from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.serve.load import Loaded
 from sapwood.template.render import Renderer
 

@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sapwood.model import fast_call
-from sapwood.model.fast_blocks import _RmsNorm, activated, activated_backward
-from sapwood.model.fast_call import Call
-from sapwood.model.fast_native import NativeCall, gated_backward, gated_forward
-from sapwood.model.frozen import freeze
-from sapwood.model.int8_linear import Int8Linear
-from sapwood.model.loss import _read_by_torch
+from sapwood.base.storage.frozen import freeze
+from sapwood.base.storage.int8_linear import Int8Linear
+from sapwood.compute.attention.compiled import blocks_of, native_attention
+from sapwood.compute.attention.segments import Rule, plan_attention, segment_attention_reference
+from sapwood.compute.linear import reference as fast_call
+from sapwood.compute.linear.compiled import NativeCall, gated_backward, gated_forward
+from sapwood.compute.linear.reference import Call
+from sapwood.compute.loss import _read_by_torch
+from sapwood.compute.norm import _RmsNorm, activated, activated_backward
 from sapwood.native import attention, norm, ops
 from sapwood.native.build import why_not
 from sapwood.native.loss import Streams, read_logits
 from sapwood.native.ops import Dropout
-from sapwood.pack.native import blocks_of, native_attention
-from sapwood.pack.segments import Rule, plan_attention, segment_attention_reference
 from sapwood.types import Segment
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sapwood.compute.batch import to_batch
 from sapwood.errors import DataError
-from sapwood.pack.build import build_pack, to_batch
+from sapwood.pack.build import build_pack
 from sapwood.types import Example, Pack, RowId
 from tests.pack.forests import as_examples, forests
 

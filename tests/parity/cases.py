@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sapwood.config import LoraConfig, RunConfig
-from sapwood.config_file import parse_config
-from sapwood.model.lora import LoraModel, attach_lora
+from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.config.file import parse_config
+from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.types import Base, BaseSpec, Example, Head, RowId
-from tests.model.tiny import VOCAB_SIZE, tiny_model, tiny_tokenizer
+from tests.base.tiny import VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 
 def tiny_base(arch: str = "llama", seed: int = 0, **changes: Any) -> Base:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sapwood.model.lora import LoraModel
-from sapwood.model.loss import label_loss
-from sapwood.pack.attention import packed_attention
-from sapwood.pack.build import build_pack, to_batch
+from sapwood.adapter.lora import LoraModel
+from sapwood.compute.attention.seam import packed_attention
+from sapwood.compute.batch import to_batch
+from sapwood.compute.loss import label_loss
+from sapwood.pack.build import build_pack
 from sapwood.train.loop import forward_loss
 from sapwood.types import Example, Pack
-from tests.model.tiny import ARCHITECTURES
+from tests.base.tiny import ARCHITECTURES
 from tests.parity.cases import lora_model, random_examples
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from sapwood.config import BaseConfig, LoraConfig
-from sapwood.model.load import load_base
-from sapwood.model.lora import attach_lora, write_adapter
+from sapwood.adapter.lora import attach_lora, write_adapter
+from sapwood.base.load import load_base
+from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.types import BaseSpec
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sapwood.config import LoraConfig, Method
-from sapwood.model.lora import LoraModel, attach_lora
-from sapwood.pack.attention import packed_attention
-from sapwood.pack.build import to_batch
+from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.compute.attention.seam import packed_attention
+from sapwood.compute.batch import to_batch
+from sapwood.config.sections import LoraConfig, Method
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
 from sapwood.types import Example
 from tests.parity.cases import config, random_examples, tiny_base

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sapwood.model.lora import attach_lora
+from sapwood.adapter.lora import attach_lora
 from sapwood.train.loop import train
-from sapwood.types import TrainData
 from sapwood.train.optim import new_state
-from sapwood.types import Stepped
-from tests.model.tiny import tiny_model
+from sapwood.types import Stepped, TrainData
+from tests.base.tiny import tiny_model
 from tests.parity.cases import config, random_examples, tiny_base
 from tests.parity.trainer import in_training_order, trainer_losses
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sapwood.config import RunConfig
-from sapwood.model.lora import LoraModel, adapter_tensors
+from sapwood.adapter.lora import LoraModel, adapter_tensors
+from sapwood.config.sections import RunConfig
 from sapwood.train.schedule import members, plan_steps
 from sapwood.types import Cursor, Example
 

@@ -27,7 +27,7 @@ from sapwood.serve.load import Loaded, open_target
 from sapwood.serve.session import drain
 from sapwood.serve.terminal import visible
 from sapwood.types import Message
-from tests.model.tiny import tiny_llama
+from tests.base.tiny import tiny_llama
 from tests.serve.tiny_chat import SYSTEM, tiny_chat
 
 SHORT = Settings(max_new_tokens=6)

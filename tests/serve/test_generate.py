@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from sapwood.config import LoraConfig
+from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.compute.attention.seam import NAME, register
+from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, NumericsError
-from sapwood.model.lora import LoraModel, attach_lora
-from sapwood.pack.attention import NAME, register
 from sapwood.serve.generate import Answer, Settings, answer_batch, generation_attention, stream
 from sapwood.serve.session import drain
 from sapwood.types import Base, BaseSpec, Head
-from tests.model.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
+from tests.base.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 TEXTS = (

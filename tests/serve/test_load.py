@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from sapwood.config import BaseConfig, DataConfig, RunConfig
-from sapwood.config_file import dump_config
+from sapwood.adapter.lora import write_adapter
+from sapwood.base import load as load_module
+from sapwood.base.load import load_base
+from sapwood.config.file import dump_config
+from sapwood.config.sections import BaseConfig, DataConfig, RunConfig
 from sapwood.errors import ConfigError, DataError, ModelError, StorageError
-from sapwood.model import load as load_module
-from sapwood.model.load import load_base
-from sapwood.model.lora import write_adapter
+from sapwood.run.files import staged_dir
+from sapwood.run.store import open_run
 from sapwood.serve.load import Loaded, open_target
-from sapwood.track.files import staged_dir
-from sapwood.track.store import open_run
-from tests.model.tiny import tiny_llama
+from tests.base.tiny import tiny_llama
 from tests.serve.tiny_chat import LORA, SYSTEM, tiny_adapter, tuned
 
 IDS = torch.tensor([[5, 80, 300, 41]])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapwood.serve.text import JOINER, REPLACEMENT, TextStream, decode
-from tests.model.tiny import tiny_tokenizer
+from tests.base.tiny import tiny_tokenizer
 
 
 def sentencepiece_like() -> Any:

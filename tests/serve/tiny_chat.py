@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from sapwood.config import BaseConfig, LoraConfig
-from sapwood.model.base import inspect_base
-from sapwood.model.load import load_base
-from sapwood.model.lora import LoraModel, attach_lora, write_adapter
+from sapwood.adapter.lora import LoraModel, attach_lora, write_adapter
+from sapwood.base.inspect import inspect_base
+from sapwood.base.load import load_base
+from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.serve.load import Loaded, open_adapter
 from sapwood.template.render import Renderer
-from tests.model.tiny import tiny_llama
+from tests.base.tiny import tiny_llama
 
 SYSTEM = "You are the gardener."
 LORA = LoraConfig(rank=4, alpha=8, method="rslora")

@@ -9,7 +9,7 @@ from typing import Any
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
 from sapwood.types import Conversation, Message, RowId
-from tests.model.tiny import CHATML, tiny_tokenizer
+from tests.base.tiny import CHATML, tiny_tokenizer
 from tests.template.real_tokenizers import gguf_tokenizer, real_tokenizer
 
 CLOCK = datetime(2024, 2, 29, 12, 0, tzinfo=UTC)

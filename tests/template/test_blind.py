@@ -7,7 +7,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sapwood.template.blind import is_blind
 from sapwood.template.families import FAMILIES
-from tests.model.tiny import CHATML
+from tests.base.tiny import CHATML
 from tests.template.cases import MISBEHAVING, THINKING, TOOLS
 
 SAYS = "messages[0].content"

@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 from sapwood.errors import DataError
 from sapwood.template.encode import Encoder
 from sapwood.types import Rendered, RowId, Span
-from tests.model.tiny import CHATML, tiny_tokenizer
+from tests.base.tiny import CHATML, tiny_tokenizer
 from tests.template.cases import FAMILY, chat, real, tiny
 from tests.template.real_tokenizers import real_tokenizer
 

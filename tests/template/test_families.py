@@ -7,7 +7,7 @@ import pytest
 from sapwood.errors import DataError
 from sapwood.template.families import FAMILIES, choose_template
 from sapwood.template.render import Renderer
-from tests.model.tiny import CHATML, tiny_tokenizer
+from tests.base.tiny import CHATML, tiny_tokenizer
 from tests.template.cases import chat, real
 from tests.template.real_tokenizers import real_tokenizer
 

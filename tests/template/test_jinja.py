@@ -12,7 +12,7 @@ import pytest
 
 from sapwood.errors import DataError
 from sapwood.template import jinja
-from tests.model.tiny import CHATML
+from tests.base.tiny import CHATML
 from tests.template.cases import chat, tiny
 
 GUARD = "{% if messages | length > 2 %}BOMB{% endif %}"  # the probe of the constructor gets past it

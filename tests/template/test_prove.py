@@ -14,7 +14,7 @@ from sapwood.template.proof import CHECKS
 from sapwood.template.prove import Labelled, prove
 from sapwood.template.render import Renderer
 from sapwood.types import Example, Span
-from tests.model.tiny import CHATML, tiny_tokenizer
+from tests.base.tiny import CHATML, tiny_tokenizer
 from tests.template.cases import CLOCK, MISBEHAVING, chat, real, tiny
 
 TWO = chat("When?", "In autumn.", "Why?", "Roots grow.", index=4)

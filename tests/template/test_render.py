@@ -10,7 +10,7 @@ from sapwood.errors import DataError
 from sapwood.template.render import Renderer
 from sapwood.template.view import as_dicts
 from sapwood.types import Conversation, Message, RowId
-from tests.model.tiny import CHATML, tiny_tokenizer
+from tests.base.tiny import CHATML, tiny_tokenizer
 from tests.template.cases import CLOCK, DATED, MARKED, MISBEHAVING, THINKING, TOOLS, chat, learnt, tiny
 
 TWO = chat("When?", "In autumn.", "Why?", "Roots grow.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sapwood.config import DataConfig, TemplateConfig
+from sapwood.config.sections import DataConfig, TemplateConfig
 from sapwood.data.formats import ReadReport, read_conversations
-from sapwood.data.split import split_eval
 from sapwood.errors import DataError
 from sapwood.pack.build import build_pack, pad_pack
+from sapwood.prepare.rows import prepare
+from sapwood.prepare.split import split_eval
 from sapwood.template.label import label
-from sapwood.template.prepare import prepare
 from sapwood.template.render import Renderer
 from sapwood.template.unrender import unrender
 from sapwood.template.view import as_dicts

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapwood.config import TemplateConfig
+from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError
-from sapwood.template.prepare import Prepared, prepare
+from sapwood.prepare.rows import Prepared, prepare
 from sapwood.template.unrender import unrender
 from sapwood.types import Conversation, RowId
 from tests.template.cases import FAMILY, MISBEHAVING, chat, real, tiny

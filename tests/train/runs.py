@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from sapwood.config import RunConfig
-from sapwood.model.lora import LoraModel, adapter_tensors, attach_lora
-from sapwood.types import TrainData
+from sapwood.adapter.lora import LoraModel, adapter_tensors, attach_lora
+from sapwood.config.sections import RunConfig
 from sapwood.train.optim import TrainState, new_state
-from sapwood.types import Event, Stepped
+from sapwood.types import Event, Stepped, TrainData
 from tests.parity.cases import config, random_examples, tiny_base
 
 STEPS = 6

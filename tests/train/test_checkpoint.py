@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sapwood.adapter.lora import LoraModel
 from sapwood.errors import ModelError, StorageError
-from sapwood.model.lora import LoraModel
-from sapwood.track.files import verify_dir
+from sapwood.run.files import verify_dir
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, save_checkpoint
 from sapwood.train.loop import train
 from sapwood.train.optim import TrainState, moments

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sapwood.train.explosion import QUIET, LossWatch
-from tests.track.shared import stepped
+from tests.run.shared import stepped
 
 
 def told(losses: list[float]) -> list[tuple[int, str]]:

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 
+from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.compute.attention.seam import packed_attention
+from sapwood.compute.batch import to_batch
+from sapwood.compute.dropout import keep_mask
+from sapwood.compute.linear import reference as fast_call
+from sapwood.compute.recompute import recompute_layers
 from sapwood.errors import NumericsError
-from sapwood.model import fast_call
-from sapwood.model.dropout import keep_mask
-from sapwood.model.lora import LoraModel, attach_lora
-from sapwood.model.recompute import recompute_layers
 from sapwood.native import ops
 from sapwood.native.build import why_not
-from sapwood.pack.attention import packed_attention
-from sapwood.pack.build import build_pack, to_batch
+from sapwood.pack.build import build_pack
 from sapwood.train.checkpoint import load_checkpoint, save_checkpoint
 from sapwood.train.loop import evaluate, forward_loss, optimizer_step, pack_examples, train
-from sapwood.types import TrainData
 from sapwood.train.optim import new_state
 from sapwood.train.schedule import learning_rate, order, plan_steps
-from sapwood.types import Cursor, Evaluated, Event, Example, Finished, Head, RowId, Sample, Stepped
+from sapwood.types import Cursor, Evaluated, Event, Example, Finished, Head, RowId, Sample, Stepped, TrainData
 from tests.parity.cases import config, random_examples, tiny_base
 from tests.train.runs import STEPS, adapter, data, same_bits, six_steps, start, timeless
 

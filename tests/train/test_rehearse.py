@@ -12,7 +12,7 @@ import torch
 
 from sapwood import finetune, parse_config
 from sapwood.errors import OutOfMemoryError
-from sapwood.track.query import list_runs
+from sapwood.run.query import list_runs
 from sapwood.train.loop import pack_examples, train
 from sapwood.train.rehearse import longest_pack, out_of_memory, rehearse
 from sapwood.train.schedule import members, plan_steps

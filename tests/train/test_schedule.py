@@ -17,7 +17,7 @@ from transformers import (
     get_polynomial_decay_schedule_with_warmup,
 )
 
-from sapwood.config import TrainConfig
+from sapwood.config.sections import TrainConfig
 from sapwood.train.schedule import learning_rate, members, order, plan_steps
 from sapwood.types import Cursor
 

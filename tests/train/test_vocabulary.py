@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from sapwood.model import loss as loss_module
-from sapwood.model.loss import label_loss
-from sapwood.train import vocabulary
-from sapwood.train.vocabulary import DividedRows, divide_vocabulary
-from sapwood.train.world import join
+from sapwood.compute import loss as loss_module
+from sapwood.compute.loss import label_loss
+from sapwood.train.processes import vocabulary
+from sapwood.train.processes.vocabulary import DividedRows, divide_vocabulary
+from sapwood.train.processes.world import join
 from sapwood.types import Head
-from tests.model.tiny import ARCHITECTURES, tiny_model
+from tests.base.tiny import ARCHITECTURES, tiny_model
 from tests.several import start
 
 IDS = torch.arange(3, 590, 7)[None]  # from every share and part

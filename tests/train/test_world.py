@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapwood.config_file import load_config, parse_config
+from sapwood.config.file import load_config, parse_config
 from sapwood.errors import ConfigError, LostProcessError
 from sapwood.pack.plan import even_packs, plan_for
-from sapwood.train.shard import refuse_division
-from sapwood.train.world import ALONE, World, divide, join, partners
+from sapwood.train.processes.shard import refuse_division
+from sapwood.train.processes.world import ALONE, World, divide, join, partners
 from tests.crash.work import tiny_config
 from tests.several import start
 
@@ -95,9 +95,9 @@ def values(rank: int) -> list[torch.Tensor]:
 
 def agree(folder: str, config: str) -> None:
     """What each process writes down, the first time it can compare with others."""
-    from sapwood.study import study_config
-    from sapwood.together import build
-    from sapwood.train.shard import held_bytes
+    from sapwood.prepare.study import study_config
+    from sapwood.train.processes.follow import build
+    from sapwood.train.processes.shard import held_bytes
 
     with join() as world:
         tensors = values(world.rank)
@@ -121,7 +121,7 @@ def agree(folder: str, config: str) -> None:
 
 
 def test_three_processes_agree_to_the_last_bit(tmp_path: Path) -> None:
-    from sapwood.config_file import dump_config
+    from sapwood.config.file import dump_config
 
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(tiny_config(tmp_path)))

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from sapwood.adapter import ADAPTER_DIR, FACTS, load_adapter, save_combined
+from sapwood.adapter.combine import HOWS
+from sapwood.adapter.folder import ADAPTER_DIR, FACTS, load_adapter, save_combined
 from sapwood.errors import ConfigError
-from sapwood.model.combine import HOWS
-from sapwood.track.files import to_json
-from sapwood.track.query import find_run
+from sapwood.run.files import to_json
+from sapwood.run.query import find_run
 
 
 def combine_adapters(

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import DataConfig, RunConfig
-from sapwood.config_file import flatten, load_config, origins
+from sapwood.config.file import flatten, load_config, origins
+from sapwood.config.sections import DataConfig, RunConfig
 from sapwood.errors import DataError
-from sapwood.study import Study, study_config
-from sapwood.track.files import to_json, write_atomic
+from sapwood.prepare.study import Study, study_config
+from sapwood.run.files import to_json, write_atomic
 from sapwood.train.schedule import plan_steps
 
 EXAMPLES = 3  # groups of rows that a note names; `--json` has more
@@ -19,8 +19,8 @@ BARS = 40  # characters of the longest bar
 
 
 def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
-    from sapwood.estimate import estimate
-    from sapwood.memory import choose_plan, settled
+    from sapwood.plan import choose_plan, settled
+    from sapwood.plan.time import estimate
 
     config = load_config(path, overrides)
     study = study_config(config)
@@ -123,7 +123,7 @@ def _bars(histogram: Sequence[Sequence[int]], cut: int) -> Iterator[str]:
 def show_tokens(
     path: Path, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
 ) -> None:
-    from sapwood.template.show import show, show_html, worst_first
+    from sapwood.show.mask import show, show_html, worst_first
 
     study = study_config(load_config(path, overrides))
     examples = [*study.data.train, *study.data.eval]

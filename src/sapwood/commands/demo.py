@@ -10,12 +10,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from sapwood.commands.train import run_config
-from sapwood.config import RunConfig
-from sapwood.config_file import load_config
-from sapwood.model.machine import peak_bytes
-from sapwood.track import query
-from sapwood.track.files import to_json, write_atomic
-from sapwood.track.tables import side_by_side
+from sapwood.config.file import load_config
+from sapwood.config.sections import RunConfig
+from sapwood.machine.measure import peak_bytes
+from sapwood.run import query
+from sapwood.run.files import to_json, write_atomic
+from sapwood.show.tables import side_by_side
 from sapwood.types import RowId, Sample
 
 HELD_OUT_ANSWERS = 40
@@ -62,9 +62,9 @@ def before_and_after(run: Path) -> list[tuple[Sample, Sample]]:
 
 def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:
     """The trained model's answers to all held-out prompts, from the adapter as it was saved."""
+    from sapwood.prepare.study import read_data
     from sapwood.serve.load import open_target
     from sapwood.serve.probe import answer_probes, choose_probes
-    from sapwood.study import read_data
 
     gc.collect()  # the trained model is done: its room is the next one's
     loaded = open_target(str(run), run.parent)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sapwood.memory import what_fits
-from sapwood.model.machine import available_memory, fastest_dtype, total_memory
-from sapwood.model.sources import list_models
+from sapwood.base.sources import list_models
+from sapwood.machine.measure import available_memory, fastest_dtype, total_memory
 from sapwood.native.build import why_not
 from sapwood.native.heap import why_no_heap
-from sapwood.track.figures import size
-from sapwood.track.files import to_json
+from sapwood.plan import what_fits
+from sapwood.run.files import to_json
+from sapwood.show.figures import size
 
 PACKAGES = ("sapwood", "torch", "transformers", "peft", "tokenizers", "safetensors", "gguf")
 

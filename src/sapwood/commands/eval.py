@@ -7,19 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import RunConfig
-from sapwood.config_file import load_config
-from sapwood.data.cache import unpack_examples
+from sapwood.config.file import load_config
+from sapwood.config.sections import RunConfig
 from sapwood.data.formats import read_conversations
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluate import Compared, Evaluation, evaluate_rows
+from sapwood.prepare.cache import unpack_examples
+from sapwood.prepare.rows import prepare
+from sapwood.prepare.study import DATA, EVAL
+from sapwood.run import query
+from sapwood.run.files import to_json
+from sapwood.run.store import CONFIG
 from sapwood.serve.load import Loaded, open_target
-from sapwood.study import DATA, EVAL
-from sapwood.template.prepare import prepare
 from sapwood.template.unrender import unrender
-from sapwood.track import query
-from sapwood.track.files import to_json
-from sapwood.track.store import CONFIG
 from sapwood.types import Example
 
 NAMES = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
-from sapwood.data.cache import unpack_examples
 from sapwood.errors import ConfigError
 from sapwood.export.gguf_model import FileType
 from sapwood.export.ship import Kind, Order, export
+from sapwood.prepare.cache import unpack_examples
+from sapwood.prepare.study import DATA, EVAL
+from sapwood.run.files import to_json
+from sapwood.run.store import RUN
 from sapwood.serve.load import Loaded, open_target
-from sapwood.study import DATA, EVAL
-from sapwood.track.files import to_json
-from sapwood.track.store import RUN
 from sapwood.types import Example
 
 HELD = 64  # held-out examples, the first ones, on which ways to merge are compared

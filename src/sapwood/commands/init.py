@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sapwood.config_file import template_yaml
+from sapwood.config.file import template_yaml
 from sapwood.errors import StorageError
-from sapwood.track.files import write_atomic
+from sapwood.run.files import write_atomic
 
 
 def write_config(path: Path, *, data: str, model: str, force: bool) -> None:

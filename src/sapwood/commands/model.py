@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sapwood.model.sources import list_models, model_info, resolve
-from sapwood.track.figures import size
-from sapwood.track.files import to_json
+from sapwood.base.sources import list_models, model_info, resolve
+from sapwood.run.files import to_json
+from sapwood.show.figures import size
 
 
 def pull(model: str, *, accept_license: bool) -> None:

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter import ADAPTER_DIR, FACTS
+from sapwood.adapter.folder import ADAPTER_DIR, FACTS
 from sapwood.errors import ModelError
 from sapwood.export.hub import Parcel, pack, read_checks, send
 from sapwood.export.ship import CHECK
-from sapwood.study import DATA
-from sapwood.study import FACTS as STUDY
-from sapwood.track.files import to_json
-from sapwood.track.query import find_run
+from sapwood.prepare.study import DATA
+from sapwood.prepare.study import FACTS as STUDY
+from sapwood.run.files import to_json
+from sapwood.run.query import find_run
 
 
 def push_run(name: str, repo: str, runs: Path, *, dry: bool, private: bool, as_json: bool) -> None:

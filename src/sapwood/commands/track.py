@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import TrackConfig
-from sapwood.config_file import load_config
+from sapwood.config.file import load_config
+from sapwood.config.sections import TrackConfig
 from sapwood.errors import ConfigError, SapwoodError
-from sapwood.track import query
-from sapwood.track.files import to_json
-from sapwood.track.follow import POLITE, until_stdin_ends
-from sapwood.track.send import send_run
-from sapwood.track.store import CONFIG
+from sapwood.run import query
+from sapwood.run.files import to_json
+from sapwood.run.store import CONFIG
+from sapwood.trackers.follow import POLITE, until_stdin_ends
+from sapwood.trackers.send import send_run
 
 
 def track_run(name: str, runs: Path, settings: list[str], *, as_json: bool) -> None:

@@ -8,15 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO, cast
 
-from sapwood.config import RunConfig
-from sapwood.config_file import load_config
+from sapwood.config.file import load_config
+from sapwood.config.sections import RunConfig
 from sapwood.errors import SapwoodError
-from sapwood.track import query, tables
-from sapwood.track.console import reporter
-from sapwood.track.files import to_json
-from sapwood.track.store import RUN
-from sapwood.track.stream import SafeStream
-from sapwood.train.world import ALONE, World, join
+from sapwood.run import query
+from sapwood.run.files import to_json
+from sapwood.run.store import RUN
+from sapwood.show import tables
+from sapwood.show.console import reporter
+from sapwood.show.stream import SafeStream
+from sapwood.train.processes.world import ALONE, World, join
 from sapwood.types import Adapter
 
 
@@ -29,7 +30,7 @@ def train_config(path: Path, overrides: list[str], *, spill: Path | None = None,
 
 
 def follow_first(world: World) -> None:
-    from sapwood.together import follow
+    from sapwood.train.processes.follow import follow
 
     follow(world)
 
@@ -40,7 +41,7 @@ def run_config(
     """Study, say what was found, train, sum up."""
     from sapwood.commands.data import study_lines
     from sapwood.pipeline import train_study
-    from sapwood.study import study_config
+    from sapwood.prepare.study import study_config
     from sapwood.train.schedule import plan_steps
 
     check_run_folder(Path(config.save.dir))
@@ -94,7 +95,7 @@ def conclude(adapter: Adapter, *, as_json: bool) -> None:
 
 def sum_up(run: Path, *, as_json: bool) -> None:
     """The curve as a picture, and the figures with the commands for what comes next."""
-    from sapwood.track.plot import save_loss_curve
+    from sapwood.show.plot import save_loss_curve
 
     try:
         save_loss_curve(run)

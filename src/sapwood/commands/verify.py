@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sapwood.adapter import ADAPTER_DIR, load_adapter
-from sapwood.config_file import load_config
+from sapwood.adapter.folder import ADAPTER_DIR, load_adapter
+from sapwood.config.file import load_config
 from sapwood.errors import Problem, SapwoodError, StorageError
-from sapwood.study import DATA
-from sapwood.track import query
-from sapwood.track.files import set_aside, to_json, verify_dir, write_atomic
-from sapwood.track.identity import read_about
-from sapwood.track.lines import read_lines, to_line
-from sapwood.track.store import EVENTS, SAMPLES, reopen_run
+from sapwood.prepare.study import DATA
+from sapwood.run import query
+from sapwood.run.files import set_aside, to_json, verify_dir, write_atomic
+from sapwood.run.identity import read_about
+from sapwood.run.lines import read_lines, to_line
+from sapwood.run.store import EVENTS, SAMPLES, reopen_run
 from sapwood.train.checkpoint import checkpoints
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import DataConfig
+from sapwood.config.sections import DataConfig
 from sapwood.data.columns import rename
+from sapwood.data.files.share import ALL, Share
+from sapwood.data.files.sources import stream_rows
 from sapwood.data.pairs import read_pair
 from sapwood.data.problems import ProblemLog, names, printable
 from sapwood.data.record import Record
 from sapwood.data.shapes import FORMATS, PAIRS, TEXT, TURNS, advice, detect_format, matching_formats
-from sapwood.data.share import ALL, Share
-from sapwood.data.sources import stream_rows
 from sapwood.data.turns import read_tools, read_turns
 from sapwood.errors import DataError, Problem
 from sapwood.types import Conversation, Message, Row, RowId

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from sapwood.data.encoding import MAX_ROW_BYTES
-from sapwood.data.json_text import TOO_LARGE, TOO_LARGE_MEND
+from sapwood.data.files.encoding import MAX_ROW_BYTES
+from sapwood.data.files.json_text import TOO_LARGE, TOO_LARGE_MEND
+from sapwood.data.files.window import Window
 from sapwood.data.problems import ProblemLog, printable
-from sapwood.data.window import Window
 from sapwood.errors import Problem
 from sapwood.types import Row, RowId
 

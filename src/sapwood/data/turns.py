@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from sapwood.data.json_text import JsonFault, decode_line
+from sapwood.data.files.json_text import JsonFault, decode_line
 from sapwood.data.problems import excerpt, kind, nearest
 from sapwood.data.record import Record
 from sapwood.types import Message, Role

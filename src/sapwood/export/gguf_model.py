@@ -13,8 +13,8 @@ from sapwood.errors import ExportError
 from sapwood.export.gguf_adapter import rotary_heads
 from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters
-from sapwood.model.gguf_file import read_gguf
-from sapwood.model.gguf_map import architecture_of, llama3_divisors, module_names, permute
+from sapwood.gguf.file import read_gguf
+from sapwood.gguf.map import architecture_of, llama3_divisors, module_names, permute
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec
 
@@ -36,8 +36,9 @@ def write_gguf_model(
     Raises:
         ExportError: something of the model has no place in the format.
     """
-    from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
+
+    from gguf import GGMLQuantizationType, GGUFWriter
 
     config = spec.hf_config
     architecture = architecture_of(config)

@@ -14,8 +14,8 @@ from typing import Any
 
 from sapwood.errors import ExportError, ModelError
 from sapwood.export.traces import PROMPTS
-from sapwood.model.gguf_file import GgufFile
-from sapwood.model.gguf_tokenizer import (
+from sapwood.gguf.file import GgufFile
+from sapwood.gguf.tokenizer import (
     BYTE,
     CONTROL,
     NORMAL,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter import CARD, FACTS, load_adapter
+from sapwood.adapter.folder import CARD, FACTS, load_adapter
+from sapwood.base.builtin import BUILTINS
 from sapwood.errors import ConfigError, StorageError
-from sapwood.model.builtin import BUILTINS
-from sapwood.track.files import FileEntry, to_json
+from sapwood.run.files import FileEntry, to_json
 from sapwood.types import Adapter
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"

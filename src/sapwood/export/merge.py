@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sapwood.adapter.effective import Change, weight_changes
+from sapwood.base.inspect import quiet
+from sapwood.base.storage.frozen import freeze
+from sapwood.base.storage.gguf_linear import GgufEmbedding
 from sapwood.errors import ExportError, Problem
 from sapwood.export.check import Outside, Top
 from sapwood.export.traces import TOP, Trace, log_probs
-from sapwood.model.base import quiet
-from sapwood.model.effective import Change, weight_changes
-from sapwood.model.frozen import freeze
-from sapwood.model.gguf_linear import GgufEmbedding
 from sapwood.serve.load import Loaded
 from sapwood.template.render import Renderer
 from sapwood.types import Example

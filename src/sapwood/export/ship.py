@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sapwood.config import BaseConfig
+from sapwood.adapter.lora import has_pairs
+from sapwood.base.inspect import inspect_base
+from sapwood.base.load import load_base
+from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError, ExportError
 from sapwood.export.check import Check, judge
 from sapwood.export.gguf_adapter import write_gguf_adapter
@@ -31,11 +34,8 @@ from sapwood.export.merge import (
 )
 from sapwood.export.ollama import modelfile
 from sapwood.export.traces import Trace, in_fp32, rounding, trace_prompts
-from sapwood.model.base import inspect_base
-from sapwood.model.load import load_base
-from sapwood.model.lora import has_pairs
+from sapwood.run.files import staged_dir, to_json
 from sapwood.serve.load import Loaded
-from sapwood.track.files import staged_dir, to_json
 from sapwood.types import Example
 
 Kind = Literal["merged", "gguf-adapter", "gguf", "ollama"]

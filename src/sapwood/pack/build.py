@@ -1,4 +1,4 @@
-"""Examples to a `Pack`, and a pack to tensors. The only place where labels shift.
+"""Examples to a `Pack`. The only place where labels shift.
 
     example      S S S a a ■ ■ ■          ■ trained
     predict_at           4 5 6            the position whose hidden state predicts …
@@ -17,7 +17,7 @@ import numpy as np
 
 from sapwood.errors import DataError
 from sapwood.pack.prefix import Node, shared_forest
-from sapwood.types import Batch, Example, Pack, Segment
+from sapwood.types import Example, Pack, Segment
 
 PAD_TO = 32
 
@@ -112,25 +112,4 @@ def pad_pack(pack: Pack, multiple: int = PAD_TO) -> Pack:
         ids=np.pad(pack.ids, (0, extra)),
         positions=np.concatenate([pack.positions, np.arange(extra, dtype=np.int32)]),
         segments=(*pack.segments, Segment(size, size + extra, 0)),
-    )
-
-
-def to_batch(pack: Pack, device: str = "cpu") -> Batch:
-    """The pack as tensors, padded, with its attention plan."""
-    import torch
-
-    from sapwood.pack.segments import plan_attention
-
-    pack = pad_pack(pack)
-
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(device)
-
-    return Batch(
-        ids=tensor(pack.ids)[None],
-        positions=tensor(pack.positions)[None],
-        attention=plan_attention(pack.segments, device=device),
-        predict_at=tensor(pack.predict_at),
-        targets=tensor(pack.targets),
-        rows=pack.rows,
     )

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.adapter.soft_prompt import fill_cache, lead_length
+from sapwood.compute.attention.seam import NAME as TRAINING_ATTENTION
 from sapwood.errors import ConfigError
-from sapwood.model.soft_prompt import fill_cache, lead_length
-from sapwood.pack.attention import NAME as TRAINING_ATTENTION
 from sapwood.serve.choose import Chooser, Settings
 from sapwood.serve.text import TextStream
 

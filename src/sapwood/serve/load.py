@@ -13,12 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sapwood.config import BaseConfig, LoraConfig, RunConfig
-from sapwood.config_file import load_config
-from sapwood.errors import ModelError, Problem, StorageError
-from sapwood.model.base import inspect_base
-from sapwood.model.load import load_base, place
-from sapwood.model.lora import (
+from sapwood.adapter.lora import (
     LoraModel,
     attach_lora,
     attach_saved,
@@ -26,13 +21,18 @@ from sapwood.model.lora import (
     read_tensors,
     restore_adapter,
 )
-from sapwood.model.machine import available_memory
-from sapwood.model.storages import FILLED, weight_bytes
+from sapwood.base.inspect import inspect_base
+from sapwood.base.load import load_base, place
+from sapwood.base.storage.storages import FILLED, weight_bytes
+from sapwood.config.file import load_config
+from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
+from sapwood.errors import ModelError, Problem, StorageError
+from sapwood.machine.measure import available_memory
+from sapwood.run.files import MANIFEST, verify_dir
+from sapwood.run.query import find_run
+from sapwood.run.store import CHECKPOINTS, CONFIG, RUN
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
-from sapwood.track.files import MANIFEST, verify_dir
-from sapwood.track.query import find_run
-from sapwood.track.store import CHECKPOINTS, CONFIG, RUN
 from sapwood.types import Base, BaseSpec
 
 FACTS, ADAPTER, WEIGHTS, MODEL = "sapwood.json", "adapter", "adapter_config.json", "config.json"

@@ -10,8 +10,7 @@ from typing import Any
 
 from safetensors.torch import load, load_file, save, save_file
 
-from sapwood.errors import SapwoodError, StorageError
-from sapwood.model.lora import (
+from sapwood.adapter.lora import (
     LoraModel,
     adapter_tensors,
     finite,
@@ -19,9 +18,10 @@ from sapwood.model.lora import (
     restore_adapter,
     write_trained,
 )
-from sapwood.track.files import MANIFEST, discard_dir, operation, set_aside, staged_dir, verify_dir
+from sapwood.errors import SapwoodError, StorageError
+from sapwood.run.files import MANIFEST, discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
-from sapwood.train.world import World
+from sapwood.train.processes.world import World
 from sapwood.types import Cursor
 
 SCHEMA = 1

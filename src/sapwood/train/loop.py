@@ -10,27 +10,39 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sapwood.config import RunConfig
+from sapwood.adapter.inputs import hidden_states
+from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.soft_prompt import lead_length
+from sapwood.compute.attention.seam import packed_attention
+from sapwood.compute.batch import to_batch
+from sapwood.compute.loss import label_loss
+from sapwood.config.sections import RunConfig
 from sapwood.errors import BadStepError, NumericsError
-from sapwood.model.inputs import hidden_states
-from sapwood.model.lora import LoraModel
-from sapwood.model.loss import label_loss
-from sapwood.model.machine import peak_bytes
-from sapwood.model.soft_prompt import lead_length
+from sapwood.machine.measure import peak_bytes
 from sapwood.native.heap import release_heap
-from sapwood.pack.attention import packed_attention
-from sapwood.pack.build import build_pack, to_batch, with_lead
+from sapwood.pack.build import build_pack, with_lead
 from sapwood.pack.plan import plan_for
 from sapwood.scores import score_answers
 from sapwood.train.optim import TrainState
+from sapwood.train.processes.world import ALONE, World
 from sapwood.train.schedule import learning_rate, members, plan_steps
-from sapwood.train.world import ALONE, World
-from sapwood.types import Batch, Evaluated, Event, Example, Finished, Head, LossSum, Pack, Sample, Stepped, TrainData
+from sapwood.types import (
+    Batch,
+    Evaluated,
+    Event,
+    Example,
+    Finished,
+    Head,
+    LossSum,
+    Pack,
+    Sample,
+    Stepped,
+    TrainData,
+)
 
 # The input that torch's own generator is seeded for, before each pack: for whatever draws from it (DoRA's
 # dropout, say). Masks of our own count from 0, NEFTune's noise is -1.

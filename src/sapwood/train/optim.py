@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapwood.config import TrainConfig
+from sapwood.config.sections import TrainConfig
 from sapwood.errors import StorageError
 from sapwood.types import Cursor
 

@@ -7,15 +7,14 @@ from contextlib import contextmanager
 
 import torch
 
-from sapwood.config import RunConfig
+from sapwood.adapter.lora import LoraModel
+from sapwood.compute.attention.seam import packed_attention
+from sapwood.config.sections import RunConfig
 from sapwood.errors import OutOfMemoryError
-from sapwood.model.lora import LoraModel
-from sapwood.pack.attention import packed_attention
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
-from sapwood.types import TrainData
 from sapwood.train.optim import moment_bytes
 from sapwood.train.schedule import members, plan_steps
-from sapwood.types import Cursor, Pack
+from sapwood.types import Cursor, Pack, TrainData
 
 MAX_STEPS = 400  # steps whose packs are planned: about a second, and a pack is never longer than pack.length
 REFUSALS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sapwood.config import SaveConfig
+from sapwood.adapter.lora import LoraModel, read_tensors, restore_adapter
+from sapwood.config.sections import SaveConfig
 from sapwood.errors import LostProcessError, SapwoodError, StorageError
-from sapwood.model.lora import LoraModel, read_tensors, restore_adapter
-from sapwood.track.disk import require_limits, require_space
-from sapwood.track.files import verify_dir
-from sapwood.track.store import RunStore
+from sapwood.run.disk import require_limits, require_space
+from sapwood.run.files import verify_dir
+from sapwood.run.store import RunStore
 from sapwood.train.checkpoint import checkpoint_bytes, checkpoint_path, checkpoints, save_checkpoint
 from sapwood.train.optim import TrainState
-from sapwood.train.world import World
+from sapwood.train.processes.world import World
 from sapwood.types import Evaluated, Event, Stepped
 
 Saved = TypeVar("Saved")

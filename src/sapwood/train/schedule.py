@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.config import TrainConfig
+from sapwood.config.sections import TrainConfig
 from sapwood.types import Cursor
 
 INVERSE_SQRT_SCALE = 10_000  # steps, where there is no warm-up to take the scale from (as in transformers)

@@ -1,0 +1,1 @@
+"""The adapter: how it is put on a base, and its folder."""

@@ -1,0 +1,69 @@
+"""Several LoRA adapters as one, by PEFT's weighted combination. Of the base only the shapes are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.adapter.lora import ADAPTER, read_adapter
+from sapwood.base.inspect import skeleton
+from sapwood.errors import ConfigError, ModelError
+from sapwood.types import BaseSpec
+
+How = Literal["cat", "svd", "linear", "ties", "dare-ties", "dare-linear", "magnitude-prune"]
+HOWS: tuple[How, ...] = get_args(How)
+EXACT = ("cat", "svd")  # whose sum is that of the updates; the others mix A and B each for itself
+
+
+def combine(
+    spec: BaseSpec, folders: Sequence[Path], weights: Sequence[float], how: How, density: float = 0.5
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings, in PEFT's format, of the weighted sum of the adapters in ``folders``.
+
+    ``how``: cat is the sum itself, of the sum of the ranks; svd its best approximation of the largest rank;
+    the others are PEFT's, and want equal ranks. ``density``: share of the values that ties, dare and
+    magnitude-prune keep. Raises ConfigError, and ModelError for what is no LoRA.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    ranks = [_rank(folder) for folder in folders]
+    if how not in EXACT and len(set(ranks)) > 1:
+        why = f"{how} adds the matrices of equal ranks; these have {', '.join(map(str, ranks))}"
+        raise ConfigError("the adapters' ranks differ", "--how", why, "take cat or svd")
+    names = [f"part{i}" for i in range(len(folders))]
+    model: Any = PeftModel.from_pretrained(_shapes(spec), str(folders[0]), adapter_name=names[0])
+    for name, folder in zip(names[1:], folders[1:], strict=True):
+        model.load_adapter(str(folder), adapter_name=name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # dare draws what it drops
+        model.add_weighted_adapter(
+            names, list(weights), ADAPTER, how.replace("-", "_"),
+            density=None if how in (*EXACT, "linear") else density, svd_full_matrices=False,
+        )  # fmt: skip
+    tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER)
+    settings = model.peft_config[ADAPTER].to_dict() | {"base_model_name_or_path": spec.source}
+    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}, settings
+
+
+def _rank(folder: Path) -> int:
+    settings, _ = read_adapter(folder)
+    plain = settings["peft_type"] == "LORA" and not settings.get("use_dora")
+    if not plain or settings.get("bias", "none") != "none":
+        kind = "DoRA" if settings.get("use_dora") else settings["peft_type"]
+        why = "only updates that are products of two matrices add up"
+        raise ModelError(f"a {kind} adapter can't be combined", str(folder), why)
+    return int(settings["r"])
+
+
+def _shapes(spec: BaseSpec) -> nn.Module:
+    """The model with one number for each weight, repeated: right in shape, and of no size."""
+    model = skeleton(spec)
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.zeros(1).expand(p.shape), requires_grad=False))
+    model.name_or_path = spec.source
+    return model

@@ -1,0 +1,30 @@
+"""Full fine-tuning: the base itself is trained, and saved as a model folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sapwood.adapter.lora import LoraModel
+from sapwood.base.inspect import quiet
+from sapwood.compute.dropout import DropoutClock
+from sapwood.types import Base
+
+
+def unfreeze(base: Base, seed: int) -> LoraModel:
+    """Every weight takes a gradient; weights that are tied are one."""
+    network = base.model.requires_grad_(True)
+    parameters = dict(network.named_parameters())
+    out = network.get_output_embeddings()
+    head = replace(base.head, weight=out.weight, bias=getattr(out, "bias", None))
+    return LoraModel(
+        network, network, network.get_decoder(), head, DropoutClock(seed), parameters, (), method="full"
+    )
+
+
+def write_model(model: LoraModel, tokenizer: Any, folder: Path) -> None:
+    """A folder in Hugging Face layout, with the tokenizer and its chat template."""
+    with quiet():
+        model.network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

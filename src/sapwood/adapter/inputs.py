@@ -1,0 +1,59 @@
+"""What goes into the decoder: ids as they are, or their embeddings where something is added to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.soft_prompt import is_prefix, lead_embeddings, lead_keys, lead_length
+from sapwood.types import Batch, Segment
+
+NOISE = -1  # the input that NEFTune's generator is seeded for; dropout counts from 0
+
+
+def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
+    """float[1, T, D]: the decoder's output for a pack, after its final norm. A soft prompt expects its place
+    in the pack (`pack.build.with_lead`)."""
+    flow = model.flow.through(model.network.get_input_embeddings()) if model.flow else nullcontext()
+    with flow as kept:
+        inputs, attention = _inputs(model, batch)
+        attention = replace(attention, kept=kept)
+        out = model.backbone(**inputs, position_ids=batch.positions, segments=attention, use_cache=False)
+    return out.last_hidden_state
+
+
+def _inputs(model: LoraModel, batch: Batch) -> tuple[dict[str, Any], Any]:
+    inputs: dict[str, Any] = {"input_ids": batch.ids}
+    attention = batch.attention
+    lead, noise = lead_length(model.peft), model.neftune if model.peft.training else 0.0
+    if lead and len(attention.segments[0]) != lead:
+        raise ValueError(f"the pack has no place for {lead} virtual tokens")
+    if lead and is_prefix(model.peft):
+        attention = replace(attention, lead=lead_keys(model.peft))
+    if noise or (lead and not is_prefix(model.peft)):
+        embeddings = model.network.get_input_embeddings()(batch.ids)
+        if noise:
+            embeddings = noisy(embeddings, attention.segments, noise, model.clock.at(NOISE))
+        if lead and not is_prefix(model.peft):
+            embeddings = torch.cat([lead_embeddings(model.peft, embeddings), embeddings[:, lead:]], 1)
+        inputs = {"inputs_embeds": embeddings}
+    return inputs, attention
+
+
+def noisy(embeddings: Tensor, segments: Sequence[Segment], alpha: float, seed: int) -> Tensor:
+    """NEFTune (arXiv 2310.05914): uniform noise, alpha / sqrt(length * D) strong, on each row.
+
+    embeddings: [1, T, D]. Each segment is a row. The noise is a function of ``seed`` alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.empty(embeddings.shape, dtype=torch.float32).uniform_(-1, 1, generator=generator)
+    for segment in segments:
+        noise[:, segment.start : segment.stop] *= alpha / math.sqrt(len(segment) * embeddings.shape[-1])
+    return embeddings + noise.to(embeddings)

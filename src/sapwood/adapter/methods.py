@@ -1,0 +1,143 @@
+"""A method of the config as PEFT's own settings, and what each of them asks of a base."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from sapwood.adapter.targets import refuse_large_rank, resolve_targets
+from sapwood.config.sections import LoraConfig, RunConfig
+from sapwood.errors import ConfigError, Problem
+
+DENSE = ("fp32", "bf16", "fp16")
+SVD_ROUNDS = 16  # of subspace iteration
+STORAGES = {  # where not every storage will do: which do, and why
+    "dora": (DENSE, "it measures the base's weights at every step"),
+    "pissa": (DENSE, "it takes the largest singular values out of the base's weights"),
+    "loftq": (("nf4", "fp4", "int8"), "it makes up for what quantisation lost"),
+    "full": (("fp32",), "the base's own weights are trained, and fp32 keeps small changes"),
+}
+
+
+def peft_settings(network: Any, config: LoraConfig) -> Any:
+    """The PeftConfig of every method but full fine-tuning."""
+    import peft
+
+    virtual = {"num_virtual_tokens": config.virtual_tokens, "task_type": "CAUSAL_LM"}
+    match config.method:
+        case "prompt":  # arXiv 2104.08691; words of the vocabulary to begin with
+            return peft.PromptTuningConfig(**virtual, prompt_tuning_init="SAMPLE_VOCAB")  # type: ignore[arg-type]
+        case "p-tuning":  # arXiv 2103.10385
+            width = network.config.get_text_config().hidden_size
+            return peft.PromptEncoderConfig(**virtual, encoder_hidden_size=width)  # type: ignore[arg-type]
+        case "prefix":  # arXiv 2101.00190, without the reparametrisation
+            return peft.PrefixTuningConfig(**virtual)  # type: ignore[arg-type]
+        case "ia3":  # arXiv 2205.05638
+            return peft.IA3Config(task_type="CAUSAL_LM", **_ia3_modules(network, config))  # type: ignore[arg-type]
+        case _:
+            return _lora_settings(network, config)
+
+
+def with_adapter(network: Any, settings: Any) -> Any:
+    """PEFT's model of ``network``."""
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away
+        return get_peft_model(network, settings)
+
+
+def trained_numbers(network: Any, config: LoraConfig) -> int:
+    """How many numbers the method trains, counted in PEFT's own modules.
+
+    network: on the meta device (`base.skeleton`), and of no use afterwards.
+    """
+    import torch
+
+    if config.method != "full":
+        settings = peft_settings(network, config)
+        if config.on_linears and config.method != "ia3":
+            settings.init_lora_weights = True  # how it starts changes no shape, and asks for weights
+        elif config.method == "prompt":
+            settings.prompt_tuning_init = "RANDOM"
+        with torch.device("meta"):
+            network = with_adapter(network, settings)
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def _lora_settings(network: Any, config: LoraConfig) -> Any:
+    from peft import LoraConfig as PeftConfig
+
+    targets = resolve_targets(network, config.targets)
+    return PeftConfig(
+        r=config.rank,
+        lora_alpha=int(config.alpha) if config.alpha.is_integer() else config.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=config.method == "rslora",
+        use_dora=config.method == "dora",  # arXiv 2402.09353
+        # arXiv 2404.02948, by the fast SVD that it names: a full one takes a minute for each large layer
+        init_lora_weights=f"pissa_niter_{SVD_ROUNDS}" if config.method == "pissa" else True,  # type: ignore[arg-type]
+        bias=config.bias,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _ia3_modules(network: Any, config: LoraConfig) -> dict[str, list[str]]:
+    """Keys, values and the MLP's last product, as PEFT's table has them for this architecture; or the
+    targets that were named. The MLP's last product is scaled at its input, everything else at its output."""
+    from peft.utils import (
+        TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+        TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+    )
+
+    kind = network.config.model_type
+    inputs = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(kind, ["down_proj"])
+    named: Any = config.targets
+    if named == "all-linear":
+        names = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(kind, ["k_proj", "v_proj", "down_proj"])
+        named = tuple(names)
+    targets = resolve_targets(network, named)
+    if isinstance(targets, str):
+        raise ConfigError("ia3 takes names of layers, no regular expression", "lora.targets", targets)
+    return {"target_modules": list(targets), "feedforward_modules": [n for n in inputs if n in targets]}
+
+
+def refuse_misfits(network: Any, config: RunConfig) -> None:
+    """Everything of the method that doesn't fit this base, before anything is computed. Raises ConfigError.
+
+    network: the model, its shapes are enough.
+    """
+    lora = config.lora
+    if lora.on_linears and lora.method != "ia3":
+        refuse_large_rank(network, resolve_targets(network, lora.targets), lora.rank)
+    elif lora.method == "ia3":
+        _ia3_modules(network, lora)
+    problems: list[Problem] = []
+    if lora.bias != "none" and lora.method in ("ia3", "prompt", "p-tuning", "prefix", "full"):
+        why = f"{lora.method} {'trains them anyway' if lora.method == 'full' else 'leaves the base as it is'}"
+        problems.append(Problem("lora.bias is for LoRA", "lora.bias", why, "set lora.bias to none"))
+    elif lora.bias != "none" and not any(name.endswith("bias") for name, _ in network.named_parameters()):
+        why = "there would be nothing more to train"
+        problems.append(Problem("this base has no biases", "lora.bias", why, "set lora.bias to none"))
+    if lora.method == "full" and config.train.shard != "none":
+        why = "only a frozen base is divided"
+        problems.append(Problem("full fine-tuning can't be divided", "train.shard", why, "train.shard=none"))
+    if problems:
+        raise ConfigError(problems)
+    if config.base.storage != "auto" or lora.method in ("loftq", "full"):
+        refuse_storage(lora, config.base.storage)
+
+
+def refuse_storage(config: LoraConfig, storage: str) -> None:
+    """Raises ConfigError where the method needs another storage than ``storage``."""
+    fitting, why = STORAGES.get(config.method, ((storage,), ""))
+    if storage not in fitting:
+        what = f"lora.method {config.method} needs base.storage {' or '.join(fitting)}, not {storage}"
+        raise ConfigError(what, "base.storage", why, f"base.storage={fitting[0]}")
+    if config.bias != "none" and storage != "fp32":
+        what, why = (
+            f"lora.bias {config.bias} needs base.storage fp32, not {storage}",
+            "what is trained is fp32",
+        )
+        raise ConfigError(what, "base.storage", why, "base.storage=fp32, or lora.bias=none")

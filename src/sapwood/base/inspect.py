@@ -1,0 +1,242 @@
+"""The base model before its weights: config, tokenizer, stop tokens, fingerprint, shapes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sapwood.base.cache import file_sha256
+from sapwood.base.chatglm import chatglm_tokenizer, glm_values, is_chatglm
+from sapwood.base.folder import Folder, read_folder, read_json
+from sapwood.base.sources import resolve
+from sapwood.config.sections import BaseConfig
+from sapwood.errors import ModelError
+from sapwood.gguf.file import read_gguf
+from sapwood.gguf.map import config_values
+from sapwood.gguf.tokenizer import read_tokenizer
+from sapwood.types import BaseSpec
+
+if TYPE_CHECKING:
+    import torch
+
+PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+
+
+# --- before the weights -----------------------------------------------------------------------------------
+
+
+def inspect_base(config: BaseConfig) -> BaseSpec:
+    """Find the model and read everything but its weights: config, tokenizer, stop tokens, fingerprint.
+
+    Raises:
+        ModelError: not found, damaged, no tokenizer, code of its own, or not a trainable language model.
+    """
+    path = resolve(config.model, offline=config.offline)
+    return _inspect_folder(config.model, path) if path.is_dir() else _inspect_file(config.model, path)
+
+
+def _inspect_folder(source: str, path: Path) -> BaseSpec:
+    folder = read_folder(path)
+    hf_config = _native_config(folder)
+    _check_size(hf_config, folder)
+    tokenizer = chatglm_tokenizer(path) if is_chatglm(folder.config) else _folder_tokenizer(path)
+    _check_vocabulary(tokenizer, hf_config.vocab_size, path)
+    generation = path / "generation_config.json"
+    stops = _ids(read_json(generation).get("eos_token_id")) if generation.is_file() else []
+    hashes = [("config.json", file_sha256(path / "config.json"))]
+    hashes += [(shard.name, file_sha256(shard)) for shard in folder.shards]
+    return BaseSpec(
+        source=source,
+        path=path,
+        fingerprint=_fingerprint(hashes),
+        tokenizer=tokenizer,
+        hf_config=hf_config,
+        stop_ids=_stop_ids([*stops, *_ids(hf_config.eos_token_id)], tokenizer),
+        packable=_packable(hf_config),
+    )
+
+
+def _inspect_file(source: str, path: Path) -> BaseSpec:
+    from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
+
+    file = read_gguf(path)
+    values = config_values(file)
+    hf_config = CONFIG_MAPPING[values.pop("model_type")](**values)
+    read = read_tokenizer(file)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=read.tokenizer,
+        bos_token=read.bos,
+        eos_token=read.eos,
+        unk_token=read.unk,
+        pad_token=read.pad,
+        model_max_length=hf_config.max_position_embeddings,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = read.chat_template
+    _check_vocabulary(tokenizer, hf_config.vocab_size, path)
+    return BaseSpec(
+        source=source,
+        path=path,
+        fingerprint=_fingerprint([("gguf", file_sha256(path))]),
+        tokenizer=tokenizer,
+        hf_config=hf_config,
+        stop_ids=_stop_ids(read.stop_ids, tokenizer),
+        packable=_packable(hf_config),
+    )
+
+
+def _native_config(folder: Folder) -> Any:
+    """The transformers config, made from cleaned values. Models that bring code of their own are refused."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    where = str(folder.path / "config.json")
+    values = glm_values(folder.config, where) if is_chatglm(folder.config) else dict(folder.config)
+    kind = values.pop("model_type", None)
+    own = values.pop("auto_map", None) or {}
+    native = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind) if isinstance(kind, str) else None
+    wanted = str(own.get("AutoModelForCausalLM", "") if isinstance(own, Mapping) else own).rpartition(".")[2]
+    if wanted and wanted != native:
+        mend = "use a checkpoint in transformers' own layout; sapwood never runs code from a model folder"
+        raise ModelError("the model needs code of its own", where, f"auto_map names {wanted}", mend)
+    if native is None:
+        why = "this transformers knows no language model of that type"
+        raise ModelError(
+            f"model_type {kind!r} isn't supported", where, why, "check config.json, or update transformers"
+        )
+    if "vision_config" in values or values.get("is_encoder_decoder"):
+        raise ModelError(
+            f"{kind} is more than a language model", where, "sapwood trains text models (decoders)"
+        )
+    if quantised := values.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        mend = "use the original weights, or a GGUF file of the model"
+        raise ModelError(
+            f"the weights are stored as {method}", where, "F32, F16 and BF16 can be trained on", mend
+        )
+    try:
+        return CONFIG_MAPPING[kind].from_dict(values)
+    except Exception as error:  # each config class checks values in its own way
+        raise ModelError("config.json isn't valid", where, first_line(error)) from None
+
+
+def _check_size(hf_config: Any, folder: Folder) -> None:
+    """Compare what the config describes with what the files hold, before anything is allocated for it."""
+    where = str(folder.path / "config.json")
+    if hf_config.num_hidden_layers > len(folder.shapes):
+        why = f"the weights hold {len(folder.shapes):,} tensors"
+        raise ModelError(f"the config describes {hf_config.num_hidden_layers:,} layers", where, why)
+    described = sum(parameter.numel() for parameter in _on_meta(hf_config, where).parameters())
+    if described > folder.num_elements:
+        why = f"it describes {described:,} parameters, the files hold {folder.num_elements:,}"
+        mend = "config.json and the weights belong to different models, or a file is missing"
+        raise ModelError("the config doesn't fit the weights", where, why, mend)
+
+
+def _folder_tokenizer(path: Path) -> Any:
+    """The folder's tokenizer. tokenizer.json is taken as it stands: AutoTokenizer rebuilds the pre-tokenizer
+    of some families by model type (Qwen2's, say), whatever the file holds."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    own = path / "tokenizer.json"
+    if (path / "tokenizer_config.json").exists():
+        read_json(path / "tokenizer_config.json")
+    kind = PreTrainedTokenizerFast if own.is_file() else AutoTokenizer
+    # named, because tokenizer_config.json may name another file, anywhere
+    files: dict[str, Any] = {"tokenizer_file": str(own)} if own.is_file() else {}
+    try:
+        tokenizer = kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **files)
+    except Exception as error:  # tokenizers, sentencepiece and transformers each raise their own
+        why = "expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
+        raise ModelError("no usable tokenizer", str(path), f"{why} ({first_line(error)})") from None
+    if not tokenizer.is_fast:
+        mend = "add the model's tokenizer.json"
+        raise ModelError("the tokenizer has no fast form", str(path), "character offsets are needed", mend)
+    return tokenizer
+
+
+def _check_vocabulary(tokenizer: Any, rows: int, path: Path) -> None:
+    """Every id that the tokenizer can give must have a row in the embedding."""
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    if highest < 0:
+        raise ModelError("the tokenizer has no tokens", str(path))
+    if highest >= rows:
+        why = f"token {token!r} has the id {highest:,}, the embedding has {rows:,} rows"
+        raise ModelError("the tokenizer doesn't fit the model", str(path), why)
+
+
+def _packable(hf_config: Any) -> bool:
+    """True where every layer mixes tokens by attention only, through the interface that `pack` plugs into."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    layers = getattr(hf_config, "layer_types", None) or ["full_attention"]
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(hf_config)]
+    return set(layers) <= PACKABLE_LAYERS and bool(getattr(model, "_supports_attention_backend", False))
+
+
+def _fingerprint(hashes: Sequence[tuple[str, str]]) -> str:
+    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in hashes).encode()).hexdigest()
+
+
+def _stop_ids(ids: Sequence[int], tokenizer: Any) -> tuple[int, ...]:
+    eos = tokenizer.eos_token_id
+    return tuple(dict.fromkeys([*ids, *([] if eos is None else [int(eos)])]))
+
+
+def _ids(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [id for id in values if isinstance(id, int) and not isinstance(id, bool)]
+
+
+# --- shapes ------------------------------------------------------------------------------------------------
+
+
+def _on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> Any:
+    """The module tree with shapes and no memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet(), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(hf_config, dtype=dtype or torch.float32)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, AttributeError, LookupError) as error:
+        raise ModelError(
+            "the config describes no model that can be built", where, first_line(error)
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
+        :300
+    ]
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """No progress bars and no reports from transformers: what they say, sapwood's errors say."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def skeleton(spec: BaseSpec, dtype: torch.dtype | None = None) -> Any:
+    """The model without weights (on torch's meta device): its modules and shapes. fp32 without ``dtype``."""
+    return _on_meta(spec.hf_config, str(spec.path), dtype)
+
+
+def count_parameters(spec: BaseSpec) -> tuple[int, int]:
+    """(weights of the decoder, weights of the embedding), from shapes alone."""
+    model = skeleton(spec)
+    embedding = model.get_input_embeddings().weight.numel()
+    return sum(p.numel() for p in model.get_decoder().parameters()) - embedding, embedding

@@ -1,0 +1,1 @@
+"""The forms that the base's weights can be held in."""

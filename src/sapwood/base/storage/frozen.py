@@ -1,0 +1,91 @@
+"""A frozen weight, in any storage: what an adapted linear needs to know of its base.
+
+forward(x)        x @ W.T + b; x as `operand_for` gives it
+input_grad(g)     g @ W
+dense()           W as a matrix, for merging and for the reference
+
+x and g come in the format of products, which may be wider than the storage: some processors hold bf16 well
+and multiply fp32 faster. The result has the format of x or g.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.base.storage.bnb_linear import QuantisedWeight, is_quantised
+from sapwood.base.storage.gguf_linear import GgufLinear
+from sapwood.base.storage.int8_linear import Int8Linear, Int8Weight, Rounded, outliers_of_all
+from sapwood.native.workspace import converted
+
+
+class FrozenWeight(Protocol):
+    """x: [T, in] -> [T, out]; g: [T, out] -> [T, in]. The weight itself never receives a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def input_grad(self, g: Tensor) -> Tensor: ...
+
+    def dense(self) -> Tensor: ...
+
+
+class DenseWeight:
+    """A plain matrix in fp32, bf16 or fp16. It is read off its module at every use: a base divided among
+    processes is whole there only for the time of a layer's own pass."""
+
+    __slots__ = ("linear",)
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias: Any = self.linear.bias  # None without one, whatever torch's stubs say
+        bias = bias if bias is None else bias.to(x.dtype)
+        return torch.nn.functional.linear(x, converted(self.linear.weight, x.dtype), bias)
+
+    def input_grad(self, g: Tensor) -> Tensor:
+        return g @ converted(self.linear.weight, g.dtype)
+
+    def dense(self) -> Tensor:
+        return self.linear.weight.detach()
+
+
+class PackedWeight:
+    """Blocks of a GGUF file, unpacked for each product."""
+
+    __slots__ = ("linear",)
+
+    def __init__(self, linear: GgufLinear) -> None:
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear.packed.product(x, self.linear.bias)
+
+    def input_grad(self, g: Tensor) -> Tensor:
+        return self.linear.packed.input_grad(g)
+
+    def dense(self) -> Tensor:
+        return self.linear.packed.dense()
+
+
+def operand_for(weights: Sequence[FrozenWeight], x: Tensor) -> Any:
+    """``x`` as all of ``weights`` take it: what they share is made once."""
+    if not all(isinstance(weight, Int8Weight) for weight in weights):
+        return x
+    return Rounded.of(x, outliers_of_all(weights))
+
+
+def freeze(module: nn.Module) -> FrozenWeight:
+    """The frozen weight of a base layer. Raises TypeError for a layer without a fast path."""
+    if type(module) is nn.Linear:
+        return DenseWeight(module)
+    if isinstance(module, GgufLinear):
+        return PackedWeight(module)
+    if isinstance(module, Int8Linear):
+        return Int8Weight(module)
+    if is_quantised(module):
+        return QuantisedWeight(module)
+    raise TypeError(f"no frozen form for {type(module).__name__}")

@@ -1,0 +1,177 @@
+"""The forms that a frozen base can be held in: which fit a model, how many bytes each takes, which is taken.
+
+========  ==========================================================================
+storage   how a weight of a linear is held
+========  ==========================================================================
+fp32      as it is; bf16 and fp16 likewise: products are computed in that format
+gguf      the file's own blocks, unpacked where a layer is used; embedding and head too
+nf4, fp4  4 bits by bitsandbytes, unpacked likewise; embedding and head stay dense
+int8      8 bits by bitsandbytes; embedding and head stay dense
+int8-     8 bits, and multiplied as such: activations are rounded too; the backward pass, embedding
+compute   and head stay dense (`int8_linear`)
+========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sapwood.base.inspect import skeleton
+from sapwood.config.sections import BaseConfig, Storage
+from sapwood.errors import ConfigError
+from sapwood.gguf.file import GgufFile, read_gguf
+from sapwood.gguf.types import unknown_types
+from sapwood.machine.measure import available_memory, fastest_dtype, fastest_products
+from sapwood.types import BaseSpec
+
+if TYPE_CHECKING:
+    import torch
+
+DENSE = ("fp32", "bf16", "fp16")
+BITSANDBYTES = ("nf4", "fp4", "int8")
+FILLED = 0.9  # of free memory, at most: the rest is the system's
+
+
+def compute_dtype(config: BaseConfig) -> torch.dtype:
+    """The number format of products and activations."""
+    import torch
+
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    name = config.storage if config.storage in DENSE else config.compute_dtype
+    return named.get(name) or fastest_dtype()[0]
+
+
+def dtype_name(dtype: torch.dtype) -> Storage:
+    """fp32, bf16 or fp16."""
+    return {4: "fp32", 2: "bf16" if str(dtype) == "torch.bfloat16" else "fp16"}[dtype.itemsize]  # type: ignore[return-value]
+
+
+# --- which, and why ---------------------------------------------------------------------------------------
+
+
+def candidates(spec: BaseSpec, config: BaseConfig) -> tuple[Storage, ...]:
+    """What ``auto`` may take for this model, the best first: dense is fastest, the file's own blocks are
+    exact, 4 bits by bitsandbytes are neither and fit where nothing else does."""
+    return (dtype_name(compute_dtype(config)), _packed(spec))
+
+
+def smaller_storages(spec: BaseSpec, config: BaseConfig) -> list[Storage]:
+    """Storages in which the same base takes less than in ``config``'s, the largest first."""
+    own = weight_bytes(spec, config)
+    others: tuple[Storage, ...] = ("bf16", _packed(spec))
+    sizes = {name: weight_bytes(spec, config.model_copy(update={"storage": name})) for name in others}
+    return sorted((name for name in others if sizes[name] < own), key=lambda name: -sizes[name])
+
+
+def _packed(spec: BaseSpec) -> Storage:
+    return "gguf" if spec.path.is_file() and not unknown_types(read_gguf(spec.path)) else "nf4"
+
+
+def with_storage(spec: BaseSpec, config: BaseConfig, storage: Storage) -> BaseConfig:
+    """``config`` with a storage that is not ``auto``, and the number format of its products.
+
+    Raises ConfigError where this base can't be held so.
+    """
+    changed = config.model_copy(update={"storage": storage})
+    _refuse(spec, changed)
+    return _with_dtype(changed)
+
+
+def settle_storage(spec: BaseSpec, config: BaseConfig, free: int | None = None) -> BaseConfig:
+    """``config`` without ``auto``: the first candidate whose weights alone fit. A run is planned as a whole
+    (`memory.choose_plan`); this is for a base that is only talked to. ``free``: bytes that can be had;
+    this machine's where not given. Raises ConfigError as `with_storage`.
+    """
+    if config.storage != "auto":
+        return with_storage(spec, config, config.storage)
+    found = [with_storage(spec, config, storage) for storage in candidates(spec, config)]
+    room = FILLED * (available_memory() if free is None else free)
+    return next((base for base in found if weight_bytes(spec, base) <= room), found[-1])
+
+
+def _with_dtype(config: BaseConfig) -> BaseConfig:
+    """A dense storage says its number format itself; where it is multiplied in another, that is said too, and
+    so it is of blocks, which are unpacked into either."""
+    if config.storage not in DENSE and config.compute_dtype == "auto":
+        config = config.model_copy(update={"compute_dtype": dtype_name(compute_dtype(config))})
+    if config.storage in (*DENSE, "int8-compute", "gguf") and config.products == "auto":
+        own = dtype_name(compute_dtype(config))
+        products = "stored" if fastest_products(own) == own else "fp32"
+        config = config.model_copy(update={"products": products})
+    return config
+
+
+def _refuse(spec: BaseSpec, config: BaseConfig) -> None:
+    if config.storage == "gguf" and spec.path.is_dir():
+        why = f"{spec.source} is a folder of safetensors, its weights aren't packed"
+        raise ConfigError("base.storage gguf needs a GGUF file", "base.storage", why, "nf4 packs any model")
+    from sapwood.base.storage.int8_linear import int8_pays
+
+    if config.storage == "int8-compute" and not int8_pays():
+        rates = fastest_dtype()[1].get("gflops")
+        why = f"here its products aren't faster than those in {fastest_dtype()[1]['dtype']} ({rates} GFLOP/s)"
+        raise ConfigError("int8-compute only loses on this machine", "base.storage", why, "leave it at auto")
+
+
+# --- how many bytes ---------------------------------------------------------------------------------------
+
+
+def weight_bytes(spec: BaseSpec, config: BaseConfig) -> int:
+    """Bytes that the base's weights take in memory, in a storage that isn't ``auto``."""
+    width = compute_dtype(config).itemsize
+    if config.storage == "gguf":
+        return _packed_bytes(read_gguf(spec.path), width)
+    shapes = _shapes(spec)
+    if config.storage in DENSE:
+        return width * (shapes.rest + sum(rows * columns for rows, columns in shapes.linears))
+    quantised = sum(_quantised_bytes(rows, columns, config) for rows, columns in shapes.linears)
+    return quantised + width * shapes.rest
+
+
+def unpacked_bytes(spec: BaseSpec, config: BaseConfig) -> int:
+    """Bytes of the largest weight that is unpacked at a time; none in a dense storage."""
+    if config.storage in DENSE:
+        return 0
+    largest = max(rows * columns for rows, columns in _shapes(spec).linears)
+    return largest * compute_dtype(config).itemsize
+
+
+def _packed_bytes(file: GgufFile, width: int) -> int:
+    """Matrices as they are, vectors in the number format of products."""
+    return sum(
+        tensor.data.nbytes if len(tensor.shape) > 1 else width * math.prod(tensor.shape)
+        for tensor in file.tensors.values()
+    )
+
+
+def _quantised_bytes(rows: int, columns: int, config: BaseConfig) -> int:
+    """bitsandbytes: int8 with one fp32 scale a row; 4 bits with one scale for 64 numbers, which is fp32, or
+    8 bits with one fp32 scale for 256 of them."""
+    size = rows * columns
+    if config.storage.startswith("int8"):
+        return size + 4 * rows
+    blocks = -(-size // 64)
+    scales = blocks + 4 * -(-blocks // 256) if config.double_quant else 4 * blocks
+    return -(-size // 2) + scales
+
+
+@dataclass(frozen=True, slots=True)
+class _Shapes:
+    """linears: (rows, columns) of the decoder's; rest: elements of everything else, tied weights once."""
+
+    linears: Sequence[tuple[int, int]]
+    rest: int
+
+
+def _shapes(spec: BaseSpec) -> _Shapes:
+    from torch import nn
+
+    model = skeleton(spec)
+    head = model.get_output_embeddings()
+    linears = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    total = sum(parameter.numel() for parameter in model.parameters())
+    shapes = [(int(weight.shape[0]), int(weight.shape[1])) for weight in linears]
+    return _Shapes(tuple(shapes), total - sum(rows * columns for rows, columns in shapes))

@@ -1,0 +1,1 @@
+"""What a pass through the model computes beside the large products."""

@@ -1,0 +1,133 @@
+"""`segments.segment_attention` and rotary positions by compiled kernels: one pass over a pack, no gathered
+copies, and nothing kept but what comes in and a number for each row. `segments` is the reference."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sapwood.compute.attention.segments import AttentionPlan, Rule, chain_of
+from sapwood.native import attention, ops
+from sapwood.native.attention import Blocks
+from sapwood.types import Segment
+
+QUERIES = 64  # of a block: their scores are to lie in the second cache
+ROTARY = "apply_rotary_pos_emb"  # how transformers calls it, in the file of each architecture
+KEY = "blocks"  # among what kernels make of a plan
+
+
+def suits(query: Tensor, value: Tensor, kept: torch.dtype | None) -> bool:
+    """Can the kernel take these heads, [.., T, D]?"""
+    dim = query.shape[-1]
+    same = value.shape[-1] == dim and query.device.type == "cpu" and query.stride(-1) == value.stride(-1) == 1
+    return same and ops.suits(query.dtype, kept or query.dtype, [dim], 1)
+
+
+def blocks_of(segments: Sequence[Segment]) -> Blocks:
+    """Every segment's queries in blocks, each with its chain. A pure function of its argument."""
+    blocks: list[tuple[int, int, int, int]] = []
+    chains: list[np.ndarray] = []
+    at = 0
+    for index, segment in enumerate(segments):
+        chains.append(chain_of(segments, index))
+        for start in range(0, len(segment), QUERIES):
+            count = min(QUERIES, len(segment) - start)
+            blocks.append((segment.start + start, count, segment.position + start, at))
+        at += len(chains[-1])
+    return Blocks(torch.tensor(blocks, dtype=torch.int64), torch.from_numpy(np.concatenate(chains)))
+
+
+class _NativeAttention(torch.autograd.Function):
+    """query: [H, T, D]; key, value: [KV, T, D] -> [H, T, D]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule
+    ) -> Tensor:
+        if KEY not in plan.masks:
+            plan.masks[KEY] = blocks_of(plan.segments)
+        ctx.rule = (plan.masks[KEY], rule.scale, rule.softcap, rule.window)
+        out, logs = attention.attention_forward(query, key, value, *ctx.rule)
+        form = plan.kept or query.dtype
+        ctx.save_for_backward(query.to(form), key.to(form), value.to(form), logs)
+        return out.transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad = grad if grad.stride(2) == 1 else grad.contiguous()
+        grads = attention.attention_backward(grad, *ctx.saved_tensors, *ctx.rule)
+        return (*(each.transpose(0, 1) for each in grads), None, None)
+
+
+def native_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
+    """As `segments.segment_attention`."""
+    return _NativeAttention.apply(query, key, value, plan, rule)  # type: ignore[return-value]
+
+
+# --- rotary positions -------------------------------------------------------------------------------------
+
+
+class _Rotated(torch.autograd.Function):
+    """x: [1, H, T, D]; cos, sin: [T, D] -> [1, H, T, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return attention.rotate(x[0], cos, sin).transpose(0, 1)[None]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        grad = grad if grad.stride(3) == 1 else grad.contiguous()
+        return attention.rotate(grad[0], *ctx.saved_tensors, back=True).transpose(0, 1)[None], None, None
+
+
+def _rotary(usual: Any) -> Any:
+    """``usual``, or the kernel where it has the usual form."""
+
+    def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any) -> Any:
+        dim = q.shape[-1]
+        fits = not others and not named and cos.shape == (1, q.shape[2], dim) and dim % (2 * ops.LANES) == 0
+        plain = fits and len(q) == 1 and q.dtype == k.dtype == cos.dtype and q.stride(3) == k.stride(3) == 1
+        if not plain or q.device.type != "cpu" or not ops.suits(q.dtype, q.dtype, [dim], 1):
+            return usual(q, k, cos, sin, *others, **named)
+        cos, sin = cos[0].contiguous(), sin[0].contiguous()
+        return _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)
+
+    return rotary
+
+
+def _is_usual(function: Any) -> bool:
+    """Does this function turn halves by their angles? Found by asking it."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, heads, 3, 32, generator=generator) for heads in (2, 1))
+    angle = torch.randn(1, 3, 16, generator=generator).repeat(1, 1, 2)
+    try:
+        found = function(q, k, angle.cos(), angle.sin())
+        expected = [
+            x * angle.cos() + torch.cat([-x[..., 16:], x[..., :16]], -1) * angle.sin() for x in (q, k)
+        ]
+        return all(torch.allclose(x, y, rtol=1e-6, atol=1e-6) for x, y in zip(found, expected, strict=True))
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return False
+
+
+@contextmanager
+def quick_rotary(network: Any) -> Generator[None]:
+    """Inside, the architecture's file calls the kernel where it would turn queries and keys by its own
+    function, if that is the usual one."""
+    found = sys.modules[type(network).__module__]
+    usual = getattr(found, ROTARY, None)
+    if usual is None or not _is_usual(usual):
+        yield
+        return
+    setattr(found, ROTARY, _rotary(usual))
+    try:
+        yield
+    finally:
+        setattr(found, ROTARY, usual)

@@ -1,0 +1,27 @@
+"""A pack as the tensors that the model takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sapwood.compute.attention.segments import plan_attention
+from sapwood.pack.build import pad_pack
+from sapwood.types import Batch, Pack
+
+
+def to_batch(pack: Pack, device: str = "cpu") -> Batch:
+    """The pack as tensors, padded, with its attention plan."""
+    pack = pad_pack(pack)
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(device)
+
+    return Batch(
+        ids=tensor(pack.ids)[None],
+        positions=tensor(pack.positions)[None],
+        attention=plan_attention(pack.segments, device=device),
+        predict_at=tensor(pack.predict_at),
+        targets=tensor(pack.targets),
+        rows=pack.rows,
+    )

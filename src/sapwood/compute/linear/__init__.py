@@ -1,0 +1,1 @@
+"""Linears with adapters: all that read one input are one function."""

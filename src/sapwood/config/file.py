@@ -1,0 +1,274 @@
+"""A config as text: YAML 1.2 plus ``section.key=value``, with the line of everything; unknown keys fail with
+the nearest name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sapwood.config.sections import FORMAT, BaseConfig, DataConfig, RunConfig, Section
+from sapwood.errors import ConfigError, Problem
+
+MAX_BYTES = 1_000_000  # a config beyond this is not a config
+COMMAND_LINE = "command line"
+ALTERNATIVES = ("train.epochs", "train.max_steps")  # one on the command line replaces the other
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and ``section.key=value`` overrides (values are YAML too).
+
+    Relative data paths stay relative to the working directory. ``train.max_steps`` on the command line takes
+    the place of the file's ``train.epochs``, and the other way round.
+
+    Raises ConfigError listing every problem.
+    """
+    tree, lines = _read_tree(path, overrides)
+    return parse_config(tree, str(path) if path is not None else COMMAND_LINE, lines)
+
+
+def origins(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, str]:
+    """For each key path that was set, the place that set it last; every other has its default."""
+    return _read_tree(path, overrides)[1]
+
+
+def _read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
+    for text in overrides:
+        _override(tree, lines, text)
+    given = [key for key in ALTERNATIVES if lines.get(key, "").startswith(COMMAND_LINE)]
+    if len(given) == 1:
+        _forget(tree, lines, next(key for key in ALTERNATIVES if key not in given))
+    return tree, lines
+
+
+def _forget(tree: dict[str, Any], lines: dict[str, str], path: str) -> None:
+    section, _, key = path.partition(".")
+    inner = tree.get(section)
+    if isinstance(inner, dict):
+        inner.pop(key, None)
+    lines.pop(path, None)
+
+
+def parse_config(
+    tree: Mapping[str, Any], source: str = "config", lines: Mapping[str, str] | None = None
+) -> RunConfig:
+    """Validate plain data. ``lines`` maps key paths to the place that set them, for the messages."""
+    version = tree.get("version")
+    if isinstance(version, int) and version > FORMAT:
+        why = f"it is of format {version}, and this sapwood reads up to {FORMAT}"
+        where = (lines or {}).get("version", source)
+        raise ConfigError("the config was written for a newer sapwood", where, why, "pip install -U sapwood")
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError([_problem(detail, source, lines or {}) for detail in error.errors()]) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved config as YAML that `load_config` reads back to an equal value."""
+    stream = io.StringIO()
+    yaml = _yaml()
+    # the old line break U+0085 would be written as it stands and read back as a blank; escaped, it survives
+    yaml.allow_unicode = "\x85" not in config.model_dump_json()
+    yaml.dump(config.model_dump(mode="json"), stream)
+    return stream.getvalue()
+
+
+def template_yaml(data: str, model: str = BaseConfig().model) -> str:
+    """A commented config with every key at its default: what `sapwood init` writes."""
+    config = RunConfig(data=DataConfig(train=(data,)), base=BaseConfig(model=model))
+    out = ["# sapwood: every key with its default. Keys that you delete keep their default.", ""]
+    for name, field in RunConfig.model_fields.items():
+        value = getattr(config, name)
+        if not isinstance(value, Section):
+            unset = value is None
+            out += [f"# {_help(field)}", f"# {name}:" if unset else f"{name}: {_inline(value)}", ""]
+            continue
+        out.append(f"{name}:  # {_help(field)}")
+        for key, inner in type(value).model_fields.items():
+            set_to = _inline(getattr(value, key))
+            comment = "# " if set_to == "null" else ""
+            out.append(f"  # {_help(inner)}")
+            out.append(f"  {comment}{key}: {set_to}")
+        out.append("")
+    return "\n".join(out)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"train": {"lr": 1}}`` as ``{"train.lr": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, path))
+        else:
+            flat[path] = value
+    return flat
+
+
+def _yaml() -> Any:
+    from ruamel.yaml import YAML
+
+    # YAML 1.2: 1e-4 is a number, `no` is a word; duplicate keys are errors
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.width = MAX_BYTES  # never fold: a value stays on the line of its key
+    yaml.sort_base_mapping_type_on_output = False  # the order of the classes above
+    return yaml
+
+
+def _inline(value: Any) -> str:
+    stream = io.StringIO()
+    yaml = _yaml()
+    yaml.default_flow_style = True
+    yaml.dump(list(value) if isinstance(value, tuple) else value, stream)
+    return stream.getvalue().removesuffix("...\n").strip()
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The file's tree, and for each key path the ``file:line`` that set it."""
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError("config file is too large", str(path), f"more than {MAX_BYTES:,} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        mend = f"did you mean {path.parent / near[0]}?" if near else "`sapwood init` writes one"
+        raise ConfigError("config file not found", str(path), mend=mend) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("config file can't be read", str(path), str(error)) from None
+    try:
+        node = _yaml().compose(text)
+        _refuse_aliases(node, path, 0)
+        tree = _yaml().load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(path)
+        raise ConfigError("not valid YAML", where, " ".join(str(error.problem or error).split())) from None
+    except (YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError("not valid YAML", str(path), " ".join(str(error).split())[:200]) from None
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError("a config is a mapping of sections", str(path), f"found {type(tree).__name__}")
+    lines: dict[str, str] = {}
+    if node is not None:
+        _collect_lines(node, path, "", lines)
+    # a section whose keys were all deleted keeps its defaults
+    return {k: v for k, v in tree.items() if v is not None or k not in RunConfig.model_fields}, lines
+
+
+def _refuse_aliases(node: Any, path: Path, depth: int, seen: set[int] | None = None) -> None:
+    """Anchors make small files explode; a config needs none."""
+    seen = set() if seen is None else seen
+    if node is None:
+        return
+    where = f"{path}:{node.start_mark.line + 1}"
+    if depth > 16:
+        raise ConfigError("nested too deep", where, "a config has two levels")
+    if id(node) in seen or getattr(node, "anchor", None):
+        raise ConfigError("YAML anchors and aliases aren't accepted", where, mend="write the value out")
+    seen.add(id(node))
+    if not isinstance(node.value, list):
+        return
+    for item in node.value:
+        for child in item if isinstance(item, tuple) else (item,):
+            _refuse_aliases(child, path, depth + 1, seen)
+
+
+def _collect_lines(node: Any, path: Path, prefix: str, lines: dict[str, str]) -> None:
+    for key, value in node.value if node.id == "mapping" else ():
+        name = f"{prefix}.{key.value}" if prefix else str(key.value)
+        lines[name] = f"{path}:{key.start_mark.line + 1}"
+        if value.id == "mapping":
+            _collect_lines(value, path, name, lines)
+
+
+def _override(tree: dict[str, Any], lines: dict[str, str], text: str) -> None:
+    """Apply one ``section.key=value``."""
+    from ruamel.yaml.error import YAMLError
+
+    name, equals, raw = text.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"not an override: {text!r}", COMMAND_LINE, mend="write section.key=value")
+    try:
+        value = _yaml().load(raw) if raw.strip() else None
+    except (YAMLError, RecursionError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ConfigError(f"not a YAML value: {text[:200]!r}", COMMAND_LINE, why) from None
+    *sections, key = name.strip().split(".")
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{section} is not a section", f"{COMMAND_LINE} {name}")
+        tree = inner
+    tree[key] = value
+    lines[name.strip()] = f"{COMMAND_LINE} {text}"
+
+
+def _problem(detail: Any, source: str, lines: Mapping[str, str]) -> Problem:
+    """One pydantic error as what · where · why · mend."""
+    parts = [str(part) for part in detail["loc"] if isinstance(part, str) and part in _all_names()]
+    unknown = detail["type"] == "extra_forbidden"
+    if unknown:
+        parts = [str(part) for part in detail["loc"]]
+    key = ".".join(parts)
+    where = next((lines[k] for k in (key, key.rpartition(".")[0]) if k in lines), source)
+    if unknown:
+        return Problem(f"unknown key {key}", where, mend=_nearest(parts))
+    if detail["type"] == "missing":
+        mend = "data: {train: FILE}" if key.startswith("data") else f"set {key}"
+        return Problem(f"{key} is missing", where, mend=f"add it: {mend}")
+    why = detail["msg"].removeprefix("Value error, ")
+    found = detail.get("input")
+    shown = f", found {found!r}" if isinstance(found, str | int | float | bool | None) else ""
+    field = field_of(parts)
+    help_text = f"{key}: {_help(field)}" if field is not None else ""
+    return Problem(f"{key or 'config'} is not valid", where, f"{why[0].lower()}{why[1:]}{shown}", help_text)
+
+
+def _sections() -> dict[str, type[Section]]:
+    return {
+        name: field.annotation
+        for name, field in RunConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def _all_names() -> set[str]:
+    return set(RunConfig.model_fields) | {k for s in _sections().values() for k in s.model_fields}
+
+
+def _help(field: Any) -> str:
+    """The docstring of a field, on one line."""
+    return " ".join(str(field.description).split())
+
+
+def field_of(parts: Sequence[str]) -> Any:
+    """The field a key path names, or None."""
+    if len(parts) == 2 and parts[0] in _sections():
+        return _sections()[parts[0]].model_fields.get(parts[1])
+    return RunConfig.model_fields.get(parts[0]) if len(parts) == 1 else None
+
+
+def _nearest(parts: Sequence[str]) -> str:
+    """Where a mistyped key probably belongs: first within its section, then anywhere."""
+    *sections, key = parts
+    here = _sections().get(sections[0]) if sections else None
+    names = list(here.model_fields) if here is not None else list(RunConfig.model_fields)
+    prefix = f"{sections[0]}." if here is not None else ""
+    if near := difflib.get_close_matches(key, names, n=1):
+        return f"did you mean {prefix}{near[0]}?"
+    everywhere = {k: f"{name}.{k}" for name, section in _sections().items() for k in section.model_fields}
+    if near := difflib.get_close_matches(key, list(everywhere), n=1):
+        return f"did you mean {everywhere[near[0]]}?"
+    return f"valid here: {', '.join(names)}"

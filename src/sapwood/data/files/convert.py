@@ -1,0 +1,69 @@
+"""``sapwood data convert``: a pickled DataFrame to JSONL, by way of a process that can do nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sapwood.data.files.encoding import read_lines
+from sapwood.data.problems import printable
+from sapwood.errors import DataError, StorageError
+
+SECONDS = 300
+
+
+def convert_pickle(source: Path, target: Path, *, force: bool = False) -> int:
+    """Write the rows of a pickled DataFrame as JSONL; the number of rows.
+
+    A pickle is a program: see `data.files.unpickle` for what keeps it in. Raises DataError where it is no
+    DataFrame of plain values, StorageError where the target can't be written.
+    """
+    where = printable(str(source))
+    if target.exists() and not force:
+        raise StorageError("the file is there already", str(target), mend="name another, or add --force")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with source.open("rb") as file, temporary.open("wb") as out:
+            done = subprocess.run(
+                [sys.executable, "-B", "-s", "-m", "sapwood.data.files.unpickle"],
+                stdin=file,
+                capture_output=True,
+                timeout=SECONDS,
+                cwd="/",
+                env=_environment(),
+                check=False,
+            )
+            if done.returncode:
+                why = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [
+                    _ending(done.returncode)
+                ]
+                mend = "if you trust its origin: frame.to_json('data.jsonl', orient='records', lines=True)"
+                raise DataError("the pickle is refused", where, printable(why[0])[:400], mend)
+            out.write(done.stdout)
+            out.flush()
+            os.fsync(out.fileno())
+        with temporary.open("rb") as file:
+            rows = sum(1 for _ in read_lines(file))
+        temporary.replace(target)
+    except subprocess.TimeoutExpired:
+        raise DataError("the pickle is refused", where, f"it was not read in {SECONDS} s") from None
+    except OSError as error:
+        at = error.filename or target
+        raise StorageError(
+            "can't convert", printable(str(at)), (error.strerror or str(error)).lower()
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return rows
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of ours but where the code lies: no token, no proxy."""
+    paths = [str(Path(path).absolute()) for path in sys.path if path]
+    return {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _ending(code: int) -> str:
+    return f"reading it ended by signal {-code}" if code < 0 else f"reading it failed with code {code}"

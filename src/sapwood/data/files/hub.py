@@ -1,0 +1,83 @@
+"""``hf:``: files of a hub's dataset, as copies on this disk.
+
+`datasets` lists and downloads them into its cache; our own readers read them. No builder is chosen by what
+the dataset's folder says, no script of it is run, and no type is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from sapwood.data.files.paths import is_data
+from sapwood.data.problems import printable
+from sapwood.errors import DataError
+
+HUB = "hf:"
+_PATH = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[\w.*/ -]+))?")
+_TRAIN = re.compile(r"(^|[/_. -])train(ing)?([/_. -]|$)", re.IGNORECASE)
+_OTHER = re.compile(r"(^|[/_. -])(test(ing)?|valid(ation)?|val|dev|eval(uation)?)([/_. -]|$)", re.IGNORECASE)
+SHOWN = 8  # files that a message names
+
+
+def hub_files(path: str) -> dict[str, str]:
+    """``hf:ORG/NAME[@REVISION][/FILE]``: name of each file -> its copy on this disk.
+
+    FILE may hold ``*``. Without it the training files are taken where it is clear which those are. Raises
+    DataError.
+    """
+    where = printable(path)
+    match = _PATH.fullmatch(path)
+    if match is None or (match["file"] and not is_data(match["file"].replace("*", "x"))):
+        mend = "write hf:ORG/NAME, hf:ORG/NAME/FILE or hf:ORG/NAME@REVISION/FILE; FILE may hold *"
+        raise DataError("the path names no data file of a dataset", where, "", mend)
+    revision = f"@{match['revision']}" if match["revision"] else ""
+    base = f"{match['name']}{revision}"
+    listed = _ask(where, lambda _: _listed(match["file"] or "**", base))
+    names = [url.split("/", 5)[-1] for url in listed]
+    if not match["file"]:
+        chosen = training_files([name for name in names if is_data(PurePosixPath(name).name)], base, where)
+        listed = [url for url, name in zip(listed, names, strict=True) if name in chosen]
+        names = [name for name in names if name in chosen]
+    local = _ask(where, lambda datasets: datasets.DownloadManager().download(listed))
+    return dict(zip([f"{HUB}{base}/{name}" for name in names], local, strict=True))
+
+
+def training_files(names: Sequence[str], base: str, where: str) -> set[str]:
+    """Of a dataset's data files those to train on: those called train, or all where none bears the name of
+    another split; in one folder and of one kind. Raises DataError, with what there is, where they aren't."""
+    chosen = [name for name in names if _TRAIN.search(name) and not _OTHER.search(name)]
+    if not chosen and not any(_OTHER.search(name) for name in names):
+        chosen = list(names)
+    kinds = {(PurePosixPath(name).parent, PurePosixPath(name).suffix.lower()) for name in chosen}
+    if len(kinds) == 1:
+        return {*chosen}
+    if not names:
+        raise DataError("the dataset holds no data file that can be read", where)
+    there = [f"{HUB}{base}/{printable(name)}" for name in names]
+    more = f" and {len(there) - SHOWN:,} more" if len(there) > SHOWN else ""
+    why = "several of its files could be meant" if chosen else "none of its data files is called train"
+    mend = f"say which: {', '.join(there[:SHOWN])}{more}"
+    raise DataError("it is not clear which file to train on", where, why, mend)
+
+
+def _listed(pattern: str, base: str) -> list[str]:
+    from datasets.data_files import resolve_pattern
+
+    return sorted(resolve_pattern(pattern, base_path=f"hf://datasets/{base}"))
+
+
+def _ask(where: str, question: Callable[[Any], Any]) -> Any:
+    """What `datasets` answers. Raises DataError."""
+    try:
+        import datasets
+    except ImportError:
+        raise DataError("hf: needs datasets", where, mend="pip install 'sapwood[data]'") from None
+    try:
+        return question(datasets)
+    except Exception as error:  # a library over a network fails in many ways
+        why = printable(" ".join(str(error).split())[:200])
+        mend = "look at the name, at the network, and at HF_TOKEN for a private dataset"
+        raise DataError("the dataset can't be fetched", where, why, mend) from None

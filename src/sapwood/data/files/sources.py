@@ -1,0 +1,164 @@
+"""Files to numbered rows. Nothing is guessed: dates and numbers stay what they are, and a bad row is named.
+
+A new kind of file is one more entry of `_READERS`, and one more answer of `sniff`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from sapwood.data.files.delimited import read_table
+from sapwood.data.files.encoding import decode, read_lines
+from sapwood.data.files.hub import HUB, hub_files
+from sapwood.data.files.json_file import read_json
+from sapwood.data.files.json_text import (
+    TOO_LARGE,
+    TOO_LARGE_MEND,
+    JsonFault,
+    decode_line,
+)
+from sapwood.data.files.parquet import read_parquet
+from sapwood.data.files.paths import BUILTIN, files_of, open_source
+from sapwood.data.files.share import ALL, Share
+from sapwood.data.files.sniff import FileKind, sniff
+from sapwood.data.problems import ProblemLog, kind, printable
+from sapwood.data.rendered import read_text
+from sapwood.errors import DataError, Problem
+from sapwood.types import Row, RowId
+
+
+def read_rows(paths: Sequence[str], *, root: Path | None = None) -> Iterator[Row]:
+    """The rows of the files, in order: JSON, JSONL, CSV, TSV, Parquet or text, by content.
+
+    Args:
+        paths: files; folders, which stand for the data files right in them; ``builtin:NAME`` for packaged
+            data; ``hf:ORG/NAME[@REVISION][/FILE]`` for files of a hub's dataset. `RowId.source` repeats them.
+        root: where relative paths start; the working directory if None.
+
+    A JSON object around a single list of objects stands for that list. Raises DataError behind the last good
+    row, with the problems of all files.
+    """
+    log = ProblemLog()
+    yield from stream_rows(paths, root, log)
+    log.raise_any()
+
+
+def stream_rows(
+    paths: Sequence[str],
+    root: Path | None,
+    log: ProblemLog,
+    records: str | None = None,
+    share: Share = ALL,
+) -> Iterator[Row]:
+    """`read_rows` that adds to a log what it would raise. ``records``: which list of a wrapping object;
+    ``share``: the rows to yield. What is wrong with others is not sure to be found."""
+    here = root if root is not None else Path.cwd()
+    for path in paths:
+        try:
+            files = hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
+        except DataError as error:
+            log.add(*error.problems)
+            continue
+        for source, file in files.items():
+            yield from _read_source(source, file, here, log, records, share)
+
+
+def digest(paths: Sequence[str], root: Path | None = None) -> str:
+    """sha256 over names and bytes of all files. Raises DataError or OSError for one that can't be read."""
+    here = root if root is not None else Path.cwd()
+    total = hashlib.sha256()
+    for path in paths:
+        files = hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
+        for source, file in files.items():
+            with open_source(file, here) if file == source else Path(file).open("rb") as stream:
+                bytes_of = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+            total.update(f"{len(source)} {source} {bytes_of}\n".encode())
+    return total.hexdigest()
+
+
+def size_of(paths: Sequence[str], root: Path | None = None) -> int:
+    """Bytes of all files; 0 for what can't be found, and for a hub's."""
+    here = root if root is not None else Path.cwd()
+    total = 0
+    for path in paths:
+        with contextlib.suppress(OSError, DataError):
+            names = [] if path.startswith((HUB, BUILTIN)) else files_of(path, here)
+            total += sum((here / Path(name).expanduser()).stat().st_size for name in names)
+    return total
+
+
+def _read_source(
+    source: str, path: str, root: Path, log: ProblemLog, records: str | None, share: Share
+) -> Iterator[Row]:
+    strays: dict[str, RowId] = {}  # kinds of rows that aren't objects, and the first of each
+    count: Counter[str] = Counter()
+    problems, rows = log.total, 0
+    try:
+        with open_source(path, root) if path == source else Path(path).open("rb") as stream:
+            file_kind = sniff(stream, source)
+            stream.seek(0)
+            if file_kind == "json":
+                found = read_json(stream, source, log, records)
+            elif file_kind == "jsonl":
+                found = _read_jsonl(stream, source, log, share)
+            else:
+                found = _READERS[file_kind](stream, source, log)
+            for row in found:
+                rows += 1
+                if not share.has(row.id.index):
+                    continue
+                if isinstance(row.value, dict):
+                    yield row
+                else:
+                    name = kind(row.value)
+                    strays.setdefault(name, row.id)
+                    count[name] += 1
+    except DataError as error:
+        log.add(*error.problems)
+    except OSError as error:
+        log.add(Problem("the file can't be read", printable(source), (error.strerror or str(error)).lower()))
+    for name, first in strays.items():
+        log.add(_stray_problem(name, first, count[name]))
+    if rows == 0 and log.total == problems and share.has(0):
+        log.add(Problem("0 rows", printable(source), "the file holds no example"))
+
+
+def _stray_problem(name: str, first: RowId, count: int) -> Problem:
+    what = "row is" if count == 1 else f"{count:,} rows are"
+    mend = 'a row is an object such as {"instruction": "…", "output": "…"}'
+    return Problem(
+        f"{what} {name}, not an object", printable(str(first)), "" if count == 1 else "the first", mend
+    )
+
+
+def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog, share: Share) -> Iterator[Row]:
+    index = 0
+    for line in read_lines(stream):
+        if line.raw is not None and not line.raw.strip():
+            continue
+        index += 1
+        if not share.has(index - 1):
+            continue
+        row = RowId(source, index - 1, line.number)
+        if line.raw is None:
+            log.add(Problem(TOO_LARGE, printable(str(row)), mend=TOO_LARGE_MEND))
+            continue
+        try:
+            yield Row(row, decode_line(decode(line.raw, source, line.number, line.offset).rstrip()))
+        except DataError as error:
+            log.add(*error.problems)
+        except JsonFault as fault:
+            where = f"{printable(source)}:{line.number}:{fault.position + 1}"
+            log.add(Problem(fault.what, where, fault.why, fault.mend))
+
+
+_READERS: dict[FileKind, Callable[[BinaryIO, str, ProblemLog], Iterator[Row]]] = {
+    "table": read_table,
+    "text": read_text,
+    "parquet": read_parquet,
+}

@@ -1,0 +1,1 @@
+"""GGUF files: their layout, names, tokenizers and blocks."""

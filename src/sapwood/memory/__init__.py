@@ -1,8 +1,0 @@
-"""The memory plan: how much a run will hold at its worst moment, and what it does where that is too much."""
-
-from sapwood.memory.choose import MemoryChoice, cheaper, choose_plan, settled
-from sapwood.memory.plan import MemoryPlan, plan_memory, what_fits, workload
-
-__all__ = [
-    "MemoryChoice", "MemoryPlan", "cheaper", "choose_plan", "plan_memory", "settled", "what_fits", "workload"
-]  # fmt: skip

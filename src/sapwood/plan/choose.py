@@ -1,0 +1,146 @@
+"""Which of a run's plans is taken: what the config asks for, and where it says ``auto``, the fastest that
+fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sapwood.adapter.methods import STORAGES
+from sapwood.base.inspect import skeleton
+from sapwood.base.storage.storages import candidates, smaller_storages, with_storage
+from sapwood.compute.recompute import layers_to_recompute
+from sapwood.config.sections import BaseConfig, RunConfig, Storage
+from sapwood.machine.measure import fastest_dtype
+from sapwood.plan.memory import MARGIN, MemoryPlan, Workload, fewest_recomputed, held, plan_memory, workload
+from sapwood.plan.shapes import shapes_of
+from sapwood.prepare.examples import Examples
+from sapwood.prepare.study import Study
+from sapwood.show.figures import size
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryChoice:
+    """The plan of a run, the base's config that it stands for, why it is that one, and the others that were
+    weighed."""
+
+    plan: MemoryPlan
+    base: BaseConfig
+    why: str
+    others: tuple[MemoryPlan, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return self.plan.to_json() | {"why": self.why, "others": [other.to_json() for other in self.others]}
+
+    def lines(self) -> list[str]:
+        """A line, and a table of storages with the one that is taken marked."""
+        plan = self.plan
+        verdict = "fits" if plan.fits else "does NOT fit"
+        need, room = size(plan.peak), size(plan.available)
+        head = f"memory     about {need} at most: {verdict} in the {room} to be had; {self.why}"
+        rows = sorted([plan, *self.others], key=lambda row: row.peak, reverse=True)
+        return [head, *(_row(row, row is plan) for row in rows)]
+
+
+def _row(plan: MemoryPlan, chosen: bool) -> str:
+    layers = f"{plan.recomputed} of {plan.layers} layers recomputed"
+    verdict, mark = "fits" if plan.fits else "too much", "▸" if chosen else " "
+    return f"         {mark} {plan.storage:<6} {layers:<30} {size(plan.peak):>9}  {verdict}"
+
+
+def choose_plan(study: Study, config: RunConfig) -> MemoryChoice:
+    """The plan that a run follows.
+
+    Storages are tried as this machine is fast in them; within one, layers are recomputed only as far as it
+    takes. Where nothing fits, the smallest is taken, and its plan says so.
+
+    Raises:
+        ConfigError: a storage that this base can't be held in.
+    """
+    spec, layers = study.spec, config.train.gradient_checkpointing
+    network = skeleton(spec)
+    shapes, work = shapes_of(network), workload(study, config, network)
+    named = config.base.storage != "auto"
+    order: Sequence[Storage] = (config.base.storage,) if named else candidates(spec, config.base)
+    if not named and config.lora.method in STORAGES:  # a method that not every storage suits
+        suited: tuple[Any, ...] = STORAGES[config.lora.method][0]
+        order = [storage for storage in order if storage in suited] or suited
+
+    def planned(base: BaseConfig) -> MemoryPlan:
+        way = held(spec, base)
+        if layers == "auto":
+            return fewest_recomputed(shapes, work, way)
+        return plan_memory(shapes, work, way, layers_to_recompute(layers, shapes.layers))
+
+    bases = [with_storage(spec, config.base, storage) for storage in order]
+    tried = [(planned(base), base) for base in bases]
+    fitting = [one for one in tried if one[0].fits]
+    plan, base = fitting[0] if fitting else min(tried, key=lambda one: one[0].peak)
+    alternatives: set[Storage] = {
+        *order,
+        *candidates(spec, config.base),
+        *smaller_storages(spec, base),
+        "fp32",
+        "bf16",
+    }
+    others = [
+        plan_memory(shapes, work, held(spec, with_storage(spec, config.base, storage)), count)
+        for storage in sorted(alternatives)
+        for count in (0, shapes.layers)
+        if (storage, count) != (plan.storage, plan.recomputed)
+    ]
+    return MemoryChoice(plan, base, _why(plan, [one for one, _ in tried], named), tuple(others))
+
+
+def _why(plan: MemoryPlan, tried: Sequence[MemoryPlan], named: bool) -> str:
+    if named:
+        return f"{plan.storage}, as the config says"
+    first = tried[0]
+    if plan is first:
+        return f"{plan.storage} is the fastest here"
+    room = size(MARGIN * plan.available)
+    return f"{first.storage} would be faster, and needs {size(first.peak)} of the {room} that may be filled"
+
+
+def settled(config: RunConfig, choice: MemoryChoice) -> RunConfig:
+    """``auto`` as what it means on this machine: a resumed run must not measure again and find otherwise."""
+    train = config.train
+    if train.gradient_checkpointing == "auto":
+        train = train.model_copy(update={"gradient_checkpointing": choice.plan.recomputed})
+    if train.threads is None:
+        train = train.model_copy(update={"threads": fastest_dtype()[1].get("threads")})
+    return config.model_copy(update={"base": choice.base, "train": train})
+
+
+def cheaper(study: Study, config: RunConfig) -> list[str]:
+    """Up to three changes that need less memory, the cheapest first, each with what it would need. ``config``
+    has no ``auto`` left."""
+    spec = study.spec
+    network = skeleton(spec)
+    shapes, work = shapes_of(network), workload(study, config, network)
+    layers = layers_to_recompute(config.train.gradient_checkpointing, shapes.layers)
+    found: list[tuple[str, float]] = []
+
+    def propose(text: str, work: Workload, base: BaseConfig = config.base, layers: int = layers) -> None:
+        found.append((text, plan_memory(shapes, work, held(spec, base), layers).peak))
+
+    row = max(16, int(Examples.of(study.data.train).lengths.max()))
+    if row < work.pack.tokens:  # the same curve, somewhat slower
+        pack = config.pack.model_copy(update={"length": row})
+        propose(f"pack.length={row}", workload(study, config.model_copy(update={"pack": pack}), network))
+    if layers < shapes.layers:
+        propose("train.gradient_checkpointing=true", work, layers=shapes.layers)
+    suited: tuple[str, ...] | None = (
+        STORAGES[config.lora.method][0] if config.lora.method in STORAGES else None
+    )
+    for storage in smaller_storages(spec, config.base):
+        if suited is not None and storage not in suited:
+            continue
+        propose(f"base.storage={storage}", work, with_storage(spec, config.base, storage))
+    if config.lora.rank > 1 and config.lora.on_linears and config.lora.method != "ia3":
+        rank = config.lora.rank // 2
+        propose(f"lora.rank={rank}", replace(work, adapter=work.adapter * rank / config.lora.rank))
+    half = replace(work.pack, tokens=work.pack.tokens // 2, targets=work.pack.targets // 2, kept_scores=0)
+    propose("a smaller base.model, or shorter rows", replace(work, pack=half))
+    return [f"{text} (about {size(need)})" for text, need in found[:3]]

@@ -1,0 +1,207 @@
+"""The plan of one way to run, counted from shapes and from the run's largest pack:
+
+    peak = the process before the weights + weights + adapter with gradients and moments
+         + what the layers keep for the backward pass + the widest moment: the loss, or one layer's backward
+
+The few factors that can't be counted (what lies between tensors, libraries) were measured; `bench/memory.py`
+compares plans with real runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sapwood.base.storage.storages import compute_dtype, unpacked_bytes, weight_bytes
+from sapwood.compute.loss import PAD_TO, ROWS, VOCABULARY
+from sapwood.config.sections import BaseConfig, RunConfig
+from sapwood.machine.measure import device_for, memory_at, own_device
+from sapwood.native.heap import why_no_heap
+from sapwood.plan.footprint import Footprint, attention_of, footprint
+from sapwood.plan.shapes import KNOWN, Shapes, trained_parameters
+from sapwood.prepare.study import Study
+from sapwood.train.optim import MOMENTS
+from sapwood.train.rehearse import longest_pack
+from sapwood.types import BaseSpec
+
+PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
+LIBRARIES = 50e6  # that come with the weights: PEFT and what it imports; on a GPU, their workspaces
+MARGIN = 0.92  # of the memory that is to be had: others want some too
+MAX_ANSWERS = 16  # sample answers that are written at once
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """Memory that a step's activations occupy over what they hold (measured, bench/memory.py): ``kept`` for
+    the backward pass, by bytes of a number, and ``passing``, in the formats of products beside those."""
+
+    kept: Mapping[int, float]
+    passing: float
+
+
+HEAP = Waste({2: 1.12, 4: 1.12}, 1.5)  # native/heap.py
+USUAL = Waste({2: 2.0, 4: 1.75}, 6.0)  # the C library's, with holes between tensors
+
+
+def waste_on(device: str) -> Waste:
+    return HEAP if device == "cpu" and why_no_heap() is None else USUAL
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How the base is held. weights: bytes of all. unpacked: of the largest weight that is unpacked for a
+    moment. width: bytes of a number where it is kept; wide: in products, and between layers."""
+
+    storage: str
+    weights: float
+    unpacked: float
+    width: int
+    wide: int
+
+
+def held(spec: BaseSpec, config: BaseConfig) -> Held:
+    """``config``: its storage is not ``auto``."""
+    width = compute_dtype(config).itemsize
+    wide = 4 if config.products == "fp32" else width
+    return Held(config.storage, weight_bytes(spec, config), unpacked_bytes(spec, config), width, wide)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one run puts on a model, whatever the model is held in: its largest pack, the bytes of what is
+    trained, those of the model's files, its sample answers (how many at once, and how long with their
+    prompts), and where it is computed."""
+
+    pack: Footprint
+    adapter: float
+    files: int = 0
+    answers: int = 0
+    answer_tokens: int = 0
+    device: str = "cpu"
+
+
+def workload(study: Study, config: RunConfig, network: Any) -> Workload:
+    """network: the base's skeleton."""
+    prompt = max((len(probe.ids) for probe in study.probes), default=0)
+    return Workload(
+        pack=footprint(longest_pack(study.data, config), attention_of(network)),
+        adapter=_trained_bytes(network, config),
+        files=_files(study.spec.path),
+        answers=min(len(study.probes), MAX_ANSWERS),
+        answer_tokens=prompt + config.eval.max_new_tokens,
+        device=device_for(config.base.device_map, own_device()),
+    )
+
+
+def _trained_bytes(network: Any, config: RunConfig) -> float:
+    """Weight, gradient and moments of what is trained, in fp32 but for moments in blocks of 8 bits."""
+    kind = MOMENTS[config.train.optimizer]
+    each = 8 + len(kind.names) * (1 if kind.blocks else 4)
+    if config.lora.method == "full":
+        each -= 4  # the weight is the base's own
+    return float(each * trained_parameters(network, config.lora))
+
+
+def _files(path: Path) -> int:
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes, at most at once, of one way to run.
+
+    recomputed: layers that keep only their input. process: before the weights. peak: of the whole.
+    available: what this process may hold, with what it holds already.
+    """
+
+    storage: str
+    recomputed: int
+    layers: int
+    process: float
+    weights: float
+    adapter: float
+    activations: float
+    moment: float
+    peak: float
+    available: int
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= MARGIN * self.available
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"fits": self.fits}
+
+
+def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0) -> MemoryPlan:
+    """The peak of a run on ``base`` that computes ``recomputed`` layers twice."""
+    now, free = memory_at(work.device)
+    in_ram = work.device == "cpu"  # else only tensors count: files and most code are elsewhere
+    process = (max(PROCESS, now) if in_ram else now) + LIBRARIES
+    pack, width = work.pack, base.width
+    layer = width * (shapes.kept * pack.tokens + shapes.heads * pack.kept_scores)
+    once = base.wide * shapes.hidden * pack.tokens
+    kept = (shapes.layers - recomputed) * layer + recomputed * once
+    backward = _backward(shapes, pack, base.wide) + 2 * base.unpacked
+    training = kept + max(_loss(shapes, pack, width), backward)
+    if recomputed:  # the last of them is computed again while the inputs of all are there
+        training = max(training, recomputed * once + layer + backward)
+    # while it is read, a file is mapped beside the weights; the adapter isn't there yet
+    reading = work.files - work.adapter if in_ram else 0.0
+    waste = waste_on(work.device)
+    taken = waste.kept[width] * kept + waste.passing * (training - kept)
+    moment = max(taken, reading, _answering(shapes, work, width))
+    return MemoryPlan(
+        storage=base.storage,
+        recomputed=recomputed,
+        layers=shapes.layers,
+        process=process,
+        weights=base.weights,
+        adapter=work.adapter,
+        activations=kept,
+        moment=moment - kept,
+        peak=process + base.weights + work.adapter + moment,
+        available=free + now,
+    )
+
+
+def fewest_recomputed(shapes: Shapes, work: Workload, base: Held) -> MemoryPlan:
+    """The plan with as few recomputed layers as fit; with all of them where nothing fits."""
+    for count in range(shapes.layers):
+        plan = plan_memory(shapes, work, base, count)
+        if plan.fits:
+            return plan
+    return plan_memory(shapes, work, base, shapes.layers)
+
+
+def what_fits(storage: str, width: int) -> dict[str, MemoryPlan]:
+    """For models that people know by name, the plan of training rank 8 on packs of 512 tokens in a dense
+    storage of ``width`` bytes a number."""
+    pack = Footprint(tokens=512, targets=256, kept_scores=512 * 128, widest_scores=512 * 256)
+    found: dict[str, MemoryPlan] = {}
+    for name, shapes in KNOWN.items():
+        adapter = 16.0 * 8 * 6 * (shapes.hidden + shapes.widest) * shapes.layers
+        work = Workload(pack, adapter, device=own_device())
+        found[name] = fewest_recomputed(shapes, work, Held(storage, width * shapes.weights, 0, width, width))
+    return found
+
+
+def _loss(shapes: Shapes, pack: Footprint, width: int) -> float:
+    """Logits of a part of the vocabulary, in fp32 and in the model's own format; the rows' gradients."""
+    rows = min(ROWS, -(-pack.targets // PAD_TO) * PAD_TO)
+    return rows * min(VOCABULARY, shapes.vocabulary) * (4.0 + width) + 12.0 * shapes.hidden * pack.targets
+
+
+def _backward(shapes: Shapes, pack: Footprint, width: int) -> float:
+    """Gradients of one layer while they are alive: some six of the widest activation, or the scores of the
+    largest group of segments, which are computed again."""
+    return float(width) * max(6 * shapes.widest * pack.tokens, 5 * shapes.heads * pack.widest_scores)
+
+
+def _answering(shapes: Shapes, work: Workload, width: int) -> float:
+    """Keys and values of the answers, twice while they grow by a token, and one layer's activations."""
+    tokens = work.answers * work.answer_tokens
+    return width * (2.0 * shapes.layers * shapes.cache + 3 * shapes.widest) * tokens

@@ -1,0 +1,97 @@
+"""One run in several processes: what the first one tells the others, and what those do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.base.load import load_base, move
+from sapwood.compute.recompute import recompute_layers
+from sapwood.config.file import parse_config
+from sapwood.config.sections import RunConfig
+from sapwood.errors import ModelError, Stopped
+from sapwood.machine.measure import device_for, set_threads
+from sapwood.machine.signals import stop_signals
+from sapwood.prepare.study import Study, study_files, study_of
+from sapwood.serve.probe import answer_probes
+from sapwood.train.checkpoint import share_state
+from sapwood.train.loop import Sampler, train
+from sapwood.train.optim import TrainState, new_state
+from sapwood.train.processes.shard import divide_base, mesh_of
+from sapwood.train.processes.world import World, partners
+from sapwood.train.rehearse import out_of_memory, rehearse
+from sapwood.types import Base, BaseSpec, Stepped
+
+NOTHING_TO_DO = b"{}"  # told in place of an invitation
+
+
+def follow(world: World) -> None:
+    """What every process but the first one does: the same steps, on its share of each. It opens no file of
+    the run, so the run's folder is needed on one host only; the model is needed on each."""
+    with stop_signals() as stop, out_of_memory("a step"), partners():
+        invitation = world.tell()
+        if invitation == NOTHING_TO_DO:
+            return
+        config, study = accept(world, json.loads(invitation))
+        _, model = build(study.spec, config, world)
+        rehearse(model, study.data, config)
+        state = fresh_state(model, config)
+        share_state(world, model, state)
+        sampler = sampler_of(model, study, config) if model.divided is not None else None
+        for event in train(model, study.data, state, config, sampler, world):
+            if isinstance(event, Stepped) and world.any(bool(stop)):
+                raise Stopped(f"stopped after step {event.step}")
+
+
+def invite(world: World, config: RunConfig, study: Study) -> None:
+    """Tell the other processes what they need: the config, and the examples as they were proven here."""
+    if world.size == 1:
+        return
+    told = {"config": config.model_dump(mode="json"), "base_fingerprint": study.spec.fingerprint}
+    world.tell(json.dumps(told | {"files": list(study_files(study))}).encode())
+    for content in study_files(study).values():
+        world.tell(content)
+
+
+def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
+    """What `invite` told. Raises ModelError where this process finds another base under the same name."""
+    config = parse_config(told["config"])
+    files = {name: world.tell() for name in told["files"]}
+    study = study_of(files, config, Path("the first process"))
+    if study.spec.fingerprint != told["base_fingerprint"]:
+        what, mend = "the processes have different base models", "copy one of them to every host"
+        raise ModelError(what, config.base.model, f"process {world.rank} has another than the first", mend)
+    return config, study
+
+
+def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraModel]:
+    """The frozen base with a fresh adapter, on this process's device; divided where the config says so."""
+    device = device_for(config.base.device_map, world.device)  # before anything is loaded
+    if config.train.threads is not None:
+        set_threads(config.train.threads)
+    mesh = mesh_of(world, device) if config.train.shard == "base" and world.size > 1 else None
+    with world.turn() if mesh is not None else contextlib.nullcontext():
+        base = load_base(spec, config.base)
+        model = attach_lora(base, config.lora, config.train.seed)
+        recompute_layers(model.network, config.train.gradient_checkpointing)
+        if mesh is not None:
+            base = divide_base(base, model, mesh)
+    move(model.peft, device)
+    return base, model
+
+
+def fresh_state(model: LoraModel, config: RunConfig) -> TrainState:
+    b_ratio = config.lora.b_ratio if config.lora.method == "lora+" else 1.0
+    return new_state(model.parameters, config.train, b_ratio)
+
+
+def sampler_of(model: LoraModel, study: Study, config: RunConfig) -> Sampler | None:
+    """Answers to the run's probes by the model as it stands."""
+    if not study.probes:
+        return None
+    tokenizer, stop_ids = study.spec.tokenizer, study.renderer.stop_ids
+    network = model.peft if model.divided is None else model.network  # a divided base is called by its own
+    return lambda: answer_probes(network, tokenizer, study.probes, stop_ids, config.eval.max_new_tokens)

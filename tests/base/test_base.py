@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sapwood.base import load as load_module
+from sapwood.base.inspect import inspect_base
+from sapwood.base.load import load_base
+from sapwood.config.sections import BaseConfig
+from sapwood.errors import ModelError
+from sapwood.machine import measure as machine
+from sapwood.types import Base, BaseSpec
+from tests.base.tiny import ARCHITECTURES, tiny_llama, tiny_model, tiny_model_dir
+from tests.gguf.tiny_gguf import tiny_gguf
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path / "cache"))
+
+
+def inspect(path: Path) -> BaseSpec:
+    return inspect_base(BaseConfig(model=str(path)))
+
+
+def load(path: Path, storage: str = "fp32") -> Base:
+    return load_base(inspect(path), BaseConfig(model=str(path), storage=storage))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def same(ours: Any, theirs: Any, ids: torch.Tensor) -> None:
+    """Equal parameters, buffers and logits."""
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=1e-6)
+    for name, value in theirs.named_buffers():
+        torch.testing.assert_close(ours.get_buffer(name), value)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+IDS = torch.arange(3, 103)[None]  # longer than the sliding window of the tiny Gemmas
+
+
+# --- folders ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_folder_loads_as_transformers_loads_it(tmp_path: Path, arch: str) -> None:
+    path = tiny_model_dir(arch, tmp_path)
+    base = load(path)
+    same(base.model, AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), IDS)
+    assert base.storage == "fp32"
+    assert not base.model.training
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert base.spec.packable
+    assert base.spec.stop_ids == (2,)
+    text = "Hello 123 你好 zebra"
+    assert base.spec.tokenizer(text).input_ids == AutoTokenizer.from_pretrained(path)(text).input_ids
+
+
+def test_llama_2_s_pretraining_tp_changes_nothing(tmp_path: Path) -> None:
+    """Tutorials set it to 1; its checkpoints ask for products in slices, which are slower and round
+    otherwise."""
+    path = tiny_llama(tmp_path)
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        whole = load(path).model(ids).logits
+        edit(path / "config.json", lambda config: config.update(pretraining_tp=2))
+        assert torch.equal(load(path).model(ids).logits, whole)
+
+
+def test_a_tied_head_is_the_embedding_itself(tmp_path: Path) -> None:
+    tied = load(tiny_llama(tmp_path / "tied"))
+    assert tied.head.weight is tied.model.get_input_embeddings().weight
+    untied = load(tiny_llama(tmp_path / "untied", tie_word_embeddings=False))
+    assert untied.head.weight is untied.model.lm_head.weight
+    assert untied.head.weight is not untied.model.get_input_embeddings().weight
+
+
+def test_storages(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path)
+    for storage, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        base = load(path, storage)
+        assert base.storage == storage
+        assert {parameter.dtype for parameter in base.model.parameters()} == {dtype}
+    assert load(path, "auto").head.weight.dtype == machine.fastest_dtype()[0]
+
+
+def test_the_fingerprint_follows_weights_and_config(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path)
+    first = inspect(path).fingerprint
+    assert inspect(path).fingerprint == first
+    assert inspect(tiny_llama(tmp_path / "again")).fingerprint == first
+    assert inspect(tiny_llama(tmp_path / "other", seed=1)).fingerprint != first
+    edit(path / "config.json", lambda config: config.update(rms_norm_eps=1e-5))
+    assert inspect(path).fingerprint != first
+
+
+def test_stop_ids_come_from_every_place_once(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path)
+    edit(path / "generation_config.json", lambda config: config.update(eos_token_id=[7, 2]))
+    edit(path / "config.json", lambda config: config.update(eos_token_id=9))
+    assert inspect(path).stop_ids == (7, 2, 9)
+    (path / "generation_config.json").unlink()
+    assert inspect(path).stop_ids == (9, 2)
+
+
+def test_tokenizer_json_is_taken_as_it_stands(tmp_path: Path) -> None:
+    """AutoTokenizer would build Qwen2's own pre-tokenizer here."""
+    path = tiny_model_dir("qwen2", tmp_path)
+    edit(
+        path / "tokenizer.json",
+        lambda t: t.update(
+            pre_tokenizer={
+                "type": "ByteLevel",
+                "add_prefix_space": False,
+                "trim_offsets": True,
+                "use_regex": True,
+            }
+        ),
+    )
+    tokenizer = inspect(path).tokenizer
+    words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("in 1234")
+    assert [word for word, _ in words] == ["in", "Ġ1234"]
+
+
+def test_a_missing_tokenizer_is_said(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path)
+    (path / "tokenizer.json").unlink()
+    (path / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelError, match=r"no usable tokenizer.*expected tokenizer.json"):
+        inspect(path)
+    (path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="no usable tokenizer"):
+        inspect(path)
+
+
+def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path, vocab_size=599)
+    with pytest.raises(ModelError, match=r"the id 599, the embedding has 599 rows"):
+        inspect(path)
+    assert inspect(tiny_llama(tmp_path / "padded", vocab_size=640)).hf_config.vocab_size == 640
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c.update(auto_map={"AutoModelForCausalLM": "modeling_oak.OakModel"}),
+            "auto_map names OakModel",
+        ),
+        (
+            lambda c: c.update(auto_map={"AutoModelForCausalLM": "o.OakModel"}, model_type="oak"),
+            "code of its own",
+        ),
+        (lambda c: c.update(model_type="oak"), "model_type 'oak' isn't supported"),
+        (lambda c: c.pop("model_type"), "model_type None isn't supported"),
+        (lambda c: c.update(model_type="t5"), "model_type 't5'"),
+        (lambda c: c.update(vision_config={}), "more than a language model"),
+        (lambda c: c.update(quantization_config={"quant_method": "gptq"}), "stored as gptq"),
+        (lambda c: c.update(num_hidden_layers=3), "config doesn't fit the weights"),
+        (lambda c: c.update(num_hidden_layers=10**9), "1,000,000,000 layers"),
+        (lambda c: c.update(hidden_size=10**9), "config"),
+        (lambda c: c.update(hidden_size="wide"), "config.json isn't valid|no model that can be built"),
+    ],
+)
+def test_configs_that_cannot_be_trusted_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    path = tiny_llama(tmp_path)
+    edit(path / "config.json", change)
+    with pytest.raises(ModelError, match=message) as caught:
+        inspect(path)
+    assert "config.json" in str(caught.value)
+
+
+def test_an_auto_map_that_names_transformers_own_class_is_harmless(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path)
+    edit(path / "config.json", lambda c: c.update(auto_map={"AutoModelForCausalLM": "m.LlamaForCausalLM"}))
+    (path / "m.py").write_text("raise SystemExit('ran')")
+    assert load(path).storage == "fp32"
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_all_named(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tiny_llama(tmp_path)
+    weights = load_file(path / "model.safetensors")
+    lost, bent = "model.layers.1.mlp.up_proj.weight", "model.layers.0.mlp.gate_proj.weight"
+    weights["model.extra.weight"] = weights.pop(lost).clone()
+    weights[bent] = weights[bent].T.contiguous()
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError) as caught:
+        load(path)
+    whats = [problem.what for problem in caught.value.problems]
+    assert whats == [
+        f"tensor {lost} is missing",
+        "unexpected tensor model.extra.weight",
+        f"tensor {bent} has another shape",
+    ]
+    assert "[64, 128]" in str(caught.value)
+    assert "[128, 64]" in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tiny_llama(tmp_path)
+    weights = load_file(path / "model.safetensors")
+    weights["model.norm.weight"][3] = torch.inf
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="aren't finite"):
+        load(path)
+
+
+def test_too_little_memory_is_found_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = inspect(tiny_llama(tmp_path))
+    monkeypatch.setattr(load_module, "available_memory", lambda: 100_000)
+    with pytest.raises(ModelError, match=r"not enough memory.*take 0.0 GB in fp32"):
+        load_base(spec, BaseConfig(storage="fp32"))
+
+
+# --- the head ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "scale", "cap"),
+    [
+        (transformers.GraniteConfig(logits_scaling=8.0), 1 / 8, None),
+        (transformers.CohereConfig(logit_scale=0.25), 0.25, None),
+        (transformers.Gemma2Config(final_logit_softcapping=3.0, head_dim=16), 1.0, 3.0),
+    ],
+)
+def test_head_factors_reproduce_the_models_logits(
+    tmp_path: Path, config: Any, scale: float, cap: float | None
+) -> None:
+    values = config.to_dict() | {
+        "vocab_size": 600,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "eos_token_id": 2,
+        "bos_token_id": 0,
+        "pad_token_id": 0,
+        "layer_types": None,
+    }
+    model = AutoModelForCausalLM.from_config(type(config)(**values))
+    torch.nn.init.normal_(model.get_output_embeddings().weight)
+    path = tiny_llama(tmp_path)  # for its tokenizer
+    (path / "model.safetensors").unlink()
+    model.save_pretrained(path)
+    base = load(path)
+    assert base.head.scale == pytest.approx(scale)
+    assert base.head.softcap == cap
+    with torch.no_grad():
+        hidden = base.model.base_model(IDS).last_hidden_state
+        logits = hidden @ base.head.weight.T
+        logits = cap * torch.tanh(logits / cap) if cap else logits
+        torch.testing.assert_close(logits * base.head.scale, base.model(IDS).logits)
+
+
+def test_a_head_with_an_unknown_factor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_llama(tmp_path)
+    spec = inspect(path)
+    original = transformers.LlamaForCausalLM.forward
+
+    def doubled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = original(self, *args, **kwargs)
+        out.logits = out.logits * 2
+        return out
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", doubled)
+    with pytest.raises(ModelError, match="the head of llama models isn't supported"):
+        load_base(spec, BaseConfig(storage="fp32"))
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_gguf_file_gives_the_model_that_was_written(tmp_path: Path, arch: str) -> None:
+    path, model = tiny_gguf(arch, tmp_path / "m.gguf")
+    base = load(path)
+    same(base.model, model, IDS)
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert base.head.weight is base.model.get_input_embeddings().weight
+    assert base.spec.stop_ids == (2,)
+    assert base.spec.tokenizer.chat_template
+    assert base.spec.tokenizer.pad_token_id == 0
+    assert base.spec.packable
+
+
+def test_an_untied_gguf_head_has_its_own_weights(tmp_path: Path) -> None:
+    path, model = tiny_gguf("llama", tmp_path / "m.gguf", tie_word_embeddings=False)
+    base = load(path)
+    same(base.model, model, IDS)
+    assert base.head.weight is not base.model.get_input_embeddings().weight
+
+
+def test_biases_of_llama_files_are_mapped(tmp_path: Path) -> None:
+    path, model = tiny_gguf("llama", tmp_path / "m.gguf", attention_bias=True)
+    same(load(path).model, model, IDS)
+
+
+def test_packed_weights_are_unpacked_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gguf.quants import quantize
+
+    from gguf import GGMLQuantizationType, dequantize
+    from sapwood.base import gguf_weights
+
+    monkeypatch.setattr(gguf_weights, "CHUNK_ELEMENTS", 1000)
+    path, model = tiny_gguf("gemma2", tmp_path / "m.gguf", kind="Q8_0")
+    kind = GGMLQuantizationType.Q8_0
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            rounded = dequantize(quantize(parameter.detach().numpy(), kind), kind)
+            parameter.data = torch.from_numpy(rounded)
+    same(load(path).model, model, IDS)
+    assert {p.dtype for p in load(path, "bf16").model.parameters()} == {torch.bfloat16}
+
+
+def test_gguf_tensors_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
+    path, _ = tiny_gguf(
+        "llama", tmp_path / "m.gguf", keys={"llama.block_count": 3, "llama.feed_forward_length": 96}
+    )
+    with pytest.raises(ModelError) as caught:
+        load(path)
+    whats = [problem.what for problem in caught.value.problems]
+    assert "tensor model.layers.2.mlp.up_proj.weight is missing" in whats
+    assert "tensor blk.0.ffn_up.weight has another shape" in whats
+    assert len(whats) == 9 + 6
+
+
+def test_gguf_configs_are_bounded_by_the_file(tmp_path: Path) -> None:
+    for key, value in (
+        ("block_count", 10**8),
+        ("embedding_length", 10**8),
+        ("feed_forward_length", 2**31 - 1),
+    ):
+        path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys={f"llama.{key}": value})
+        with pytest.raises(ModelError, match=r"m\.gguf"):
+            load(path)
+
+
+# --- the real one -----------------------------------------------------------------------------------------
+
+
+def test_smollm2_knows_the_capital_of_france(smollm2_spec: BaseSpec) -> None:
+    assert smollm2_spec.stop_ids == (2,)
+    assert smollm2_spec.packable
+    assert smollm2_spec.hf_config.rope_parameters == {"rope_type": "default", "rope_theta": 100_000.0}
+    base = load_base(smollm2_spec, BaseConfig(storage="fp32"))
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = smollm2_spec.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    out = base.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)
+    assert "Paris" in smollm2_spec.tokenizer.decode(out[0, len(ids) :])
+
+
+def test_importing_loads_neither_torch_nor_transformers() -> None:
+    check = (
+        "import sys, sapwood.base.inspect; assert not {'torch', 'transformers', 'gguf'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_the_tiny_models_answer_differently_to_different_seeds() -> None:
+    with torch.no_grad():
+        assert not torch.allclose(tiny_model(seed=0)(IDS).logits, tiny_model(seed=1)(IDS).logits)

@@ -1,0 +1,86 @@
+"""Norms and gated MLPs with less to keep: the same bits forward, the same gradients backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sapwood.compute.norm import lighten
+from sapwood.native import ops
+from sapwood.native.build import why_not
+from tests.base.tiny import ARCHITECTURES, tiny_model
+
+
+def kept_bytes(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """(logits, gradient of the input, bytes that autograd kept)."""
+    seen: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    embedded = inputs.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = model(inputs_embeds=embedded, use_cache=False).logits
+    (grad,) = torch.autograd.grad(logits.float().square().sum(), embedded)
+    return logits.detach(), grad, sum(seen.values())
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_same_bits_same_gradient_less_kept(
+    arch: str, dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiled norm adds up in another order, and rounds bf16 once where torch's operations do it twice."""
+    if native and (reason := why_not()):
+        pytest.skip(reason)
+    if not native:
+        monkeypatch.setattr(ops, "suits", lambda *_: False)
+    model = tiny_model(arch).to(dtype).requires_grad_(False)
+    inputs = model.get_input_embeddings()(torch.arange(3, 60)[None]).detach()
+    logits, grad, kept = kept_bytes(model, inputs)
+    blocks = [m for m in model.modules() if "RMSNorm" in type(m).__name__ or hasattr(m, "down_proj")]
+    assert lighten(model) == len(blocks)
+    light_logits, light_grad, light_kept = kept_bytes(model, inputs)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2  # bf16 rounds at other places
+    if native:
+        assert float((logits - light_logits).norm() / logits.norm()) < 3 * tolerance
+        assert float((grad - light_grad).norm() / grad.norm()) < 3 * tolerance
+    else:
+        assert torch.equal(logits, light_logits)
+        assert float((grad - light_grad).abs().max() / grad.abs().max()) < tolerance
+    assert light_kept < kept
+
+
+class OddRMSNorm(nn.Module):
+    """Normalises by the mean of absolute values: not what its name says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+        self.eps = 1e-6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / (x.abs().mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class OddMLP(nn.Module):
+    """Adds where others multiply."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) + self.up_proj(x))
+
+
+@pytest.mark.parametrize("block", [OddRMSNorm, OddMLP])
+def test_what_computes_something_else_stays_as_it_is(block: type[nn.Module]) -> None:
+    module = block()
+    assert lighten(module) == 0
+    assert "forward" not in vars(module)

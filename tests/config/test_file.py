@@ -1,0 +1,382 @@
+"""Reading a config: every fault at once, with its line, its reason and the nearest name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sapwood.config.file import MAX_BYTES, dump_config, flatten, load_config, parse_config, template_yaml
+from sapwood.config.sections import LoraConfig, RunConfig, Section, TrainConfig
+from sapwood.errors import ConfigError
+
+Load = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Write a config that names its data, and load it with overrides."""
+
+    def write_and_load(text: str, *overrides: str, data: bool = True) -> RunConfig:
+        path = tmp_path / "run.yaml"
+        path.write_text(text + ("\ndata: {train: rows.jsonl}\n" if data else ""), encoding="utf-8")
+        return load_config(path, overrides)
+
+    return write_and_load
+
+
+@pytest.fixture
+def refuse(load: Load) -> Callable[..., ConfigError]:
+    def write_and_fail(text: str, *overrides: str, data: bool = True) -> ConfigError:
+        with pytest.raises(ConfigError) as caught:
+            load(text, *overrides, data=data)
+        return caught.value
+
+    return write_and_fail
+
+
+def sections() -> dict[str, type[Section]]:
+    kinds = {name: field.annotation for name, field in RunConfig.model_fields.items()}
+    return {name: k for name, k in kinds.items() if isinstance(k, type) and issubclass(k, Section)}
+
+
+# --- values -----------------------------------------------------------------------------------------------
+
+
+def test_defaults_and_values(load: Load) -> None:
+    config = load("train: {lr: 3e-4, epochs: 2}\nlora: {targets: [q_proj, v_proj]}\nbase: {model: ./oak}")
+    assert config.train == TrainConfig(lr=3e-4, epochs=2.0)
+    assert config.lora == LoraConfig(targets=("q_proj", "v_proj"))
+    assert config.base.model == "./oak"
+    assert config.data.train == ("rows.jsonl",)
+    assert config.name is None
+    assert config == load(
+        "train: {lr: 0.0003, epochs: 2.0}\nlora: {targets: [q_proj, v_proj]}\nbase: {model: ./oak}"
+    )
+
+
+def test_yaml_1_2_has_exponents_and_plain_words(load: Load) -> None:
+    config = load("train: {lr: 1e-4}\ndata: {train: [no], system: no}", data=False)
+    assert config.train.lr == 1e-4
+    assert config.data.system == "no"
+    assert config.data.train == ("no",)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [("0.1", 0.1), ("0", 0.0), ("7", 7.0), ("dev.jsonl", "dev.jsonl")]
+)
+def test_eval_is_a_fraction_a_number_or_a_file(value: str, found: Any, load: Load) -> None:
+    assert load("", f"data.eval={value}").data.eval == found
+
+
+def test_a_config_is_frozen(load: Load) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load("").train.lr = 1.0  # type: ignore[misc]
+
+
+def test_an_empty_section_and_an_empty_key_keep_their_defaults(load: Load) -> None:
+    assert load("train:\nlora: {}\nname:\n") == load("")
+    assert load("train:\n  # lr: 1\n", "train.lr=0.5").train.lr == 0.5
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes("\ufeffdata: {train: Bäume.jsonl}\r\ntrain:\r\n  lr: 0.5\r\n".encode())
+    config = load_config(path)
+    assert (config.train.lr, config.data.train) == (0.5, ("Bäume.jsonl",))
+
+
+# --- overrides --------------------------------------------------------------------------------------------
+
+
+def test_overrides_win_and_the_last_one_wins(load: Load) -> None:
+    config = load("train: {lr: 1e-4}", "train.lr=2e-4", "train.lr=3e-4", "lora.targets=[q_proj]", "name=oak")
+    assert config.train.lr == 3e-4
+    assert config.lora.targets == ("q_proj",)
+    assert config.name == "oak"
+    assert load("train: {max_steps: 3}", "train.max_steps=").train.max_steps is None
+    assert load("train: {epochs: 3}", "train.max_steps=5").train == TrainConfig(max_steps=5)
+    assert load("train: {max_steps: 3}", "train.epochs=5").train == TrainConfig(epochs=5)
+    assert load("", "train={lr: 1e-3}", "train.epochs=1").train == TrainConfig(lr=1e-3, epochs=1)
+
+
+def test_without_a_file_overrides_are_the_config() -> None:
+    config = load_config(None, ["data.train=a=b.jsonl"])
+    assert config == parse_config({"data": {"train": "a=b.jsonl"}})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr", "not an override: 'train.lr' · command line · write section.key=value"),
+        ("=3", "not an override: '=3'"),
+        ("train.lr=[1", r"not a YAML value: 'train.lr=\[1' · command line"),
+        ("train.lr=*x", "undefined alias"),
+        ("train.lr=" + "[" * 2_000, "not a YAML value"),
+        ("train.lr=" + "9" * 5000, "not a YAML value.*limit"),
+        ("name.x.y=1", "name is not a section · command line name.x.y"),
+        ("train.lrr=1", r"unknown key train\.lrr · command line train\.lrr=1 · did you mean train\.lr\?"),
+        (
+            "train.lr=big",
+            r"train\.lr is not valid · command line train\.lr=big · .*valid number, found 'big'",
+        ),
+    ],
+)
+def test_overrides_that_are_wrong(override: str, message: str, load: Load) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load("name: oak", override)
+
+
+# --- unknown keys -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "mend"),
+    [
+        ("train: {learning_rat: 1}", "train.learning_rat", "valid here: epochs, max_steps, batch_size"),
+        ("train: {epoch: 1}", "train.epoch", "did you mean train.epochs?"),
+        ("trian: {lr: 1}", "trian", "did you mean train?"),
+        ("trian:", "trian", "did you mean train?"),
+        ("train: {rank: 1}", "train.rank", "did you mean lora.rank?"),
+        ("dropuot: 0", "dropuot", "did you mean lora.dropout?"),
+        ("zzzzzzzz: 1", "zzzzzzzz", "valid here: version, name, base, data"),
+        ("train: {train: {lr: 1}}", "train.train", "did you mean data.train?"),
+    ],
+)
+def test_an_unknown_key_is_told_with_its_line_and_the_nearest_name(
+    text: str, key: str, mend: str, refuse: Callable[..., ConfigError]
+) -> None:
+    (problem,) = refuse(f"# a comment\n\n{text}").problems
+    assert problem.what == f"unknown key {key}"
+    assert problem.where.endswith("run.yaml:3")
+    assert problem.mend.startswith(mend)
+
+
+def test_the_line_is_that_of_the_key_itself(refuse: Callable[..., ConfigError]) -> None:
+    error = refuse("train:\n  lr: 1e-4\n\n  bogus: 1\nlora:\n  rank: x\n")
+    assert [(p.what, Path(p.where).name) for p in error.problems] == [
+        ("lora.rank is not valid", "run.yaml:6"),
+        ("unknown key train.bogus", "run.yaml:4"),
+    ]
+
+
+# --- wrong values -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("train.lr=.nan", "finite number"),
+        ("train.lr=.inf", "finite number|less than or equal to 10"),
+        ("data.eval=.nan", "finite number"),
+        ("train.lr=0", "greater than 0"),
+        ("train.lr=11", "less than or equal to 10"),
+        ("train.lr='1e-4'", "valid number, found '1e-4'"),
+        ("train.lr=true", "valid number, found True"),
+        ("train.lr=" + "9" * 400, "finite number|less than or equal to 10"),
+        ("train.epochs=[3]", "valid number"),
+        ("train.batch_size=16.0", "valid integer, found 16.0"),
+        ("train.batch_size=true", "valid integer, found True"),
+        ("train.batch_size=0", "greater than or equal to 1"),
+        ("train.seed=4294967296", "less than 4294967296"),
+        ("train.seed=-1", "greater than or equal to 0"),
+        ("train.max_steps=0", "greater than or equal to 1"),
+        ("train.schedule=cosin", "'inverse-sqrt' or 'constant', found 'cosin'"),
+        ("train=5", "valid dictionary"),
+        ("train=", "valid dictionary"),
+        ("lora.dropout=1", "less than 1"),
+        ("lora.targets=5", "valid string"),
+        ("lora.targets=[5]", "valid string"),
+        ("pack.length=15", "greater than or equal to 16"),
+        ("pack.share_prefixes=1", "valid boolean"),
+        (
+            "base.storage=nf5",
+            "'auto', 'fp32', 'bf16', 'fp16', 'gguf', 'nf4', 'fp4', 'int8' or 'int8-compute'",
+        ),
+        ("base.model=5", "valid string"),
+        ("data.train=[]", "names no file"),
+        ("data.train=['a', ' ']", "names no file"),
+        ("data.eval=-0.1", "fraction below 1"),
+        ("data.eval=-3", "fraction below 1"),
+        ("data.eval=2.5", "fraction below 1"),
+        ("data.eval=true", "valid number"),
+        ("name=a/b", "should match pattern"),
+        ("name=2024-01-01", "valid string"),
+        ("track.to=comet", "swanlab"),
+        ("data={1: 2, train: x}", "keys should be strings"),
+    ],
+)
+def test_a_wrong_value_is_told_with_key_place_reason_and_help(override: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        load_config(None, ["data.train=x", override])
+    key = override.partition("=")[0]
+    for problem in caught.value.problems:
+        assert "\n" not in str(problem)
+        assert problem.what.endswith("is not valid")
+        assert problem.what.split()[0] in (key, key.partition(".")[0])
+        assert problem.where == f"command line {override}"
+        assert problem.mend.startswith(problem.what.split()[0] + ": ")
+
+
+def test_all_faults_are_told_at_once(refuse: Callable[..., ConfigError]) -> None:
+    error = refuse("train: {lr: -1, bogus: 2, epochs: x}\nlora: {rank: 0}\nsave: {keep: 0}")
+    assert len(error.problems) == 5
+    assert error.exit_code == 2
+
+
+def test_missing_data_says_what_to_write(refuse: Callable[..., ConfigError]) -> None:
+    for text, key in (
+        ("name: oak", "data"),
+        ("data: {eval: 0}", "data.train"),
+        ("", "data"),
+        ("data:", "data"),
+    ):
+        (problem,) = refuse(text, data=False).problems
+        assert problem.what == f"{key} is missing"
+        assert problem.mend == "add it: data: {train: FILE}"
+
+
+def test_parse_config_without_a_file_names_its_source() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key data\.trian · web form · did you mean data\.train\?"):
+        parse_config({"data": {"train": "x", "trian": "y"}}, "web form")
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {lr: 1}\ntrain: {lr: 2}", r"run\.yaml:2:1 · found duplicate key \"train\""),
+        ("train:\n  lr: 1\n  lr: 2", r"run\.yaml:3:3 · found duplicate key \"lr\""),
+        ("a: &x 1\nb: *x", r"anchors and aliases aren't accepted · .*run\.yaml:1 · write the value out"),
+        ("base: &b {model: x}\ntemplate: *b", "anchors and aliases aren't accepted"),
+        ("train: [1", r"not valid YAML · .*run\.yaml:\d+:\d+"),
+        ("train: \tlr: 1", r"not valid YAML · .*run\.yaml:1:\d+"),
+        ("a: *nowhere", "not valid YAML .*undefined alias"),
+        ("- 1\n- 2", "a config is a mapping of sections · .* · found list"),
+        ("just words", "a config is a mapping of sections · .* · found str"),
+        ("a: " + "[" * 18 + "]" * 18, "nested too deep"),
+        ("a: " + "[" * 2_000, "not valid YAML"),
+        ("a: !!python/object:os.system x", "not valid YAML"),
+        ("a: 1\n---\nb: 2", "not valid YAML"),
+        ("a: " + "9" * 5000, "not valid YAML .*limit"),
+        ("a: \x01", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_config(text: str, message: str, load: Load) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(text, data=False)
+    assert "run.yaml" in caught.value.problems[0].where
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config file not found · .*run\.yaml · `sapwood init` writes one"):
+        load_config(tmp_path / "run.yaml")
+    (tmp_path / "runs.yml").write_text("")
+    with pytest.raises(ConfigError, match=r"not found .* did you mean .*runs\.yml\?"):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config file can't be read .*directory"):
+        load_config(tmp_path)
+    (tmp_path / "run.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"config file can't be read .*utf-8"):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_a_file_that_is_too_large_is_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"#" * (MAX_BYTES + 1))
+    with pytest.raises(ConfigError, match=r"config file is too large .* more than 1,000,000 bytes"):
+        load_config(path)
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
+
+
+@settings(max_examples=60, deadline=None)
+@example(train="a\x85b", system="树\u2028\r\n no: #", lr=1e-4, targets="all-linear", held_out=0.05)
+@given(
+    train=TEXT.filter(str.strip),
+    system=st.none() | TEXT,
+    lr=st.floats(1e-12, 10),
+    targets=st.sampled_from(["all-linear", ("q_proj", "v_proj"), r"model\..*\.(q|v)_proj"]),
+    held_out=st.sampled_from([0.0, 0.05, 12.0, "dev.jsonl", "no", "1e-4"]),
+)
+def test_a_dumped_config_reads_back_equal(
+    train: str,
+    system: str | None,
+    lr: float,
+    targets: Any,
+    held_out: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    config = parse_config(
+        {
+            "data": {"train": [train, "no"], "system": system, "eval": held_out},
+            "train": {"lr": lr, "max_steps": 3},
+            "lora": {"targets": targets},
+            "name": "null",
+        }
+    )
+    text = dump_config(config)
+    path = tmp_path_factory.getbasetemp() / "dumped.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load_config(path) == config
+    assert dump_config(load_config(path)) == text
+
+
+def test_a_dumped_config_keeps_the_order_of_the_sections() -> None:
+    text = dump_config(parse_config({"data": {"train": "x"}}))
+    heads = [line.partition(":")[0] for line in text.splitlines() if not line.startswith(" ")]
+    assert heads == list(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("data", "model"),
+    [
+        ("rows.jsonl", "builtin:smollm2"),
+        ("my rows, [all]: of them #1.json", "hf:Org/Name@main"),
+        ("a folder with a long name/" * 8 + "rows.json", "models of mine/" * 12 + "oak.gguf"),
+        ("数据.json", "no"),
+    ],
+)
+def test_the_template_reads_back_as_the_defaults(data: str, model: str, tmp_path: Path) -> None:
+    path = tmp_path / "sapwood.yaml"
+    path.write_text(template_yaml(data, model), encoding="utf-8")
+    assert load_config(path) == parse_config({"data": {"train": data}, "base": {"model": model}})
+
+
+def test_the_template_names_every_key_with_its_help() -> None:
+    text = template_yaml("rows.jsonl")
+    for section in sections().values():
+        for key, field in section.model_fields.items():
+            assert f"{key}: " in text
+            assert field.description and " ".join(field.description.split()) in text
+    assert "  # system: null" in text
+
+
+def test_every_key_of_the_template_may_be_deleted(tmp_path: Path) -> None:
+    lines = template_yaml("rows.jsonl").splitlines()
+    kept = [line for line in lines if not line.startswith("  ") or line.startswith("  train:")]
+    path = tmp_path / "sapwood.yaml"
+    path.write_text("\n".join(kept), encoding="utf-8")
+    assert load_config(path) == parse_config({"data": {"train": "rows.jsonl"}})
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+
+
+def test_patience_needs_held_out_rows() -> None:
+    with pytest.raises(ConfigError, match=r"eval\.patience needs held-out rows"):
+        load_config(None, ["data.train=x", "data.eval=0", "eval.patience=2"])

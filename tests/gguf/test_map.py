@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sapwood.errors import ModelError
+from sapwood.gguf.file import read_gguf
+from sapwood.gguf.map import config_values, module_names, parameter_names, permute, unpermute
+from tests.base.tiny import ARCHITECTURES
+from tests.gguf.tiny_gguf import tiny_gguf
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_config_values_describe_the_model_that_was_written(tmp_path: Path, arch: str) -> None:
+    path, model = tiny_gguf(arch, tmp_path / "m.gguf")
+    values = config_values(read_gguf(path))
+    config = model.config
+    assert values.pop("model_type") == config.model_type
+    assert values.pop("bos_token_id") == 0
+    different = {
+        key: (value, getattr(config, key))
+        for key, value in values.items()
+        if hasattr(config, key) and value != getattr(config, key)
+    }
+    assert different == {}
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_tensor_has_its_parameter(tmp_path: Path, arch: str) -> None:
+    tied = arch == "gemma2"  # llama.cpp knows it with a tied head only
+    path, model = tiny_gguf(arch, tmp_path / "m.gguf", tie_word_embeddings=tied)
+    assert set(parameter_names(read_gguf(path)).values()) == {name for name, _ in model.named_parameters()}
+
+
+def test_module_names_are_one_to_one() -> None:
+    for arch in ARCHITECTURES:
+        names = module_names(arch, 3)
+        assert len(set(names.values())) == len(names)
+        assert names["blk.2.attn_q"] == "model.layers.2.self_attn.q_proj"
+
+
+@pytest.mark.parametrize("shape", [(24, 5), (24,)])
+def test_unpermute_undoes_llama_cpps_order(shape: tuple[int, ...]) -> None:
+    rows = np.arange(np.prod(shape)).reshape(shape)
+    mixed = permute(rows, 3)
+    assert not np.array_equal(mixed, rows)
+    np.testing.assert_array_equal(unpermute(mixed, 3), rows)
+    # within a head of 8 rows, llama.cpp puts row i beside row i + 4
+    assert (permute(np.arange(8), 1) == [0, 4, 1, 5, 2, 6, 3, 7]).all()
+
+
+def rope(tmp_path: Path, **keys: object) -> dict[str, object]:
+    path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys=dict(keys))
+    return config_values(read_gguf(path))["rope_parameters"]
+
+
+def test_linear_and_yarn_scaling(tmp_path: Path) -> None:
+    kind, factor, original = (
+        f"llama.rope.scaling.{key}" for key in ("type", "factor", "original_context_length")
+    )
+    assert rope(tmp_path, **{kind: "linear", factor: 4.0}) == {
+        "rope_type": "linear",
+        "rope_theta": 10_000.0,
+        "factor": 4.0,
+    }
+    assert rope(tmp_path, **{kind: "yarn", factor: 4.0, original: 2048}) == {
+        "rope_type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 2048,
+    }
+    with pytest.raises(ModelError, match="'longrope'"):
+        rope(tmp_path, **{kind: "longrope", factor: 4.0})
+
+
+def test_llama3_scaling_is_recovered_from_the_tensor(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    wanted = {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    config = LlamaConfig(
+        hidden_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=131_072,
+        rope_parameters=dict(wanted),
+    )
+    stretched, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
+    plain = 1.0 / 500_000.0 ** (np.arange(0, 16, 2) / 16)
+    divisors = (plain / stretched.numpy()).astype(np.float32)
+    keys = {"llama.rope.freq_base": 500_000.0, "rope_freqs.weight": divisors}
+    found = rope(tmp_path, **keys)
+    assert found.pop("rope_type") == wanted.pop("rope_type")
+    assert found == pytest.approx(wanted, rel=1e-4)
+    with pytest.raises(ModelError, match="rope_freqs"):
+        rope(tmp_path, **(keys | {"rope_freqs.weight": divisors**2}))
+
+
+def test_gemmas_layers_by_flags_and_by_family(tmp_path: Path) -> None:
+    pattern = "gemma3.attention.sliding_window_pattern"
+    path, _ = tiny_gguf("gemma3", tmp_path / "m.gguf", keys={pattern: [False, True]})
+    assert config_values(read_gguf(path))["layer_types"] == ["full_attention", "sliding_attention"]
+    path, _ = tiny_gguf("gemma3", tmp_path / "m.gguf", keys={pattern: None})
+    assert config_values(read_gguf(path))["layer_types"] == ["sliding_attention"] * 2  # every sixth is full
+    path, _ = tiny_gguf("gemma3", tmp_path / "m.gguf", keys={pattern: [True, True, False]})
+    with pytest.raises(ModelError, match="pattern"):
+        config_values(read_gguf(path))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"general.architecture": "mamba"}, "'mamba' isn't supported"),
+        ({"llama.expert_count": 8}, "experts"),
+        ({"llama.block_count": None}, "block_count is None"),
+        ({"llama.block_count": 0}, "block_count is 0"),
+        ({"llama.embedding_length": "64"}, "embedding_length is '64'"),
+        ({"llama.rope.freq_base": -1.0}, "freq_base"),
+        ({"llama.rope.dimension_count": 8}, "part of each head"),
+    ],
+)
+def test_configs_that_make_no_sense_are_refused(
+    tmp_path: Path, keys: dict[str, object], message: str
+) -> None:
+    path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys=keys)
+    with pytest.raises(ModelError, match=message):
+        config_values(read_gguf(path))
+
+
+def test_tensors_without_a_place_are_all_named(tmp_path: Path) -> None:
+    extra = np.zeros(4, np.float32)
+    path, _ = tiny_gguf(
+        "llama", tmp_path / "m.gguf", keys={"blk.0.extra.weight": extra, "blk.7.attn_q.weight": extra}
+    )
+    with pytest.raises(ModelError) as caught:
+        parameter_names(read_gguf(path))
+    assert [problem.what for problem in caught.value.problems] == [
+        "unexpected tensor blk.0.extra.weight",
+        "unexpected tensor blk.7.attn_q.weight",
+    ]

@@ -1,0 +1,69 @@
+"""Examples as arrays are the same examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sapwood.prepare import examples as module
+from sapwood.prepare.examples import Examples
+from sapwood.types import Example, RowId
+
+ROWS = [RowId("b", 3, 7), RowId("a", 0), RowId("b", 4, 9), RowId("c", 1, 1)]
+SOME = [
+    Example(row, np.arange(size, dtype=np.int32), np.arange(size) > 1)
+    for row, size in zip(ROWS, (3, 5, 1, 8), strict=True)
+]
+
+
+def told(examples):
+    return [(one.row, one.ids.tolist(), one.trained.tolist()) for one in examples]
+
+
+def test_they_are_a_sequence() -> None:
+    found = Examples.of(SOME)
+    assert told(found) == told(SOME)
+    assert told([found[-1], found[0]]) == told([SOME[-1], SOME[0]])
+    assert told(found[1:3]) == told(SOME[1:3])
+    assert told(found[1:][1:]) == told(SOME[2:])
+    assert told(found[::-2]) == told(SOME[::-2])
+    assert told(found[3:1]) == []
+    assert Examples.of(found) is found
+    with pytest.raises(IndexError):
+        found[4]
+
+
+def test_they_are_counted_without_being_made() -> None:
+    found = Examples.of(SOME)[1:]
+    assert found.lengths.tolist() == [5, 1, 8]
+    assert (found.num_tokens, found.num_targets) == (14, 3 + 0 + 6)
+
+
+@pytest.mark.parametrize("places", [[], [2], [3, 0, 0, 2, 1, 1]])
+def test_any_of_them_can_be_taken(places: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHER", 2)
+    found = Examples.of(SOME).take(np.array(places, np.int64))
+    assert told(found) == told([SOME[i] for i in places])
+
+
+def test_the_digest_is_that_of_the_examples() -> None:
+    found = Examples.of(SOME)
+    assert found.digest() == Examples.of(SOME).digest() == found.take(np.arange(4)).digest()
+    others = [Examples.of(SOME[:3]), Examples.of([*SOME[:3], Example(ROWS[3], SOME[3].ids, SOME[3].ids > 5)])]
+    others.append(Examples.of([*SOME[:3], Example(ROWS[0], SOME[3].ids, SOME[3].trained)]))
+    assert len({found.digest(), *(one.digest() for one in others)}) == 4
+
+
+def test_parts_come_together_in_the_order_of_their_rows() -> None:
+    first, second = Examples.of([SOME[1], SOME[2]]), Examples.of([SOME[3], SOME[0], SOME[0]])
+    found = Examples.merged([first, second], ["b", "a", "c"])
+    assert told(found) == told([SOME[0], SOME[0], SOME[2], SOME[1], SOME[3]])
+    assert found.sources == ["b", "a", "c"]
+    found = Examples.merged([Examples.of([]), second], ["b", "a", "c"])
+    assert told(found) == told([SOME[0], SOME[0], SOME[3]])
+    assert found.sources == ["b", "c"], "as if these alone had been read"
+
+
+def test_none_at_all() -> None:
+    found = Examples.of([])
+    assert (len(found), found.num_tokens, told(found)) == (0, 0, [])
