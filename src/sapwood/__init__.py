@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from sapwood.config.file import load_config, parse_config
     from sapwood.config.sections import RunConfig
     from sapwood.errors import SapwoodError
-    from sapwood.pipeline import finetune, resume
+    from sapwood.pipeline import finetune
+    from sapwood.restart import resume
     from sapwood.types import Adapter
 
 __all__ = ["Adapter", "RunConfig", "SapwoodError", "finetune", "load_config", "parse_config", "resume"]
@@ -26,7 +27,7 @@ _HOMES = {
     "finetune": "pipeline",
     "load_config": "config.file",
     "parse_config": "config.file",
-    "resume": "pipeline",
+    "resume": "restart",
 }
 
 
