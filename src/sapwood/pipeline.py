@@ -22,7 +22,8 @@ from sapwood.errors import (
     Stopped,
     StorageError,
 )
-from sapwood.machine.measure import fastest_dtype, kernel_facts
+from sapwood.machine.device import Device
+from sapwood.machine.measure import kernel_facts, machine_facts
 from sapwood.machine.signals import stop_signals
 from sapwood.plan import cheaper, choose_plan, settled
 from sapwood.prepare.study import DATA, Study, fingerprints, load_study, save_study, study_config
@@ -77,17 +78,22 @@ def train_study(
     refuse_model_folder(config)
     for doubt in doubts(config):
         log.warning("%s", doubt)
-    choice = choose_plan(study, config)
-    config = settled(config, choice)
+    device = world.device(config.base.device_map)
+    choice = choose_plan(study, config, device)
+    config = settled(config, choice, device)
     refuse_division(config, world)
     steps = plan_steps(len(study.data.train), config.train).total_steps
-    facts = {**study.facts, "total_steps": steps, "machine": fastest_dtype()[1]}
-    facts |= {"identity": identity_of(config), "kernels": kernels_of(world), "memory": choice.to_json()}
+    facts = {**study.facts, "total_steps": steps, "machine": machine_facts(device)}
+    facts |= {
+        "identity": identity_of(config),
+        "kernels": kernels_of(world, device),
+        "memory": choice.to_json(),
+    }
     with open_run(
         Path(config.save.dir), name=config.name, config_yaml=dump_config(config), facts=facts
     ) as run:
         save_study(run.path / DATA, study)
-        return train_run(run, config, study, watch, spill, world=world)
+        return train_run(run, config, study, device, watch, spill, world=world)
 
 
 def doubts(config: RunConfig) -> Generator[str]:
@@ -132,8 +138,9 @@ def resume(
         changed = accept_changes(run, about["facts"].get("identity", now), now, allow)
         study, others = reopen_study(run, config, about["facts"], allow)
         notes += [f"resumed with a change that --allow named: {change}" for change in [*changed, *others]]
-        notes += other_machine(about, world)
-        return train_run(run, config, study, watch, spill, notes, world)
+        device = world.device(config.base.device_map)
+        notes += other_machine(about, world, device)
+        return train_run(run, config, study, device, watch, spill, notes, world)
 
 
 def finished_adapter(run: RunStore, notes: list[str]) -> Adapter | None:
@@ -167,15 +174,15 @@ def reopen_study(
     return study, changed
 
 
-def kernels_of(world: World) -> dict[str, Any]:
-    return {**kernel_facts(), "processes": world.size}
+def kernels_of(world: World, device: Device) -> dict[str, Any]:
+    return {**kernel_facts(device), "processes": world.size}
 
 
-def other_machine(about: dict[str, Any], world: World = ALONE) -> list[str]:
+def other_machine(about: dict[str, Any], world: World, device: Device) -> list[str]:
     """Bits are promised for the same versions, kernels, threads and number of processes only: a line where
     these differ."""
     then = {**about.get("versions", {}), **about["facts"].get("kernels", {})}
-    found = changes(then, {**package_versions(), **kernels_of(world)})
+    found = changes(then, {**package_versions(), **kernels_of(world, device)})
     listed = "; ".join(map(str, found))
     return [f"the last bits may differ from an undisturbed run's: {listed}"] if found else []
 
@@ -184,6 +191,7 @@ def train_run(
     run: RunStore,
     config: RunConfig,
     study: Study,
+    device: Device,
     watch: Watcher | None,
     spill: Path | None = None,
     notes: Sequence[str] = (),
@@ -191,9 +199,9 @@ def train_run(
 ) -> Adapter:
     """From the newest checkpoint, or from the start, to the adapter. ``notes`` go to the log once it is cut
     back to the checkpoint."""
-    with status_of(run), stop_signals() as stop, with_advice(run, study, config), partners():
+    with status_of(run), stop_signals() as stop, with_advice(run, study, config, device), partners():
         invite(world, config, study)
-        base, model = build(study.spec, config, world)
+        base, model = build(study.spec, config, world, device)
         require_room(run.path, model, config.save.keep + bool(study.data.eval))
         rehearse(model, study.data, config)
         state = start_or_resume(run, model, config, notes)
@@ -261,7 +269,7 @@ def say(run: RunStore, step: int, text: str) -> None:
 
 
 @contextmanager
-def with_advice(run: RunStore, study: Study, config: RunConfig) -> Generator[None]:
+def with_advice(run: RunStore, study: Study, config: RunConfig, device: Device) -> Generator[None]:
     """Add to an error what only the run knows: its last good checkpoint, or what would fit in memory."""
     try:
         with out_of_memory("a step"):
@@ -273,7 +281,7 @@ def with_advice(run: RunStore, study: Study, config: RunConfig) -> Generator[Non
         raise NumericsError([*error.problems, Problem(f"last good checkpoint: {last}", place)]) from None
     except OutOfMemoryError as error:
         problem = error.problems[0]
-        mend = "cheapest first: " + "; ".join(cheaper(study, config))
+        mend = "cheapest first: " + "; ".join(cheaper(study, config, device))
         raise OutOfMemoryError(problem.what, problem.where, problem.why, mend) from None
 
 

@@ -18,15 +18,15 @@ from sapwood.compute.attention import segments as kernel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.attention.segments import (
     Rule,
-    dense_mask,
     plan_attention,
     segment_attention,
-    segment_attention_reference,
 )
+from sapwood.compute.backend import REFERENCE
 from sapwood.errors import ModelError
 from sapwood.pack.build import build_pack
 from sapwood.types import Segment
 from tests.base.tiny import tiny_model
+from tests.compute.slow import dense_attention, dense_mask
 from tests.pack.forests import as_examples, forests
 
 DIM = 6
@@ -55,7 +55,7 @@ def assert_equal_to_reference(
     plan = plan_attention(segments, block=block)
     *inputs, weight = tensors(segments[-1].stop, heads, kv)
     results: list[list[Tensor]] = []
-    for function in (segment_attention, segment_attention_reference):
+    for function in (segment_attention, dense_attention):
         own = [x.clone().requires_grad_() for x in inputs]
         out = function(*own, plan, Rule(scale=0.4, **rule))
         out.backward(weight)
@@ -175,14 +175,13 @@ def test_the_seam_takes_the_window_of_the_call_or_else_of_the_module() -> None:
     query, key, value, _ = (x[None] for x in tensors(TREES["side by side"][-1].stop, 4, 2))
 
     def through(module: Any, **options: Any) -> Tensor:
-        out, weights = attention._interface(module, query, key, value, None, segments=plan, **options)
+        heads = query, key, value
+        out, weights = attention._interface(REFERENCE, module, *heads, None, segments=plan, **options)
         assert weights is None
         return out[0].transpose(0, 1)
 
     def wanted(window: int | None) -> Tensor:
-        return segment_attention_reference(
-            query[0], key[0], value[0], plan, Rule(scale=DIM**-0.5, window=window)
-        )
+        return dense_attention(query[0], key[0], value[0], plan, Rule(scale=DIM**-0.5, window=window))
 
     torch.testing.assert_close(through(SimpleNamespace()), wanted(None))
     torch.testing.assert_close(through(SimpleNamespace(sliding_window=2)), wanted(2))
@@ -192,8 +191,8 @@ def test_the_seam_takes_the_window_of_the_call_or_else_of_the_module() -> None:
 def test_the_models_own_attention_comes_back_even_after_an_error() -> None:
     model = tiny_model()
     before = model.config._attn_implementation
-    with pytest.raises(RuntimeError), packed_attention(model):
-        assert model.config._attn_implementation == attention.NAME
+    with pytest.raises(RuntimeError), packed_attention(model, REFERENCE):
+        assert model.config._attn_implementation == "sapwood_reference"
         raise RuntimeError
     assert model.config._attn_implementation == before
 
@@ -208,6 +207,6 @@ def test_what_the_kernel_does_not_know_is_refused_by_name() -> None:
     network = AutoModelForCausalLM.from_config(config)
     ids = torch.arange(6)[None]
     plan = plan_attention((Segment(0, 6, 0),))
-    with packed_attention(network), pytest.raises(ModelError, match="GptOssAttention") as caught:
+    with packed_attention(network, REFERENCE), pytest.raises(ModelError, match="GptOssAttention") as caught:
         network(input_ids=ids, position_ids=ids, segments=plan, use_cache=False)
     assert "s_aux" in caught.value.problems[0].why

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from sapwood.compute.attention.segments import KEEP_KEYS, plan_attention
-from sapwood.native import ops
+from sapwood.compute.backend import Backend
+from sapwood.machine.device import Device
 from sapwood.pack.build import pad_pack
 from sapwood.types import Pack
 
@@ -31,11 +30,11 @@ class Footprint:
 Attention = Literal["plain", "capped", "compiled"]  # capped: the model caps its scores; then none are kept
 
 
-def attention_of(network: Any) -> Attention:
-    """How a transformers model attends here. network: on the meta device say."""
+def attention_of(network: Any, device: Device) -> Attention:
+    """How a transformers model attends there. network: on the meta device, for example."""
     text = network.config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    if not torch.cuda.is_available() and ops.suits(torch.float32, torch.float32, [head_dim], 1):
+    if Backend.of(device).takes(head_dim):
         return "compiled"
     return "plain" if getattr(text, "attn_logit_softcapping", None) is None else "capped"
 

@@ -48,15 +48,15 @@ class Group:
 class AttentionPlan:
     """groups; ``restore``: int64[T], where token t stands among the groups' flattened queries; the segments;
     ``lead``: for each layer learnt keys and values [1, KV, P, D] in the place of the first P tokens'; the
-    masks, by window, and blocks that other kernels made of the segments; ``kept``: the format to keep things
-    in for the backward pass, where it isn't the inputs' own."""
+    masks, by window, and blocks that compiled forms made of the segments; ``saved_dtype``: the format to keep
+    things in for the backward pass, where it isn't the inputs' own."""
 
     groups: tuple[Group, ...]
     restore: Tensor
     segments: tuple[Segment, ...]
     lead: tuple[tuple[Tensor, Tensor], ...] = ()
     masks: dict[int | str | None, Any] = field(default_factory=dict[int | str | None, Any], compare=False)
-    kept: torch.dtype | None = None
+    saved_dtype: torch.dtype | None = None
 
 
 def plan_attention(segments: Sequence[Segment], *, device: str = "cpu", block: int = BLOCK) -> AttentionPlan:
@@ -200,7 +200,7 @@ def _restore(parts: Sequence[Tensor], plan: AttentionPlan, kv: int, heads: int) 
     return joined.index_select(2, plan.restore)
 
 
-class _SegmentAttention(torch.autograd.Function):
+class SegmentAttention(torch.autograd.Function):
     """query: [KV, G, T, D]; key, value: [KV, T, D] -> [KV, G, T, D]; G query heads share a key head."""
 
     @staticmethod
@@ -209,23 +209,23 @@ class _SegmentAttention(torch.autograd.Function):
     ) -> Tensor:
         kv, heads, length, dim = query.shape
         flat = query.reshape(kv, heads * length, dim)
-        form = plan.kept or query.dtype
+        saved_dtype = plan.saved_dtype or query.dtype
         parts: list[Tensor] = []
-        kept: list[Tensor | None] = []
+        saved: list[Tensor | None] = []
         for group in plan.groups:
             num_segments, num_keys = group.key.shape
             q = _take(flat, _query_index(group, heads, length), num_segments)
             k, v = (_take(x, group.key.flatten(), num_segments) for x in (key, value))
             p, _ = _probabilities(q, k, group, rule)
             parts.append(torch.bmm(p, v))
-            kept.append(p.to(form) if num_keys <= KEEP_KEYS and rule.softcap is None else None)
-        ctx.save_for_backward(query.to(form), key.to(form), value.to(form), *kept)
+            saved.append(p.to(saved_dtype) if num_keys <= KEEP_KEYS and rule.softcap is None else None)
+        ctx.save_for_backward(*(x.to(saved_dtype) for x in (query, key, value)), *saved)
         ctx.plan, ctx.rule, ctx.dtype = plan, rule, query.dtype
         return _restore(parts, plan, kv, heads)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, *saved = ctx.saved_tensors
         query, key, value = (x.to(ctx.dtype) for x in (query, key, value))
         plan, rule = ctx.plan, ctx.rule
         kv, heads, length, dim = query.shape
@@ -234,7 +234,7 @@ class _SegmentAttention(torch.autograd.Function):
         wide = torch.promote_types(key.dtype, torch.float32)
         grad_key, grad_value = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (key, value))
         parts: list[Tensor] = []
-        for group, p in zip(plan.groups, kept, strict=True):
+        for group, p in zip(plan.groups, saved, strict=True):
             num_segments = len(group.key)
             index, key_index = _query_index(group, heads, length), group.key.flatten()
             q, g = _take(flat, index, num_segments), _take(flat_grad, index, num_segments)
@@ -268,28 +268,5 @@ def segment_attention(query: Tensor, key: Tensor, value: Tensor, plan: Attention
     """query: [H, T, D]; key, value: [KV, T, D] (H a multiple of KV) -> [H, T, D]."""
     kv = key.shape[0]
     folded = query.view(kv, -1, *query.shape[1:]) if query.is_contiguous() else query.unflatten(0, (kv, -1))
-    out = _SegmentAttention.apply(folded, key, value, plan, rule)
+    out = SegmentAttention.apply(folded, key, value, plan, rule)
     return out.flatten(0, 1)  # type: ignore[union-attr]
-
-
-def segment_attention_reference(
-    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule
-) -> Tensor:
-    """The slow truth: one dense [T, T] mask, plain autograd."""
-    heads = query.shape[0] // key.shape[0]
-    scores = query @ key.repeat_interleave(heads, 0).transpose(1, 2) * rule.scale
-    if rule.softcap is not None:
-        scores = torch.tanh(scores / rule.softcap) * rule.softcap
-    seen = dense_mask(plan.segments, rule.window).to(query.device)
-    return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value.repeat_interleave(heads, 0)
-
-
-def dense_mask(segments: Sequence[Segment], window: int | None = None) -> Tensor:
-    """bool[T, T]: row t sees column u."""
-    total = max(segment.stop for segment in segments)
-    seen = torch.zeros(total, total, dtype=torch.bool)
-    for index, segment in enumerate(segments):
-        chain = torch.from_numpy(chain_of(segments, index))
-        position = torch.arange(segment.position, segment.position + len(segment))
-        seen[segment.start : segment.stop, chain] = ~hidden_from(position, len(chain), window)
-    return seen

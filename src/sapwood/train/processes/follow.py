@@ -13,7 +13,8 @@ from sapwood.compute.recompute import recompute_layers
 from sapwood.config.file import parse_config
 from sapwood.config.sections import RunConfig
 from sapwood.errors import ModelError, Stopped
-from sapwood.machine.measure import device_for, set_threads
+from sapwood.machine.device import Device
+from sapwood.machine.measure import set_threads
 from sapwood.machine.signals import stop_signals
 from sapwood.prepare.study import Study, study_files, study_of
 from sapwood.serve.probe import answer_probes
@@ -36,7 +37,7 @@ def follow(world: World) -> None:
         if invitation == NOTHING_TO_DO:
             return
         config, study = accept(world, json.loads(invitation))
-        _, model = build(study.spec, config, world)
+        _, model = build(study.spec, config, world, world.device(config.base.device_map))
         rehearse(model, study.data, config)
         state = fresh_state(model, config)
         share_state(world, model, state)
@@ -67,14 +68,13 @@ def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
     return config, study
 
 
-def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraModel]:
+def build(spec: BaseSpec, config: RunConfig, world: World, device: Device) -> tuple[Base, LoraModel]:
     """The frozen base with a fresh adapter, on this process's device; divided where the config says so."""
-    device = device_for(config.base.device_map, world.device)  # before anything is loaded
     if config.train.threads is not None:
         set_threads(config.train.threads)
     mesh = mesh_of(world, device) if config.train.shard == "base" and world.size > 1 else None
     with world.turn() if mesh is not None else contextlib.nullcontext():
-        base = load_base(spec, config.base)
+        base = load_base(spec, config.base, device)
         model = attach_lora(base, config.lora, config.train.seed)
         recompute_layers(model.network, config.train.gradient_checkpointing)
         if mesh is not None:
