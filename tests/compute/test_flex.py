@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from sapwood.compute.attention import flex
 from sapwood.compute.attention import seam as attention
 from sapwood.compute.attention.segments import (
+    AttentionPlan,
     Rule,
-    plan_attention,
     segment_attention,
 )
 from sapwood.compute.backend import Backend
@@ -44,20 +44,20 @@ def case(device: str, heads: int = 4, size: int = 16) -> list[torch.Tensor]:
 @pytest.mark.parametrize("window", [None, 16])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_the_plain_form_gives_the_references_numbers(window: int | None, softcap: float | None) -> None:
-    plan = plan_attention(TREE)
+    plan = AttentionPlan(TREE)
     query, key, value = case("cpu")
     with torch.no_grad():
         found = flex.flex_attention(query, key, value, plan, Rule(scale=0.3, window=window, softcap=softcap))
     expected = dense_attention(query, key, value, plan, Rule(scale=0.3, window=window, softcap=softcap))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert list(plan.masks) == [window], "layers share the mask"
+    assert list(plan.made) == [window], "layers share the mask"
 
 
 @pytest.mark.parametrize("size", [6, 12, 512])
 def test_heads_that_the_kernel_cannot_do_go_by_the_reference(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = plan_attention(TREE)
+    plan = AttentionPlan(TREE)
     query, key, value = case("cpu", size=size)
     assert flex.refusal(query, value)
     monkeypatch.setattr(attention, "flex_attention", lambda *_, **__: pytest.fail("taken"))
@@ -78,7 +78,7 @@ def test_other_sizes_of_values_and_other_numbers_are_refused() -> None:
 @pytest.mark.parametrize("window", [None, 16])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_values_and_gradients_on_a_gpu(window: int | None, softcap: float | None) -> None:
-    plan = plan_attention(TREE, device="cuda")
+    plan = AttentionPlan(TREE)
     rule = Rule(scale=0.3, window=window, softcap=softcap)
     grads: list[list[torch.Tensor]] = []
     for attend in (flex.flex_attention, dense_attention):

@@ -27,8 +27,8 @@ from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base, move
 from sapwood.compute.attention.seam import attend
 from sapwood.compute.attention.segments import (
+    AttentionPlan,
     Rule,
-    plan_attention,
 )
 from sapwood.compute.backend import Backend
 from sapwood.compute.loss import label_loss
@@ -67,7 +67,7 @@ def test_attention_is_that_of_the_dense_mask(
 ) -> None:
     """Values and gradients of the device's kernel, of a pack of several blocks, against fp32."""
     pack = build_pack(random_examples(14, shared=70, longest=60))
-    plan = plan_attention(pack.segments, device=device)
+    plan = AttentionPlan(pack.segments)
     generator = torch.Generator().manual_seed(0)
     shapes = ((4, len(pack.ids), 32), (2, len(pack.ids), 32), (2, len(pack.ids), 32))
     drawn = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sapwood.base.storage.frozen import freeze_together
 from sapwood.base.storage.int8_linear import Int8Linear
 from sapwood.compute.attention.compiled import blocks_of, native_attention
-from sapwood.compute.attention.segments import Rule, plan_attention
+from sapwood.compute.attention.segments import AttentionPlan, Rule
 from sapwood.compute.linear.compiled import NativeCall, gated_backward, gated_forward
 from sapwood.compute.linear.reference import Call
 from sapwood.compute.loss import read_logits as read_by_torch
@@ -158,9 +158,9 @@ def test_attention(
     heads: int, kv: int, dim: int, rule: Rule, dtype: torch.dtype, kept: torch.dtype | None
 ) -> None:
     length = SEGMENTS[-1].stop
-    plan = plan_attention(SEGMENTS)
+    plan = AttentionPlan(SEGMENTS)
     if kept is not None:
-        plan = type(plan)(plan.groups, plan.restore, plan.segments, saved_dtype=kept)
+        plan = AttentionPlan(SEGMENTS, saved_dtype=kept)
     q, k, v = (numbers(n, length, dim, seed=i, dtype=dtype) for i, n in enumerate((heads, kv, kv)))
     q = q.transpose(0, 1).contiguous().transpose(0, 1)  # as transformers hands it over
     grad = numbers(heads, length, dim, seed=9, dtype=dtype)

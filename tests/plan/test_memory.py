@@ -52,10 +52,14 @@ def kept_bytes(model: LoraModel, pack: Pack) -> int:
     return sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in parameters)
 
 
-@pytest.mark.parametrize("recomputed", [0, 1, 2])
+@pytest.mark.parametrize(("recomputed", "compiled"), [(0, True), (1, True), (2, True), (0, False)])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_what_layers_keep_is_counted_from_shapes(arch: str, recomputed: int) -> None:
+def test_what_layers_keep_is_counted_from_shapes(
+    arch: str, recomputed: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exact but for the adapter's own h, and the loss."""
+    if not compiled:
+        monkeypatch.setattr(Device, "compiled", False)
     base = tiny_base(arch)
     shapes = shapes_of(base.model)
     model = attach_lora(base, LoraConfig(rank=1, dropout=0.1))

@@ -1,20 +1,17 @@
 """The one choice: by which form a model's operations are computed.
 
-Each operation has a reference in torch, which tests compare with, and at most one compiled form on a device:
+Each operation has a reference in torch, and at most one compiled form on a device. Tests compare the two, and
+the reference with a slow truth of their own (`tests/compute/slow.py`).
 
-==========  ========================================  ====================================================
-operation   reference                                 compiled
-==========  ========================================  ====================================================
-linears     compute.linear.reference.Call             compute.linear.compiled.NativeCall
-gated MLP   compute.mlp.Gated                         compute.mlp.NativeGatedMlp
-norm        compute.norm.RmsNorm                      compute.norm.NativeRmsNorm
-rotary      (the architecture's own function)         compute.attention.compiled.Rotated
-attention   compute.attention.segments.SegmentAttention  compute.attention.compiled.NativeAttention (CPU),
-                                                      compute.attention.flex.flex_attention (CUDA)
-loss        compute.loss.read_logits                  native.loss.read_logits
-int8        base.storage.int8_linear.int8_product     native.ops.read_input, native.ops.write_output
-dropout     compute.dropout.keep_mask                 native.ops.keep_mask
-==========  ========================================  ====================================================
+linears       compute.linear.reference.Call               compute.linear.compiled.NativeCall
+gated MLP     compute.mlp.Gated                           compute.mlp.NativeGatedMlp
+norm          compute.norm.RmsNorm                        compute.norm.NativeRmsNorm
+rotary        (the architecture's own)                    compute.attention.compiled.Rotated
+attention     compute.attention.segments.SegmentAttention compute.attention.compiled.NativeAttention
+attention     (on CUDA)                                   compute.attention.flex.flex_attention
+loss          compute.loss.read_logits                    native.loss.read_logits
+int8 product  base.storage.int8_linear.int8_product       native.ops.read_input
+dropout       compute.dropout.keep_mask                   native.ops.keep_mask
 
 A `Backend` is made where a model gets its adapter, and handed to whatever is set up for that model. What a
 compiled form can't do (odd widths, fp16, a handful of tokens), the reference does.

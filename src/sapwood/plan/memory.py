@@ -193,7 +193,7 @@ def _loss(shapes: Shapes, pack: Footprint, width: int) -> float:
 
 def _backward(shapes: Shapes, pack: Footprint, width: int) -> float:
     """Gradients of one layer while they are alive: some six of the widest activation, or the scores of the
-    largest group of segments, which are computed again."""
+    largest block of queries, which are computed again."""
     return float(width) * max(6 * shapes.widest * pack.tokens, 5 * shapes.heads * pack.widest_scores)
 
 

@@ -20,7 +20,7 @@ from sapwood.types import Segment
 
 QUERIES = 64  # of a block: their scores are to lie in the second cache
 ROTARY = "apply_rotary_pos_emb"  # how transformers calls it, in the file of each architecture
-KEY = "blocks"  # among what kernels make of a plan
+KEY = "native"  # among what forms make of a plan
 
 
 def blocks_of(segments: Sequence[Segment]) -> Blocks:
@@ -44,9 +44,9 @@ class NativeAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule
     ) -> Tensor:
-        if KEY not in plan.masks:
-            plan.masks[KEY] = blocks_of(plan.segments)
-        ctx.rule = (plan.masks[KEY], rule.scale, rule.softcap, rule.window)
+        if KEY not in plan.made:
+            plan.made[KEY] = blocks_of(plan.segments)
+        ctx.rule = (plan.made[KEY], rule.scale, rule.softcap, rule.window)
         out, logs = attention.attention_forward(query, key, value, *ctx.rule)
         saved_dtype = plan.saved_dtype or query.dtype
         ctx.save_for_backward(*(x.to(saved_dtype) for x in (query, key, value)), logs)

@@ -56,8 +56,8 @@ def block_mask(segments: Sequence[Segment], window: int | None, device: Any) -> 
 def flex_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
     """As `segments.segment_attention`. Layers with the same window share a mask."""
     softcap = rule.softcap
-    if rule.window not in plan.masks:
-        plan.masks[rule.window] = block_mask(plan.segments, rule.window, query.device)
+    if rule.window not in plan.made:
+        plan.made[rule.window] = block_mask(plan.segments, rule.window, query.device)
 
     def capped(score: Tensor, batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return softcap * torch.tanh(score / softcap)  # type: ignore[operator]
@@ -67,7 +67,7 @@ def flex_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPla
         key[None],
         value[None],
         score_mod=None if softcap is None else capped,
-        block_mask=plan.masks[rule.window],
+        block_mask=plan.made[rule.window],
         scale=rule.scale,
         enable_gqa=query.shape[0] != key.shape[0],
     )
