@@ -78,7 +78,7 @@ def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: bool = F
     """
     model.peft.eval()
     sums: list[float] = []
-    with torch.no_grad(), packed_attention(model.network):
+    with torch.no_grad(), packed_attention(model.network, model.backend):
         for example in examples:
             pack = build_pack([example], share_prefixes=False)
             if alone:
@@ -94,7 +94,7 @@ def base_loss(model: LoraModel, batch: Batch) -> LossSum:
     hidden = model.backbone(
         input_ids=batch.ids, position_ids=batch.positions, segments=batch.attention, use_cache=False
     ).last_hidden_state
-    return label_loss(hidden, batch.predict_at, batch.targets, model.head)
+    return label_loss(hidden, batch.predict_at, batch.targets, model.head, model.backend)
 
 
 def probes_of(loaded: Loaded, examples: Sequence[Example], number: int) -> list[Probe]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from sapwood.machine.device import Device
+
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -184,14 +186,14 @@ class Head:
 
     weight: [vocabulary, hidden], a tensor, or what gives its rows by slice as one does;
     bias: [vocabulary] or None; softcap: cap * tanh(x / cap) where not None.
-    products: the format to multiply in, the weight's own where None.
+    matmul_dtype: the format to multiply in, the weight's own where None.
     """
 
     weight: torch.Tensor | Rows
     bias: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
-    products: torch.dtype | None = None
+    matmul_dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +221,15 @@ class BaseSpec:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The frozen model and its head. ``storage`` says how weights are held: fp32, bf16, fp16 …; ``products``
-    the format in which they are multiplied, the head's where None."""
+    """The frozen model and its head. ``storage`` says how weights are held: fp32, bf16, fp16 …; ``device``
+    where they compute; ``matmul_dtype`` the format in which they are multiplied, the head's where None."""
 
     spec: BaseSpec
     model: Any
     head: Head
     storage: str
-    products: torch.dtype | None = None
+    device: Device
+    matmul_dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True)

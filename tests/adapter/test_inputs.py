@@ -38,7 +38,7 @@ def test_it_is_there_while_training_moves_with_the_step_and_touches_no_generator
     def found(neftune: float, step: int = 0, training: bool = True) -> torch.Tensor:
         model.neftune, model.clock.step = neftune, step
         model.peft.train(training)
-        with torch.no_grad(), packed_attention(model.network):
+        with torch.no_grad(), packed_attention(model.network, model.backend):
             return hidden_states(model, batch)
 
     generator = torch.random.get_rng_state()

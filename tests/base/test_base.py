@@ -17,7 +17,8 @@ from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError
-from sapwood.machine import measure as machine
+from sapwood.machine import measure
+from sapwood.machine.device import CPU
 from sapwood.types import Base, BaseSpec
 from tests.base.tiny import ARCHITECTURES, tiny_llama, tiny_model, tiny_model_dir
 from tests.gguf.tiny_gguf import tiny_gguf
@@ -98,7 +99,7 @@ def test_storages(tmp_path: Path) -> None:
         base = load(path, storage)
         assert base.storage == storage
         assert {parameter.dtype for parameter in base.model.parameters()} == {dtype}
-    assert load(path, "auto").head.weight.dtype == machine.fastest_dtype()[0]
+    assert load(path, "auto").head.weight.dtype == measure.torch_dtype(measure.machine_facts(CPU)["dtype"])
 
 
 def test_the_fingerprint_follows_weights_and_config(tmp_path: Path) -> None:

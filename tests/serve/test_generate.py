@@ -11,6 +11,7 @@ from sapwood.adapter.lora import LoraModel, attach_lora
 from sapwood.compute.attention.seam import NAME, register
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, NumericsError
+from sapwood.machine.device import CPU
 from sapwood.serve.generate import Answer, Settings, answer_batch, generation_attention, stream
 from sapwood.serve.session import drain
 from sapwood.types import Base, BaseSpec, Head
@@ -42,7 +43,7 @@ def stopping_model(arch: str, strength: float) -> Any:
 def lora_model(arch: str = "llama") -> LoraModel:
     base = tiny_model(arch)
     spec = BaseSpec("tiny", None, "f" * 64, TOKENIZER, base.config, (2,))  # type: ignore[arg-type]
-    model = attach_lora(Base(spec, base, Head(base.lm_head.weight), "fp32"), LoraConfig(rank=4))
+    model = attach_lora(Base(spec, base, Head(base.lm_head.weight), "fp32", CPU), LoraConfig(rank=4))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.parameters.items():

@@ -15,6 +15,7 @@ from sapwood.base.load import load_base
 from sapwood.config.file import dump_config
 from sapwood.config.sections import BaseConfig, DataConfig, RunConfig
 from sapwood.errors import ConfigError, DataError, ModelError, StorageError
+from sapwood.machine.device import Device
 from sapwood.run.files import staged_dir
 from sapwood.run.store import open_run
 from sapwood.serve.load import Loaded, open_target
@@ -105,7 +106,7 @@ def test_a_model_too_large_for_the_gpu_says_how_to_take_the_cpu(monkeypatch: pyt
 
     monkeypatch.setattr(load_module, "move", full)
     with pytest.raises(ModelError, match=r"doesn't fit on the GPU .*2 GiB.* CUDA_VISIBLE_DEVICES= "):
-        load_module.place(torch.nn.Linear(1, 1))
+        load_module.place(torch.nn.Linear(1, 1), Device("cuda"))
 
 
 def test_an_unknown_base_is_named_by_its_kind(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from sapwood.adapter.lora import LoraModel, attach_lora
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.dropout import keep_mask
-from sapwood.compute.linear import reference as fast_call
+from sapwood.compute.linear import reference
 from sapwood.compute.recompute import recompute_layers
 from sapwood.errors import NumericsError
+from sapwood.machine.device import Device
 from sapwood.native import ops
 from sapwood.native.build import why_not
 from sapwood.pack.build import build_pack
@@ -35,7 +36,7 @@ def mean_loss(model: LoraModel, examples: list[Example]) -> float:
     """The slow truth: each example in a pack of its own, no dropout."""
     total = 0.0
     model.peft.eval()
-    with torch.no_grad(), packed_attention(model.network):
+    with torch.no_grad(), packed_attention(model.network, model.backend):
         for example in examples:
             total += float(forward_loss(model, to_batch(build_pack([example]))).total)
     return total / sum(example.num_targets for example in examples)
@@ -160,23 +161,22 @@ def test_every_step_pack_and_input_draws_a_mask_of_its_own(
 ) -> None:
     if native and (reason := why_not()):
         pytest.skip(reason)
+    monkeypatch.setattr(Device, "compiled", native)
     settings = six_steps()
     model, state = start(settings)
     seeds: list[int] = []
 
-    def noting(shape: Any, rate: float, seed: int) -> torch.Tensor:
-        seeds.append(seed)
-        return keep_mask(shape, rate, seed)
+    def noting(rows: int, columns: int, drop: ops.Dropout, device: torch.device) -> torch.Tensor:
+        seeds.append(drop.seed)
+        return keep_mask(rows, columns, drop, device)
 
     def noted(self: ops.Dropout) -> Any:
         seeds.extend([self.seed] if self.rate else [])
         return struct(self)
 
     struct = ops.Dropout.struct
-    monkeypatch.setattr(fast_call, "keep_mask", noting)
+    monkeypatch.setattr(reference, "keep_mask", noting)
     monkeypatch.setattr(ops.Dropout, "struct", noted)
-    if not native:
-        monkeypatch.setattr(ops, "suits", lambda *_: False)
     for _ in train(model, data(), state, settings):
         pass
     packs = 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from sapwood.adapter.lora import LoraModel
 from sapwood.base.inspect import quiet
+from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
 from sapwood.types import Base
 
@@ -18,8 +19,9 @@ def unfreeze(base: Base, seed: int) -> LoraModel:
     parameters = dict(network.named_parameters())
     out = network.get_output_embeddings()
     head = replace(base.head, weight=out.weight, bias=getattr(out, "bias", None))
+    backend, decoder = Backend.of(base.device), network.get_decoder()
     return LoraModel(
-        network, network, network.get_decoder(), head, DropoutClock(seed), parameters, (), method="full"
+        network, network, decoder, head, DropoutClock(seed), parameters, (), backend, method="full"
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sapwood.adapter.methods import peft_settings, refuse_storage, with_adapter
 from sapwood.base.folder import read_json
+from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
 from sapwood.config.sections import LoraConfig, Method
 from sapwood.errors import ModelError, NumericsError, Problem
@@ -34,6 +35,7 @@ class LoraModel:
     peft: the PeftModel; the network itself in full fine-tuning. network: the transformers model inside it.
     backbone: its decoder without the head (ids -> final hidden state).
     parameters: what is trained, by PEFT's names, in the order of the model. targets: the adapted layers.
+    backend: by which forms it computes, and where.
     divided: where the base lies in parts in several processes, what brings it together for one pack.
     flow: the format of activations between layers, where it isn't the base's own.
     neftune: strength of the noise on the embeddings while training.
@@ -47,6 +49,7 @@ class LoraModel:
     clock: DropoutClock
     parameters: dict[str, nn.Parameter]
     targets: tuple[str, ...]
+    backend: Backend
     divided: Callable[[Batch], LossSum] | None = None
     flow: Flow | None = None
     neftune: float = 0.0
@@ -55,7 +58,8 @@ class LoraModel:
 
     @property
     def device(self) -> str:
-        return str(next(iter(self.parameters.values())).device)
+        """torch's name of where it computes."""
+        return str(self.backend.device)
 
     @contextmanager
     def switched_off(self) -> Generator[None]:
@@ -111,15 +115,16 @@ def attach_saved(base: Base, folder: Path) -> LoraModel:
 
 
 def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
-    from sapwood.compute.flow import quicken
-    from sapwood.compute.linear.group import LoraLinear
-    from sapwood.compute.norm import lighten
+    from sapwood.compute.flow import flow_of
+    from sapwood.compute.lighten import lighten
+    from sapwood.compute.linear.group import LoraLinear, speed_up
 
     on_linears = settings.peft_type == "LORA"
     if on_linears:
         settings._register_custom_module({nn.Linear: LoraLinear})
-    lighten(base.model)
-    held = next(p.dtype for p in base.model.parameters() if p.is_floating_point())
+    backend = Backend.of(base.device)
+    lighten(base.model, backend)
+    storage_dtype = next(p.dtype for p in base.model.parameters() if p.is_floating_point())
     base.model.name_or_path = base.spec.source  # PEFT writes it into the adapter's config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -129,7 +134,10 @@ def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
             parameter.data = parameter.data.float()  # master weights
     clock = DropoutClock(seed)
     model.eval()
-    flow = quicken(model, base, clock, held) if on_linears else None
+    flow = None
+    if on_linears:
+        speed_up(model, clock, backend, base.matmul_dtype, storage_dtype)
+        flow = flow_of(base.model, base.matmul_dtype, storage_dtype)
     if method == "loftq":
         from sapwood.adapter.loftq import start_from_rest
 
@@ -146,7 +154,7 @@ def _attach(base: Base, settings: Any, method: Method, seed: int) -> LoraModel:
         if method == "pissa" or name.endswith("bias")
     }
     decoder, targets = base.model.get_decoder(), tuple(sorted(adapted))
-    parts = (model, base.model, decoder, base.head, clock, parameters, targets)
+    parts = (model, base.model, decoder, base.head, clock, parameters, targets, backend)
     return LoraModel(*parts, flow=flow, method=method, start=start)
 
 

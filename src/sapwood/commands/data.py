@@ -19,13 +19,15 @@ BARS = 40  # characters of the longest bar
 
 
 def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
+    from sapwood.machine.device import device_for
     from sapwood.plan import choose_plan, settled
     from sapwood.plan.time import estimate
 
     config = load_config(path, overrides)
     study = study_config(config)
-    memory = choose_plan(study, config)
-    expected = estimate(study, settled(config, memory))
+    device = device_for(config.base.device_map)
+    memory = choose_plan(study, config, device)
+    expected = estimate(study, settled(config, memory, device), device)
     values, places = flatten(config.model_dump(mode="json")), origins(path, overrides)
     if as_json:
         known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}

@@ -22,7 +22,7 @@ from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.config.sections import RunConfig
 from sapwood.data.files.sources import digest
 from sapwood.errors import ModelError, SapwoodError, StorageError
-from sapwood.machine.measure import device_for
+from sapwood.machine.device import device_for
 from sapwood.prepare.cache import open_entry, pack_entry, pack_examples, unpack_examples
 from sapwood.prepare.examples import Examples
 from sapwood.prepare.gather import gather, read
@@ -54,7 +54,7 @@ class Study:
 
 def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
-    device_for(config.base.device_map, "cpu")  # no GPU where one is named: said now, not after the weights
+    device_for(config.base.device_map)  # no GPU where one is named: said now, not after the weights
     spec = inspect_base(config.base)
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
     refuse_misfits(network, config)

@@ -27,7 +27,8 @@ from sapwood.base.storage.storages import FILLED, weight_bytes
 from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import ModelError, Problem, StorageError
-from sapwood.machine.measure import available_memory
+from sapwood.machine.device import CPU, device_for
+from sapwood.machine.memory import available_memory
 from sapwood.run.files import MANIFEST, verify_dir
 from sapwood.run.query import find_run
 from sapwood.run.store import CHECKPOINTS, CONFIG, RUN
@@ -133,8 +134,8 @@ def open_base(model: str) -> Loaded:
     config = BaseConfig(model=model)
     spec = inspect_base(config)
     renderer = _renderer(spec, "auto", None)
-    base = load_base(spec, config)
-    place(base.model)
+    base = load_base(spec, config, device_for("auto"))
+    place(base.model, base.device)
     return Loaded(base, None, renderer, None, model)
 
 
@@ -178,18 +179,17 @@ def _open_run(run: Path, exact: bool) -> Loaded:
 
 def _open(facts: AdapterFacts, name: str, exact: bool, trained: RunConfig | None = None) -> Loaded:
     """``trained``: the config of the run, where a checkpoint is opened and not a finished adapter."""
+    device = CPU if exact else device_for("auto")  # an export is compared on the CPU, in fp32
     spec = inspect_base(facts.base)
     renderer = _renderer(spec, facts.template_name, facts.clock)
     _verify(facts, spec, renderer)
     if trained is None and (facts.path / MODEL).is_file():  # full fine-tuning: the folder is a model
-        base = load_base(replace(spec, path=facts.path), facts.base)
-        if not exact:
-            place(base.model)
+        base = load_base(replace(spec, path=facts.path), facts.base, device)
+        place(base.model, device)
         return Loaded(base, None, renderer, facts.system, name, facts.path)
-    base = load_base(spec, _exact(spec, facts.base) if exact else facts.base)
+    base = load_base(spec, _exact(spec, facts.base) if exact else facts.base, device)
     model = _adapted(base, facts, trained)
-    if not exact:  # an export is compared on the CPU, in fp32
-        place(model.peft)
+    place(model.peft, device)
     adapter = None if model.method == "full" else model
     return Loaded(base, adapter, renderer, facts.system, name, facts.path)
 

@@ -22,7 +22,6 @@ from sapwood.compute.batch import to_batch
 from sapwood.compute.loss import label_loss
 from sapwood.config.sections import RunConfig
 from sapwood.errors import BadStepError, NumericsError
-from sapwood.machine.measure import peak_bytes
 from sapwood.native.heap import release_heap
 from sapwood.pack.build import build_pack, with_lead
 from sapwood.pack.plan import plan_for
@@ -109,7 +108,7 @@ def train(
             lr=lr,
             grad_norm=grad_norm,
             seconds=time.monotonic() - tick,
-            peak_bytes=peak_bytes(),
+            peak_bytes=model.backend.device.peak_bytes(),
             epoch=after.epoch + after.index / schedule.num_examples,
             num_examples=len(chosen),
             skipped=skipped,
@@ -151,7 +150,7 @@ def optimizer_step(
     magnified = 2.0 ** math.floor(math.log2(num_targets))
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    with packed_attention(model.network):
+    with packed_attention(model.network, model.backend):
         for index, factor in own_share(model, packs, world):
             model.clock.pack = index
             torch.manual_seed(model.clock.at(GENERATOR))
@@ -191,7 +190,7 @@ def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
 
 def decoder_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
     """`forward_loss` where every weight is at hand."""
-    return label_loss(hidden_states(model, batch), batch.predict_at, batch.targets, head)
+    return label_loss(hidden_states(model, batch), batch.predict_at, batch.targets, head, model.backend)
 
 
 def evaluate(
@@ -208,7 +207,7 @@ def evaluate(
     packs = pack_examples(examples, config, world.size)
     num_targets = sum(len(pack.targets) for pack in packs)
     total = 0.0
-    with torch.no_grad(), packed_attention(model.network):
+    with torch.no_grad(), packed_attention(model.network, model.backend):
         for index, factor in own_share(model, packs, world):
             total += factor * float(forward_loss(model, batch_of(model, packs[index])).total)
     total = world.totals(total)[0]

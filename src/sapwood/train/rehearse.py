@@ -31,7 +31,7 @@ def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
     model.peft.train()
     with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
         try:
-            with packed_attention(model.network):
+            with packed_attention(model.network, model.backend):
                 loss = forward_loss(model, batch_of(model, pack))
                 (loss.total / max(1, loss.num_targets)).backward()
             # the optimizer makes its moments at the first step; filled, or the system would only promise them

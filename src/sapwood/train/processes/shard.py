@@ -18,17 +18,18 @@ from sapwood.adapter.lora import LoraModel
 from sapwood.adapter.methods import DENSE
 from sapwood.config.sections import RunConfig
 from sapwood.errors import ConfigError
+from sapwood.machine.device import Device
 from sapwood.train.loop import decoder_loss
 from sapwood.train.processes.vocabulary import divide_vocabulary
 from sapwood.train.processes.world import World
 from sapwood.types import Base, Batch, LossSum
 
 
-def mesh_of(world: World, device: str) -> Any:
+def mesh_of(world: World, device: Device) -> Any:
     """All processes in a row, as FSDP2 wants to see them. Every process must ask at the same time."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(device.partition(":")[0], (world.size,))
+    return init_device_mesh(device.kind, (world.size,))
 
 
 def refuse_division(config: RunConfig, world: World) -> None:
