@@ -201,7 +201,8 @@ def _restore(parts: Sequence[Tensor], plan: AttentionPlan, kv: int, heads: int) 
 
 
 class _SegmentAttention(torch.autograd.Function):
-    """query: [KV, G, T, D]; key, value: [KV, T, D] -> [KV, G, T, D]; G query heads share a key head."""
+    """query: [KV, G, T, D]; key: [KV, T, D]; value: [KV, T, V] -> [KV, G, T, V]; G query heads share a key
+    head. V differs from D in latent attention (DeepSeek)."""
 
     @staticmethod
     def forward(
@@ -229,7 +230,7 @@ class _SegmentAttention(torch.autograd.Function):
         query, key, value = (x.to(ctx.dtype) for x in (query, key, value))
         plan, rule = ctx.plan, ctx.rule
         kv, heads, length, dim = query.shape
-        flat, flat_grad = (x.reshape(kv, heads * length, dim) for x in (query, grad))
+        flat, flat_grad = (x.reshape(kv, heads * length, -1) for x in (query, grad))
         # a shared prefix collects from all its children: summed in fp32 at least
         wide = torch.promote_types(key.dtype, torch.float32)
         grad_key, grad_value = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (key, value))
@@ -245,7 +246,7 @@ class _SegmentAttention(torch.autograd.Function):
             p = p.to(ctx.dtype)
             if group.padded:
                 real = (group.query_position >= 0).to(g.dtype)
-                g.view(kv, num_segments, heads, -1, dim).mul_(real[:, None, :, None])
+                g.view(kv, num_segments, heads, -1, g.shape[-1]).mul_(real[:, None, :, None])
             grad_p = torch.bmm(g, v.transpose(1, 2))
             grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype)  # pyright: ignore[reportPrivateUsage]
             if tanh is not None and rule.softcap is not None:
@@ -254,7 +255,7 @@ class _SegmentAttention(torch.autograd.Function):
             part_k = torch.baddbmm(q.new_empty(()), grad_s.transpose(1, 2), q, beta=0, alpha=rule.scale)
             part_v = torch.bmm(p.transpose(1, 2), g)
             grad_key.index_add_(1, key_index, part_k.view(kv, -1, dim).to(wide))
-            grad_value.index_add_(1, key_index, part_v.view(kv, -1, dim).to(wide))
+            grad_value.index_add_(1, key_index, part_v.view(kv, -1, part_v.shape[-1]).to(wide))
         return (
             _restore(parts, plan, kv, heads),
             grad_key.to(key.dtype),
@@ -265,7 +266,7 @@ class _SegmentAttention(torch.autograd.Function):
 
 
 def segment_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
-    """query: [H, T, D]; key, value: [KV, T, D] (H a multiple of KV) -> [H, T, D]."""
+    """query: [H, T, D]; key: [KV, T, D]; value: [KV, T, V] (H a multiple of KV) -> [H, T, V]."""
     kv = key.shape[0]
     folded = query.view(kv, -1, *query.shape[1:]) if query.is_contiguous() else query.unflatten(0, (kv, -1))
     out = _SegmentAttention.apply(folded, key, value, plan, rule)
