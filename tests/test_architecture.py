@@ -46,7 +46,7 @@ DOORS = {
         "export/merge",
     },
     "bitsandbytes": {"base/storage/bnb_linear", "train/optim"},
-    "peft": {"adapter/lora", "compute/linear/group", "adapter/methods", "adapter/combine"},
+    "peft": {"adapter/forms", "adapter/methods", "adapter/combine", "compute/linear/group"},
     "datasets": {"data/files/hub"},
     "sacrebleu": {"scores"},
     **{name: {f"trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},

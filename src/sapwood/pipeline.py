@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.folder import ADAPTER_DIR, load_adapter, save_adapter
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.facts import ADAPTER_DIR
+from sapwood.adapter.folder import load_adapter, save_adapter
+from sapwood.adapter.model import LoraModel
 from sapwood.config.file import dump_config, load_config
 from sapwood.config.sections import RunConfig
 from sapwood.errors import (

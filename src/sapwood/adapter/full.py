@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import quiet
 from sapwood.compute.dropout import DropoutClock
 from sapwood.types import Base
@@ -19,7 +19,14 @@ def unfreeze(base: Base, seed: int) -> LoraModel:
     out = network.get_output_embeddings()
     head = replace(base.head, weight=out.weight, bias=getattr(out, "bias", None))
     return LoraModel(
-        network, network, network.get_decoder(), head, DropoutClock(seed), parameters, (), method="full"
+        peft=network,
+        network=network,
+        backbone=network.get_decoder(),
+        head=head,
+        clock=DropoutClock(seed),
+        parameters=parameters,
+        targets=(),
+        method="full",
     )
 
 

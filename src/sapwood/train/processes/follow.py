@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.base.load import load_base, move
 from sapwood.compute.recompute import recompute_layers
 from sapwood.config.file import parse_config
@@ -78,7 +79,7 @@ def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraMo
         model = attach_lora(base, config.lora, config.train.seed)
         recompute_layers(model.network, config.train.gradient_checkpointing)
         if mesh is not None:
-            base = divide_base(base, model, mesh)
+            base, model = divide_base(base, model, mesh)
     move(model.peft, device)
     return base, model
 
