@@ -46,7 +46,11 @@ DOORS = {
         "export/merge",
     },
     "bitsandbytes": {"base/storage/bnb_linear", "train/optim"},
-    "peft": {"adapter/forms", "adapter/methods", "adapter/combine", "compute/linear/group"},
+    "peft": {
+        *(f"adapter/{name}" for name in ("forms", "methods", "targets", "combine")),
+        "compute/linear/group",
+    },
+    | {"compute/linear/group"},
     "datasets": {"data/files/hub"},
     "sacrebleu": {"scores"},
     **{name: {f"trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -350,8 +351,16 @@ def yield_to_others() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def never_choke() -> None:
+    """A terminal in ASCII or GBK shows what it can of a text; it ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main() -> NoReturn:
     """Entry point. A SapwoodError is printed as its message and left with its exit code."""
+    never_choke()
     yield_to_others()
     debug = DEBUG in sys.argv
     try:
