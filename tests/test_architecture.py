@@ -50,7 +50,6 @@ DOORS = {
         *(f"adapter/{name}" for name in ("forms", "methods", "targets", "combine")),
         "compute/linear/group",
     },
-    | {"compute/linear/group"},
     "datasets": {"data/files/hub"},
     "sacrebleu": {"scores"},
     **{name: {f"trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},
