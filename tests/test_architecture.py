@@ -52,7 +52,10 @@ DOORS = {
         "export/merge",
     },
     "bitsandbytes": {"base/storage/bnb_linear", "train/optim"},
-    "peft": {"adapter/lora", "compute/linear/group", "adapter/methods", "adapter/combine"},
+    "peft": {
+        *(f"adapter/{name}" for name in ("forms", "methods", "targets", "combine")),
+        "compute/linear/group",
+    },
     "datasets": {"data/files/hub"},
     "sacrebleu": {"scores"},
     **{name: {f"trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -32,6 +33,9 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="facts as JSON on stdout, nothing else")]
 Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs")]
+Moved = Annotated[
+    str | None, typer.Option("--base", help="where the adapter's base lies now", metavar="MODEL")
+]
 Spill = Annotated[
     Path | None,
     typer.Option("--spill-dir", help="folder for the finished adapter where the run's disk is full"),
@@ -143,18 +147,23 @@ def list_runs(
 
 @app.command(name="eval")
 def evaluate(
-    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    run: Annotated[
+        str, typer.Argument(help="a run, or an adapter folder with --data", metavar="RUN|ADAPTER")
+    ] = "last",
     data: Annotated[Path | None, typer.Option(help="rows to measure on; without it, those held out")] = None,
     answers: Annotated[int, typer.Option(help="questions that both models answer")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 128,
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
+    base: Moved = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
     """Compare a run's adapter with its base on the same rows, with a confidence interval."""
     from sapwood.commands.eval import eval_run
 
-    eval_run(run, runs, data, answers=answers, max_new_tokens=max_new_tokens, seed=seed, as_json=json)
+    eval_run(
+        run, runs, data, base=base, answers=answers, max_new_tokens=max_new_tokens, seed=seed, as_json=json
+    )
 
 
 @app.command()
@@ -197,6 +206,7 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="above 1 discourages what was said")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 256,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    base: Moved = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -209,7 +219,9 @@ def chat(
         repetition_penalty=repetition_penalty, seed=seed,
     )  # fmt: skip
     raise typer.Exit(
-        start_chat(target, runs, settings, system=system, prompt=prompt, compare=compare, as_json=json)
+        start_chat(
+            target, runs, settings, system=system, prompt=prompt, compare=compare, base=base, as_json=json
+        )
     )
 
 
@@ -221,13 +233,14 @@ def combine(
     how: Annotated[
         str, typer.Option(help="cat (the exact sum), svd (of one's rank), linear, ties, dare-ties …")
     ] = "cat",
+    base: Moved = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
     """Several LoRA adapters of one base as one: their weighted sum."""
     from sapwood.commands.combine import combine_adapters
 
-    combine_adapters(targets, out, weights=weights, how=how, runs=runs, as_json=json)
+    combine_adapters(targets, out, weights=weights, how=how, base=base, runs=runs, as_json=json)
 
 
 @app.command()
@@ -235,8 +248,9 @@ def export(
     run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
     to: Annotated[str, typer.Option(help="merged, gguf-adapter, gguf or ollama")],
     file_type: Annotated[str, typer.Option("--type", help="of a whole GGUF model: F16 or Q8_0")] = "F16",
-    base: Annotated[
-        str | None, typer.Option("--base", help="merged: also try this base, in full precision")
+    base: Moved = None,
+    onto: Annotated[
+        str | None, typer.Option("--onto", help="merged: also try this base, in full precision")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="folder to create; default: exports/ in the run's folder")
@@ -247,7 +261,7 @@ def export(
     """Write what was trained in the form that another program runs, checked against what was trained."""
     from sapwood.commands.export import export_target
 
-    export_target(run, runs, to=to, file_type=file_type, onto=base, out=out, as_json=json)
+    export_target(run, runs, to=to, file_type=file_type, base=base, onto=onto, out=out, as_json=json)
 
 
 @app.command()
@@ -337,8 +351,16 @@ def yield_to_others() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def never_choke() -> None:
+    """A terminal in ASCII or GBK shows what it can of a text; it ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main() -> NoReturn:
     """Entry point. A SapwoodError is printed as its message and left with its exit code."""
+    never_choke()
     yield_to_others()
     debug = DEBUG in sys.argv
     try:

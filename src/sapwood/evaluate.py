@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.loss import label_loss

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.folder import save_adapter
-from sapwood.adapter.lora import attach_lora
 from sapwood.base.load import load_base
 from sapwood.config.doubts import doubts, refuse_model_folder
 from sapwood.config.file import dump_config
@@ -103,7 +103,7 @@ def train_run(
         with loading(world, config, device) as place:
             base = load_base(study.spec, config.base, device)
             model = attach_lora(base, config.lora, config.train.seed)
-            base = place(base, model)
+            base, model = place(base, model)
         require_room(run.path, model, keep + bool(study.data.eval))
         rehearse(model, study.data, config)
         state = start_or_resume(run, model, config, notes)

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sapwood import finetune
-from sapwood.adapter.lora import read_adapter
+from sapwood.adapter.files import read_adapter
 from sapwood.adapter.targets import resolve_targets
 from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.base.load import load_base

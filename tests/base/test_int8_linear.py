@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sapwood.adapter.lora import attach_lora
+from sapwood.adapter.attach import attach_lora
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.base.storage import int8_linear

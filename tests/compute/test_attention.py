@@ -43,17 +43,17 @@ def tree(*sizes_and_parents: tuple[int, int | None]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def tensors(total: int, heads: int, kv: int) -> tuple[Tensor, ...]:
+def tensors(total: int, heads: int, kv: int, value_dim: int = DIM) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(total)
-    shapes = ((heads, total, DIM), (kv, total, DIM), (kv, total, DIM), (heads, total, DIM))
+    shapes = ((heads, total, DIM), (kv, total, DIM), (kv, total, value_dim), (heads, total, value_dim))
     return tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
 
 
 def assert_equal_to_reference(
-    segments: tuple[Segment, ...], *, heads: int = 4, kv: int = 2, **rule: Any
+    segments: tuple[Segment, ...], *, heads: int = 4, kv: int = 2, value_dim: int = DIM, **rule: Any
 ) -> None:
     plan = AttentionPlan(segments)
-    *inputs, weight = tensors(segments[-1].stop, heads, kv)
+    *inputs, weight = tensors(segments[-1].stop, heads, kv, value_dim)
     results: list[list[Tensor]] = []
     for function in (segment_attention, dense_attention):
         own = [x.clone().requires_grad_() for x in inputs]
@@ -84,6 +84,12 @@ def test_values_and_gradients_equal_the_dense_reference(name: str, rule: dict[st
 @pytest.mark.parametrize(("heads", "kv"), [(1, 1), (4, 4), (6, 2), (8, 1)])
 def test_grouped_heads(heads: int, kv: int) -> None:
     assert_equal_to_reference(TREES["children"], heads=heads, kv=kv, window=6)
+
+
+@pytest.mark.parametrize("value_dim", [2, 4, 9])
+def test_values_narrower_or_wider_than_queries(value_dim: int) -> None:
+    for segments in TREES.values():
+        assert_equal_to_reference(segments, value_dim=value_dim)
 
 
 @pytest.mark.parametrize("block", [1, 3, 4, 40])
@@ -189,6 +195,7 @@ def test_the_seam_takes_the_window_of_the_call_or_else_of_the_module() -> None:
     torch.testing.assert_close(through(SimpleNamespace()), wanted(None))
     torch.testing.assert_close(through(SimpleNamespace(sliding_window=2)), wanted(2))
     torch.testing.assert_close(through(SimpleNamespace(sliding_window=2), sliding_window=4), wanted(4))
+    torch.testing.assert_close(through(SimpleNamespace(sliding_window=2), sliding_window=None), wanted(None))
 
 
 def test_the_models_own_attention_comes_back_even_after_an_error() -> None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.inputs import hidden_states
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.linear import reference

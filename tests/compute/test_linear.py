@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.base.storage.frozen import DenseWeight, freeze
 from sapwood.compute.dropout import keep_mask
 from sapwood.compute.linear import group as linear_group

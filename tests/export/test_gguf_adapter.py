@@ -13,7 +13,8 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 
-from sapwood.adapter.lora import LoraModel, lora_pairs
+from sapwood.adapter.model import LoraModel
+from sapwood.adapter.pairs import lora_pairs
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, ExportError, StorageError
 from sapwood.export import gguf_adapter

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from sapwood import finetune, resume
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base, move
 from sapwood.compute.attention.seam import attend

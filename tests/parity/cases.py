@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.config.file import parse_config
 from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.machine.device import CPU, Device

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.config.sections import LoraConfig, Method

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import sapwood.base.storage.storages as storages_module
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import skeleton
 from sapwood.base.storage.storages import with_storage
 from sapwood.compute.attention.seam import packed_attention

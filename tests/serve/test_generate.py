@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import NAME, register
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, NumericsError

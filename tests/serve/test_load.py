@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sapwood.adapter.lora import write_adapter
+from sapwood.adapter.files import write_adapter
 from sapwood.base import load as load_module
 from sapwood.base.load import load_base
 from sapwood.config.file import dump_config
@@ -237,10 +237,10 @@ def test_an_adapter_of_unknown_origin_is_refused(tmp_path: Path) -> None:
         ({"use_dora": True}, "lora_magnitude_vector is missing"),
         ({"lora_bias": True}, "lora_bias"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
-        ({"r": "gone"}, "'r'"),
-        ({"r": 0}, "rank"),
+        ({"r": "gone"}, "r is 8"),
+        ({"r": 0}, "r is 0"),
         ({"r": 8}, "lora_A"),
-        ({"target_modules": None}, "targets"),
+        ({"target_modules": None}, "target_modules"),
     ],
 )
 def test_an_adapter_in_a_form_that_cannot_be_applied_is_refused(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.dropout import keep_mask
@@ -268,7 +269,7 @@ def test_a_loss_of_exactly_zero_is_refused() -> None:
     model, state = start(settings)
     bias = torch.zeros(len(model.head.weight))
     bias[7] = 1e4
-    model.head = Head(torch.zeros_like(model.head.weight), bias)
+    model = replace(model, head=Head(torch.zeros_like(model.head.weight), bias))
     examples = [replace(e, ids=np.where(e.trained, 7, e.ids).astype(np.int32)) for e in data().train]
     with pytest.raises(NumericsError, match="loss is exactly zero at step 1"):
         list(train(model, TrainData(examples), state, settings))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import quiet
 from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
@@ -21,7 +21,15 @@ def unfreeze(base: Base, seed: int) -> LoraModel:
     head = replace(base.head, weight=out.weight, bias=getattr(out, "bias", None))
     backend, decoder = Backend.of(base.device), network.get_decoder()
     return LoraModel(
-        network, network, decoder, head, DropoutClock(seed), parameters, (), backend, method="full"
+        peft=network,
+        network=network,
+        backbone=decoder,
+        head=head,
+        clock=DropoutClock(seed),
+        parameters=parameters,
+        targets=(),
+        backend=backend,
+        method="full",
     )
 
 

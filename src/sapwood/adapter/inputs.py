@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import is_prefix, lead_embeddings, lead_keys, lead_length
 from sapwood.types import Batch, Segment
 

@@ -19,13 +19,21 @@ HELD = 64  # held-out examples, the first ones, on which ways to merge are compa
 
 
 def export_target(
-    target: str, runs: Path, *, to: str, file_type: str, onto: str | None, out: Path | None, as_json: bool
+    target: str,
+    runs: Path,
+    *,
+    to: str,
+    file_type: str,
+    base: str | None,
+    onto: str | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Write what ``target`` names as ``to``, say how well it was met, and what to type next."""
     for value, choices, where in ((to, get_args(Kind), "--to"), (file_type, get_args(FileType), "--type")):
         if value not in choices:
             raise ConfigError(f"{value!r} can't be exported to", where, mend=f"choose {', '.join(choices)}")
-    trained = open_target(target, runs, exact=True)
+    trained = open_target(target, runs, exact=True, base=base)
     run = run_of(trained)
     held = _held_out(run) if run is not None and to == "merged" else ()
     order = Order(cast("Kind", to), cast("FileType", file_type), onto, held)

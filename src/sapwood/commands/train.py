@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO, cast
 
+from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.errors import SapwoodError
 from sapwood.run import query
 from sapwood.run.files import to_json
+from sapwood.run.lines import to_line
 from sapwood.run.store import RUN
 from sapwood.show import tables
 from sapwood.show.console import reporter
@@ -88,9 +90,14 @@ def conclude(adapter: Adapter, *, as_json: bool) -> None:
     if (adapter.path.parent / RUN).is_file():
         sum_up(adapter.path.parent, as_json=as_json)
     elif as_json:
-        say(to_json({"run": None, "adapter": str(adapter.path)}).rstrip())
+        say_result(None, adapter.path)
     else:
         say(f"finished; the run's own disk is full, so the adapter went to {adapter.path}")
+
+
+def say_result(run: Path | None, adapter: Path) -> None:
+    """The last line of `--json`: one object a line, as the events before it."""
+    say(to_line({"kind": "result", "run": run and str(run), "adapter": str(adapter)}).decode().rstrip())
 
 
 def sum_up(run: Path, *, as_json: bool) -> None:
@@ -102,7 +109,7 @@ def sum_up(run: Path, *, as_json: bool) -> None:
     except SapwoodError as error:  # a picture never spoils a finished run
         print(f"sapwood: {error}", file=sys.stderr)
     if as_json:
-        say(to_json({"run": str(run), "adapter": str(run / "adapter")}).rstrip())
+        say_result(run, run / ADAPTER_DIR)
     else:
         tables.summary(cast("TextIO", SafeStream(sys.stdout)), query.summarise(run))
 

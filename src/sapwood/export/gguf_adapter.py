@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.adapter.lora import LoraPair, lora_pairs
+from sapwood.adapter.pairs import LoraPair, lora_pairs
 from sapwood.errors import ExportError, Problem
 from sapwood.gguf.map import architecture_of, module_names, permute
 from sapwood.serve.load import Loaded

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sapwood.adapter.lora import has_pairs
+from sapwood.adapter.pairs import has_pairs
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig
@@ -88,7 +88,7 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
         why = "that is a base model"
         raise ConfigError("nothing trained to export", trained.name, why, "name a run or an adapter")
     if order.onto is not None and order.kind != "merged":
-        raise ConfigError("only a merged folder is made with another base", "--base", f"--to {order.kind}")
+        raise ConfigError("only a merged folder is made with another base", "--onto", f"--to {order.kind}")
     if order.kind != "merged":
         require_llama_cpp()
     with staged_dir(final) as stage:
@@ -221,7 +221,7 @@ def _other_base(source: str, trained: Loaded) -> Any:
     keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size")
     if odd := [key for key in keys if getattr(ours, key) != getattr(theirs, key)]:
         why = ", ".join(f"{key} {getattr(theirs, key)}, trained on {getattr(ours, key)}" for key in odd)
-        raise ExportError(f"{source} is another model", "--base", why)
+        raise ExportError(f"{source} is another model", "--onto", why)
     return load_base(spec, config).model
 
 

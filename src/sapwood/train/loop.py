@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sapwood.adapter.inputs import hidden_states
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import lead_length
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
@@ -72,7 +73,7 @@ def train(
     schedule = plan_steps(len(data.train), settings)
     every = config.eval.every or schedule.steps_per_epoch
     started = time.monotonic()
-    model.neftune = settings.neftune
+    model = replace(model, neftune=settings.neftune)
     model.peft.train()
     bad = 0
     while True:
@@ -184,7 +185,7 @@ def gradients(state: TrainState) -> list[Tensor]:
 def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
     """One pack through the decoder: the sum of its targets' losses."""
     if model.divided is not None:
-        return model.divided(batch)
+        return model.divided(model, batch)
     return decoder_loss(model, batch, model.head)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,15 @@ from sapwood.compute.backend import Backend
 from sapwood.errors import ModelError
 
 NAME = "sapwood"
+
+
+class _Untold(Enum):
+    """The value of an argument that the caller left out, where None says something."""
+
+    UNTOLD = "untold"
+
+
+UNTOLD = _Untold.UNTOLD
 IRRELEVANT = {  # told by some architectures, and without effect here
     *("dropout", "is_causal", "position_ids", "cache_position", "use_cache", "output_attentions"),
     "past_key_values",
@@ -48,11 +58,15 @@ def _interface(
     *,
     segments: AttentionPlan,
     scaling: float | None = None,
-    sliding_window: int | None = None,
+    sliding_window: int | _Untold | None = UNTOLD,
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention seam: [1, H, T, D] in, [1, T, H, D] out."""
+    """transformers' attention seam: [1, H, T, D] in, [1, T, H, D] out.
+
+    A layer that is told no window (None) has none, whatever number its module keeps (EXAONE 4). A layer that
+    isn't told of windows at all has its module's.
+    """
     if segments.lead:
         keys, values = segments.lead[module.layer_idx]
         key = torch.cat([keys, key[:, :, keys.shape[2] :]], 2)
@@ -60,7 +74,7 @@ def _interface(
     _refuse_unknown(module, others)
     rule = Rule(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=sliding_window if sliding_window is not None else getattr(module, "sliding_window", None),
+        window=getattr(module, "sliding_window", None) if sliding_window is UNTOLD else sliding_window,
         softcap=softcap,
     )
     out = attend(query[0], key[0], value[0], segments, rule, backend)

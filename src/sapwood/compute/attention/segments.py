@@ -104,7 +104,8 @@ def _probabilities(q: Tensor, k: Tensor, block: Block, rule: Rule) -> tuple[Tens
 
 
 class SegmentAttention(torch.autograd.Function):
-    """query: [KV, G, T, D]; key, value: [KV, T, D] -> [KV, G, T, D]; G query heads share a key head."""
+    """query: [KV, G, T, D]; key: [KV, T, D]; value: [KV, T, V] -> [KV, G, T, V]; G query heads share a key
+    head. V differs from D in latent attention (DeepSeek)."""
 
     @staticmethod
     def forward(
@@ -113,12 +114,12 @@ class SegmentAttention(torch.autograd.Function):
         if KEY not in plan.made:
             plan.made[KEY] = blocks_of(plan.segments, query.device)
         saved_dtype = plan.saved_dtype or query.dtype
-        out, saved = torch.empty_like(query), list[Tensor | None]()
+        out, saved = query.new_empty(*query.shape[:-1], value.shape[-1]), list[Tensor | None]()
         for block in plan.made[KEY]:
             rows = query[:, :, block.start : block.stop]
             k, v = key.index_select(1, block.keys), value.index_select(1, block.keys)
             p, _ = _probabilities(rows.flatten(1, 2), k, block, rule)
-            out[:, :, block.start : block.stop] = torch.bmm(p, v).view(rows.shape)
+            out[:, :, block.start : block.stop] = torch.bmm(p, v).view(*rows.shape[:-1], -1)
             short = len(block.keys) <= KEEP_KEYS and rule.softcap is None
             saved.append(p.to(saved_dtype) if short else None)
         ctx.save_for_backward(*(x.to(saved_dtype) for x in (query, key, value)), *saved)
@@ -151,6 +152,6 @@ class SegmentAttention(torch.autograd.Function):
 
 
 def segment_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
-    """query: [H, T, D]; key, value: [KV, T, D] (H a multiple of KV) -> [H, T, D]."""
+    """query: [H, T, D]; key: [KV, T, D]; value: [KV, T, V] (H a multiple of KV) -> [H, T, V]."""
     out = SegmentAttention.apply(query.unflatten(0, (len(key), -1)), key, value, plan, rule)
     return out.flatten(0, 1)  # type: ignore[union-attr]

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.base.load import load_base, move
 from sapwood.compute.recompute import recompute_layers
 from sapwood.config.file import parse_config
@@ -71,7 +72,9 @@ def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
 
 
 @contextmanager
-def loading(world: World, config: RunConfig, device: Device) -> Generator[Callable[[Base, LoraModel], Base]]:
+def loading(
+    world: World, config: RunConfig, device: Device
+) -> Generator[Callable[[Base, LoraModel], tuple[Base, LoraModel]]]:
     """While open, this process may load a base. It gives the function that puts the loaded base and its
     adapter on this process's device. A base that is divided is loaded by one process of a host after the
     other."""
@@ -79,12 +82,12 @@ def loading(world: World, config: RunConfig, device: Device) -> Generator[Callab
         set_threads(config.train.threads)
     mesh = mesh_of(world, device) if config.train.shard == "base" and world.size > 1 else None
 
-    def place(base: Base, model: LoraModel) -> Base:
+    def place(base: Base, model: LoraModel) -> tuple[Base, LoraModel]:
         recompute_layers(model.network, config.train.gradient_checkpointing)
         if mesh is not None:
-            base = divide_base(base, model, mesh)
+            base, model = divide_base(base, model, mesh)
         move(model.peft, device)
-        return base
+        return base, model
 
     with world.turn() if mesh is not None else contextlib.nullcontext():
         yield place
@@ -95,7 +98,7 @@ def build(spec: BaseSpec, config: RunConfig, world: World, device: Device) -> tu
     with loading(world, config, device) as place:
         base = load_base(spec, config.base, device)
         model = attach_lora(base, config.lora, config.train.seed)
-        return place(base, model), model
+        return place(base, model)
 
 
 def kernels_of(world: World, device: Device) -> dict[str, Any]:
