@@ -49,6 +49,7 @@ from sapwood.train.saving import (
     try_to_save,
 )
 from sapwood.train.schedule import plan_steps
+from sapwood.train.trial import tried
 from sapwood.types import Adapter, Event, Stepped
 
 Watcher = Callable[[Event], None]
@@ -76,8 +77,9 @@ def train_study(
     """`finetune`, for a caller that has shown the study to somebody first. In several processes this is what
     the first one does; the others `follow`."""
     refuse_model_folder(config)
-    for doubt in doubts(config):
+    for doubt in [*doubts(config), *study.spec.notes]:
         log.warning("%s", doubt)
+    study = tried(study, config)
     choice = choose_plan(study, config)
     config = settled(config, choice)
     refuse_division(config, world)
@@ -160,7 +162,7 @@ def reopen_study(
     before it had a copy reads the sources again."""
     folder = run.path / DATA
     fresh = not folder.exists() and not checkpoints(run.path)
-    study = study_config(config) if fresh else load_study(folder, config)
+    study = tried(study_config(config), config) if fresh else load_study(folder, config)
     now = fingerprints(study)
     changed = accept_changes(run, {key: facts[key] for key in now}, now, allow)
     if fresh:
