@@ -39,6 +39,7 @@ from sapwood.train.saving import (
 )
 from sapwood.train.schedule import plan_steps
 from sapwood.train.start import say, start_or_resume
+from sapwood.train.trial import tried
 from sapwood.types import Adapter, Event, Stepped
 
 Watcher = Callable[[Event], None]
@@ -65,8 +66,9 @@ def train_study(
     """`finetune`, for a caller that has shown the study to somebody first. In several processes this is what
     the first one does; the others `follow`."""
     refuse_model_folder(config)
-    for doubt in doubts(config):
+    for doubt in [*doubts(config), *study.spec.notes]:
         log.warning("%s", doubt)
+    study = tried(study, config)
     device = world.device(config.base.device_map)
     choice = choose_plan(study, config, device)
     config = settled(config, choice, device)

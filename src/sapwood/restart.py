@@ -19,6 +19,7 @@ from sapwood.run.store import RunStore, package_versions, reopen_run
 from sapwood.train.checkpoint import checkpoints
 from sapwood.train.processes.follow import NOTHING_TO_DO, kernels_of
 from sapwood.train.processes.world import ALONE, World
+from sapwood.train.trial import tried
 from sapwood.types import Adapter
 
 
@@ -75,7 +76,7 @@ def reopen_study(
     before it had a copy reads the sources again."""
     folder = run.path / DATA
     fresh = not folder.exists() and not checkpoints(run.path)
-    study = study_config(config) if fresh else load_study(folder, config)
+    study = tried(study_config(config), config) if fresh else load_study(folder, config)
     now = fingerprints(study)
     changed = accept_changes(run, {key: facts[key] for key in now}, now, allow)
     if fresh:

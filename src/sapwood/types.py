@@ -207,7 +207,9 @@ class BaseSpec:
         tokenizer: a transformers fast tokenizer, with its chat template if it has one.
         hf_config: the transformers config.
         stop_ids: ids on which generation stops (generation config and tokenizer).
-        packable: False where the architecture can't take packed segments (state-space layers, say).
+        unpackable: why the architecture can't take packed segments (state-space layers, say); empty where it
+            can.
+        notes: what was set right or left out while it was read, for a person.
     """
 
     source: str
@@ -216,7 +218,8 @@ class BaseSpec:
     tokenizer: Any
     hf_config: Any
     stop_ids: tuple[int, ...]
-    packable: bool = True
+    unpackable: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

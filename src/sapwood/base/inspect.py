@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ from sapwood.types import BaseSpec
 if TYPE_CHECKING:
     import torch
 
+DROPOUT = re.compile(
+    r"^(?!classifier|summary).*drop(out)?($|_)"
+)  # attention_dropout, resid_pdrop, hidden_dropout_prob
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -41,6 +45,7 @@ def inspect_base(config: BaseConfig) -> BaseSpec:
 def _inspect_folder(source: str, path: Path) -> BaseSpec:
     folder = read_folder(path)
     hf_config = _native_config(folder)
+    notes = without_dropout(hf_config)
     _check_size(hf_config, folder)
     tokenizer = chatglm_tokenizer(path) if is_chatglm(folder.config) else _folder_tokenizer(path)
     _check_vocabulary(tokenizer, hf_config.vocab_size, path)
@@ -55,7 +60,8 @@ def _inspect_folder(source: str, path: Path) -> BaseSpec:
         tokenizer=tokenizer,
         hf_config=hf_config,
         stop_ids=_stop_ids([*stops, *_ids(hf_config.eos_token_id)], tokenizer),
-        packable=_packable(hf_config),
+        unpackable=_unpackable(hf_config),
+        notes=notes,
     )
 
 
@@ -84,7 +90,7 @@ def _inspect_file(source: str, path: Path) -> BaseSpec:
         tokenizer=tokenizer,
         hf_config=hf_config,
         stop_ids=_stop_ids(read.stop_ids, tokenizer),
-        packable=_packable(hf_config),
+        unpackable=_unpackable(hf_config),
     )
 
 
@@ -121,6 +127,18 @@ def _native_config(folder: Folder) -> Any:
         return CONFIG_MAPPING[kind].from_dict(values)
     except Exception as error:  # each config class checks values in its own way
         raise ModelError("config.json isn't valid", where, first_line(error)) from None
+
+
+def without_dropout(hf_config: Any) -> tuple[str, ...]:
+    """Set every dropout of the base to 0: what is trained has its own, and a frozen model computes as in
+    inference. Returns a note where one was set."""
+    text = hf_config.get_text_config()
+    keys = [key for key, v in vars(text).items() if DROPOUT.search(key) and isinstance(v, float) and v]
+    for key in keys:
+        setattr(text, key, 0.0)
+    return (
+        (f"{', '.join(keys)} of the base set to 0: a frozen base computes as in inference",) if keys else ()
+    )
 
 
 def _check_size(hf_config: Any, folder: Folder) -> None:
@@ -168,13 +186,17 @@ def _check_vocabulary(tokenizer: Any, rows: int, path: Path) -> None:
         raise ModelError("the tokenizer doesn't fit the model", str(path), why)
 
 
-def _packable(hf_config: Any) -> bool:
-    """True where every layer mixes tokens by attention only, through the interface that `pack` plugs into."""
+def _unpackable(hf_config: Any) -> str:
+    """Why rows of a pack would see each other in a model of ``hf_config``; empty where they needn't."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    layers = getattr(hf_config, "layer_types", None) or ["full_attention"]
+    layers = getattr(hf_config.get_text_config(), "layer_types", None) or ["full_attention"]
+    if odd := sorted({str(layer) for layer in layers} - PACKABLE_LAYERS):
+        return f"layers of kind {', '.join(odd)} mix its tokens, beside attention"
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(hf_config)]
-    return set(layers) <= PACKABLE_LAYERS and bool(getattr(model, "_supports_attention_backend", False))
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention in transformers can't be told which rows a pack holds"
+    return ""
 
 
 def _fingerprint(hashes: Sequence[tuple[str, str]]) -> str:

@@ -24,27 +24,29 @@ LIMITS = {  # keys of configs, and what they are at most in the copy
     **dict.fromkeys(("moe_shared_expert_intermediate_size", "expert_ffn_hidden_size"), 64),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "hidden_size_per_layer_input"), 32),
     **dict.fromkeys(("sliding_window", "attention_window_size", "attention_chunk_size"), WINDOW),
-    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
     **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"), 1),
 }
 WIDE = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "intermediate_size_mlp", "mlp_dim")
 
 
-def tiny_config(hf_config: Any) -> Any:
-    """The config of the tiny copy of a model of ``hf_config``, which stays as it is."""
+def tiny_config(hf_config: Any, vocabulary: int = VOCABULARY) -> Any:
+    """The config of the tiny copy of a model of ``hf_config``, which stays as it is. ``vocabulary``: its rows
+    at most."""
     config = copy.deepcopy(hf_config)
     text = config.get_text_config()
     for key, most in LIMITS.items():
         _limit(text, key, most)
+    for key in ("vocab_size", "vocab_size_per_layer_input"):
+        _limit(text, key, vocabulary)
     _narrow(text)
     _shorten(text)
     for key in list(text.to_dict()):
         if key.endswith("token_id"):
-            _limit(text, key, VOCABULARY - 1)
+            _limit(text, key, vocabulary - 1)
     return config
 
 
-def tiny_model(hf_config: Any, folder: Path, seed: int = 0) -> Any:
+def tiny_model(hf_config: Any, folder: Path, vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
     """Write a random model of `tiny_config` to ``folder`` in Hugging Face layout; returns its config.
 
     Raises ValueError where a config of this kind can't be made tiny, and whatever transformers raises.
@@ -52,7 +54,7 @@ def tiny_model(hf_config: Any, folder: Path, seed: int = 0) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = tiny_config(hf_config)
+    config = tiny_config(hf_config, vocabulary)
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if size > MOST:

@@ -22,9 +22,10 @@ def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
     from sapwood.machine.device import device_for
     from sapwood.plan import choose_plan, settled
     from sapwood.plan.time import estimate
+    from sapwood.train.trial import tried
 
     config = load_config(path, overrides)
-    study = study_config(config)
+    study = tried(study_config(config), config)
     device = device_for(config.base.device_map)
     memory = choose_plan(study, config, device)
     expected = estimate(study, settled(config, memory, device), device)
@@ -71,6 +72,7 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
         f"longest    {longest}",
         f"proof      {len(proof['codes'])} checks passed on {proof['turns']:,} trained turns; "
         f"each ends on {proof['stop_text']}",
+        *trial_lines(proof),
         f"steps      {steps.total_steps:,} of {config.train.batch_size} examples, "
         f"{steps.steps_per_epoch:,} an epoch",
     ]
@@ -98,7 +100,39 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
         for code, found in proof["accepted"].items()
         if found["rows"]
     ]
-    return [*lines, *(f"note       {text}" for text in rows["notes"])]
+    return [
+        *lines,
+        *(f"note       {text}" for text in (*rows["notes"], *study.spec.notes, *untrained(study, config))),
+    ]
+
+
+def untrained(study: Study, config: RunConfig) -> list[str]:
+    """What stays as it is although one might expect it to be trained, or packed."""
+    from sapwood.adapter.targets import left_out, resolve_targets
+    from sapwood.base.inspect import skeleton
+
+    if not config.lora.on_linears or config.lora.method == "ia3":
+        return []
+    network = skeleton(study.spec)
+    rest = left_out(network, resolve_targets(network, config.lora.targets))
+    lines = [
+        f"not trained: {text}" for text in rest if config.lora.targets == "all-linear" or "experts" in text
+    ]
+    if any("experts" in text for text in rest) and config.base.storage in ("nf4", "fp4", "int8"):
+        lines.append(f"{config.base.storage} leaves the experts dense: only linears are packed")
+    return lines
+
+
+def trial_lines(proof: Mapping[str, Any]) -> list[str]:
+    """What `train.trial` found, where it was asked."""
+    trial = proof.get("trial")
+    if trial is None:
+        return []
+    over = f", each longer than the window of {trial['window']}," if trial["window"] else ""
+    return [
+        f"trial      on a tiny random copy of the model a pack of {trial['rows']} rows{over} gives the loss",
+        "           and the gradient of its rows alone, and its adapter opens again",
+    ]
 
 
 def _under(word: str, texts: Sequence[str]) -> list[str]:

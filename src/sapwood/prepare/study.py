@@ -57,11 +57,11 @@ def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
     device_for(config.base.device_map)  # no GPU where one is named: said now, not after the weights
     spec = inspect_base(config.base)
+    if spec.unpackable:
+        what, mend = f"{spec.hf_config.model_type} models can't be packed", "take a model of another family"
+        raise ModelError(what, config.base.model, spec.unpackable, mend)
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
     refuse_misfits(network, config)
-    if not spec.packable:
-        why = "layers other than attention mix its tokens, so that rows of a pack would see each other"
-        raise ModelError(f"{spec.hf_config.model_type} models can't be packed", config.base.model, why)
     renderer = make_renderer(spec, config)
     text = spec.hf_config.get_text_config()
     context = getattr(text, "max_position_embeddings", None)

@@ -9,7 +9,8 @@ gradient must be those of each row alone, by the architecture's own attention an
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,6 @@ class Trial:
             "gradient_within": GRADIENT,
         }
 
-    def line(self) -> str:
-        over = f", each longer than the window of {self.window}" if self.window else ""
-        return (
-            f"trial      on a tiny random copy a pack of {self.rows} rows{over}, equals them alone: "
-            "loss, gradient, and the adapter opened again"
-        )
-
 
 def tried(study: Study, config: RunConfig) -> Study:
     """The study with the trial's result in its proof. Raises ModelError where the trial fails."""
@@ -77,14 +71,30 @@ def try_out(spec: BaseSpec, lora: LoraConfig) -> Trial:
     kind = spec.hf_config.model_type
     mend = "take a model of another family"
     try:
-        with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), quiet():
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            torch.random.fork_rng(devices=[]),
+            quiet(),
+            _one_thread(),
+        ):
             return _try(spec, _plain(lora), Path(folder))
     except SapwoodError as error:
         problems = [replace(problem, mend=problem.mend or mend) for problem in error.problems]
         raise type(error)(problems) from None
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         why = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"{kind} models can't be trained", str(spec.path), why, mend) from None
+        raise ModelError(f"{kind} models can't be trained", spec.source, why, mend) from None
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Threads that wait for each other cost more than such small products."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _try(spec: BaseSpec, lora: LoraConfig, folder: Path) -> Trial:
@@ -177,10 +187,12 @@ def _compare(
 ) -> None:
     if not abs(loss - wanted_loss) <= LOSS * abs(wanted_loss):
         _refuse(spec, f"the loss of a pack is {loss:.6g}, that of its rows alone {wanted_loss:.6g}")
-    if found.keys() != wanted.keys():
-        _refuse(spec, f"{min(found.keys() ^ wanted.keys())} is trained here or in PEFT, and not in both")
+    nothing = torch.zeros(())  # what a layer that no token went through has
     largest = max(float(grad.abs().max()) for grad in wanted.values())
-    gaps = {name: float((found[name] - wanted[name]).abs().max()) / largest for name in wanted}
+    gaps = {
+        name: float((found.get(name, nothing) - wanted.get(name, nothing)).abs().max()) / largest
+        for name in found.keys() | wanted.keys()
+    }
     worst = max(gaps, key=lambda name: gaps[name])
     if not gaps[worst] <= GRADIENT:
         _refuse(spec, f"the gradient of {worst} differs by {gaps[worst]:.2g} of the largest")
@@ -201,4 +213,4 @@ def _compare_opened(spec: BaseSpec, adapter: Path, example: Example) -> None:
 def _refuse(spec: BaseSpec, why: str) -> None:
     kind = spec.hf_config.model_type
     mend = "take a model of another family; packing would train something else"
-    raise ModelError(f"{kind} models can't be packed", str(spec.path), f"on a tiny copy {why}", mend)
+    raise ModelError(f"{kind} models can't be packed", spec.source, f"on a tiny copy {why}", mend)

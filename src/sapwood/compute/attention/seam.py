@@ -56,7 +56,7 @@ def _interface(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    segments: AttentionPlan,
+    segments: AttentionPlan | None = None,
     scaling: float | None = None,
     sliding_window: int | _Untold | None = UNTOLD,
     softcap: float | None = None,
@@ -67,6 +67,9 @@ def _interface(
     A layer that is told no window (None) has none, whatever number its module keeps (EXAONE 4). A layer that
     isn't told of windows at all has its module's.
     """
+    if segments is None:
+        what = f"{type(module).__name__} can't be told which rows a pack holds"
+        raise ModelError(what, why="the layer around it doesn't hand on what a model is called with")
     if segments.lead:
         keys, values = segments.lead[module.layer_idx]
         key = torch.cat([keys, key[:, :, keys.shape[2] :]], 2)

@@ -35,7 +35,10 @@ class _LoraProducts(torch.autograd.Function):
         outputs, saved, h = call.forward(x.flatten(0, -2), adapter)
         ctx.save_for_backward(saved, h, *adapter)
         ctx.call, ctx.like = call, (x.dtype, x.shape[:-1])
-        return tuple(y.to(x.dtype).unflatten(0, x.shape[:-1]) for y in outputs)
+        # no views: Gemma 3n changes an output in place, which autograd forbids for views of several outputs
+        return tuple(
+            torch.ops.aten._unsafe_view(y.to(x.dtype), [*x.shape[:-1], y.shape[-1]]) for y in outputs
+        )
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
