@@ -14,7 +14,7 @@ import torch
 
 from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.model import LoraModel
-from sapwood.compute.attention.seam import packed_attention
+from sapwood.compute.attention.seam import is_packed, packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.dropout import keep_mask
 from sapwood.compute.linear import reference
@@ -249,7 +249,7 @@ def test_a_step_with_bad_numbers_is_refused_and_nothing_changes(spoil: Any) -> N
     assert same_bits(adapter(model), before)
     assert all(torch.equal(a[k], b[k]) for a, b in zip(moments, kept, strict=True) for k in a)
     assert (state.step, state.cursor) == (1, Cursor(0, 4))
-    assert model.network.config._attn_implementation != "sapwood_segments"
+    assert not is_packed(model.network.config._attn_implementation)
 
 
 def test_a_gradient_that_is_no_number_is_refused_although_the_loss_is_one() -> None:
