@@ -48,6 +48,8 @@ DOORS = {
         "base/chatglm",
         "base/load",
         "base/storage/bnb_linear",
+        "base/tiny",
+        "train/trial",
         "serve/generate",
         "export/merge",
     },
@@ -55,6 +57,7 @@ DOORS = {
     "peft": {
         *(f"adapter/{name}" for name in ("forms", "methods", "targets", "combine")),
         "compute/linear/group",
+        "train/trial",
     },
     "datasets": {"data/files/hub"},
     "sacrebleu": {"scores"},
