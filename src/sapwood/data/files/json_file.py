@@ -9,7 +9,7 @@ from sapwood.data.files.json_text import JsonFault
 from sapwood.data.files.json_walk import SHOWN, array_items, decode_in, object_outline, skip_in
 from sapwood.data.files.window import Window
 from sapwood.data.problems import ProblemLog, excerpt, names, printable
-from sapwood.data.shapes import PAIRS, matching_formats
+from sapwood.data.shapes.match import matching_shapes
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row, RowId
 

@@ -54,8 +54,22 @@ def _constant(name: str) -> Any:
     raise _Refused
 
 
+class Decimal(float):
+    """A number with a fraction or an exponent, and its digits as the file has them."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Decimal:
+        value = super().__new__(cls, text)
+        value.text = text
+        return value
+
+    def __getnewargs__(self) -> tuple[str]:  # type: ignore[override]
+        return (self.text,)
+
+
 def _float(text: str) -> float:
-    value = float(text)
+    value = Decimal(text)
     if math.isinf(value):
         raise _Refused
     return value

@@ -11,7 +11,7 @@ from sapwood.data.files.delimited import TABLE_SUFFIXES, header_of
 from sapwood.data.files.encoding import BOM, decode, read_lines, refuse_wide
 from sapwood.data.files.json_text import JsonFault, decode_line
 from sapwood.data.problems import excerpt, printable
-from sapwood.data.shapes import detect_format
+from sapwood.data.shapes.match import detect_format
 from sapwood.errors import DataError
 
 FileKind = Literal["json", "jsonl", "table", "text", "parquet"]
