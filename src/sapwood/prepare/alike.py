@@ -49,7 +49,7 @@ class Part:
         """The text with these contents."""
         out = [self.texts[0]]
         for i, text in zip(self.contents, self.texts[1:], strict=True):
-            out += [messages[i].content, text]
+            out += [messages[i].text, text]
         return "".join(out)
 
 
@@ -122,7 +122,7 @@ class Alike:
 
     def examples(self, conversations: Sequence[Conversation]) -> Made:
         """Examples of those conversations that are of the simple kind."""
-        every = "\0".join(message.content for one in conversations for message in one.messages)
+        every = "\0".join(message.text for one in conversations for message in one.messages)
         clean = not self._encoder.may_hold_end(every)
         rows: list[tuple[int, Shape]] = []
         texts: list[str] = []
@@ -179,7 +179,7 @@ class Alike:
             first.append(id(shape) not in self._seen)
             self._seen.add(id(shape))
         characters = [
-            shape.characters + sum([len(message.content) for message in conversations[place].messages])
+            shape.characters + sum([len(message.text) for message in conversations[place].messages])
             for place, shape, _ in rows
         ]
         made = Made(
@@ -207,7 +207,7 @@ class Alike:
                 return None
             if (not clean or len(content) <= self._encoder.longest) and may_touch(content):
                 return None
-            if message.reasoning is not None or message.tool_calls or message.trained is not None:
+            if message != Message(message.role, content):
                 return None
         roles = tuple([message.role for message in conversation.messages])
         if roles not in self._shapes:

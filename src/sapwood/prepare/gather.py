@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -205,8 +205,5 @@ def _absorb(own: _Part, facts: dict[str, Any], blocks: Sequence[memoryview]) -> 
 
 
 def _conversation(fields: dict[str, Any]) -> Conversation:
-    messages = [
-        Message(one["role"], one["content"], one["reasoning"], tuple(one["tool_calls"]), one["trained"])
-        for one in fields["messages"]
-    ]
+    messages = [replace(Message(**one), tool_calls=tuple(one["tool_calls"])) for one in fields["messages"]]
     return Conversation(RowId(**fields["row"]), tuple(messages), tuple(fields["tools"]), fields["text"])

@@ -195,8 +195,8 @@ def _among(groups: Iterable[Places], among: NDArray[np.bool_] | None) -> Iterabl
 
 def _turn(message: Message) -> str:
     if message.reasoning is None and not message.tool_calls:
-        return f'["{message.role}",{encode_basestring(message.content)},null,[]]'
-    return _json([message.role, message.content, message.reasoning, list(message.tool_calls)])
+        return f'["{message.role}",{encode_basestring(message.text)},null,[]]'
+    return _json([message.role, message.text, message.reasoning, list(message.tool_calls)])
 
 
 def _json(value: object) -> str:
