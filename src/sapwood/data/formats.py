@@ -205,9 +205,10 @@ class _Shapes:
             if len(self._plans) == MAX_KEYS:
                 self._plans.clear()
             renames = renamed(row.value)
-            names = {renames.get(key, key) for key in row.value}
+            columns: list[str] = [*row.value]
+            names = {renames.get(key, key) for key in columns}
             bare = row.value.get("instruction", "") is None
-            found = matches(names, no_instruction=bare, mapped=self._config.columns.keys())
+            found = matches(names, no_instruction=bare, mapped={*self._config.columns})
             plan = self._plans[keys] = _Plan(renames, found)
         return plan
 

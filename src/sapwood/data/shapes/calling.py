@@ -17,4 +17,4 @@ def read_calling(record: Record, keys: tuple[str, ...]) -> list[Message]:
     if not calls and not record.problems:
         record.fault(f"'{answers}' is empty", "there is no call to learn", DROP)
     first = [Message("system", system)] if system else []
-    return [*first, Message("user", asked or ""), Message("assistant", "", tool_calls=calls)]
+    return [*first, Message("user", asked or ""), Message("assistant", None, tool_calls=calls)]

@@ -27,7 +27,9 @@ def _definitions(record: Record, key: str) -> tuple[Fields, ...]:
     value = unpacked(record, record.optional(key), key)
     if value is None or value == "":
         return ()
-    items = [unpacked(record, item, key) for item in cast(list[Any], value)] if isinstance(value, list) else []
+    items = (
+        [unpacked(record, item, key) for item in cast(list[Any], value)] if isinstance(value, list) else []
+    )
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in items):
         if not any("is text that is not JSON" in problem.what for problem in record.problems):
             record.fault(f"'{key}' is not a list of objects", f"found {excerpt(value)}")

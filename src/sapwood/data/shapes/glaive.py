@@ -15,7 +15,7 @@ _QUOTED = re.compile(r"\"arguments\":\s*'(.*)'\s*\}\s*$", re.S)
 
 
 def unfold_dialogue(value: Mapping[str, Any], every: bool) -> list[dict[str, Any]]:
-    """The row as turns and tools. What doesn't look like a dialogue is handed on as it is, and refused then."""
+    """The row as turns and tools. What is no dialogue is handed on as it is, and refused then."""
     chat, system = value.get("chat"), value.get("system")
     turns = list(_turns(chat)) if isinstance(chat, str) else chat
     row: dict[str, Any] = {"messages": turns}
@@ -33,7 +33,11 @@ def _turns(chat: str) -> Iterator[dict[str, Any]]:
         if call is None:
             yield {"role": role, "content": said}
         else:
-            yield {"role": role, "content": said[: call.start()].strip(), "function_call": _json(call.group(1))}
+            yield {
+                "role": role,
+                "content": said[: call.start()].strip(),
+                "function_call": _json(call.group(1)),
+            }
 
 
 def _speeches(text: str) -> Iterator[tuple[str | None, str]]:

@@ -47,7 +47,9 @@ def trained(record: Record, turn: Mapping[str, Any], path: str, role: str) -> bo
 
 def check_row(record: Record) -> None:
     """The marks of a whole row. A row that is marked as bad is a problem, so that it is left out by name."""
-    label, weight = (None if key in record.options.ignore else record.value.get(key) for key in ("label", "weight"))
+    label, weight = (
+        None if key in record.options.ignore else record.value.get(key) for key in ("label", "weight")
+    )
     if isinstance(label, str):
         label = GOOD.get(label.strip().casefold())
     if isinstance(label, bool):
@@ -55,7 +57,7 @@ def check_row(record: Record) -> None:
         if not label:
             why = "'label' is false: this answer is an example of a bad one"
             record.fault("the row is labelled as bad", why, f"{DROP}; data.ignore=label learns them as good")
-    elif label in (0, 1) and isinstance(label, int | float):
+    elif label in (0, 1):
         record.optional("label")
         why = "it may say which answers are bad, or be a class of the text"
         record.fault("'label' is 0 or 1, which can mean two things", why, "data.ignore=label, or rename it")
@@ -63,13 +65,17 @@ def check_row(record: Record) -> None:
         return
     record.optional("weight")
     if _truth(record, weight, "weight", "weight") is False:
-        record.fault("the row has weight 0", "it is not to be learnt", f"{DROP}; data.ignore=weight learns it")
+        record.fault(
+            "the row has weight 0", "it is not to be learnt", f"{DROP}; data.ignore=weight learns it"
+        )
 
 
 def _truth(record: Record, value: Any, path: str, key: str) -> bool | None:
     """True or false, also as 0 or 1; None behind a fault."""
     if isinstance(value, str):  # a table's cell
-        value = {**GOOD, "0": False, "1": True, "0.0": False, "1.0": True}.get(value.strip().casefold(), value)
+        value = {**GOOD, "0": False, "1": True, "0.0": False, "1.0": True}.get(
+            value.strip().casefold(), value
+        )
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
     if isinstance(value, int | float) and value > 0:

@@ -51,15 +51,15 @@ def matches(keys: Set[str], *, no_instruction: bool = False, mapped: Set[str] = 
     """
     if keys & {"message_id", "parent_id"} == {"message_id", "parent_id"} and TEXT in keys:
         return []  # the messages of trees one by one: see `no_shape`
-    found = [match for match in _ALL if keys.issuperset(match.keys)]
+    found = [match for match in _ALL if keys >= {*match.keys}]
     found = [one for one in found if not any({*one.keys} < {*other.keys} for other in found)]
     if no_instruction:
         found = [one for one in found if one.keys[0] != "instruction"]
     elif any(one.shape.read is read_pair and one.keys[0] != "input" for one in found):
         found = [one for one in found if one.keys[0] != "input"]
     for kind in (PROMPTS, ANSWERS, TURNS):
-        if named := mapped.intersection(kind):
-            found = [one for one in found if named & {*one.keys} or not {*one.keys}.intersection(kind)]
+        if named := mapped & {*kind}:
+            found = [one for one in found if named & {*one.keys} or not {*one.keys} & {*kind}]
     if any(one.keys[0] not in WEAK for one in found):
         found = [one for one in found if one.keys[0] not in WEAK]
     return found
@@ -97,7 +97,11 @@ def no_shape(row: str, value: Mapping[str, Any], found: list[Match]) -> Problem:
         return Problem("row is one message of a tree", where, "it answers another row", mend)
     if {"chosen", "rejected"} <= value.keys():
         prompt = next((key for key in PROMPTS if key in value), None)
-        mend = f"data.columns.prompt={prompt} data.columns.completion=chosen" if prompt else "data.columns.messages=chosen"
+        mend = (
+            f"data.columns.prompt={prompt} data.columns.completion=chosen"
+            if prompt
+            else "data.columns.messages=chosen"
+        )
         why = "one answer is better than the other; sapwood learns examples, and could learn the chosen one"
         return Problem("row is a pair of answers to compare", where, why, mend)
     return Problem("row has the keys of no known shape", where, why, _advice(value))
@@ -106,8 +110,10 @@ def no_shape(row: str, value: Mapping[str, Any], found: list[Match]) -> Problem:
 def _advice(value: Mapping[str, Any]) -> str:
     """What to map, rename or add so that such a row has a shape."""
     keys = [*value]
-    wanted = [("instruction", "output"), ("input", "output"), ("prompt", "completion"), ("prompt", "response"),
-              ("question", "answer"), ("messages",), ("conversations",)]  # fmt: skip
+    wanted = [
+        ("instruction", "output"), ("input", "output"), ("prompt", "completion"), ("prompt", "response"),
+        ("question", "answer"), ("messages",), ("conversations",),
+    ]  # fmt: skip
     best = max(wanted, key=lambda want: _score(want, keys))
     texts = [key for key, item in value.items() if isinstance(item, str)]
     lists = [key for key, item in value.items() if isinstance(item, list) and item]

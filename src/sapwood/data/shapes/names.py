@@ -53,7 +53,7 @@ def canonical(key: str) -> str:
 
 
 def renamed(keys: Iterable[str]) -> dict[str, str]:
-    """Column -> the key that it stands for, of those that differ. A key that is there by its own name stays."""
+    """Column -> the key that it stands for, of those that differ. A key that is there already stays."""
     there = [*keys]
     taken = {*there}
     found: dict[str, str] = {}

@@ -28,7 +28,7 @@ class Options:
 
     @classmethod
     def of(cls, config: DataConfig) -> Options:
-        roles = {name.strip().casefold(): role for name, role in config.roles.items()}
+        roles: dict[str, Role] = {name.strip().casefold(): role for name, role in config.roles.items()}
         return cls(roles, frozenset(config.ignore), config.answers == "first", frozenset(config.columns))
 
 

@@ -69,7 +69,8 @@ _NAMED = (
             "prompt and completion (or response) are text, or lists of turns",
             "prompt 与 completion（或 response）为文本，或轮次列表",
         ),
-        '{"prompt": [{"role": "user", "content": "2+2?"}], "completion": [{"role": "assistant", "content": "4"}]}',
+        '{"prompt": [{"role": "user", "content": "2+2?"}], '
+        '"completion": [{"role": "assistant", "content": "4"}]}',
     ),
     Shape(
         "question-answer",
@@ -87,7 +88,10 @@ _NAMED = (
         (("query", "response"),),
         read_pair,
         "ms-swift",
-        ("query is the prompt, response the answer, history what came before", "query 为提示，response 为回答，history 为之前的轮次"),
+        (
+            "query is the prompt, response the answer, history what came before",
+            "query 为提示，response 为回答，history 为之前的轮次",
+        ),
         '{"query": "and 3+3?", "response": "6", "history": [["2+2?", "4"]]}',
     ),
     Shape(
@@ -127,7 +131,10 @@ _NAMED = (
         (("query", "tools", "answers"),),
         read_calling,
         "xLAM, APIGen",
-        ("query is the prompt, answers are the calls that answer it", "query 为提示，answers 为作为回答的调用"),
+        (
+            "query is the prompt, answers are the calls that answer it",
+            "query 为提示，answers 为作为回答的调用",
+        ),
         '{"query": "Weather in Oslo?", "tools": "[{\\"name\\": \\"weather\\", \\"parameters\\": {}}]", '
         '"answers": "[{\\"name\\": \\"weather\\", \\"arguments\\": {\\"city\\": \\"Oslo\\"}}]"}',
     ),
@@ -159,7 +166,8 @@ _NAMED = (
             "items of a prompt and its answer (human or input, assistant or output), or turns as above",
             "每项含提示与回答（human 或 input，assistant 或 output），或同上的轮次",
         ),
-        '{"conversation": [{"system": "Be brief.", "input": "2+2?", "output": "4"}, {"input": "+1?", "output": "5"}]}',
+        '{"conversation": [{"system": "Be brief.", "input": "2+2?", "output": "4"}, '
+        '{"input": "+1?", "output": "5"}]}',
     ),
     Shape(
         "ultrachat",
@@ -178,7 +186,8 @@ _NAMED = (
             "one text with USER:, ASSISTANT: and FUNCTION RESPONSE:; calls and functions become tools",
             "一段含 USER:、ASSISTANT:、FUNCTION RESPONSE: 的文本；其中的调用与函数成为工具",
         ),
-        '{"system": "SYSTEM: You may call functions.", "chat": "USER: 2+2?\\n\\n\\nASSISTANT: 4 <|endoftext|>"}',
+        '{"system": "SYSTEM: You may call functions.", '
+        '"chat": "USER: 2+2?\\n\\n\\nASSISTANT: 4 <|endoftext|>"}',
         unfold_dialogue,
     ),
     Shape(
@@ -201,7 +210,8 @@ _NAMED = (
         _no_turns,
         "conversations that somebody rendered, documents",
         (
-            "rendered text is taken apart by the template; other text is learnt whole (`template.train_on: all`)",
+            "rendered text is taken apart by the template; other text is learnt whole "
+            "(`template.train_on: all`)",
             "已渲染的文本由模板拆回轮次；其他文本整体学习（`template.train_on: all`）",
         ),
         '{"text": "<|im_start|>user\\n2+2?<|im_end|>\\n<|im_start|>assistant\\n4<|im_end|>\\n"}',

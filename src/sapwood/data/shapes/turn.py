@@ -39,15 +39,22 @@ def read_turn(record: Record, turn: Turn, path: str) -> Message:
         if isinstance(given, str):
             given = record.filled(given, f"{path}.{content_key}")
         calls = calls_in(record, given, f"{path}.{content_key}")
-        return Message("assistant", "", tool_calls=calls, trained=learnt)
+        return Message("assistant", None, tool_calls=calls, trained=learnt)
     calls = read_calls(record, turn.get("tool_calls"), f"{path}.tool_calls")
     if turn.get("function_call") is not None:
         calls = (*calls, *former_call(record, turn["function_call"], f"{path}.function_call"))
     silent = bool(calls) and turn.get(content_key) is None
     content = "" if silent else _value(record, turn, content_key, path)
     text, thought = _content(record, content, f"{path}.{content_key}", role, may_be_blank=bool(calls))
-    reasoning = _reasoning(record, turn, path, thought)
-    return Message(role, text, reasoning, calls, learnt)
+    return Message(
+        role,
+        None if silent else text,
+        _reasoning(record, turn, path, thought),
+        calls,
+        learnt,
+        record.text(turn.get("name"), f"{path}.name"),
+        record.text(turn.get("tool_call_id"), f"{path}.tool_call_id"),
+    )
 
 
 def _content_key(turn: Turn, role_key: str) -> str:
@@ -66,7 +73,9 @@ def _value(record: Record, turn: Turn, key: str, path: str) -> Any:
     return turn.get(key)
 
 
-def _content(record: Record, value: Any, path: str, role: Role, *, may_be_blank: bool) -> tuple[str, str | None]:
+def _content(
+    record: Record, value: Any, path: str, role: Role, *, may_be_blank: bool
+) -> tuple[str, str | None]:
     """(text, reasoning): a string, or a list of parts, put together as templates do with nothing between
     them. A tool's result may be any value; it is written as JSON."""
     thoughts: list[str] = []

@@ -70,7 +70,7 @@ def messages_of(record: Record, turns: list[Any], key: str) -> list[Message]:
             if calls and calling:  # several calls at once: one turn of the assistant
                 before = messages.pop()
                 both_calls = (*before.tool_calls, *message.tool_calls)
-                message = Message("assistant", before.content, None, both_calls, message.trained)
+                message = Message("assistant", None, None, both_calls, message.trained)
             calling = calls
             messages.append(message)
     return messages
@@ -95,9 +95,7 @@ def _pair_keys(turn: Mapping[str, Any]) -> tuple[str, str] | None:
     return (asked[0], answered[0]) if len(asked) == 1 and len(answered) == 1 else None
 
 
-def _exchange(
-    record: Record, turn: Mapping[str, Any], keys: tuple[str, str], path: str
-) -> list[Message]:
+def _exchange(record: Record, turn: Mapping[str, Any], keys: tuple[str, str], path: str) -> list[Message]:
     """Prompt and answer in one object, with the system prompt that XTuner puts beside the first."""
     for key in turn.keys() - {*keys, "system"} - record.options.ignore:
         record.note_unread(f"{path.partition('[')[0]}[].{key}")
