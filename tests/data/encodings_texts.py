@@ -1,5 +1,7 @@
 """Texts of 200 characters and more, for 14 encodings that files come in besides UTF-8: our own sentences."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 _CHINESE = (
@@ -77,7 +79,9 @@ _THAI = (
 def _long(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Each of 200 characters at least: with as much of the next one as that takes."""
     return tuple(
-        text if len(text) >= 200 else (text + texts[(at + 1) % len(texts)] + texts[(at + 2) % len(texts)])[:260]
+        text
+        if len(text) >= 200
+        else (text + texts[(at + 1) % len(texts)] + texts[(at + 2) % len(texts)])[:260]
         for at, text in enumerate(texts)
     )
 

@@ -75,7 +75,7 @@ def same_in_two(folder: str) -> None:
     first, second = write(here, rows), write(here, [row(i) for i in range(40)], "more.jsonl")
     (here / "some.csv").write_text("instruction,output\n" + "".join(f"q{i},a{i}\n" for i in range(30)))
     table = str(here / "some.csv")
-    for data in ({"eval": 0}, {"eval": 0.2}, {"eval": second}, {"eval": 0.3, "weights": [1, 2, 1]}):
+    for data in ({"eval": 0}, {"eval": 0.2}, {"eval": second, "overlap": "allow"}, {"eval": 0.3, "weights": [1, 2, 1]}):
         for overlong in ("drop", "cut"):
             config = config_of([first, second, table], data=data, template={"overlong": overlong})
             assert told(in_two(config)) == told(found(config)), (data, overlong)

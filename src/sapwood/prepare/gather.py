@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.config.sections import RunConfig
+from sapwood.data.files.folder import held_out_files
 from sapwood.data.files.share import ALL, Share
 from sapwood.data.files.sources import size_of
 from sapwood.data.formats import ReadReport, read_conversations
@@ -25,6 +26,7 @@ from sapwood.prepare.cache import (
     read_tensors,
     tensor_chunks,
 )
+from sapwood.prepare.overlap import Overlap
 from sapwood.prepare.rows import Preparation, Prepared
 from sapwood.prepare.split import Said, hold_out
 from sapwood.template.render import Renderer
@@ -56,12 +58,31 @@ def gather(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) 
         known: dict[str, Any] = {"max_length": length, "vocab_rows": vocab_rows}
         return [Preparation(renderer, config.template, **known) for _ in range(2)]
 
+    overlap = _overlap(config, renderer)
     if can_fork() and size_of([*config.data.train, *_eval_paths(config)]) > LARGE:
         try:
-            return _gather(config, renderer, sides, _in_two)
+            return _gather(config, renderer, sides, _in_two, overlap)
         except DataError:
             pass  # read again by one process, which finds the problems of all rows, in their order
-    return _gather(config, renderer, sides, _alone)
+    return _gather(config, renderer, sides, _alone, overlap)
+
+
+def _overlap(config: RunConfig, renderer: Renderer) -> list[str]:
+    """What held-out files and the rows to learn from have in common, in words, where that is allowed. Raises
+    DataError where it isn't."""
+    paths = _eval_paths(config)
+    if not paths:
+        return []
+    train_on = config.template.train_on
+    try:
+        found = Overlap.of(read(config, renderer, paths), read(config, renderer, config.data.train), train_on)
+    except DataError:
+        return []  # the reading that follows says all that is wrong
+    if not found.pairs:
+        return []
+    if config.data.overlap == "error":
+        raise DataError([found.problem()])
+    return [", first ".join(found.told())]
 
 
 def read(
@@ -90,7 +111,11 @@ Run = Callable[[Callable[[Share], _Part]], _Part]
 
 
 def _gather(
-    config: RunConfig, renderer: Renderer, sides: Callable[[], list[Preparation]], run: Run
+    config: RunConfig,
+    renderer: Renderer,
+    sides: Callable[[], list[Preparation]],
+    run: Run,
+    overlap: list[str],
 ) -> Gathered:
     """``run`` calls a function for all shares, and gives what was found in all of them."""
     said = learnt = notes = None
@@ -110,6 +135,7 @@ def _gather(
             return bool(held[place])
 
         found = run(lambda share: _pass(config, renderer, share, sides(), is_held))
+    notes.said += overlap
     train, measured = _finish(found.sides, config.data.eval != 0)
     if learnt is not None and train.report.rows != np.count_nonzero(learnt):
         raise DataError(CHANGED, "data.train", mend="start again")
@@ -117,14 +143,14 @@ def _gather(
 
 
 def _eval_paths(config: RunConfig) -> list[str]:
-    return [config.data.eval] if isinstance(config.data.eval, str) else []
+    return held_out_files(config.data)
 
 
 def _pass(
     config: RunConfig, renderer: Renderer, share: Share, sides: list[Preparation], is_held: Held | None
 ) -> _Part:
     """Read the rows of a share, and prepare each on its side; without sides only what they say."""
-    part = _Part(Said(), sides, [], ReadReport())
+    part = _Part(Said(config.template.train_on), sides, [], ReadReport())
 
     def take(conversation: Conversation, held: bool) -> bool:
         sides[held].add(conversation)

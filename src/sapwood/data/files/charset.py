@@ -13,12 +13,12 @@ from sapwood.errors import Problem
 BEFORE, BEHIND = 1 << 15, 1 << 17  # bytes around the first foreign one that are looked at
 MOST = 1 << 15  # bytes of lines with foreign ones that are judged
 CLEAR = 0.1  # a reading with so much more disorder than the best is none
-SHOWN = 4  # readings that a question shows
+SHOWN = 5  # readings that a question shows
 # The name that a person knows, of several by which the bytes read the same.
 _USUAL = (
-    "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949", "cp1252", "iso8859-15", "cp1251", "koi8-r", "koi8-u",
-    "cp1250", "iso8859-2", "mac_roman", "cp1253", "iso8859-7", "cp1254", "cp1255", "cp1256", "cp1257",
-    "cp1258", "tis-620", "cp866", "cp437", "cp850",
+    "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949", "cp1252",
+    "iso8859-15", "cp1251", "koi8-r", "koi8-u", "cp1250", "iso8859-2", "mac_roman", "cp1253", "iso8859-7", "cp1254", "cp1255", "cp1256", "cp1257",
+    "tis-620", "cp866", "cp437", "cp850",
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def readings(raw: bytes) -> list[Reading]:
         return []
     least = min(match.chaos for match in found)
     kept: dict[str, Reading] = {}
-    for match in sorted(found, key=lambda one: (one.chaos - one.coherence, one.chaos)):
+    for match in sorted(found, key=lambda one: (round(one.chaos, 2), -one.coherence)):
         text = str(match)
         if match.chaos - least <= CLEAR and text not in kept:
             kept[text] = Reading(_usual_name(judged, text, match.encoding), text)

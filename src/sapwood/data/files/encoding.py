@@ -112,12 +112,13 @@ def _recoded(stream: BinaryIO, source: str, encoding: str) -> BinaryIO:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             copy.close()
+            at = line + error.object[: error.start].count(b"\n")
             what = (
                 f"not {encoding}: byte 0x{error.object[error.start]:02x} at offset {_place(error, offset):,}"
             )
             why = f"{error.reason}; data.encoding says what the file is"
             raise DataError(
-                what, f"{printable(source)}:{line}", why, "remove data.encoding to be asked"
+                what, f"{printable(source)}:{at}", why, "remove data.encoding to be asked"
             ) from None
         copy.write(text.encode("utf-8", errors="surrogatepass"))
         offset += len(chunk)

@@ -59,10 +59,6 @@ def folder_splits(source: str, root: Path) -> Splits:
         why = "of the folders in it, only those named train, validation or test are searched"
         raise DataError("the folder holds no data", printable(source), why, mend)
     found = splits_of(inside)
-    if not found.train:
-        why = f"it has only {names(inside)}"
-        mend = f"name the file: data.train={printable(source.rstrip('/'))}/{printable(inside[0])}"
-        raise DataError("none of the folder's files is to train on", printable(source), why, mend)
     base = source.rstrip("/")
     return Splits(*([f"{base}/{name}" for name in part] for part in (found.train, found.held, found.rest)))
 
@@ -80,6 +76,10 @@ def _in_split_folders(folder: Path) -> list[str]:
 def files_of(source: str, root: Path, log: ProblemLog | None = None) -> list[str]:
     """The files to learn from, of an entry of data.train. Raises DataError."""
     found = folder_splits(source, root)
+    if not found.train:
+        why = f"it has only {names([Path(name).name for name in found.held])}"
+        mend = f"name the file: data.train={printable(found.held[0])}"
+        raise DataError("none of the folder's files is to train on", printable(source), why, mend)
     if log is not None and (found.held or found.rest):
         learnt, other = (
             names([Path(name).name for name in part]) for part in (found.train, [*found.held, *found.rest])
@@ -91,11 +91,15 @@ def files_of(source: str, root: Path, log: ProblemLog | None = None) -> list[str
 def held_out_files(config: DataConfig, root: Path | None = None) -> list[str]:
     """The held-out files: that of data.eval; if data.eval isn't set, what folders of data.train name as their
     validation split, or else as their test split."""
+    here = root if root is not None else Path.cwd()
     if isinstance(config.eval, str):
-        return [config.eval]
+        try:
+            splits = folder_splits(config.eval, here)
+        except DataError:
+            return [config.eval]  # reading it says what is wrong
+        return list(splits.held or splits.train)
     if "eval" in config.model_fields_set:
         return []
-    here = root if root is not None else Path.cwd()
     found: list[str] = []
     for source in config.train:
         try:
