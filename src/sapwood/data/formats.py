@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,9 @@ from sapwood.types import Conversation, Message, Row, RowId
 __all__ = ["ReadReport", "detect_format", "read_conversations", "to_conversation"]
 
 FORMATS = tuple(SHAPES)
+TURNS = Match(SHAPES["messages"], ("messages",))
 ALPACA, BARE = "alpaca", "input-output"  # the second is the first without an instruction
+ASKED = ("label", "weight", "context")  # keys that are never ignored in silence
 MAX_KEYS = 1000  # sets of keys whose shapes are remembered
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tab, line feed and carriage return are text
 
@@ -67,10 +68,13 @@ def to_conversation(
             record.fault(what, mend="remove data.system")
     else:
         messages = shape.read(record, match.keys)
-        tools = read_tools(record)
-    check_row(record)
-    _check_context(record)
-    _check_mapped(record)
+        if "tools" in row.value or "functions" in row.value:
+            tools = read_tools(record)
+    if not record.value.keys().isdisjoint(ASKED):
+        check_row(record)
+        _check_context(record)
+    if record.options.mapped:
+        _check_mapped(record)
     if record.problems:
         raise DataError(record.problems)
     if system and text is None and messages[0].role != "system":
@@ -142,64 +146,69 @@ class _Plan:
     found: list[Match]
 
 
+@dataclass(slots=True)
+class _Source:
+    """What the rows of one file were. found: shape -> first row of it; bare: rows of `BARE`; moved: rows that
+    came in by the unfolding of others; last: how the last row was read."""
+
+    found: dict[str, RowId] = field(default_factory=dict[str, RowId])
+    bare: int = 0
+    moved: int = 0
+    last: Match | None = None
+
+
 class _Shapes:
     """The shape of each row, and a watch that one file keeps to one."""
 
     def __init__(self, config: DataConfig, log: ProblemLog) -> None:
         self._config = config
         self._log = log
-        self._last: dict[str, Match] = {}
-        self._moved: Counter[str] = Counter()  # source -> rows that came in by the unfolding of others
-        self.found: dict[str, dict[str, RowId]] = {}  # source -> shape -> first row of it
-        self._bare: Counter[str] = Counter()  # source -> rows of `BARE`
+        self._sources: dict[str, _Source] = {}
         self._plans: dict[tuple[str | bool, ...], _Plan] = {}
 
     @property
     def by_source(self) -> dict[str, str]:
         """The shape of each source that has rows; alpaca where some of its rows have no instruction."""
         return {
-            source: ALPACA if found.keys() == {ALPACA, BARE} else next(iter(found))
-            for source, found in self.found.items()
-            if found
+            name: ALPACA if source.found.keys() == {ALPACA, BARE} else next(iter(source.found))
+            for name, source in self._sources.items()
+            if source.found
         }
 
     @property
     def bare_rows(self) -> int:
         """Rows without an instruction, in files where others have one."""
-        return sum(self._bare[source] for source, found in self.found.items() if ALPACA in found)
+        return sum(source.bare for source in self._sources.values() if ALPACA in source.found)
 
-    def of(self, row: Row) -> Iterator[tuple[Row, Match]]:
+    def of(self, row: Row) -> list[tuple[Row, Match]]:
         """The row under canonical keys, and its reading; the rows that it holds, if it holds several.
         Raises DataError where there isn't exactly one reading."""
-        row = rename(row, self._config.columns)
+        if self._config.columns:
+            row = rename(row, self._config.columns)
         plan = self._plan(row)
         if plan.renames:
             row = Row(row.id, {plan.renames.get(key, key): value for key, value in row.value.items()})
             told = ", ".join(f"'{printable(old)}' as '{new}'" for old, new in plan.renames.items())
             self._log.say(f"columns are read by their meaning: {told}")
-        match = self._match(row, plan.found)
-        source = row.id.source
-        self.found[source].setdefault(match.shape.name, row.id)
-        self._last[source] = match
-        self._bare[source] += match.shape.name == BARE
+        source = self._sources.get(row.id.source)
+        if source is None:
+            source = self._sources[row.id.source] = _Source()
+        match = self._match(row, plan.found, source)
+        if match is not source.last:
+            source.found.setdefault(match.shape.name, row.id)
+            source.last = match
+        source.bare += match.shape.name == BARE
         if match.shape.unfold is None:
-            yield self._placed(row), match
-            return
-        rows = match.shape.unfold(row.value, self._config.paths == "all")
-        for at, value in enumerate(rows):
-            self._moved[source] += at > 0
-            one = self._placed(Row(row.id, value))
-            yield one, Match(SHAPES["messages"], ("messages",))
-
-    def _placed(self, row: Row) -> Row:
-        """The row with its number behind those that earlier ones were unfolded to."""
-        moved = self._moved[row.id.source]
-        if not moved:
-            return row
-        return Row(RowId(row.id.source, row.id.index + moved, row.id.line), row.value)
+            return [(_moved(row, source), match)]
+        parts: list[tuple[Row, Match]] = []
+        for value in match.shape.unfold(row.value, self._config.paths == "all"):
+            source.moved += bool(parts)
+            parts.append((_moved(Row(row.id, value), source), TURNS))
+        return parts
 
     def _plan(self, row: Row) -> _Plan:
-        keys = *row.value, row.value.get("instruction") is None  # all that decides
+        bare = row.value.get("instruction", "") is None
+        keys = *row.value, bare  # all that decides
         plan = self._plans.get(keys)
         if plan is None:
             if len(self._plans) == MAX_KEYS:
@@ -207,14 +216,11 @@ class _Shapes:
             renames = renamed(row.value)
             columns: list[str] = [*row.value]
             names = {renames.get(key, key) for key in columns}
-            bare = row.value.get("instruction", "") is None
             found = matches(names, no_instruction=bare, mapped={*self._config.columns})
             plan = self._plans[keys] = _Plan(renames, found)
         return plan
 
-    def _match(self, row: Row, found: list[Match]) -> Match:
-        source = row.id.source
-        seen = self.found.setdefault(source, {})
+    def _match(self, row: Row, found: list[Match], source: _Source) -> Match:
         if self._config.format != "auto":
             shape = SHAPES[self._config.format]
             of_it = [match for match in found if match.shape is shape]
@@ -225,18 +231,26 @@ class _Shapes:
             found = of_it
         if len(found) == 1:
             return found[0]
-        if not found and seen:  # the file has shown its shape: the row lacks a key of it
-            return self._last[source]
+        if not found and source.last is not None:  # the file has shown its shape: the row lacks a key of it
+            return source.last
         raise DataError([no_shape(str(row.id), row.value, found)])
 
     def check(self) -> None:
         """Adds a problem for each file with rows of several shapes."""
-        for source, found in self.found.items():
+        for name, source in self._sources.items():
+            found = source.found
             if len(found) > 1 and found.keys() != {ALPACA, BARE}:
-                where = [f"{name} first at {printable(str(row))}" for name, row in found.items()]
+                where = [f"{shape} first at {printable(str(row))}" for shape, row in found.items()]
                 what = f"rows of {len(found)} formats in one file"
                 mend = "split the file, or give all rows the same keys"
-                self._log.add(Problem(what, printable(source), ", ".join(where), mend))
+                self._log.add(Problem(what, printable(name), ", ".join(where), mend))
+
+
+def _moved(row: Row, source: _Source) -> Row:
+    """The row with its number behind those that earlier ones were unfolded to."""
+    if not source.moved:
+        return row
+    return Row(RowId(row.id.source, row.id.index + source.moved, row.id.line), row.value)
 
 
 def _count(report: ReadReport, conversation: Conversation, record: Record) -> None:

@@ -16,9 +16,9 @@ CLEAR = 0.1  # a reading with so much more disorder than the best is none
 SHOWN = 5  # readings that a question shows
 # The name that a person knows, of several by which the bytes read the same.
 _USUAL = (
-    "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949", "cp1252",
-    "iso8859-15", "cp1251", "koi8-r", "koi8-u", "cp1250", "iso8859-2", "mac_roman", "cp1253", "iso8859-7", "cp1254", "cp1255", "cp1256", "cp1257",
-    "tis-620", "cp866", "cp437", "cp850",
+    "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949", "cp1252", "iso8859-15", "cp1251",
+    "koi8-r", "koi8-u", "cp1250", "iso8859-2", "mac_roman", "cp1253", "iso8859-7", "cp1254", "cp1255",
+    "cp1256", "cp1257", "tis-620", "cp866", "cp437", "cp850",
 )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ def read_pair(record: Record, keys: tuple[str, ...]) -> list[Message]:
     system = record.text(record.optional("system"), "system")
     first = [Message("system", system)] if system else []
     first += _read_history(record, record.optional("history"))
-    if _are_turns(record.value.get(prompt_key)) or _are_turns(record.value.get(answer_key)):
+    both = record.value.get(prompt_key), record.value.get(answer_key)
+    if any(_may_be_turns(value) and _are_turns(value) for value in both):
         return [*first, *_conversational(record, prompt_key, answer_key)]
     asked = _prompt(record, prompt_key)
     answered = record.filled(_one_answer(record, record.required(answer_key), answer_key), answer_key)
@@ -40,16 +41,9 @@ def _prompt(record: Record, key: str) -> str | None:
     prompt = record.text(record.required(key), key)
     extras: list[str] = []
     for extra in EXTRAS:
-        if extra == key or extra in record.options.ignore or extra not in record.value:
+        if extra not in record.value or extra == key or extra in record.options.ignore:
             continue
-        value = record.value[extra]
-        if extra == "context" and isinstance(value, dict | list):  # PubMedQA and its kin
-            mend = "data.ignore=context, or write it as text"
-            record.fault("'context' is no text", f"found {excerpt(value)}; it may belong to the prompt", mend)
-        text = record.text(record.optional(extra), extra) if not isinstance(value, dict | list) else None
-        if extra == "input" and isinstance(value, dict | list):
-            record.optional(extra)
-            record.text(value, extra)
+        text = record.text(record.optional(extra), extra)
         if text is not None and text.strip():
             extras.append(text)
             if extra == "context":
@@ -59,7 +53,9 @@ def _prompt(record: Record, key: str) -> str | None:
         record.fault(f"{both} empty", mend=f"write the prompt, or {DROP}")
     if record.value.get("instruction", "") is None:
         record.optional("instruction")  # null: read, and nothing
-    return "\n".join(part for part in (prompt, *extras) if part is not None and part.strip())
+    if not extras:
+        return prompt
+    return "\n".join([part for part in (prompt, *extras) if part is not None and part.strip()])
 
 
 def _one_answer(record: Record, value: Any, key: str) -> Any:
@@ -85,12 +81,15 @@ def _hashable(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else repr(value)
 
 
+def _may_be_turns(value: Any) -> bool:
+    return not isinstance(value, str) or value[:1] in ("[", "{")
+
+
 def _are_turns(value: Any) -> bool:
-    if looks_nested(value) and '"role"' not in value and '"from"' not in value:
-        return False
+    """A list of turns, one turn, or their JSON text."""
+    if isinstance(value, str):
+        return looks_nested(value) and ('"role"' in value or '"from"' in value)
     found = [value] if isinstance(value, dict) else value
-    if looks_nested(value):
-        return True
     return (
         isinstance(found, list)
         and bool(found)

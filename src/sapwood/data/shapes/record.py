@@ -57,6 +57,8 @@ class Record:
 
     def unread_keys(self) -> list[str]:
         """Keys that nothing asked for; those inside turns as ``messages[].key``."""
+        if not self._unread and self.value.keys() <= self._read:
+            return []
         return sorted({*self.value.keys() - self._read, *self._unread} - self.options.ignore)
 
     def note_unread(self, path: str) -> None:

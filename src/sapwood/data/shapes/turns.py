@@ -8,7 +8,7 @@ from typing import Any, cast
 from sapwood.data.problems import excerpt, kind
 from sapwood.data.shapes.nested import unpacked
 from sapwood.data.shapes.record import DROP, Record
-from sapwood.data.shapes.roles import CALLS
+from sapwood.data.shapes.roles import CALLS, ROLES
 from sapwood.data.shapes.turn import CONTENT_KEYS, ROLE_KEYS, read_turn
 from sapwood.types import Message, Role
 
@@ -19,6 +19,7 @@ _MAY_FOLLOW: dict[Role | None, tuple[Role, ...]] = {
     "assistant": ("user", "tool", "assistant", "system"),
     "tool": ("tool", "assistant", "user", "system"),
 }
+_SIMPLE: dict[str, Role] = {name: role for name, role in ROLES.items() if name not in CALLS}
 # An item that holds a prompt and its answer: MOSS, XTuner, and those who do alike.
 _ASKED = ("human", "input", "user", "question", "prompt", "instruction", "query")
 _ANSWERED = ("assistant", "output", "bot", "answer", "response", "completion", "gpt")
@@ -55,7 +56,12 @@ def messages_of(record: Record, turns: list[Any], key: str) -> list[Message]:
         return [_speech(record, turn, f"{key}[{at}]", at % 2 == 0) for at, turn in enumerate(turns)]
     messages: list[Message] = []
     calling = False
+    told = record.options.roles
     for at, turn in enumerate(turns):
+        if not told and (message := _simple(turn)) is not None:
+            messages.append(message)
+            calling = False
+            continue
         path = f"{key}[{at}]"
         if isinstance(turn, list) and len(cast(list[Any], turn)) == 2:
             both = cast(list[Any], turn)
@@ -74,6 +80,23 @@ def messages_of(record: Record, turns: list[Any], key: str) -> list[Message]:
             calling = calls
             messages.append(message)
     return messages
+
+
+def _simple(turn: Any) -> Message | None:
+    """A turn that is a role, by one of its usual names, and a text; None for any other. Most turns are, and a
+    file has millions."""
+    if not isinstance(turn, dict) or len(cast(dict[str, Any], turn)) != 2:
+        return None
+    fields = cast(dict[str, Any], turn)
+    role, text = (
+        (fields.get("role"), fields.get("content"))
+        if "role" in fields
+        else (fields.get("from"), fields.get("value"))
+    )
+    known = _SIMPLE.get(role) if isinstance(role, str) else None
+    if known is None or not isinstance(text, str) or not text or text.isspace():
+        return None
+    return Message(known, text)
 
 
 def _role_name(turn: Mapping[str, Any]) -> str:
