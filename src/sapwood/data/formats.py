@@ -10,7 +10,6 @@ from typing import Any
 
 from sapwood.config.sections import DataConfig
 from sapwood.data.columns import rename
-from sapwood.data.files.share import ALL, Share
 from sapwood.data.files.sources import stream_rows
 from sapwood.data.problems import ProblemLog, printable
 from sapwood.data.report import ReadReport
@@ -114,9 +113,8 @@ def read_conversations(
     paths: Sequence[str] | None = None,
     root: Path | None = None,
     report: ReadReport | None = None,
-    share: Share = ALL,
 ) -> Iterator[Conversation]:
-    """The conversations of ``paths``, in order; of ``config.train`` if None. ``share``: of those rows only.
+    """The conversations of ``paths``, in order; of ``config.train`` if None.
 
     Raises DataError behind the last good row, with the problems of all rows and files: take what it yields
     for good only when it has come to its end.
@@ -124,7 +122,7 @@ def read_conversations(
     log = ProblemLog(drop=config.bad_rows == "drop")
     shapes = _Shapes(config, log)
     options = Options.of(config)
-    for row in stream_rows(config.train if paths is None else paths, root, log, config, share):
+    for row in stream_rows(config.train if paths is None else paths, root, log, config):
         try:
             for one, match in shapes.of(row):
                 yield to_conversation(one, match, system=config.system, options=options, report=report)

@@ -34,22 +34,6 @@ class ReadReport:
     dropped: list[str] = field(default_factory=list[str])
     num_dropped: int = 0
 
-    def add(self, other: ReadReport) -> None:
-        """Count in what another process read of the same files. Raises ValueError where it read one in
-        another format."""
-        for source, format in other.formats.items():
-            if self.formats.setdefault(source, format) != format:
-                raise ValueError(f"{source} has rows of several formats")
-        self.rows += other.rows
-        self.control_rows += other.control_rows
-        self.bare_rows += other.bare_rows
-        self.num_dropped += other.num_dropped
-        self.dropped += other.dropped
-        self.said += [line for line in other.said if line not in self.said]
-        for own, more in ((self.ignored_keys, other.ignored_keys), (self.counts, other.counts)):
-            for key, count in more.items():
-                own[key] = own.get(key, 0) + count
-
     def take(self, log: ProblemLog) -> None:
         """What the readers of the files counted."""
         for what, count in log.counts.items():

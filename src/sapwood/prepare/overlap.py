@@ -27,19 +27,19 @@ class Overlap:
     pairs: dict[RowId, RowId] = field(default_factory=dict[RowId, RowId])
     _held: dict[bytes, list[RowId]] = field(default_factory=dict[bytes, list[RowId]])
 
-    @classmethod
-    def of(cls, held: Iterable[Conversation], learnt: Iterable[Conversation], train_on: str) -> Overlap:
-        """Both are read once, and only the held-out rows are remembered."""
-        found = cls(train_on)
-        for conversation in held:
-            found.rows += 1
-            for answer in answers_of(conversation, train_on):
-                found._held.setdefault(answer, []).append(conversation.row)
-        for conversation in learnt:
-            for answer in answers_of(conversation, train_on):
-                for row in found._held.get(answer, ()):
-                    found.pairs.setdefault(row, conversation.row)
-        return found
+    def hold(self, conversations: Iterable[Conversation]) -> None:
+        """Remember what is held out."""
+        for conversation in conversations:
+            self.rows += 1
+            for answer in answers_of(conversation, self.train_on):
+                self._held.setdefault(answer, []).append(conversation.row)
+
+    def see(self, conversation: Conversation) -> None:
+        """One that is learnt."""
+        if self._held:
+            for answer in answers_of(conversation, self.train_on):
+                for row in self._held.get(answer, ()):
+                    self.pairs.setdefault(row, conversation.row)
 
     def told(self) -> tuple[str, str]:
         """(how many, the first of them)."""

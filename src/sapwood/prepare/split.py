@@ -7,10 +7,9 @@ import hashlib
 import itertools
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from json.encoder import encode_basestring
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from sapwood.types import Conversation, Message, RowId
 Places = NDArray[np.int64]
 
 
-class Said:
+class RowHashes:
     """What each row says, as hashes: 32 bytes for its prompt and 32 for all of it, and 32 for all up to each
     earlier answer that is learnt.
 
@@ -37,11 +36,11 @@ class Said:
         self._rows = array("i"), array("q"), array("q")  # source, index, line
 
     @classmethod
-    def of(cls, conversations: Iterable[Conversation]) -> Said:
-        said = cls()
+    def of(cls, conversations: Iterable[Conversation]) -> RowHashes:
+        hashes = cls()
         for conversation in conversations:
-            said.add(conversation)
-        return said
+            hashes.add(conversation)
+        return hashes
 
     def __len__(self) -> int:
         return len(self._rows[0])
@@ -79,40 +78,6 @@ class Said:
         first, last = self._runs.get(row.source, (0, 0))
         at = bisect.bisect_left(self._rows[1], row.index, first, last)
         return at if at < last and self.row(at) == row else -1
-
-    def tensors(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
-        """All of it as arrays, and the names of the sources; for `merged`."""
-        source, index, line = self._rows
-        rows = {"index": np.array(index, np.int64), "line": np.array(line, np.int64)}
-        hashes = {
-            "prompts": np.frombuffer(self._prompts, np.uint8),
-            "wholes": np.frombuffer(self._wholes, np.uint8),
-            "begun": np.frombuffer(self._begun, np.uint8),
-            "owners": np.array(self._owners, np.int64),
-        }
-        return {"source": np.array(source, np.int32), **rows, **hashes}, [*self._sources]
-
-    @classmethod
-    def merged(cls, own: Said, tensors: Mapping[str, NDArray[Any]], sources: Sequence[str]) -> Said:
-        """What ``own`` and another process say of the same files, in the order of their rows."""
-        mine, known = own.tensors()
-        number = {source: i for i, source in enumerate(dict.fromkeys([*known, *sources]))}
-        theirs = {**tensors, "source": np.array([number[s] for s in sources], np.int32)[tensors["source"]]}
-        theirs["owners"] = theirs["owners"] + len(own)
-        both = {name: np.concatenate([mine[name], theirs[name]]) for name in mine}
-        order = np.lexsort((both["index"], both["source"]))
-        said = cls()
-        said._sources = number
-        said._rows = (
-            array("i", both["source"][order].tobytes()),
-            array("q", both["index"][order].tobytes()),
-            array("q", both["line"][order].tobytes()),
-        )
-        said._prompts = bytearray(both["prompts"].reshape(-1, 32)[order].tobytes())
-        said._wholes = bytearray(both["wholes"].reshape(-1, 32)[order].tobytes())
-        said._begun = bytearray(both["begun"].tobytes())
-        said._owners = array("q", np.argsort(order)[both["owners"]].astype(np.int64).tobytes())
-        return said
 
     @cached_property
     def _runs(self) -> dict[str, tuple[int, int]]:
@@ -190,7 +155,7 @@ class Said:
         return bytes(hashes[32 * at : 32 * at + 32])
 
 
-def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
+def hold_out(hashes: RowHashes, eval: float, seed: int) -> NDArray[np.bool_]:
     """Which rows are held out.
 
     Rows with the same prompt stay together, exact duplicates with them, and so do rows that continue one
@@ -205,7 +170,7 @@ def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
     """
     if not 0 <= eval < float("inf") or (eval >= 1 and eval != int(eval)):
         raise ValueError(f"{eval} is neither a fraction below 1 nor a number of rows")
-    total = len(said)
+    total = len(hashes)
     held = np.zeros(total, np.bool_)
     if eval == 0:
         return held
@@ -214,7 +179,7 @@ def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
         why = f"{wanted:,} of {total:,} rows would be held out, and none be left to train on"
         raise DataError("nothing left to train on", "data.eval", why, "lower data.eval, or set it to 0")
     draw = f"{seed}:".encode()
-    ranked = sorted((hashlib.sha256(draw + prompt).digest(), rows) for prompt, rows in said.together())
+    ranked = sorted((hashlib.sha256(draw + prompt).digest(), rows) for prompt, rows in hashes.together())
     taken = 0
     for _, rows in ranked:
         if taken + len(rows) <= wanted:
@@ -237,7 +202,7 @@ def split_eval(
     conversations: Sequence[Conversation], eval: float, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
     """(train, held out), each in the order of the input; see `hold_out`."""
-    held = hold_out(Said.of(conversations), eval, seed).tolist()
+    held = hold_out(RowHashes.of(conversations), eval, seed).tolist()
     pairs = list(zip(conversations, held, strict=True))
     return [one for one, out in pairs if not out], [one for one, out in pairs if out]
 

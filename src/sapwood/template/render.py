@@ -19,7 +19,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sapwood.errors import DataError
-from sapwood.template.blind import is_blind
 from sapwood.template.encode import Encoded, Encoder
 from sapwood.template.jinja import ChatTemplate
 from sapwood.template.view import Skeletons, View
@@ -93,6 +92,10 @@ class Renderer:
         )  # None: an id unknown to it
         self._stops = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
 
+    def __reduce__(self) -> Any:
+        """A renderer travels to another process as what it is made of."""
+        return Renderer, (self.tokenizer, self._given, self.stop_ids, self.clock)
+
     def render(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendered]:
         """The conversation as text, with spans over what is to be learnt.
 
@@ -143,11 +146,6 @@ class Renderer:
     @property
     def _chosen(self) -> Any:
         return self._given if self._given is not None else self.tokenizer.chat_template
-
-    @cached_property
-    def is_blind(self) -> bool:
-        """Does the template (for chats without tools) only copy what messages say?"""
-        return is_blind(_environment().parse(self.template))
 
     @property
     def tells_time(self) -> bool:

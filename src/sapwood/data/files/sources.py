@@ -27,7 +27,6 @@ from sapwood.data.files.json_text import (
 )
 from sapwood.data.files.packed import unpack
 from sapwood.data.files.paths import BUILTIN, HUB, open_source
-from sapwood.data.files.share import ALL, Share
 from sapwood.data.files.sniff import BinaryKind, FileKind, binary_kind, sniff
 from sapwood.data.files.tables.delimited import read_table
 from sapwood.data.files.tables.excel import read_excel
@@ -59,11 +58,9 @@ def stream_rows(
     root: Path | None,
     log: ProblemLog,
     config: DataConfig | None = None,
-    share: Share = ALL,
 ) -> Iterator[Row]:
     """`read_rows` that adds to a log what it would raise. ``config``: how files are encoded, and which list
-    or sheet holds the rows; ``share``: the rows to yield. What is wrong with others is not sure to be found.
-    """
+    or sheet holds the rows."""
     here = root if root is not None else Path.cwd()
     for path in paths:
         try:
@@ -72,7 +69,7 @@ def stream_rows(
             log.add(*error.problems)
             continue
         for source, file in files.items():
-            yield from _read_source(source, file, here, log, config, share)
+            yield from _read_source(source, file, here, log, config)
 
 
 def _files(path: str, root: Path, log: ProblemLog | None = None) -> dict[str, str]:
@@ -106,17 +103,15 @@ def size_of(paths: Sequence[str], root: Path | None = None) -> int:
 
 
 def _read_source(
-    source: str, path: str, root: Path, log: ProblemLog, config: DataConfig | None, share: Share
+    source: str, path: str, root: Path, log: ProblemLog, config: DataConfig | None
 ) -> Iterator[Row]:
     strays: dict[str, RowId] = {}  # kinds of rows that aren't objects, and the first of each
     count: Counter[str] = Counter()
     problems, rows = log.total + log.num_dropped, 0
     try:
         with open_source(path, root) if path == source else Path(path).open("rb") as stream:
-            for row in _open_rows(stream, source, log, config, share):
+            for row in _open_rows(stream, source, log, config):
                 rows += 1
-                if not share.has(row.id.index):
-                    continue
                 if isinstance(row.value, dict):
                     yield row
                 else:
@@ -129,13 +124,11 @@ def _read_source(
         log.add(Problem("the file can't be read", printable(source), (error.strerror or str(error)).lower()))
     for name, first in strays.items():
         log.add(_stray_problem(name, first, count[name]))
-    if rows == 0 and log.total + log.num_dropped == problems and share.has(0):
+    if rows == 0 and log.total + log.num_dropped == problems:
         log.add(Problem("0 rows", printable(source), "the file holds no example"))
 
 
-def _open_rows(
-    stream: BinaryIO, source: str, log: ProblemLog, config: DataConfig | None, share: Share
-) -> Iterator[Row]:
+def _open_rows(stream: BinaryIO, source: str, log: ProblemLog, config: DataConfig | None) -> Iterator[Row]:
     """The rows of an open file: unpacked, in UTF-8, by the reader of its kind. Raises DataError."""
     encoding = config.encoding if config is not None else "auto"
     records = config.records if config is not None else None
@@ -152,7 +145,7 @@ def _open_rows(
             file_kind = sniff(text, name, source)
             text.seek(0)
             if file_kind == "jsonl":
-                yield from _read_jsonl(text, source, log, share)
+                yield from _read_jsonl(text, source, log)
             elif file_kind == "json":
                 yield from read_json(text, source, log, records)
             else:
@@ -169,7 +162,7 @@ def _stray_problem(name: str, first: RowId, count: int) -> Problem:
     )
 
 
-def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog, share: Share) -> Iterator[Row]:
+def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]:
     index = 0
     for line in read_lines(stream):
         if line.raw is not None:
@@ -180,8 +173,6 @@ def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog, share: Share) ->
                 log.counts[COMMENTS] += 1
                 continue
         index += 1
-        if not share.has(index - 1):
-            continue
         row = RowId(source, index - 1, line.number)
         if line.raw is None:
             log.bad_row(Problem(TOO_LARGE, printable(str(row)), mend=TOO_LARGE_MEND))
