@@ -63,11 +63,12 @@ def read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | Non
 @dataclass(frozen=True, slots=True)
 class _Outline:
     """An object at the beginning of a document. members: the first character of each key's value. lists:
-    keys of lists. goes_on: another object follows. by_id: its values are the rows. by_columns: they are
+    keys of lists. texts: those of them that begin with a text. goes_on: another object follows. by_id: its values are the rows. by_columns: they are
     columns."""
 
     members: Mapping[str, str]
     lists: Sequence[str]
+    texts: Sequence[str]
     goes_on: bool
     by_id: bool
     by_columns: bool
@@ -167,7 +168,11 @@ def _wrapped(outline: _Outline, source: str, records: str | None) -> str | None:
     """The key of the list that holds the rows if the object is a wrapper; None if it is itself a row. Raises
     DataError."""
     lists = outline.lists
-    shapes = [name for name in matching_shapes(outline.members) if name not in WRAPPERS]
+    shapes = [
+        name
+        for name in matching_shapes(outline.members)
+        if name not in WRAPPERS or (name == "ultrachat" and "data" in outline.texts)
+    ]
     if records is not None:
         lists = [records] if records in lists else _no_records(records, lists, source)
         shapes = []
@@ -184,6 +189,7 @@ def _outline(window: Window, start: int, source: str) -> _Outline:
     """Walks over the object. What is no list must be JSON, or the walk over it proves nothing; the lists' own
     items are checked when they are read. Raises JsonFault."""
     members: dict[str, str] = {}
+    texts: list[str] = []
     outline = object_outline(window, start)
     told = None
     inner: Any = None  # the first value, if it is an object
@@ -196,6 +202,10 @@ def _outline(window: Window, start: int, source: str) -> _Outline:
                 _refuse_more(window, stop.value, source)
             break
         members[key] = mark = window.text[at : at + 1]
+        if mark == "[":
+            first = skip_in(window, at + 1)
+            if window.text[first : first + 1] == '"':
+                texts.append(key)
         if mark == "[" or (mark == "{" and members and {*members.values()} == {"{"} and len(members) > 1):
             told = None
         else:
@@ -211,7 +221,7 @@ def _outline(window: Window, start: int, source: str) -> _Outline:
     columns = pair and len(members) > 1 and marks in ({"["}, {"{"})
     rows = marks == {"{"} and not matching_shapes(members) and detect_format(inner) is not None
     lists = [key for key, mark in members.items() if mark == "["]
-    return _Outline(members, lists, goes_on, rows, columns)
+    return _Outline(members, lists, texts, goes_on, rows, columns)
 
 
 def _no_records(records: str, lists: Sequence[str], source: str) -> NoReturn:

@@ -18,6 +18,7 @@ from sapwood.errors import DataError
 
 RATIO, LEAST = 1000, 1 << 30  # a file may unpack to 1,000 times its size, or to 1 GiB
 _CHUNK = 1 << 20
+_FEW = 2048
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"(\xb5/\xfd": "zstd",
@@ -89,40 +90,45 @@ def _copied(inner: IO[bytes], packed: BinaryIO, where: str) -> BinaryIO:
     return cast(BinaryIO, copy)
 
 
-def _zstd(stream: BinaryIO) -> Any:
-    import zstandard
-
-    return _Zstd(
-        zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-            stream, read_across_frames=True, closefd=False
-        )
-    )
-
-
 class _Zstd:
-    """zstandard's reader, whose own error becomes a ValueError."""
+    """A reader of zstd's frames, which refuses one that is cut short. It reads little at once: what a few
+    bytes unpack to is in memory as a whole."""
 
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
+    def __init__(self, stream: BinaryIO) -> None:
+        import zstandard
+
+        self._make: Callable[[], Any] = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
+        self._error = zstandard.ZstdError
+        self._stream, self._rest = stream, b""
+        self._frame: Any = None  # the one that was begun and has not ended
 
     def __enter__(self) -> _Zstd:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.close()
+        self._frame = None
 
     def read(self, size: int) -> bytes:
-        import zstandard
-
-        try:
-            return self._reader.read(size)
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from None
+        """What comes next, of any size. Raises ValueError."""
+        while raw := self._rest or self._stream.read(_FEW):
+            self._rest = b""
+            self._frame = self._frame or self._make()
+            try:
+                out = self._frame.decompress(raw)
+            except self._error as error:
+                raise ValueError(str(error)) from None
+            if self._frame.eof:
+                self._rest, self._frame = self._frame.unused_data, None
+            if out:
+                return out
+        if self._frame is not None:
+            raise ValueError("it ends inside a frame")
+        return b""
 
 
 _OPEN: dict[str, Callable[[BinaryIO], Any]] = {
     "gzip": lambda stream: gzip.GzipFile(fileobj=stream),
     "bzip2": lambda stream: bz2.BZ2File(stream),
     "xz": lambda stream: lzma.LZMAFile(stream),  # noqa: SIM115 - whoever asks for it closes it
-    "zstd": _zstd,
+    "zstd": _Zstd,
 }
