@@ -46,8 +46,8 @@ MARKS_EN = """
 ## What a turn may say about itself
 
 `train`, `training`, `loss` (true: learnt), `loss_mask`, `weight` (1: learnt, 0: not) and `mask` (true: not
-learnt) decide for their turn. A row with `label: false`, as KTO has it, is a bad example: `data.bad_rows: drop`
-leaves it out. None of these is ever ignored, unless `data.ignore` names it.
+learnt) decide for their turn. A row with `label: false`, as KTO has it, is a bad example: `data.bad_rows:
+drop` leaves it out. None of these is ever ignored, unless `data.ignore` names it.
 
 ## Keys
 
@@ -70,7 +70,8 @@ MARKS_ZH = """
 ## 轮次自带的标记
 
 `train`、`training`、`loss`（true 表示学习）、`loss_mask`、`weight`（1 学习，0 不学习）与
-`mask`（true 表示不学习）决定该轮是否学习。KTO 的 `label: false` 是反例：`data.bad_rows: drop` 将其排除。这些标记都不会被忽略，除非写入
+`mask`（true 表示不学习）决定该轮是否学习。KTO 的 `label: false` 是反例：
+`data.bad_rows: drop` 将其排除。这些标记都不会被忽略，除非写入
 `data.ignore`。
 
 ## 配置项

@@ -1,4 +1,4 @@
-"""The table of shapes: each entry's example is read, and the docs are made of it; files as people have them."""
+"""The table of shapes: each example is read, and the docs are made of it; files as people have them."""
 
 from __future__ import annotations
 
@@ -446,6 +446,21 @@ def test_folders_of_save_to_disk_are_read(tmp_path: Path) -> None:
     save_to_disk(tmp_path / "both/test", [{"instruction": "t", "output": "t"}])
     (tmp_path / "both/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     assert len(list(read_conversations(DataConfig(train=("both/",)), root=tmp_path))) == 4
+
+
+def test_dataset_info_beside_a_file_names_its_columns_and_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "lf").mkdir()
+    (tmp_path / "lf/mine.json").write_text(json.dumps([{"frage": "q", "antwort": "a", "prompt": "not this"}]))
+    columns = {"prompt": "frage", "response": "antwort", "system": "none"}
+    (tmp_path / "lf/dataset_info.json").write_text(
+        json.dumps({"m": {"file_name": "mine.json", "columns": columns}})
+    )
+    for entry in ("lf", "lf/mine.json"):
+        report = ReadReport()
+        config = DataConfig(train=(entry,))
+        (found,) = read_conversations(config, root=tmp_path, report=report)
+        assert texts(found) == [Q, A]
+        assert "dataset_info.json beside it has columns read: 'frage' as 'instruction'" in report.notes()[0]
 
 
 # --- messages -----------------------------------------------------------------------------------------------

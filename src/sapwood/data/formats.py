@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.config.sections import DataConfig
+from sapwood.config.words import Column
 from sapwood.data.columns import rename
+from sapwood.data.described import described_columns
 from sapwood.data.files.sources import stream_rows
 from sapwood.data.problems import ProblemLog, printable
 from sapwood.data.report import ReadReport
@@ -120,7 +122,7 @@ def read_conversations(
     for good only when it has come to its end.
     """
     log = ProblemLog(drop=config.bad_rows == "drop")
-    shapes = _Shapes(config, log)
+    shapes = _Shapes(config, log, root if root is not None else Path.cwd())
     options = Options.of(config)
     for row in stream_rows(config.train if paths is None else paths, root, log, config):
         try:
@@ -147,19 +149,22 @@ class _Plan:
 @dataclass(slots=True)
 class _Source:
     """What the rows of one file were. found: shape -> first row of it; bare: rows of `BARE`; moved: rows that
-    came in by the unfolding of others; last: how the last row was read."""
+    came in by the unfolding of others; last: how the last row was read; columns: key -> the file's own name
+    of it."""
 
     found: dict[str, RowId] = field(default_factory=dict[str, RowId])
     bare: int = 0
     moved: int = 0
     last: Match | None = None
+    columns: Mapping[Column, str] = field(default_factory=dict[Column, str])
 
 
 class _Shapes:
     """The shape of each row, and a watch that one file keeps to one."""
 
-    def __init__(self, config: DataConfig, log: ProblemLog) -> None:
+    def __init__(self, config: DataConfig, log: ProblemLog, root: Path) -> None:
         self._config = config
+        self._root = root
         self._log = log
         self._sources: dict[str, _Source] = {}
         self._plans: dict[tuple[str | bool, ...], _Plan] = {}
@@ -181,16 +186,16 @@ class _Shapes:
     def of(self, row: Row) -> list[tuple[Row, Match]]:
         """The row under canonical keys, and its reading; the rows that it holds, if it holds several.
         Raises DataError where there isn't exactly one reading."""
-        if self._config.columns:
-            row = rename(row, self._config.columns)
-        plan = self._plan(row)
+        source = self._sources.get(row.id.source)
+        if source is None:
+            source = self._sources[row.id.source] = self._new_source(row.id.source)
+        if source.columns:
+            row = rename(row, source.columns)
+        plan = self._plan(row, source)
         if plan.renames:
             row = Row(row.id, {plan.renames.get(key, key): value for key, value in row.value.items()})
             told = ", ".join(f"'{printable(old)}' as '{new}'" for old, new in plan.renames.items())
             self._log.say(f"columns are read by their meaning: {told}")
-        source = self._sources.get(row.id.source)
-        if source is None:
-            source = self._sources[row.id.source] = _Source()
         match = self._match(row, plan.found, source)
         if match is not source.last:
             source.found.setdefault(match.shape.name, row.id)
@@ -204,9 +209,17 @@ class _Shapes:
             parts.append((_moved(Row(row.id, value), source), TURNS))
         return parts
 
-    def _plan(self, row: Row) -> _Plan:
+    def _new_source(self, name: str) -> _Source:
+        """Columns as data.columns maps them, or else as a description beside the file does."""
+        columns = self._config.columns or described_columns(name, self._root)
+        if columns and not self._config.columns:
+            told = ", ".join(f"'{printable(column)}' as '{key}'" for key, column in columns.items())
+            self._log.say(f"{printable(name)}: dataset_info.json beside it has columns read: {told}")
+        return _Source(columns=columns)
+
+    def _plan(self, row: Row, source: _Source) -> _Plan:
         bare = row.value.get("instruction", "") is None
-        keys = *row.value, bare  # all that decides
+        keys = *row.value, bare, *source.columns  # all that decides
         plan = self._plans.get(keys)
         if plan is None:
             if len(self._plans) == MAX_KEYS:
@@ -214,7 +227,7 @@ class _Shapes:
             renames = renamed(row.value)
             columns: list[str] = [*row.value]
             names = {renames.get(key, key) for key in columns}
-            found = matches(names, no_instruction=bare, mapped={*self._config.columns})
+            found = matches(names, no_instruction=bare, mapped={*source.columns})
             plan = self._plans[keys] = _Plan(renames, found)
         return plan
 

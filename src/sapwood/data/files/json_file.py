@@ -63,8 +63,8 @@ def read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | Non
 @dataclass(frozen=True, slots=True)
 class _Outline:
     """An object at the beginning of a document. members: the first character of each key's value. lists:
-    keys of lists. texts: those of them that begin with a text. goes_on: another object follows. by_id: its values are the rows. by_columns: they are
-    columns."""
+    keys of lists. texts: those of them that begin with a text. goes_on: another object follows. by_id: its
+    values are the rows. by_columns: they are columns."""
 
     members: Mapping[str, str]
     lists: Sequence[str]
