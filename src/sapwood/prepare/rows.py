@@ -15,7 +15,7 @@ from sapwood.prepare.examples import Examples
 from sapwood.template.encode import Encoded
 from sapwood.template.label import label_encoded
 from sapwood.template.proof import ProofTally
-from sapwood.template.prove import Labelled, Prover, Truth
+from sapwood.template.prove import Labelled, Prover
 from sapwood.template.render import Renderer, Rendering
 from sapwood.types import Conversation, Example, RowId
 
@@ -85,17 +85,11 @@ def prove_batch(conversations: Sequence[Conversation], renderer: Renderer, rules
     faults = _Faults()
     rendered = _render(conversations, renderer, rules, faults)
     encoded = _encode(rendered, renderer, faults)
-    labelled = _label(rendered, encoded, faults)
-    found = ProvenBatch(len(conversations))
-    measured = [(item.example.row, len(item.example)) for item in labelled]
-    found.lengths = np.array([length for _, length in measured], np.int64)
-    found.longest = longest_of(measured)
-    found.unknown = _count_unknown(labelled, renderer.tokenizer.unk_token_id)
-    found.dropped = [item.example.row for item in labelled if not rules.fits(item.example)]
-    fitting = [item for item in labelled if rules.fits(item.example)]
+    labelled = _label(rendered, encoded, renderer, rules, faults)
     prover = Prover(renderer, rules.vocab_rows, rules.template.accept)
-    _prove(fitting, prover, faults)
-    _keep(fitting, found, prover, renderer, rules)
+    proven = _prove(labelled, prover, renderer, rules, faults)
+    found = _measured(len(conversations), proven, renderer, rules)
+    _keep(proven, found, prover, renderer, rules)
     found.tally, found.problems = prover.tally, faults.in_order(conversations)
     return found
 
@@ -135,9 +129,9 @@ def _render(
 
 
 def _encode(rendered: Rendered, renderer: Renderer, faults: _Faults) -> list[Encoded | None]:
-    """None for a row that can't be encoded."""
+    """By their words where that can be. None for a row that can't be encoded."""
     try:
-        return list(renderer.encode_many([one.rendered for _, one in rendered]))
+        return list(renderer.encode_many([one.rendered for _, one in rendered], quick=True))
     except DataError:  # find each of them
         out: list[Encoded | None] = []
         for conversation, one in rendered:
@@ -149,37 +143,80 @@ def _encode(rendered: Rendered, renderer: Renderer, faults: _Faults) -> list[Enc
         return out
 
 
-def _label(rendered: Rendered, encoded: Sequence[Encoded | None], faults: _Faults) -> list[Labelled]:
+def _label(
+    rendered: Rendered, encoded: Sequence[Encoded | None], renderer: Renderer, rules: Rules, faults: _Faults
+) -> list[Labelled]:
     labelled: list[Labelled] = []
     for (conversation, one), ids in zip(rendered, encoded, strict=True):
         if ids is None:
             continue
         try:
             example = label_encoded(one.rendered, ids)
-        except DataError as error:
-            faults.add(conversation.row, error.problems)
-        else:
-            labelled.append(Labelled(conversation, one, example, ids.held_control))
+            item = Labelled(conversation, one, example, ids.held_control)
+            # An example that is too long is not proven, so it is encoded by the tokenizer itself.
+            labelled.append(item if rules.fits(example) else _exactly(item.conversation, one, renderer))
+        except DataError:
+            try:
+                labelled.append(_exactly(conversation, one, renderer))
+            except DataError as error:
+                faults.add(conversation.row, error.problems)
     return labelled
 
 
-def _prove(labelled: Sequence[Labelled], prover: Prover, faults: _Faults) -> None:
-    """Hold each example against what the tokenizer itself gives for its conversation."""
-    truths: list[Truth] = prover.truths([(item.conversation, item.rendering) for item in labelled])
-    for item, truth in zip(labelled, truths, strict=True):
-        for fault in prover.check(item, truth):
-            faults.add(item.conversation.row, prover.fault(item.conversation.row, fault))
-    prover.count(labelled)
+def _exactly(conversation: Conversation, one: Rendering, renderer: Renderer) -> Labelled:
+    """An example whose ids and offsets are the tokenizer's own. Raises DataError."""
+    encoded = renderer.encode(one.rendered)
+    return Labelled(conversation, one, label_encoded(one.rendered, encoded), encoded.held_control)
+
+
+def _prove(
+    labelled: Sequence[Labelled], prover: Prover, renderer: Renderer, rules: Rules, faults: _Faults
+) -> list[Labelled]:
+    """Hold each example that fits against what the tokenizer itself gives for its conversation. One that was
+    encoded by its words, and fails, is encoded exactly and held against it again."""
+    checked = [item for item in labelled if rules.fits(item.example)]
+    truths = iter(prover.truths([(item.conversation, item.rendering) for item in checked]))
+    proven: list[Labelled] = []
+    for item in labelled:
+        row = item.conversation.row
+        if rules.fits(item.example):
+            truth = next(truths)
+            if wrong := prover.check(item, truth):
+                try:
+                    item = _exactly(item.conversation, item.rendering, renderer)
+                except DataError as error:
+                    faults.add(row, error.problems)
+                    continue
+                wrong = prover.check(item, truth)
+            for fault in wrong:
+                faults.add(row, prover.fault(row, fault))
+        proven.append(item)
+    prover.count([item for item in proven if rules.fits(item.example)])
+    return proven
+
+
+def _measured(rows: int, proven: Sequence[Labelled], renderer: Renderer, rules: Rules) -> ProvenBatch:
+    found = ProvenBatch(rows)
+    measured = [(item.example.row, len(item.example)) for item in proven]
+    found.lengths = np.array([length for _, length in measured], np.int64)
+    found.longest = longest_of(measured)
+    found.dropped = [item.example.row for item in proven if not rules.fits(item.example)]
+    unknown = renderer.tokenizer.unk_token_id
+    if unknown is not None:
+        found.unknown = sum(int(np.count_nonzero(item.example.ids == unknown)) for item in proven)
+    return found
 
 
 def _keep(
-    labelled: Sequence[Labelled], found: ProvenBatch, prover: Prover, renderer: Renderer, rules: Rules
+    proven: Sequence[Labelled], found: ProvenBatch, prover: Prover, renderer: Renderer, rules: Rules
 ) -> None:
     """Take proven examples, each cut to the length if it must be."""
     kept: list[Example] = []
-    for item in labelled:
+    for item in proven:
         example, characters = item.example, len(item.rendering.rendered.text)
         whole = len(example)
+        if not rules.fits(example):
+            continue
         if whole > rules.max_length:
             example = cut_to(example, rules.max_length)
             if not example.num_targets:
@@ -203,12 +240,6 @@ def cut_to(example: Example, length: int) -> Example:
     learnt = np.flatnonzero(example.trained[:length])
     stop = int(learnt[-1]) + 1 if len(learnt) else length
     return Example(example.row, example.ids[:stop], example.trained[:stop])
-
-
-def _count_unknown(labelled: Sequence[Labelled], unknown: int | None) -> int:
-    if unknown is None:
-        return 0
-    return sum(int(np.count_nonzero(item.example.ids == unknown)) for item in labelled)
 
 
 def longest_of(measured: Sequence[tuple[RowId, int]]) -> list[tuple[RowId, int]]:

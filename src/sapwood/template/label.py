@@ -18,9 +18,9 @@ def label_encoded(rendered: Rendered, encoded: Encoded) -> Example:
     starts, stops = encoded.offsets[:, 0], encoded.offsets[:, 1]
     trained = np.zeros(len(encoded.ids), dtype=np.bool_)
     for span in rendered.spans:
-        straddling = np.flatnonzero((starts < span.start) & (stops > span.start))
-        if len(straddling):
-            start, stop = encoded.offsets[straddling[0]]
+        straddling = (starts < span.start) & (stops > span.start)
+        if straddling.any():
+            start, stop = encoded.offsets[straddling.argmax()]
             raise DataError(
                 f"[boundary] one token, {rendered.text[start:stop]!r}, joins the prompt to the answer",
                 str(rendered.row),

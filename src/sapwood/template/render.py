@@ -136,10 +136,10 @@ class Renderer:
         """Token ids of a rendered conversation, and the characters of each. Raises DataError."""
         return self.encode_many([rendered])[0]
 
-    def encode_many(self, rendered: Sequence[Rendered]) -> list[Encoded]:
-        """`encode` in one call, on all cores."""
+    def encode_many(self, rendered: Sequence[Rendered], *, quick: bool = False) -> list[Encoded]:
+        """`encode` in one call, on all cores. ``quick``: see `Encoder.encode_batch`."""
         try:
-            return self.encoder.encode_batch([(one.text, one.content) for one in rendered])
+            return self.encoder.encode_batch([(one.text, one.content) for one in rendered], quick=quick)
         except ValueError:  # rare: find the row by encoding one by one
             return [self._encode(one.row, [(one.text, one.content)])[0] for one in rendered]
 
