@@ -54,13 +54,32 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``trained`` overrides ``template.train_on`` for this turn when it isn't None."""
+    """One turn, as a chat template reads it.
+
+    Attributes:
+        content: what is said. None only beside tool calls, where the row has null: some templates write an
+            empty answer for ``""`` and none for null.
+        reasoning: what the assistant thought before it answered; ``""`` where it is known to be nothing.
+        tool_calls: as in OpenAI's format, ``{"type": "function", "function": {"name", "arguments"}}``.
+        trained: overrides ``template.train_on`` for this turn when it isn't None.
+        name: who speaks, or the tool that answers.
+        tool_call_id: the call that a tool's turn answers.
+        weight: what each token of this turn counts in the loss, 1 when None.
+    """
 
     role: Role
-    content: str
+    content: str | None
     reasoning: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     trained: bool | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    weight: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The content, with nothing for null."""
+        return self.content or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def test_two_processes_give_the_same_bytes(
     data = {
         "none": {"eval": 0},
         "a fraction": {"eval": 0.2},
-        "a file": {"eval": second},
+        "a file": {"eval": second, "overlap": "allow"},
         "weighted": {"eval": 0.3, "weights": [1, 2, 1]},
     }[held]
     config = config_of(

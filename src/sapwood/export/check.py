@@ -94,7 +94,7 @@ def judge(traces: Sequence[Trace], outside: Outside, own_rounding: float = 0.0) 
         problems.append(
             Problem(
                 f"{same.count(False)} of {len(same)} prompts become other tokens",
-                why=f"the first is {first.messages[-1].content[:60]!r}",
+                why=f"the first is {first.messages[-1].text[:60]!r}",
                 mend="the tokenizer in the file isn't the one that was trained with",
             )
         )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.config.sections import RunConfig
+from sapwood.data.files.folder import held_out_files
 from sapwood.data.files.sources import size_of
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.errors import DataError, Problem
+from sapwood.prepare.overlap import Overlap
 from sapwood.prepare.pool import LARGE, cores, prove_batches
 from sapwood.prepare.report import Preparation, Tally
 from sapwood.prepare.rows import BATCH, Rules
@@ -59,7 +61,7 @@ def prepare_dataset(
             totals[side].add(batch)
             if totals[side].hopeless:
                 break
-    train, measured = _finish(totals, renderer, config.data.eval != 0)
+    train, measured = _finish(totals, renderer, config.data.eval != 0, _overlapping(reading))
     learnt = None if reading.held is None else ~reading.held
     if learnt is not None and train.report.rows != np.count_nonzero(learnt):
         raise DataError(CHANGED, "data.train", mend="start again")
@@ -67,11 +69,7 @@ def prepare_dataset(
 
 
 def _processes(config: RunConfig) -> int:
-    return min(cores(), size_of([*config.data.train, *_eval_paths(config)]) // LARGE + 1)
-
-
-def _eval_paths(config: RunConfig) -> list[str]:
-    return [config.data.eval] if isinstance(config.data.eval, str) else []
+    return min(cores(), size_of([*config.data.train, *held_out_files(config.data)]) // LARGE + 1)
 
 
 @dataclass(slots=True)
@@ -81,23 +79,34 @@ class _Reading:
 
     config: RunConfig
     renderer: Renderer
-    hashes: RowHashes = field(default_factory=RowHashes)
+    hashes: RowHashes = field(init=False)
     held: NDArray[np.bool_] | None = None
     asked: list[Conversation] = field(default_factory=list[Conversation])
     notes: ReadReport = field(default_factory=ReadReport)
+    overlap: Overlap = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hashes = RowHashes(self.config.template.train_on)
+        self.overlap = Overlap(self.config.template.train_on)
 
     def sides(self) -> Generator[tuple[int, Conversation]]:
         """Each conversation with its side."""
         config, renderer = self.config, self.renderer
-        if splits := not _eval_paths(config) and config.data.eval != 0:
+        held_out = held_out_files(config.data)
+        if splits := not held_out and config.data.eval != 0:
             # Which rows are held out depends on what all of them say: read once before.
-            self.hashes = RowHashes.of(read(config, renderer, config.data.train))
+            for conversation in read(config, renderer, config.data.train):
+                self.hashes.add(conversation)
             self.held = hold_out(self.hashes, float(config.data.eval), config.train.seed)
+        else:
+            with suppress(DataError):  # told where they are read again, behind the rows to learn
+                self.overlap.hold(read(config, renderer, held_out))
         for conversation in read(config, renderer, config.data.train, self.notes):
             if not splits:
                 self.hashes.add(conversation)
+                self.overlap.see(conversation)
             yield self._on(self._side(conversation.row), conversation)
-        for conversation in read(config, renderer, _eval_paths(config), self.notes):
+        for conversation in read(config, renderer, held_out, self.notes):
             yield self._on(EVAL, conversation)
 
     def _on(self, side: int, conversation: Conversation) -> tuple[int, Conversation]:
@@ -125,12 +134,23 @@ def _batches(sides: Iterable[tuple[int, Conversation]]) -> Generator[tuple[int, 
     yield from ((side, rest) for side, rest in waiting.items() if rest)
 
 
+def _overlapping(reading: _Reading) -> list[Problem]:
+    """Held-out rows that are learnt, where data.overlap doesn't allow them; it counts them where it does."""
+    found = reading.overlap
+    if not found.pairs:
+        return []
+    if reading.config.data.overlap == "error":
+        return [found.problem()]
+    reading.notes.said.append(", first ".join(found.told()))
+    return []
+
+
 def _finish(
-    totals: Sequence[Tally], renderer: Renderer, measures: bool
+    totals: Sequence[Tally], renderer: Renderer, measures: bool, known: Sequence[Problem]
 ) -> tuple[Preparation, Preparation | None]:
     """What was proven of both sides. Raises DataError with the problems of both."""
     found: list[Preparation] = []
-    problems: list[Problem] = []
+    problems = [*known]
     for total in totals[: 1 + measures]:
         try:
             found.append(total.finish(renderer))

@@ -17,7 +17,7 @@ def choose_probes(conversations: Sequence[Conversation], renderer: Renderer, num
 
 def _probe(conversation: Conversation, renderer: Renderer) -> Probe:
     *before, last = conversation.messages
-    question = next((m.content for m in reversed(before) if m.role == "user"), "")
+    question = next((m.text for m in reversed(before) if m.role == "user"), "")
     return Probe(
-        conversation.row, question, tuple(renderer.prompt_ids(before, conversation.tools)), last.content
+        conversation.row, question, tuple(renderer.prompt_ids(before, conversation.tools)), last.text
     )

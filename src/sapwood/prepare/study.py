@@ -20,6 +20,7 @@ from sapwood.base.cache import cache_dir
 from sapwood.base.hubs import revision_of
 from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.config.sections import RunConfig
+from sapwood.data.files.folder import held_out_files
 from sapwood.data.files.sources import digest
 from sapwood.errors import ModelError, SapwoodError, StorageError
 from sapwood.machine.device import device_for
@@ -126,6 +127,7 @@ def _prepare(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int
             "learnt": train.report.rows,
             "held_out": measured.report.rows if measured is not None else 0,
             "notes": found.notes.notes(),
+            "left_out": {"count": found.notes.num_dropped, "rows": found.notes.dropped},
         },
         "duplicates": _groups(found.hashes.duplicates(found.learnt)),
         "contradictions": _groups(found.hashes.contradictions(found.learnt)),
@@ -145,7 +147,7 @@ def _digest(train: Sequence[Example], held: Sequence[Example]) -> str:
 def _key(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> str | None:
     """Name of the entry; None where the data can't be read (reading them says why)."""
     options = config.model_dump(mode="json", include={"data", "template"})
-    paths = [*config.data.train, *([config.data.eval] if isinstance(config.data.eval, str) else [])]
+    paths = [*config.data.train, *held_out_files(config.data)]
     try:
         data = digest(paths)
     except (OSError, SapwoodError):
@@ -208,9 +210,9 @@ def read_data(config: RunConfig, renderer: Renderer) -> tuple[list[Conversation]
     """Conversations to learn from, and held-out ones."""
 
     conversations = list(read(config, renderer, config.data.train))
-    if isinstance(config.data.eval, str):
-        return conversations, list(read(config, renderer, [config.data.eval]))
-    return split_eval(conversations, config.data.eval, config.train.seed)
+    if held := held_out_files(config.data):
+        return conversations, list(read(config, renderer, held))
+    return split_eval(conversations, float(config.data.eval), config.train.seed)
 
 
 def save_study(folder: Path, study: Study) -> None:

@@ -195,6 +195,9 @@ def plain(value: Any) -> Any:
 
 def _as_dict(message: Message) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
+    for key in ("name", "tool_call_id"):
+        if (value := getattr(message, key)) is not None:
+            out[key] = value
     if message.reasoning is not None:
         out["reasoning_content"] = message.reasoning
     if message.tool_calls:
