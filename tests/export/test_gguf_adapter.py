@@ -19,6 +19,7 @@ from sapwood.errors import ConfigError, ExportError, StorageError
 from sapwood.export import gguf_adapter
 from sapwood.export.gguf_adapter import gguf_pairs
 from sapwood.export.ship import CHECK, Order, export
+from sapwood.gguf import map as gguf_map
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.map import unpermute
 from sapwood.run.files import verify_dir
@@ -58,7 +59,7 @@ def test_it_behaves_in_llama_cpp_as_it_was_trained(llama: Loaded, tmp_path: Path
 def test_rows_that_are_not_permuted_fail_the_check(
     llama: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf_adapter, "rotary_heads", lambda *_: None)
+    monkeypatch.setattr(gguf_map, "rotary_heads", lambda *_: None)
     assert "log p differs" in str(refused(llama, tmp_path / "out"))
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sapwood.errors import ModelError
+from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import config_values, module_names, parameter_names, permute, unpermute
+from sapwood.gguf.map import module_names, parameter_names, permute, unpermute
 from tests.base.tiny import ARCHITECTURES
 from tests.gguf.tiny_gguf import tiny_gguf
 

@@ -14,8 +14,8 @@ from sapwood.base.folder import Folder, read_folder, read_json
 from sapwood.base.sources import resolve
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError
+from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import config_values
 from sapwood.gguf.tokenizer import read_tokenizer
 from sapwood.types import BaseSpec
 
