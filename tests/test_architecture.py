@@ -41,6 +41,7 @@ DOORS = {
         "base/inspect",
         "base/chatglm",
         "base/load",
+        "base/write",
         "base/storage/bnb_linear",
         "serve/generate",
         "export/merge",

@@ -57,7 +57,7 @@ def save_adapter(
     with staged_dir(folder) as staging:
         operation("write", staging / "adapter_model.safetensors")
         if model.method == "full":
-            write_model(model, base.spec.tokenizer, staging)
+            write_model(model, base.spec, staging)
         else:
             write_adapter(model, staging)
         operation("write", staging / FACTS)

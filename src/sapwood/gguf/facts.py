@@ -156,9 +156,15 @@ def file_values(config: Any) -> dict[str, Any]:
         values[PATTERN] = _period(config.layer_types)
     if family.local_theta:
         values[LOCAL_THETA] = float(config.rope_parameters["sliding_attention"]["rope_theta"])
-    elif not family.window and (window := _window(config)):
-        values["context_length"] = min(values["context_length"], window)  # within it the two are the same
+    values["context_length"] = context_of(config)
     return {f"{architecture}.{key}": value for key, value in values.items()}
+
+
+def context_of(config: Any) -> int:
+    """Tokens that a GGUF file promises. Without windows in llama.cpp it is the window: within it both are the
+    same."""
+    family, longest = FAMILIES[architecture_of(config)], config.max_position_embeddings
+    return min(longest, _window(config) or longest) if not family.window else longest
 
 
 def refuse_unwritable(config: Any) -> None:

@@ -79,18 +79,20 @@ def _read_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
 
 
 def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
-    """Three of the four numbers are the same in every published model; the fourth is the largest divisor."""
+    """Of the four numbers two are the same in every published model, the largest divisor is the third, and
+    the last is a power of two: 8,192 in all of Meta's."""
     found = file.tensors[DIVISORS].dense().ravel()
-    scaling: dict[str, Any] = {
-        "factor": float(found.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    expected = llama3_divisors(theta, width, **scaling)
-    if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-3):
-        raise ModelError("rope_freqs isn't one of Llama 3.1's scalings", str(file.path), mend=FOLDER)
-    return {"rope_type": "llama3", **scaling}
+    for original in (8192, *(1 << bits for bits in range(6, 20))):
+        scaling: dict[str, Any] = {
+            "factor": float(found.max()),
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": original,
+        }
+        expected = llama3_divisors(theta, width, **scaling)
+        if found.shape == expected.shape and np.allclose(found, expected, rtol=1e-3):
+            return {"rope_type": "llama3", **scaling}
+    raise ModelError("rope_freqs isn't one of Llama 3.1's scalings", str(file.path), mend=FOLDER)
 
 
 # --- writing ----------------------------------------------------------------------------------------------
