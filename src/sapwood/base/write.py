@@ -75,7 +75,12 @@ def _stored(network: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         stored = revert_weight_conversion(network, weights)
     finally:
         network._weight_conversions = remembered
-    return {name: tensor.contiguous() for name, tensor in stored.items()}
+    return {name: _alone(tensor) for name, tensor in stored.items()}
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """safetensors refuses a part of a larger storage, as each expert is."""
+    return tensor.contiguous() if tensor.nbytes == tensor.untyped_storage().nbytes() else tensor.clone()
 
 
 # --- config.json ------------------------------------------------------------------------------------------

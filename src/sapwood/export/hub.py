@@ -138,7 +138,7 @@ def _figures(facts: Mapping[str, Any], checks: Mapping[str, Any]) -> list[str]:
     for kind, check in sorted(checks.items()):
         rows.append(
             f"| exported to {kind}, mean difference of log p | {check['difference']:.4f} nat; "
-            f"the base alone {check['base_difference']:.4f} |"
+            f"the format alone {check['format_difference']:.4f} |"
         )
     return ["\n".join(rows)] if len(rows) > 2 else ["Nothing was held out, so nothing was measured."]
 

@@ -159,10 +159,10 @@ def held_out_loss(model: Any, examples: Sequence[Example]) -> float:
     """Mean over the targets, in nats."""
     total = torch.zeros(())
     for example in examples:
-        ids = torch.from_numpy(example.ids).long()
+        ids = torch.tensor(example.ids, dtype=torch.long)  # a copy: the run's own arrays can't be written
         rows = log_probs(model, ids.tolist(), 1)[:-1]  # [T - 1, V]: row t predicts token t + 1
         target = rows.gather(1, ids[1:, None])[:, 0]
-        total -= target[torch.from_numpy(example.trained)[1:]].sum()
+        total -= target[torch.tensor(example.trained)[1:]].sum()
     return float(total) / sum(example.num_targets for example in examples)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import tempfile
@@ -37,8 +38,8 @@ from sapwood.export.merge import (
 )
 from sapwood.export.ollama import modelfile
 from sapwood.export.read_back import config_facts, gguf_facts
-from sapwood.export.rounded import types_in, whole_file, yardstick
-from sapwood.export.traces import Trace, said_by, trace_prompts
+from sapwood.export.rounded import in_bf16, types_in, whole_file, yardstick
+from sapwood.export.traces import Trace, far_from, rows_of, said_by, trace_prompts
 from sapwood.run.files import staged_dir, to_json
 from sapwood.serve.load import Loaded
 from sapwood.types import Example
@@ -208,15 +209,16 @@ def _merged(trained: Loaded, order: Order, stage: Path) -> Exported:
 def _check_merged(trained: Loaded, traces: Sequence[Trace], onto: Any, stage: Path) -> Check:
     """The folder in plain transformers. Merged into another base it can't say what was trained on this one;
     it is held against the same sum in memory then, after `measure` found that one nearer."""
-    network, changes = trained.network, changes_of(trained)
-    if onto is not None:
-        network, changes = load_dense(trained, merged_parameters(trained, onto)), {}
-        traces = said_by(network, traces)
-    noise = yardstick(network, traces, whole_file("BF16"), changes, written=True)
+    dense = load_dense(trained, merged_parameters(trained, onto))
+    exact = said_by(dense, traces)
+    own = 0.0
+    if onto is None and trained.base.storage != "fp32":
+        own = yardstick(trained.network, traces, whole_file("F32"), None, written=False)
+    noise = math.hypot(own, far_from(exact, rows_of(in_bf16(dense), traces)))
     with plain_transformers(stage) as (model, tokenizer):
         heard = hear_transformers(model, tokenizer, traces, trained.renderer)
     facts = config_facts(stage, trained.base.spec.hf_config, is_tied(trained.base.model))
-    return judge(traces, heard, "BF16", noise, facts)
+    return judge(traces if onto is None else exact, heard, "BF16", noise, facts)
 
 
 def _rank(quality: Quality) -> float:

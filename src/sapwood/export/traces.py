@@ -67,7 +67,13 @@ def trace_prompts(trained: Loaded) -> list[Trace]:
 
 def said_by(network: Any, traces: Sequence[Trace]) -> list[Trace]:
     """The same prompts and answers, with what another model says after them."""
-    return [replace(t, trained=log_probs(network, t.ids + t.answer, len(t.ids))) for t in traces]
+    pairs = zip(traces, rows_of(network, traces), strict=True)
+    return [replace(trace, trained=rows) for trace, rows in pairs]
+
+
+def rows_of(network: Any, traces: Sequence[Trace]) -> list[Tensor]:
+    """What a model says after the traces, as `Trace.trained`."""
+    return [log_probs(network, trace.ids + trace.answer, len(trace.ids)) for trace in traces]
 
 
 def far_from(traces: Sequence[Trace], told: Sequence[Tensor]) -> float:
