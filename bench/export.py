@@ -1,5 +1,5 @@
 """What each form of export costs, in nats: mean |difference of log p| against the trained model, and
-what rounding into it in memory explains. With ``--break`` the q/k permutation is left out, and the check must fail.
+what rounding in memory explains. ``--break`` leaves the q/k permutation out, and the check must fail.
 
     python bench/export.py RUN_OR_ADAPTER
 """

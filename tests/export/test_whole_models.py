@@ -173,6 +173,24 @@ def test_another_model_is_no_base_to_merge_into(trained: Loaded, tmp_path: Path)
         export(trained, Order("gguf", onto=str(other)), tmp_path / "out")
 
 
+def test_held_out_rows_that_are_read_only_warn_of_nothing(tmp_path: Path) -> None:
+    import warnings
+
+    import numpy as np
+
+    from sapwood.export.merge import held_out_loss
+    from sapwood.types import Example
+
+    trained = tuned_on(tiny_model_dir("llama", tmp_path))
+    ids, trained_on = np.arange(5, 25, dtype=np.int32), np.ones(20, bool)
+    trained_on[0] = False
+    for array in (ids, trained_on):
+        array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert held_out_loss(trained.network, [Example(ids, trained_on, "row")]) > 0
+
+
 # --- Ollama -----------------------------------------------------------------------------------------------
 
 
@@ -186,6 +204,18 @@ def test_the_modelfile_asks_as_trained(tmp_path: Path) -> None:
     template = text.partition('TEMPLATE """')[2].partition('"""\n')[0]
     assert difference(template, trained.renderer.prompt_text) is None
     assert {p.name for p in done.path.iterdir()} >= {"base.gguf", "adapter.gguf", "check.json"}
+
+
+def test_the_command_that_is_printed_can_be_typed(tmp_path: Path) -> None:
+    import shlex
+
+    trained = replace(tuned_on(tiny_model_dir("qwen2", tmp_path)), name="20261128-小树 No. 7")
+    folder = tmp_path / "运行 目录"
+    folder.mkdir()
+    done = export(trained, Order("ollama"), folder / "out")
+    there, _, typed = done.use.partition(" && ")
+    assert shlex.split(there) == ["cd", str(folder / "out")]
+    assert shlex.split(typed) == ["ollama", "create", "20261128-no-7", "-f", MODELFILE]
 
 
 # --- what fails -------------------------------------------------------------------------------------------

@@ -93,8 +93,10 @@ def _config(network: Any, spec: BaseSpec, dtype: str) -> dict[str, Any]:
     if is_chatglm(base):  # another layout under another model_type
         base = {}
     base.pop("auto_map", None)
+    aliases = {old: values[new] for old, new in type(spec.hf_config).attribute_map.items() if new in values}
     return {
         **base,
+        **aliases,
         **values,
         **old_keys(values, base),
         "architectures": [type(network).__name__],

@@ -40,9 +40,10 @@ from sapwood.export.ollama import modelfile
 from sapwood.export.read_back import config_facts, gguf_facts
 from sapwood.export.rounded import in_bf16, types_in, whole_file, yardstick
 from sapwood.export.traces import Trace, far_from, rows_of, said_by, trace_prompts
+from sapwood.gguf.facts import refuse_unwritable
 from sapwood.run.files import staged_dir, to_json
 from sapwood.serve.load import Loaded
-from sapwood.types import Example
+from sapwood.types import BaseSpec, Example
 
 Kind = Literal["merged", "gguf-adapter", "gguf", "ollama"]
 CHECK, MODELFILE = "check.json", "Modelfile"
@@ -95,8 +96,7 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
         raise ConfigError("nothing trained to export", trained.name, why, "name a run or an adapter")
     if order.onto is not None and order.kind != "merged":
         raise ConfigError("only a merged folder is made with another base", "--base", f"--to {order.kind}")
-    if order.kind != "merged":
-        require_llama_cpp()
+    refuse_early(trained.base.spec, order.kind)
     with staged_dir(final) as stage:
         done = _WRITERS[order.kind](trained, order, stage)
         done.path = final
@@ -104,6 +104,14 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
         (stage / CHECK).write_text(to_json(done.to_json()), encoding="utf-8")
         done.check.refuse(str(final))
     return done
+
+
+def refuse_early(spec: BaseSpec, kind: Kind) -> None:
+    """What can be said before the weights are loaded. Raises ExportError with all that has no place in the
+    form, or because what checks it isn't installed."""
+    if kind != "merged":
+        require_llama_cpp()
+        refuse_unwritable(spec.hf_config)
 
 
 # --- GGUF -------------------------------------------------------------------------------------------------

@@ -174,6 +174,7 @@ def refuse_unwritable(config: Any) -> None:
     told = {fact.config for fact in (*COMMON, *family.facts)} | family.biases.keys()
     found = {name: getattr(config, name, None) for name in family.fixed}
     odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
+    odd |= {fact.config: None for fact in family.facts if getattr(config, fact.config) is None}
     defaults = type(config)().to_dict()
     odd |= {
         name: value
@@ -235,8 +236,9 @@ def _window(config: Any) -> int | None:
 
 
 def _period(layer_types: list[str]) -> int | None:
+    """Of the pattern; llama.cpp ends where no layer has a window."""
     layers = len(layer_types)
-    periods = range(1, layers + 2)
+    periods = range(2, layers + 2)
     return next((every for every in periods if _types(_periodic(every, layers)) == list(layer_types)), None)
 
 
