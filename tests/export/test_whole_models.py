@@ -179,7 +179,7 @@ def test_held_out_rows_that_are_read_only_warn_of_nothing(tmp_path: Path) -> Non
     import numpy as np
 
     from sapwood.export.merge import held_out_loss
-    from sapwood.types import Example
+    from sapwood.types import Example, RowId
 
     trained = tuned_on(tiny_model_dir("llama", tmp_path))
     ids, trained_on = np.arange(5, 25, dtype=np.int32), np.ones(20, bool)
@@ -188,7 +188,7 @@ def test_held_out_rows_that_are_read_only_warn_of_nothing(tmp_path: Path) -> Non
         array.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert held_out_loss(trained.network, [Example(ids, trained_on, "row")]) > 0
+        assert held_out_loss(trained.network, [Example(RowId("rows.jsonl", 1), ids, trained_on)]) > 0
 
 
 # --- Ollama -----------------------------------------------------------------------------------------------
