@@ -3,12 +3,14 @@ is refused before anything is loaded."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gguf
+from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
 from sapwood.gguf.facts import LOCAL_THETA, PATTERN, file_values, refuse_unwritable
@@ -127,6 +129,16 @@ def test_a_fact_that_has_a_place_moves_the_export(arch: str, changes: Changes, t
 def test_a_fact_without_a_place_is_refused_from_the_config(arch: str, changes: Changes, words: str) -> None:
     with pytest.raises(ExportError, match=words):
         refuse_unwritable(tiny_config(arch, **changes))
+
+
+def test_the_command_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_model_dir("mistral", tmp_path, sliding_window=32)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "sapwood.json").write_text(json.dumps({"base": str(base)}), encoding="utf-8")
+    monkeypatch.setattr("sapwood.commands.export.open_target", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(ExportError, match="window of 32 tokens"):
+        export_target(str(adapter), tmp_path, to="gguf", file_type="F16", onto=None, out=None, as_json=False)
 
 
 def test_everything_that_has_no_place_is_said_at_once() -> None:
