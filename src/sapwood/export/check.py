@@ -6,7 +6,8 @@ is checked. An export that differs by more than `LIMIT` times that is another mo
 differs by more than `BOUNDS` allow, whatever the rounding says.
 
 Measured, nats (real / rounded in memory): tiny models in F16 0.0003 / 0.00015, in Q8_0 0.004 / 0.0035, an
-adapter on Q4_0 0.0027 / 0.0020; SmolLM2 with q and k unpermuted 0.36, with rsLoRA's scale misread 1.34.
+adapter on Q4_0 0.0027 / 0.0020. SmolLM2 in F16 0.005 / 0.003, in bf16 0.067 / 0.067, in Q8_0 0.13 / 0.10, an
+adapter on Q4_1 0.12 / 0.08; with q and k unpermuted 0.36, with rsLoRA's scale misread 1.34.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LIMIT = (
 )
 NEAR = 10  # times that: closer calls between stopping and going on may fall either way
 LEAST = 1e-4  # nats that two programs differ by without any rounding
-BOUNDS = {"F16": 0.05, "Q8_0": 0.15, "BF16": 0.2}  # nats that no right export of a format has
+BOUNDS = {"F16": 0.05, "Q8_0": 0.4, "BF16": 0.2}  # nats that no right export of a format has
 WIDEST = 0.5  # of any other: 4-bit weights with 8-bit inputs
 
 Top = list[tuple[int, float]]
