@@ -47,6 +47,7 @@ DOORS = {
         "base/inspect",
         "base/chatglm",
         "base/load",
+        "base/write",
         "base/storage/bnb_linear",
         "base/tiny",
         "train/trial",

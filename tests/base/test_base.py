@@ -151,6 +151,34 @@ def test_a_missing_tokenizer_is_said(tmp_path: Path) -> None:
         inspect(path)
 
 
+def test_an_added_token_without_a_row_is_told_and_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Gemma 3's folders have one for pictures."""
+    from tests.base.tiny import tiny_tokenizer
+
+    path = tiny_model_dir("gemma3", tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<image_soft_token>"], special_tokens=True)
+    tokenizer.save_pretrained(path)
+    spec = inspect_base(BaseConfig(model=str(path)))
+    assert len(spec.tokenizer) == spec.hf_config.vocab_size + 1
+    assert "'<image_soft_token>' has the id 600, the embedding has 600 rows" in caplog.text
+
+
+def test_a_sentencepiece_file_alone_names_what_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_llama(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).unlink()
+    (path / "tokenizer.model").write_bytes(b"a sentencepiece model")
+    monkeypatch.setattr("sapwood.base.inspect._installed", lambda name: name != "sentencepiece")
+    with pytest.raises(ModelError, match=r"sentencepiece isn't installed.*pip install") as caught:
+        inspect_base(BaseConfig(model=str(path)))
+    assert "tiktoken" not in str(caught.value)
+
+
 def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
     path = tiny_llama(tmp_path, vocab_size=599)
     with pytest.raises(ModelError, match=r"the id 599, the embedding has 599 rows"):

@@ -64,7 +64,7 @@ def save_adapter(
     with staged_dir(folder) as staging:
         operation("write", staging / WEIGHTS)
         if model.method == "full":
-            write_model(model, base.spec.tokenizer, staging)
+            write_model(model, base.spec, staging)
         else:
             write_adapter(model, staging)
         _describe(facts, staging)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import logging
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +17,8 @@ from sapwood.base.folder import Folder, read_folder, read_json
 from sapwood.base.sources import resolve
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError
+from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import config_values
 from sapwood.gguf.tokenizer import read_tokenizer
 from sapwood.types import BaseSpec
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 DROPOUT = re.compile(
     r"^(?!classifier|summary).*drop(out)?($|_)"
 )  # attention_dropout, resid_pdrop, hidden_dropout_prob
+
+log = logging.getLogger("sapwood.base")
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -162,6 +166,7 @@ def _folder_tokenizer(path: Path) -> Any:
     own = path / "tokenizer.json"
     if (path / "tokenizer_config.json").exists():
         read_json(path / "tokenizer_config.json")
+    _refuse_sentencepiece(path)
     kind = PreTrainedTokenizerFast if own.is_file() else AutoTokenizer
     # named, because tokenizer_config.json may name another file, anywhere
     files: dict[str, Any] = {"tokenizer_file": str(own)} if own.is_file() else {}
@@ -176,14 +181,37 @@ def _folder_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
+def _refuse_sentencepiece(path: Path) -> None:
+    """Raises ModelError for ``tokenizer.model`` alone if nothing here can read it."""
+    others = ("tokenizer.json", "vocab.json")
+    if not (path / "tokenizer.model").is_file() or any((path / name).is_file() for name in others):
+        return
+    needed = ("sentencepiece", "google.protobuf")
+    if lost := [name for name in needed if not _installed(name)]:
+        why = f"the folder has tokenizer.model alone, and {' and '.join(lost)} isn't installed to read it"
+        raise ModelError("no usable tokenizer", str(path), why, "pip install 'sapwood[sentencepiece]'")
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
 def _check_vocabulary(tokenizer: Any, rows: int, path: Path) -> None:
-    """Every id that the tokenizer can give must have a row in the embedding."""
-    token, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
-    if highest < 0:
+    """Every id that the tokenizer can give must have a row in the embedding. Added tokens without one, as
+    Gemma 3's folders have for pictures, are told: a row of data that uses one is refused by the proof."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    if not vocabulary:
         raise ModelError("the tokenizer has no tokens", str(path))
-    if highest >= rows:
-        why = f"token {token!r} has the id {highest:,}, the embedding has {rows:,} rows"
+    rowless = {token: id for token, id in vocabulary.items() if id >= rows}
+    token, highest = max(rowless.items(), key=lambda item: item[1], default=("", -1))
+    why = f"token {token!r} has the id {highest:,}, the embedding has {rows:,} rows"
+    if rowless.keys() - tokenizer.get_added_vocab().keys():
         raise ModelError("the tokenizer doesn't fit the model", str(path), why)
+    if rowless:
+        log.warning("%s: %s; text that contains it is refused", path, why)
 
 
 def _unpackable(hf_config: Any) -> str:

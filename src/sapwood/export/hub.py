@@ -134,9 +134,11 @@ def _figures(facts: Mapping[str, Any], checks: Mapping[str, Any]) -> list[str]:
         rows.append(f"| held-out loss (nat a token) | {facts['first_loss']:.4f} before, "
                     f"{facts['final_loss']:.4f} after |")  # fmt: skip
     for kind, check in sorted(checks.items()):
+        if "format_difference" not in check:  # of a version that measured otherwise
+            continue
         rows.append(
             f"| exported to {kind}, mean difference of log p | {check['difference']:.4f} nat; "
-            f"the base alone {check['base_difference']:.4f} |"
+            f"the format alone {check['format_difference']:.4f} |"
         )
     return ["\n".join(rows)] if len(rows) > 2 else ["Nothing was held out, so nothing was measured."]
 
