@@ -21,6 +21,7 @@ from typing import Any, Literal
 from sapwood.errors import DataError
 from sapwood.template.blind import is_blind
 from sapwood.template.encode import Encoded, Encoder
+from sapwood.template.fit import Form, fitted
 from sapwood.template.jinja import ChatTemplate
 from sapwood.template.view import Skeletons, View
 from sapwood.types import Conversation, Message, Rendered, RowId, Span
@@ -58,6 +59,7 @@ class Renderer:
         stop_ids: ids on which generation stops (the generation config's); the tokenizer's eos and the token
             that the template writes after an answer are added.
         clock: what the template is told when it asks for the date; default: now.
+        meant: control tokens that an answer of the data may spell and then means.
 
     Attributes:
         stop_ids: every id on which generation is to stop, sorted.
@@ -71,17 +73,20 @@ class Renderer:
         template: str | None = None,
         stop_ids: Sequence[int] = (),
         clock: datetime | None = None,
+        meant: Sequence[str] = (),
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise DataError("the tokenizer has no offsets", "base.model", "sapwood needs a fast tokenizer")
         self.tokenizer = tokenizer
         self.clock = clock or datetime.now().astimezone()
+        self.meant = tuple(meant)
         self._given = template
         self.template = self.template_for(())
         self.encoder = Encoder(tokenizer)
         self._special: dict[str, str] = dict(tokenizer.special_tokens_map)
         self._compiled: dict[str, ChatTemplate] = {}
         self._skeletons: dict[str, Skeletons] = {}
+        self._forms: dict[tuple[str, bool], Form] = {}
         self._chat(self.template)  # a template that doesn't parse fails here, not at the first row
         eos = tokenizer.eos_token_id
         known = sorted({int(id) for id in stop_ids} | ({int(eos)} if eos is not None else set()))
@@ -107,7 +112,7 @@ class Renderer:
         if conversation.text is not None and not conversation.messages:
             return [self._document(conversation)]
         trained = trained_turns(conversation, train_on)
-        view = self._view(conversation)
+        view = self._view(self.fitted(conversation))
         whole = self._whole(view, trained)
         if train_on == "all":
             return [_all_of(whole or self._one_turn(view, trained[-1]))]
@@ -124,7 +129,8 @@ class Renderer:
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """What inference sends to get the next answer. Raises DataError."""
-        view = self._view(Conversation(RowId("the conversation", 0), tuple(messages), tuple(tools)))
+        asked = Conversation(RowId("the conversation", 0), tuple(messages), tuple(tools))
+        view = self._view(self.fitted(asked))
         text = view.text(len(messages), prompt=True)
         encoded = self._encode(view.row, [(text, view.content(text, len(messages), prompt=True) or ())])
         return encoded[0].ids.tolist()
@@ -305,10 +311,28 @@ class Renderer:
 
     # --- parts ----------------------------------------------------------------------------------------------
 
+    def fitted(self, conversation: Conversation) -> Conversation:
+        """The conversation with its calls in the form that the template takes."""
+        return fitted(conversation, lambda: self._form(conversation.tools))
+
+    def _form(self, tools: Sequence[Mapping[str, Any]]) -> Form:
+        key = (self.template_for(tools), bool(tools))
+        if key not in self._forms:
+            self._forms[key] = Form.of(lambda messages: self._tried(messages, tools))
+        return self._forms[key]
+
+    def _tried(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str | None:
+        """What the template writes; None where it refuses."""
+        view = self._view(Conversation(RowId("a test conversation", 0), tuple(messages), tuple(tools)))
+        try:
+            return view.text(len(messages))
+        except DataError:
+            return None
+
     def _view(self, conversation: Conversation) -> View:
         template = self.template_for(conversation.tools)
         skeletons = self._skeletons.setdefault(template, {})
-        return View(conversation, self._chat(template), self.encoder, self._special, skeletons)
+        return View(conversation, self._chat(template), self.encoder, self._special, skeletons, self.meant)
 
     def _chat(self, template: str) -> ChatTemplate:
         if template not in self._compiled:
