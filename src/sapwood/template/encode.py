@@ -57,6 +57,7 @@ class Encoder:
         self.control: dict[str, int] = {
             token.content: id for id, token in self._added.items() if not _is_blank(token.content)
         }
+        self.special = {token.content for token in self._added.values() if token.special}
         top = max([self._fast.get_vocab_size(with_added_tokens=True), *self._added]) + 1
         self._is_control = np.zeros(top, dtype=np.bool_)
         self._is_control[list(self.control.values())] = True

@@ -103,8 +103,8 @@ def _fitted(message: Message, form: Form) -> Message:
         return message
     calls = tuple(_with_arguments(call, form) for call in message.tool_calls)
     content = message.content
-    if not content and form.empty and content not in form.empty:
-        content = form.empty[0]
+    if not content and content not in form.empty:
+        content = form.empty[0] if form.empty else ""  # no call is written then, and that is found out
     return replace(message, content=content, tool_calls=calls)
 
 

@@ -24,6 +24,8 @@ CHECKS = {
     "cut": "every character of the text is in the ids",
     "vocabulary": "every id has a row in the embedding",
     "pad-target": "padding is never learnt",
+    "content-lost": "what a row says is in its text: contents, reasoning, calls, arguments, tools",
+    "control-text": "no message is a rendered conversation, and no answer spells a stop token at its end",
     "missing-end": "each rendered text of the data ends as its template does",
 }
 
@@ -63,6 +65,7 @@ class Proof:
         clock: the date that the template was told, where it asks for one.
         accepted: code -> how many rows failed it, and the first: codes that template.accept names, and
             those that rows cut by template.overlong=cut can't keep.
+        meant: control tokens that answers may spell and then mean (template.meant).
         alike: examples that were put together from proven parts (`template.alike`); the others were compared
             with the tokenizer's own template one by one.
     """
@@ -81,6 +84,7 @@ class Proof:
     clock: str | None
     accepted: Mapping[str, Mapping[str, Any]]
     alike: int = 0
+    meant: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""

@@ -16,12 +16,31 @@ from typing import Any
 import numpy as np
 
 from sapwood.errors import DataError, Problem
+from sapwood.template.counted import Counted
+from sapwood.template.kept import Keeping, Lost
+from sapwood.template.opened import closing_of
 from sapwood.template.proof import CHECKS, COUNTED, VERSION, Failed, Proof
 from sapwood.template.render import Renderer, Rendering
+from sapwood.template.strip import ENDS, ending, shows_turns
 from sapwood.template.view import as_dicts, plain
 from sapwood.types import Conversation, Example, RowId
 
+SHOWN = 60  # characters of an example
 MAX_PROBLEMS = 1000  # after so many, one more row tells nobody anything
+
+
+_SHARED = {  # code -> what is wrong, and the mend
+    "content-lost": (
+        "what they say is not in the text that the chat template writes",
+        "choose a template that has a place for it (template.name), or take it out of the rows; "
+        "template.accept=content-lost trains without it",
+    ),
+    "control-text": (
+        "messages hold what a chat template writes, which would be learnt as plain text",
+        "data.strip_control_text=true takes it out, and makes turns of a conversation inside a message; "
+        "template.accept=control-text learns it as text",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +70,24 @@ class Prover:
     """
 
     def __init__(self, renderer: Renderer, vocab_rows: int, accept: Sequence[str] = ()) -> None:
-        self.problems: list[Problem] = []
+        self._problems: list[Problem] = []
+        self._shared: dict[str, Counted] = {}  # by code, what is told once for all rows
         self._accepted = {code: Failed() for code in accept}
+        self._accepted_last: dict[str, RowId] = {}
         self._cut: dict[str, Failed] = {}
         self._renderer = renderer
         self._tokenizer = renderer.tokenizer
         self._vocab_rows = vocab_rows
         self._stops = set(renderer.stop_ids)
         self._counted: Counter[str] = Counter()  # by names of `Proof`'s fields
+        self._keeping = Keeping(renderer.encoder.pattern)
+        self._ends = (*dict.fromkeys((*renderer.end_texts, *ENDS)),)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong so far; a fault that rows share is one problem."""
+        shared = [found.problem(code, *_SHARED[code]) for code, found in self._shared.items()]
+        return [*shared, *self._problems]
 
     def check(self, items: Sequence[Labelled]) -> None:
         """Check a batch, all examples of a row in one; what is wrong is added to ``problems``."""
@@ -70,6 +99,8 @@ class Prover:
         own = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         for item, ids, truth, prompts in zip(items, own, *self._truth(items), strict=True):
             self._check_ids(item, truth, ids)
+            self._check_kept(item)
+            self._check_contents(item)
             if item.conversation.text is not None:
                 self._check_given(item, item.conversation.text)
             if item.rendering.whole:
@@ -95,6 +126,7 @@ class Prover:
             stop_ids=self._renderer.stop_ids,
             stop_text=self._renderer.stop_text,
             clock=self._renderer.clock.isoformat() if self._renderer.tells_time else None,
+            meant=self._renderer.meant,
             accepted={code: found.to_json() for code, found in failed.items()},
         )
 
@@ -128,7 +160,8 @@ class Prover:
         texts = [item.rendering.rendered.text for item in items]  # a document's is nobody else's
         prompts: list[list[list[int]]] = [[] for _ in items]
         for tools, members in _by_tools(items):
-            chats = {i: as_dicts(items[i].conversation.messages) for i in members}
+            fitted = {i: self._renderer.fitted(items[i].conversation) for i in members}
+            chats = {i: as_dicts(one.messages) for i, one in fitted.items()}
             asked = [(i, turn) for i in members for turn in items[i].rendering.turns]
             with self._renderer.frozen_truth(tools) as template:
                 known: dict[str, Any] = {"tools": tools or None, "chat_template": template}
@@ -149,7 +182,9 @@ class Prover:
     def _check_ids(self, item: Labelled, truth: str, own: list[int]) -> None:
         text, ids = item.rendering.rendered.text, item.example.ids
         body = text[: len(text) - item.rendering.appended]
-        if body != truth and not (item.rendering.appended and truth.startswith(body)):
+        if item.rendering.opened:
+            self._check_opened(item, body, truth)
+        elif body != truth and not (item.rendering.appended and truth.startswith(body)):
             self._add(item, "template-text", f"the template writes {truth[-60:]!r}, not {body[-60:]!r}")
         if item.held_control:
             self._check_control(item, own)
@@ -163,6 +198,21 @@ class Prover:
                 item, "vocabulary", f"id {int(ids.max())}, but the embedding has {self._vocab_rows} rows"
             )
 
+    def _check_opened(self, item: Labelled, body: str, truth: str) -> None:
+        """Where the prompt opens a block: the template's text, and that block with the row's reasoning."""
+        (span,), opening = item.rendering.rendered.spans, item.rendering.opened
+        prompt, answer = body[: span.start], body[span.start :]
+        shared = prompt.removesuffix(opening)
+        message = item.conversation.messages[item.rendering.turns[0]]
+        thought, found, rest = answer.rpartition(closing_of(opening) or "")
+        own = message.reasoning
+        if own is None:
+            own = message.text.rpartition(found)[0].strip().removeprefix(opening.strip())
+        written = truth[len(shared) :]
+        right = found and truth.startswith(shared) and prompt.endswith(opening)
+        if not right or _bare(thought) != _bare(own) or rest.lstrip() != written.lstrip():
+            self._add(item, "template-text", f"the template writes {written[-60:]!r}, not {rest[-60:]!r}")
+
     def _check_control(self, item: Labelled, own: list[int]) -> None:
         """Such a row's ids can't be the tokenizer's, but they spell the same text, with fewer controls."""
         decode = self._tokenizer.decode
@@ -172,6 +222,38 @@ class Prover:
         ours, theirs = control(item.example.ids), control(np.array(own, dtype=np.int32))
         if len(ours) > len(theirs) or np.array_equal(ours, theirs):
             self._add(item, "control", "control text of the row became a control token")
+
+    def _check_kept(self, item: Labelled) -> None:
+        """What the row says is in the text that is trained."""
+        rendering = item.rendering
+        lost = self._keeping.lost(
+            item.conversation, rendering.rendered, rendering.upto, rendering.turns, rendering.whole
+        )
+        if lost:
+            self._add_shared(item, "content-lost", lost)
+
+    def _check_contents(self, item: Labelled) -> None:
+        """No message is a rendered conversation, and no answer ends with a stop token in plain text."""
+        found: list[Lost] = []
+        for message in item.conversation.messages[: item.rendering.upto]:
+            content = message.text
+            if (mark := shows_turns(content)) is not None:
+                found.append(Lost(f"{mark} in a message", content))
+            elif message.role == "assistant" and (mark := ending(content, self._ends)) is not None:
+                is_text = item.held_control or mark not in self._renderer.encoder.control
+                found += [Lost(f"answers that end with {mark}", content[-SHOWN:])] * is_text
+        if found:
+            self._add_shared(item, "control-text", found)
+
+    def _add_shared(self, item: Labelled, code: str, found: Sequence[Lost]) -> None:
+        row = item.conversation.row
+        if code in self._accepted:
+            if self._accepted_last.get(code) != row:  # several examples of one row count once
+                self._accepted[code] = self._accepted[code].plus(Failed(1, row))
+                self._accepted_last[code] = row
+        else:
+            example = f"for instance {found[0].text[:SHOWN]!r}"
+            self._shared.setdefault(code, Counted()).add(row, {one.kind for one in found}, example)
 
     def _check_given(self, item: Labelled, given: str) -> None:
         """Text that came rendered is what is trained, but for blanks at the edges of messages."""
@@ -263,7 +345,7 @@ class Prover:
         if code in self._accepted:
             self._accepted[code] = self._accepted[code].plus(Failed(1, row))
         else:
-            self.problems.append(Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why, mend))
+            self._problems.append(Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why, mend))
 
 
 def _by_tools(items: Sequence[Labelled]) -> list[tuple[Any, list[int]]]:
