@@ -145,7 +145,7 @@ def prepare(job: Job) -> Result:
 
 def row_examples(job: Job, spec: BaseSpec) -> Sequence[Example]:
     from sapwood.data.formats import read_conversations
-    from sapwood.prepare.rows import prepare
+    from sapwood.prepare.report import prepare
     from sapwood.prepare.study import make_renderer
 
     config = parse_config(

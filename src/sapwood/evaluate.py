@@ -16,9 +16,9 @@ from sapwood.errors import ModelError
 from sapwood.pack.build import build_pack
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
-from sapwood.serve.probe import Probe, answer_probes
+from sapwood.serve.probe import answer_probes
 from sapwood.train.loop import batch_of, forward_loss
-from sapwood.types import Batch, Example, LossSum, Sample
+from sapwood.types import Batch, Example, LossSum, Probe, Sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -284,6 +284,24 @@ class Stepped:
     epoch: float = 0.0
     num_examples: int = 0
     skipped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt that the model answers on the way. ``prompt`` is the last user turn, ``ids`` what inference
+    sends for all of it, ``reference`` the answer that the data gives."""
+
+    row: RowId
+    prompt: str
+    ids: tuple[int, ...]
+    reference: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Probe:
+        return cls(RowId(**value["row"]), value["prompt"], tuple(value["ids"]), value["reference"])
 
 
 @dataclass(frozen=True, slots=True)

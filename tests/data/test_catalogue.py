@@ -19,8 +19,8 @@ from sapwood.config.sections import DataConfig, TemplateConfig
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.problems import printable
 from sapwood.errors import DataError
-from sapwood.prepare.rows import Prepared, prepare
-from sapwood.prepare.split import Said, split_eval
+from sapwood.prepare.report import Preparation, prepare
+from sapwood.prepare.split import RowHashes, split_eval
 from sapwood.types import Conversation
 from tests.template.cases import tiny
 
@@ -181,7 +181,7 @@ def read(folder: Path, case: Refused | Taken, report: ReadReport | None = None) 
     return list(read_conversations(DataConfig(train=(case.name,)), root=folder, report=report))
 
 
-def prepared(conversations: list[Conversation], length: int = 256) -> Prepared:
+def prepared(conversations: list[Conversation], length: int = 256) -> Preparation:
     return prepare(conversations, tiny(), TemplateConfig(), max_length=length, vocab_rows=99_999)
 
 
@@ -229,7 +229,7 @@ def d41_braces_are_never_rendered(folder: Path) -> None:
 
 def d42_duplicates_are_counted_and_stay_together(folder: Path) -> None:
     found = make(folder, *[row(instruction=f"q{i % 20}", output="a") for i in range(40)])
-    assert len(Said.of(found).duplicates()) == 20
+    assert len(RowHashes.of(found).duplicates()) == 20
     train, held = split_eval(found, 0.2, seed=0)
     assert not {c.messages for c in train} & {c.messages for c in held}
 
@@ -255,7 +255,7 @@ def d48_a_split_that_leaves_nothing(folder: Path) -> None:
 
 def d52_contradictions_are_reported(folder: Path) -> None:
     found = make(folder, GOOD, row(instruction="q", output="b"))
-    assert [[str(r) for r in group] for group in Said.of(found).contradictions()] == [
+    assert [[str(r) for r in group] for group in RowHashes.of(found).contradictions()] == [
         ["rows.jsonl:1", "rows.jsonl:2"]
     ]
 

@@ -62,9 +62,10 @@ def before_and_after(run: Path) -> list[tuple[Sample, Sample]]:
 
 def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:
     """The trained model's answers to all held-out prompts, from the adapter as it was saved."""
+    from sapwood.prepare.probe import choose_probes
     from sapwood.prepare.study import read_data
     from sapwood.serve.load import open_target
-    from sapwood.serve.probe import answer_probes, choose_probes
+    from sapwood.serve.probe import answer_probes
 
     gc.collect()  # the trained model is done: its room is the next one's
     loaded = open_target(str(run), run.parent)

@@ -13,7 +13,7 @@ from sapwood.data.formats import read_conversations
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluate import Compared, Evaluation, evaluate_rows
 from sapwood.prepare.cache import unpack_examples
-from sapwood.prepare.rows import prepare
+from sapwood.prepare.report import prepare
 from sapwood.prepare.study import DATA, EVAL
 from sapwood.run import query
 from sapwood.run.files import to_json

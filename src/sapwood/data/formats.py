@@ -11,7 +11,6 @@ from typing import Any
 
 from sapwood.config.sections import DataConfig
 from sapwood.data.columns import rename
-from sapwood.data.files.share import ALL, Share
 from sapwood.data.files.sources import stream_rows
 from sapwood.data.pairs import read_pair
 from sapwood.data.problems import ProblemLog, names, printable
@@ -45,18 +44,6 @@ class ReadReport:
     ignored_keys: dict[str, int] = field(default_factory=dict[str, int])
     control_rows: int = 0
     bare_rows: int = 0
-
-    def add(self, other: ReadReport) -> None:
-        """Count in what another process read of the same files. Raises ValueError where it read one in
-        another format."""
-        for source, format in other.formats.items():
-            if self.formats.setdefault(source, format) != format:
-                raise ValueError(f"{source} has rows of several formats")
-        self.rows += other.rows
-        self.control_rows += other.control_rows
-        self.bare_rows += other.bare_rows
-        for key, count in other.ignored_keys.items():
-            self.ignored_keys[key] = self.ignored_keys.get(key, 0) + count
 
     def notes(self) -> list[str]:
         """One sentence for each fact worth a line."""
@@ -120,16 +107,15 @@ def read_conversations(
     paths: Sequence[str] | None = None,
     root: Path | None = None,
     report: ReadReport | None = None,
-    share: Share = ALL,
 ) -> Iterator[Conversation]:
-    """The conversations of ``paths``, in order; of ``config.train`` if None. ``share``: of those rows only.
+    """The conversations of ``paths``, in order; of ``config.train`` if None.
 
     Raises DataError behind the last good row, with the problems of all rows and files: take what it yields
     for good only when it has come to its end.
     """
     log = ProblemLog()
     shapes = _Shapes(config.format, log)
-    for row in stream_rows(config.train if paths is None else paths, root, log, config.records, share):
+    for row in stream_rows(config.train if paths is None else paths, root, log, config.records):
         try:
             row = rename(row, config.columns)
             format = shapes.of(row)

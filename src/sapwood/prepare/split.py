@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from json.encoder import encode_basestring
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from sapwood.types import Conversation, Message, RowId
 Places = NDArray[np.int64]
 
 
-class Said:
+class RowHashes:
     """What each row says, as hashes: 32 bytes for its prompt and 32 for all of it.
 
     A prompt is the system prompt, the tools, and all but the last answer. Whether a turn is trained is no
@@ -32,11 +31,11 @@ class Said:
         self._rows = array("i"), array("q"), array("q")  # source, index, line
 
     @classmethod
-    def of(cls, conversations: Iterable[Conversation]) -> Said:
-        said = cls()
+    def of(cls, conversations: Iterable[Conversation]) -> RowHashes:
+        hashes = cls()
         for conversation in conversations:
-            said.add(conversation)
-        return said
+            hashes.add(conversation)
+        return hashes
 
     def __len__(self) -> int:
         return len(self._rows[0])
@@ -59,35 +58,6 @@ class Said:
         """Where a row stands; -1 where it isn't there."""
         at = self._first.get(row.source, len(self)) + row.index
         return at if at < len(self) and self.row(at) == row else -1
-
-    def tensors(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
-        """All of it as arrays, and the names of the sources; for `merged`."""
-        source, index, line = self._rows
-        rows = {"index": np.array(index, np.int64), "line": np.array(line, np.int64)}
-        hashes = {
-            "prompts": np.frombuffer(self._prompts, np.uint8),
-            "wholes": np.frombuffer(self._wholes, np.uint8),
-        }
-        return {"source": np.array(source, np.int32), **rows, **hashes}, [*self._sources]
-
-    @classmethod
-    def merged(cls, own: Said, tensors: Mapping[str, NDArray[Any]], sources: Sequence[str]) -> Said:
-        """What ``own`` and another process say of the same files, in the order of their rows."""
-        mine, known = own.tensors()
-        number = {source: i for i, source in enumerate(dict.fromkeys([*known, *sources]))}
-        theirs = {**tensors, "source": np.array([number[s] for s in sources], np.int32)[tensors["source"]]}
-        both = {name: np.concatenate([mine[name], theirs[name]]) for name in mine}
-        order = np.lexsort((both["index"], both["source"]))
-        said = cls()
-        said._sources = number
-        said._rows = (
-            array("i", both["source"][order].tobytes()),
-            array("q", both["index"][order].tobytes()),
-            array("q", both["line"][order].tobytes()),
-        )
-        said._prompts = bytearray(both["prompts"].reshape(-1, 32)[order].tobytes())
-        said._wholes = bytearray(both["wholes"].reshape(-1, 32)[order].tobytes())
-        return said
 
     @cached_property
     def _first(self) -> dict[str, int]:
@@ -125,7 +95,7 @@ class Said:
         return bytes(hashes[32 * at : 32 * at + 32])
 
 
-def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
+def hold_out(hashes: RowHashes, eval: float, seed: int) -> NDArray[np.bool_]:
     """Which rows are held out.
 
     Rows with the same prompt stay together, exact duplicates with them: an answer that was trained is never
@@ -140,7 +110,7 @@ def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
     """
     if not 0 <= eval < float("inf") or (eval >= 1 and eval != int(eval)):
         raise ValueError(f"{eval} is neither a fraction below 1 nor a number of rows")
-    total = len(said)
+    total = len(hashes)
     held = np.zeros(total, np.bool_)
     if eval == 0:
         return held
@@ -149,7 +119,7 @@ def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
         why = f"{wanted:,} of {total:,} rows would be held out, and none be left to train on"
         raise DataError("nothing left to train on", "data.eval", why, "lower data.eval, or set it to 0")
     draw = f"{seed}:".encode()
-    ranked = sorted((hashlib.sha256(draw + prompt).digest(), rows) for prompt, rows in said.prompts())
+    ranked = sorted((hashlib.sha256(draw + prompt).digest(), rows) for prompt, rows in hashes.prompts())
     taken = 0
     for _, rows in ranked:
         if taken + len(rows) <= wanted:
@@ -171,7 +141,7 @@ def split_eval(
     conversations: Sequence[Conversation], eval: float, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
     """(train, held out), each in the order of the input; see `hold_out`."""
-    held = hold_out(Said.of(conversations), eval, seed).tolist()
+    held = hold_out(RowHashes.of(conversations), eval, seed).tolist()
     pairs = list(zip(conversations, held, strict=True))
     return [one for one, out in pairs if not out], [one for one, out in pairs if out]
 

@@ -24,15 +24,16 @@ from sapwood.data.files.sources import digest
 from sapwood.errors import ModelError, SapwoodError, StorageError
 from sapwood.machine.measure import device_for
 from sapwood.prepare.cache import open_entry, pack_entry, pack_examples, unpack_examples
+from sapwood.prepare.dataset import prepare_dataset, read
 from sapwood.prepare.examples import Examples
-from sapwood.prepare.gather import gather, read
+from sapwood.prepare.probe import choose_probes
+from sapwood.prepare.rows import Rules
 from sapwood.prepare.split import split_eval
 from sapwood.prepare.weights import weighted
 from sapwood.run.files import operation, staged_dir, to_json, verify_dir, write_atomic
-from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
-from sapwood.types import BaseSpec, Conversation, Example, RowId, TrainData
+from sapwood.types import BaseSpec, Conversation, Example, Probe, RowId, TrainData
 
 DATA = "data"  # folder of a run that holds its own copy of what it learns from
 MAX_GROUPS = 1000  # of rows alike that are named; all are counted
@@ -115,8 +116,8 @@ def prepared_study(
 
 
 def _prepare(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> Material:
-    found = gather(config, renderer, vocab_rows, length)
-    train, measured = found.train, found.measured
+    found = prepare_dataset(config, renderer, Rules(config.template, length, vocab_rows))
+    train, measured = found.train, found.eval
     seen = weighted(train.examples, config.data.train, config.data.weights, config.train.seed)
     held = measured.examples if measured is not None else []
     facts = {
@@ -126,8 +127,8 @@ def _prepare(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int
             "held_out": measured.report.rows if measured is not None else 0,
             "notes": found.notes.notes(),
         },
-        "duplicates": _groups(found.said.duplicates(found.learnt)),
-        "contradictions": _groups(found.said.contradictions(found.learnt)),
+        "duplicates": _groups(found.hashes.duplicates(found.learnt)),
+        "contradictions": _groups(found.hashes.contradictions(found.learnt)),
         "proof": train.proof.to_json(),
         "report": train.report.to_json(),
         "eval_report": measured.report.to_json() if measured is not None else None,

@@ -93,6 +93,7 @@ class AdapterFacts:
     Attributes:
         path: the adapter's folder.
         clock: the time that a template which asks for the date was told.
+        meant: control tokens that an answer may spell and then means.
     """
 
     path: Path
@@ -102,6 +103,7 @@ class AdapterFacts:
     template_fingerprint: str
     system: str | None
     clock: datetime | None
+    meant: tuple[str, ...] = ()
 
 
 def open_target(target: str, runs: Path, *, exact: bool = False) -> Loaded:
@@ -179,7 +181,7 @@ def _open_run(run: Path, exact: bool) -> Loaded:
 def _open(facts: AdapterFacts, name: str, exact: bool, trained: RunConfig | None = None) -> Loaded:
     """``trained``: the config of the run, where a checkpoint is opened and not a finished adapter."""
     spec = inspect_base(facts.base)
-    renderer = _renderer(spec, facts.template_name, facts.clock)
+    renderer = _renderer(spec, facts.template_name, facts.clock, facts.meant)
     _verify(facts, spec, renderer)
     if trained is None and (facts.path / MODEL).is_file():  # full fine-tuning: the folder is a model
         base = load_base(replace(spec, path=facts.path), facts.base)
@@ -234,8 +236,11 @@ def _verify(facts: AdapterFacts, spec: BaseSpec, renderer: Renderer) -> None:
         raise ModelError(problems)
 
 
-def _renderer(spec: BaseSpec, template_name: str, clock: datetime | None) -> Renderer:
-    return Renderer(spec.tokenizer, choose_template(spec.tokenizer, template_name), spec.stop_ids, clock)
+def _renderer(
+    spec: BaseSpec, template_name: str, clock: datetime | None, meant: tuple[str, ...] = ()
+) -> Renderer:
+    template = choose_template(spec.tokenizer, template_name)
+    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, meant)
 
 
 def _read_facts(folder: Path) -> AdapterFacts:
@@ -266,7 +271,8 @@ def _facts(
         "template_name": template,
     }
     values |= {key: tree.get(key) for key in ("base_fingerprint", "template_fingerprint")}
-    system, clock = tree.get("system"), (tree.get("proof") or {}).get("clock")
+    system, proof = tree.get("system"), tree.get("proof") or {}
+    clock, meant = proof.get("clock"), tuple(proof.get("meant", ()))
     missing = [key for key, value in values.items() if not _is_text(value)]
     wrong = [Problem(f"{key} is missing", str(source)) for key in missing]
     if not isinstance(system, str | None):
@@ -282,6 +288,7 @@ def _facts(
             values["template_fingerprint"],
             system,
             None if clock is None else datetime.fromisoformat(clock),
+            meant,
         )
     except (ValueError, TypeError) as error:
         why = " ".join(str(error).split())[:300]

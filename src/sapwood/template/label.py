@@ -6,13 +6,7 @@ import numpy as np
 
 from sapwood.errors import DataError
 from sapwood.template.encode import Encoded
-from sapwood.template.render import Renderer
 from sapwood.types import Example, Rendered
-
-
-def label(rendered: Rendered, renderer: Renderer) -> Example:
-    """Encode, and mark the tokens whose characters lie in a span. Raises DataError naming the row."""
-    return label_encoded(rendered, renderer.encode(rendered))
 
 
 def label_encoded(rendered: Rendered, encoded: Encoded) -> Example:

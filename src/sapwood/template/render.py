@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sapwood.errors import DataError
-from sapwood.template.blind import is_blind
+from sapwood.template.content import NONCHARACTERS
 from sapwood.template.encode import Encoded, Encoder
 from sapwood.template.fit import Form, fitted
 from sapwood.template.jinja import ChatTemplate
@@ -104,6 +104,10 @@ class Renderer:
         )  # None: an id unknown to it
         self._stops = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
 
+    def __reduce__(self) -> Any:
+        """A renderer travels to another process as what it is made of."""
+        return Renderer, (self.tokenizer, self._given, self.stop_ids, self.clock)
+
     def render(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendered]:
         """The conversation as text, with spans over what is to be learnt.
 
@@ -160,9 +164,19 @@ class Renderer:
         return self._given if self._given is not None else self.tokenizer.chat_template
 
     @cached_property
-    def is_blind(self) -> bool:
-        """Does the template (for chats without tools) only copy what messages say?"""
-        return is_blind(_environment().parse(self.template))
+    def default_system(self) -> str | None:
+        """The system prompt that the template adds to a conversation without one; None where it adds none."""
+        turns = (Message("user", NONCHARACTERS[0]), Message("assistant", NONCHARACTERS[1]))
+        given = self._tried((Message("system", NONCHARACTERS[2]), *turns), ())
+        alone = self._tried(turns, ())
+        if given is None or alone is None or NONCHARACTERS[2] not in given:
+            return None
+        head, _, rest = given.partition(NONCHARACTERS[2])
+        tail = rest.partition(NONCHARACTERS[0])[0]
+        added = alone.partition(NONCHARACTERS[0])[0]
+        if not added.startswith(head) or not added.endswith(tail):
+            return None
+        return added[len(head) : len(added) - len(tail)].strip() or None
 
     @cached_property
     def end_texts(self) -> tuple[str, ...]:

@@ -55,9 +55,12 @@ def ending(text: str, ends: Sequence[str] = ENDS) -> str | None:
 
 
 def strip_control_text(conversations: Iterable[Conversation], ends: Sequence[str]) -> Iterator[Conversation]:
-    """The conversations, with the turns that messages show as turns, and no stop token behind a message."""
+    """``ends``: stop tokens of the model beside the known ones.
+
+    The conversations, with the turns that messages show as turns, and no stop token behind a message."""
+    every = (*ends, *ENDS)
     for conversation in conversations:
-        messages = tuple(_turns(conversation.messages, ends))
+        messages = tuple(_turns(conversation.messages, every))
         yield replace(conversation, messages=messages) if messages != conversation.messages else conversation
 
 

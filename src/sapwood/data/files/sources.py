@@ -24,7 +24,6 @@ from sapwood.data.files.json_text import (
 )
 from sapwood.data.files.parquet import read_parquet
 from sapwood.data.files.paths import BUILTIN, files_of, open_source
-from sapwood.data.files.share import ALL, Share
 from sapwood.data.files.sniff import FileKind, sniff
 from sapwood.data.problems import ProblemLog, kind, printable
 from sapwood.data.rendered import read_text
@@ -53,10 +52,8 @@ def stream_rows(
     root: Path | None,
     log: ProblemLog,
     records: str | None = None,
-    share: Share = ALL,
 ) -> Iterator[Row]:
-    """`read_rows` that adds to a log what it would raise. ``records``: which list of a wrapping object;
-    ``share``: the rows to yield. What is wrong with others is not sure to be found."""
+    """`read_rows` that adds to a log what it would raise. ``records``: which list of a wrapping object."""
     here = root if root is not None else Path.cwd()
     for path in paths:
         try:
@@ -65,7 +62,7 @@ def stream_rows(
             log.add(*error.problems)
             continue
         for source, file in files.items():
-            yield from _read_source(source, file, here, log, records, share)
+            yield from _read_source(source, file, here, log, records)
 
 
 def digest(paths: Sequence[str], root: Path | None = None) -> str:
@@ -92,9 +89,7 @@ def size_of(paths: Sequence[str], root: Path | None = None) -> int:
     return total
 
 
-def _read_source(
-    source: str, path: str, root: Path, log: ProblemLog, records: str | None, share: Share
-) -> Iterator[Row]:
+def _read_source(source: str, path: str, root: Path, log: ProblemLog, records: str | None) -> Iterator[Row]:
     strays: dict[str, RowId] = {}  # kinds of rows that aren't objects, and the first of each
     count: Counter[str] = Counter()
     problems, rows = log.total, 0
@@ -105,13 +100,11 @@ def _read_source(
             if file_kind == "json":
                 found = read_json(stream, source, log, records)
             elif file_kind == "jsonl":
-                found = _read_jsonl(stream, source, log, share)
+                found = _read_jsonl(stream, source, log)
             else:
                 found = _READERS[file_kind](stream, source, log)
             for row in found:
                 rows += 1
-                if not share.has(row.id.index):
-                    continue
                 if isinstance(row.value, dict):
                     yield row
                 else:
@@ -124,7 +117,7 @@ def _read_source(
         log.add(Problem("the file can't be read", printable(source), (error.strerror or str(error)).lower()))
     for name, first in strays.items():
         log.add(_stray_problem(name, first, count[name]))
-    if rows == 0 and log.total == problems and share.has(0):
+    if rows == 0 and log.total == problems:
         log.add(Problem("0 rows", printable(source), "the file holds no example"))
 
 
@@ -136,14 +129,12 @@ def _stray_problem(name: str, first: RowId, count: int) -> Problem:
     )
 
 
-def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog, share: Share) -> Iterator[Row]:
+def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]:
     index = 0
     for line in read_lines(stream):
         if line.raw is not None and not line.raw.strip():
             continue
         index += 1
-        if not share.has(index - 1):
-            continue
         row = RowId(source, index - 1, line.number)
         if line.raw is None:
             log.add(Problem(TOO_LARGE, printable(str(row)), mend=TOO_LARGE_MEND))
