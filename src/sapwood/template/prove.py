@@ -95,7 +95,33 @@ class Prover:
         return truths
 
     def _apply(self, chats: list[Any], **options: Any) -> list[Any]:
-        return self._tokenizer.apply_chat_template(chats, **options)
+        if not any(message["content"] is None for chat in chats for message in chat):
+            return self._tokenizer.apply_chat_template(chats, **options)
+        texts = self._with_nulls(chats, **options)
+        if not options["tokenize"]:
+            return texts
+        return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+    def _with_nulls(
+        self,
+        chats: list[Any],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Any,
+        chat_template: str,
+        **_: Any,
+    ) -> list[str]:
+        """What ``apply_chat_template`` writes once it has taken null contents away, which servers don't."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        found: Any = render_jinja_template(
+            conversations=chats,
+            tools=tools,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            **self._tokenizer.special_tokens_map,
+        )
+        return found[0]
 
     def check(self, item: Labelled, truth: Truth) -> list[Fault]:
         """What is wrong with an example, codes that may fail included. Counts nothing."""
