@@ -144,6 +144,8 @@ def prove(items: Sequence[Labelled], renderer: Renderer, *, vocab_rows: int) -> 
     for item, truth in zip(items, truths, strict=True):
         for fault in prover.check(item, truth):
             problems += prover.fault(item.conversation.row, fault)
+        prover.check_said(item)
+    problems += prover.tally.problems()
     if problems:
         raise DataError(problems)
     prover.count(items)

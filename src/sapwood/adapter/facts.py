@@ -59,6 +59,11 @@ class AdapterFacts:
     combined: Mapping[str, Any] | None = None
 
     @property
+    def meant(self) -> tuple[str, ...]:
+        """Control tokens that an answer may spell and then means (`template.meant`)."""
+        return tuple(self.proof.get("meant", ()))
+
+    @property
     def clock(self) -> datetime | None:
         """The time that a template which asks for the date was told."""
         told = self.proof.get("clock")

@@ -94,7 +94,12 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
             f"{report['cut_rows'][0]}; {report['cut_answers']:,} inside an answer, without a stop token"
         )
     if report["control_rows"]:
-        lines.append(f"note       {report['control_rows']:,} rows spell a control token; it stays plain text")
+        lines.append(
+            f"note       {report['control_rows']:,} rows spell a control token; it stays plain text "
+            "(template.meant says which tokens are meant)"
+        )
+    if (prompt := study.renderer.default_system) is not None:
+        lines.append(f"note       rows without a system prompt learn under the template's own: {prompt!r}")
     lines += [
         f"accepted   {code}: {found['rows']:,} rows, first {found['first']}"
         for code, found in proof["accepted"].items()

@@ -63,7 +63,10 @@ Method = Literal[
 Optimizer = Literal[
     "adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "adafactor", "lion", "lion-8bit", "sgd"
 ]  # fmt: skip
-Accepted = Literal["stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end"]
+Accepted = Literal[
+    "stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end", "content-lost",
+    "control-text",
+]  # fmt: skip
 
 
 Storage = Literal["auto", "fp32", "bf16", "fp16", "gguf", "nf4", "fp4", "int8", "int8-compute"]
@@ -117,6 +120,8 @@ class DataConfig(Section):
     """answers of data.eval's file that data.train teaches as well: stop and name them, or count them"""
     encoding: str = "auto"
     """how text files are encoded; auto is UTF-8, or UTF-16 where its mark says so, and asks for the rest"""
+    strip_control_text: bool = False
+    """take stop tokens out of the ends of messages, and make turns of a rendered conversation in a message"""
 
     @field_validator("train")
     @classmethod
@@ -156,6 +161,11 @@ class TemplateConfig(Section):
     the cut. What is left out or cut is counted"""
     accept: Annotated[tuple[Accepted, ...], BeforeValidator(_as_tuple)] = ()
     """codes of the proof that may fail, for data that is meant so; the proof records each, with its rows"""
+    meant: Strings = ()
+    """control tokens that answers of the data spell and mean, such as <think> and </think> under a template
+    that only copies; any other stays plain text"""
+    no_reasoning: Literal["error", "close"] = "error"
+    """answers without reasoning where the prompt opens <think>: refuse them, or learn to close it at once"""
 
 
 class PackConfig(Section):

@@ -20,6 +20,7 @@ from sapwood.prepare.report import Preparation, Tally
 from sapwood.prepare.rows import BATCH, Rules
 from sapwood.prepare.split import RowHashes, hold_out
 from sapwood.template.render import Renderer
+from sapwood.template.strip import strip_control_text
 from sapwood.template.unrender import unrender
 from sapwood.types import Conversation, RowId
 
@@ -45,6 +46,8 @@ def read(
 ) -> Iterator[Conversation]:
     """The conversations of ``paths``. Raises DataError behind the last good one."""
     found = read_conversations(config.data, paths, report=notes)
+    if config.data.strip_control_text:
+        found = strip_control_text(found, renderer.end_texts)
     return unrender(found, renderer, config.template.train_on)
 
 

@@ -9,7 +9,9 @@ done by this one.
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
+import operator
 import os
 import signal
 import sys
@@ -147,6 +149,8 @@ def _work(packed: Sequence[Any]) -> ProvenBatch:
     return prove_batch(_unpacked(packed), _OWN["renderer"], _OWN["rules"])
 
 
+_FIELDS = operator.attrgetter(*(field.name for field in dataclasses.fields(Message)))
+
 # Frozen dataclasses are pickled field by field through Python code, tuples in C.
 
 
@@ -154,7 +158,7 @@ def _packed(batch: Batch) -> list[Any]:
     return [
         (
             (one.row.source, one.row.index, one.row.line),
-            [(m.role, m.content, m.reasoning, m.tool_calls, m.trained) for m in one.messages],
+            [_FIELDS(message) for message in one.messages],
             one.tools,
             one.text,
         )

@@ -150,7 +150,7 @@ class Tally:
 
     def finish(self, renderer: Renderer) -> Preparation:
         """What was proven. Raises DataError as `prepare` does."""
-        problems = self._problems
+        problems = [*self._proven.problems(), *self._problems]
         if self._dropped.count and self._rules.template.overlong == "error":
             problems = [self._too_long(), *problems]
         if problems:

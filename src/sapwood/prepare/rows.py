@@ -181,6 +181,7 @@ def _prove(
         row = item.conversation.row
         if rules.fits(item.example):
             truth = next(truths)
+            prover.check_said(item)
             if wrong := prover.check(item, truth):
                 try:
                     item = _exactly(item.conversation, item.rendering, renderer)

@@ -203,7 +203,8 @@ def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = No
     """The one renderer of a run: training, sampling, chat and export all use it. ``clock`` is what a
     template that asks for the date is told; a resumed run tells it the first start's."""
     template = choose_template(spec.tokenizer, config.template.name)
-    return Renderer(spec.tokenizer, template, spec.stop_ids, clock)
+    means = config.template.meant, config.template.no_reasoning == "close"
+    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, *means)
 
 
 def read_data(config: RunConfig, renderer: Renderer) -> tuple[list[Conversation], list[Conversation]]:

@@ -171,7 +171,7 @@ def _open(
     whole = trained is None and (folder / MODEL).is_file()  # full fine-tuning: the folder is a model
     saved = None if whole or trained is not None else read_adapter(folder)  # refused before a base is loaded
     spec = found_base(facts, folder, base)
-    renderer = _renderer(spec, facts.template_name, facts.clock)
+    renderer = _renderer(spec, facts.template_name, facts.clock, facts.meant)
     _verify(facts, folder, renderer)
     if whole:
         model = load_base(replace(spec, path=folder), facts.base, device)
@@ -200,8 +200,11 @@ def _verify(facts: AdapterFacts, folder: Path, renderer: Renderer) -> None:
         )
 
 
-def _renderer(spec: BaseSpec, template_name: str, clock: datetime | None) -> Renderer:
-    return Renderer(spec.tokenizer, choose_template(spec.tokenizer, template_name), spec.stop_ids, clock)
+def _renderer(
+    spec: BaseSpec, template_name: str, clock: datetime | None, meant: tuple[str, ...] = ()
+) -> Renderer:
+    template = choose_template(spec.tokenizer, template_name)
+    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, meant)
 
 
 def _facts_of_run(run: Path, config: RunConfig) -> AdapterFacts:

@@ -74,7 +74,7 @@ def locate(
     Between two marks there must be one of ``pieces``, as it is or escaped for JSON: a template that takes a
     piece apart leaves its own text between them.
     """
-    known = {form for piece in pieces for form in (piece, *_json_forms(piece))}
+    known = {form for piece in pieces for form in (piece, *json_forms(piece))}
     opening, closing = marks
     spans: list[Span] = []
     start: int | None = None
@@ -98,7 +98,7 @@ def locate(
     return tuple(spans) if start is None and at == len(text) else None
 
 
-def _json_forms(piece: str) -> tuple[str, str]:
+def json_forms(piece: str) -> tuple[str, str]:
     return json.dumps(piece, ensure_ascii=False)[1:-1], json.dumps(piece)[1:-1]
 
 

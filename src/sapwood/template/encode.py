@@ -57,10 +57,11 @@ class Encoder:
         self.control: dict[str, int] = {
             token.content: id for id, token in self._added.items() if not _is_blank(token.content)
         }
+        self.special = {token.content for token in self._added.values() if token.special}
         top = max([self._fast.get_vocab_size(with_added_tokens=True), *self._added]) + 1
         self._is_control = np.zeros(top, dtype=np.bool_)
         self._is_control[list(self.control.values())] = True
-        self._pattern = _longest_first(self.control)
+        self.pattern = _longest_first(self.control)
         ends = {text[0] for text in self.control} | {text[-1] for text in self.control}
         self._ends = re.compile(f"[{''.join(map(re.escape, sorted(ends)))}]" if ends else "(?!)")
         self._all_spellings = "\0".join(self.control)
@@ -184,7 +185,7 @@ class Encoder:
         lengths: list[int] = []
         length = at = 0
         for span in [*content, Span(len(text), len(text))]:
-            for match in self._pattern.finditer(text, at, span.start):
+            for match in self.pattern.finditer(text, at, span.start):
                 out += [text[at : match.start()], self._respelling[match[0]]]
                 length += match.start() - at
                 places.append(length)

@@ -53,6 +53,7 @@ class ChatTemplate:
     """
 
     def __init__(self, environment: Any, source: str, clock: datetime) -> None:
+        self.source = source
         environment.globals["strftime_now"] = clock.strftime
         limit(environment)
         try:

@@ -14,12 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import DataError, Problem
+from sapwood.template.kept import Keeping, Lost
+from sapwood.template.opened import closing_of
 from sapwood.template.proof import CHECKS, COUNTED, VERSION, Failed, Proof, ProofTally
 from sapwood.template.render import Renderer, Rendering
+from sapwood.template.shared import Shared
+from sapwood.template.strip import ENDS, ending, shows_turns
 from sapwood.template.view import as_dicts, plain
 from sapwood.types import Conversation, Example, RowId
 
 Fault = tuple[str, str]  # the code of a check, and why it fails
+SHOWN = 60  # characters of an example
 MAX_PROBLEMS = 1000  # after so many, one more row tells nobody anything
 
 
@@ -64,6 +69,9 @@ class Prover:
         self._tokenizer = renderer.tokenizer
         self._vocab_rows = vocab_rows
         self._stops = set(renderer.stop_ids)
+        self._keeping = Keeping(renderer.encoder.pattern)
+        self._ends = (*dict.fromkeys((*renderer.end_texts, *ENDS)),)
+        self._accepted_last: dict[str, RowId] = {}
 
     def truths(self, items: Sequence[tuple[Conversation, Rendering]]) -> list[Truth]:
         """The truth about each of these, in one call for all."""
@@ -73,7 +81,7 @@ class Prover:
         own = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         truths = [Truth(text, ids, []) for text, ids in zip(texts, own, strict=True)]
         for tools, members in _by_tools(items):
-            chats = {i: as_dicts(items[i][0].messages) for i in members}
+            chats = {i: as_dicts(self._renderer.fitted(items[i][0]).messages) for i in members}
             asked = [(i, turn) for i in members for turn in items[i][1].turns]
             with self._renderer.frozen_truth(tools) as template:
                 known: dict[str, Any] = {"tools": tools or None, "chat_template": template}
@@ -87,7 +95,33 @@ class Prover:
         return truths
 
     def _apply(self, chats: list[Any], **options: Any) -> list[Any]:
-        return self._tokenizer.apply_chat_template(chats, **options)
+        if not any(message["content"] is None for chat in chats for message in chat):
+            return self._tokenizer.apply_chat_template(chats, **options)
+        texts = self._with_nulls(chats, **options)
+        if not options["tokenize"]:
+            return texts
+        return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+    def _with_nulls(
+        self,
+        chats: list[Any],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Any,
+        chat_template: str,
+        **_: Any,
+    ) -> list[str]:
+        """What ``apply_chat_template`` writes once it has taken null contents away, which servers don't."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        found: Any = render_jinja_template(
+            conversations=chats,
+            tools=tools,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            **self._tokenizer.special_tokens_map,
+        )
+        return found[0]
 
     def check(self, item: Labelled, truth: Truth) -> list[Fault]:
         """What is wrong with an example, codes that may fail included. Counts nothing."""
@@ -100,6 +134,37 @@ class Prover:
         else:
             self._check_turns(item, truth.prompts)
         return self._faults
+
+    def check_said(self, item: Labelled) -> None:
+        """What the row says is in its text, and none of it is what a template writes. Faults are counted."""
+        rendering = item.rendering
+        lost = self._keeping.lost(
+            item.conversation, rendering.rendered, rendering.upto, rendering.turns, rendering.whole
+        )
+        self._share(item.conversation.row, "content-lost", lost)
+        self._share(item.conversation.row, "control-text", self._rendered_text(item))
+
+    def _rendered_text(self, item: Labelled) -> list[Lost]:
+        """Messages that are a rendered conversation, and answers that spell a stop token at their end."""
+        found: list[Lost] = []
+        for message in item.conversation.messages[: item.rendering.upto]:
+            content = message.text
+            if (mark := shows_turns(content)) is not None:
+                found.append(Lost(f"{mark} in a message", content))
+            elif message.role == "assistant" and (mark := ending(content, self._ends)) is not None:
+                is_text = item.held_control or mark not in self._renderer.encoder.control
+                found += [Lost(f"answers that end with {mark}", content[-SHOWN:])] * is_text
+        return found
+
+    def _share(self, row: RowId, code: str, found: Sequence[Lost]) -> None:
+        if not found:
+            return
+        if code not in self.tally.accepted:
+            kinds = {one.kind for one in found}
+            self.tally.shared.setdefault(code, Shared()).add(row, kinds, found[0].text[:SHOWN])
+        elif self._accepted_last.get(code) != row:  # several examples of one row count once
+            self.tally.accepted[code] = self.tally.accepted[code].plus(Failed(1, row))
+            self._accepted_last[code] = row
 
     def fault(self, row: RowId, fault: Fault) -> list[Problem]:
         """A check that failed: a problem, or none but one more row of a code that is accepted."""
@@ -130,7 +195,9 @@ class Prover:
     def _check_ids(self, item: Labelled, truth: str, own: list[int]) -> None:
         text, ids = item.rendering.rendered.text, item.example.ids.tolist()
         body = text[: len(text) - item.rendering.appended]
-        if body != truth and not (item.rendering.appended and truth.startswith(body)):
+        if item.rendering.opened:
+            self._check_opened(item, body, truth)
+        elif body != truth and not (item.rendering.appended and truth.startswith(body)):
             self._add(item, "template-text", f"the template writes {truth[-60:]!r}, not {body[-60:]!r}")
         if item.held_control:
             self._check_control(item, own)
@@ -141,6 +208,21 @@ class Prover:
             self._add(item, "double-bos", "the text begins with two begin-of-text tokens")
         if max(ids, default=0) >= self._vocab_rows:
             self._add(item, "vocabulary", f"id {max(ids)}, but the embedding has {self._vocab_rows} rows")
+
+    def _check_opened(self, item: Labelled, body: str, truth: str) -> None:
+        """Where the prompt opens a block: the template's text, and that block with the row's reasoning."""
+        (span,), opening = item.rendering.rendered.spans, item.rendering.opened
+        prompt, answer = body[: span.start], body[span.start :]
+        shared = prompt.removesuffix(opening)
+        message = item.conversation.messages[item.rendering.turns[0]]
+        thought, found, rest = answer.rpartition(closing_of(opening) or "")
+        own = message.reasoning
+        if own is None:
+            own = message.text.rpartition(found)[0].strip().removeprefix(opening.strip())
+        written = truth[len(shared) :]
+        right = found and truth.startswith(shared) and prompt.endswith(opening)
+        if not right or _bare(thought) != _bare(own) or rest.lstrip() != written.lstrip():
+            self._add(item, "template-text", f"the template writes {written[-60:]!r}, not {rest[-60:]!r}")
 
     def _check_control(self, item: Labelled, own: list[int]) -> None:
         """Such a row's ids can't be the tokenizer's, but they spell the same text, with fewer controls."""
@@ -244,6 +326,7 @@ def proof_of(tally: ProofTally, renderer: Renderer) -> Proof:
         stop_ids=renderer.stop_ids,
         stop_text=renderer.stop_text,
         clock=renderer.clock.isoformat() if renderer.tells_time else None,
+        meant=renderer.meant,
         accepted={code: found.to_json() for code, found in failed.items()},
     )
 
