@@ -107,7 +107,11 @@ class Encoder:
     def may_touch(self, text: str) -> bool:
         """False where this piece of content can't be part of a control token, whatever stands beside it."""
         inside = len(text) <= self.longest and text in self._all_spellings
-        return bool(text) and (inside or self._ends.search(text) is not None)
+        return bool(text) and (inside or self.may_hold_end(text))
+
+    def may_hold_end(self, text: str) -> bool:
+        """False if no character of the text begins or ends a control token's spelling."""
+        return self._ends.search(text) is not None
 
     @cached_property
     def _words(self) -> Words | None:
