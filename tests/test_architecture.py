@@ -16,6 +16,7 @@ LAYERS = (
     {"__main__", "__init__"},
     {"cli"},
     {"commands"},
+    {"migrate"},
     {"pipeline", "export"},
     {"evaluate"},
     {"plan"},

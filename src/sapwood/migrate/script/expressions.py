@@ -8,8 +8,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from sapwood.migrate.script import Env, Walker
-from sapwood.migrate.values import (
+from sapwood.migrate.script.found import Env, Walker
+from sapwood.migrate.script.values import (
     Attr,
     Call,
     Class,
@@ -110,7 +110,9 @@ def item(of: Any, key: Any, line: int) -> Any:
     if isinstance(of, Coded):
         if isinstance(key, str) and key in of.extra:
             return of.extra[key]
-        return {"input_ids": of.ids, "attention_mask": Ones()}.get(key, of.ids if key == 0 else Unknown(str(key), line))
+        return {"input_ids": of.ids, "attention_mask": Ones()}.get(
+            key, of.ids if key == 0 else Unknown(str(key), line)
+        )
     if isinstance(of, dict) and isinstance(key, (str, int)):
         return of.get(key, Unknown(f"[{key!r}]", line))
     if isinstance(of, (list, tuple)) and isinstance(key, int) and -len(of) <= key < len(of):
@@ -120,7 +122,9 @@ def item(of: Any, key: Any, line: int) -> Any:
     if isinstance(of, Ids) and key == 0:
         return of
     if isinstance(of, Call):
-        return of if isinstance(key, str) and not of.name.endswith("environ") else Attr(of, f"[{key!r}]", line)
+        return (
+            of if isinstance(key, str) and not of.name.endswith("environ") else Attr(of, f"[{key!r}]", line)
+        )
     return Unknown(f"{dotted(of)}[{key if is_plain(key) else dotted(key)!r}]", line)
 
 

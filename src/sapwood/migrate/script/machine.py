@@ -9,10 +9,10 @@ from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any
 
-from sapwood.migrate.expressions import elements, evaluate
-from sapwood.migrate.library import call
-from sapwood.migrate.script import Assigned, Env, Formatting, Script, Way
-from sapwood.migrate.values import (
+from sapwood.migrate.script.expressions import elements, evaluate
+from sapwood.migrate.script.found import Assigned, Env, Formatting, Script, Way
+from sapwood.migrate.script.library import call
+from sapwood.migrate.script.values import (
     Attr,
     Call,
     Chat,
@@ -292,11 +292,17 @@ class Machine:
         env: Env = outer.new_child()
         names = function.parameters
         defaults = dict(
-            zip(reversed([a.arg for a in (*arguments.posonlyargs, *arguments.args)]), reversed(arguments.defaults), strict=False)
+            zip(
+                reversed([a.arg for a in (*arguments.posonlyargs, *arguments.args)]),
+                reversed(arguments.defaults),
+                strict=False,
+            )
         )
         defaults |= {a.arg: d for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d}
         for name in (*names, *(a.arg for a in arguments.kwonlyargs)):
-            env[name] = self.value(defaults[name], outer) if name in defaults else Unknown(name, function.node.lineno)
+            env[name] = (
+                self.value(defaults[name], outer) if name in defaults else Unknown(name, function.node.lineno)
+            )
         env.update(zip(names, args, strict=False))
         known = {*names, *(a.arg for a in arguments.kwonlyargs)}
         env.update({k: v for k, v in {**function.preset, **kwargs}.items() if k in known})
@@ -347,7 +353,9 @@ def walk(trees: Sequence[ast.Module]) -> Script:
 def _formats(function: Function) -> bool:
     """Whether it makes training text of a row."""
     text = ast.unparse(function.node)
-    made = any(word in text for word in ("input_ids", "labels", "tokenizer", "'text'", "'prompt'", "'messages'"))
+    made = any(
+        word in text for word in ("input_ids", "labels", "tokenizer", "'text'", "'prompt'", "'messages'")
+    )
     subscript = any(
         isinstance(node, ast.Subscript)
         and isinstance(node.value, ast.Name)

@@ -147,7 +147,7 @@ class Call:
     of: Any = None
     attrs: dict[str, Any] = field(default_factory=dict[str, Any])
     columns: dict[str, Any] = field(default_factory=dict[str, Any])
-    state: list[Call] = field(default_factory=lambda: [])
+    state: list[Call] = field(default_factory=list)
     inside: str = ""
 
     @property

@@ -6,15 +6,15 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sapwood.migrate.expressions import attribute, elements, ids_of, item, settle
-from sapwood.migrate.script import Env, Walker
-from sapwood.migrate.values import (
+from sapwood.migrate.script.expressions import attribute, elements, item
+from sapwood.migrate.script.found import Env, Walker
+from sapwood.migrate.script.strings import STRINGS, is_tokenizer, string_method, tokenize, tokenizer_method
+from sapwood.migrate.script.values import (
     Attr,
     Call,
     Chat,
     Class,
     Coded,
-    Encoded,
     Field,
     Function,
     Ids,
@@ -22,23 +22,16 @@ from sapwood.migrate.values import (
     Module,
     Object,
     Ones,
-    Part,
     Row,
     Special,
     Text,
     Unknown,
     as_ids,
-    as_text,
-    concat,
     dotted,
-    is_plain,
-    joined,
 )
 
 _SAME = {"list", "tuple", "copy", "deepcopy", "clone", "tolist", "tensor", "LongTensor", "array", "asarray",
          "squeeze", "to", "long", "detach", "dict", "cat", "concatenate", "cuda", "flatten"}  # fmt: skip
-_STRINGS = {"strip", "lstrip", "rstrip", "lower", "upper", "replace", "join", "format", "split", "format_map",
-            "title", "startswith", "endswith", "removeprefix", "removesuffix", "splitlines"}  # fmt: skip
 _PARSED = ("parse_args", "parse_known_args", "parse_args_into_dataclasses", "parse_args_and_config")
 _MAPS = ("map", "apply")
 
@@ -60,13 +53,12 @@ def call(machine: Walker, node: ast.Call, env: Env) -> Any:
         if done:
             return value
     if is_tokenizer(callee) and not (isinstance(callee, Attr) and callee.name == "from_pretrained"):
-        return _tokenize(args, kwargs, node.lineno)
+        _remember(machine, "encode", args, kwargs, node.lineno)
+        return tokenize(args, kwargs, node.lineno)
     return _library(machine, node, of, callee, args, kwargs, lines)
 
 
-def _arguments(
-    machine: Walker, node: ast.Call, env: Env
-) -> tuple[list[Any], dict[str, Any], dict[str, int]]:
+def _arguments(machine: Walker, node: ast.Call, env: Env) -> tuple[list[Any], dict[str, Any], dict[str, int]]:
     args: list[Any] = []
     for argument in node.args:
         if isinstance(argument, ast.Starred):
@@ -98,21 +90,6 @@ def _instance(made: Class, args: Sequence[Any], kwargs: dict[str, Any]) -> Objec
     return Object(made.node.name, {**fields, **kwargs})
 
 
-def is_tokenizer(value: Any) -> bool:
-    """Whether a value is a tokenizer, by what made it or by its name."""
-    if isinstance(value, Call):
-        return ("okenizer" in value.name and value.last == "from_pretrained") or value.last in (
-            "get_chat_template", "build_tokenizer",
-        )  # fmt: skip
-    if isinstance(value, Attr):
-        return value.name.strip("_") in ("tokenizer", "tok") or (
-            value.name == "tokenizer" and isinstance(value.of, Call)
-        )
-    if isinstance(value, Unknown):
-        return value.text.rpartition(".")[2].rstrip("_") in ("tokenizer", "tok", "processor")
-    return False
-
-
 # --- methods ----------------------------------------------------------------------------------------------
 
 
@@ -120,9 +97,9 @@ def _method(
     machine: Walker, of: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: ast.Call, env: Env
 ) -> tuple[bool, Any]:
     line = node.lineno
-    if isinstance(of, (str, Text, Field, Special)) and name in _STRINGS:
-        return True, _string(machine, of, name, args, kwargs, node)
-    if isinstance(of, Chat) and name in _STRINGS:
+    if isinstance(of, (str, Text, Field, Special)) and name in STRINGS:
+        return True, string_method(machine, of, name, args, kwargs, node)
+    if isinstance(of, Chat) and name in STRINGS:
         return True, of
     if isinstance(of, list) and name in ("append", "extend", "insert"):
         _grow(of, name, args)
@@ -144,13 +121,26 @@ def _method(
     if isinstance(of, Module) and name in _SAME and len(args) >= 1 and as_ids(_only(args[0])) is not None:
         return True, as_ids(_only(args[0]))
     if is_tokenizer(of):
-        return _of_tokenizer(name, args, kwargs, line)
+        _remember(machine, name, args, kwargs, line)
+        return tokenizer_method(name, args, kwargs, line)
     if name == "add_argument" and isinstance(of, Call):
         of.state.append(Call("add_argument", line, args, kwargs))
         return True, None
     if name in _PARSED and isinstance(of, Call):
         return True, _parsed(of, name)
     return False, None
+
+
+def _remember(machine: Walker, name: str, args: list[Any], kwargs: dict[str, Any], line: int) -> None:
+    """What the rules ask of calls that leave no `Call`."""
+    text = _only(args[0]) if args else kwargs.get("text", kwargs.get("conversation"))
+    if name == "apply_chat_template":
+        machine.script.chats.append((text, line))
+    elif name == "encode" and kwargs.get("add_special_tokens", True) is not False:
+        if isinstance(text, Text) and any(isinstance(part, Chat) for part in text.parts):
+            machine.script.retokenized.append(line)
+        elif isinstance(args[0] if args else None, Ids):
+            machine.script.encoded_ids.append(line)
 
 
 def _only(value: Any) -> Any:
@@ -179,130 +169,25 @@ _DICTS: dict[str, Callable[[dict[Any, Any], list[Any]], Any]] = {
 }
 
 
-def _string(
-    machine: Walker, of: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: ast.Call
-) -> Any:
-    line = node.lineno
-    if name == "join":
-        return _join(of, args[0] if args else [], line)
-    if name in ("format", "format_map"):
-        return _formatted(of, args, kwargs, line)
-    if isinstance(of, str) and all(map(is_plain, args)):
-        try:
-            return getattr(of, name)(*args)
-        except (TypeError, ValueError):
-            return Unknown(ast.unparse(node)[:200], line)
-    if isinstance(of, Text) and name in ("lstrip", "strip", "rstrip"):
-        return _trimmed(of, name)
-    if isinstance(of, (Text, Field)) and name in ("lower", "upper", "replace", "title"):
-        machine.script.guessed.append((ast.unparse(node), line))
-        return of
-    return of if name in ("strip", "lstrip", "rstrip") else Unknown(ast.unparse(node)[:200], line)
-
-
-def _trimmed(text: Text, name: str) -> Any:
-    parts = list(text.parts)
-    if name != "rstrip" and parts and isinstance(parts[0], str):
-        parts[0] = parts[0].lstrip()
-    if name != "lstrip" and parts and isinstance(parts[-1], str):
-        parts[-1] = parts[-1].rstrip()
-    return settle(joined(iter(parts), text.line))
-
-
-def _join(glue: Any, values: Any, line: int) -> Any:
-    items = elements(values, ast.Constant(str(dotted(values)), lineno=line, col_offset=0))
-    text = as_text("")
-    for i, value in enumerate(items):
-        text = concat(concat(text, glue if i else ""), value, line)
-    return settle(text)
-
-
-def _formatted(of: Any, args: list[Any], kwargs: dict[str, Any], line: int) -> Any:
-    from string import Formatter
-
-    parts: list[Part] = []
-    row, count = kwargs.get("**", args[0] if args and isinstance(args[0], (Row, dict)) else None), 0
-    for part in as_text(of).parts:
-        if not isinstance(part, str):
-            parts.append(part)
-            continue
-        try:
-            pieces = list(Formatter().parse(part))
-        except ValueError:
-            return Unknown(part[:80], line)
-        for literal, name, _, _ in pieces:
-            parts.append(literal)
-            if name is None:
-                continue
-            if name == "" or name.isdigit():
-                at = count if name == "" else int(name)
-                count += 1
-                value = args[at] if at < len(args) else Unknown(f"{{{name}}}", line)
-            else:
-                value = kwargs[name] if name in kwargs else item(row, name, line)
-            parts += as_text(value, line).parts
-    return settle(joined(iter(parts), line))
-
-
-# --- tokenizers -------------------------------------------------------------------------------------------
-
-
-def _tokenize(args: list[Any], kwargs: dict[str, Any], line: int) -> Any:
-    text = args[0] if args else kwargs.get("text", Unknown("a text", line))
-    return Coded(_ids(text, kwargs, line))
-
-
-def _ids(text: Any, kwargs: dict[str, Any], line: int) -> Ids:
-    """As transformers 5 has it, `max_length` alone cuts too; cuts is whether truncation was asked for."""
-    off = kwargs.get("truncation") in (False, "do_not_truncate") and "truncation" in kwargs
-    limit = None if off else kwargs.get("max_length")
-    return ids_of(
-        text,
-        specials=kwargs.get("add_special_tokens", True) is not False,
-        limit=limit if limit is not None or "truncation" not in kwargs or off else "model_max_length",
-        cuts=bool(kwargs.get("truncation")),
-        padding=kwargs.get("padding"),
-        line=line,
-    )
-
-
-def _of_tokenizer(name: str, args: list[Any], kwargs: dict[str, Any], line: int) -> tuple[bool, Any]:
-    if name == "encode":
-        return True, _ids(args[0] if args else kwargs.get("text"), kwargs, line)
-    if name in ("get_command", "convert_tokens_to_ids") and args and isinstance(args[0], str):
-        return True, Special(args[0], line)
-    if name == "tokenize":
-        return True, _ids(args[0] if args else Unknown("a text", line), {"add_special_tokens": False}, line)
-    if name == "convert_tokens_to_ids" and args and as_ids(args[0]) is not None:
-        return True, as_ids(args[0])
-    if name == "apply_chat_template":
-        return True, _chat(args, kwargs, line)
-    return False, None
-
-
-def _chat(args: list[Any], kwargs: dict[str, Any], line: int) -> Any:
-    messages = args[0] if args else kwargs.get("conversation", kwargs.get("messages", Unknown("messages", line)))
-    chat = Chat(messages, bool(kwargs.get("add_generation_prompt", False)), line)
-    if kwargs.get("tokenize", True) is False:
-        return Text((chat,), line)
-    ids = Ids((Encoded(Text((chat,), line), False, kwargs.get("max_length"), bool(kwargs.get("truncation")), None, line),))
-    return Coded(ids) if kwargs.get("return_dict") else ids
-
-
 # --- argparse, and whatever else --------------------------------------------------------------------------
 
 
 def _parsed(parser: Call, name: str) -> Any:
     if parser.last == "HfArgumentParser" or name == "parse_args_into_dataclasses":
         classes = parser.args[0] if parser.args else []
-        made = [_default_of(one, parser.line) for one in (classes if isinstance(classes, (list, tuple)) else [classes])]
+        made = [
+            _default_of(one, parser.line)
+            for one in (classes if isinstance(classes, (list, tuple)) else [classes])
+        ]
         return tuple(made)
     fields: dict[str, Any] = {}
     for argument in parser.state:
         names = [a for a in argument.args if isinstance(a, str)]
         if names:
             long = next((n for n in names if n.startswith("--")), names[0])
-            fields[argument.kwargs.get("dest") or long.lstrip("-").replace("-", "_")] = _argument(argument, long)
+            fields[argument.kwargs.get("dest") or long.lstrip("-").replace("-", "_")] = _argument(
+                argument, long
+            )
     values = Object("args", fields)
     return (values, []) if name == "parse_known_args" else values
 
@@ -323,14 +208,25 @@ def _default_of(made: Any, line: int) -> Any:
 
 
 def _library(
-    machine: Walker, node: ast.Call, of: Any, callee: Any, args: list[Any], kwargs: dict[str, Any], lines: dict[str, int]
+    machine: Walker,
+    node: ast.Call,
+    of: Any,
+    callee: Any,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    lines: dict[str, int],
 ) -> Any:
     name, line = dotted(callee), node.lineno
     builtin = _BUILTINS.get(name) if isinstance(callee, Unknown) else None
     if builtin is not None:
         return builtin(args, node)
     last = name.rpartition(".")[2]
-    if last in _SAME and args and (ids := as_ids(_only(args[0]))) is not None and not isinstance(args[0], list):
+    if (
+        last in _SAME
+        and args
+        and (ids := as_ids(_only(args[0]))) is not None
+        and not isinstance(args[0], list)
+    ):
         return ids
     if name.endswith("path.join") and all(isinstance(a, str) for a in args) and args:
         return "/".join(str(a).rstrip("/") if i < len(args) - 1 else str(a) for i, a in enumerate(args))
@@ -341,7 +237,9 @@ def _library(
     if name in ("fire.Fire", "Fire", "typer.run") and args and isinstance(args[0], Function):
         return machine.apply(args[0], [], {}, line)
     receiver = of if isinstance(of, (Call, Attr, Object, Module, Unknown)) else None
-    made = Call(name, line, args, kwargs, lines, receiver, inside=machine.inside[-1] if machine.inside else "")
+    made = Call(
+        name, line, args, kwargs, lines, receiver, inside=machine.inside[-1] if machine.inside else ""
+    )
     machine.script.calls.append(made)
     _mapped(machine, made)
     return made
@@ -349,6 +247,10 @@ def _library(
 
 def _mapped(machine: Walker, made: Call) -> None:
     """`dataset.map(function)`: what the function makes of a row, which later functions see."""
+    given = made.kwargs.get("formatting_func")
+    if isinstance(given, Function) and machine.choices is None:
+        rows = made.kwargs.get("train_dataset")
+        machine.format(given, rows.columns if isinstance(rows, Call) else {}, made.line, mapped=True)
     if isinstance(made.of, Call):
         made.columns = dict(made.of.columns)
     if made.last not in _MAPS or machine.choices is not None:
@@ -362,7 +264,9 @@ def _mapped(machine: Walker, made: Call) -> None:
     found = machine.format(function, made.columns, made.line, mapped=True)
     result = next((way.result for way in found.ways if way.result is not None), None)
     if isinstance(result, dict):
-        made.columns.update({str(k): _only(v) if isinstance(v, list) and k == "text" else v for k, v in result.items()})
+        made.columns.update(
+            {str(k): _only(v) if isinstance(v, list) and k == "text" else v for k, v in result.items()}
+        )
     elif isinstance(result, Row):
         made.columns.update(result.columns)
 
