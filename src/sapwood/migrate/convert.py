@@ -17,7 +17,7 @@ OPTIMIZERS = {
     "adamw_bnb_8bit": "adamw-8bit", "adamw_8bit": "adamw-8bit", "paged_adamw_32bit": "paged-adamw",
     "paged_adamw": "paged-adamw", "paged_adamw_8bit": "paged-adamw-8bit", "adafactor": "adafactor",
     "lion_32bit": "lion", "lion": "lion", "lion_8bit": "lion-8bit", "sgd": "sgd", "adamw_apex_fused": "adamw",
-    "pagedadamw8bit": "paged-adamw-8bit", "pagedadamw": "paged-adamw", "adamw8bit": "adamw-8bit",
+    "pagedadamw8bit": "paged-adamw-8bit", "pagedadamw": "paged-adamw", "adamw8bit": "adamw-8bit", "adamw_torch_8bit": "adamw-8bit",
 }  # fmt: skip
 SCHEDULES = {
     "linear": "linear", "cosine": "cosine", "cosine_with_restarts": "cosine-restarts", "constant": "constant",

@@ -71,7 +71,11 @@ def apply(draft: Draft, name: str, theirs: str, value: Any, line: int, shown_as:
     elif theirs in known.instead:
         group = known.instead[theirs]
         idle = value in (None, False, "", 0) or value == [] or value == {}
-        said = ("off there, and not here", "那边未启用，这里也没有") if idle and group.matters else (group.en, group.zh)
+        said = (
+            ("off there, and not here", "那边未启用，这里也没有")
+            if idle and group.matters
+            else (group.en, group.zh)
+        )
         draft.instead(line, label, value, *said, matters=group.matters and not idle)
     else:
         draft.unread(

@@ -39,7 +39,9 @@ def report_page(found: Migration, config: str, *, zh: bool) -> str:
             if fault.level == level
         ]
         sections += _list(title, rows)
-    sections += _list(word["settings"], [f"<li>{_safe(entry_line(found, e, zh=zh))}</li>" for e in ordered(found)])
+    sections += _list(
+        word["settings"], [f"<li>{_safe(entry_line(found, e, zh=zh))}</li>" for e in ordered(found)]
+    )
     sections += _list(
         word["unfollowed"],
         [

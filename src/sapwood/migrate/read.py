@@ -88,7 +88,10 @@ def _hint(source: Source) -> str:
 
 def _unfollowed(source: Source, script: Script, draft: Draft) -> list[Unfollowed]:
     out = [Unfollowed(line, text, en, zh) for line, text, en, zh in draft.resists]
-    out += [Unfollowed(line, source.text(line).strip(), why, f"这不是 Python：{why}") for line, why in source.skipped]
+    out += [
+        Unfollowed(line, source.text(line).strip(), why, f"这不是 Python：{why}")
+        for line, why in source.skipped
+    ]
     supposed = ("it isn't known before it runs: read as true", "运行之前不知道结果：按真处理")
     out += [Unfollowed(line, text, *supposed) for text, line in dict.fromkeys(script.guessed)]
     return sorted(out, key=lambda one: one.line)

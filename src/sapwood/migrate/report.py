@@ -50,7 +50,10 @@ def lines(found: Migration, *, zh: bool) -> list[str]:
             out += [text for fault in chosen for text in _fault_lines(found, fault, zh=zh)]
     if found.unfollowed:
         out += ["", f"{word['unfollowed']}:"]
-        out += [f"  {found.source.place(one.line)}: {one.zh if zh else one.en}: {one.text[:160]}" for one in found.unfollowed]
+        out += [
+            f"  {found.source.place(one.line)}: {one.zh if zh else one.en}: {one.text[:160]}"
+            for one in found.unfollowed
+        ]
     return out
 
 
@@ -112,7 +115,12 @@ def to_facts(found: Migration, *, zh: bool) -> dict[str, Any]:
             for fault in found.faults
         ],
         "unfollowed": [
-            {"line": one.line, "place": found.source.place(one.line), "text": one.text, "why": one.zh if zh else one.en}
+            {
+                "line": one.line,
+                "place": found.source.place(one.line),
+                "text": one.text,
+                "why": one.zh if zh else one.en,
+            }
             for one in found.unfollowed
         ],
     }

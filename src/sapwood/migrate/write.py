@@ -19,7 +19,9 @@ def config_yaml(found: Migration, *, zh: bool, template: str = "") -> str:
     """template: the path of a written .jinja file, where there is one."""
     draft = found.draft
     name = Path(found.source.path).name
-    head = f"来自 {name}；每个键后面是它的出处。" if zh else f"from {name}; behind each key, where it is from."
+    head = (
+        f"来自 {name}；每个键后面是它的出处。" if zh else f"from {name}; behind each key, where it is from."
+    )
     out = [f"# {head}", "#   sapwood check sapwood.yaml", "#   sapwood train sapwood.yaml"]
     if "name" in draft.settings:
         out += [_line(found, "name", draft.settings["name"], zh=zh, indent="")]
@@ -51,7 +53,11 @@ def _line(found: Migration, key: str, value: Any, *, zh: bool, indent: str) -> s
 def _origin(found: Migration, entry: Entry, *, zh: bool) -> str:
     place = found.source.place(entry.line)
     said = entry.zh if zh else entry.en
-    theirs = f"{entry.theirs}={entry.value}" if entry.theirs and entry.value and len(entry.value) < 40 else entry.theirs
+    theirs = (
+        f"{entry.theirs}={entry.value}"
+        if entry.theirs and entry.value and len(entry.value) < 40
+        else entry.theirs
+    )
     if entry.state == "default":
         return " ".join(part for part in (entry.theirs, said) if part)
     text = ", ".join(part for part in (theirs, place) if part)

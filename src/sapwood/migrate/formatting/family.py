@@ -69,6 +69,10 @@ def read_parts(learning: Learning, parts: list[Part], lines: list[int]) -> None:
     fields = [part for part in parts if isinstance(part, Field)]
     text = "".join(_letter(part, fields) for part in parts)
     known = [name for name, shape in SHAPES.items() if shape.needs in text]
+    if "glm" not in learning.model and not any(
+        isinstance(p, Special) and p.name == "<|user|>" for p in parts
+    ):
+        known = [name for name in known if name != "chatglm3"]  # others write these marks too
     at = max((i for i, part in enumerate(parts) if isinstance(part, Field)), default=-1)
     if at >= 0:
         learning.end = joined(iter(parts[at + 1 :])).parts
@@ -184,9 +188,23 @@ def _of_literals(learning: Learning, parts: list[Part], fields: list[Field], lin
     if len(distinct) > 3 or any(isinstance(part, Unknown) for part in parts):
         learning.resists.append((learning.prompt_line or learning.line, quote(Text(tuple(parts)))))
     prompt, answer = distinct[: min(len(distinct) - 1, 2)], distinct[-1]
-    learning.columns = {"prompt": prompt[0].name, "completion": answer.name}
     learning.glued = _glued(Text(tuple(parts)))
-    if len(prompt) == 2:
-        learning.columns["system"] = prompt[1].name
+    if len(prompt) == 2 and (merged := _merged(parts, prompt)) is not None:
+        parts = merged
+        learning.columns |= {"instruction": prompt[0].name, "input": prompt[1].name, "output": answer.name}
+        prompt = prompt[:1]
+    else:
+        learning.columns |= {"prompt": prompt[0].name, "completion": answer.name}
+        if len(prompt) == 2:
+            learning.columns["system"] = prompt[1].name
     if len(distinct) <= 3:
         learning.jinja = write_template(parts, prompt, answer)
+
+
+def _merged(parts: list[Part], prompt: list[Field]) -> list[Part] | None:
+    """The parts without the second of two neighbouring columns: rows of that shape are joined by a line."""
+    first, second = parts.index(prompt[0]), parts.index(prompt[1])
+    between = parts[first + 1 : second]
+    if any(not isinstance(part, str) or part.strip() for part in between) or second < first:
+        return None
+    return [*parts[: first + 1], *parts[second + 1 :]]

@@ -49,6 +49,7 @@ class Learning:
 
     line: int
     name: str
+    model: str = ""
     columns: dict[str, str] = field(default_factory=dict[str, str])
     form: str = ""
     system: str | None = None

@@ -27,9 +27,12 @@ from sapwood.migrate.script.values import (
 )
 
 
-def recognise(formatting: Formatting, text_field: str = "") -> Learning:
+def recognise(formatting: Formatting, text_field: str = "", model: str = "") -> Learning:
+    """model: its name, in lower case; it tells families apart whose marks are alike."""
     found = [
-        read for way in formatting.ways if (read := _read(way.result, formatting, text_field)) is not None
+        read
+        for way in formatting.ways
+        if (read := _read(way.result, formatting, text_field, model)) is not None
     ]
     whole = [one for one in found if one.columns or one.own]
     if not whole:
@@ -45,8 +48,8 @@ def recognise(formatting: Formatting, text_field: str = "") -> Learning:
     return first
 
 
-def _read(result: Any, formatting: Formatting, text_field: str) -> Learning | None:
-    learning = Learning(formatting.function.node.lineno, formatting.function.name)
+def _read(result: Any, formatting: Formatting, text_field: str, model: str) -> Learning | None:
+    learning = Learning(formatting.function.node.lineno, formatting.function.name, model=model)
     if isinstance(result, Row):
         result = dict(result.columns)
     if isinstance(result, Coded):

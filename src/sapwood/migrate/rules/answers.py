@@ -45,7 +45,12 @@ def again(case: Case) -> Iterator[Hit]:
 def no_mask(case: Case) -> Iterator[Hit]:
     for call in case.facts.calls("generate"):
         given = "input_ids" in call.kwargs or (call.args and "**" not in call.kwargs)
-        if case.facts.pad_is_eos and given and "attention_mask" not in call.kwargs and "**" not in call.kwargs:
+        if (
+            case.facts.pad_is_eos
+            and given
+            and "attention_mask" not in call.kwargs
+            and "**" not in call.kwargs
+        ):
             yield hit(call.line)
 
 
@@ -53,7 +58,11 @@ def no_mask(case: Case) -> Iterator[Hit]:
 def device(case: Case) -> Iterator[Hit]:
     for node in _nodes(case):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            named = node.args and isinstance(node.args[0], ast.Constant) and str(node.args[0].value).startswith("cuda")
+            named = (
+                node.args
+                and isinstance(node.args[0], ast.Constant)
+                and str(node.args[0].value).startswith("cuda")
+            )
             if (node.func.attr == "to" and named) or (node.func.attr == "cuda" and not node.args):
                 yield hit(node.end_lineno or node.lineno)
 
@@ -85,7 +94,9 @@ def checkpoint(case: Case) -> Iterator[Hit]:
 
 @rule("adapter-without-tokenizer")
 def no_tokenizer(case: Case) -> Iterator[Hit]:
-    saved = [c for c in case.facts.script.calls if c.last in ("save_pretrained", "save_model") and c.of is not None]
+    saved = [
+        c for c in case.facts.script.calls if c.last in ("save_pretrained", "save_model") and c.of is not None
+    ]
     tokenizers = [c for c in saved if "okenizer" in dotted(c.of) or "okenizer" in c.name]
     given = case.facts.argument("processing_class") or case.facts.argument("tokenizer")
     for call in saved:
@@ -99,7 +110,9 @@ def among(case: Case) -> Iterator[Hit]:
     folder = case.facts.argument("output_dir")
     for call in case.facts.script.calls:
         where = first(call, "save_directory", "output_dir")
-        same = where == folder or (isinstance(where, Unknown) and isinstance(folder, Unknown) and where.text == folder.text)
+        same = where == folder or (
+            isinstance(where, Unknown) and isinstance(folder, Unknown) and where.text == folder.text
+        )
         if call.last == "save_pretrained" and call.of is not None and folder is not None and same:
             yield hit(call.line)
 
@@ -138,7 +151,10 @@ def unpinned(case: Case) -> Iterator[Hit]:
     base, name = case.facts.base, case.facts.model_id
     hub = str(case.draft.settings.get("base.model", "")).startswith(("hf:", "ms:"))
     if base is not None and name is not None and hub and "revision" not in base.kwargs:
-        line = next((base.lines[k] for k in ("pretrained_model_name_or_path", "model_name") if k in base.lines), base.line)
+        line = next(
+            (base.lines[k] for k in ("pretrained_model_name_or_path", "model_name") if k in base.lines),
+            base.line,
+        )
         yield hit(_literal_line(case, name, line), name=name)
 
 
@@ -179,8 +195,14 @@ def no_scaling(case: Case) -> Iterator[Hit]:
     base = case.facts.base
     for name in ("torch_dtype", "dtype"):
         value = base.kwargs.get(name) if base is not None else None
-        half = value is not None and not isinstance(value, (bool, Special)) and _word(value) in ("float16", "half", "fp16")
-        quantized = base is not None and any(k in base.kwargs for k in ("quantization_config", "load_in_4bit", "load_in_8bit"))
+        half = (
+            value is not None
+            and not isinstance(value, (bool, Special))
+            and _word(value) in ("float16", "half", "fp16")
+        )
+        quantized = base is not None and any(
+            k in base.kwargs for k in ("quantization_config", "load_in_4bit", "load_in_8bit")
+        )
         trains = case.facts.trainer is not None and case.facts.argument("fp16") is not True
         if half and trains and not quantized and case.facts.argument("bf16") is not True and base is not None:
             yield hit(base.lines[name])
@@ -212,8 +234,10 @@ def comment(case: Case) -> Iterator[Hit]:
         return
     for block in case.facts.source.code:
         for i, line in enumerate(block.text.splitlines()):
-            said = re.search(r"#.*?(llama|qwen|chatglm|baichuan|gemma)\s*(?:分词器|'s tokenizer| tokenizer)", line, re.IGNORECASE)
+            said = re.search(
+                r"#.*?(llama|qwen|chatglm|baichuan|gemma)\s*(?:分词器|'s tokenizer| tokenizer)",
+                line,
+                re.IGNORECASE,
+            )
             if said and said[1].lower() not in case.model and "LENGTH" in line.upper():
                 yield hit(block.first + i, name=said[1])
-
-

@@ -61,7 +61,11 @@ def undefined(case: Case) -> Iterator[Hit]:
     """Names that a setting is given: not those of functions and classes, which a fence needn't import."""
     given: set[str] = set()
     for call in case.facts.script.calls:
-        decides = call.last in ARGUMENTS | TRAINERS or call.last in ("from_pretrained", "load_dataset", "get_peft_model")
+        decides = call.last in ARGUMENTS | TRAINERS or call.last in (
+            "from_pretrained",
+            "load_dataset",
+            "get_peft_model",
+        )
         for value in (*call.args, *call.kwargs.values()) if decides else ():
             if isinstance(value, Unknown):
                 given.add(value.text)
@@ -94,7 +98,11 @@ def _kind(case: Case, call: Call) -> tuple[str, ...]:
         return ("arguments",)
     if call.last in TRAINERS and "Unsloth" not in call.last:
         return ("trainer",)
-    return ("load",) if call.last == "from_pretrained" and "Fast" not in call.name and "Peft" not in call.name else ()
+    return (
+        ("load",)
+        if call.last == "from_pretrained" and "Fast" not in call.name and "Peft" not in call.name
+        else ()
+    )
 
 
 def _name(call: Call) -> str:
@@ -138,7 +146,9 @@ def dtype(case: Case) -> Iterator[Hit]:
 @rule("report-misdescribed")
 def misdescribed(case: Case) -> Iterator[Hit]:
     for at, line in enumerate(case.facts.source.lines, 1):
-        if re.search(r"report_to.*#.*(默认\s*(?:是|为)?\s*wandb|defaults? (?:is |to )wandb)", line, re.IGNORECASE):
+        if re.search(
+            r"report_to.*#.*(默认\s*(?:是|为)?\s*wandb|defaults? (?:is |to )wandb)", line, re.IGNORECASE
+        ):
             yield hit(at)
 
 
@@ -174,9 +184,18 @@ def append(case: Case) -> Iterator[Hit]:
 @rule("open-without-encoding")
 def no_encoding(case: Case) -> Iterator[Hit]:
     for call in case.facts.script.calls:
-        path, mode = first(call, "file"), str(call.args[1] if len(call.args) > 1 else call.kwargs.get("mode", "r"))
+        path, mode = (
+            first(call, "file"),
+            str(call.args[1] if len(call.args) > 1 else call.kwargs.get("mode", "r")),
+        )
         text = isinstance(path, str) and path.endswith((".json", ".jsonl", ".csv", ".txt"))
-        if call.last == "open" and call.of is None and text and "b" not in mode and "encoding" not in call.kwargs:
+        if (
+            call.last == "open"
+            and call.of is None
+            and text
+            and "b" not in mode
+            and "encoding" not in call.kwargs
+        ):
             yield hit(call.line)
 
 

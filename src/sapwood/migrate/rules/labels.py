@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sapwood.migrate.formatting.learning import SHAPES, Learning
 from sapwood.migrate.rules.rule import Case, Hit, hit, rule
-from sapwood.migrate.script.values import Encoded, Field, Filler, Special, Text, Unknown, dotted
+from sapwood.migrate.script.values import Encoded, Field, Filler, Special, Unknown
 
 _LM = "DataCollatorForLanguageModeling"
 _FAMILIES = (
@@ -26,7 +26,10 @@ def _sft(case: Case) -> bool:
 
 
 def _answers_only(case: Case) -> bool:
-    chosen = case.facts.argument("assistant_only_loss") is True or case.facts.argument("completion_only_loss") is True
+    chosen = (
+        case.facts.argument("assistant_only_loss") is True
+        or case.facts.argument("completion_only_loss") is True
+    )
     return chosen or case.facts.has("DataCollatorForCompletionOnlyLM", "train_on_responses_only")
 
 
@@ -44,7 +47,9 @@ def end_of_turn(case: Case) -> Iterator[Hit]:
     if learning is None or learning.family not in SHAPES or learning.own or not learning.answer_line:
         return
     end = SHAPES[learning.family].end
-    by_eos = learning.family in ("llama-2-chat", "zephyr") and any(s.name == "eos" for s in _specials(learning))
+    by_eos = learning.family in ("llama-2-chat", "zephyr") and any(
+        s.name == "eos" for s in _specials(learning)
+    )
     if end and end not in _ends(learning) and not by_eos and end not in [s.name for s in _specials(learning)]:
         yield hit(learning.answer_line, end=end)
 
@@ -52,7 +57,13 @@ def end_of_turn(case: Case) -> Iterator[Hit]:
 @rule("no-end-learnt")
 def no_end(case: Case) -> Iterator[Hit]:
     learning = case.learning
-    if learning is None or learning.family or learning.own or len(learning.columns) < 2 or not learning.answer_line:
+    if (
+        learning is None
+        or learning.family
+        or learning.own
+        or len(learning.columns) < 2
+        or not learning.answer_line
+    ):
         return
     known = any(s.name in ("eos", "pad") or s.name.startswith("<") for s in _specials(learning))
     if not known and not re.search(r"</s>|<\|?(?:im_end|end|eot|eos|endoftext|end_of_turn)", _ends(learning)):
@@ -73,7 +84,12 @@ def end_doubled(case: Case) -> Iterator[Hit]:
         return
     end = SHAPES[learning.family].end
     extra = [s for s in _specials(learning) if s.name in ("eos", "pad")]
-    if end and end in _ends(learning) and extra and not (learning.family == "chatml" and extra[0].name == "eos" and False):
+    if (
+        end
+        and end in _ends(learning)
+        and extra
+        and not (learning.family == "chatml" and extra[0].name == "eos" and False)
+    ):
         yield hit(extra[0].line or learning.end_line, end=end)
 
 
@@ -85,7 +101,9 @@ def pad_is_eos(case: Case) -> Iterator[Hit]:
 
 @rule("pad-is-eos-unlearnt")
 def pad_is_eos_unlearnt(case: Case) -> Iterator[Hit]:
-    masked = case.facts.has(_LM) or (_sft(case) and not _own_labels(case) and not case.facts.has("DataCollatorForSeq2Seq"))
+    masked = case.facts.has(_LM) or (
+        _sft(case) and not _own_labels(case) and not case.facts.has("DataCollatorForSeq2Seq")
+    )
     if case.facts.pad_is_eos and masked and not case.facts.in_unsloth:
         yield hit(case.facts.pad_is_eos)
 
@@ -94,10 +112,16 @@ def pad_is_eos_unlearnt(case: Case) -> Iterator[Hit]:
 def answer_cut(case: Case) -> Iterator[Hit]:
     learning = case.learning
     if learning is not None and learning.cuts:
-        yield hit(learning.cuts[0][1], limit=learning.cuts[0][0] if isinstance(learning.cuts[0][0], int) else "…")
+        yield hit(
+            learning.cuts[0][1], limit=learning.cuts[0][0] if isinstance(learning.cuts[0][0], int) else "…"
+        )
         return
     for one in learning.limits if learning is not None else ():
-        whole = any(isinstance(p, Field) for p in one.text.parts) and len(learning.limits) == 1 if learning else False
+        whole = (
+            any(isinstance(p, Field) for p in one.text.parts) and len(learning.limits) == 1
+            if learning
+            else False
+        )
         if whole and one.cuts and learning is not None and learning.answer_line == one.text.line:
             yield hit(one.line, limit=one.limit if isinstance(one.limit, int) else "…")
             return
@@ -135,7 +159,11 @@ def constant(case: Case) -> Iterator[Hit]:
     limit = case.draft.settings.get("pack.length", "…")
     for filler in _pads(case)[:1]:
         yield hit(filler.line, limit=limit)
-    ids = [one for way in (case.facts.formatting.ways if case.facts.formatting else ()) for one in _encoded(way.result)]
+    ids = [
+        one
+        for way in (case.facts.formatting.ways if case.facts.formatting else ())
+        for one in _encoded(way.result)
+    ]
     for one in ids:
         if one.padding == "max_length":
             yield hit(one.line, limit=one.limit if isinstance(one.limit, int) else limit)
@@ -263,7 +291,11 @@ def null(case: Case) -> Iterator[Hit]:
 
 
 def _column(node: ast.expr, rows: list[str]) -> str:
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.value, ast.Name):
+    if (
+        isinstance(node, ast.Subscript)
+        and isinstance(node.slice, ast.Constant)
+        and isinstance(node.value, ast.Name)
+    ):
         return str(node.slice.value) if node.value.id in rows else ""
     return ""
 
@@ -314,5 +346,3 @@ def gemma_system(case: Case) -> Iterator[Hit]:
         return
     if learning.system is not None or "system" in learning.columns:
         yield hit(learning.system_line or learning.prompt_line or learning.line)
-
-

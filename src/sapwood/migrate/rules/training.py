@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from sapwood.migrate.rules.rule import Case, Hit, hit, rule
-
 from sapwood.migrate.script.values import Call, Unknown, dotted
 
 _OPTIMIZERS = re.compile(r"8bit|bnb|paged", re.IGNORECASE)
@@ -43,7 +42,9 @@ def no_input_grad(case: Case) -> Iterator[Hit]:
         return
     kwargs = case.facts.argument("gradient_checkpointing_kwargs")
     other = isinstance(kwargs, dict) and kwargs.get("use_reentrant") is False
-    prepared = case.facts.has("enable_input_require_grads", "prepare_model_for_kbit_training", "prepare_model_for_int8_training")
+    prepared = case.facts.has(
+        "enable_input_require_grads", "prepare_model_for_kbit_training", "prepare_model_for_int8_training"
+    )
     if not prepared and not _trainer_wraps(case) and not other:
         yield hit(case.facts.line("gradient_checkpointing"))
 
@@ -71,7 +72,9 @@ def _compute(case: Case) -> tuple[str, int]:
     value = call.kwargs.get("bnb_4bit_compute_dtype") if call is not None else None
     if call is None or value is None or isinstance(value, Unknown):
         return "", 0
-    return (value if isinstance(value, str) else dotted(value)).rpartition(".")[2], call.lines["bnb_4bit_compute_dtype"]
+    return (value if isinstance(value, str) else dotted(value)).rpartition(".")[2], call.lines[
+        "bnb_4bit_compute_dtype"
+    ]
 
 
 @rule("compute-dtype-alone")
@@ -99,7 +102,12 @@ def both(case: Case) -> Iterator[Hit]:
 @rule("targets-by-default")
 def by_default(case: Case) -> Iterator[Hit]:
     call = case.facts.adapter
-    if call is not None and call.last == "LoraConfig" and "target_modules" not in call.kwargs and "**" not in call.kwargs:
+    if (
+        call is not None
+        and call.last == "LoraConfig"
+        and "target_modules" not in call.kwargs
+        and "**" not in call.kwargs
+    ):
         yield hit(call.line)
 
 
@@ -157,7 +165,11 @@ def hidden(case: Case) -> Iterator[Hit]:
 @rule("checkpoints-unlimited")
 def unlimited(case: Case) -> Iterator[Hit]:
     every = case.facts.argument("save_steps")
-    if isinstance(every, (int, float)) and 1 <= every < 50 and case.facts.argument("save_total_limit") is None:
+    if (
+        isinstance(every, (int, float))
+        and 1 <= every < 50
+        and case.facts.argument("save_total_limit") is None
+    ):
         yield hit(case.facts.line("save_steps"), steps=every)
 
 
@@ -185,7 +197,11 @@ def best(case: Case) -> Iterator[Hit]:
 @rule("packing-mixes-rows")
 def packing(case: Case) -> Iterator[Hit]:
     facts = case.facts
-    if facts.argument("packing") is True and facts.argument("padding_free") is not True and not facts.in_unsloth:
+    if (
+        facts.argument("packing") is True
+        and facts.argument("padding_free") is not True
+        and not facts.in_unsloth
+    ):
         if facts.argument("packing_strategy", "") in ("", "wrapped"):
             yield hit(facts.line("packing"))
 
@@ -202,8 +218,14 @@ def on_train(case: Case) -> Iterator[Hit]:
     trained, measured = case.facts.argument("train_dataset"), case.facts.argument("eval_dataset")
     if measured is None or trained is None:
         return
-    same = measured is trained or (isinstance(measured, Unknown) and isinstance(trained, Unknown) and measured.text == trained.text)
-    if same or (isinstance(measured, Call) and isinstance(trained, Call) and _over(measured) is _over(trained) is not None):
+    same = measured is trained or (
+        isinstance(measured, Unknown) and isinstance(trained, Unknown) and measured.text == trained.text
+    )
+    if same or (
+        isinstance(measured, Call)
+        and isinstance(trained, Call)
+        and _over(measured) is _over(trained) is not None
+    ):
         yield hit(case.facts.line("eval_dataset"))
 
 
@@ -222,7 +244,18 @@ def no_seed(case: Case) -> Iterator[Hit]:
 @rule("output-names-other-model")
 def other_name(case: Case) -> Iterator[Hit]:
     folder = case.facts.argument("output_dir")
-    names = ("deepseek", "qwen", "llama", "gemma", "chatglm", "baichuan", "mistral", "internlm", "yi-", "phi-")
+    names = (
+        "deepseek",
+        "qwen",
+        "llama",
+        "gemma",
+        "chatglm",
+        "baichuan",
+        "mistral",
+        "internlm",
+        "yi-",
+        "phi-",
+    )
     if isinstance(folder, str) and case.facts.model_id:
         said = next((n for n in names if n in folder.lower()), None)
         own = next((n for n in names if n in case.model), None)
@@ -241,7 +274,11 @@ def asks(case: Case) -> Iterator[Hit]:
 
 @rule("report-to-all")
 def to_all(case: Case) -> Iterator[Hit]:
-    if case.facts.has("SwanLabCallback") and case.facts.arguments is not None and not case.facts.line("report_to"):
+    if (
+        case.facts.has("SwanLabCallback")
+        and case.facts.arguments is not None
+        and not case.facts.line("report_to")
+    ):
         yield hit(case.facts.arguments.line)
 
 
@@ -257,5 +294,3 @@ def needs_cuda(case: Case) -> Iterator[Hit]:
     name = case.facts.argument("optim")
     if isinstance(name, str) and _OPTIMIZERS.search(name):
         yield hit(case.facts.line("optim"), name=name)
-
-

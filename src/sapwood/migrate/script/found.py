@@ -53,7 +53,9 @@ class Script:
     formattings: list[Formatting] = field(default_factory=list[Formatting])
     functions: list[Function] = field(default_factory=list[Function])
     names: dict[str, Any] = field(default_factory=dict[str, Any])
-    chats: list[tuple[Any, int]] = field(default_factory=list[tuple[Any, int]])  # messages given to a template
+    chats: list[tuple[Any, int]] = field(
+        default_factory=list[tuple[Any, int]]
+    )  # messages given to a template
     retokenized: list[int] = field(default_factory=list[int])  # templated text that gets special tokens again
     encoded_ids: list[int] = field(default_factory=list[int])  # encode() of a list of ids
     kept: list[Any] = field(default_factory=list[Any])  # dicts whose lines are known by their id

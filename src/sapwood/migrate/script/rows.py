@@ -22,7 +22,11 @@ _BASES = (
 def read_rows(draft: Draft, facts: Facts) -> Learning | None:
     _source(draft, facts)
     _held_out(draft, facts)
-    learning = recognise(facts.formatting, _text_field(facts)) if facts.formatting else None
+    learning = (
+        recognise(facts.formatting, _text_field(facts), (facts.model_id or "").lower())
+        if facts.formatting
+        else None
+    )
     if learning is not None and facts.formatting is not None:
         _learning(draft, facts, learning)
     else:
@@ -46,14 +50,22 @@ def _source(draft: Draft, facts: Facts) -> None:
     if call.last == "load_dataset":
         _loaded(draft, call)
     else:
-        path = first(call, "path_or_buf", "filepath_or_buffer", "path", "file", "io", "dataset_path", "path_or_paths")
+        path = first(
+            call, "path_or_buf", "filepath_or_buffer", "path", "file", "io", "dataset_path", "path_or_paths"
+        )
         _file(draft, call, path, call.last)
     for step in facts.chain:
         if step.last in ("select", "filter", "shard", "head", "sample", "take"):
             draft.unread(step.line, step.last, [a for a in step.args if is_plain(a)],
                          "a part of the rows: write that part to a file of its own", "只用部分数据：请把这部分写成单独的文件")  # fmt: skip
         elif step.last in ("map", "remove_columns", "rename_column", "shuffle", "from_pandas", "from_list"):
-            draft.instead(step.line, step.last, "", "not needed: rows become examples in one step", "不需要：样本一步准备好")
+            draft.instead(
+                step.line,
+                step.last,
+                "",
+                "not needed: rows become examples in one step",
+                "不需要：样本一步准备好",
+            )
             for name in ("remove_columns",):
                 if name in step.kwargs:
                     draft.instead(step.lines[name], name, step.kwargs[name], "not needed", "不需要")
@@ -72,7 +84,12 @@ def _loaded(draft: Draft, call: Call) -> None:
         _file(draft, call, files, "data_files")
         _kind(draft, call, name)
     elif isinstance(name, str) and files is None:
-        hub = "/" in name and not name.startswith((".", "/", "~")) and name.count("/") == 1 and "." not in name.partition("/")[2][-6:]
+        hub = (
+            "/" in name
+            and not name.startswith((".", "/", "~"))
+            and name.count("/") == 1
+            and "." not in name.partition("/")[2][-6:]
+        )
         where = f"hf:{name}" if hub else name
         draft.take("data.train", [where], call.lines.get("path", call.line), "load_dataset", name)
         config = call.kwargs.get("name", call.args[1] if len(call.args) > 1 else None)
@@ -81,9 +98,17 @@ def _loaded(draft: Draft, call: Call) -> None:
                          "数据集的一部分：请写明文件 hf:ORG/NAME/FILE")  # fmt: skip
     elif isinstance(name, str) and isinstance(files, (str, list)):
         paths = [files] if isinstance(files, str) else [f for f in files if isinstance(f, str)]
-        draft.take("data.train", [f"hf:{name}/{path}" for path in paths], line, "load_dataset", f"{name}, {paths}")
+        draft.take(
+            "data.train", [f"hf:{name}/{path}" for path in paths], line, "load_dataset", f"{name}, {paths}"
+        )
     else:
-        draft.unread(call.line, "load_dataset", name, "which rows isn't known: set data.train", "不知道是哪些数据：请设置 data.train")
+        draft.unread(
+            call.line,
+            "load_dataset",
+            name,
+            "which rows isn't known: set data.train",
+            "不知道是哪些数据：请设置 data.train",
+        )
     _split(draft, call)
 
 
@@ -97,7 +122,9 @@ def _split(draft: Draft, call: Call) -> None:
         draft.unread(line, "split", split, "a part of the rows: write that part to a file of its own",
                      "只用部分数据：请把这部分写成单独的文件")  # fmt: skip
     else:
-        draft.note("data.eval", line, "split", split, "rows are held out by data.eval", "留出数据由 data.eval 决定")
+        draft.note(
+            "data.eval", line, "split", split, "rows are held out by data.eval", "留出数据由 data.eval 决定"
+        )
 
 
 def _kind(draft: Draft, call: Call, name: str) -> None:
@@ -105,7 +132,9 @@ def _kind(draft: Draft, call: Call, name: str) -> None:
         draft.instead(call.line, "load_dataset", name, "`sapwood data convert` first: a pickle can run code",
                       "先 `sapwood data convert`：pickle 能执行代码")  # fmt: skip
     else:
-        draft.note("data.train", call.line, "load_dataset", name, "the kind is told by the content", "格式由内容判断")
+        draft.note(
+            "data.train", call.line, "load_dataset", name, "the kind is told by the content", "格式由内容判断"
+        )
 
 
 def _file(draft: Draft, call: Call, path: Any, theirs: str) -> None:
@@ -123,7 +152,10 @@ def _named_in_prose(draft: Draft, facts: Facts) -> None:
         match = _LINK.search(facts.source.text(line))
         if match:
             path = match[1] or match[2]
-            en, zh = "no line of the code reads it: the text names this file", "代码里没有读取：正文提到这个文件"
+            en, zh = (
+                "no line of the code reads it: the text names this file",
+                "代码里没有读取：正文提到这个文件",
+            )
             draft.take("data.train", [path], line, "text", path, en, zh)
             return
     if facts.trainer is not None:
@@ -141,11 +173,19 @@ def _held_out(draft: Draft, facts: Facts) -> None:
             draft.take("data.eval", size, split.lines.get("test_size", split.line), "test_size", size,
                        "equal prompts stay on one side", "相同的提示词只在一侧")  # fmt: skip
         else:
-            draft.unread(split.line, "test_size", size, "how much isn't known: set data.eval", "不知道比例：请设置 data.eval")
+            draft.unread(
+                split.line,
+                "test_size",
+                size,
+                "how much isn't known: set data.eval",
+                "不知道比例：请设置 data.eval",
+            )
     elif given is None or given == "":
         draft.default("data.eval", 0, "eval_dataset", "nothing is held out there", "那边没有留出数据")
     else:
-        source = next((c for c in upstream(given) if c.last in ("load_dataset", "read_json", "read_csv")), None)
+        source = next(
+            (c for c in upstream(given) if c.last in ("load_dataset", "read_json", "read_csv")), None
+        )
         files = source.kwargs.get("data_files") if source else None
         if isinstance(files, str) and source is not facts.data:
             draft.take("data.eval", files, source.line if source else 0, "eval_dataset", files)
@@ -178,12 +218,22 @@ def _learning(draft: Draft, facts: Facts, learning: Learning) -> None:
             draft.take("pack.length", value, at, "max_length", value,
                        "longer rows stop the run by name; nothing is ever cut", "超长的行会被点名；从不截断")  # fmt: skip
         elif not is_plain(value):
-            draft.unread(at, "max_length", value, "its value isn't known: set pack.length", "不知道它的值：请设置 pack.length")
+            draft.unread(
+                at,
+                "max_length",
+                value,
+                "its value isn't known: set pack.length",
+                "不知道它的值：请设置 pack.length",
+            )
     if learning.fillers and not limits:
-        draft.instead(learning.fillers[0].line, "padding", "", "rows are packed, not padded", "样本打包而不填充")
+        draft.instead(
+            learning.fillers[0].line, "padding", "", "rows are packed, not padded", "样本打包而不填充"
+        )
     _trained(draft, facts, learning)
     for at, why in learning.resists:
-        draft.resists.append((at, why, "this part of the function couldn't be followed", "函数的这一部分无法跟踪"))
+        draft.resists.append(
+            (at, why, "this part of the function couldn't be followed", "函数的这一部分无法跟踪")
+        )
 
 
 def _template(draft: Draft, facts: Facts, learning: Learning, line: int) -> None:
@@ -205,11 +255,20 @@ def _template(draft: Draft, facts: Facts, learning: Learning, line: int) -> None
 
 def _trained(draft: Draft, facts: Facts, learning: Learning) -> None:
     """Where the labels aren't the function's own, the collator's."""
-    if learning.learnt == "assistant" or facts.has("train_on_responses_only", "DataCollatorForCompletionOnlyLM"):
+    if learning.learnt == "assistant" or facts.has(
+        "train_on_responses_only", "DataCollatorForCompletionOnlyLM"
+    ):
         draft.take("template.train_on", "assistant", learning.answer_line, "labels", "the answer",
                    "the answers and their stop token, proven before step 0", "回答及其结束符，开始前已验证")  # fmt: skip
     elif learning.columns.keys() <= {"text"} and learning.columns:
-        _as_they_are(draft, facts)
+        if _text_field(facts) or (
+            facts.trainer is not None and facts.trainer.last in ("SFTTrainer", "UnslothTrainer")
+        ):
+            _as_they_are(draft, facts)
+        else:
+            draft.settings["data.format"] = "text"
+            draft.take("template.train_on", "all", learning.line, "labels", "the whole text", "documents: all is learnt",
+                       "文档：学全文")  # fmt: skip
     else:
         draft.take("template.train_on", "assistant", learning.answer_line or learning.line, "labels", "the whole text",
                    "the answers only; set all to learn the prompt too, as there",
@@ -230,7 +289,11 @@ def _as_they_are(draft: Draft, facts: Facts) -> None:
     shown = "\n".join(block.text for block in facts.source.shown)
     name = next((n for n, s in SHAPES.items() if s.own and s.needs in shown and n != "chatglm3"), "")
     if not name:
-        model = str(draft.settings.get("base.model", "")).lower() + " " + str(draft.settings.get("data.train", "")).lower()
+        model = (
+            str(draft.settings.get("base.model", "")).lower()
+            + " "
+            + str(draft.settings.get("data.train", "")).lower()
+        )
         name = next((family for pattern, family in _BASES if re.search(pattern, model)), "")
     draft.take("template.name", name or "auto", facts.trainer.line, facts.trainer.last, "")
     draft.take("template.train_on", "assistant", facts.trainer.line, "labels", "the whole text",

@@ -9,7 +9,7 @@ from sapwood.migrate.convert import model_name
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.keys import apply, defaults
 from sapwood.migrate.script.facts import PEFT, Facts, first
-from sapwood.migrate.script.values import Attr, Call, Special, Unknown
+from sapwood.migrate.script.values import PARSED, Attr, Call, Special, Unknown
 
 _TRACKERS = {"SwanLabCallback": "swanlab", "init": "", "WandbCallback": "wandb", "MLflowCallback": "mlflow"}
 _ATTRIBUTES = {"use_cache": "load", "pretraining_tp": "load", "padding_side": "tokenizer"}
@@ -48,6 +48,9 @@ def _keywords(draft: Draft, table: str, call: Call | None, *, skip: Iterable[str
 def _base(draft: Draft, facts: Facts) -> None:
     base = facts.base
     if base is None:
+        named = first(facts.trainer, "model")
+        if isinstance(named, str):  # trl takes a name
+            _model(draft, facts, named, facts.trainer.line if facts.trainer else 0)
         return
     names = ("pretrained_model_name_or_path", "model_name", "model_id", "path_or_hf_repo")
     model = first(base, *names)
@@ -71,12 +74,27 @@ def _model(draft: Draft, facts: Facts, model: Any, line: int) -> None:
     if isinstance(model, Call) and model.last == "snapshot_download":
         fetched, model = first(model, "model_id", "repo_id"), ""
     hub = "ms:" if facts.download is not None and "modelscope" in facts.download.name else "hf:"
-    if isinstance(fetched, str) and (model == "" or (isinstance(model, str) and model.rstrip("/").endswith(fetched))):
+    if isinstance(fetched, str) and (
+        model == ""
+        or (
+            isinstance(model, str) and model.rstrip("/").replace("___", ".").lower().endswith(fetched.lower())
+        )
+    ):
         at = facts.download.line if facts.download else line
-        remark = ("the hub that it was fetched from; the cache is the system's own", "下载它的模型站；缓存在系统的缓存目录")
+        remark = (
+            "the hub that it was fetched from; the cache is the system's own",
+            "下载它的模型站；缓存在系统的缓存目录",
+        )
         draft.take("base.model", f"{hub}{fetched}", at, "snapshot_download", fetched, *remark)
         if model:
-            draft.note("base.model", line, "from_pretrained", model, "the folder of what was fetched", "即下载到的文件夹")
+            draft.note(
+                "base.model",
+                line,
+                "from_pretrained",
+                model,
+                "the folder of what was fetched",
+                "即下载到的文件夹",
+            )
     elif isinstance(model, str) and model:
         ours = model_name(model)
         if "modelscope" in (facts.base.name if facts.base else "") and ours.startswith("hf:"):
@@ -150,21 +168,38 @@ def _default_targets(draft: Draft, facts: Facts, call: Call) -> None:
     name = (facts.model_id or "").lower()
     en, zh = "not set: what peft chooses for this architecture", "未设置：peft 为该架构选的默认值"
     if facts.in_unsloth:
-        draft.default("lora.targets", "all-linear", "target_modules", "not set: the seven of each layer", "未设置：每层七个")
+        draft.default(
+            "lora.targets",
+            "all-linear",
+            "target_modules",
+            "not set: the seven of each layer",
+            "未设置：每层七个",
+        )
     elif "chatglm" in name or "glm-4" in name:
-        draft.default("lora.targets", ["q_proj", "k_proj", "v_proj"], "target_modules", f"{en} (query_key_value)", zh)
+        draft.default(
+            "lora.targets", ["q_proj", "k_proj", "v_proj"], "target_modules", f"{en} (query_key_value)", zh
+        )
     else:
         draft.default("lora.targets", ["q_proj", "v_proj"], "target_modules", en, zh)
 
 
 def _training(draft: Draft, facts: Facts) -> None:
     if facts.arguments is not None:
+        if facts.arguments.inside == PARSED:
+            draft.unread(facts.arguments.line, facts.arguments.last, "", "these come from the command line: bring it too, "
+                         "or set them", "这些来自命令行：请一并提供，或自行设置")  # fmt: skip
         _keywords(draft, "hf:train", facts.arguments)
         own = facts.arguments.last
         if "per_device_train_batch_size" not in facts.arguments.kwargs and "**" not in facts.arguments.kwargs:
             draft.micro = 8
         if "gradient_checkpointing" not in facts.arguments.kwargs and own not in ("SFTConfig",):
-            draft.default("train.gradient_checkpointing", bool(facts.in_unsloth), "", "the default there", "那边的默认值")
+            draft.default(
+                "train.gradient_checkpointing",
+                bool(facts.in_unsloth),
+                "",
+                "the default there",
+                "那边的默认值",
+            )
         defaults(draft, "hf:train")
         draft.settle()
     if facts.trainer is not None:
@@ -177,7 +212,9 @@ def _training(draft: Draft, facts: Facts) -> None:
 def _trackers(draft: Draft, facts: Facts) -> None:
     for call in facts.script.calls:
         tracker = _TRACKERS.get(call.last)
-        if tracker is None or (call.last == "init" and call.name.split(".")[0] not in ("wandb", "swanlab", "trackio")):
+        if tracker is None or (
+            call.last == "init" and call.name.split(".")[0] not in ("wandb", "swanlab", "trackio")
+        ):
             continue
         tracker = tracker or call.name.split(".")[0]
         before = draft.settings.get("track.to", [])
@@ -189,4 +226,6 @@ def _trackers(draft: Draft, facts: Facts) -> None:
 
             CONVERT["project"](draft, "project", project, call.lines.get("project", call.line), "", "")
         elif isinstance(project, (Unknown, Attr)):
-            draft.unread(call.line, "project", project, "its value isn't known before it runs", "运行之前不知道它的值")
+            draft.unread(
+                call.line, "project", project, "its value isn't known before it runs", "运行之前不知道它的值"
+            )

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _TOOLS = (
-    (re.compile(r"\bllamafactory-cli\s+train\b|\bllamafactory\.launcher\b|\bsrc/train(?:_bash)?\.py\b"), "llamafactory"),
+    (re.compile(r"\bllamafactory-cli\s+train\b|\bllamafactory\.launcher\b|\bsrc/train(?:_\w+)?\.py\b"), "llamafactory"),
     (re.compile(r"\bswift\s+(?:sft|pt|rlhf)\b|\bswift/cli/(?:sft|pt|rlhf)\.py\b"), "swift"),
     (re.compile(r"\bmlx_lm(?:\.|\s+)lora\b"), "mlx"),
     (re.compile(r"\btune\s+run\b"), "torchtune"),
     (re.compile(r"\baxolotl\s+train\b|\baxolotl\.cli\.train\b"), "axolotl"),
     (re.compile(r"\bunsloth-cli\.py\b|\bunsloth\s+train\b"), "unsloth"),
 )  # fmt: skip
-_ASSIGN = re.compile(r"^\s*(?:export\s+|set\s+)?([A-Za-z_]\w*)=(?:'([^']*)'|\"([^\"]*)\"|([^\s;]*))\s*;?\s*(?:#.*)?$")
+_ASSIGN = re.compile(
+    r"^\s*(?:export\s+|set\s+)?([A-Za-z_]\w*)=(?:'([^']*)'|\"([^\"]*)\"|([^\s;]*))\s*;?\s*(?:#.*)?$"
+)
 _VARIABLE = re.compile(r"\$\{(\w+)\}|\$(\w+)|%(\w+)%")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _DEVICES = re.compile(r"(?:NPROC_PER_NODE=|--nproc[_-]per[_-]node[= ]|--num_processes[= ])(\d+)")

@@ -96,7 +96,13 @@ def _silent(draft: Draft, name: str) -> None:
         draft.micro, draft.whole = draft.whole, None
     known = dict(draft.settings)
     if name == "llamafactory" and "lora.rank" in known:
-        draft.default("lora.alpha", 2 * known["lora.rank"], "", "the default there: twice the rank", "那边的默认值：秩的两倍")
+        draft.default(
+            "lora.alpha",
+            2 * known["lora.rank"],
+            "",
+            "the default there: twice the rank",
+            "那边的默认值：秩的两倍",
+        )
     if name == "swift" and "train.lr" not in known and known.get("lora.method") == "full":
         draft.default("train.lr", 1e-5, "", "the default there", "那边的默认值")
     draft.settle()
@@ -120,9 +126,14 @@ def _name_of(values: dict[str, tuple[Any, int]]) -> str:
         return "axolotl"
     if isinstance(top.get("training"), dict) and "model" in top:
         return "unsloth"
-    if "model_name_or_path" in top and (top.keys() & {"finetuning_type", "template", "stage", "dataset", "cutoff_len"}):
+    if "model_name_or_path" in top and (
+        top.keys() & {"finetuning_type", "template", "stage", "dataset", "cutoff_len"}
+    ):
         return "llamafactory"
-    if top.keys() & {"iters", "lora_parameters", "fine_tune_type", "lora_layers", "num_layers"} and "model" in top:
+    if (
+        top.keys() & {"iters", "lora_parameters", "fine_tune_type", "lora_layers", "num_layers"}
+        and "model" in top
+    ):
         return "mlx"
     if top.keys() & {"train_type", "tuner_type", "sft_type"} or {"model", "dataset"} <= top.keys():
         return "swift"
@@ -178,7 +189,9 @@ def yaml_values(text: str, path: Path) -> dict[str, tuple[Any, int]]:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        raise DataError("not valid YAML", where, " ".join(str(error.problem or error).split())[:200]) from None
+        raise DataError(
+            "not valid YAML", where, " ".join(str(error.problem or error).split())[:200]
+        ) from None
     except (YAMLError, RecursionError, ValueError) as error:
         raise DataError("not valid YAML", str(path), " ".join(str(error).split())[:200]) from None
     out: dict[str, tuple[Any, int]] = {}

@@ -11,7 +11,11 @@ from sapwood.migrate.convert import Convert, model_name
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.script.source import read_text
 
-_ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}  # what a row's keys are called there
+_ALPACA = {
+    "prompt": "instruction",
+    "query": "input",
+    "response": "output",
+}  # what a row's keys are called there
 _AXOLOTL = {
     "alpaca": ("alpaca", {}), "alpaca_w_system.load": ("alpaca", {}), "chat_template": ("messages", {}),
     "sharegpt": ("sharegpt", {}), "completion": ("text", {}),
@@ -24,7 +28,13 @@ _AXOLOTL = {
 def _factory_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
     names = [n.strip() for n in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, list) or not names:
-        draft.unread(line, theirs, value, "which rows isn't known: set data.train", "不知道是哪些数据：请设置 data.train")
+        draft.unread(
+            line,
+            theirs,
+            value,
+            "which rows isn't known: set data.train",
+            "不知道是哪些数据：请设置 data.train",
+        )
         return
     folder = Path(str(draft.values.get("dataset_dir") or "data"))
     known = _dataset_info(draft, folder)
@@ -33,7 +43,13 @@ def _factory_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh:
         info = known.get(name) if known is not None else None
         if not isinstance(info, dict):
             what = "dataset_info.json isn't there" if known is None else "dataset_info.json doesn't have it"
-            draft.unread(line, theirs, name, f"{what}: set data.train to its file", "找不到它的定义：请把 data.train 设为它的文件")
+            draft.unread(
+                line,
+                theirs,
+                name,
+                f"{what}: set data.train to its file",
+                "找不到它的定义：请把 data.train 设为它的文件",
+            )
             continue
         paths.append(_factory_file(info, folder))
         _factory_shape(draft, info, theirs, name, line)
@@ -65,8 +81,14 @@ def _factory_shape(draft: Draft, info: dict[str, Any], theirs: str, name: str, l
     columns: dict[str, str] = info.get("columns") or {}
     tags: dict[str, str] = info.get("tags") or {}
     if info.get("formatting") in ("sharegpt", "openai"):
-        form = "messages" if tags.get("content_tag", "value") == "content" or info["formatting"] == "openai" else "sharegpt"
-        ours = {"messages" if form == "messages" else "conversations": columns.get("messages", "conversations")}
+        form = (
+            "messages"
+            if tags.get("content_tag", "value") == "content" or info["formatting"] == "openai"
+            else "sharegpt"
+        )
+        ours = {
+            "messages" if form == "messages" else "conversations": columns.get("messages", "conversations")
+        }
         if columns.get("system"):
             ours["system"] = columns["system"]
     else:
@@ -94,7 +116,9 @@ def _factory_eval(draft: Draft, theirs: str, value: Any, line: int, en: str, zh:
     if isinstance(info, dict):
         draft.take("data.eval", _factory_file(info, folder), line, theirs, value)
     elif value:
-        draft.unread(line, theirs, value, "its file isn't known: set data.eval", "不知道它的文件：请设置 data.eval")
+        draft.unread(
+            line, theirs, value, "its file isn't known: set data.eval", "不知道它的文件：请设置 data.eval"
+        )
 
 
 # --- Axolotl ----------------------------------------------------------------------------------------------
@@ -116,7 +140,13 @@ def _axolotl_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh:
     if paths:
         draft.take("data.train", paths, line, theirs, ", ".join(paths))
     else:
-        draft.unread(line, theirs, value, "which rows isn't known: set data.train", "不知道是哪些数据：请设置 data.train")
+        draft.unread(
+            line,
+            theirs,
+            value,
+            "which rows isn't known: set data.train",
+            "不知道是哪些数据：请设置 data.train",
+        )
 
 
 def _axolotl_paths(entry: dict[str, Any]) -> list[str]:
@@ -165,7 +195,9 @@ def _axolotl_shape(draft: Draft, entry: dict[str, Any], theirs: str, line: int) 
 
 def _chat_columns(entry: dict[str, Any], form: str, columns: dict[str, str]) -> str:
     mapping: dict[str, str] = entry.get("message_property_mappings") or {}
-    content = mapping.get("content", entry.get("message_field_content", "content" if form == "messages" else "value"))
+    content = mapping.get(
+        "content", entry.get("message_field_content", "content" if form == "messages" else "value")
+    )
     messages = str(entry.get("field_messages", "messages" if form == "messages" else "conversations"))
     form = "sharegpt" if content == "value" else "messages"
     usual = "conversations" if form == "sharegpt" else "messages"
@@ -175,16 +207,29 @@ def _chat_columns(entry: dict[str, Any], form: str, columns: dict[str, str]) -> 
 
 
 def _own_type(kind: dict[str, Any]) -> dict[str, str]:
-    names = {"field_instruction": "instruction", "field_input": "input", "field_output": "output", "field_system": "system"}
-    return {ours: str(kind[theirs]) for theirs, ours in names.items() if kind.get(theirs) and kind[theirs] != ours}
+    names = {
+        "field_instruction": "instruction",
+        "field_input": "input",
+        "field_output": "output",
+        "field_system": "system",
+    }
+    return {
+        ours: str(kind[theirs]) for theirs, ours in names.items() if kind.get(theirs) and kind[theirs] != ours
+    }
 
 
 def _axolotl_eval(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    paths = [p for entry in value if isinstance(entry, dict) for p in _axolotl_paths(entry)] if isinstance(value, list) else []
+    paths = (
+        [p for entry in value if isinstance(entry, dict) for p in _axolotl_paths(entry)]
+        if isinstance(value, list)
+        else []
+    )
     if len(paths) == 1:
         draft.take("data.eval", paths[0], line, theirs, paths[0])
     elif value:
-        draft.unread(line, theirs, value, "one file is held out: put them together", "留出数据只能是一个文件：请合并")
+        draft.unread(
+            line, theirs, value, "one file is held out: put them together", "留出数据只能是一个文件：请合并"
+        )
 
 
 CONVERT_DATA: dict[str, Convert] = {

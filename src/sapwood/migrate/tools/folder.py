@@ -20,7 +20,13 @@ _ARGUMENTS = (
     "logging_steps", "report_to", "load_best_model_at_end", "max_length", "max_seq_length", "packing",
     "label_smoothing_factor", "adam_beta1", "adam_beta2", "adam_epsilon", "assistant_only_loss", "completion_only_loss",
 )  # fmt: skip
-_USUAL = {"label_smoothing_factor": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "packing": False}
+_USUAL = {
+    "label_smoothing_factor": 0.0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "packing": False,
+}
 
 
 def read_folder(path: Path) -> tuple[Draft, Source, str]:

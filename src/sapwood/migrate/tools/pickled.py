@@ -40,11 +40,15 @@ def read_pickled(path: Path) -> dict[str, Any]:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
                 if archive.getinfo(name).file_size > MAX_BYTES:
-                    raise DataError("the file is too large", str(path), "its pickle unpacks to more than 16 MB")
+                    raise DataError(
+                        "the file is too large", str(path), "its pickle unpacks to more than 16 MB"
+                    )
                 data = archive.read(name)
         made = _walk(data)
     except (OSError, StopIteration, ValueError, IndexError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError("training_args.bin can't be read", str(path), str(error)[:200] or type(error).__name__) from None
+        raise DataError(
+            "training_args.bin can't be read", str(path), str(error)[:200] or type(error).__name__
+        ) from None
     if not isinstance(made, Named) or not made.attrs:
         raise DataError("no training arguments are in it", str(path), "it holds something else")
     return {key: _plain(value) for key, value in made.attrs.items()}
@@ -140,4 +144,6 @@ def _to_mark(stack: list[Any]) -> list[Any]:
 
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
-    return {k: v for k, v in zip(values[::2], values[1::2], strict=True) if isinstance(k, (str, int, float, bool))}
+    return {
+        k: v for k, v in zip(values[::2], values[1::2], strict=True) if isinstance(k, (str, int, float, bool))
+    }

@@ -17,7 +17,6 @@ _TUNE_DATA = {
 _BUILDERS = ("json", "csv", "text", "parquet")
 
 
-
 def _mlx_scale(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
     number, rank = number_of(value), draft.settings.get("lora.rank", 8)
     if number is None:
@@ -44,7 +43,9 @@ def _mlx_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str
 def _tune_model(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
     match = _TUNE_MODEL.match(str(value))
     if match is None:
-        draft.take("lora.method", "full", line, theirs, value, "no adapter: all weights", "没有适配器：全部权重")
+        draft.take(
+            "lora.method", "full", line, theirs, value, "no adapter: all weights", "没有适配器：全部权重"
+        )
         return
     draft.take("lora.method", "lora", line, theirs, value)
     if match[2] == "qlora":
@@ -73,7 +74,13 @@ def _tune_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: st
     name = str(value).rpartition(".")[2]
     known = _TUNE_DATA.get(name)
     if known is None:
-        draft.unread(line, theirs, value, "which rows isn't known: set data.train", "不知道是哪些数据：请设置 data.train")
+        draft.unread(
+            line,
+            theirs,
+            value,
+            "which rows isn't known: set data.train",
+            "不知道是哪些数据：请设置 data.train",
+        )
         return
     where, form = known
     if where and "data.train" not in draft.settings:
@@ -102,7 +109,9 @@ def _files(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -
 
 
 def _tune_clip(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    draft.take("train.max_grad_norm", number_of(value) or 0, line, theirs, value, "0 never clips", "0 表示从不裁剪")
+    draft.take(
+        "train.max_grad_norm", number_of(value) or 0, line, theirs, value, "0 never clips", "0 表示从不裁剪"
+    )
 
 
 def _tune_logger(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -110,7 +119,9 @@ def _tune_logger(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: 
     if known is not None:
         draft.take("track.to", [known], line, theirs, value)
     else:
-        draft.note("track.to", line, theirs, value, "the run's own record has every step", "运行目录里每一步都有记录")
+        draft.note(
+            "track.to", line, theirs, value, "the run's own record has every step", "运行目录里每一步都有记录"
+        )
 
 
 def _tune_device(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -149,7 +160,9 @@ def _unsloth_gc(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: s
 
 
 def _swanlab_mode(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    ours = {"cloud": "cloud", "local": "offline", "offline": "offline", "disabled": "disabled"}.get(str(value), "offline")
+    ours = {"cloud": "cloud", "local": "offline", "offline": "offline", "disabled": "disabled"}.get(
+        str(value), "offline"
+    )
     draft.take("track.mode", ours, line, theirs, value)
 
 
@@ -189,7 +202,9 @@ def _swift_eval(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: s
     if isinstance(value, str) and value:
         draft.take("data.eval", value, line, theirs, value)
     elif value:
-        draft.unread(line, theirs, value, "one file is held out: put them together", "留出数据只能是一个文件：请合并")
+        draft.unread(
+            line, theirs, value, "one file is held out: put them together", "留出数据只能是一个文件：请合并"
+        )
 
 
 def _swift_template(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -220,11 +235,19 @@ def _unsloth_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh:
 
 
 def _unsloth_format(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    ours = {"alpaca": "alpaca", "chatml": "messages", "sharegpt": "sharegpt", "auto": "auto", "raw": "text"}.get(str(value))
+    ours = {
+        "alpaca": "alpaca",
+        "chatml": "messages",
+        "sharegpt": "sharegpt",
+        "auto": "auto",
+        "raw": "text",
+    }.get(str(value))
     if ours is not None:
         draft.take("data.format", ours, line, theirs, value)
     else:
-        draft.unread(line, theirs, value, "no such shape here: see data.format", "这里没有这种格式：见 data.format")
+        draft.unread(
+            line, theirs, value, "no such shape here: see data.format", "这里没有这种格式：见 data.format"
+        )
 
 
 def _loftq(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
