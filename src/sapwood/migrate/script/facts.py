@@ -9,6 +9,7 @@ from typing import Any
 from sapwood.migrate.script.found import Assigned, Formatting, Script
 from sapwood.migrate.script.source import Source
 from sapwood.migrate.script.values import (
+    PARSED,
     Attr,
     Call,
     Chat,
@@ -73,8 +74,8 @@ class Facts:
     @property
     def model_id(self) -> str | None:
         """As the script writes it."""
-        value = (
-            first(self.base, "pretrained_model_name_or_path", "model_name", "model_id") if self.base else None
+        value = first(
+            self.base or self.trainer, "pretrained_model_name_or_path", "model_name", "model_id", "model"
         )
         return value if isinstance(value, str) else None
 
@@ -179,7 +180,10 @@ def _arguments(facts: Facts) -> Call | None:
     if isinstance(given, Call) and given.last in ARGUMENTS:
         return given
     if isinstance(given, Object):  # a dataclass of the script that is filled from the command line
-        return Call(given.name, facts.trainer.line if facts.trainer else 0, kwargs=given.attrs)
+        line = facts.trainer.line if facts.trainer else 0
+        return Call(
+            given.name, line, kwargs=given.attrs, lines=dict.fromkeys(given.attrs, line), inside=PARSED
+        )
     found = [c for c in facts.script.calls if c.last in ARGUMENTS or c.last.endswith("TrainingArguments")]
     return found[-1] if found else None
 

@@ -10,6 +10,7 @@ from sapwood.migrate.script.expressions import attribute, elements, item
 from sapwood.migrate.script.found import Env, Walker
 from sapwood.migrate.script.strings import STRINGS, is_tokenizer, string_method, tokenize, tokenizer_method
 from sapwood.migrate.script.values import (
+    PARSED,
     Attr,
     Call,
     Chat,
@@ -204,7 +205,7 @@ def _argument(argument: Call, name: str) -> Any:
 def _default_of(made: Any, line: int) -> Any:
     if isinstance(made, Class):
         return Object(made.node.name, dict(made.fields))
-    return Call(dotted(made), line)
+    return Call(dotted(made), line, inside=PARSED)
 
 
 def _library(

@@ -205,6 +205,7 @@ class Function:
         return [a.arg for a in (*arguments.posonlyargs, *arguments.args) if a.arg not in ("self", "cls")]
 
 
+PARSED = "command line"  # Call.inside of arguments that a parser makes
 PLAIN = (str, int, float, bool, type(None))
 
 
