@@ -4,6 +4,7 @@ one) goes by the system role, the last is the answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from sapwood.migrate.script.values import Field, Part, Special
@@ -17,6 +18,7 @@ _LOOP = """\
 {{{{- {answer} }}}}
 {{%- endif %}}
 {{%- endfor %}}"""
+_END = re.compile(r"(?:</s>|<\|(?:im_end|end|eot_id|endoftext)\|>|<end_of_turn>)$")
 _TOKENS = {"eos": "eos_token", "bos": "bos_token", "pad": "pad_token"}
 
 
@@ -24,8 +26,9 @@ def write_template(parts: Sequence[Part], prompt: Sequence[Field], answer: Field
     at = max(i for i, part in enumerate(parts) if part == answer)
     names = dict(zip(prompt, ("message['content']", "extra"), strict=False))
     user = _expression(parts[:at], names)
-    end = _expression(parts[at + 1 :], names) if parts[at + 1 :] else "''"
-    if "eos_token" not in end:
+    after = [part for part in parts[at + 1 :] if not (isinstance(part, Special) and part.name in ("pad", "eos"))]
+    end = _expression(after, names)
+    if not (after and isinstance(after[-1], str) and _END.search(after[-1].rstrip())):
         end = "eos_token" if end == "''" else f"{end} + eos_token"
     return _HEAD + _LOOP.format(user=user, answer=f"message['content'] + {end}")
 

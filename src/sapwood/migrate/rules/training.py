@@ -216,22 +216,15 @@ def held_out(case: Case) -> Iterator[Hit]:
 @rule("eval-on-train")
 def on_train(case: Case) -> Iterator[Hit]:
     trained, measured = case.facts.argument("train_dataset"), case.facts.argument("eval_dataset")
-    if measured is None or trained is None:
-        return
-    same = measured is trained or (
-        isinstance(measured, Unknown) and isinstance(trained, Unknown) and measured.text == trained.text
-    )
-    if same or (
-        isinstance(measured, Call)
-        and isinstance(trained, Call)
-        and _over(measured) is _over(trained) is not None
-    ):
+    if measured is not None and _rows(measured) == _rows(trained):
         yield hit(case.facts.line("eval_dataset"))
 
 
-def _over(call: Call) -> object:
-    """What a call maps, where it takes the whole of it."""
-    return call.of if call.last == "map" and isinstance(call.of, Call) else None
+def _rows(value: Any) -> Any:
+    """What a mapping goes over, since that takes the whole of it."""
+    while isinstance(value, Call) and value.last == "map" and value.of is not None:
+        value = value.of
+    return value.text if isinstance(value, Unknown) else value
 
 
 @rule("no-seed")

@@ -246,14 +246,22 @@ def _library(
     return made
 
 
+def root(value: Any) -> Any:
+    """What `data["train"]` is a part of."""
+    while isinstance(value, Attr):
+        value = value.of
+    return value
+
+
 def _mapped(machine: Walker, made: Call) -> None:
     """`dataset.map(function)`: what the function makes of a row, which later functions see."""
     given = made.kwargs.get("formatting_func")
     if isinstance(given, Function) and machine.choices is None:
-        rows = made.kwargs.get("train_dataset")
+        rows = root(made.kwargs.get("train_dataset"))
         machine.format(given, rows.columns if isinstance(rows, Call) else {}, made.line, mapped=True)
-    if isinstance(made.of, Call):
-        made.columns = dict(made.of.columns)
+    source = root(made.of)
+    if isinstance(source, Call):
+        made.columns = dict(source.columns)
     if made.last not in _MAPS or machine.choices is not None:
         return
     function = next((v for v in (*made.args[:1], *made.kwargs.values()) if isinstance(v, Function)), None)

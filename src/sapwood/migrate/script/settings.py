@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sapwood.migrate.convert import model_name
+from sapwood.migrate.convert import CONVERT, model_name
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.keys import apply, defaults
 from sapwood.migrate.script.facts import PEFT, Facts, first
@@ -56,7 +56,10 @@ def _base(draft: Draft, facts: Facts) -> None:
     model = first(base, *names)
     line = next((base.lines[name] for name in names if name in base.lines), base.line)
     _model(draft, facts, model, line)
-    _keywords(draft, "hf:load", base, skip=(*names, "config"))
+    own = ("load_in_4bit",) if facts.in_unsloth else ()
+    _keywords(draft, "hf:load", base, skip=(*names, *own, "config"))
+    if own and "load_in_4bit" in base.kwargs:  # always nf4 there
+        CONVERT["nf4"](draft, own[0], base.kwargs[own[0]], base.lines[own[0]], "", "")
     if facts.in_unsloth and "load_in_4bit" not in base.kwargs:
         draft.default("base.storage", "nf4", "load_in_4bit", "the default there", "那边的默认值")
     for wanted in facts.calls("prepare_model_for_kbit_training", "enable_input_require_grads"):
@@ -222,7 +225,6 @@ def _trackers(draft: Draft, facts: Facts) -> None:
             draft.take("track.to", [*before, tracker], call.line, call.name.rpartition(".")[2], tracker)
         project = call.kwargs.get("project")
         if isinstance(project, str):
-            from sapwood.migrate.convert import CONVERT
 
             CONVERT["project"](draft, "project", project, call.lines.get("project", call.line), "", "")
         elif isinstance(project, (Unknown, Attr)):
