@@ -35,4 +35,4 @@ def test_every_fact_is_right_or_said_to_be_unknown(case: dict[str, Any], tmp_pat
 
 def test_a_function_that_cannot_be_followed_is_said_with_its_line(tmp_path: Path) -> None:
     found = brought(CASES[0], tmp_path)
-    assert any("wording.full" in one.text and one.line for one in found.unfollowed)
+    assert any("Wording().full" in one.text and one.line for one in found.unfollowed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -293,20 +294,13 @@ def _report(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) 
 
 def _project(tracker: str) -> Convert:
     def convert(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
+        if not isinstance(value, str) or not value:
+            draft.note("track.project", line, theirs, value, "not set", "未设置")
+            return
         if tracker and tracker not in draft.settings.get("track.to", []):
             _report(draft, theirs, [tracker], line, en, zh)
-        if isinstance(value, str):
-            import re
-
-            draft.take(
-                "track.project",
-                re.sub(r"[^\w.-]+", "-", value)[:64] or "sapwood",
-                line,
-                theirs,
-                value,
-                en,
-                zh,
-            )
+        name = re.sub(r"[^\w.-]+", "-", value)[:64]
+        draft.take("track.project", name or "sapwood", line, theirs, value, en, zh)
 
     return convert
 
@@ -406,7 +400,6 @@ def _keep_best(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: st
 
 
 def _name(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    import re
 
     if isinstance(value, str) and value:
         draft.take("name", re.sub(r"[^\w.-]+", "-", value)[:64], line, theirs, value, en, zh)

@@ -56,6 +56,7 @@ class Script:
     chats: list[tuple[Any, int]] = field(
         default_factory=list[tuple[Any, int]]
     )  # messages given to a template
+    templated: list[Call] = field(default_factory=list[Call])  # the calls of apply_chat_template
     retokenized: list[int] = field(default_factory=list[int])  # templated text that gets special tokens again
     encoded_ids: list[int] = field(default_factory=list[int])  # encode() of a list of ids
     kept: list[Any] = field(default_factory=list[Any])  # dicts whose lines are known by their id

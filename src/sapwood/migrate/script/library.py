@@ -50,11 +50,11 @@ def call(machine: Walker, node: ast.Call, env: Env) -> Any:
     if isinstance(callee, Class):
         return _instance(callee, args, kwargs)
     if isinstance(function, ast.Attribute):
-        done, value = _method(machine, of, function.attr, args, kwargs, node, env)
+        done, value = _method(machine, of, function.attr, args, kwargs, lines, node, env)
         if done:
             return value
     if is_tokenizer(callee) and not (isinstance(callee, Attr) and callee.name == "from_pretrained"):
-        _remember(machine, "encode", args, kwargs, node.lineno)
+        _remember(machine, "encode", args, kwargs, lines, node.lineno)
         return tokenize(args, kwargs, node.lineno)
     return _library(machine, node, of, callee, args, kwargs, lines)
 
@@ -95,7 +95,7 @@ def _instance(made: Class, args: Sequence[Any], kwargs: dict[str, Any]) -> Objec
 
 
 def _method(
-    machine: Walker, of: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: ast.Call, env: Env
+    machine: Walker, of: Any, name: str, args: list[Any], kwargs: dict[str, Any], lines: dict[str, int], node: ast.Call, env: Env
 ) -> tuple[bool, Any]:
     line = node.lineno
     if isinstance(of, (str, Text, Field, Special)) and name in STRINGS:
@@ -122,7 +122,7 @@ def _method(
     if isinstance(of, Module) and name in _SAME and len(args) >= 1 and as_ids(_only(args[0])) is not None:
         return True, as_ids(_only(args[0]))
     if is_tokenizer(of):
-        _remember(machine, name, args, kwargs, line)
+        _remember(machine, name, args, kwargs, lines, line)
         return tokenizer_method(name, args, kwargs, line)
     if name == "add_argument" and isinstance(of, Call):
         of.state.append(Call("add_argument", line, args, kwargs))
@@ -132,11 +132,14 @@ def _method(
     return False, None
 
 
-def _remember(machine: Walker, name: str, args: list[Any], kwargs: dict[str, Any], line: int) -> None:
+def _remember(
+    machine: Walker, name: str, args: list[Any], kwargs: dict[str, Any], lines: dict[str, int], line: int
+) -> None:
     """What the rules ask of calls that leave no `Call`."""
     text = _only(args[0]) if args else kwargs.get("text", kwargs.get("conversation"))
     if name == "apply_chat_template":
         machine.script.chats.append((text, line))
+        machine.script.templated.append(Call(name, line, args, kwargs, lines))
     elif name == "encode" and kwargs.get("add_special_tokens", True) is not False:
         if isinstance(text, Text) and any(isinstance(part, Chat) for part in text.parts):
             machine.script.retokenized.append(line)

@@ -29,6 +29,11 @@ def read_settings(draft: Draft, facts: Facts) -> None:
         draft.default("base.double_quant", False, "", "the default there", "那边的默认值")
     _base(draft, facts)
     _keywords(draft, "hf:tokenizer", facts.tokenizer, skip=("pretrained_model_name_or_path",))
+    for call in (*facts.calls("DataCollatorForSeq2Seq", "DataCollatorForLanguageModeling"), *facts.script.templated):
+        _keywords(draft, "hf:tokenizer", call)
+    for call in facts.answering:
+        if "trust_remote_code" in call.kwargs:
+            apply(draft, "hf:load", "trust_remote_code", call.kwargs["trust_remote_code"], call.lines["trust_remote_code"])
     _attributes(draft, facts)
     _adapter(draft, facts)
     _training(draft, facts)
@@ -123,7 +128,9 @@ def _attributes(draft: Draft, facts: Facts) -> None:
             draft.instead(call.line, call.last, first(call, "save_directory", "output_dir") or "", *_MERGED)
         elif call.last == "from_pretrained" and "Peft" in call.name:
             where = first_of(call, "model_id", 1)
-            draft.instead(call.line, "PeftModel.from_pretrained", where, "sapwood chat RUN: base and template are checked",
+            if "config" in call.kwargs:
+                draft.instead(call.lines["config"], "config", call.kwargs["config"], *_MERGED)
+            draft.instead(call.line, "model_id", where, "sapwood chat RUN: base and template are checked",
                           "`sapwood chat RUN`：会核对底座与模板")  # fmt: skip
         elif call.last == "print_trainable_parameters":
             draft.instead(call.line, call.last, "", "`sapwood check` tells it before a weight is loaded",

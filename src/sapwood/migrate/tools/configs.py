@@ -70,7 +70,7 @@ def read_tool(path: Path, tool: Tool) -> tuple[Draft, Source]:
     source = Source(str(path), lines, [f"line {i + 1}" for i in range(len(lines))])
     draft = Draft(values={key: value for key, (value, _) in tool.values.items()}, folder=path.parent)
     draft.devices = tool.devices
-    for key in sorted(tool.values, key=lambda key: (key not in _FIRST, 0)):
+    for key in sorted(tool.values, key=lambda key: (key not in _FIRST, key == "lora_target_linear")):
         value, line = tool.values[key]
         _one(draft, tool.name, key, value, line)
     _silent(draft, tool.name)
@@ -94,6 +94,8 @@ def _silent(draft: Draft, name: str) -> None:
         draft.micro = micro
     if draft.whole is not None and draft.accumulation is not None:  # mlx: accumulation multiplies
         draft.micro, draft.whole = draft.whole, None
+    if name == "axolotl" and "lora.method" not in draft.settings:
+        draft.take("lora.method", "full", 0, "adapter", None, "no adapter: all weights", "没有适配器：全部权重")
     known = dict(draft.settings)
     if name == "llamafactory" and "lora.rank" in known:
         draft.default(

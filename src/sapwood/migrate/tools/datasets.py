@@ -177,6 +177,9 @@ def _axolotl_shape(draft: Draft, entry: dict[str, Any], theirs: str, line: int) 
                          "这里没有这种格式：请用 data.columns 映射")  # fmt: skip
             return
         form, columns = known[0], dict(known[1])
+    if form == "alpaca" or columns:
+        draft.unread(line, f"{theirs}.type", kind, "there a wording of its own (### Instruction …): here the model's "
+                     "template renders these rows", "那边用它自己的文字（### Instruction …）：这里由模型的模板渲染")  # fmt: skip
     if form == "text":
         draft.take("template.train_on", "all", line, f"{theirs}.type", kind)
         if entry.get("field") not in (None, "text"):

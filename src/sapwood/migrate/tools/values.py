@@ -214,6 +214,16 @@ def _swift_template(draft: Draft, theirs: str, value: Any, line: int, en: str, z
 def _axolotl_linear(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
     if value is True:
         draft.take("lora.targets", "all-linear", line, theirs, value)
+    else:
+        draft.note("lora.targets", line, theirs, value, "off", "未启用")
+
+
+def _mlx_keys(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        names = list(dict.fromkeys(v.rpartition(".")[2] for v in value))
+        draft.take("lora.targets", names, line, theirs, value, en, zh)
+    else:
+        CONVERT["unknown"](draft, theirs, value, line, en, zh)
 
 
 def _axolotl_template(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -256,7 +266,7 @@ def _loftq(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -
 
 
 CONVERT_TOOL: dict[str, Convert] = {
-    "mlx_scale": _mlx_scale, "mlx_data": _mlx_data, "tune_model": _tune_model, "tune_attn": _tune_attn,
+    "mlx_scale": _mlx_scale, "mlx_data": _mlx_data, "mlx_keys": _mlx_keys, "tune_model": _tune_model, "tune_attn": _tune_attn,
     "tune_mlp": _tune_mlp, "tune_data": _tune_data, "tune_source": _tune_source, "tune_files": _files,
     "tune_optimizer": CONVERT["optimizer"], "tune_schedule": CONVERT["schedule"], "tune_clip": _tune_clip,
     "tune_logger": _tune_logger, "tune_device": _tune_device, "stage": _stage, "rl": _rl, "loraplus": _loraplus,
