@@ -43,7 +43,7 @@ PLACES = (
 )
 
 
-@pytest.mark.parametrize(("deed", "place"), itertools.product(DEEDS, PLACES))
+@pytest.mark.parametrize(("deed", "place"), list(itertools.product(DEEDS, PLACES)))
 def test_nothing_that_would_run_on_import_runs(deed: str, place: str, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     done = deed.format(mark=str(mark))

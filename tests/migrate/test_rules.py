@@ -44,23 +44,29 @@ trainer.save_model("out/final")
 tokenizer.save_pretrained("out/final")
 """
 
-# name -> (what to put in place of what in CLEAN, the line that is named)
-CHANGES: dict[str, tuple[str, str]] = {
-    "no-end-learnt": ("<|im_start|>user\\n{example['question']}<|im_end|>\\n<|im_start|>assistant\\n", "Q {example['question']} A "),
+SYSTEM = ("<|im_start|>user\\n{ex", "<|im_start|>system\\nBe kind<|im_end|>\\n<|im_start|>user\\n{ex")
+ASKED = """trainer.train()
+prompt = tokenizer.apply_chat_template([{'role': 'user', 'content': 'x'}], tokenize=False)
+"""
+
+# name -> what in CLEAN is replaced by what: old, new, old, new …
+CHANGES: dict[str, tuple[str, ...]] = {
+    "no-end-learnt": ("<|im_start|>user\\n{example['question']}<|im_end|>\\n<|im_start|>assistant\\n", "Q {example['question']} A ",
+                     "{example['answer']}<|im_end|>", "{example['answer']}"),
     "end-of-turn-not-learnt": ("{example['answer']}<|im_end|>", "{example['answer']}"),
     "template-of-another-family": ("./Qwen2.5-7B-Instruct", "./Llama-3-8B-Instruct"),
-    "system-on-gemma": ("./Qwen2.5-7B-Instruct", "./gemma-2-9b-it"),
+    "system-on-gemma": ("./Qwen2.5-7B-Instruct", "./gemma-2-9b-it", *SYSTEM),
     "targets-match-nothing": ('"all-linear"', '["q_proj", "c_attn"]'),
     "scale-high": ("lora_alpha=32", "lora_alpha=512"),
     "scale-low": ("lora_alpha=32", "lora_alpha=4"),
     "lr-unusual": ("learning_rate=1e-4", "learning_rate=0.01"),
-    "fp16-no-scaling": ("bfloat16)", "float16)"),
+    "fp16-no-scaling": ("bfloat16)", "float16)", ", bf16=True", ""),
     "fp16-and-bf16": ("bf16=True", "bf16=True, fp16=True"),
     "eval-on-train": ("eval_dataset=asked", "eval_dataset=rows"),
     "best-needs-eval": ("save_steps=200", "save_steps=200, load_best_model_at_end=True"),
     "version-gone": ("import torch", "# pip install transformers==4.46.9\nimport torch"),
     "packing-mixes-rows": ("Trainer(model", "SFTTrainer(packing=True, model"),
-    "system-not-at-inference": ("<|im_start|>user\\n{ex", "<|im_start|>system\\nBe kind<|im_end|>\\n<|im_start|>user\\n{ex"),
+    "system-not-at-inference": (*SYSTEM, "trainer.train()", ASKED),
     "argument-gone": ("save_steps=200", "save_steps=200, evaluation_strategy='steps'"),
     "device-hard-coded": ("set_seed(1)", "set_seed(1)\nx = torch.zeros(1).to('cuda')"),
     "checkpoints-unlimited": ("save_steps=200", "save_steps=5"),
@@ -72,7 +78,7 @@ CHANGES: dict[str, tuple[str, str]] = {
         'f"<s>[INST] {example[\'question\']} [/INST] "',
     ),
 }  # fmt: skip
-ASKED = "\nmodel.generate(**tokenizer(tokenizer.apply_chat_template([{'role': 'user', 'content': 'x'}], tokenize=False)))\n"
+
 
 
 def names(text: str, folder: Path) -> set[str]:
@@ -87,11 +93,10 @@ def test_a_script_without_faults_has_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_fault_that_is_put_in_is_found(name: str, tmp_path: Path) -> None:
-    old, new = CHANGES[name]
-    assert old in CLEAN
-    text = CLEAN.replace(old, new)
-    if name in ("system-on-gemma", "system-not-at-inference"):
-        text = text.replace("<|im_start|>user\\n{ex", "<|im_start|>system\\nBe kind<|im_end|>\\n<|im_start|>user\\n{ex") + ASKED
+    text, change = CLEAN, CHANGES[name]
+    for old, new in zip(change[::2], change[1::2], strict=True):
+        assert old in text
+        text = text.replace(old, new)
     assert name in names(text, tmp_path)
 
 

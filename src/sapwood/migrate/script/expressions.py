@@ -39,7 +39,7 @@ from sapwood.migrate.script.values import (
 )
 
 MAX_NUMBER = 2**63
-MAX_STRING = 1 << 20
+MAX_ITEMS = 4096  # of a list, or characters of a string that is repeated
 ROLES = {
     "eos_token": "eos", "eos_token_id": "eos", "pad_token": "pad", "pad_token_id": "pad", "bos_token": "bos",
     "bos_token_id": "bos", "unk_token": "unk", "unk_token_id": "unk", "eod_id": "<|endoftext|>",
@@ -183,11 +183,18 @@ def fold(kind: type, left: Any, right: Any, node: ast.expr) -> Any:
         if do is None or not plain:
             return _unknown(node)
         if kind is ast.Mult and not all(isinstance(x, (int, float)) for x in (left, right)):
-            return _unknown(node) if len(str(left)) * len(str(right)) > 4096 else left * right
+            return _times(left, right, node)
         value = do(left, right)
     except (TypeError, ValueError, ArithmeticError):
         return _unknown(node)
     return value if not isinstance(value, int) or abs(value) < MAX_NUMBER else _unknown(node)
+
+
+def _times(left: Any, right: Any, node: ast.expr) -> Any:
+    """A sequence so many times, where that stays small."""
+    whole, count = (right, left) if isinstance(left, int) else (left, right)
+    small = isinstance(whole, (str, list, tuple)) and isinstance(count, int) and len(whole) * count <= MAX_ITEMS
+    return whole * count if small else _unknown(node)
 
 
 def _sum(left: Any, right: Any, node: ast.BinOp) -> Any:
@@ -200,7 +207,7 @@ def _sum(left: Any, right: Any, node: ast.BinOp) -> Any:
     if isinstance(left, Ones) or isinstance(right, Ones):
         return Ones()
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
-        return [*left, *right]
+        return [*left, *right] if len(left) + len(right) <= MAX_ITEMS else _unknown(node)
     if any(isinstance(x, (str, Text, Field)) for x in (left, right)):
         return settle(concat(left, right, node.lineno))
     if any(isinstance(x, Special) for x in (left, right)):

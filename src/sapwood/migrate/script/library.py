@@ -138,7 +138,7 @@ def _remember(
     """What the rules ask of calls that leave no `Call`."""
     text = _only(args[0]) if args else kwargs.get("text", kwargs.get("conversation"))
     if name == "apply_chat_template":
-        machine.script.chats.append((text, line))
+        machine.script.chats.append((args[0] if args else text, line))
         machine.script.templated.append(Call(name, line, args, kwargs, lines))
     elif name == "encode" and kwargs.get("add_special_tokens", True) is not False:
         if isinstance(text, Text) and any(isinstance(part, Chat) for part in text.parts):
@@ -293,7 +293,7 @@ def _length(args: list[Any], node: ast.Call) -> Any:
 
 def _range(args: list[Any], node: ast.Call) -> Any:
     if args and all(isinstance(a, int) for a in args):
-        return list(range(*args))[:64]
+        return list(range(*args)[:64]) if 0 not in args[2:] else []
     return [Unknown("i", node.lineno)]
 
 

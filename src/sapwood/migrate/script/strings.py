@@ -9,6 +9,7 @@ from typing import Any
 from sapwood.migrate.script.expressions import elements, ids_of, item, settle
 from sapwood.migrate.script.found import Walker
 from sapwood.migrate.script.values import (
+    MAX_TEXT,
     Attr,
     Call,
     Chat,
@@ -56,7 +57,8 @@ def string_method(
         return _join(of, args[0] if args else [], line)
     if name in ("format", "format_map"):
         return _formatted(of, args, kwargs, line)
-    if isinstance(of, str) and all(map(is_plain, args)):
+    grown = len(of) * max((len(a) for a in args if isinstance(a, str)), default=1) if isinstance(of, str) else 0
+    if isinstance(of, str) and all(map(is_plain, args)) and grown <= MAX_TEXT << 6:
         try:
             return getattr(of, name)(*args)
         except (TypeError, ValueError):

@@ -205,6 +205,7 @@ class Function:
         return [a.arg for a in (*arguments.posonlyargs, *arguments.args) if a.arg not in ("self", "cls")]
 
 
+MAX_TEXT = 1 << 18  # characters of a text that a script puts together
 PARSED = "command line"  # Call.inside of arguments that a parser makes
 PLAIN = (str, int, float, bool, type(None))
 
@@ -246,8 +247,13 @@ def as_text(value: Any, line: int = 0) -> Text:
 
 
 def joined(parts: Iterator[Part], line: int = 0) -> Text:
+    """Neighbouring literals become one; a text that grows beyond all measure is unknown."""
     out: list[Part] = []
+    size = 0
     for part in parts:
+        size += len(part) if isinstance(part, str) else 1
+        if size > MAX_TEXT:
+            return Text((Unknown("a very long text", line),), line)
         if isinstance(part, str) and out and isinstance(out[-1], str):
             out[-1] += part
         elif part != "":
