@@ -1,7 +1,7 @@
 """Write the pages in docs/tutorials/ by `sapwood import`: ``python docs/tutorials.py FOLDER``.
 
-FOLDER holds the tutorials' texts, which aren't kept here: 000_*.txt to 004_*.txt. `tests/migrate` compares the
-pages with what this script makes of them.
+FOLDER holds the tutorials' texts, which aren't kept here: 000_*.txt to 004_*.txt. `tests/migrate` compares
+the pages with what this script makes of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ PAGES = (
     Page("001", "qwen1.5-swanlab", "qwen1.5-7b-chat-swanlab", "Qwen1.5-7B-Chat with SwanLab",
          "Qwen1.5-7B-Chat 接入 SwanLab"),
     Page("002", "chatglm3-4bit", "chatglm3-6b-4bit", "ChatGLM3-6B in 4 bits", "4 比特的 ChatGLM3-6B"),
-    Page("003", "llama-2-chat", "llama-2-7b-chat", "Llama-2-7b-chat, SFTTrainer", "Llama-2-7b-chat 与 SFTTrainer"),
+    Page("003", "llama-2-chat", "llama-2-7b-chat", "Llama-2-7b-chat, SFTTrainer",
+    "Llama-2-7b-chat 与 SFTTrainer"),
     Page("004", "llama-2-qlora", "llama-2-7b-guanaco-qlora", "Llama-2-7b on guanaco, QLoRA",
          "QLoRA 微调 Llama-2-7b（guanaco）"),
 )  # fmt: skip
@@ -61,12 +62,16 @@ def pages(folder: Path = TEXTS) -> dict[str, str]:
 
 def _page(page: Page, found: Migration, *, zh: bool) -> str:
     recipe = f"[{page.recipe}.yaml](../../recipes/{page.recipe}.yaml)"
-    other = f"[English]({page.name}.md) · **简体中文**" if zh else f"**English** · [简体中文]({page.name}.zh-CN.md)"
+    other = (
+        f"[English]({page.name}.md) · **简体中文**"
+        if zh
+        else f"**English** · [简体中文]({page.name}.zh-CN.md)"
+    )
     told = (
         "下面由 `sapwood import` 从教程生成：它读懂了什么、在这里是什么、哪里错了。教程的代码从未运行。"
         if zh
-        else "Made by `sapwood import` from the tutorial: what it understood, what that is here, what was wrong. No "
-        "line of the tutorial was run."
+        else "Made by `sapwood import` from the tutorial: what it understood, what that is here, what was "
+        "wrong. No line of the tutorial was run."
     )
     out = ["<!-- written by docs/tutorials.py -->", f"# {page.zh if zh else page.en}", ""]
     out += [f"{other} · {'配方：' if zh else 'recipe: '}{recipe}", "", told, ""]
@@ -75,7 +80,10 @@ def _page(page: Page, found: Migration, *, zh: bool) -> str:
     out += ["```sh", f"sapwood check recipes/{page.recipe}.yaml", f"sapwood train recipes/{page.recipe}.yaml"]
     out += ["sapwood eval last", "sapwood chat last", "```", ""]
     out += ["## 教程里的问题" if zh else "## What went wrong there", ""]
-    out += [f"| {'行' if zh else 'line'} | {'名称' if zh else 'name'} | {'原因' if zh else 'why'} |", "|---|---|---|"]
+    out += [
+        f"| {'行' if zh else 'line'} | {'名称' if zh else 'name'} | {'原因' if zh else 'why'} |",
+        "|---|---|---|",
+    ]
     for fault in found.faults:
         out.append(f"| {fault.line} | `{fault.name}` | {_cell(fault.zh if zh else fault.en)} |")
     return "\n".join([*out, ""])

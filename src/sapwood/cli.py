@@ -283,13 +283,18 @@ def init(
 @app.command(name="import")
 def import_(
     file: Annotated[
-        Path, typer.Argument(help="a tutorial, script, notebook, config, command line or PEFT folder", metavar="FILE")
+        Path,
+        typer.Argument(
+            help="a tutorial, script, notebook, config, command line or PEFT folder", metavar="FILE"
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="config to write")] = Path("sapwood.yaml"),
     lang: Annotated[str, typer.Option("--lang", help="of the report: en or zh")] = "en",
     html: Annotated[Path | None, typer.Option(help="write the report as one self-contained page too")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="check it where the rows are at hand")] = True,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="check it where the rows are at hand")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Make a config of what you have, and say what was wrong in it; no line of it is run."""

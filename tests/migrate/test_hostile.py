@@ -95,7 +95,10 @@ def test_damaged_files_are_refused_in_words(name: str, data: bytes, tmp_path: Pa
 
 
 def notebook(cells: int) -> str:
-    body = [{"cell_type": "code", "source": [f"%time\n!pip install x\nvalue_{i} = {i} + 1\nprint(value_{i})\n"]} for i in range(cells)]
+    body = [
+        {"cell_type": "code", "source": [f"%time\n!pip install x\nvalue_{i} = {i} + 1\nprint(value_{i})\n"]}
+        for i in range(cells)
+    ]
     body += [{"cell_type": "code", "source": TRAINS.splitlines(keepends=True)}]
     return json.dumps({"cells": body, "nbformat": 4, "metadata": {}})
 

@@ -42,7 +42,8 @@ def wording(rows):
 
 
 rows = load_dataset("json", data_files="rows.jsonl", split="train").map(wording, batched=True)
-SFTTrainer(model=model, train_dataset=rows, peft_config=LoraConfig(r=4, target_modules="all-linear"), args=TrainingArguments(output_dir="out")).train()
+SFTTrainer(model=model, train_dataset=rows, peft_config=LoraConfig(r=4, target_modules="all-linear"),
+           args=TrainingArguments(output_dir="out")).train()
 """
 
 
@@ -99,7 +100,9 @@ def test_the_report_is_there_in_chinese_as_json_and_as_a_page(script: Path) -> N
 def test_a_page_shows_what_is_brought_as_text_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "train.py"
-    path.write_text(CLEAN.replace('output_dir="out"', 'output_dir="<script>alert(1)</script>"'), encoding="utf-8")
+    path.write_text(
+        CLEAN.replace('output_dir="out"', 'output_dir="<script>alert(1)</script>"'), encoding="utf-8"
+    )
     run(str(path), "--html", "report.html")
     assert "<script" not in Path("report.html").read_text("utf-8")
 
@@ -109,7 +112,9 @@ def test_a_language_that_is_not_there_is_an_error(script: Path) -> None:
         run(str(script), "--lang", "fr")
 
 
-def test_rows_beside_the_script_are_found_from_elsewhere(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_beside_the_script_are_found_from_elsewhere(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n', encoding="utf-8")
     other = tmp_path / "other"
     other.mkdir()
@@ -143,5 +148,9 @@ def test_a_template_of_its_own_is_written_out_and_passes_the_proof(
 
     study = study_config(load_config("sapwood.yaml"))
     first = next(example for example in study.data.train if example.row.index == 1)
-    text = study.renderer.decode(first.ids) if hasattr(study.renderer, "decode") else study.spec.tokenizer.decode(first.ids)
+    text = (
+        study.renderer.decode(first.ids)
+        if hasattr(study.renderer, "decode")
+        else study.spec.tokenizer.decode(first.ids)
+    )
     assert "Do this.\n\n### Ask:\nask 1?\n\n### More:\nmore 1\n\n### Say:\nsay 1." in text

@@ -1,4 +1,4 @@
-"""What public scripts do, put to use in scripts of our own: the facts that come out, and what must be said."""
+"""What public scripts do, put to use in scripts of our own: the facts, and what must be said."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from ruamel.yaml import YAML
 from sapwood.migrate.read import Migration, bring
 from sapwood.migrate.write import validated
 
-CASES: list[dict[str, Any]] = YAML(typ="safe", pure=True).load((Path(__file__).parent / "public.yaml").read_text("utf-8"))
+CASES: list[dict[str, Any]] = YAML(typ="safe", pure=True).load(
+    (Path(__file__).parent / "public.yaml").read_text("utf-8")
+)
 
 
 def brought(case: dict[str, Any], folder: Path) -> Migration:
@@ -26,7 +28,11 @@ def brought(case: dict[str, Any], folder: Path) -> Migration:
 def test_every_fact_is_right_or_said_to_be_unknown(case: dict[str, Any], tmp_path: Path) -> None:
     found = brought(case, tmp_path)
     settings = found.draft.settings
-    wrong = {key: (settings.get(key), wanted) for key, wanted in case["facts"].items() if settings.get(key) != wanted}
+    wrong = {
+        key: (settings.get(key), wanted)
+        for key, wanted in case["facts"].items()
+        if settings.get(key) != wanted
+    }
     assert not wrong
     told = {entry.theirs for entry in found.draft.entries if entry.state == "unread"}
     assert set(case.get("said", ())) <= told

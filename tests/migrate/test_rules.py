@@ -51,7 +51,8 @@ prompt = tokenizer.apply_chat_template([{'role': 'user', 'content': 'x'}], token
 
 # name -> what in CLEAN is replaced by what: old, new, old, new …
 CHANGES: dict[str, tuple[str, ...]] = {
-    "no-end-learnt": ("<|im_start|>user\\n{example['question']}<|im_end|>\\n<|im_start|>assistant\\n", "Q {example['question']} A ",
+    "no-end-learnt": ("<|im_start|>user\\n{example['question']}<|im_end|>\\n<|im_start|>assistant\\n",
+    "Q {example['question']} A ",
                      "{example['answer']}<|im_end|>", "{example['answer']}"),
     "end-of-turn-not-learnt": ("{example['answer']}<|im_end|>", "{example['answer']}"),
     "template-of-another-family": ("./Qwen2.5-7B-Instruct", "./Llama-3-8B-Instruct"),
@@ -78,7 +79,6 @@ CHANGES: dict[str, tuple[str, ...]] = {
         'f"<s>[INST] {example[\'question\']} [/INST] "',
     ),
 }  # fmt: skip
-
 
 
 def names(text: str, folder: Path) -> set[str]:

@@ -61,7 +61,8 @@ EXPECTED: dict[str, dict[str, list[int]]] = {
         "targets-by-default": [39],  # 10
         "adapter-without-tokenizer": [163], "saved-among-checkpoints": [163],  # 11
         "remote-code-unpinned": [50, 95],  # 12
-        "argument-gone": [51], "base-unpinned": [49], "lr-default": [134], "no-held-out": [155], "no-seed": [134],
+        "argument-gone": [51], "base-unpinned": [49], "lr-default": [134], "no-held-out": [155],
+        "no-seed": [134],
     },
     "003": {
         "pad-is-eos-unlearnt": [121],  # 1
@@ -74,7 +75,8 @@ EXPECTED: dict[str, dict[str, list[int]]] = {
         "remote-code-needless": [107, 120],  # 8
         "argument-gone": [159, 160, 161],  # 9
         "one-checkpoint": [150], "no-held-out": [155],  # 10
-        "undefined-name": [70, 103, 145], "adapter-without-tokenizer": [167], "saved-among-checkpoints": [167],
+        "undefined-name": [70, 103, 145], "adapter-without-tokenizer": [167],
+        "saved-among-checkpoints": [167],
         "no-seed": [144],
     },
     "004": {
@@ -84,7 +86,8 @@ EXPECTED: dict[str, dict[str, list[int]]] = {
         "hidden-length": [123],  # 4
         "report-misdescribed": [105],  # 5
         "argument-gone": [103, 122, 123, 124],  # 6
-        "no-loss-record": [105], "no-held-out": [118], "adapter-without-tokenizer": [133], "base-unpinned": [62],  # 7
+        "no-loss-record": [105], "no-held-out": [118], "adapter-without-tokenizer": [133],
+        "base-unpinned": [62],  # 7
         "targets-by-default": [78],  # 8
         "optimizer-needs-cuda": [99],  # 9
         "remote-code-needless": [71], "no-seed": [92],
@@ -167,4 +170,6 @@ def test_the_pages_are_what_the_command_makes() -> None:
     pages = script("tutorials").pages()
     assert len(pages) == 10
     for name, page in pages.items():
-        assert (ROOT / "docs" / "tutorials" / name).read_text("utf-8") == page, "run: python docs/tutorials.py"
+        assert (ROOT / "docs" / "tutorials" / name).read_text("utf-8") == page, (
+            "run: python docs/tutorials.py"
+        )

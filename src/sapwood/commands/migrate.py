@@ -49,7 +49,9 @@ def _write(path: Path, text: str, *, force: bool) -> None:
 
 def _tell(found: Migration, out: Path, html: Path | None, checked: Any, *, zh: bool) -> None:
     print("\n".join(lines(found, zh=zh)))
-    print(f"\nwrote {out}" + (f" and {out.with_suffix('.jinja')}" if found.draft.template is not None else ""))
+    print(
+        f"\nwrote {out}" + (f" and {out.with_suffix('.jinja')}" if found.draft.template is not None else "")
+    )
     if html is not None:
         print(f"wrote {html}")
     if checked is not None:

@@ -84,8 +84,15 @@ class Draft:
         if self.micro or self.accumulation or self.whole:
             self.settings["train.batch_size"] = size
         if self.settings.get("lora.method") == "full" and self.settings.get("base.storage") != "fp32":
-            self.take("base.storage", "fp32", self.lines.get("lora.method", 0), "", "",
-                      "the base's own weights are trained: fp32 keeps small changes", "训练底座自身的权重：fp32 才能保留小的变化")  # fmt: skip
+            self.take(
+                "base.storage",
+                "fp32",
+                self.lines.get("lora.method", 0),
+                "",
+                "",
+                "the base's own weights are trained: fp32 keeps small changes",
+                "训练底座自身的权重：fp32 才能保留小的变化",
+            )
         if "train.max_steps" in self.settings:
             self.settings.pop("train.epochs", None)
 

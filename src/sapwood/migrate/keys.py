@@ -1,4 +1,4 @@
-"""Tables of keys, one for each tool: theirs, ours, a remark. Every key of the version that was read is in one."""
+"""Tables of keys, one for each tool: theirs, ours, a remark. No key of the version read is missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from sapwood.migrate.convert import CONVERT, Convert
+from sapwood.migrate.convert import CONVERT
+from sapwood.migrate.converter import Convert
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.script.values import is_plain
 from sapwood.migrate.tools.datasets import CONVERT_DATA
@@ -99,8 +100,13 @@ def _taken(draft: Draft, known: Table, theirs: str, value: Any, line: int, label
     elif is_plain(value):
         draft.take(ours, value, line, label, value, en, zh)
     else:
-        draft.unread(line, label, value, f"its value isn't known before it runs: set {ours}",
-                     f"运行之前不知道它的值：请设置 {ours}")  # fmt: skip
+        draft.unread(
+            line,
+            label,
+            value,
+            f"its value isn't known before it runs: set {ours}",
+            f"运行之前不知道它的值：请设置 {ours}",
+        )
 
 
 def defaults(draft: Draft, name: str) -> None:

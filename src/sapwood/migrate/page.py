@@ -14,7 +14,8 @@ _PAGE = """<!doctype html>
 <style>
 :root { color-scheme: light dark; --bad: #b3261e; --note: #8a6d00; --line: #8884 }
 @media (prefers-color-scheme: dark) { :root { --bad: #ff8a80; --note: #e6c454 } }
-body { font: 16px/1.6 system-ui, "Noto Sans CJK SC", sans-serif; margin: 0 auto; max-width: 64rem; padding: 1rem }
+body { font: 16px/1.6 system-ui, "Noto Sans CJK SC", sans-serif; margin: 0 auto; max-width: 64rem;
+  padding: 1rem }
 h1 { font-size: 1.3rem } h2 { font-size: 1.05rem; margin-top: 2rem }
 pre, code { font: .85em/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }
 pre { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem }
@@ -33,7 +34,8 @@ def report_page(found: Migration, config: str, *, zh: bool) -> str:
     for title, level in ((word["faults"], "fault"), (word["notes"], "note")):
         rows = [
             f'<li class="{level}"><b>{_safe(fault.name)}</b> {_safe(found.source.place(fault.line))}: '
-            f"{_safe(fault.zh if zh else fault.en)}<br><code>{_safe(found.source.text(fault.line).strip()[:200])}</code>"
+            f"{_safe(fault.zh if zh else fault.en)}<br>"
+            f"<code>{_safe(found.source.text(fault.line).strip()[:200])}</code>"
             f"<br><small>{word['source']}: {_safe(fault.source)}</small></li>"
             for fault in found.faults
             if fault.level == level

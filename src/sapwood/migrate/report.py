@@ -13,7 +13,8 @@ _WORDS = {
         "taken": "taken over", "instead": "not needed", "unread": "not taken over", "default": "its default",
         "faults": "What was wrong in it", "notes": "Worth knowing", "unfollowed": "What couldn't be followed",
         "settings": "What was understood", "none": "nothing", "source": "source", "here": "here",
-        "lost": "Not taken over", "counts": "{taken} settings taken over, {unread} not; {faults} faults, {notes} notes",
+        "lost": "Not taken over",
+        "counts": "{taken} settings taken over, {unread} not; {faults} faults, {notes} notes",
     },
     "zh": {
         "taken": "已采用", "instead": "不需要", "unread": "未采用", "default": "那边的默认值",
@@ -42,7 +43,7 @@ def lines(found: Migration, *, zh: bool) -> list[str]:
     """For a terminal."""
     word = words(zh)
     out = [f"{found.source.path}: {found.kind}", counts(found, zh=zh), "", f"{word['settings']}:"]
-    out += [f"  {text}" for text in map(lambda e: entry_line(found, e, zh=zh), ordered(found))]
+    out += [f"  {text}" for text in (entry_line(found, e, zh=zh) for e in ordered(found))]
     for title, level in ((word["faults"], "fault"), (word["notes"], "note")):
         chosen = [fault for fault in found.faults if fault.level == level]
         if chosen:
@@ -68,7 +69,8 @@ def entry_line(found: Migration, entry: Entry, *, zh: bool) -> str:
     said = entry.zh if zh else entry.en
     here = f"{entry.key}: {entry.ours}" if entry.ours else entry.key
     state = "" if here else f"[{words(zh)[entry.state]}]"
-    text = f"{f'{place}: ' if place else ''}{theirs[:100]}  →  {' '.join(part for part in (here, state) if part)}"
+    head = f"{place}: " if place else ""
+    text = f"{head}{theirs[:100]}  →  {' '.join(part for part in (here, state) if part)}"
     return f"{text}  ({said})" if said else text
 
 
@@ -87,7 +89,7 @@ def to_facts(found: Migration, *, zh: bool) -> dict[str, Any]:
     return {
         "file": found.source.path,
         "kind": found.kind,
-        "settings": {key: value for key, value in draft.settings.items()},
+        "settings": dict(draft.settings.items()),
         "template": draft.template,
         "lines": [
             {

@@ -55,8 +55,11 @@ def _name_columns(learning: Learning, fields: Sequence[Field], answer: Field) ->
 
 
 def quote(text: Text) -> str:
-    return "".join(p if isinstance(p, str) else "{" + (".".join(p.path) if isinstance(p, Field) else dotted(p)) + "}"
-                   for p in text.parts)[:300]  # fmt: skip
+    return "".join(part if isinstance(part, str) else f"{{{_shown(part)}}}" for part in text.parts)[:300]
+
+
+def _shown(part: Part) -> str:
+    return ".".join(part.path) if isinstance(part, Field) else dotted(part)
 
 
 # --- text to family ---------------------------------------------------------------------------------------
@@ -102,9 +105,12 @@ def _of_family(
     shape = SHAPES[name]
     squeezed = [re.escape(piece.strip()) for piece in (shape.user, shape.between)]
     match = re.search(
-        rf"(?P<head>.*?){squeezed[0]}(?P<user>.*?)" + re.sub(r"(?:\\\n|\n)+", r"\\s*", squeezed[1]) + rf"\s*(?P<answer>{_FIELD})",
-        text, re.DOTALL,
-    )  # fmt: skip
+        rf"(?P<head>.*?){squeezed[0]}(?P<user>.*?)"
+        + re.sub(r"(?:\\\n|\n)+", r"\\s*", squeezed[1])
+        + rf"\s*(?P<answer>{_FIELD})",
+        text,
+        re.DOTALL,
+    )
     if match is None:
         return
     learning.family = name

@@ -26,7 +26,9 @@ def write_template(parts: Sequence[Part], prompt: Sequence[Field], answer: Field
     at = max(i for i, part in enumerate(parts) if part == answer)
     names = dict(zip(prompt, ("message['content']", "extra"), strict=False))
     user = _expression(parts[:at], names)
-    after = [part for part in parts[at + 1 :] if not (isinstance(part, Special) and part.name in ("pad", "eos"))]
+    after = [
+        part for part in parts[at + 1 :] if not (isinstance(part, Special) and part.name in ("pad", "eos"))
+    ]
     end = _expression(after, names)
     if not (after and isinstance(after[-1], str) and _END.search(after[-1].rstrip())):
         end = "eos_token" if end == "''" else f"{end} + eos_token"

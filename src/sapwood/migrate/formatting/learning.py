@@ -10,7 +10,7 @@ from sapwood.migrate.script.values import Encoded, Filler, Mask, Part
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A published format of one turn. needs: text that tells it; own: a template of that name is built in here."""
+    """A published format of one turn. needs: text that tells it; own: the template is built in here."""
 
     needs: str
     bos: str
@@ -31,9 +31,12 @@ SHAPES = {
                      "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
                      "<|start_header_id|>user<|end_header_id|>\n\n",
                      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
-    "phi-3": Shape("<|end|>", "", "<|system|>\n{}<|end|>\n", "<|user|>\n", "<|end|>\n<|assistant|>\n", "<|end|>"),
-    "zephyr": Shape("</s>\n<|assistant|>", "", "<|system|>\n{}</s>\n", "<|user|>\n", "</s>\n<|assistant|>\n", "</s>"),
-    "chatglm3": Shape("<|assistant|>", "[gMASK]sop", "<|system|>\n {}", "<|user|>\n ", "<|assistant|>\n ", "", True),
+    "phi-3": Shape("<|end|>", "", "<|system|>\n{}<|end|>\n", "<|user|>\n", "<|end|>\n<|assistant|>\n",
+    "<|end|>"),
+    "zephyr": Shape("</s>\n<|assistant|>", "", "<|system|>\n{}</s>\n", "<|user|>\n",
+    "</s>\n<|assistant|>\n", "</s>"),
+    "chatglm3": Shape("<|assistant|>", "[gMASK]sop", "<|system|>\n {}", "<|user|>\n ", "<|assistant|>\n ",
+    "", True),
 }  # fmt: skip
 
 
@@ -41,8 +44,9 @@ SHAPES = {
 class Learning:
     """What is made of a row.
 
-    columns: sapwood's key -> theirs. system: a literal prompt. family: a name of `SHAPES`; own: the tokenizer's
-    template is used. end: what follows the answer, in parts; learnt: "assistant", "all" or "" (unknown).
+    columns: sapwood's key -> theirs. system: a literal prompt. family: a name of `SHAPES`; own: the
+    tokenizer's template is used. end: what follows the answer, in parts; learnt: "assistant",
+    "all" or "" (unknown).
     differs: (expected, found) where a family's template is written otherwise. resists: (line, why) of what
     couldn't be followed. jinja: a template to write where no family fits.
     """

@@ -1,4 +1,4 @@
-"""A formatting function's result: what it makes of a row, which of it is learnt, what couldn't be followed."""
+"""A formatting function's result: what it makes of a row, what is learnt, what couldn't be followed."""
 
 from __future__ import annotations
 
@@ -82,8 +82,15 @@ def _of_columns(learning: Learning, result: dict[str, Any], text_field: str) -> 
             value = value[0] if isinstance(value[0], list) else value
             learning.learnt = ""
             return _of_messages(learning, value)
-    pair = next(((p, c) for p in ("prompt", "instruction", "input") for c in ("completion", "output", "response")
-                 if p in result and c in result), None)  # fmt: skip
+    pair = next(
+        (
+            (p, c)
+            for p in ("prompt", "instruction", "input")
+            for c in ("completion", "output", "response")
+            if p in result and c in result
+        ),
+        None,
+    )
     if pair is None:
         return None
     prompt, answer = result[pair[0]], result[pair[1]]

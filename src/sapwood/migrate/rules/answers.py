@@ -128,9 +128,9 @@ def _loads(case: Case) -> list[Call]:
 @rule("remote-code-unpinned")
 def remote(case: Case) -> Iterator[Hit]:
     for call in _loads(case):
-        if call.kwargs.get("trust_remote_code") is True and "revision" not in call.kwargs:
-            if not re.search(_OWN, case.model):
-                yield hit(call.lines["trust_remote_code"])
+        pinned = "revision" in call.kwargs or re.search(_OWN, case.model)
+        if call.kwargs.get("trust_remote_code") is True and not pinned:
+            yield hit(call.lines["trust_remote_code"])
 
 
 @rule("remote-code-needless")
@@ -167,12 +167,16 @@ def _literal_line(case: Case, name: str, line: int) -> int:
 @rule("chat-on-base")
 def on_base(case: Case) -> Iterator[Hit]:
     name = (case.facts.model_id or "").lower()
-    chat = (case.learning is not None and case.learning.family) or case.draft.settings.get("template.name") in (
-        "llama-2-chat", "gemma-2", "chatml",
-    )  # fmt: skip
-    if name and chat and re.search(r"llama-2|gemma|qwen|mistral", name) and not re.search(_BASE_ONLY, name):
-        if case.facts.base is not None and "/" in name:
-            yield hit(_literal_line(case, case.facts.model_id or "", case.facts.base.line))
+    chat = (case.learning is not None and case.learning.family) or case.draft.settings.get(
+        "template.name"
+    ) in (
+        "llama-2-chat",
+        "gemma-2",
+        "chatml",
+    )
+    raw = re.search(r"llama-2|gemma|qwen|mistral", name) and not re.search(_BASE_ONLY, name)
+    if chat and raw and case.facts.base is not None and "/" in name:
+        yield hit(_literal_line(case, case.facts.model_id or "", case.facts.base.line))
 
 
 @rule("gemma2-sdpa")
@@ -215,7 +219,8 @@ def _word(value: object) -> str:
 @rule("targets-match-nothing")
 def nothing(case: Case) -> Iterator[Hit]:
     wrong = {
-        r"llama|mistral|qwen1\.5|qwen2|qwen3|gemma|yi-": {"query_key_value", "c_attn", "W_pack", "c_proj", "dense_h_to_4h", "w1", "w2"},
+        r"llama|mistral|qwen1\.5|qwen2|qwen3|gemma|yi-": {"query_key_value", "c_attn", "W_pack", "c_proj",
+        "dense_h_to_4h", "w1", "w2"},
         r"chatglm|glm-4-9b-chat$|bloom|falcon": {"q_proj", "k_proj", "v_proj", "o_proj", "c_attn"},
         r"qwen-\d|qwen/qwen-": {"q_proj", "k_proj", "v_proj", "query_key_value"},
         r"baichuan": {"q_proj", "k_proj", "v_proj", "query_key_value"},

@@ -12,7 +12,7 @@ from sapwood.migrate.script.facts import ARGUMENTS, TRAINERS, first
 from sapwood.migrate.script.values import Call, Unknown
 
 _IMPORTS = {
-    "swanlab.integration.huggingface": "since swanlab 0.8 it is swanlab.integration.transformers; here track.to: [swanlab]",
+    "swanlab.integration.huggingface": "since swanlab 0.8 swanlab.integration.transformers; here track.to",
     "transformers.AdamW": "torch.optim.AdamW; here train.optimizer",
     "transformers.deepspeed": "transformers.integrations.deepspeed",
     "peft.prepare_model_for_int8_training": "prepare_model_for_kbit_training; here it isn't needed",
@@ -37,22 +37,29 @@ _GONE = {
         "max_seq_length": "max_length; here pack.length",
     },
     "trainer": {
-        "dataset_text_field": "SFTConfig; here data.columns", "max_seq_length": "SFTConfig(max_length); here pack.length",
+        "dataset_text_field": "SFTConfig; here data.columns",
+        "max_seq_length": "SFTConfig(max_length); here pack.length",
         "tokenizer": "processing_class; here the model's own", "packing": "SFTConfig; here always",
-        "dataset_num_proc": "SFTConfig", "dataset_kwargs": "SFTConfig", "neftune_noise_alpha": "SFTConfig; here train.neftune",
-        "model_init_kwargs": "SFTConfig", "infinite": "nothing", "num_of_sequences": "nothing", "chars_per_token": "nothing",
+        "dataset_num_proc": "SFTConfig", "dataset_kwargs": "SFTConfig",
+        "neftune_noise_alpha": "SFTConfig; here train.neftune",
+        "model_init_kwargs": "SFTConfig", "infinite": "nothing", "num_of_sequences": "nothing",
+        "chars_per_token": "nothing",
         "dataset_batch_size": "nothing", "eval_packing": "SFTConfig",
     },
     "load": {
-        "load_in_4bit": "quantization_config; here base.storage", "load_in_8bit": "quantization_config; here base.storage",
-        "use_auth_token": "token; here HF_TOKEN", "use_flash_attention_2": "attn_implementation; here not needed",
+        "load_in_4bit": "quantization_config; here base.storage",
+        "load_in_8bit": "quantization_config; here base.storage",
+        "use_auth_token": "token; here HF_TOKEN",
+        "use_flash_attention_2": "attn_implementation; here not needed",
         "resume_download": "nothing; it always does",
     },
 }  # fmt: skip
 _PIN = re.compile(r"\b(transformers|peft|trl|accelerate|bitsandbytes|datasets)==([0-9][\w.]*)")
 _DTYPE = re.compile(r"torch\.(b?f\w+|half|bf16|fp16|fp32)")
-_DTYPES = {"bfloat16", "float16", "float32", "float64", "float", "half", "from_numpy", "full", "functional", "flatten",
-           "bfloat16`", "float8_e4m3fn", "float8_e5m2", "finfo", "fx", "bmm", "backends", "fft", "flip", "floor",
+_DTYPES = {"bfloat16", "float16", "float32", "float64", "float", "half", "from_numpy", "full", "functional",
+"flatten",
+           "bfloat16`", "float8_e4m3fn", "float8_e5m2", "finfo", "fx", "bmm", "backends", "fft", "flip",
+           "floor",
            "full_like", "from_dlpack", "bool", "fmod", "frac", "frombuffer"}  # fmt: skip
 
 
@@ -202,6 +209,10 @@ def no_encoding(case: Case) -> Iterator[Hit]:
 @rule("bad-line-unnamed")
 def bad_line(case: Case) -> Iterator[Hit]:
     for call in case.facts.script.calls:
-        if call.name.endswith("json.loads") and call.args and isinstance(call.args[0], Unknown):
-            if call.args[0].text.startswith("each of"):
-                yield hit(call.line)
+        given = call.args[0] if call.args else None
+        if (
+            call.name.endswith("json.loads")
+            and isinstance(given, Unknown)
+            and given.text.startswith("each of")
+        ):
+            yield hit(call.line)

@@ -12,7 +12,8 @@ from sapwood.migrate.script.values import Encoded, Field, Filler, Special, Unkno
 
 _LM = "DataCollatorForLanguageModeling"
 _FAMILIES = (
-    (r"gemma", "gemma-2"), (r"llama-?2|vicuna", "llama-2-chat"), (r"llama-?3", "llama-3"), (r"chatglm3", "chatglm3"),
+    (r"gemma", "gemma-2"), (r"llama-?2|vicuna", "llama-2-chat"), (r"llama-?3", "llama-3"), (r"chatglm3",
+    "chatglm3"),
     (r"qwen", "chatml"), (r"phi-?3", "phi-3"), (r"zephyr", "zephyr"),
 )  # fmt: skip
 
@@ -181,8 +182,10 @@ def _encoded(result: object) -> list[Encoded]:
 def no_mask(case: Case) -> Iterator[Hit]:
     learning = case.learning
     if learning is not None and learning.is_ids and not learning.has_mask and _pads(case):
-        last = max((n.lineno for n in ast.walk(case.facts.formatting.function.node) if isinstance(n, ast.Return)),  # type: ignore[union-attr]
-                   default=learning.line)  # fmt: skip
+        last = max(
+            (n.lineno for n in ast.walk(case.facts.formatting.function.node) if isinstance(n, ast.Return)),  # type: ignore[union-attr]
+            default=learning.line,
+        )
         yield hit(last)
 
 
@@ -231,19 +234,18 @@ def other_family(case: Case) -> Iterator[Hit]:
     learning = case.learning
     own = next((family for pattern, family in _FAMILIES if re.search(pattern, case.model)), "")
     if learning is not None and learning.family and own and not learning.own and learning.family != own:
-        if (own, learning.family) not in (("llama-2-chat", "chatml"),) or "llama" in case.model:
-            yield hit(learning.prompt_line or learning.line, found=learning.family, expected=own)
+        yield hit(learning.prompt_line or learning.line, found=learning.family, expected=own)
 
 
 @rule("template-drift")
 def drift(case: Case) -> Iterator[Hit]:
     learning = case.learning
-    outside = [line for _, line in case.facts.script.chats if not _in_function(case, line)]
+    outside = [line for _, line in case.facts.script.chats if not in_function(case, line)]
     if learning is not None and learning.family and not learning.own and outside:
         yield hit(learning.prompt_line or learning.line)
 
 
-def _in_function(case: Case, line: int) -> bool:
+def in_function(case: Case, line: int) -> bool:
     node = case.facts.formatting.function.node if case.facts.formatting else None
     return node is not None and node.lineno <= line <= (node.end_lineno or node.lineno)
 
@@ -314,35 +316,3 @@ def always(case: Case) -> Iterator[Hit]:
 @rule("encode-of-ids")
 def encode_of_ids(case: Case) -> Iterator[Hit]:
     yield from map(hit, case.facts.script.encoded_ids)
-
-
-@rule("system-not-at-inference")
-def system_missing(case: Case) -> Iterator[Hit]:
-    learning = case.learning
-    if learning is None or learning.system is None:
-        return
-    for messages, line in case.facts.script.chats:
-        roles = [m.get("role") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
-        if roles and "system" not in roles and "assistant" not in roles and not _in_function(case, line):
-            yield hit(line)
-
-
-@rule("shown-template-differs")
-def shown_differs(case: Case) -> Iterator[Hit]:
-    learning = case.learning
-    if learning is None or learning.system is None or learning.family != "chatml":
-        return
-    for block in case.facts.source.shown:
-        match = re.search(r"<\|im_start\|>system\n(.*?)<\|im_end\|>", block.text, re.DOTALL)
-        if match and match[1].strip() != learning.system.strip():
-            at = block.first + block.text[: match.start(1)].count("\n")
-            yield hit(at, shown=match[1].strip()[:60], trained=learning.system[:60])
-
-
-@rule("system-on-gemma")
-def gemma_system(case: Case) -> Iterator[Hit]:
-    learning = case.learning
-    if learning is None or "gemma" not in case.model or "gemma-3" in case.model:
-        return
-    if learning.system is not None or "system" in learning.columns:
-        yield hit(learning.system_line or learning.prompt_line or learning.line)

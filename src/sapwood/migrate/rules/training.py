@@ -62,9 +62,9 @@ def no_compute(case: Case) -> Iterator[Hit]:
 def not_prepared(case: Case) -> Iterator[Hit]:
     packed = case.draft.settings.get("base.storage") in ("nf4", "fp4", "int8")
     made = next((c for c in case.facts.calls("get_peft_model") if "Fast" not in c.name), None)
-    if packed and made is not None and not _trainer_wraps(case) and not case.facts.in_unsloth:
-        if not case.facts.has("prepare_model_for_kbit_training", "prepare_model_for_int8_training"):
-            yield hit(made.line)
+    done = case.facts.has("prepare_model_for_kbit_training", "prepare_model_for_int8_training")
+    if packed and made is not None and not done and not _trainer_wraps(case) and not case.facts.in_unsloth:
+        yield hit(made.line)
 
 
 def _compute(case: Case) -> tuple[str, int]:
@@ -137,17 +137,17 @@ def high(case: Case) -> Iterator[Hit]:
 @rule("lr-unusual")
 def lr(case: Case) -> Iterator[Hit]:
     value = case.draft.settings.get("train.lr")
-    if "train.lr" in case.draft.lines and _peft(case) and isinstance(value, (int, float)):
-        if value > 2e-3 or value < 5e-6:
-            yield hit(_at(case, "train.lr"), lr=value)
+    known = "train.lr" in case.draft.lines and _peft(case)
+    if known and isinstance(value, (int, float)) and not 5e-6 <= value <= 2e-3:
+        yield hit(_at(case, "train.lr"), lr=value)
 
 
 @rule("lr-default")
 def lr_default(case: Case) -> Iterator[Hit]:
     call = case.facts.arguments
-    if call is not None and call.last.endswith("TrainingArguments") and _peft(case):
-        if "learning_rate" not in call.kwargs and "**" not in call.kwargs:
-            yield hit(call.line)
+    plain = call is not None and call.last.endswith("TrainingArguments") and _peft(case)
+    if call is not None and plain and not call.kwargs.keys() & {"learning_rate", "**"}:
+        yield hit(call.line)
 
 
 @rule("hidden-length")
@@ -176,9 +176,9 @@ def unlimited(case: Case) -> Iterator[Hit]:
 @rule("one-checkpoint")
 def one(case: Case) -> Iterator[Hit]:
     steps = case.facts.argument("max_steps")
-    if isinstance(steps, int) and 100 <= steps <= 500 and not case.facts.line("save_steps"):
-        if case.facts.argument("save_strategy", "steps") == "steps":
-            yield hit(case.facts.line("max_steps"), steps=steps)
+    usual = not case.facts.line("save_steps") and case.facts.argument("save_strategy", "steps") == "steps"
+    if isinstance(steps, int) and 100 <= steps <= 500 and usual:
+        yield hit(case.facts.line("max_steps"), steps=steps)
 
 
 @rule("save-on-each-node")
@@ -201,9 +201,8 @@ def packing(case: Case) -> Iterator[Hit]:
         facts.argument("packing") is True
         and facts.argument("padding_free") is not True
         and not facts.in_unsloth
-    ):
-        if facts.argument("packing_strategy", "") in ("", "wrapped"):
-            yield hit(facts.line("packing"))
+    ) and facts.argument("packing_strategy", "") in ("", "wrapped"):
+        yield hit(facts.line("packing"))
 
 
 @rule("no-held-out")

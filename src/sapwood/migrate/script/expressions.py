@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sapwood.migrate.script.found import Env, Walker
+from sapwood.migrate.script.loops import list_comprehension
 from sapwood.migrate.script.values import (
     Attr,
     Call,
@@ -19,8 +20,6 @@ from sapwood.migrate.script.values import (
     Filler,
     Function,
     Ids,
-    Len,
-    Mask,
     Module,
     Object,
     Ones,
@@ -193,14 +192,16 @@ def fold(kind: type, left: Any, right: Any, node: ast.expr) -> Any:
 def _times(left: Any, right: Any, node: ast.expr) -> Any:
     """A sequence so many times, where that stays small."""
     whole, count = (right, left) if isinstance(left, int) else (left, right)
-    small = isinstance(whole, (str, list, tuple)) and isinstance(count, int) and len(whole) * count <= MAX_ITEMS
+    small = (
+        isinstance(whole, (str, list, tuple)) and isinstance(count, int) and len(whole) * count <= MAX_ITEMS
+    )
     return whole * count if small else _unknown(node)
 
 
 def _sum(left: Any, right: Any, node: ast.BinOp) -> Any:
     first, second = as_ids(left), as_ids(right)
     empty = [x for x in (left, right) if x == []]
-    if first is not None and second is not None and not (len(empty) == 2):
+    if first is not None and second is not None and len(empty) != 2:
         if empty:
             return left if right == [] else right
         return Ids((*first.parts, *second.parts), (*first.cuts, *second.cuts), (*first.masks, *second.masks))
@@ -303,44 +304,6 @@ def _dict(machine: Walker, node: ast.Dict, env: Env) -> Any:
     return out
 
 
-def _listcomp(machine: Walker, node: ast.ListComp | ast.GeneratorExp | ast.SetComp, env: Env) -> Any:
-    over = node.generators[0]
-    values = machine.value(over.iter, env)
-    ids = as_ids(values) if isinstance(values, Ids) else None
-    if ids is not None:
-        return _over_ids(machine, node, ids, env)
-    out: list[Any] = []
-    inner = env.new_child()
-    for element in elements(values, over.iter):
-        machine.bind(over.target, element, inner)
-        if all(machine.decide(test, inner) for test in over.ifs):
-            out.append(machine.value(node.elt, inner))
-    return out
-
-
-def _over_ids(machine: Walker, node: Any, ids: Ids, env: Env) -> Any:
-    if isinstance(node.elt, ast.IfExp) and isinstance(node.elt.test, ast.Compare):
-        equal = machine.value(node.elt.test.comparators[0], env.new_child())
-        return Ids(ids.parts, ids.cuts, (*ids.masks, Mask(node.lineno, equal=equal)))
-    value = machine.value(node.elt, env.new_child())
-    if is_plain(value):
-        return Ids((Filler(value, Len(ids), node.lineno),))
-    return ids if isinstance(node.elt, ast.Name) else _unknown(node)
-
-
-def elements(value: Any, node: ast.expr) -> list[Any]:
-    """What a loop goes through: what is known, or one that stands for all."""
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    if isinstance(value, dict):
-        return list(value)
-    if isinstance(value, Field):
-        return [value]
-    if isinstance(value, Row):
-        return [value]
-    return [Unknown(f"each of {ast.unparse(node)[:80]}", node.lineno)]
-
-
 def _lambda(machine: Walker, node: ast.Lambda, env: Env) -> Any:
     return Function(node, env)  # type: ignore[arg-type]
 
@@ -369,6 +332,7 @@ _NODES: dict[type, Callable[[Walker, Any, Env], Any]] = {
     ast.Constant: _constant, ast.Name: _name, ast.Attribute: _attribute, ast.Subscript: _subscript,
     ast.JoinedStr: _joinedstr, ast.BinOp: _binop, ast.Compare: _compare, ast.BoolOp: _boolop,
     ast.UnaryOp: _unaryop, ast.IfExp: _ifexp, ast.List: _list, ast.Tuple: _list, ast.Set: _list,
-    ast.Dict: _dict, ast.ListComp: _listcomp, ast.GeneratorExp: _listcomp, ast.SetComp: _listcomp,
+    ast.Dict: _dict, ast.ListComp: list_comprehension, ast.GeneratorExp: list_comprehension,
+    ast.SetComp: list_comprehension,
     ast.Lambda: _lambda, ast.NamedExpr: _named,
 }  # fmt: skip

@@ -31,14 +31,16 @@ PEFT = {
     "LoKrConfig": "lokr", "OFTConfig": "oft", "BOFTConfig": "boft", "VeraConfig": "vera",
 }  # fmt: skip
 ARGUMENTS = {
-    "TrainingArguments", "SFTConfig", "Seq2SeqTrainingArguments", "UnslothTrainingArguments", "DPOConfig", "ORPOConfig",
+    "TrainingArguments", "SFTConfig", "Seq2SeqTrainingArguments", "UnslothTrainingArguments", "DPOConfig",
+    "ORPOConfig",
     "KTOConfig", "CPOConfig", "RewardConfig", "GRPOConfig", "PPOConfig",
 }  # fmt: skip
 TRAINERS = {
     "Trainer", "SFTTrainer", "Seq2SeqTrainer", "UnslothTrainer", "DPOTrainer", "ORPOTrainer", "KTOTrainer",
     "CPOTrainer", "RewardTrainer", "GRPOTrainer", "PPOTrainer",
 }  # fmt: skip
-READERS = {"read_json", "read_csv", "read_excel", "read_parquet", "read_table", "read_pickle", "load_from_disk",
+READERS = {"read_json", "read_csv", "read_excel", "read_parquet", "read_table", "read_pickle",
+"load_from_disk",
            "load_dataset", "from_json", "from_csv", "from_parquet", "from_text", "open"}  # fmt: skip
 BUILDERS = {"json", "csv", "text", "parquet", "pandas", "arrow", "xml", "webdataset"}
 

@@ -1,4 +1,4 @@
-"""Calls: the script's own functions, and what is known of those of Python, tokenizers, argparse and datasets."""
+"""Calls: the script's own functions; what is known of Python's, of tokenizers, argparse and datasets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sapwood.migrate.script.expressions import attribute, elements, item
+from sapwood.migrate.script.expressions import attribute, item
 from sapwood.migrate.script.found import Env, Walker
+from sapwood.migrate.script.loops import elements
 from sapwood.migrate.script.strings import STRINGS, is_tokenizer, string_method, tokenize, tokenizer_method
 from sapwood.migrate.script.values import (
     PARSED,
@@ -95,7 +96,14 @@ def _instance(made: Class, args: Sequence[Any], kwargs: dict[str, Any]) -> Objec
 
 
 def _method(
-    machine: Walker, of: Any, name: str, args: list[Any], kwargs: dict[str, Any], lines: dict[str, int], node: ast.Call, env: Env
+    machine: Walker,
+    of: Any,
+    name: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    lines: dict[str, int],
+    node: ast.Call,
+    env: Env,
 ) -> tuple[bool, Any]:
     line = node.lineno
     if isinstance(of, (str, Text, Field, Special)) and name in STRINGS:

@@ -9,9 +9,10 @@ from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any
 
-from sapwood.migrate.script.expressions import elements, evaluate
+from sapwood.migrate.script.expressions import evaluate
 from sapwood.migrate.script.found import Assigned, Env, Formatting, Script, Way
 from sapwood.migrate.script.library import call
+from sapwood.migrate.script.loops import elements
 from sapwood.migrate.script.values import (
     Attr,
     Call,
@@ -311,7 +312,7 @@ class Machine:
         return env
 
     def format(self, function: Function, columns: dict[str, Any], line: int, *, mapped: bool) -> Formatting:
-        """Every way through a formatting function, on a row of which nothing but the columns' names is known."""
+        """Every way through a formatting function, on a row of which only the columns' names are known."""
         ways: list[Way] = []
         todo: list[list[bool]] = [[]]
         outer = self.choices, self.supposed
@@ -330,36 +331,3 @@ class Machine:
 
 def _symbolic(value: Any) -> bool:
     return isinstance(value, (Text, Ids, Coded, Special, Chat, Encoded, Ones, Row, Module))
-
-
-def walk(trees: Sequence[ast.Module]) -> Script:
-    """Everything in the order of the file; then the formatting functions that nothing in it calls."""
-    machine = Machine()
-    for tree in trees:
-        for statement in tree.body:
-            try:
-                machine.statement(statement, machine.globals)
-            except (Returned, Skipped):
-                continue
-    for function in list(machine.script.functions):
-        if id(function.node) not in machine.called and _formats(function):
-            machine.format(function, {}, function.node.lineno, mapped=False)
-    for function in list(machine.script.functions):  # a `main` that only another file calls
-        if id(function.node) not in machine.called and "train" in ast.unparse(function.node):
-            machine.apply(function, [], {}, function.node.lineno)
-    return machine.script
-
-
-def _formats(function: Function) -> bool:
-    """Whether it makes training text of a row."""
-    text = ast.unparse(function.node)
-    made = any(
-        word in text for word in ("input_ids", "labels", "tokenizer", "'text'", "'prompt'", "'messages'")
-    )
-    subscript = any(
-        isinstance(node, ast.Subscript)
-        and isinstance(node.value, ast.Name)
-        and node.value.id in function.parameters
-        for node in ast.walk(function.node)
-    )
-    return made and subscript and "return" in text and 1 <= len(function.parameters) <= 4

@@ -6,43 +6,17 @@ import re
 from typing import Any
 
 from sapwood.migrate.draft import Draft
-from sapwood.migrate.formatting.learning import SHAPES, Learning
-from sapwood.migrate.formatting.recognise import recognise
 from sapwood.migrate.script.facts import BUILDERS, Facts, first, upstream
 from sapwood.migrate.script.values import Call, is_plain
 
 _LINK = re.compile(r"\(([^()\s]+\.(?:jsonl?|csv|tsv|parquet))\)|`([^`\s]+\.(?:jsonl?|csv|tsv|parquet))`")
 _PART = re.compile(r"^(\w+)(\[.*\])?$")
-OPTIONAL_DEFAULTS = {"text": "text", "messages": "messages", "conversations": "conversations"}
-_BASES = (
-    (r"llama-?2|llama2", "llama-2-chat"), (r"gemma-?2|gemma-2b|gemma-7b", "gemma-2"), (r"chatglm3", "chatglm3"),
-)  # fmt: skip
-
-
-def read_rows(draft: Draft, facts: Facts) -> Learning | None:
-    _source(draft, facts)
-    _held_out(draft, facts)
-    learning = (
-        recognise(facts.formatting, _text_field(facts), (facts.model_id or "").lower())
-        if facts.formatting
-        else None
-    )
-    if learning is not None and facts.formatting is not None:
-        _learning(draft, facts, learning)
-    else:
-        _as_they_are(draft, facts)
-    return learning
-
-
-def _text_field(facts: Facts) -> str:
-    field = facts.argument("dataset_text_field")
-    return field if isinstance(field, str) else ""
 
 
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def _source(draft: Draft, facts: Facts) -> None:
+def read_source_of_rows(draft: Draft, facts: Facts) -> None:
     call = facts.data
     if call is None:
         _named_in_prose(draft, facts)
@@ -56,8 +30,13 @@ def _source(draft: Draft, facts: Facts) -> None:
         _file(draft, call, path, call.last)
     for step in facts.chain:
         if step.last in ("select", "filter", "shard", "head", "sample", "take"):
-            draft.unread(step.line, step.last, [a for a in step.args if is_plain(a)],
-                         "a part of the rows: write that part to a file of its own", "只用部分数据：请把这部分写成单独的文件")  # fmt: skip
+            draft.unread(
+                step.line,
+                step.last,
+                [a for a in step.args if is_plain(a)],
+                "a part of the rows: write that part to a file of its own",
+                "只用部分数据：请把这部分写成单独的文件",
+            )
         elif step.last in ("map", "remove_columns", "rename_column", "shuffle", "from_pandas", "from_list"):
             draft.instead(
                 step.line,
@@ -94,8 +73,13 @@ def _loaded(draft: Draft, call: Call) -> None:
         draft.take("data.train", [where], call.lines.get("path", call.line), "load_dataset", name)
         config = call.kwargs.get("name", call.args[1] if len(call.args) > 1 else None)
         if config is not None:
-            draft.unread(call.line, "name", config, "a part of the dataset: name its file, hf:ORG/NAME/FILE",
-                         "数据集的一部分：请写明文件 hf:ORG/NAME/FILE")  # fmt: skip
+            draft.unread(
+                call.line,
+                "name",
+                config,
+                "a part of the dataset: name its file, hf:ORG/NAME/FILE",
+                "数据集的一部分：请写明文件 hf:ORG/NAME/FILE",
+            )
     elif isinstance(name, str) and isinstance(files, (str, list)):
         paths = [files] if isinstance(files, str) else [f for f in files if isinstance(f, str)]
         draft.take(
@@ -119,8 +103,13 @@ def _split(draft: Draft, call: Call) -> None:
     line = call.lines.get("split", call.line)
     match = _PART.match(split) if isinstance(split, str) else None
     if match is None or match[2]:
-        draft.unread(line, "split", split, "a part of the rows: write that part to a file of its own",
-                     "只用部分数据：请把这部分写成单独的文件")  # fmt: skip
+        draft.unread(
+            line,
+            "split",
+            split,
+            "a part of the rows: write that part to a file of its own",
+            "只用部分数据：请把这部分写成单独的文件",
+        )
     else:
         draft.note(
             "data.eval", line, "split", split, "rows are held out by data.eval", "留出数据由 data.eval 决定"
@@ -129,8 +118,13 @@ def _split(draft: Draft, call: Call) -> None:
 
 def _kind(draft: Draft, call: Call, name: str) -> None:
     if name == "pandas":
-        draft.instead(call.line, "load_dataset", name, "`sapwood data convert` first: a pickle can run code",
-                      "先 `sapwood data convert`：pickle 能执行代码")  # fmt: skip
+        draft.instead(
+            call.line,
+            "load_dataset",
+            name,
+            "`sapwood data convert` first: a pickle can run code",
+            "先 `sapwood data convert`：pickle 能执行代码",
+        )
     else:
         draft.note(
             "data.train", call.line, "load_dataset", name, "the kind is told by the content", "格式由内容判断"
@@ -143,8 +137,13 @@ def _file(draft: Draft, call: Call, path: Any, theirs: str) -> None:
     if isinstance(paths, (list, tuple)) and paths and all(isinstance(p, str) for p in paths):
         draft.take("data.train", list(paths), line, theirs, path)
     else:
-        draft.unread(line, theirs, path, "which file isn't known before it runs: set data.train",
-                     "运行之前不知道是哪个文件：请设置 data.train")  # fmt: skip
+        draft.unread(
+            line,
+            theirs,
+            path,
+            "which file isn't known before it runs: set data.train",
+            "运行之前不知道是哪个文件：请设置 data.train",
+        )
 
 
 def _named_in_prose(draft: Draft, facts: Facts) -> None:
@@ -159,19 +158,30 @@ def _named_in_prose(draft: Draft, facts: Facts) -> None:
             draft.take("data.train", [path], line, "text", path, en, zh)
             return
     if facts.trainer is not None:
-        draft.unread(facts.trainer.lines.get("train_dataset", facts.trainer.line), "train_dataset",
-                     facts.trainer.kwargs.get("train_dataset", ""), "nothing says which rows: set data.train",
-                     "没有说明是哪些数据：请设置 data.train")  # fmt: skip
+        draft.unread(
+            facts.trainer.lines.get("train_dataset", facts.trainer.line),
+            "train_dataset",
+            facts.trainer.kwargs.get("train_dataset", ""),
+            "nothing says which rows: set data.train",
+            "没有说明是哪些数据：请设置 data.train",
+        )
 
 
-def _held_out(draft: Draft, facts: Facts) -> None:
+def read_held_out(draft: Draft, facts: Facts) -> None:
     given = facts.argument("eval_dataset")
     split = next((c for c in facts.script.calls if c.last == "train_test_split"), None)
     if split is not None and split in list(upstream(facts.argument("train_dataset"))) + list(upstream(given)):
         size = split.kwargs.get("test_size", first(split))
         if isinstance(size, (int, float)) and size != 1:
-            draft.take("data.eval", size, split.lines.get("test_size", split.line), "test_size", size,
-                       "equal prompts stay on one side", "相同的提示词只在一侧")  # fmt: skip
+            draft.take(
+                "data.eval",
+                size,
+                split.lines.get("test_size", split.line),
+                "test_size",
+                size,
+                "equal prompts stay on one side",
+                "相同的提示词只在一侧",
+            )
         else:
             draft.unread(
                 split.line,
@@ -190,112 +200,10 @@ def _held_out(draft: Draft, facts: Facts) -> None:
         if isinstance(files, str) and source is not facts.data:
             draft.take("data.eval", files, source.line if source else 0, "eval_dataset", files)
         elif "data.eval" not in draft.settings:
-            draft.unread(facts.line("eval_dataset"), "eval_dataset", "", "its rows aren't known here: set data.eval",
-                         "不知道是哪些数据：请设置 data.eval")  # fmt: skip
-
-
-# --- text -------------------------------------------------------------------------------------------------
-
-
-def _learning(draft: Draft, facts: Facts, learning: Learning) -> None:
-    line = learning.prompt_line or learning.line
-    _template(draft, facts, learning, line)
-    columns = {ours: theirs for ours, theirs in learning.columns.items() if ours != theirs}
-    said = ", ".join(dict.fromkeys(learning.columns.values()))
-    if columns:
-        draft.take("data.columns", columns if not learning.form else {k: v for k, v in columns.items()}, line,
-                   learning.name, said, "the columns that the function reads", "函数读取的列")  # fmt: skip
-    elif learning.columns:
-        draft.note("data.format", line, learning.name, said, "found by the keys", "按键名识别")
-    if learning.system is not None:
-        draft.take("data.system", learning.system, learning.system_line or line, "system", learning.system,
-                   "kept with the adapter, and used when it answers", "随适配器保存，推理时同样使用")  # fmt: skip
-    if learning.columns and not columns and learning.form:
-        draft.settings["data.format"] = learning.form
-    limits = [(cut[0], cut[1]) for cut in learning.cuts] + [(one.limit, one.line) for one in learning.limits]
-    for value, at in limits[:1]:
-        if isinstance(value, int) and value >= 16:
-            draft.take("pack.length", value, at, "max_length", value,
-                       "longer rows stop the run by name; nothing is ever cut", "超长的行会被点名；从不截断")  # fmt: skip
-        elif not is_plain(value):
             draft.unread(
-                at,
-                "max_length",
-                value,
-                "its value isn't known: set pack.length",
-                "不知道它的值：请设置 pack.length",
+                facts.line("eval_dataset"),
+                "eval_dataset",
+                "",
+                "its rows aren't known here: set data.eval",
+                "不知道是哪些数据：请设置 data.eval",
             )
-    if learning.fillers and not limits:
-        draft.instead(
-            learning.fillers[0].line, "padding", "", "rows are packed, not padded", "样本打包而不填充"
-        )
-    _trained(draft, facts, learning)
-    for at, why in learning.resists:
-        draft.resists.append(
-            (at, why, "this part of the function couldn't be followed", "函数的这一部分无法跟踪")
-        )
-
-
-def _template(draft: Draft, facts: Facts, learning: Learning, line: int) -> None:
-    if learning.family:
-        shape = SHAPES[learning.family]
-        if shape.own:
-            draft.take("template.name", learning.family, line, learning.name, learning.family)
-        else:
-            draft.take("template.name", "auto", line, learning.name, learning.family,
-                       "the tokenizer's own, which is this one", "分词器自带的就是它")  # fmt: skip
-    elif learning.own:
-        draft.take("template.name", "auto", line, learning.name, "apply_chat_template",
-                   "the tokenizer's own, in training and in chat", "训练与对话都用分词器自己的模板")  # fmt: skip
-    elif learning.jinja:
-        draft.template = learning.jinja
-        draft.take("template.name", "@template", line, learning.name, learning.begins[:20],
-                   "no published family's: written out beside the config", "不属于任何公开模板：已写成文件")  # fmt: skip
-
-
-def _trained(draft: Draft, facts: Facts, learning: Learning) -> None:
-    """Where the labels aren't the function's own, the collator's."""
-    if learning.learnt == "assistant" or facts.has(
-        "train_on_responses_only", "DataCollatorForCompletionOnlyLM"
-    ):
-        draft.take("template.train_on", "assistant", learning.answer_line, "labels", "the answer",
-                   "the answers and their stop token, proven before step 0", "回答及其结束符，开始前已验证")  # fmt: skip
-    elif learning.columns.keys() <= {"text"} and learning.columns:
-        if _text_field(facts) or (
-            facts.trainer is not None and facts.trainer.last in ("SFTTrainer", "UnslothTrainer")
-        ):
-            _as_they_are(draft, facts)
-        else:
-            draft.settings["data.format"] = "text"
-            draft.take("template.train_on", "all", learning.line, "labels", "the whole text", "documents: all is learnt",
-                       "文档：学全文")  # fmt: skip
-    else:
-        draft.take("template.train_on", "assistant", learning.answer_line or learning.line, "labels", "the whole text",
-                   "the answers only; set all to learn the prompt too, as there",
-                   "只学回答；若要像那边一样连提示词也学，设为 all")  # fmt: skip
-
-
-def _as_they_are(draft: Draft, facts: Facts) -> None:
-    """Rows that nothing formats: their own shape, by their keys."""
-    field = _text_field(facts)
-    if field:
-        line = facts.line("dataset_text_field")
-        if field != "text":
-            draft.take("data.columns", {"text": field}, line, "dataset_text_field", field)
-        draft.take("data.format", "text", line, "dataset_text_field", field,
-                   "text that is rendered already is read back into turns", "已套好模板的文本会还原成多轮对话")  # fmt: skip
-    if facts.trainer is None or (not field and facts.trainer.last not in ("SFTTrainer", "UnslothTrainer")):
-        return
-    shown = "\n".join(block.text for block in facts.source.shown)
-    name = next((n for n, s in SHAPES.items() if s.own and s.needs in shown and n != "chatglm3"), "")
-    if not name:
-        model = (
-            str(draft.settings.get("base.model", "")).lower()
-            + " "
-            + str(draft.settings.get("data.train", "")).lower()
-        )
-        name = next((family for pattern, family in _BASES if re.search(pattern, model)), "")
-    draft.take("template.name", name or "auto", facts.trainer.line, facts.trainer.last, "")
-    draft.take("template.train_on", "assistant", facts.trainer.line, "labels", "the whole text",
-               "the answers only; set all to learn the prompt too, as there",
-               "只学回答；若要像那边一样连提示词也学，设为 all")  # fmt: skip

@@ -29,11 +29,20 @@ def read_settings(draft: Draft, facts: Facts) -> None:
         draft.default("base.double_quant", False, "", "the default there", "那边的默认值")
     _base(draft, facts)
     _keywords(draft, "hf:tokenizer", facts.tokenizer, skip=("pretrained_model_name_or_path",))
-    for call in (*facts.calls("DataCollatorForSeq2Seq", "DataCollatorForLanguageModeling"), *facts.script.templated):
+    for call in (
+        *facts.calls("DataCollatorForSeq2Seq", "DataCollatorForLanguageModeling"),
+        *facts.script.templated,
+    ):
         _keywords(draft, "hf:tokenizer", call)
     for call in facts.answering:
         if "trust_remote_code" in call.kwargs:
-            apply(draft, "hf:load", "trust_remote_code", call.kwargs["trust_remote_code"], call.lines["trust_remote_code"])
+            apply(
+                draft,
+                "hf:load",
+                "trust_remote_code",
+                call.kwargs["trust_remote_code"],
+                call.lines["trust_remote_code"],
+            )
     _attributes(draft, facts)
     _adapter(draft, facts)
     _training(draft, facts)
@@ -109,8 +118,13 @@ def _model(draft: Draft, facts: Facts, model: Any, line: int) -> None:
             ours = "ms:" + ours.removeprefix("hf:")
         draft.take("base.model", ours, line, "from_pretrained", model)
     else:
-        draft.unread(line, "from_pretrained", model, "which model it is isn't known: set base.model",
-                     "不知道是哪个模型：请设置 base.model")  # fmt: skip
+        draft.unread(
+            line,
+            "from_pretrained",
+            model,
+            "which model it is isn't known: set base.model",
+            "不知道是哪个模型：请设置 base.model",
+        )
     if facts.download is not None:
         for name in facts.download.kwargs:
             if name in ("cache_dir", "local_dir", "revision"):
@@ -130,11 +144,21 @@ def _attributes(draft: Draft, facts: Facts) -> None:
             where = first_of(call, "model_id", 1)
             if "config" in call.kwargs:
                 draft.instead(call.lines["config"], "config", call.kwargs["config"], *_MERGED)
-            draft.instead(call.line, "model_id", where, "sapwood chat RUN: base and template are checked",
-                          "`sapwood chat RUN`：会核对底座与模板")  # fmt: skip
+            draft.instead(
+                call.line,
+                "model_id",
+                where,
+                "sapwood chat RUN: base and template are checked",
+                "`sapwood chat RUN`：会核对底座与模板",
+            )
         elif call.last == "print_trainable_parameters":
-            draft.instead(call.line, call.last, "", "`sapwood check` tells it before a weight is loaded",
-                          "`sapwood check` 在加载权重前就给出")  # fmt: skip
+            draft.instead(
+                call.line,
+                call.last,
+                "",
+                "`sapwood check` tells it before a weight is loaded",
+                "`sapwood check` 在加载权重前就给出",
+            )
 
 
 def first_of(call: Call, name: str, at: int) -> Any:
@@ -151,13 +175,25 @@ def _adapter(draft: Draft, facts: Facts) -> None:
     call = facts.adapter
     if call is None:
         if facts.trainer is not None or facts.arguments is not None:
-            draft.take("lora.method", "full", (facts.trainer or facts.arguments).line, "no adapter", "",  # type: ignore[union-attr]
-                       "no adapter is made: the whole base is trained", "没有适配器：训练整个底座")  # fmt: skip
+            draft.take(
+                "lora.method",
+                "full",
+                (facts.trainer or facts.arguments).line,
+                "no adapter",
+                "",  # type: ignore[union-attr]
+                "no adapter is made: the whole base is trained",
+                "没有适配器：训练整个底座",
+            )
         return
     method = PEFT.get(call.last, "lora")
     if method not in ("lora", "prefix", "prompt", "p-tuning", "ia3"):
-        draft.unread(call.line, call.last, method, "no such method here: lora.method lists them",
-                     "这里没有这个方法：见 lora.method")  # fmt: skip
+        draft.unread(
+            call.line,
+            call.last,
+            method,
+            "no such method here: lora.method lists them",
+            "这里没有这个方法：见 lora.method",
+        )
         return
     draft.take("lora.method", method, call.line, call.last, method)
     if method == "lora":
@@ -196,8 +232,13 @@ def _default_targets(draft: Draft, facts: Facts, call: Call) -> None:
 def _training(draft: Draft, facts: Facts) -> None:
     if facts.arguments is not None:
         if facts.arguments.inside == PARSED:
-            draft.unread(facts.arguments.line, facts.arguments.last, "", "these come from the command line: bring it too, "
-                         "or set them", "这些来自命令行：请一并提供，或自行设置")  # fmt: skip
+            draft.unread(
+                facts.arguments.line,
+                facts.arguments.last,
+                "",
+                "these come from the command line: bring it too, or set them",
+                "这些来自命令行：请一并提供，或自行设置",
+            )
         _keywords(draft, "hf:train", facts.arguments)
         own = facts.arguments.last
         if "per_device_train_batch_size" not in facts.arguments.kwargs and "**" not in facts.arguments.kwargs:
@@ -215,8 +256,13 @@ def _training(draft: Draft, facts: Facts) -> None:
     if facts.trainer is not None:
         _keywords(draft, "hf:trainer", facts.trainer)
         if facts.trainer.last not in ("Trainer", "SFTTrainer", "Seq2SeqTrainer", "UnslothTrainer"):
-            draft.unread(facts.trainer.line, facts.trainer.last, "", "not here: sapwood learns answers, no preferences",
-                         "这里没有：sapwood 学习回答，不做偏好优化")  # fmt: skip
+            draft.unread(
+                facts.trainer.line,
+                facts.trainer.last,
+                "",
+                "not here: sapwood learns answers, no preferences",
+                "这里没有：sapwood 学习回答，不做偏好优化",
+            )
 
 
 def _trackers(draft: Draft, facts: Facts) -> None:
@@ -232,7 +278,6 @@ def _trackers(draft: Draft, facts: Facts) -> None:
             draft.take("track.to", [*before, tracker], call.line, call.name.rpartition(".")[2], tracker)
         project = call.kwargs.get("project")
         if isinstance(project, str):
-
             CONVERT["project"](draft, "project", project, call.lines.get("project", call.line), "", "")
         elif isinstance(project, (Unknown, Attr)):
             draft.unread(

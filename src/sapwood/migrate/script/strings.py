@@ -6,8 +6,9 @@ import ast
 from string import Formatter
 from typing import Any
 
-from sapwood.migrate.script.expressions import elements, ids_of, item, settle
+from sapwood.migrate.script.expressions import ids_of, item, settle
 from sapwood.migrate.script.found import Walker
+from sapwood.migrate.script.loops import elements
 from sapwood.migrate.script.values import (
     MAX_TEXT,
     Attr,
@@ -38,8 +39,9 @@ def is_tokenizer(value: Any) -> bool:
     """Whether a value is a tokenizer, by what made it or by its name."""
     if isinstance(value, Call):
         return ("okenizer" in value.name and value.last == "from_pretrained") or value.last in (
-            "get_chat_template", "build_tokenizer",
-        )  # fmt: skip
+            "get_chat_template",
+            "build_tokenizer",
+        )
     if isinstance(value, Attr):
         return value.name.strip("_") in ("tokenizer", "tok") or (
             value.name == "tokenizer" and isinstance(value.of, Call)
@@ -57,7 +59,9 @@ def string_method(
         return _join(of, args[0] if args else [], line)
     if name in ("format", "format_map"):
         return _formatted(of, args, kwargs, line)
-    grown = len(of) * max((len(a) for a in args if isinstance(a, str)), default=1) if isinstance(of, str) else 0
+    grown = (
+        len(of) * max((len(a) for a in args if isinstance(a, str)), default=1) if isinstance(of, str) else 0
+    )
     if isinstance(of, str) and all(map(is_plain, args)) and grown <= MAX_TEXT << 6:
         try:
             return getattr(of, name)(*args)

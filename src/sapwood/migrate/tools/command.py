@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _TOOLS = (
-    (re.compile(r"\bllamafactory-cli\s+train\b|\bllamafactory\.launcher\b|\bsrc/train(?:_\w+)?\.py\b"), "llamafactory"),
+    (re.compile(r"\bllamafactory-cli\s+train\b|\bllamafactory\.launcher\b|\bsrc/train(?:_\w+)?\.py\b"),
+    "llamafactory"),
     (re.compile(r"\bswift\s+(?:sft|pt|rlhf)\b|\bswift/cli/(?:sft|pt|rlhf)\.py\b"), "swift"),
     (re.compile(r"\bmlx_lm(?:\.|\s+)lora\b"), "mlx"),
     (re.compile(r"\btune\s+run\b"), "torchtune"),

@@ -1,4 +1,4 @@
-"""Configs of other tools: which tool a file is of, and its keys with their lines, through the tool's table."""
+"""Configs of other tools: which tool a file is of; its keys, with their lines, through the tool's table."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ SHELLS = {".sh", ".bash", ".bat", ".cmd", ".txt", ".md", ".ps1"}
 MAX_DEPTH = 16
 _NESTED = {"torchtune": None, "mlx": ("lora_parameters", "lr_schedule", "optimizer_config"),
            "unsloth": ("data", "training", "lora", "logging"), "axolotl": ("special_tokens",)}  # fmt: skip
-_FIRST = ("use_hf", "load_in_4bit", "quantization_bit", "quant_bits", "lora_parameters.rank", "model._component_",
-          "model.lora_attn_modules", "max_steps", "training.max_steps")  # fmt: skip
+_FIRST = (
+    "use_hf",
+    "load_in_4bit",
+    "quantization_bit",
+    "quant_bits",
+    "lora_parameters.rank",
+    "model._component_",
+    "model.lora_attn_modules",
+    "max_steps",
+    "training.max_steps",
+)
 _LABELS = {"llamafactory": "LLaMA-Factory", "axolotl": "Axolotl", "swift": "ms-swift", "mlx": "mlx-lm",
            "torchtune": "torchtune", "unsloth": "Unsloth"}  # fmt: skip
 
@@ -79,8 +88,13 @@ def read_tool(path: Path, tool: Tool) -> tuple[Draft, Source]:
 
 def _one(draft: Draft, name: str, key: str, value: Any, line: int) -> None:
     if key == "config" and name not in ("mlx",):
-        draft.unread(line, "config", value, "this file isn't here: what it sets isn't known",
-                     "这个文件不在这里：不知道它设置了什么")  # fmt: skip
+        draft.unread(
+            line,
+            "config",
+            value,
+            "this file isn't here: what it sets isn't known",
+            "这个文件不在这里：不知道它设置了什么",
+        )
     elif key not in table(name) and name in ("llamafactory", "swift") and key in table("hf:train"):
         apply(draft, "hf:train", key, value, line)
     else:
@@ -95,7 +109,9 @@ def _silent(draft: Draft, name: str) -> None:
     if draft.whole is not None and draft.accumulation is not None:  # mlx: accumulation multiplies
         draft.micro, draft.whole = draft.whole, None
     if name == "axolotl" and "lora.method" not in draft.settings:
-        draft.take("lora.method", "full", 0, "adapter", None, "no adapter: all weights", "没有适配器：全部权重")
+        draft.take(
+            "lora.method", "full", 0, "adapter", None, "no adapter: all weights", "没有适配器：全部权重"
+        )
     known = dict(draft.settings)
     if name == "llamafactory" and "lora.rank" in known:
         draft.default(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.errors import DataError
-from sapwood.migrate.convert import Convert, model_name
+from sapwood.migrate.convert import model_name
+from sapwood.migrate.converter import Convert
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.script.source import read_text
 
@@ -20,9 +21,16 @@ _AXOLOTL = {
     "alpaca": ("alpaca", {}), "alpaca_w_system.load": ("alpaca", {}), "chat_template": ("messages", {}),
     "sharegpt": ("sharegpt", {}), "completion": ("text", {}),
     "alpaca_chat.load_qa": ("auto", {"prompt": "question", "completion": "answer"}),
-    "alpaca:chat": ("alpaca", {}), "alpaca_chat.load": ("alpaca", {}), "chat_template.default": ("messages", {}),
-    "alpaca_w_system.load_open_orca": ("auto", {"system": "system_prompt", "prompt": "question", "completion": "response"}),
+    "alpaca:chat": ("alpaca", {}), "alpaca_chat.load": ("alpaca", {}), "chat_template.default": ("messages",
+    {}),
+    "alpaca_w_system.load_open_orca": ("auto", {"system": "system_prompt", "prompt": "question",
+    "completion": "response"}),
 }  # fmt: skip
+
+_NOT_TAKEN = (
+    "split", "name", "shards", "train_on_eos", "roles", "roles_to_train", "message_field_training",
+    "chat_template", "split_thinking", "revision", "train_on_eot",
+)  # fmt: skip
 
 
 def _factory_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -98,16 +106,26 @@ def _factory_shape(draft: Draft, info: dict[str, Any], theirs: str, name: str, l
     ours = {k: v for k, v in ours.items() if k != v}
     before = draft.settings.get("data.format")
     if before not in (None, form):
-        draft.unread(line, theirs, name, "its rows have another shape than those before: give it a config of its own",
-                     "它的行格式与前面的不同：请单独配置")  # fmt: skip
+        draft.unread(
+            line,
+            theirs,
+            name,
+            "its rows have another shape than those before: give it a config of its own",
+            "它的行格式与前面的不同：请单独配置",
+        )
         return
     draft.take("data.format", form, line, theirs, name)
     if ours:
         draft.take("data.columns", ours, line, theirs, name)
     for key in ("ranking", "subset", "num_samples", "folder"):
         if info.get(key):
-            draft.unread(line, f"{name}.{key}", info[key], "not here: write these rows to a file of their own",
-                         "这里没有：请把这些行写成单独的文件")  # fmt: skip
+            draft.unread(
+                line,
+                f"{name}.{key}",
+                info[key],
+                "not here: write these rows to a file of their own",
+                "这里没有：请把这些行写成单独的文件",
+            )
 
 
 def _factory_eval(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -131,12 +149,17 @@ def _axolotl_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh:
             continue
         paths += _axolotl_paths(entry)
         _axolotl_shape(draft, entry, theirs, line)
-        for key in ("split", "name", "shards", "train_on_eos", "roles", "roles_to_train", "message_field_training",
-                    "chat_template", "split_thinking", "revision", "train_on_eot"):  # fmt: skip
+        for key in _NOT_TAKEN:
             if entry.get(key) not in (None, "", "train"):
                 matters = key not in ("roles", "revision", "chat_template")
-                draft.unread(line, f"{theirs}.{key}", entry[key], "not taken over: see data and template",
-                             "未采用：见 data 与 template", matters=matters)  # fmt: skip
+                draft.unread(
+                    line,
+                    f"{theirs}.{key}",
+                    entry[key],
+                    "not taken over: see data and template",
+                    "未采用：见 data 与 template",
+                    matters=matters,
+                )
     if paths:
         draft.take("data.train", paths, line, theirs, ", ".join(paths))
     else:
@@ -167,19 +190,34 @@ def _axolotl_shape(draft: Draft, entry: dict[str, Any], theirs: str, line: int) 
         form, columns = "auto", _own_type(kind)
         for key in ("format", "no_input_format", "system_format", "system_prompt"):
             if kind.get(key):
-                draft.unread(line, f"{theirs}.type.{key}", kind[key], "a text of its own: write it as a .jinja template",
-                             "自定义文本：请写成 .jinja 模板")  # fmt: skip
+                draft.unread(
+                    line,
+                    f"{theirs}.type.{key}",
+                    kind[key],
+                    "a text of its own: write it as a .jinja template",
+                    "自定义文本：请写成 .jinja 模板",
+                )
     else:
         name = str(kind or "").partition(":")[0]
         known = _AXOLOTL.get(str(kind)) or _AXOLOTL.get(name)
         if known is None:
-            draft.unread(line, f"{theirs}.type", kind, "no such shape here: map it with data.columns",
-                         "这里没有这种格式：请用 data.columns 映射")  # fmt: skip
+            draft.unread(
+                line,
+                f"{theirs}.type",
+                kind,
+                "no such shape here: map it with data.columns",
+                "这里没有这种格式：请用 data.columns 映射",
+            )
             return
         form, columns = known[0], dict(known[1])
     if form == "alpaca" or columns:
-        draft.unread(line, f"{theirs}.type", kind, "there a wording of its own (### Instruction …): here the model's "
-                     "template renders these rows", "那边用它自己的文字（### Instruction …）：这里由模型的模板渲染")  # fmt: skip
+        draft.unread(
+            line,
+            f"{theirs}.type",
+            kind,
+            "there a wording of its own (### Instruction …): here the model's template renders these rows",
+            "那边用它自己的文字（### Instruction …）：这里由模型的模板渲染",
+        )
     if form == "text":
         draft.take("template.train_on", "all", line, f"{theirs}.type", kind)
         if entry.get("field") not in (None, "text"):
@@ -188,8 +226,13 @@ def _axolotl_shape(draft: Draft, entry: dict[str, Any], theirs: str, line: int) 
         form = _chat_columns(entry, form, columns)
     before = draft.settings.get("data.format")
     if before not in (None, form):
-        draft.unread(line, f"{theirs}.type", kind, "its rows have another shape than those before: a config of its own",
-                     "它的行格式与前面的不同：请单独配置")  # fmt: skip
+        draft.unread(
+            line,
+            f"{theirs}.type",
+            kind,
+            "its rows have another shape than those before: a config of its own",
+            "它的行格式与前面的不同：请单独配置",
+        )
         return
     draft.take("data.format", form, line, f"{theirs}.type", kind)
     if columns:

@@ -1,4 +1,4 @@
-"""A PEFT folder or a Trainer's checkpoint: adapter_config.json, training_args.bin and what lies beside them."""
+"""A PEFT folder or a Trainer's checkpoint: adapter_config.json and training_args.bin."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from sapwood.migrate.tools.pickled import read_pickled
 # Written by every Trainer, whoever chose them: only these say what the run was.
 _ARGUMENTS = (
     "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "max_steps",
-    "num_train_epochs", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "optim",
+    "num_train_epochs", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay",
+    "max_grad_norm", "optim",
     "seed", "gradient_checkpointing", "neftune_noise_alpha", "bf16", "fp16", "save_steps", "save_total_limit",
     "logging_steps", "report_to", "load_best_model_at_end", "max_length", "max_seq_length", "packing",
-    "label_smoothing_factor", "adam_beta1", "adam_beta2", "adam_epsilon", "assistant_only_loss", "completion_only_loss",
+    "label_smoothing_factor", "adam_beta1", "adam_beta2", "adam_epsilon", "assistant_only_loss",
+    "completion_only_loss",
 )  # fmt: skip
 _USUAL = {
     "label_smoothing_factor": 0.0,
@@ -45,8 +47,14 @@ def read_folder(path: Path) -> tuple[Draft, Source, str]:
     if not kinds:
         why = "it holds no adapter_config.json and no training_args.bin"
         raise DataError("this folder isn't understood", str(path), why, "name a PEFT folder or a checkpoint")
-    draft.unread(0, "data.train", "", "neither file says which rows it was trained on: set data.train",
-                 "两个文件都没有说明训练数据：请设置 data.train", matters=True)  # fmt: skip
+    draft.unread(
+        0,
+        "data.train",
+        "",
+        "neither file says which rows it was trained on: set data.train",
+        "两个文件都没有说明训练数据：请设置 data.train",
+        matters=True,
+    )
     return draft, source, ", ".join(kinds)
 
 

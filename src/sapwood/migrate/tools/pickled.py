@@ -1,7 +1,7 @@
-"""A Trainer's training_args.bin, read without unpickling: its opcodes are walked, and nothing of it is called.
+"""A Trainer's training_args.bin, read without unpickling: its opcodes are walked, nothing is called.
 
-The file is torch's zip of one pickle, or the pickle itself. What would be built is written down as plain data:
-a class by its name, an instance by its attributes.
+The file is torch's zip of one pickle, or the pickle itself. What would be built is written down as plain
+data: a class by its name, an instance by its attributes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from sapwood.errors import DataError
 MAX_BYTES = 16 << 20
 MAX_OPCODES = 1_000_000
 _MARK = object()
-_PUSH = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": list, "NONE": lambda: None,
+_PUSH = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": list,
+"NONE": lambda: None,
          "NEWTRUE": lambda: True, "NEWFALSE": lambda: False}  # fmt: skip
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sapwood.migrate.convert import CONVERT, Convert, model_name, number_of
+from sapwood.migrate.convert import CONVERT, model_name
+from sapwood.migrate.converter import Convert, number_of
 from sapwood.migrate.draft import Draft
 
 _TUNE_MODEL = re.compile(r"torchtune\.models\.(\w+)\.(q?lora)_(\w+)")
 _TUNE_DATA = {
-    "alpaca_cleaned_dataset": ("hf:yahma/alpaca-cleaned", "alpaca"), "alpaca_dataset": ("hf:tatsu-lab/alpaca", "alpaca"),
-    "slimorca_dataset": ("hf:Open-Orca/SlimOrca-Dedup", "sharegpt"), "instruct_dataset": ("", ""), "chat_dataset": ("", ""),
-    "text_completion_dataset": ("", "text"), "samsum_dataset": ("hf:Samsung/samsum", ""), "grammar_dataset": ("hf:liweili/c4_200m", ""),
+    "alpaca_cleaned_dataset": ("hf:yahma/alpaca-cleaned", "alpaca"),
+    "alpaca_dataset": ("hf:tatsu-lab/alpaca", "alpaca"),
+    "slimorca_dataset": ("hf:Open-Orca/SlimOrca-Dedup", "sharegpt"), "instruct_dataset": ("", ""),
+    "chat_dataset": ("", ""),
+    "text_completion_dataset": ("", "text"), "samsum_dataset": ("hf:Samsung/samsum", ""),
+    "grammar_dataset": ("hf:liweili/c4_200m", ""),
 }  # fmt: skip
 _BUILDERS = ("json", "csv", "text", "parquet")
 
@@ -24,8 +28,15 @@ def _mlx_scale(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: st
     elif theirs.endswith("alpha"):
         draft.take("lora.alpha", number, line, theirs, value)
     else:
-        draft.take("lora.alpha", number * rank, line, theirs, value, "scale × rank: alpha is divided by the rank here",
-                   "scale × rank：这里 alpha 要除以秩")  # fmt: skip
+        draft.take(
+            "lora.alpha",
+            number * rank,
+            line,
+            theirs,
+            value,
+            "scale × rank: alpha is divided by the rank here",
+            "scale × rank：这里 alpha 要除以秩",
+        )
 
 
 def _mlx_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -34,10 +45,24 @@ def _mlx_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str
     elif model_name(value).startswith("hf:") and not (draft.folder / value).exists():
         draft.take("data.train", [f"hf:{value}"], line, theirs, value)
     else:
-        draft.take("data.train", [f"{value.rstrip('/')}/train.jsonl"], line, theirs, value, "train.jsonl of the folder",
-                   "文件夹里的 train.jsonl")  # fmt: skip
-        draft.take("data.eval", f"{value.rstrip('/')}/valid.jsonl", line, theirs, value, "valid.jsonl of the folder",
-                   "文件夹里的 valid.jsonl")  # fmt: skip
+        draft.take(
+            "data.train",
+            [f"{value.rstrip('/')}/train.jsonl"],
+            line,
+            theirs,
+            value,
+            "train.jsonl of the folder",
+            "文件夹里的 train.jsonl",
+        )
+        draft.take(
+            "data.eval",
+            f"{value.rstrip('/')}/valid.jsonl",
+            line,
+            theirs,
+            value,
+            "valid.jsonl of the folder",
+            "文件夹里的 valid.jsonl",
+        )
 
 
 def _tune_model(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -134,8 +159,13 @@ def _stage(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -
     elif value == "sft":
         draft.note("template.train_on", line, theirs, value, "answers are learnt", "学习回答")
     else:
-        draft.unread(line, theirs, value, "not here: sapwood learns answers, no preferences",
-                     "这里没有：sapwood 学习回答，不做偏好优化")  # fmt: skip
+        draft.unread(
+            line,
+            theirs,
+            value,
+            "not here: sapwood learns answers, no preferences",
+            "这里没有：sapwood 学习回答，不做偏好优化",
+        )
 
 
 def _rl(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -183,13 +213,23 @@ def _swift_data(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: s
         name, _, count = str(entry).partition("#")
         name, _, subset = name.partition(":") if not name.startswith(("HF::", "MS::")) else (name, "", "")
         if count or subset:
-            draft.unread(line, theirs, entry, "a part of the rows: write that part to a file of its own",
-                         "只用部分数据：请把这部分写成单独的文件")  # fmt: skip
+            draft.unread(
+                line,
+                theirs,
+                entry,
+                "a part of the rows: write that part to a file of its own",
+                "只用部分数据：请把这部分写成单独的文件",
+            )
         if name.startswith("HF::") or (hub and model_name(name).startswith("hf:")):
             paths.append(f"hf:{name.removeprefix('HF::')}")
         elif model_name(name).startswith("hf:") or name.startswith("MS::"):
-            draft.unread(line, theirs, name, "ModelScope's datasets aren't read: fetch it and name its file",
-                         "不直接读取 ModelScope 数据集：请下载后写明文件")  # fmt: skip
+            draft.unread(
+                line,
+                theirs,
+                name,
+                "ModelScope's datasets aren't read: fetch it and name its file",
+                "不直接读取 ModelScope 数据集：请下载后写明文件",
+            )
             paths.append(name.removeprefix("MS::"))
         else:
             paths.append(name)
@@ -228,8 +268,13 @@ def _mlx_keys(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str
 
 def _axolotl_template(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
     if value in ("jinja", None):
-        draft.unread(line, theirs, value, "a template of its own: name the .jinja file in template.name",
-                     "自带模板：请在 template.name 写明 .jinja 文件")  # fmt: skip
+        draft.unread(
+            line,
+            theirs,
+            value,
+            "a template of its own: name the .jinja file in template.name",
+            "自带模板：请在 template.name 写明 .jinja 文件",
+        )
     else:
         CONVERT["template"](draft, theirs, value, line, en, zh)
 
@@ -266,13 +311,16 @@ def _loftq(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -
 
 
 CONVERT_TOOL: dict[str, Convert] = {
-    "mlx_scale": _mlx_scale, "mlx_data": _mlx_data, "mlx_keys": _mlx_keys, "tune_model": _tune_model, "tune_attn": _tune_attn,
+    "mlx_scale": _mlx_scale, "mlx_data": _mlx_data, "mlx_keys": _mlx_keys, "tune_model": _tune_model,
+    "tune_attn": _tune_attn,
     "tune_mlp": _tune_mlp, "tune_data": _tune_data, "tune_source": _tune_source, "tune_files": _files,
     "tune_optimizer": CONVERT["optimizer"], "tune_schedule": CONVERT["schedule"], "tune_clip": _tune_clip,
-    "tune_logger": _tune_logger, "tune_device": _tune_device, "stage": _stage, "rl": _rl, "loraplus": _loraplus,
+    "tune_logger": _tune_logger, "tune_device": _tune_device, "stage": _stage, "rl": _rl,
+    "loraplus": _loraplus,
     "mask_history": _mask_history, "unsloth_gc": _unsloth_gc, "swanlab_mode": _swanlab_mode,
     "swift_model": _swift_model, "swift_data": _swift_data, "swift_eval": _swift_eval,
-    "swift_template": _swift_template, "axolotl_linear": _axolotl_linear, "axolotl_template": _axolotl_template,
+    "swift_template": _swift_template, "axolotl_linear": _axolotl_linear,
+    "axolotl_template": _axolotl_template,
     "max_epochs": _max_epochs, "unsloth_data": _unsloth_data, "unsloth_local": _files,
     "unsloth_format": _unsloth_format, "loftq": _loftq,
 }  # fmt: skip
