@@ -204,3 +204,9 @@ def test_what_is_no_config_of_a_known_tool_is_refused_in_one_line(tmp_path: Path
     with pytest.raises(DataError) as caught:
         bring(path)
     assert len(caught.value.problems) == 1
+
+
+def test_a_page_with_a_command_line_only_is_read_as_that_command(tmp_path: Path) -> None:
+    path = tmp_path / "readme.md"
+    path.write_text("Train it:\n\n```bash\nswift sft --model a/b --train_type lora --lora_rank 4\n```\n", encoding="utf-8")
+    assert bring(path).draft.settings["lora.rank"] == 4

@@ -46,15 +46,20 @@ def bring(path: Path) -> Migration:
     if path.is_dir() or path.suffix == ".bin" or path.name == "adapter_config.json":
         draft, source, kind = read_folder(path)
         return _of_tool(draft, source, kind)
+    source = read_source(path) if path.suffix in CODE else None
+    if source is not None and (found := _of_script(source)) is not None:
+        return found
     tool = tool_of(path)
     if tool is not None:
         draft, source = read_tool(path, tool)
         return _of_tool(draft, source, tool.label)
-    if path.suffix not in CODE:
-        known = "LLaMA-Factory, Axolotl, ms-swift, mlx-lm, torchtune"
-        why = f"it is no Python, no notebook, and no config or command line of {known}"
-        raise DataError("this file isn't understood", str(path), why, "bring the script that trains")
-    return _of_script(read_source(path))
+    if source is not None:
+        why = "no model is loaded, no adapter made, no Trainer called" + _hint(source)
+        mend = "bring the file that calls from_pretrained and Trainer"
+        raise DataError("nothing in it trains", source.path, why, mend)
+    known = "LLaMA-Factory, Axolotl, ms-swift, mlx-lm, torchtune, Unsloth"
+    why = f"it is no Python, no notebook, and no config or command line of {known}"
+    raise DataError("this file isn't understood", str(path), why, "bring the script that trains")
 
 
 def _of_tool(draft: Draft, source: Source, kind: str) -> Migration:
@@ -63,16 +68,12 @@ def _of_tool(draft: Draft, source: Source, kind: str) -> Migration:
     return Migration(source, kind, draft, find_faults(case))
 
 
-def _of_script(source: Source) -> Migration:
+def _of_script(source: Source) -> Migration | None:
+    """None where nothing in it trains."""
     script = walk(source.trees)
     facts, draft = gather(source, script), Draft()
     if not (facts.base or facts.adapter or facts.arguments or facts.trainer or facts.formatting):
-        raise DataError(
-            "nothing in it trains",
-            source.path,
-            "no model is loaded, no adapter made, no Trainer called" + _hint(source),
-            "bring the file that calls from_pretrained and Trainer",
-        )
+        return None
     read_settings(draft, facts)
     learning = read_rows(draft, facts)
     draft.settle()

@@ -25,9 +25,9 @@ _MERGED = (
 
 def read_settings(draft: Draft, facts: Facts) -> None:
     _keywords(draft, "hf:quantize", facts.quantize)
-    if draft.settings.get("base.storage") in ("nf4", "fp4"):
-        draft.default("base.double_quant", False, "", "the default there", "那边的默认值")
     _base(draft, facts)
+    if draft.settings.get("base.storage") in ("nf4", "fp4") and not facts.in_unsloth:
+        draft.default("base.double_quant", False, "", "the default there", "那边的默认值")
     _keywords(draft, "hf:tokenizer", facts.tokenizer, skip=("pretrained_model_name_or_path",))
     for call in (
         *facts.calls("DataCollatorForSeq2Seq", "DataCollatorForLanguageModeling"),
