@@ -208,5 +208,19 @@ def test_what_is_no_config_of_a_known_tool_is_refused_in_one_line(tmp_path: Path
 
 def test_a_page_with_a_command_line_only_is_read_as_that_command(tmp_path: Path) -> None:
     path = tmp_path / "readme.md"
-    path.write_text("Train it:\n\n```bash\nswift sft --model a/b --train_type lora --lora_rank 4\n```\n", encoding="utf-8")
+    path.write_text(
+        "Train it:\n\n```bash\nswift sft --model a/b --train_type lora --lora_rank 4\n```\n", encoding="utf-8"
+    )
     assert bring(path).draft.settings["lora.rank"] == 4
+
+
+def test_a_command_in_a_cell_has_the_cell_for_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "go.ipynb"
+    cells = [
+        {"cell_type": "code", "source": ["x = 1\n"]},
+        {"cell_type": "code", "source": ["!swift sft --model a/b --lora_rank 4"]},
+    ]
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    found = bring(path)
+    entry = next(e for e in found.draft.entries if e.theirs == "lora_rank")
+    assert (found.draft.settings["lora.rank"], found.source.place(entry.line)) == (4, "cell 2 line 1")

@@ -58,7 +58,7 @@ def _statements(text: str) -> list[list[tuple[str, int]]]:
         bare = re.sub(r"(?:^|\s)#.*$", "", line).rstrip()
         more = bool(re.search(r"(?:\\|\^|`)$", bare))
         body = bare.rstrip("\\^`").rstrip() if more else bare
-        body = body.lstrip("$> ") if not going else body
+        body = body.lstrip("!$> ") if not going else body
         if going:
             out[-1].append((body, at))
         else:

@@ -10,11 +10,11 @@ from typing import Any
 from sapwood.errors import DataError
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.keys import apply, defaults, table
-from sapwood.migrate.script.source import Source, read_text
+from sapwood.migrate.script.source import Source, read_source, read_text
 from sapwood.migrate.tools.command import Command, commands
 
 YAMLS = {".yaml", ".yml", ".json"}
-SHELLS = {".sh", ".bash", ".bat", ".cmd", ".txt", ".md", ".ps1"}
+SHELLS = {".sh", ".bash", ".bat", ".cmd", ".txt", ".md", ".ps1", ".ipynb"}
 MAX_DEPTH = 16
 _NESTED = {"torchtune": None, "mlx": ("lora_parameters", "lr_schedule", "optimizer_config"),
            "unsloth": ("data", "training", "lora", "logging"), "axolotl": ("special_tokens",)}  # fmt: skip
@@ -55,10 +55,18 @@ def tool_of(path: Path) -> Tool | None:
         name = _name_of(values)
         return Tool(name, _flat(name, values), text) if name else None
     if path.suffix in SHELLS:
-        text = read_text(path)
+        text = "\n".join(_source(path).lines)
         found = commands(text)
         return _of_command(found[-1], text, path) if found else None
     return None
+
+
+def _source(path: Path) -> Source:
+    """A notebook's lines are those of its cells."""
+    if path.suffix == ".ipynb":
+        return read_source(path)
+    lines = read_text(path).splitlines()
+    return Source(str(path), lines, [f"line {i + 1}" for i in range(len(lines))])
 
 
 def _of_command(command: Command, text: str, path: Path) -> Tool:
@@ -75,8 +83,7 @@ def _of_command(command: Command, text: str, path: Path) -> Tool:
 
 
 def read_tool(path: Path, tool: Tool) -> tuple[Draft, Source]:
-    lines = tool.text.splitlines()
-    source = Source(str(path), lines, [f"line {i + 1}" for i in range(len(lines))])
+    source = _source(path)
     draft = Draft(values={key: value for key, (value, _) in tool.values.items()}, folder=path.parent)
     draft.devices = tool.devices
     for key in sorted(tool.values, key=lambda key: (key not in _FIRST, key == "lora_target_linear")):
