@@ -66,6 +66,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else None
 
 
+def _index(argument: Any) -> int:
+    return int(argument)
+
+
 def _walk(data: bytes) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -76,9 +80,9 @@ def _walk(data: bytes) -> Any:
         if name == "STOP":
             return stack[-1]
         if name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
-            memo[len(memo) if name == "MEMOIZE" else int(argument)] = stack[-1]
+            memo[len(memo) if name == "MEMOIZE" else _index(argument)] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(memo[int(argument)])
+            stack.append(memo[_index(argument)])
         elif name not in ("PROTO", "FRAME"):
             _step(stack, name, argument)
     raise ValueError("it has no end")
