@@ -67,7 +67,8 @@ def _bits(four: str) -> Convert:
 
 
 def _quantization_bit(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    kind = {4: "nf4", 8: "int8"}.get(number_of(value) or 0)
+    kinds: dict[float, str] = {4: "nf4", 8: "int8"}
+    kind = kinds.get(number_of(value) or 0)
     if kind is not None:
         draft.take("base.storage", kind, line, theirs, value, en, zh)
     else:

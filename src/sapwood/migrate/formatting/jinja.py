@@ -5,7 +5,7 @@ one) goes by the system role, the last is the answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sapwood.migrate.script.values import Field, Part, Special
 
@@ -49,11 +49,11 @@ def _user_line(template: str) -> str:
     return lines[at + 1].removeprefix("{{- ").removesuffix(" }}")
 
 
-def _expression(parts: Sequence[Part], names: dict[Field, str]) -> str:
+def _expression(parts: Sequence[Part], names: Mapping[Field, str]) -> str:
     return " + ".join(_term(part, names) for part in parts) or "''"
 
 
-def _term(part: Part, names: dict[Field, str]) -> str:
+def _term(part: Part, names: Mapping[Field, str]) -> str:
     if isinstance(part, Field):
         return names.get(part, "''")
     if isinstance(part, Special):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from sapwood.migrate.rules.rule import Case, Hit, hit, rule
 from sapwood.migrate.script.facts import first
@@ -226,10 +227,13 @@ def nothing(case: Case) -> Iterator[Hit]:
         r"baichuan": {"q_proj", "k_proj", "v_proj", "query_key_value"},
     }  # fmt: skip
     call = case.facts.adapter
-    given = call.kwargs.get("target_modules") if call is not None else None
-    for pattern, names in wrong.items() if isinstance(given, list) and call is not None else ():
+    given: Any = call.kwargs.get("target_modules") if call is not None else None
+    if call is None or not isinstance(given, list):
+        return
+    for pattern, names in wrong.items():
         if re.search(pattern, case.model):
-            yield from (hit(call.lines["target_modules"], name=n) for n in given if n in names)
+            line = call.lines["target_modules"]
+            yield from (hit(line, name=name) for name in given if name in names)
             return
 
 

@@ -327,10 +327,6 @@ def _cast(kind: Callable[[Any], Any]) -> Callable[[list[Any], ast.Call], Any]:
     return cast
 
 
-def _made_dict(args: list[Any], node: ast.Call) -> Any:
-    return args[0] if args else {}
-
-
 _BUILTINS: dict[str, Callable[[list[Any], ast.Call], Any]] = {
     "len": _length, "range": _range, "zip": _zip, "enumerate": _enumerate, "list": _first, "tuple": _first,
     "str": _first, "int": _cast(int), "float": _cast(float), "bool": _first, "tqdm": _first, "sorted": _first,

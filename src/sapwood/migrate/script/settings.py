@@ -174,16 +174,10 @@ def _shown(value: Any) -> Any:
 def _adapter(draft: Draft, facts: Facts) -> None:
     call = facts.adapter
     if call is None:
-        if facts.trainer is not None or facts.arguments is not None:
-            draft.take(
-                "lora.method",
-                "full",
-                (facts.trainer or facts.arguments).line,
-                "no adapter",
-                "",  # type: ignore[union-attr]
-                "no adapter is made: the whole base is trained",
-                "没有适配器：训练整个底座",
-            )
+        where = facts.trainer or facts.arguments
+        if where is not None:
+            said = "no adapter is made: the whole base is trained", "没有适配器：训练整个底座"
+            draft.take("lora.method", "full", where.line, "no adapter", "", *said)
         return
     method = PEFT.get(call.last, "lora")
     if method not in ("lora", "prefix", "prompt", "p-tuning", "ia3"):

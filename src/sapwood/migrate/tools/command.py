@@ -76,7 +76,7 @@ def _command(tool: str, lines: list[tuple[str, int]], variables: dict[str, str],
     devices = _DEVICES.search(_filled(whole, variables))
     command.devices = int(devices[1]) if devices and 0 < int(devices[1]) <= 4096 else 1
     words = [(word, at) for line, at in lines for word in _words(_filled(line, variables))]
-    start = next((i for i, (word, _) in enumerate(words) if _begins(tool, words, i)), 0)
+    start = next((i for i in range(len(words)) if _begins(tool, words, i)), 0)
     _options(command, words[start + 1 :])
     for known in ("nproc_per_node", "nproc-per-node", "num_processes"):
         command.values.pop(known, None)

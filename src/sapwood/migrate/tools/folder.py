@@ -63,7 +63,7 @@ def _adapter(draft: Draft, source: Source, path: Path) -> None:
     source.lines += text.splitlines()
     source.labels += [f"{path.name} line {i + 1}" for i in range(len(source.lines))]
     try:
-        values: dict[str, Any] = json.loads(text)
+        values: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError("not valid JSON", str(path), str(error)[:200]) from None
     if not isinstance(values, dict):
