@@ -182,11 +182,9 @@ def _encoded(result: object) -> list[Encoded]:
 def no_mask(case: Case) -> Iterator[Hit]:
     learning = case.learning
     if learning is not None and learning.is_ids and not learning.has_mask and _pads(case):
-        last = max(
-            (n.lineno for n in ast.walk(case.facts.formatting.function.node) if isinstance(n, ast.Return)),  # type: ignore[union-attr]
-            default=learning.line,
-        )
-        yield hit(last)
+        formatting = case.facts.formatting
+        nodes = ast.walk(formatting.function.node) if formatting is not None else ()
+        yield hit(max((n.lineno for n in nodes if isinstance(n, ast.Return)), default=learning.line))
 
 
 @rule("collator-pads-nothing")

@@ -150,8 +150,8 @@ def _sliced(machine: Walker, of: Any, part: ast.Slice, node: ast.expr, env: Env)
 def _joinedstr(machine: Walker, node: ast.JoinedStr, env: Env) -> Any:
     parts: list[Part] = []
     for value in node.values:
-        inner = value.value if isinstance(value, (ast.FormattedValue, ast.Constant)) else None
-        found = inner if isinstance(value, ast.Constant) else machine.value(inner, env)  # type: ignore[arg-type]
+        inner = value.value if isinstance(value, ast.FormattedValue) else value
+        found = machine.value(inner, env)
         parts += as_text(found, node.lineno).parts
     return settle(joined(iter(parts), node.lineno))
 
@@ -305,7 +305,7 @@ def _dict(machine: Walker, node: ast.Dict, env: Env) -> Any:
 
 
 def _lambda(machine: Walker, node: ast.Lambda, env: Env) -> Any:
-    return Function(node, env)  # type: ignore[arg-type]
+    return Function(node, env)
 
 
 def _constant(machine: Walker, node: ast.Constant, env: Env) -> Any:

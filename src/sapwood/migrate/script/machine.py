@@ -177,7 +177,7 @@ class Machine:
     # --- blocks --------------------------------------------------------------------------------------------
 
     def _functiondef(self, node: ast.FunctionDef, env: Env) -> None:
-        function = Function(node, env)  # type: ignore[arg-type]
+        function = Function(node, env)
         env[node.name] = function
         self.script.functions.append(function)
 
@@ -289,7 +289,7 @@ class Machine:
 
     def _frame(self, function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> Env:
         arguments = function.node.args
-        outer: Any = function.env
+        outer = function.env
         env: Env = outer.new_child()
         names = function.parameters
         defaults = dict(

@@ -51,12 +51,14 @@ def read_settings(draft: Draft, facts: Facts) -> None:
 
 
 def _keywords(draft: Draft, table: str, call: Call | None, *, skip: Iterable[str] = ()) -> None:
-    for name, value in call.kwargs.items() if call is not None else ():
+    if call is None:
+        return
+    for name, value in call.kwargs.items():
         if name == "**":
             what = "which keys it brings isn't known", "不知道它带来哪些键"
-            draft.unread(call.lines.get("**", call.line), "**", value, *what)  # type: ignore[union-attr]
+            draft.unread(call.lines.get("**", call.line), "**", value, *what)
         elif name not in skip:
-            apply(draft, table, name, value, call.lines.get(name, call.line) if call else 0)
+            apply(draft, table, name, value, call.lines.get(name, call.line))
 
 
 def _base(draft: Draft, facts: Facts) -> None:

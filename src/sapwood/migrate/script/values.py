@@ -7,6 +7,7 @@ which parts come from the row.
 from __future__ import annotations
 
 import ast
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,7 +193,7 @@ class Class:
 @dataclass(slots=True, eq=False)
 class Function:
     node: ast.FunctionDef | ast.Lambda
-    env: dict[str, Any]
+    env: ChainMap[str, Any]
     preset: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
