@@ -22,7 +22,7 @@ LAYERS = (
     {"__main__", "__init__"},
     {"cli"},
     {"commands"},
-    {"restart"},
+    {"restart", "migrate"},
     {"pipeline", "export"},
     {"evaluate"},
     {"plan"},

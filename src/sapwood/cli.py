@@ -294,6 +294,32 @@ def init(
     write_config(path, data=data, model=model, force=force)
 
 
+@app.command(name="import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="a tutorial, script, notebook, config, command line or PEFT folder", metavar="FILE"
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="config to write")] = Path("sapwood.yaml"),
+    lang: Annotated[str, typer.Option("--lang", help="of the report: en or zh")] = "en",
+    html: Annotated[Path | None, typer.Option(help="write the report as one self-contained page too")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="check it where the rows are at hand")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Make a config of what you have, and say what was wrong in it; no line of it is run."""
+    from sapwood.commands.migrate import import_file
+    from sapwood.errors import ConfigError
+
+    if lang not in ("en", "zh"):
+        raise ConfigError(f"no report in {lang!r}", "--lang", mend="choose en or zh")
+    import_file(file, out, zh=lang == "zh", html=html, force=force, check=check, as_json=json)
+
+
 @app.command()
 def doctor(runs: Runs = RUNS, json: Json = False) -> None:
     """Look at this machine: hardware, versions, hub reach, disk, what fits."""
