@@ -1,7 +1,4 @@
-"""The catalogue of faults of configs (C) and of run time (R): each with the answer that it deserves.
-
-What another file tests in full is named here by its test, so that the list stays complete.
-"""
+"""Faults of configs and of run time, each with the answer that it deserves; docs/faults.md lists them."""
 
 from __future__ import annotations
 
@@ -43,6 +40,7 @@ from sapwood.types import Event, Stepped
 from tests.crash.work import folder_hash, only_run, tiny_config
 from tests.forks import exit_code, train_and_kill
 from tests.run.shared import stepped
+from tests.test_faults import faults
 from tests.train.runs import six_steps, start
 
 # --- configs ---------------------------------------------------------------------------------------------
@@ -59,30 +57,43 @@ class Wrong:
 
 
 WRONG: dict[str, list[Wrong]] = {
-    "C1": [Wrong(r"lora\.rank", (f"lora.rank={rank}",)) for rank in (0, -1, 2.5)],
-    "C2": [Wrong(r"lora\.rank=4096 is larger than the layers", ("lora.rank=4096",))],
-    "C3": [Wrong(r"lora\.alpha", (f"lora.alpha={value}",)) for value in (".nan", ".inf", 0, -1)],
-    "C4": [Wrong(r"lora\.dropout", (f"lora.dropout={value}",)) for value in (1.5, -0.1, 1, ".nan")],
-    "C5": [Wrong(r"no linear layer is called 'query'.*names here: .*q_proj", ("lora.targets=[query]",))],
-    "C6": [Wrong(r"no linear layer is called 'q_prj'.*q_proj", ("lora.targets=[v_proj, q_prj]",))],
-    "C7": [
+    "a rank of zero or less": [Wrong(r"lora\.rank", (f"lora.rank={rank}",)) for rank in (0, -1, 2.5)],
+    "a rank above a layer's size": [Wrong(r"lora\.rank=4096 is larger than the layers", ("lora.rank=4096",))],
+    "an alpha that is no number, or zero": [
+        Wrong(r"lora\.alpha", (f"lora.alpha={value}",)) for value in (".nan", ".inf", 0, -1)
+    ],
+    "a dropout outside 0 to 1": [
+        Wrong(r"lora\.dropout", (f"lora.dropout={value}",)) for value in (1.5, -0.1, 1, ".nan")
+    ],
+    "targets that match nothing": [
+        Wrong(r"no linear layer is called 'query'.*names here: .*q_proj", ("lora.targets=[query]",))
+    ],
+    "one of two targets matches nothing": [
+        Wrong(r"no linear layer is called 'q_prj'.*q_proj", ("lora.targets=[v_proj, q_prj]",))
+    ],
+    "a pattern that is invalid or matches the head": [
         Wrong(r"no regular expression", ("lora.targets='[('",)),
         Wrong(r"matches more than linear layers", ("lora.targets='.*'",)),
         Wrong(r"matches no linear layer", ("lora.targets=lm_head",)),
     ],
-    "C8": [Wrong(r"train\.lr", (f"train.lr={value}",)) for value in (0, -1e-4, ".nan", "'1e-4'", "fast")],
-    "C9": [Wrong(r"train\.lr", ("train.lr=10.5",))],
-    "C10": [Wrong(r"did you mean .*batch_size", ("train.batchsize=4",))],
-    "C11": [Wrong(r"(?i)duplicate", text="train:\n  seed: 1\n  seed: 2\n")],
-    "C12": [Wrong(r"share_prefixes", ("pack.share_prefixes=no",)), Wrong("seed", ("train.seed=12:30",))],
-    "C13": [
+    "a learning rate that is no positive number": [
+        Wrong(r"train\.lr", (f"train.lr={value}",)) for value in (0, -1e-4, ".nan", "'1e-4'", "fast")
+    ],
+    "a learning rate far above the usual": [Wrong(r"train\.lr", ("train.lr=10.5",))],
+    "an unknown key": [Wrong(r"did you mean .*batch_size", ("train.batchsize=4",))],
+    "one key twice in the file": [Wrong(r"(?i)duplicate", text="train:\n  seed: 1\n  seed: 2\n")],
+    "words that older YAML turns into other values": [
+        Wrong(r"share_prefixes", ("pack.share_prefixes=no",)),
+        Wrong("seed", ("train.seed=12:30",)),
+    ],
+    "two keys that contradict each other": [
         Wrong(r"base\.storage", ("base.storage=fp16+bf16",)),
         Wrong(r"train\.epochs and train\.max_steps", ("train.epochs=2", "train.max_steps=9")),
         Wrong(r"train\.epochs and train\.max_steps", text="train: {epochs: 2, max_steps: 9}\n"),
         Wrong(r"eval\.patience needs held-out rows, and data\.eval is 0", ("eval.patience=2", "data.eval=0")),
         Wrong(r"save\.adapter: best needs held-out.*data\.eval is 0", ("save.adapter=best", "data.eval=0")),
     ],
-    "C15": [
+    "a batch, length or interval below its bounds": [
         Wrong(rf"{key.split('.')[1]}", (f"{key}={value}",))
         for key, value in [
             ("train.batch_size", 0),
@@ -95,7 +106,7 @@ WRONG: dict[str, list[Wrong]] = {
             ("save.keep", 0),
         ]
     ],
-    "C21": [
+    "a config for a newer sapwood": [
         Wrong(r"unknown key future", text="future: {speed: 9}\n"),
         Wrong(r"for a newer sapwood · .*case\.yaml:2 · it is of format 99", text="version: 99\nnew: 1\n"),
     ],
@@ -104,7 +115,7 @@ WRONG: dict[str, list[Wrong]] = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny model and a config file, its path with a blank and an é (C22)."""
+    """A folder with a tiny model and a config file, its path with a blank and an é."""
     folder = tmp_path_factory.mktemp("ein Garten, été $HOME ~")
     config = tiny_config(folder)
     tree = {"base": {"model": config.base.model, "storage": "fp32"}, "data": {"train": config.data.train[0]}}
@@ -128,24 +139,22 @@ def test_a_wrong_config_is_refused_with_its_key_before_any_weight(
     assert caught.value.problems[0].where
 
 
-def test_c8_an_exponent_is_a_number(home: Path) -> None:
+def test_an_exponent_is_a_number(home: Path) -> None:
     assert load_config(home / "base.yaml", ["train.lr=1e-4"]).train.lr == 1e-4
 
 
-def test_c9_an_absurd_rate_is_warned_about(
-    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_absurd_rate_is_warned_about(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = tiny_config(home, tmp_path, train={"lr": 0.5, "max_steps": 1}, data={"eval": 0})
     finetune(config)
     assert any("train.lr=0.5 is far above" in message for message in caplog.messages)
 
 
-def test_c14_the_last_step_is_saved_whatever_the_interval(home: Path, tmp_path: Path) -> None:
+def test_the_last_step_is_saved_whatever_the_interval(home: Path, tmp_path: Path) -> None:
     finetune(tiny_config(home, tmp_path, train={"max_steps": 2}, save={"every": 100}, data={"eval": 0}))
     assert [path.name for path in checkpoints(only_run(tmp_path))] == ["step-000002"]
 
 
-def test_c14_a_slow_run_is_saved_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_run_is_saved_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now, (_, state) = [0.0], start(six_steps())
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     clock, due = SaveClock(SaveConfig(every=100, minutes=10), last_step=130), list[int]()
@@ -157,7 +166,7 @@ def test_c14_a_slow_run_is_saved_by_time(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [step for step in range(1, 131) if by_steps.due(stepped(step), state)] == [100, 130]
 
 
-def test_r4_a_loss_that_explodes_is_told_and_recorded(
+def test_a_loss_that_explodes_is_told_and_recorded(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = loop.optimizer_step
@@ -173,7 +182,7 @@ def test_r4_a_loss_that_explodes_is_told_and_recorded(
     assert "at step 7 is" in text and "times the median of the 6 steps before it" in text
 
 
-def test_c16_a_folder_that_is_not_ours_is_left_as_it_is(home: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_ours_is_left_as_it_is(home: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-000900").mkdir(parents=True)
     (tmp_path / "thesis.txt").write_text("mine")
     before = folder_hash(tmp_path)
@@ -186,7 +195,7 @@ def test_c16_a_folder_that_is_not_ours_is_left_as_it_is(home: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "x" * 300], ids=["file", "below a file", "too long"])
-def test_c17_a_place_that_cannot_hold_runs_is_an_error_of_the_disk(
+def test_a_place_that_cannot_hold_runs_is_an_error_of_the_disk(
     place: str, home: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -195,14 +204,14 @@ def test_c17_a_place_that_cannot_hold_runs_is_an_error_of_the_disk(
     assert caught.value.exit_code == 5 and str(tmp_path) in caught.value.problems[0].where
 
 
-def test_c19_runs_are_not_kept_in_the_model_s_folder(home: Path, tmp_path: Path) -> None:
+def test_runs_are_not_kept_in_the_model_s_folder(home: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(home / "tiny-llama")
     for place in (home / "tiny-llama", home / "tiny-llama" / "runs", tmp_path / "link" / "runs"):
         with pytest.raises(ConfigError, match=r"save\.dir lies in the base model's folder"):
             finetune(tiny_config(home, place))
 
 
-def test_c20_each_value_says_where_it_comes_from(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_value_says_where_it_comes_from(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_config(home / "base.yaml", ["data.eval=2", "train.lr=1e-3"], as_json=False)
     text = capsys.readouterr().out
     assert "train.lr: 0.001  (command line train.lr=1e-3)" in text
@@ -216,7 +225,7 @@ def test_c20_each_value_says_where_it_comes_from(home: Path, capsys: pytest.Capt
     assert config["train.lr"]["from"] == "default"
 
 
-def test_c20_the_resolved_config_is_in_the_run(home: Path, tmp_path: Path) -> None:
+def test_the_resolved_config_is_in_the_run(home: Path, tmp_path: Path) -> None:
     config = tiny_config(home, tmp_path, train={"max_steps": 1}, data={"eval": 0})
     kept = load_config(finetune(config).path.parent / "config.yaml")
     settled = {"base": {"products"}, "train": {"gradient_checkpointing", "threads"}}  # what `auto` means here
@@ -224,7 +233,7 @@ def test_c20_the_resolved_config_is_in_the_run(home: Path, tmp_path: Path) -> No
     assert kept.base.products != "auto"
 
 
-def test_c22_no_path_is_expanded(home: Path) -> None:
+def test_no_path_is_expanded(home: Path) -> None:
     assert "$HOME ~" in load_config(home / "base.yaml").base.model
     assert study_config(load_config(home / "base.yaml", ["data.eval=2"])).data.train
 
@@ -233,9 +242,7 @@ def test_c22_no_path_is_expanded(home: Path) -> None:
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
-def test_r7_every_stop_signal_saves_at_the_boundary(
-    number: signal.Signals, home: Path, tmp_path: Path
-) -> None:
+def test_every_stop_signal_saves_at_the_boundary(number: signal.Signals, home: Path, tmp_path: Path) -> None:
     def interrupt(event: Event) -> None:
         if isinstance(event, Stepped) and event.step == 1:
             os.kill(os.getpid(), number)
@@ -246,9 +253,7 @@ def test_r7_every_stop_signal_saves_at_the_boundary(
     assert checkpoints(only_run(tmp_path))[-1].name == "step-000001"
 
 
-def test_r5_r14_a_process_that_vanished_left_no_lock_and_a_run_that_says_crashed(
-    home: Path, tmp_path: Path
-) -> None:
+def test_a_process_that_vanished_left_no_lock_and_a_run_that_says_crashed(home: Path, tmp_path: Path) -> None:
     config = tiny_config(home, tmp_path, train={"max_steps": 3}, data={"eval": 0})
     assert exit_code(train_and_kill, config.model_dump(mode="json"), 2) == -signal.SIGKILL
     (crashed,) = list_runs(tmp_path)
@@ -257,7 +262,7 @@ def test_r5_r14_a_process_that_vanished_left_no_lock_and_a_run_that_says_crashed
     assert resume(crashed.path).path.is_dir()
 
 
-def test_r10_r11_a_log_that_cannot_be_written_stops_nothing(
+def test_a_log_that_cannot_be_written_stops_nothing(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(home, tmp_path / "a", train={"max_steps": 2})
@@ -272,7 +277,7 @@ def test_r10_r11_a_log_that_cannot_be_written_stops_nothing(
     assert folder_hash(adapter.path) == expected, "no figure of the adapter comes from the log"
 
 
-def test_r12_a_clock_that_goes_back_costs_no_checkpoint(
+def test_a_clock_that_goes_back_costs_no_checkpoint(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [2_000_000_000.0]
@@ -293,14 +298,14 @@ def test_r12_a_clock_that_goes_back_costs_no_checkpoint(
     assert newest_good(run)[0] == run / "checkpoints/step-000004"
 
 
-def test_r13_a_second_process_is_refused_by_name(home: Path, tmp_path: Path) -> None:
+def test_a_second_process_is_refused_by_name(home: Path, tmp_path: Path) -> None:
     run = finetune(tiny_config(home, tmp_path, train={"max_steps": 1}, data={"eval": 0})).path.parent
     with reopen_run(run), pytest.raises(LockedError, match=rf"process {os.getpid()} on .*, since ") as caught:
         resume(run)
     assert caught.value.exit_code == 7
 
 
-def test_r19_a_reader_who_leaves_stops_no_training(home: Path, tmp_path: Path) -> None:
+def test_a_reader_who_leaves_stops_no_training(home: Path, tmp_path: Path) -> None:
     """``sapwood train … | head -1``"""
     overrides = [f"save.dir={tmp_path}", "train.max_steps=3", "data.eval=0", "name=piped"]
     process = subprocess.Popen(
@@ -317,33 +322,8 @@ def test_r19_a_reader_who_leaves_stops_no_training(home: Path, tmp_path: Path) -
     assert [run.status for run in list_runs(tmp_path)] == ["finished"]
 
 
-# --- the list --------------------------------------------------------------------------------------------
-
-ELSEWHERE = {
-    "C18": "tests/crash/test_disk.py::test_room_is_asked_for_before_the_first_step",
-    "R1": "tests/crash/test_numerics.py::test_the_run_says_why_and_names_its_last_good_checkpoint",
-    "R2": "tests/crash/test_numerics.py::test_a_bad_gradient_leaves_the_adapter_as_it_was",
-    "R3": "tests/train/test_loop.py",
-    "R6": "tests/train/test_rehearse.py::test_too_little_memory_is_told_before_the_first_step",
-    "R8": "tests/crash/test_soak.py",
-    "R9": "tests/crash/test_power.py",
-    "R15": "tests/test_gather.py::test_a_second_process_that_is_killed_or_hangs_costs_only_time",
-    "R16": "tests/crash/test_processes.py::test_a_hung_process_is_noticed_and_all_end",
-    "R17": "tests/test_gather.py::test_there_is_a_second_process_only_where_a_fork_is_safe",
-    "R18": "tests/track/test_follow.py",
-    "R20": "tests/track/test_disk.py::test_limits_of_the_process_are_met_before_the_first_step",
-}
-
-
-def test_the_list_is_complete_and_its_pointers_exist() -> None:
-    text = Path(__file__).read_text()
-    names = text.replace("(", "_").split("_")
-    here = {word.upper() for word in names if word[:1] in "cr" and word[1:].isdigit()}
-    told = set(WRONG) | here | set(ELSEWHERE)
-    assert told >= {f"C{i}" for i in range(1, 23)} | {f"R{i}" for i in range(1, 21)}
-    for pointer in ELSEWHERE.values():
-        file, _, name = pointer.partition("::")
-        assert f"def {name}" in (Path(__file__).parents[1] / file).read_text()
+def test_the_page_names_each_case() -> None:
+    assert not set(WRONG) - set(faults())
 
 
 def test_exit_codes_are_those_that_are_documented() -> None:

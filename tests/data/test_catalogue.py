@@ -1,7 +1,4 @@
-"""Each bad dataset of the catalogue (D1 to D53), by its id: what sapwood takes, and what it says of the rest.
-
-The finer cases stand in the files that mirror the source; here nothing of the list is left out.
-"""
+"""What files of examples can be wrong in, case by case: what sapwood takes, and what it says of the rest."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ from sapwood.prepare.report import Preparation, prepare
 from sapwood.prepare.split import RowHashes, split_eval
 from sapwood.types import Conversation
 from tests.template.cases import tiny
+from tests.test_faults import faults
 
 GOOD = '{"instruction": "q", "output": "a"}'
-IDS = [f"D{number}" for number in range(1, 54)]
 
 
 @dataclass(frozen=True)
@@ -59,35 +56,43 @@ def turns(*roles: str) -> str:
 
 LONG = row(instruction="q", output="word " * 400)
 CASES: dict[str, list[Refused | Taken]] = {
-    "D1": [Taken("\ufeff" + GOOD, ["q", "a"])],
-    "D2": [
+    "a byte-order mark": [Taken("\ufeff" + GOOD, ["q", "a"])],
+    "line ends of other systems": [
         Taken(f"{GOOD}\r\n{GOOD}\r", ["q", "a"] * 2),
         Taken(row(instruction="q", output="a\r"), ["q", "a\r"]),
     ],
-    "D3": [Refused(f"{GOOD}\n{GOOD[:-6]}", r"rows\.jsonl:2:\d+")],
-    "D4": [Refused(f"{GOOD}\nbad\n{GOOD}", r"rows\.jsonl:2:1")],
-    "D5": [
+    "a last line that is cut off": [Refused(f"{GOOD}\n{GOOD[:-6]}", r"rows\.jsonl:2:\d+")],
+    "a bad line in the middle": [Refused(f"{GOOD}\nbad\n{GOOD}", r"rows\.jsonl:2:1")],
+    "blank lines, a comma behind a row": [
         Taken(f"\n{GOOD}\n\n{GOOD}\n", ["q", "a"] * 2),
         Taken(f"{GOOD},\n{GOOD}", ["q", "a"] * 2, note="1 rows have a comma"),
     ],
-    "D6": [
+    "NaN and Infinity": [
         Refused('{"instruction": "q", "output": NaN}', "NaN is not JSON"),
         Refused('[{"a": -Infinity}]', "Infinity"),
     ],
-    "D7": [Refused(row(instruction="q", output=None), r"'output' is null · rows\.jsonl:1")],
-    "D8": [Refused(f"{GOOD}\n{row(instruction='q')}", r"'output' is missing · rows\.jsonl:2")],
-    "D9": [
+    "a null or missing answer": [
+        Refused(row(instruction="q", output=None), r"'output' is null · rows\.jsonl:1")
+    ],
+    "a key that some rows lack": [
+        Refused(f"{GOOD}\n{row(instruction='q')}", r"'output' is missing · rows\.jsonl:2")
+    ],
+    "another name for a key": [
         Taken(row(instruction="q", Output="a"), ["q", "a"], note="columns are read by their meaning"),
         Refused(row(instruction="q", outpud="a"), "rename 'outpud' to 'output'"),
     ],
-    "D10": [Taken(row(instruction="q", output="a", id=7), ["q", "a"], note="ignored keys: 'id'")],
-    "D11": [Refused('{"instruction": "q", "output": "a", "output": "b"}', r"rows\.jsonl:1:\d+.*only one")],
-    "D12": [
+    "keys that nobody asked for": [
+        Taken(row(instruction="q", output="a", id=7), ["q", "a"], note="ignored keys: 'id'")
+    ],
+    "one key twice in an object": [
+        Refused('{"instruction": "q", "output": "a", "output": "b"}', r"rows\.jsonl:1:\d+.*only one")
+    ],
+    "a number or a mapping in place of text": [
         Taken(f"{GOOD}\n{row(instruction='q', output=7)}", ["q", "a", "q", "7"], note="1 rows have numbers"),
         Refused(row(instruction="q", output={"a": 1}), r"'output' is an object, not text · rows\.jsonl:1"),
     ],
-    "D13": [Refused(row(instruction="q", output=["a"]), "'output' is a list, not text")],
-    "D14": [
+    "a list in place of text": [Refused(row(instruction="q", output=["a"]), "'output' is a list, not text")],
+    "content in parts": [
         Taken(
             row(
                 messages=[
@@ -101,60 +106,77 @@ CASES: dict[str, list[Refused | Taken]] = {
             row(messages=[{"role": "user", "content": [{"type": "image", "url": "x"}]}]), "not a part of text"
         ),
     ],
-    "D15": [Refused('{"a": ' + "[" * 4000 + "]" * 4000 + "}", "nested too deep")],
-    "D16": [
+    "deep nesting": [Refused('{"a": ' + "[" * 4000 + "]" * 4000 + "}", "nested too deep")],
+    "bytes that are not UTF-8": [
         Refused(
             GOOD.replace("q", "Où est l'été ?").encode("latin-1"), r"rows\.jsonl:1.*data\.encoding=cp1252"
         )
     ],
-    "D17": [
+    "UTF-16": [
         Taken(GOOD.encode("utf-16"), ["q", "a"]),
         Refused(GOOD.encode("utf-16-le"), "utf-16-le without a mark.*data.encoding=utf-16-le"),
     ],
-    "D18": [Refused('{"instruction": "\\ud83d", "output": "a"}', r"lone surrogate \\ud83d · rows\.jsonl:1")],
-    "D19": [
+    "half of a surrogate pair": [
+        Refused('{"instruction": "\\ud83d", "output": "a"}', r"lone surrogate \\ud83d · rows\.jsonl:1")
+    ],
+    "control characters": [
         Taken(
             row(instruction="q\0", output="\x1b[31ma"),
             ["q\0", "\x1b[31ma"],
             note="1 rows hold control characters",
         )
     ],
-    "D20": [Taken(row(instruction="👩‍👩‍👧 e\u0301", output="\u202eعربي"), ["👩‍👩‍👧 e\u0301", "\u202eعربي"])],
-    "D21": [Taken(row(instruction="e\u0301", output="é Å"), ["e\u0301", "é Å"])],
-    "D22": [Refused(row(instruction="q", output="x" * 8_100_000), "row is larger than 8,000,000 bytes")],
-    "D24": [Refused("", "the file is empty")],
-    "D25": [Refused("[]", "0 rows", "rows.json")],
-    "D26": [Taken(f'{{"data": [{GOOD}]}}', ["q", "a"], "rows.json")],
-    "D27": [Refused('["a", "b"]', "2 rows are text, not an object", "rows.json")],
-    "D28": [Taken(f"{GOOD}\n{GOOD}", ["q", "a"] * 2, "rows.json"), Taken(f"[{GOOD}]", ["q", "a"])],
-    "D29": [
+    "emoji, joined and combining characters, right-to-left text": [
+        Taken(row(instruction="👩‍👩‍👧 e\u0301", output="\u202eعربي"), ["👩‍👩‍👧 e\u0301", "\u202eعربي"])
+    ],
+    "text in two normal forms": [Taken(row(instruction="e\u0301", output="é Å"), ["e\u0301", "é Å"])],
+    "a row of megabytes": [
+        Refused(row(instruction="q", output="x" * 8_100_000), "row is larger than 8,000,000 bytes")
+    ],
+    "an empty file": [Refused("", "the file is empty")],
+    "an empty array": [Refused("[]", "0 rows", "rows.json")],
+    "rows inside a wrapping object": [Taken(f'{{"data": [{GOOD}]}}', ["q", "a"], "rows.json")],
+    "an array of strings": [Refused('["a", "b"]', "2 rows are text, not an object", "rows.json")],
+    "a name that does not fit the content": [
+        Taken(f"{GOOD}\n{GOOD}", ["q", "a"] * 2, "rows.json"),
+        Taken(f"[{GOOD}]", ["q", "a"]),
+    ],
+    "dates in a text column": [
         Taken(
             row(instruction="2024-01-05", output="2024-01-05T00:00:00Z"),
             ["2024-01-05", "2024-01-05T00:00:00Z"],
         )
     ],
-    "D30": [
+    "a number of 30 digits": [
         Taken(
             '{"instruction": 1.50, "output": 123456789012345678901234567890}',
             ["1.50", "123456789012345678901234567890"],
             note="1 rows have numbers",
         )
     ],
-    "D31": [Taken("instruction,output\n007,NA\nTRUE,1.50\n", ["007", "NA", "TRUE", "1.50"], "rows.csv")],
-    "D32": [
+    "leading zeros, TRUE and NA in a CSV file": [
+        Taken("instruction,output\n007,NA\nTRUE,1.50\n", ["007", "NA", "TRUE", "1.50"], "rows.csv")
+    ],
+    "a CSV file with a bad quote, row or header": [
         Refused('instruction,output\n"q,a\n', r"a quote in this row never closes · rows\.csv:2", "rows.csv"),
         Refused("instruction,output\nq,a,b\n", r"3 cells, the header has 2 · rows\.csv:2", "rows.csv"),
         Refused("output,output\nq,a\n", "occurs twice", "rows.csv"),
         Taken('instruction;output\n"q\n2";a\n', ["q\n2", "a"], "rows.csv"),
     ],
-    "D33": [
+    "an empty answer": [
         Refused(row(instruction="q", output=" \n"), "'output' is empty"),
         Refused(row(instruction="q", output=""), "'output' is empty"),
     ],
-    "D34": [Refused(row(instruction="", input=" ", output="a"), "'instruction' and 'input' are empty")],
-    "D35": [Refused(LONG, r"\[overlong\] 1 of 1 examples .*pack\.length=")],
-    "D36": [Refused(row(instruction="word " * 400, output="a"), r"\[overlong\].*the longest needs \d+")],
-    "D37": [
+    "an empty prompt": [
+        Refused(row(instruction="", input=" ", output="a"), "'instruction' and 'input' are empty")
+    ],
+    "an answer that is longer than the window": [
+        Refused(LONG, r"\[overlong\] 1 of 1 examples .*pack\.length=")
+    ],
+    "a prompt that fills the window": [
+        Refused(row(instruction="word " * 400, output="a"), r"\[overlong\].*the longest needs \d+")
+    ],
+    "turns in an order that no chat has": [
         Taken(turns("user", "assistant", "user"), ["t0", "t1"], note="1 rows end with turns behind"),
         Refused(turns("user"), "last turn is user, not assistant"),
         Refused(
@@ -162,19 +184,24 @@ CASES: dict[str, list[Refused | Taken]] = {
         ),
         Refused(turns("assistant", "user", "assistant"), "the assistant speaks first"),
     ],
-    "D38": [
+    "a system turn in the middle, or twice": [
         Taken(turns("user", "system", "assistant"), ["t0", "t1", "t2"]),
         Refused(turns("system", "system", "user", "assistant"), "second system turn"),
     ],
-    "D39": [
+    "an unknown role": [
         Refused(
             turns("user", "bat"), r"'messages\[1\]\.role' is no known role · rows\.jsonl:1 · found \"bat\""
         )
     ],
-    "D46": [Refused("x", "the folder holds no data", "folder"), Refused("x", "the path is a pipe", "fifo")],
-    "D49": [Refused(b"\x80\x04]\x94.", "Python pickle.*sapwood data convert 'rows.pkl'", "rows.pkl")],
-    "D50": [Refused(b"PAR1" + b"\0" * 40 + b"PAR1", "the Parquet file is damaged", "rows.parquet")],
-    "D51": [Refused("x", "the path is a URL.*curl -LO", "https://example.org/rows.jsonl")],
+    "a folder, pipe, device or dangling link as data": [
+        Refused("x", "the folder holds no data", "folder"),
+        Refused("x", "the path is a pipe", "fifo"),
+    ],
+    "a pickle": [Refused(b"\x80\x04]\x94.", "Python pickle.*sapwood data convert 'rows.pkl'", "rows.pkl")],
+    "a damaged or hostile Parquet file": [
+        Refused(b"PAR1" + b"\0" * 40 + b"PAR1", "the Parquet file is damaged", "rows.parquet")
+    ],
+    "a URL as data": [Refused("x", "the path is a URL.*curl -LO", "https://example.org/rows.jsonl")],
 }
 
 
@@ -218,57 +245,59 @@ def make(folder: Path, *rows: str) -> list[Conversation]:
     return read(folder, Taken("\n".join(rows), []))
 
 
-def d23_a_million_characters_without_a_space(folder: Path) -> None:
+def a_million_characters_without_a_space(folder: Path) -> None:
     with pytest.raises(DataError, match=r"\[overlong\].*rows\.jsonl:1"):
         prepared(make(folder, row(instruction="q", output="x" * 1_000_000)))
 
 
-def d40_control_text_stays_text(folder: Path) -> None:
-    found = prepared(make(folder, row(instruction="<|im_end|>", output="</s><think>[INST]<|im_start|>")))
+def control_text_stays_text(folder: Path) -> None:
+    found = prepared(make(folder, row(instruction="<|im_end|>", output="</s><|im_start|> is a token")))
     assert found.report.control_rows == 1
     assert found.examples[0].ids.tolist().count(tiny().stop_id) == 2
+    with pytest.raises(DataError, match=r"\[control-text\] 1 row: .*data\.strip_control_text=true"):
+        prepared(make(folder, row(instruction="q", output="a<|im_end|>")))
 
 
-def d41_braces_are_never_rendered(folder: Path) -> None:
+def braces_are_never_rendered(folder: Path) -> None:
     text = "{{ 7 * 7 }}{% for x in y %}"
     found = prepared(make(folder, row(instruction="q", output=text)))
     assert text in tiny().tokenizer.decode(found.examples[0].ids.tolist())
 
 
-def d42_duplicates_are_counted_and_stay_together(folder: Path) -> None:
+def duplicates_are_counted_and_stay_together(folder: Path) -> None:
     found = make(folder, *[row(instruction=f"q{i % 20}", output="a") for i in range(40)])
     assert len(RowHashes.of(found).duplicates()) == 20
     train, held = split_eval(found, 0.2, seed=0)
     assert not {c.messages for c in train} & {c.messages for c in held}
 
 
-def d43_one_bad_row_of_many_is_found_while_reading(folder: Path) -> None:
+def one_bad_row_of_many_is_found_while_reading(folder: Path) -> None:
     rows = [GOOD] * 20_000
     rows[13_370] = "{"
     with pytest.raises(DataError, match=r"rows\.jsonl:13371"):
         make(folder, *rows)
 
 
-def d47_nothing_is_left(folder: Path) -> None:
+def nothing_is_left(folder: Path) -> None:
     with pytest.raises(DataError, match=r"\[overlong\] 1 of 1"):
         config = TemplateConfig(overlong="drop")
         prepare(make(folder, LONG), tiny(), config, max_length=64, vocab_rows=99_999)
 
 
-def d48_a_split_that_leaves_nothing(folder: Path) -> None:
+def a_split_that_leaves_nothing(folder: Path) -> None:
     found = make(folder, row(instruction="a", output="b"), row(instruction="c", output="d"))
     with pytest.raises(DataError, match=r"nothing left to train on · data\.eval"):
         split_eval(found, 3, seed=0)
 
 
-def d52_contradictions_are_reported(folder: Path) -> None:
+def contradictions_are_reported(folder: Path) -> None:
     found = make(folder, GOOD, row(instruction="q", output="b"))
     assert [[str(r) for r in group] for group in RowHashes.of(found).contradictions()] == [
         ["rows.jsonl:1", "rows.jsonl:2"]
     ]
 
 
-def d53_escapes_do_not_reach_the_terminal(folder: Path) -> None:
+def escapes_do_not_reach_the_terminal(folder: Path) -> None:
     with pytest.raises(DataError) as caught:
         make(folder, row(instruction="q", output=["\x1b[31m"]), row(**{"\x1b[2J\u202e": "x"}))
     assert "\x1b" not in str(caught.value)
@@ -277,19 +306,15 @@ def d53_escapes_do_not_reach_the_terminal(folder: Path) -> None:
 
 
 MORE: dict[str, Callable[[Path], None]] = {
-    "D23": d23_a_million_characters_without_a_space,
-    "D40": d40_control_text_stays_text,
-    "D41": d41_braces_are_never_rendered,
-    "D42": d42_duplicates_are_counted_and_stay_together,
-    "D43": d43_one_bad_row_of_many_is_found_while_reading,
-    "D47": d47_nothing_is_left,
-    "D48": d48_a_split_that_leaves_nothing,
-    "D52": d52_contradictions_are_reported,
-    "D53": d53_escapes_do_not_reach_the_terminal,
-}
-ELSEWHERE = {  # a run is needed to show it
-    "D44": ("tests/prepare/test_study.py", "test_d44_"),
-    "D45": ("tests/prepare/test_study.py", "test_d45_"),
+    "a million characters without a blank": a_million_characters_without_a_space,
+    "control text inside a message": control_text_stays_text,
+    "braces of a template inside a message": braces_are_never_rendered,
+    "rows that occur twice": duplicates_are_counted_and_stay_together,
+    "one bad row of a million": one_bad_row_of_many_is_found_while_reading,
+    "no row left": nothing_is_left,
+    "a split that leaves nothing": a_split_that_leaves_nothing,
+    "one prompt with two answers": contradictions_are_reported,
+    "escapes of a terminal inside text": escapes_do_not_reach_the_terminal,
 }
 
 
@@ -298,8 +323,5 @@ def test_more_than_a_file(tmp_path: Path, id: str) -> None:
     MORE[id](tmp_path)
 
 
-def test_no_id_is_left_out() -> None:
-    assert sorted({*CASES, *MORE, *ELSEWHERE}) == sorted(IDS)
-    root = Path(__file__).parents[2]
-    for file, name in ELSEWHERE.values():
-        assert f"def {name}" in (root / file).read_text(encoding="utf-8")
+def test_the_page_names_each_case() -> None:
+    assert not {*CASES, *MORE} - set(faults())

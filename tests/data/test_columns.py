@@ -42,7 +42,7 @@ def test_turns_and_text_may_be_named_too(tmp_path: Path) -> None:
     assert (document.text, document.messages) == ("words", ())
 
 
-def test_d9_each_row_without_a_column_is_named_with_the_nearest(tmp_path: Path) -> None:
+def test_each_row_without_a_column_is_named_with_the_nearest(tmp_path: Path) -> None:
     rows = [{"q": "a", "a": "b"}, {"Q": "a", "a": "b"}, {"x": 1}]
     with pytest.raises(DataError) as caught:
         read(tmp_path, rows, {"prompt": "q", "completion": "a", "system": "s"})

@@ -1,4 +1,4 @@
-"""Pickled DataFrames: their rows come out, and nothing that a pickle can say is run (D49)."""
+"""Pickled DataFrames: their rows come out, and nothing that a pickle can say is run."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def evil(mark: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", evil("/x"))
-def test_d49_no_pickle_runs_what_it_says(table: Any, tmp_path: Path, name: str) -> None:
+def test_no_pickle_runs_what_it_says(table: Any, tmp_path: Path, name: str) -> None:
     mark = tmp_path / "was-here"
     with pytest.raises(unpickle.Refused):
         unpickle.rows_of(evil(str(mark))[name], table)
@@ -125,7 +125,7 @@ def test_the_command_writes_jsonl_in_one_move(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frame.pkl", "rows.jsonl"]
 
 
-def test_d49_the_command_refuses_with_the_reason(tmp_path: Path) -> None:
+def test_the_command_refuses_with_the_reason(tmp_path: Path) -> None:
     source, mark = tmp_path / "frame.pkl", tmp_path / "was-here"
     source.write_bytes(evil(str(mark))["hidden in a cell"])
     with pytest.raises(DataError, match=r"it names (posix|os)\.system, which is no part of a DataFrame"):

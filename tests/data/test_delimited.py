@@ -26,7 +26,7 @@ def refuse(folder: Path, content: str | bytes, name: str = "rows.csv") -> DataEr
     return caught.value
 
 
-def test_d31_every_cell_is_text(tmp_path: Path) -> None:
+def test_every_cell_is_text(tmp_path: Path) -> None:
     rows = read(tmp_path, "instruction,output\n007,TRUE\nNA,\n2024-01-05, 1.50\n")
     assert [list(row.value.values()) for row in rows] == [
         ["007", "TRUE"],
@@ -38,34 +38,34 @@ def test_d31_every_cell_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", "\t"), ("a.tsv", ",")]
 )
-def test_d32_delimiter_is_read_from_the_header(tmp_path: Path, name: str, delimiter: str) -> None:
+def test_delimiter_is_read_from_the_header(tmp_path: Path, name: str, delimiter: str) -> None:
     rows = read(tmp_path, f"\ufeffinstruction{delimiter} output\r\na{delimiter}b\r\n", name)
     assert [row.value for row in rows] == [{"instruction": "a", "output": "b"}]
 
 
-def test_d32_rows_over_several_lines_know_where_they_begin(tmp_path: Path) -> None:
+def test_rows_over_several_lines_know_where_they_begin(tmp_path: Path) -> None:
     rows = read(tmp_path, '\ninstruction,output\n"a\n\n""b"", c",d\n\ne,f\n')
     assert [(row.value["instruction"], row.id.line) for row in rows] == [('a\n\n"b", c', 3), ("e", 7)]
 
 
-def test_d32_ragged_rows_are_refused_and_the_delimiter_shown(tmp_path: Path) -> None:
+def test_ragged_rows_are_refused_and_the_delimiter_shown(tmp_path: Path) -> None:
     error = refuse(tmp_path, "instruction,output\na,b\na,b,c\na\nc,d\n")
     assert [problem.where for problem in error.problems] == ["rows.csv:3", "rows.csv:4"]
     assert "row has 3 cells, the header has 2 · rows.csv:3 · cells end at each comma" in str(error)
 
 
-def test_d32_duplicate_headers_are_refused(tmp_path: Path) -> None:
+def test_duplicate_headers_are_refused(tmp_path: Path) -> None:
     assert "column 'output' occurs twice · rows.csv:1" in str(
         refuse(tmp_path, "instruction,output, output\na,b,c\n")
     )
 
 
-def test_d32_quote_that_never_closes_is_named_where_it_opens(tmp_path: Path) -> None:
+def test_quote_that_never_closes_is_named_where_it_opens(tmp_path: Path) -> None:
     error = refuse(tmp_path, 'instruction,output\na,b\nc,"d\ne,f\n')
     assert str(error).startswith("a quote in this row never closes · rows.csv:3")
 
 
-def test_d32_unbalanced_quote_does_not_hide_later_problems(tmp_path: Path) -> None:
+def test_unbalanced_quote_does_not_hide_later_problems(tmp_path: Path) -> None:
     error = refuse(tmp_path, 'instruction,output\n"a" x,b\nc,d\ne\n')
     assert [problem.where for problem in error.problems] == ["rows.csv:2", "rows.csv:4"]
     assert "followed by neither comma nor line end" in str(error)

@@ -27,7 +27,7 @@ def values(rows: list[Row]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
-def test_d1_byte_order_mark_is_accepted(read: Callable[..., list[Row]], name: str) -> None:
+def test_byte_order_mark_is_accepted(read: Callable[..., list[Row]], name: str) -> None:
     content = GOOD_LINE if name == "rows.jsonl" else f"[{GOOD_LINE}]"
     rows = read(b"\xef\xbb\xbf" + content.encode(), name)
     assert values(rows) == [GOOD]
@@ -35,7 +35,7 @@ def test_d1_byte_order_mark_is_accepted(read: Callable[..., list[Row]], name: st
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_d2_every_line_end_is_accepted(read: Callable[..., list[Row]], end: str) -> None:
+def test_every_line_end_is_accepted(read: Callable[..., list[Row]], end: str) -> None:
     rows = read(end.join([GOOD_LINE, "", GOOD_LINE]) + end)
     assert [row.id.line for row in rows] == [1, 3]
     rows = read(end.join(["[", f"{GOOD_LINE},", GOOD_LINE, "]"]), "rows.json")
@@ -43,7 +43,7 @@ def test_d2_every_line_end_is_accepted(read: Callable[..., list[Row]], end: str)
     assert values(rows) == [GOOD, GOOD]
 
 
-def test_d2_line_end_across_two_reads_is_one_line_end(
+def test_line_end_across_two_reads_is_one_line_end(
     read: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = "\r\n".join([GOOD_LINE] * 20)
@@ -56,7 +56,7 @@ def test_carriage_return_inside_a_string_stays(read: Callable[..., list[Row]]) -
     assert values(read('{"a": "x\\r\\ny"}')) == [{"a": "x\r\ny"}]
 
 
-def test_d16_bytes_of_another_encoding_are_asked_for_with_a_line_of_each(
+def test_bytes_of_another_encoding_are_asked_for_with_a_line_of_each(
     refuse: Callable[..., DataError],
 ) -> None:
     line = '{"instruction": "a", "output": "Les élèves étudient. Où est le café ? À la forêt."}'
@@ -69,7 +69,7 @@ def test_d16_bytes_of_another_encoding_are_asked_for_with_a_line_of_each(
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
-def test_d16_gb18030_is_named_and_read_as_told(
+def test_gb18030_is_named_and_read_as_told(
     refuse: Callable[..., DataError], tmp_path: Path, name: str
 ) -> None:
     line = '{"instruction": "皇上驾到", "output": "皇上万福金安"}'
@@ -129,20 +129,20 @@ def test_what_the_question_offers_reads_the_file(encoding: str, tmp_path: Path) 
     assert text in read_back
 
 
-def test_d16_one_damaged_byte_in_utf8_is_no_other_encoding(refuse: Callable[..., DataError]) -> None:
+def test_one_damaged_byte_in_utf8_is_no_other_encoding(refuse: Callable[..., DataError]) -> None:
     raw = '{"instruction": "皇上驾到皇上驾到", "output": "安"}'.encode()
     assert "damaged" in str(refuse(raw.replace("安".encode(), b"\xe5")))
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-32"])
-def test_d17_utf16_with_a_mark_is_read(read: Callable[..., list[Row]], codec: str) -> None:
+def test_utf16_with_a_mark_is_read(read: Callable[..., list[Row]], codec: str) -> None:
     for name in ("rows.jsonl", "rows.json"):
         content = f"{GOOD_LINE}\n{GOOD_LINE}" if name == "rows.jsonl" else f"[{GOOD_LINE},{GOOD_LINE}]"
         assert values(read(content.encode(codec), name)) == [GOOD] * 2
 
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
-def test_d17_utf16_without_a_mark_is_named(refuse: Callable[..., DataError], codec: str) -> None:
+def test_utf16_without_a_mark_is_named(refuse: Callable[..., DataError], codec: str) -> None:
     message = str(refuse(f"{GOOD_LINE}\n{GOOD_LINE}".encode(codec)))
     assert message.startswith(f"the file is {codec} without a mark · rows.jsonl:1")
     assert message.endswith(f"data.encoding={codec}")

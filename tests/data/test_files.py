@@ -30,7 +30,7 @@ def refuse_path(source: str, root: Path) -> str:
     return str(caught.value)
 
 
-def test_d46_folder_without_data_is_refused(tmp_path: Path) -> None:
+def test_folder_without_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "notes.pdf").write_text("x")
     (tmp_path / "data" / ".hidden.jsonl").write_text("{}")
@@ -45,7 +45,7 @@ def test_a_folder_stands_for_the_data_files_right_in_it(tmp_path: Path) -> None:
     assert [row.id.source for row in rows] == ["data/a.json", "data/b.jsonl"]
 
 
-def test_d46_pipe_socket_and_device_are_refused_without_waiting(tmp_path: Path) -> None:
+def test_pipe_socket_and_device_are_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "the path is a pipe" in refuse_path("pipe", tmp_path)
     assert "the path is a device" in refuse_path("/dev/zero", tmp_path)
@@ -54,7 +54,7 @@ def test_d46_pipe_socket_and_device_are_refused_without_waiting(tmp_path: Path) 
         assert "the path is a socket" in refuse_path("s", tmp_path)
 
 
-def test_d46_file_that_becomes_a_pipe_meanwhile_is_refused(
+def test_file_that_becomes_a_pipe_meanwhile_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -70,7 +70,7 @@ def test_d46_file_that_becomes_a_pipe_meanwhile_is_refused(
     assert "the path is a pipe" in refuse_path("rows.jsonl", tmp_path)
 
 
-def test_d46_dangling_link_is_refused(tmp_path: Path) -> None:
+def test_dangling_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link.jsonl").symlink_to("nowhere.jsonl")
     assert "the link leads nowhere · link.jsonl · it points to nowhere.jsonl" in refuse_path(
         "link.jsonl", tmp_path
@@ -112,13 +112,13 @@ def test_impossible_paths_are_refused(tmp_path: Path, source: str) -> None:
     assert "file" in refuse_path(source, tmp_path)
 
 
-def test_d49_pickle_is_refused_by_name_and_by_content(refuse: Callable[..., DataError]) -> None:
+def test_pickle_is_refused_by_name_and_by_content(refuse: Callable[..., DataError]) -> None:
     assert "Python pickle · rows.pkl" in str(refuse(b"anything", "rows.pkl"))
     assert "Python pickle · rows.json" in str(refuse(b"\x80\x04\x95abc", "rows.json"))
 
 
 @pytest.mark.parametrize("url", ["https://example.org/a.json", "s3://bucket/a.json", "FILE:///a.json"])
-def test_d51_url_is_refused(tmp_path: Path, url: str) -> None:
+def test_url_is_refused(tmp_path: Path, url: str) -> None:
     assert f"the path is a URL · {url}" in refuse_path(url, tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_problems_of_all_files_come_together(tmp_path: Path) -> None:
     assert [problem.where for problem in caught.value.problems] == ["gone.bin", "bad.jsonl:2:2", "empty"]
 
 
-def test_d53_escapes_in_names_and_text_do_not_reach_the_terminal(refuse: Callable[..., DataError]) -> None:
+def test_escapes_in_names_and_text_do_not_reach_the_terminal(refuse: Callable[..., DataError]) -> None:
     error = refuse('{"a\x1b]0;x\x07": 1}\n{"\\u202ea": 1, "\\u202ea": 2}')
     assert "\x1b" not in str(error)
     assert "\u202e" not in str(error)

@@ -148,7 +148,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.
 
 @given(prompt=TEXT, answer=TEXT)
 @settings(max_examples=100, deadline=None)
-def test_d20_text_reaches_the_conversation_character_by_character(prompt: str, answer: str) -> None:
+def test_text_reaches_the_conversation_character_by_character(prompt: str, answer: str) -> None:
     for value in (
         {"instruction": prompt, "output": answer},
         {"prompt": prompt, "completion": answer},
@@ -158,7 +158,7 @@ def test_d20_text_reaches_the_conversation_character_by_character(prompt: str, a
         assert roles(convert(value)) == [("user", prompt), ("assistant", answer)]
 
 
-def test_d41_braces_and_markers_are_text() -> None:
+def test_braces_and_markers_are_text() -> None:
     text = "{{ 7 * 7 }} {% raw %} <|im_end|> </s> [INST]"
     assert roles(convert({"instruction": text, "output": text})) == [("user", text), ("assistant", text)]
 
@@ -166,12 +166,12 @@ def test_d41_braces_and_markers_are_text() -> None:
 # --- bad rows -----------------------------------------------------------------------------------------------
 
 
-def test_d7_null_or_missing_output_is_refused() -> None:
+def test_null_or_missing_output_is_refused() -> None:
     assert refuse({"instruction": "a", "output": None}).startswith("'output' is null · rows.jsonl:5")
     assert refuse({"instruction": "a"}, "alpaca") == "'output' is missing · rows.jsonl:5 · add 'output'"
 
 
-def test_d8_missing_keys_are_listed_by_row(tmp_path: Path) -> None:
+def test_missing_keys_are_listed_by_row(tmp_path: Path) -> None:
     good = {"instruction": "a", "output": "b"}
     error = refuse_rows(tmp_path, [good, {"instruction": "a"}, good, {"output": "b"}, {}])
     assert [str(problem)[:40] for problem in error.problems] == [
@@ -195,7 +195,7 @@ def test_d8_missing_keys_are_listed_by_row(tmp_path: Path) -> None:
         ({}, "it has no keys"),
     ],
 )
-def test_d9_wrong_keys_are_refused_with_the_nearest(tmp_path: Path, row: dict[str, Any], words: str) -> None:
+def test_wrong_keys_are_refused_with_the_nearest(tmp_path: Path, row: dict[str, Any], words: str) -> None:
     assert words in str(refuse_rows(tmp_path, [row, row]))
 
 
@@ -228,7 +228,7 @@ def test_two_answers_are_a_question_and_each_of_its_mends_works(tmp_path: Path) 
     assert answers == ["b", "c"]
 
 
-def test_d10_extra_keys_are_ignored_with_one_note(tmp_path: Path) -> None:
+def test_extra_keys_are_ignored_with_one_note(tmp_path: Path) -> None:
     report = ReadReport()
     read(tmp_path, [{"instruction": "a", "output": "b", "id": n, "text": "t"} for n in range(3)], report)
     assert report == ReadReport(3, {"rows.jsonl": "alpaca"}, {"id": 3, "text": 3}, 0)
@@ -248,7 +248,7 @@ def test_d10_extra_keys_are_ignored_with_one_note(tmp_path: Path) -> None:
         ({"a": 1}, "'output' is an object, not text · rows.jsonl:5 · found an object with 'a'"),
     ],
 )
-def test_d12_other_kinds_are_never_turned_into_text(value: Any, words: str) -> None:
+def test_other_kinds_are_never_turned_into_text(value: Any, words: str) -> None:
     assert words in refuse({"instruction": "a", "output": value})
 
 
@@ -256,7 +256,7 @@ def test_d12_other_kinds_are_never_turned_into_text(value: Any, words: str) -> N
     ("written", "text"),
     [("7", "7"), (str(10**30), str(10**30)), ("true", "true"), ("1.50", "1.50"), ("-2.0e3", "-2.0e3")],
 )
-def test_d12_numbers_and_booleans_are_taken_as_the_file_writes_them(
+def test_numbers_and_booleans_are_taken_as_the_file_writes_them(
     tmp_path: Path, written: str, text: str
 ) -> None:
     (tmp_path / "rows.jsonl").write_text(f'{{"instruction": "a", "output": {written}}}')
@@ -266,11 +266,11 @@ def test_d12_numbers_and_booleans_are_taken_as_the_file_writes_them(
     assert "1 rows have numbers, true or false where text is expected" in report.notes()[0]
 
 
-def test_d13_list_where_text_is_expected_is_refused() -> None:
+def test_list_where_text_is_expected_is_refused() -> None:
     assert "'output' is a list, not text" in refuse({"instruction": "a", "output": ["b"]})
 
 
-def test_d14_content_in_parts_of_text_is_joined() -> None:
+def test_content_in_parts_of_text_is_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]
     assert roles(convert({"messages": turns})) == [("user", "ab"), ("assistant", "c")]
@@ -285,12 +285,12 @@ def test_d14_content_in_parts_of_text_is_joined() -> None:
         ({"type": "text", "text": "a", "cache": True}, "is not a part of text"),
     ],
 )
-def test_d14_other_parts_are_refused(part: Any, words: str) -> None:
+def test_other_parts_are_refused(part: Any, words: str) -> None:
     turns = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "c"}]
     assert words in refuse({"messages": turns})
 
 
-def test_d19_control_characters_are_kept_and_counted(tmp_path: Path) -> None:
+def test_control_characters_are_kept_and_counted(tmp_path: Path) -> None:
     report = ReadReport()
     rows = [{"instruction": "a", "output": text} for text in ("x\0y", "x\ty\r\n", "\x1b[31m", "z")]
     conversations = read(tmp_path, rows, report)
@@ -300,11 +300,11 @@ def test_d19_control_characters_are_kept_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("blank", ["", "   ", "\n\t", "\u3000"])
-def test_d33_empty_output_is_refused(blank: str) -> None:
+def test_empty_output_is_refused(blank: str) -> None:
     assert refuse({"instruction": "a", "output": blank}).startswith("'output' is empty · rows.jsonl:5")
 
 
-def test_d34_empty_instruction_and_input_are_refused() -> None:
+def test_empty_instruction_and_input_are_refused() -> None:
     assert "'instruction' and 'input' are empty" in refuse({"instruction": " ", "input": "", "output": "b"})
 
 
@@ -347,7 +347,7 @@ def test_problems_of_rows_and_lines_come_in_file_order(tmp_path: Path) -> None:
     assert where == ["gone.jsonl", "rows.jsonl:2", "rows.jsonl:3:2", "rows.jsonl:5"]
 
 
-def test_d53_excerpts_are_escaped() -> None:
+def test_excerpts_are_escaped() -> None:
     message = refuse({"messages": [{"role": "\x1b]0;t\x07\u202eresu", "content": "a"}]})
     assert "\\x1b]0;t\\x07\\u{202e}resu" in message
     assert "\x1b" not in message

@@ -19,14 +19,14 @@ def values(rows: list[Row]) -> list[Any]:
     return [row.value for row in rows]
 
 
-def test_d3_truncated_last_line_is_named_with_line_and_column(refuse: Callable[..., DataError]) -> None:
+def test_truncated_last_line_is_named_with_line_and_column(refuse: Callable[..., DataError]) -> None:
     error = refuse(f'{GOOD_LINE}\n{{"instruction": "a", "outp')
     assert str(error).startswith("text has no closing quote · rows.jsonl:2:22")
     error = refuse(f'{GOOD_LINE}\n{{"instruction": "a",')
     assert str(error).startswith("the row is cut short · rows.jsonl:2:21")
 
 
-def test_d4_bad_line_in_the_middle_does_not_hide_later_ones(refuse: Callable[..., DataError]) -> None:
+def test_bad_line_in_the_middle_does_not_hide_later_ones(refuse: Callable[..., DataError]) -> None:
     error = refuse("\n".join([GOOD_LINE, "{oops}", GOOD_LINE, "{'a': x}", GOOD_LINE, '{"a": None}']))
     assert [problem.where for problem in error.problems] == [
         "rows.jsonl:2:2",
@@ -37,7 +37,7 @@ def test_d4_bad_line_in_the_middle_does_not_hide_later_ones(refuse: Callable[...
     assert "write null" in str(error)
 
 
-def test_d5_blank_lines_and_commas_behind_rows_are_fine_and_trailing_commas_are_not(
+def test_blank_lines_and_commas_behind_rows_are_fine_and_trailing_commas_are_not(
     read: Callable[..., list[Row]], refuse: Callable[..., DataError]
 ) -> None:
     assert [row.id.line for row in read(f"\n\n{GOOD_LINE}\n  \n{GOOD_LINE}\n\n")] == [3, 5]
@@ -47,16 +47,16 @@ def test_d5_blank_lines_and_commas_behind_rows_are_fine_and_trailing_commas_are_
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
-def test_d6_nan_and_infinity_are_refused(refuse: Callable[..., DataError], word: str) -> None:
+def test_nan_and_infinity_are_refused(refuse: Callable[..., DataError], word: str) -> None:
     error = refuse(f'{GOOD_LINE}\n{{"instruction": "a", "output": {word}}}\n{GOOD_LINE}')
     assert str(error).startswith(f"{word} is not JSON · rows.jsonl:2:32")
 
 
-def test_d6_infinity_as_a_large_number_is_refused(refuse: Callable[..., DataError]) -> None:
+def test_infinity_as_a_large_number_is_refused(refuse: Callable[..., DataError]) -> None:
     assert "1e999 is too large for a number · rows.jsonl:1:7" in str(refuse('{"a": 1e999}'))
 
 
-def test_d11_duplicate_keys_are_refused(refuse: Callable[..., DataError]) -> None:
+def test_duplicate_keys_are_refused(refuse: Callable[..., DataError]) -> None:
     error = refuse('[\n{"a": 1},\n{"a": {"b": 1, "b": 2}},\n{"a": {"b": 3}, "\\u0061": 4}\n]', "rows.json")
     assert [str(problem)[:60] for problem in error.problems] == [
         'key "b" occurs twice in one object · rows.json:3:16 · only o',
@@ -66,7 +66,7 @@ def test_d11_duplicate_keys_are_refused(refuse: Callable[..., DataError]) -> Non
 
 @pytest.mark.parametrize("depth", [33, 3_000, 200_000])
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
-def test_d15_deep_nesting_is_refused(refuse: Callable[..., DataError], depth: int, name: str) -> None:
+def test_deep_nesting_is_refused(refuse: Callable[..., DataError], depth: int, name: str) -> None:
     row = '{"a": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
     content = f"{GOOD_LINE}\n{row}" if name == "rows.jsonl" else f"[{GOOD_LINE},\n{row}, {GOOD_LINE}]"
     error = refuse(content, name)
@@ -80,9 +80,7 @@ def test_32_levels_are_accepted(read: Callable[..., list[Row]]) -> None:
     assert len(read(f"{deep}\n{wide}")) == 2
 
 
-def test_d18_lone_surrogate_is_refused(
-    read: Callable[..., list[Row]], refuse: Callable[..., DataError]
-) -> None:
+def test_lone_surrogate_is_refused(read: Callable[..., list[Row]], refuse: Callable[..., DataError]) -> None:
     assert values(read('{"a": "\\ud83d\\ude00"}')) == [{"a": "😀"}]
     assert str(refuse(f'{GOOD_LINE}\n{{"a": ["x\\ud83d"]}}')).startswith(
         "lone surrogate \\ud83d · rows.jsonl:2:8"
@@ -137,7 +135,7 @@ def test_document_full_of_faults_is_given_up(refuse: Callable[..., DataError]) -
     assert "(100 times) · rows.json:1:8, rows.json:2:7, rows.json:3:7 and 97 more" in str(error)
 
 
-def test_d43_one_fault_of_many_lines_is_one_problem_with_the_true_count(
+def test_one_fault_of_many_lines_is_one_problem_with_the_true_count(
     refuse: Callable[..., DataError],
 ) -> None:
     error = refuse("\n".join([GOOD_LINE, *["{broken}"] * 2500]))
@@ -145,7 +143,7 @@ def test_d43_one_fault_of_many_lines_is_one_problem_with_the_true_count(
     assert "(2,500 times) · rows.jsonl:2:2, rows.jsonl:3:2, rows.jsonl:4:2 and 2,497 more" in str(error)
 
 
-def test_d43_kinds_of_faults_are_kept_within_bounds(refuse: Callable[..., DataError]) -> None:
+def test_kinds_of_faults_are_kept_within_bounds(refuse: Callable[..., DataError]) -> None:
     keys = [f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{chr(97 + i // 676)}" for i in range(1500)]
     error = refuse("\n".join(f'{{"{key}": 1, "{key}": 2}}' for key in keys))
     assert len(error.problems) == 1001

@@ -1,4 +1,4 @@
-"""Parquet: read as it is, refused where it is damaged or too large (D50)."""
+"""Parquet: read as it is, refused where it is damaged or too large."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_date_is_refused_and_not_spelled_out(tmp_path: Path) -> None:
         list(read_conversations(DataConfig(train=("rows.parquet",)), root=tmp_path))
 
 
-def test_d50_no_damage_ends_the_process_or_passes_as_another_row(tmp_path: Path) -> None:
+def test_no_damage_ends_the_process_or_passes_as_another_row(tmp_path: Path) -> None:
     """With the pages' checksums a flip in the data is seen; one in the footer may change names and types."""
     good = parquet(ROWS[:50], write_page_checksum=True)
     draw = random.Random(0)
@@ -71,13 +71,13 @@ def test_d50_no_damage_ends_the_process_or_passes_as_another_row(tmp_path: Path)
 
 
 @pytest.mark.parametrize("cut", [0, 3, 11, 400, -9, -4, -1])
-def test_d50_a_cut_file_is_refused(refuse: Callable[..., DataError], cut: int) -> None:
+def test_a_cut_file_is_refused(refuse: Callable[..., DataError], cut: int) -> None:
     content = parquet(ROWS)
     content = b"PAR1" + content[4 : cut if cut < 0 else 4 + cut]
     assert "the Parquet file is damaged" in str(refuse(content, "rows.parquet"))
 
 
-def test_d50_a_row_group_that_would_fill_the_memory_is_refused_unread(
+def test_a_row_group_that_would_fill_the_memory_is_refused_unread(
     refuse: Callable[..., DataError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sapwood.data.files.tables.parquet.MAX_GROUP_BYTES", 5_000)
@@ -86,7 +86,7 @@ def test_d50_a_row_group_that_would_fill_the_memory_is_refused_unread(
     assert "row group 0 unpacks to" in str(refuse(bomb, "rows.parquet"))
 
 
-def test_d22_a_row_beyond_the_limit_is_refused_and_others_are_counted(
+def test_a_row_beyond_the_limit_is_refused_and_others_are_counted(
     refuse: Callable[..., DataError],
 ) -> None:
     rows = [{"text": "a"}, {"text": "x" * 8_100_000}, {"text": "b"}]
@@ -95,5 +95,5 @@ def test_d22_a_row_beyond_the_limit_is_refused_and_others_are_counted(
     )
 
 
-def test_d50_many_columns_are_refused(refuse: Callable[..., DataError]) -> None:
+def test_many_columns_are_refused(refuse: Callable[..., DataError]) -> None:
     assert "1,001 columns" in str(refuse(parquet([{f"c{i}": 1 for i in range(1001)}]), "rows.parquet"))

@@ -51,7 +51,7 @@ def test_json_and_tables_named_txt_are_still_found(read: Callable[..., list[Row]
     assert read('[\n{"text": "a"}\n]', "rows.txt")[0].id.line == 2
 
 
-def test_d22_a_document_beyond_the_limit_is_refused(refuse: Callable[..., DataError]) -> None:
+def test_a_document_beyond_the_limit_is_refused(refuse: Callable[..., DataError]) -> None:
     assert "row is larger than 8,000,000 bytes · story.txt:1" in str(
         refuse("x" * 8_100_000 + " y\n.", "story.txt")
     )

@@ -96,7 +96,7 @@ def test_numbers_and_dates_stay_what_they_are(read: Callable[..., list[Row]]) ->
 
 @given(text=TEXT, ascii=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_d20_any_text_comes_back_character_by_character(
+def test_any_text_comes_back_character_by_character(
     text: str, ascii: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -107,7 +107,7 @@ def test_d20_any_text_comes_back_character_by_character(
     assert one.value == two.value == {"instruction": text, "output": text}
 
 
-def test_d21_no_text_is_normalised(read: Callable[..., list[Row]]) -> None:
+def test_no_text_is_normalised(read: Callable[..., list[Row]]) -> None:
     row = {"a": "e\u0301 \u00e9 \u212b A\u030a \uff21"}
     assert values(read(json.dumps(row, ensure_ascii=False))) == [row]
 
@@ -116,9 +116,7 @@ def test_d21_no_text_is_normalised(read: Callable[..., list[Row]]) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
-def test_d22_row_beyond_8_mb_is_refused_and_others_are_read(
-    refuse: Callable[..., DataError], name: str
-) -> None:
+def test_row_beyond_8_mb_is_refused_and_others_are_read(refuse: Callable[..., DataError], name: str) -> None:
     huge = json.dumps({"instruction": "a", "output": "x" * 8_100_000})
     rows = [GOOD_LINE, huge, "{broken}"]
     error = refuse("\n".join(rows) if name == "rows.jsonl" else f"[{', '.join(rows)}]", name)
@@ -126,7 +124,7 @@ def test_d22_row_beyond_8_mb_is_refused_and_others_are_read(
     assert str(error).startswith(f"row is larger than 8,000,000 bytes · {name}:")
 
 
-def test_d22_row_below_8_mb_is_read(read: Callable[..., list[Row]]) -> None:
+def test_row_below_8_mb_is_read(read: Callable[..., list[Row]]) -> None:
     row = {"instruction": "a", "output": "é" * 3_900_000}
     assert values(read(json.dumps(row, ensure_ascii=False))) == [row]
 
@@ -213,27 +211,27 @@ def test_memory_is_flat_in_the_size_of_a_jsonl_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", " \n\n", "\ufeff", "\ufeff\n"])
-def test_d24_empty_file_is_refused(refuse: Callable[..., DataError], content: str) -> None:
+def test_empty_file_is_refused(refuse: Callable[..., DataError], content: str) -> None:
     assert "the file is empty · rows.jsonl" in str(refuse(content))
 
 
 @pytest.mark.parametrize("content", ["[]", "[\n]\n", '{"data": []}'])
-def test_d25_empty_array_has_no_rows(refuse: Callable[..., DataError], content: str) -> None:
+def test_empty_array_has_no_rows(refuse: Callable[..., DataError], content: str) -> None:
     assert str(refuse(content, "rows.json")).startswith("0 rows · rows.json")
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_d26_object_around_one_list_stands_for_it(read: Callable[..., list[Row]], indent: int | None) -> None:
+def test_object_around_one_list_stands_for_it(read: Callable[..., list[Row]], indent: int | None) -> None:
     rows = read(json.dumps({"version": 1, "data": [GOOD, GOOD]}, indent=indent), "rows.json")
     assert values(rows) == [GOOD, GOOD]
     assert [row.id.line for row in rows] == ([1, 1] if indent is None else [4, 8])
 
 
-def test_d26_object_around_rows_on_lines_of_their_own_is_a_document(read: Callable[..., list[Row]]) -> None:
+def test_object_around_rows_on_lines_of_their_own_is_a_document(read: Callable[..., list[Row]]) -> None:
     assert [row.id.line for row in read(f'{{"data": [\n{GOOD_LINE},\n{GOOD_LINE}\n]}}')] == [2, 3]
 
 
-def test_d26_object_around_several_lists_is_refused_with_their_names(
+def test_object_around_several_lists_is_refused_with_their_names(
     refuse: Callable[..., DataError],
 ) -> None:
     error = refuse(json.dumps({"train": [GOOD], "test": [GOOD], "n": 1}), "rows.json")
@@ -241,7 +239,7 @@ def test_d26_object_around_several_lists_is_refused_with_their_names(
     assert "say which: data.records=train" in str(error)
 
 
-def test_d26_the_list_that_the_config_names_is_read(tmp_path: Path) -> None:
+def test_the_list_that_the_config_names_is_read(tmp_path: Path) -> None:
     content = {"train": [GOOD, GOOD], "test": [GOOD], "n": 1}
     (tmp_path / "rows.json").write_text(json.dumps(content))
 
@@ -299,7 +297,7 @@ def test_damaged_wrapper_is_refused(refuse: Callable[..., DataError], content: s
     assert words in str(refuse(content.replace(": ", ":\n"), "rows.json"))
 
 
-def test_d27_array_of_strings_is_refused_once(refuse: Callable[..., DataError]) -> None:
+def test_array_of_strings_is_refused_once(refuse: Callable[..., DataError]) -> None:
     error = refuse(json.dumps(["a", "b", "c", 1]), "rows.json")
     assert [problem.what for problem in error.problems] == [
         "3 rows are text, not an object",
@@ -308,7 +306,7 @@ def test_d27_array_of_strings_is_refused_once(refuse: Callable[..., DataError]) 
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.txt", "rows.csv", "rows"])
-def test_d28_content_decides_and_not_the_name(read: Callable[..., list[Row]], name: str) -> None:
+def test_content_decides_and_not_the_name(read: Callable[..., list[Row]], name: str) -> None:
     assert values(read(f"{GOOD_LINE}\n{GOOD_LINE}\n", name)) == [GOOD, GOOD]
     assert values(read(f"[{GOOD_LINE},{GOOD_LINE}]", name)) == [GOOD, GOOD]
 

@@ -215,7 +215,7 @@ def test_good_orders_are_read(names: str) -> None:
         ("user tool assistant", "tool result at 'messages[1]' without an assistant turn before it"),
     ],
 )
-def test_d37_bad_order_is_refused_with_the_turn(names: str, words: str) -> None:
+def test_bad_order_is_refused_with_the_turn(names: str, words: str) -> None:
     assert words in refuse(by_role(names))
 
 
@@ -225,7 +225,7 @@ def test_turns_behind_the_last_answer_are_left_out(behind: str) -> None:
     assert convert(turns).messages == convert(turns[:2]).messages
 
 
-def test_d38_two_system_turns_in_a_row_are_refused() -> None:
+def test_two_system_turns_in_a_row_are_refused() -> None:
     assert "second system turn at 'messages[1]'" in refuse(by_role("system system user assistant"))
 
 
@@ -241,7 +241,7 @@ def test_roles_of_the_config_come_first() -> None:
 
 
 @pytest.mark.parametrize(("role", "mend"), [("bat", "data.roles.bat=user"), (3, "found 3")])
-def test_d39_unknown_role_is_refused(role: Any, mend: str) -> None:
+def test_unknown_role_is_refused(role: Any, mend: str) -> None:
     message = refuse([{"role": role, "content": "q"}, ANSWER])
     assert message.startswith("'messages[0].role' is no known role · rows.json:2")
     assert mend in message

@@ -17,7 +17,7 @@ STEPS = 20
 
 @pytest.mark.parametrize("arch", ["llama", "gemma2"])
 def test_twenty_steps_are_those_of_trainer_and_peft(arch: str) -> None:
-    """000-4: Gemma 2 is trained with its scores capped, as by eager attention, which sdpa leaves out."""
+    """Gemma 2 is trained with its scores capped, as by eager attention, which sdpa leaves out."""
     settings = config(
         lora={"rank": 4, "alpha": 8, "dropout": 0},
         train={"batch_size": 4, "max_steps": STEPS, "lr": 1e-2, "warmup": 0},

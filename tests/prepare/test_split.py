@@ -69,7 +69,7 @@ def test_one_more_row_moves_few_others() -> None:
     st.integers(0, 9),
 )
 @settings(max_examples=200, deadline=None)
-def test_d42_one_prompt_is_never_on_both_sides(pairs: list[tuple[str, str]], seed: int) -> None:
+def test_one_prompt_is_never_on_both_sides(pairs: list[tuple[str, str]], seed: int) -> None:
     rows = make(*pairs)
     try:
         train, test = split_eval(rows, 0.3, seed)
@@ -83,12 +83,12 @@ def test_d42_one_prompt_is_never_on_both_sides(pairs: list[tuple[str, str]], see
 
 
 @pytest.mark.parametrize(("rows", "eval"), [(10, 10), (10, 11), (1, 0.05), (0, 0.05), (10, 0.97)])
-def test_d48_split_that_leaves_nothing_to_train_is_refused_with_the_numbers(rows: int, eval: float) -> None:
+def test_split_that_leaves_nothing_to_train_is_refused_with_the_numbers(rows: int, eval: float) -> None:
     with pytest.raises(DataError, match=f"of {rows} rows would be held out"):
         split_eval(distinct(rows), eval, seed=0)
 
 
-def test_d48_split_that_no_group_fits_is_refused_with_the_numbers() -> None:
+def test_split_that_no_group_fits_is_refused_with_the_numbers() -> None:
     with pytest.raises(
         DataError, match=r"can't hold out 2 rows .* smallest such group has 3 of 6 .* hold out 3 or more"
     ):
@@ -103,13 +103,13 @@ def test_impossible_amounts_are_faults_of_the_caller(eval: float) -> None:
         split_eval(distinct(9), eval, seed=0)
 
 
-def test_d42_duplicates_are_grouped() -> None:
+def test_duplicates_are_grouped() -> None:
     rows = make(("a", "x"), ("b", "x"), ("a", "x"), ("a", "y"), ("b", "x"), ("a", "x"))
     groups = [[row.index for row in group] for group in RowHashes.of(rows).duplicates()]
     assert groups == [[0, 2, 5], [1, 4]]
 
 
-def test_d52_contradictions_name_the_first_row_of_each_answer() -> None:
+def test_contradictions_name_the_first_row_of_each_answer() -> None:
     rows = make(("b", "x"), ("a", "x"), ("a", "y"), ("a", "x"), ("b", "x"), ("a", "z"))
     assert [[row.index for row in group] for group in RowHashes.of(rows).contradictions()] == [[1, 2, 5]]
 

@@ -46,7 +46,7 @@ def make(
 ROWS = [{"instruction": f"What about tree {i}?", "output": f"Water tree {i}."} for i in range(12)]
 
 
-def test_d44_a_run_whose_copy_changed_is_not_resumed(tmp_path: Path, model: Path) -> None:
+def test_a_run_whose_copy_changed_is_not_resumed(tmp_path: Path, model: Path) -> None:
     config = make(tmp_path, model, ROWS)
     study = study_config(config)
     save_study(tmp_path / "data", study)
@@ -57,7 +57,7 @@ def test_d44_a_run_whose_copy_changed_is_not_resumed(tmp_path: Path, model: Path
         load_study(tmp_path / "data", config)
 
 
-def test_d45_a_file_that_is_replaced_or_deleted_changes_nothing(tmp_path: Path, model: Path) -> None:
+def test_a_file_that_is_replaced_or_deleted_changes_nothing(tmp_path: Path, model: Path) -> None:
     config = make(tmp_path, model, ROWS)
     study = study_config(config)
     save_study(tmp_path / "data", study)

@@ -37,7 +37,7 @@ def test_the_stop_token_of_the_template_is_always_a_target(name):
 
 
 def test_an_answer_that_holds_the_word_model_is_whole():
-    """000-1: cutting generated text at its last "model" loses the answer; spans need no such surgery."""
+    """Cutting generated text at its last "model" loses the answer; spans need no such surgery."""
     renderer = real("gemma2")
     answer = "I am a model <end_of_turn>\n<eos> of model\nbehaviour."
     _, targets = learnt_ids(renderer, chat("Who?", answer))
@@ -46,7 +46,7 @@ def test_an_answer_that_holds_the_word_model_is_whole():
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_training_and_inference_share_one_template(name):
-    """000-2, 001-7, 002-6: a hand-written prompt drifts from the template's whitespace and end."""
+    """A hand-written prompt drifts from the template's whitespace and end."""
     renderer, conversation = real(name), chat(f" {QUESTION}\n", ANSWER)
     example, _ = learnt_ids(renderer, conversation)
     prompt = renderer.tokenizer.apply_chat_template(
@@ -61,13 +61,12 @@ def test_training_and_inference_share_one_template(name):
 
 
 def test_a_system_prompt_for_gemma_2_is_refused_by_row_and_not_lost():
-    """000-3."""
     with pytest.raises(DataError, match=r"data\.json:1.*no system role"):
         real("gemma2").render(chat("q", "a", system="You are Zhen Huan."))
 
 
 def test_padding_that_is_the_stop_token_takes_no_label_away():
-    """000-5, 002-1, 003-1: with pad = eos, labels masked by id lose every stop token."""
+    """With pad = eos, labels masked by id lose every stop token."""
     tokenizer = real_tokenizer("llama2")
     tokenizer.pad_token = tokenizer.eos_token
     try:
@@ -81,14 +80,14 @@ def test_padding_that_is_the_stop_token_takes_no_label_away():
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_nothing_is_cut_to_fit(name):
-    """000-6, 002-2, 002-3, 003-4, 004-4: a row that is too long stops the run, and says what it needs."""
+    """A row that is too long stops the run, and says what it needs."""
     with pytest.raises(DataError, match=r"\[overlong\] 1 of 1 examples have more than 64 tokens"):
         prepare([chat("q", ANSWER * 20)], real(name), TemplateConfig(), max_length=64, vocab_rows=300_000)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "llama2"])
 def test_one_begin_of_text(name):
-    """001-5, 003-2: the template writes it, and the tokenizer adds no second one."""
+    """The template writes it, and the tokenizer adds no second one."""
     renderer = real(name)
     (rendered,) = renderer.render(chat("q", "a"))
     assert renderer.tokenizer(rendered.text)["input_ids"][:2] == [renderer.tokenizer.bos_token_id] * 2
@@ -97,7 +96,7 @@ def test_one_begin_of_text(name):
 
 
 def test_the_user_and_the_system_are_not_learnt():
-    """003-3, 004-1: loss on everything trains the model to write its user."""
+    """Loss on everything trains the model to write its user."""
     renderer = real("llama2")
     (rendered,) = renderer.render(chat("q1 user", "a1", "q2 user", "a2", system="persona"))
     example = label(rendered, renderer)

@@ -7,8 +7,9 @@ either is known here not to matter or to be applied, or it has to be at its defa
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -21,6 +22,12 @@ TOLD = frozenset(
 )
 # Starts after which the original base with A and B is the whole truth.
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+MOST = 2**16  # rank, and how far alpha may be from 1
+# Numbers of a file from elsewhere, before any memory is taken or any product computed by them.
+BOUNDS: dict[str, Callable[[Any], bool]] = {
+    "r": lambda rank: type(rank) is int and 1 <= rank <= MOST,
+    "lora_alpha": lambda alpha: type(alpha) in (int, float) and math.isfinite(alpha) and 0 < alpha <= MOST,
+}
 VIRTUAL = frozenset(
     {"num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
 )
@@ -70,6 +77,9 @@ def refuse_unknown_settings(settings: Mapping[str, Any], where: str) -> None:
         f"{key}: {_short(value)}"
         for key, value in settings.items()
         if key not in form.free | TOLD and not _as_usual(key, value, usual)
+    ]
+    odd += [
+        f"{key}: {_short(settings[key])}" for key, fits in BOUNDS.items() if not fits(settings.get(key, 1))
     ]
     start = settings.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
