@@ -10,7 +10,7 @@ from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError
 from sapwood.prepare.report import prepare
 from sapwood.template.render import Renderer
-from sapwood.template.strip import strip_control_text
+from sapwood.template.said.strip import strip_control_text
 from sapwood.types import Conversation, Message, RowId
 from tests.base.tiny import CHATML, tiny_tokenizer
 from tests.template.cases import CLOCK, THINKING, TOOLS, chat, learnt, tiny
@@ -301,9 +301,7 @@ def published(name):
     return Renderer(tiny_tokenizer(path.read_text(encoding="utf-8")), stop_ids=(2,), clock=CLOCK)
 
 
-@pytest.mark.parametrize(
-    "name", ["qwen2_5", "qwen3", "qwen3_5_think", "glm4moe", "gemma4", "lfm2_v2"]
-)
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "qwen3_5_think", "glm4moe", "gemma4", "lfm2_v2"])
 @pytest.mark.parametrize("arguments", ['{"city": "Oslo"}', {"city": "Oslo"}])
 def test_calls_are_learnt_whole_under_published_templates(name, arguments):
     proven(published(name), called(arguments))
