@@ -8,9 +8,10 @@ import pytest
 
 from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError
+from sapwood.prepare.pool import _packed, _unpacked
 from sapwood.prepare.report import prepare
 from sapwood.template.render import Renderer
-from sapwood.template.strip import strip_control_text
+from sapwood.template.said.strip import strip_control_text
 from sapwood.types import Conversation, Message, RowId
 from tests.base.tiny import CHATML, tiny_tokenizer
 from tests.template.cases import CLOCK, THINKING, TOOLS, chat, learnt, tiny
@@ -124,6 +125,17 @@ def test_name_and_tool_call_id_reach_the_template():
     (rendered, *_) = renderer.render(called({"city": "Oslo"}, tools=()))
     assert "get_weather=call00000: 4" in rendered.text
     proven(renderer, called({"city": "Oslo"}, tools=()))
+
+
+def test_a_weight_that_the_loss_would_ignore_is_refused():
+    with pytest.raises(DataError, match=r"\[turn\] message 2 has the weight 0.5"):
+        tiny().render(chat("q", "a", weight=0.5))
+
+
+def test_batches_for_other_processes_keep_every_field_of_a_message():
+    every = Message("assistant", None, "why", ({"name": "f"},), False, "n", "id", 0.5)
+    batch = [Conversation(RowId("data.json", 3, 4), (Message("user", "q"), every), (TOOL,))]
+    assert _unpacked(_packed(batch)) == batch
 
 
 # --- what a template has no place for -----------------------------------------------------------------------

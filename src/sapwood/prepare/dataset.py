@@ -20,7 +20,7 @@ from sapwood.prepare.report import Preparation, Tally
 from sapwood.prepare.rows import BATCH, Rules
 from sapwood.prepare.split import RowHashes, hold_out
 from sapwood.template.render import Renderer
-from sapwood.template.strip import strip_control_text
+from sapwood.template.said.strip import strip_control_text
 from sapwood.template.unrender import unrender
 from sapwood.types import Conversation, RowId
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sapwood.errors import Problem
-from sapwood.template.shared import Shared
+from sapwood.template.said.shared import Shared
 from sapwood.types import RowId
 
 VERSION = 1

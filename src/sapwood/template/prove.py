@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import DataError, Problem
-from sapwood.template.kept import Keeping, Lost
-from sapwood.template.opened import closing_of
 from sapwood.template.proof import CHECKS, COUNTED, VERSION, Failed, Proof, ProofTally
 from sapwood.template.render import Renderer, Rendering
-from sapwood.template.shared import Shared
-from sapwood.template.strip import ENDS, ending, shows_turns
+from sapwood.template.said.kept import Keeping, Lost
+from sapwood.template.said.opened import closing_of
+from sapwood.template.said.shared import Shared
+from sapwood.template.said.strip import ENDS, ending, shows_turns
 from sapwood.template.view import as_dicts, plain
 from sapwood.types import Conversation, Example, RowId
 
@@ -97,31 +97,11 @@ class Prover:
     def _apply(self, chats: list[Any], **options: Any) -> list[Any]:
         if not any(message["content"] is None for chat in chats for message in chat):
             return self._tokenizer.apply_chat_template(chats, **options)
-        texts = self._with_nulls(chats, **options)
+        prompt = options.get("add_generation_prompt", False)
+        texts = self._renderer.with_nulls(chats, options["chat_template"], options["tools"], prompt=prompt)
         if not options["tokenize"]:
             return texts
         return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-
-    def _with_nulls(
-        self,
-        chats: list[Any],
-        *,
-        add_generation_prompt: bool = False,
-        tools: Any,
-        chat_template: str,
-        **_: Any,
-    ) -> list[str]:
-        """What ``apply_chat_template`` writes once it has taken null contents away, which servers don't."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        found: Any = render_jinja_template(
-            conversations=chats,
-            tools=tools,
-            chat_template=chat_template,
-            add_generation_prompt=add_generation_prompt,
-            **self._tokenizer.special_tokens_map,
-        )
-        return found[0]
 
     def check(self, item: Labelled, truth: Truth) -> list[Fault]:
         """What is wrong with an example, codes that may fail included. Counts nothing."""

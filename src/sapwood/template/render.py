@@ -16,20 +16,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from sapwood.errors import DataError
 from sapwood.template.content import NONCHARACTERS
 from sapwood.template.encode import Encoded, Encoder
-from sapwood.template.fit import Form, fitted
 from sapwood.template.jinja import ChatTemplate
-from sapwood.template.opened import closing_of, continued
+from sapwood.template.said.fit import Form, fitted
+from sapwood.template.said.opened import closing_of, continued
+from sapwood.template.turns import TrainOn, trained_turns
 from sapwood.template.view import Skeletons, View
 from sapwood.types import Conversation, Message, Rendered, RowId, Span
 
 VERSION = 1  # part of the fingerprint: raise it when the same row would give other tokens
-
-TrainOn = Literal["assistant", "last", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +231,19 @@ class Renderer:
         finally:
             shared["strftime_now"] = before
 
+    def with_nulls(self, chats: list[Any], template: str, tools: Any, *, prompt: bool) -> list[str]:
+        """What ``apply_chat_template`` writes, with null contents, which it takes away and servers don't."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        found: Any = render_jinja_template(
+            conversations=chats,
+            tools=tools,
+            chat_template=template,
+            add_generation_prompt=prompt,
+            **self.tokenizer.special_tokens_map,
+        )
+        return found[0]
+
     # --- spans ----------------------------------------------------------------------------------------------
 
     def _whole(self, view: View, trained: Sequence[int]) -> Rendering | None:
@@ -407,44 +419,6 @@ class Renderer:
             return self.encoder.encode_batch(items)
         except ValueError as error:
             raise DataError(f"[control] {error}", str(row), mend="remove that text from the row") from None
-
-
-def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
-    """Indices of the messages to learn. Raises DataError where there is none, or one that can't be learnt."""
-    answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
-    chosen = set(answers[-1:] if train_on == "last" else answers)
-    for i, message in enumerate(conversation.messages):
-        if message.trained is False and train_on == "all":
-            raise DataError(
-                f"[turn] message {i + 1} is not to be trained",
-                str(conversation.row),
-                "template.train_on=all learns every turn",
-                "set template.train_on=assistant, or delete the mark",
-            )
-        if message.trained and message.role != "assistant":
-            raise DataError(
-                f"[turn] message {i + 1} can't be trained",
-                str(conversation.row),
-                f"its role is {message.role}",
-                "mark assistant turns only",
-            )
-        if message.trained is not None:
-            chosen = chosen | {i} if message.trained else chosen - {i}
-    if not chosen:
-        raise DataError(
-            "[no-target] the row has no answer to learn",
-            str(conversation.row),
-            "no assistant turn is left to train on",
-            "add an answer, or remove the row",
-        )
-    if 0 in chosen:
-        raise DataError(
-            "[turn] the assistant speaks first",
-            str(conversation.row),
-            "there is no prompt that inference could send for it",
-            "put a user message before it, or set train: false on it",
-        )
-    return sorted(chosen)
 
 
 def _all_of(rendering: Rendering) -> Rendering:

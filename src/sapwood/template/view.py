@@ -8,9 +8,9 @@ from typing import Any
 
 from sapwood.errors import DataError
 from sapwood.template import content as row_content
-from sapwood.template.apart import is_taken_apart, map_between, pattern_of
 from sapwood.template.encode import Encoder
 from sapwood.template.jinja import ChatTemplate, TemplateFault
+from sapwood.template.said.apart import is_taken_apart, map_between, pattern_of
 from sapwood.types import Conversation, Message, Span
 
 Dicts = list[dict[str, Any]]

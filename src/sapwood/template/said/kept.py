@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from sapwood.template.content import json_forms
-from sapwood.template.fit import arguments_of, name_of, parsed
+from sapwood.template.said.fit import arguments_of, name_of, parsed
 from sapwood.types import Conversation, Message, Rendered
 
 THINK = r"</?think>"  # taken apart by templates whose tokenizers have no such token, too
