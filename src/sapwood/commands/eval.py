@@ -11,17 +11,16 @@ from sapwood.adapter.facts import FACTS, read_facts
 from sapwood.adapter.files import SETTINGS
 from sapwood.config.file import load_config
 from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig
-from sapwood.data.formats import read_conversations
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluate import Compared, Evaluation, evaluate_rows
 from sapwood.prepare.cache import unpack_examples
+from sapwood.prepare.dataset import read
 from sapwood.prepare.report import prepare
 from sapwood.prepare.study import DATA, EVAL
 from sapwood.run import query
 from sapwood.run.files import to_json
 from sapwood.run.store import CONFIG, RUN
 from sapwood.serve.load import Loaded, open_target
-from sapwood.template.unrender import unrender
 from sapwood.types import Example
 
 NAMES = {
@@ -88,8 +87,7 @@ def held_out(run: Path) -> Sequence[Example]:
 def prepare_file(path: Path, config: RunConfig, loaded: Loaded) -> Sequence[Example]:
     """The rows of a file as the run would have prepared them. Raises DataError for a row that can't be
     trusted."""
-    rows = read_conversations(config.data, [str(path)])
-    rows = unrender(rows, loaded.renderer, config.template.train_on)
+    rows = read(config, loaded.renderer, [str(path)])
     size = loaded.base.spec.hf_config.get_text_config().vocab_size
     length = config.pack.length
     return list(prepare(rows, loaded.renderer, config.template, max_length=length, vocab_rows=size).examples)
