@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sapwood.errors import SapwoodError
+from sapwood.machine.system import busy_processes
 
 app = typer.Typer(
     name="sapwood",
@@ -333,7 +334,7 @@ def data_convert(
 def yield_to_others() -> None:
     """On a busy machine, let waiting threads sleep: one that spins takes the time of the one that works, and
     a step takes ten times as long. On an idle one spinning is faster. Must be said before torch is loaded."""
-    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+    if busy_processes() > BUSY * (os.cpu_count() or 1):
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -123,9 +123,12 @@ def until_stdin_ends() -> Callable[[], bool]:
     lifeline = os.dup(0)
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
+    ended = threading.Event()
 
-    def more() -> bool:
-        readable, _, _ = select.select([lifeline], [], [], POLL)
-        return not readable or os.read(lifeline, 1) != b""
+    def wait() -> None:  # not select, which takes only sockets on Windows
+        while os.read(lifeline, 1):
+            pass
+        ended.set()
 
-    return more
+    threading.Thread(target=wait, daemon=True).start()
+    return lambda: not ended.wait(POLL)
