@@ -12,23 +12,30 @@ from importlib import import_module
 from typing import Any
 
 MISSING = {"fcntl", "resource", "readline", "termios", "tty", "pty", "pwd", "grp", "syslog"}
-LACKING = {
-    "os": """
-        O_CLOEXEC O_DIRECTORY O_DIRECT O_DSYNC O_NOATIME O_NOCTTY O_NOFOLLOW O_NONBLOCK O_PATH O_SYNC WNOHANG
-        chown chroot confstr copy_file_range ctermid eventfd fchdir fchmod fchown fdatasync fork forkpty fstatvfs
-        getegid geteuid getgid getgroups getloadavg getpgid getpgrp getpriority getsid getuid getxattr initgroups
-        killpg lchown lockf major makedev memfd_create minor mkfifo mknod nice openpty pipe2 posix_fadvise
-        posix_fallocate posix_spawn pread preadv pwrite pwritev readv register_at_fork sched_getaffinity
-        sched_getscheduler sched_setaffinity sched_yield sendfile setgid setpgid setpriority setsid setuid
-        setxattr splice statvfs sync sysconf tcgetpgrp tcsetpgrp ttyname uname wait wait3 wait4 waitid writev
-    """.split(),
-    "signal": """
-        SIGHUP SIGKILL SIGALRM SIGCHLD SIGCONT SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGUSR1 SIGUSR2 SIGWINCH
-        alarm getitimer setitimer pause pthread_kill pthread_sigmask sigpending sigtimedwait sigwait sigwaitinfo
-    """.split(),
-    "time": ["clock_gettime", "clock_gettime_ns", "clock_settime", "pthread_getcpuclockid", "tzset"],
-    "mmap": [name for name in dir(import_module("mmap")) if name.startswith(("MADV_", "MAP_", "PROT_"))],
-}  # fmt: skip
+ON_POSIX = """
+os:
+    O_CLOEXEC O_DIRECTORY O_DIRECT O_DSYNC O_NOATIME O_NOCTTY O_NOFOLLOW O_NONBLOCK O_PATH O_SYNC WNOHANG
+    chown chroot confstr copy_file_range ctermid eventfd fchdir fchmod fchown fdatasync fork forkpty
+    fstatvfs getegid geteuid getgid getgroups getloadavg getpgid getpgrp getpriority getsid getuid getxattr
+    initgroups killpg lchown lockf major makedev memfd_create minor mkfifo mknod nice openpty pipe2
+    posix_fadvise posix_fallocate posix_spawn pread preadv pwrite pwritev readv register_at_fork
+    sched_getaffinity sched_getscheduler sched_setaffinity sched_yield sendfile setgid setpgid setpriority
+    setsid setuid setxattr splice statvfs sync sysconf tcgetpgrp tcsetpgrp ttyname uname wait wait3 wait4
+    waitid writev
+signal:
+    SIGHUP SIGKILL SIGALRM SIGCHLD SIGCONT SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGUSR1 SIGUSR2 SIGWINCH alarm
+    getitimer setitimer pause pthread_kill pthread_sigmask sigpending sigtimedwait sigwait sigwaitinfo
+time:
+    clock_gettime clock_gettime_ns clock_settime pthread_getcpuclockid tzset
+mmap:
+    MADV_DONTNEED MADV_HUGEPAGE MADV_SEQUENTIAL MAP_ANONYMOUS MAP_PRIVATE MAP_SHARED PROT_READ PROT_WRITE
+"""
+LACKING: dict[str, set[str]] = {}
+for line in ON_POSIX.split("\n"):
+    if line.endswith(":"):
+        LACKING[line[:-1]] = set()
+    elif line:
+        LACKING[list(LACKING)[-1]] |= set(line.split())
 UNTOUCHED = {"sapwood.machine.beside"}  # forks, and says itself that it does so on Linux only
 
 

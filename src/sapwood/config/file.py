@@ -12,11 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sapwood.config.names import nearest, sections
 from sapwood.config.sections import FORMAT, BaseConfig, DataConfig, RunConfig, Section
+from sapwood.config.yaml_words import explain, explain_scalar
 from sapwood.errors import ConfigError, Problem
 
 MAX_BYTES = 1_000_000  # a config beyond this is not a config
 COMMAND_LINE = "command line"
+DATA_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet", ".txt", ".pkl")
 ALTERNATIVES = ("train.epochs", "train.max_steps")  # one on the command line replaces the other
 
 
@@ -39,7 +42,15 @@ def origins(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str,
 
 def _read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
-    for text in overrides:
+    for i, text in enumerate(overrides):
+        if "=" not in text and overrides[i + 1 : i + 2] and overrides[i + 1].startswith("="):
+            value = "".join(overrides[i + 1 : i + 3])
+            raise ConfigError(
+                f"not an override: {text!r}",
+                COMMAND_LINE,
+                "no space may stand beside =",
+                f"write {text}{value}",
+            )
         _override(tree, lines, text)
     given = [key for key in ALTERNATIVES if lines.get(key, "").startswith(COMMAND_LINE)]
     if len(given) == 1:
@@ -136,6 +147,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The file's tree, and for each key path the ``file:line`` that set it."""
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    if path.suffix.lower() in DATA_SUFFIXES:
+        mend = f"sapwood init --data {path} writes the config; or: sapwood train CONFIG data.train={path}"
+        raise ConfigError("that is a file of data, not a config", str(path), "a config names it", mend)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError("config file is too large", str(path), f"more than {MAX_BYTES:,} bytes")
@@ -153,13 +167,17 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(path)
-        raise ConfigError("not valid YAML", where, " ".join(str(error.problem or error).split())) from None
+        raise ConfigError("not valid YAML", where, *explain(error, text)) from None
     except (YAMLError, RecursionError, ValueError) as error:
         raise ConfigError("not valid YAML", str(path), " ".join(str(error).split())[:200]) from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
-        raise ConfigError("a config is a mapping of sections", str(path), f"found {type(tree).__name__}")
+        why, mend = (explain_scalar(text) if isinstance(tree, str) else None) or (
+            f"found {'a list' if isinstance(tree, list) else 'a text'}",
+            "`sapwood init` writes a config",
+        )
+        raise ConfigError("a config is a mapping of sections", str(path), why, mend)
     lines: dict[str, str] = {}
     if node is not None:
         _collect_lines(node, path, "", lines)
@@ -224,10 +242,12 @@ def _problem(detail: Any, source: str, lines: Mapping[str, str]) -> Problem:
     key = ".".join(parts)
     where = next((lines[k] for k in (key, key.rpartition(".")[0]) if k in lines), source)
     if unknown:
-        return Problem(f"unknown key {key}", where, mend=_nearest(parts))
+        return Problem(f"unknown key {key}", where, mend=nearest(parts))
     if detail["type"] == "missing":
         mend = "data: {train: FILE}" if key.startswith("data") else f"set {key}"
         return Problem(f"{key} is missing", where, mend=f"add it: {mend}")
+    if key in sections() and detail["type"] in ("model_type", "model_attributes_type"):
+        return _no_section(key, where, detail.get("input"))
     why = detail["msg"].removeprefix("Value error, ")
     found = detail.get("input")
     shown = f", found {found!r}" if isinstance(found, str | int | float | bool | None) else ""
@@ -236,16 +256,17 @@ def _problem(detail: Any, source: str, lines: Mapping[str, str]) -> Problem:
     return Problem(f"{key or 'config'} is not valid", where, f"{why[0].lower()}{why[1:]}{shown}", help_text)
 
 
-def _sections() -> dict[str, type[Section]]:
-    return {
-        name: field.annotation
-        for name, field in RunConfig.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-    }
+def _no_section(key: str, where: str, found: Any) -> Problem:
+    """A value where a section is meant, perhaps that of its main key."""
+    main = {"base": "model", "data": "train", "lora": "rank"}.get(key, "KEY")
+    value = found if isinstance(found, str | int | float) else "VALUE"
+    return Problem(
+        f"{key} is not valid", where, f"it is a section, found {found!r}", f"{key}: {{{main}: {value}}}"
+    )
 
 
 def _all_names() -> set[str]:
-    return set(RunConfig.model_fields) | {k for s in _sections().values() for k in s.model_fields}
+    return set(RunConfig.model_fields) | {k for s in sections().values() for k in s.model_fields}
 
 
 def _help(field: Any) -> str:
@@ -255,20 +276,6 @@ def _help(field: Any) -> str:
 
 def field_of(parts: Sequence[str]) -> Any:
     """The field a key path names, or None."""
-    if len(parts) == 2 and parts[0] in _sections():
-        return _sections()[parts[0]].model_fields.get(parts[1])
+    if len(parts) == 2 and parts[0] in sections():
+        return sections()[parts[0]].model_fields.get(parts[1])
     return RunConfig.model_fields.get(parts[0]) if len(parts) == 1 else None
-
-
-def _nearest(parts: Sequence[str]) -> str:
-    """Where a mistyped key probably belongs: first within its section, then anywhere."""
-    *sections, key = parts
-    here = _sections().get(sections[0]) if sections else None
-    names = list(here.model_fields) if here is not None else list(RunConfig.model_fields)
-    prefix = f"{sections[0]}." if here is not None else ""
-    if near := difflib.get_close_matches(key, names, n=1):
-        return f"did you mean {prefix}{near[0]}?"
-    everywhere = {k: f"{name}.{k}" for name, section in _sections().items() for k in section.model_fields}
-    if near := difflib.get_close_matches(key, list(everywhere), n=1):
-        return f"did you mean {everywhere[near[0]]}?"
-    return f"valid here: {', '.join(names)}"
