@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sapwood.pipeline import finetune, resume
     from sapwood.types import Adapter
 
+__version__ = "0.1.0"  # the wheel's too: pyproject.toml reads it here
+
 __all__ = ["Adapter", "RunConfig", "SapwoodError", "finetune", "load_config", "parse_config", "resume"]
 
 _HOMES = {

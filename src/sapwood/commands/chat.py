@@ -8,6 +8,7 @@ from pathlib import Path
 from sapwood.serve.chat import run_chat
 from sapwood.serve.generate import Settings
 from sapwood.serve.load import open_target
+from sapwood.show.manner import colours, waiting
 
 
 def start_chat(
@@ -20,8 +21,9 @@ def start_chat(
     compare: bool,
     as_json: bool,
 ) -> int:
-    loaded = open_target(target, runs)
+    with waiting(f"loading {target}"):
+        loaded = open_target(target, runs)
     return run_chat(
         loaded, settings, system=system, prompt=prompt, compare=compare, json=as_json,
-        stdin=sys.stdin, stdout=sys.stdout,
+        stdin=sys.stdin, stdout=sys.stdout, coloured=colours(sys.stdout),
     )  # fmt: skip

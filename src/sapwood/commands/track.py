@@ -36,6 +36,8 @@ def track_run(name: str, runs: Path, settings: list[str], *, as_json: bool) -> N
         told.append({"tracker": tracker, "place": place, "events": events})
         if not as_json:
             print(f"{tracker:<12} {events:,} events to {place}" if place else f"{tracker:<12} nothing new")
+            if see := query.boards(run).get(tracker):
+                print(f"{'':<12} {see}")
     if as_json:
         print(to_json({"run": str(run), "trackers": told}), end="")
     if len(failed) == 1:

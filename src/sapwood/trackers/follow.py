@@ -21,8 +21,8 @@ from pathlib import Path
 
 from sapwood.config.sections import TrackConfig
 from sapwood.errors import StorageError
+from sapwood.run.query import TRACKERS
 from sapwood.run.store import RunStore
-from sapwood.trackers.send import FOLDER
 
 GRACE = 30.0  # seconds that a tracker has for what it holds back, once the run is over
 POLL = 1.0  # seconds between two looks at the run's events
@@ -37,7 +37,7 @@ class Follower:
         self.name = name
         self._run = run
         self._warned = False
-        self._log = run.path / FOLDER / f"{name}.log"
+        self._log = run.path / TRACKERS / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         command = [sys.executable, "-m", "sapwood", "track", str(run.path), "--to", name, "--follow"]
         try:

@@ -7,10 +7,13 @@ signals, to threads, to the exit of the process, it does not do to a training.
 from __future__ import annotations
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import requires
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sapwood.errors import ConfigError
@@ -44,9 +47,11 @@ class Tracker(ABC):
 
     Attributes:
         place: where a person finds what was written.
+        see: the command, or the sentence, that shows it.
     """
 
     place: str
+    see: str
 
     @abstractmethod
     def __init__(self, subject: Subject) -> None: ...
@@ -76,9 +81,17 @@ def open_tracker(name: str, subject: Subject) -> Tracker:
             f"{name} can't be loaded",
             f"track.to={name}",
             f"no module {error.name}",
-            f"python -m pip install 'sapwood[{name}]'",
+            f"python -m pip install {' '.join(quote(one) for one in requirements(name))}",
         ) from None
     return module.OPEN(subject)
+
+
+def requirements(extra: str) -> list[str]:
+    """What pip is to install for an extra of ours: the libraries by name, whether sapwood itself came from an
+    index or from a clone."""
+    wanted = [line.partition(";") for line in requires("sapwood") or ()]
+    marked = re.compile(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]")
+    return [name.strip() for name, _, marker in wanted if marked.search(marker)] or [extra]
 
 
 def as_text(answer: Mapping[str, Any]) -> str:
