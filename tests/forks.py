@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 WARM = (
-    "sapwood.pipeline",
+    "sapwood.restart",
     "sapwood.compute.linear.group",
     "transformers.models.llama.modeling_llama",
     "sapwood.prepare.study",

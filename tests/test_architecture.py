@@ -1,21 +1,28 @@
-"""The layers, the doors and the lazy imports that ARCHITECTURE.md draws, read off the syntax trees."""
+"""What ARCHITECTURE.md says, held against the code: folders, words, layers, doors and lazy imports."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).parents[1] / "src" / "sapwood"
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src" / "sapwood"
+PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+MOST_FILES, MOST_AT_THE_TOP = 16, 9
 
 # Imports point down this list; what stands on one line never imports each other.
 LAYERS = (
     {"__main__", "__init__"},
     {"cli"},
     {"commands"},
+    {"restart"},
     {"pipeline", "export"},
     {"evaluate"},
     {"plan"},
@@ -110,6 +117,57 @@ def test_imports_point_down(path: Path) -> None:
 
 def test_every_module_has_a_layer() -> None:
     assert {unit(name_of(path)) for path in modules()} <= set(LEVEL)
+
+
+def folders() -> dict[str, list[Path]]:
+    """The Python files of each folder, by its path below the source."""
+    found: dict[str, list[Path]] = {}
+    for path in modules():
+        found.setdefault(path.parent.relative_to(SRC).as_posix(), []).append(path)
+    return found
+
+
+def test_no_folder_is_crowded() -> None:
+    crowded = {folder: len(files) for folder, files in folders().items() if len(files) > MOST_FILES}
+    assert not crowded
+    assert len(folders()["."]) <= MOST_AT_THE_TOP
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    names = {name_of(path).removesuffix("/__init__").replace("/", "."): path for path in modules()}
+    graph = {
+        name: {word.removeprefix("sapwood.") for word in imports(path)} & names.keys() - {name}
+        for name, path in names.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+# --- the page ----------------------------------------------------------------------------------------------
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def test_every_folder_is_in_the_table_and_every_name_in_the_table_is_a_folder() -> None:
+    told = re.findall(r"^\| `([a-z_/]+)/` \|", section("The folders, in the order of the data"), re.M)
+    assert sorted(told) == sorted(set(folders()) - {"."})
+
+
+def test_every_file_that_the_page_names_exists() -> None:
+    page = PAGE.split("## The run directory")[0]
+    names = re.findall(r"`([\w/]+(?:\.(?:py|cpp|md)|/))`", page) + re.findall(r"\]\(([\w/.-]+)\)", page)
+    assert len(names) > 40
+    assert not [name for name in names if not (SRC / name).exists() and not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("word", re.findall(r"\| `([\w.]+)` \|$", section("Glossary"), re.M))
+def test_every_word_of_the_glossary_has_its_place(word: str) -> None:
+    module, _, name = word.rpartition(".")
+    assert hasattr(importlib.import_module(f"sapwood.{module}"), name)
 
 
 @pytest.mark.parametrize("library", DOORS)

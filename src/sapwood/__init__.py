@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from sapwood.config.file import load_config, parse_config
     from sapwood.config.sections import RunConfig
     from sapwood.errors import SapwoodError
-    from sapwood.pipeline import finetune, resume
+    from sapwood.pipeline import finetune
+    from sapwood.restart import resume
     from sapwood.types import Adapter
 
 __version__ = "0.1.0"  # the wheel's too: pyproject.toml reads it here
@@ -28,7 +29,7 @@ _HOMES = {
     "finetune": "pipeline",
     "load_config": "config.file",
     "parse_config": "config.file",
-    "resume": "pipeline",
+    "resume": "restart",
 }
 
 

@@ -23,10 +23,10 @@ from sapwood.adapter.lora import read_tensors
 from sapwood.adapter.methods import trained_numbers
 from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.base.load import load_base
+from sapwood.config.doubts import doubts
 from sapwood.config.file import parse_config
 from sapwood.config.sections import BaseConfig, LoraConfig, Method, RunConfig
 from sapwood.errors import ConfigError, Stopped
-from sapwood.pipeline import doubts
 from sapwood.run.query import find_run
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import Loaded, open_target

@@ -16,13 +16,12 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sapwood import finetune, pipeline
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.lora import LoraModel, attach_lora
 from sapwood.errors import NumericsError
 from sapwood.run.query import list_runs, read_events
 from sapwood.train.checkpoint import checkpoints, save_checkpoint
 from sapwood.train.loop import MOST_SKIPPED, train
 from sapwood.train.optim import TrainState
-from sapwood.train.processes.follow import build
 from sapwood.types import Evaluated, Stepped
 from tests.crash.work import tiny_config
 from tests.train.runs import adapter, data, same_bits, six_steps, start
@@ -102,11 +101,11 @@ def test_a_bad_step_is_skipped_and_counted_where_the_config_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoil_the_third(*arguments: Any) -> Any:
-        base, model = build(*arguments)
+        model = attach_lora(*arguments)
         ruin_gradients(model, lambda: model.clock.step == 2)
-        return base, model
+        return model
 
-    monkeypatch.setattr(pipeline, "build", spoil_the_third)
+    monkeypatch.setattr(pipeline, "attach_lora", spoil_the_third)
     path = finetune(tiny_config(tmp_path, train={"on_nan": "skip"}, data={"eval": 0})).path
     (run,) = list_runs(tmp_path / "runs")
     assert (run.status, run.step, run.skipped_steps) == ("finished", 8, 1)

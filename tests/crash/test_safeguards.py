@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from sapwood import finetune, pipeline, resume
+from sapwood import finetune, restart, resume
 from sapwood.adapter import lora
 from sapwood.adapter.lora import LoraModel
 from sapwood.compute.dropout import DropoutClock
@@ -277,7 +277,7 @@ SAFEGUARDS: dict[str, tuple[Check, Remove]] = {
     "counter for dropout": (a_resumed_run_ends_in_the_same_bits, no_counter),
     "event truncation": (every_step_is_told_once, nothing(RunStore, "truncate_events")),
     "finite check": (a_bad_number_is_never_saved, no_finite_check),
-    "identity check": (another_run_is_refused, nothing(pipeline, "accept_changes", [])),
+    "identity check": (another_run_is_refused, nothing(restart, "accept_changes", [])),
 }
 
 

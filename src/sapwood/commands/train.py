@@ -62,7 +62,7 @@ def resume_run(
         if not world.leads:
             follow_first(world)
             return
-        from sapwood.pipeline import resume
+        from sapwood.restart import resume
 
         path = query.find_run(runs, name)
         before = query.summarise(path)

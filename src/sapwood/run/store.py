@@ -20,13 +20,14 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from sapwood.errors import StorageError
+from sapwood.errors import SapwoodError, Stopped, StorageError
 from sapwood.machine.system import cores
 from sapwood.run.disk import storage_error
 from sapwood.run.files import discard_dir, operation, sweep_staging, to_json, write_atomic
@@ -253,3 +254,23 @@ def _machine() -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@contextmanager
+def keeping_status(run: RunStore) -> Generator[None]:
+    """Keep status.json true: running, then finished, stopped or failed. A disk that refuses it stops
+    nothing: the lock and the adapter's folder tell the same."""
+    run.set_status("running")
+    try:
+        yield
+    except Stopped:
+        with contextlib.suppress(StorageError):
+            run.set_status("stopped")
+        raise
+    except BaseException as error:
+        reason = str(error) if isinstance(error, SapwoodError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(StorageError):
+            run.set_status("failed", reason=reason)
+        raise
+    with contextlib.suppress(StorageError):
+        run.set_status("finished")

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from sapwood.adapter.lora import LoraModel, read_tensors, restore_adapter
 from sapwood.config.sections import SaveConfig
-from sapwood.errors import LostProcessError, SapwoodError, StorageError
+from sapwood.errors import LostProcessError, SapwoodError, Stopped, StorageError
 from sapwood.run.disk import require_limits, require_space
 from sapwood.run.files import verify_dir
 from sapwood.run.store import RunStore
@@ -83,6 +83,14 @@ def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
         return
     run.note("note", state.step, text=f"the adapter is that of step {step}, held-out loss {loss:.4f}")
     state.losses = (state.losses[0] if state.losses else loss, loss)
+
+
+def save_and_stop(run: RunStore, model: LoraModel, state: TrainState, keep: int, world: World) -> NoReturn:
+    """Leave at the boundary of a step, because a signal asked for it. Always raises `Stopped`."""
+    saved = save_when_stopped(run, model, state, keep)
+    how = "saved" if saved else "not saved: the disk refused; resume goes on from the checkpoint before"
+    what = f"stopped after step {state.step}, {how}"
+    raise Stopped(what, str(run.path), mend=world.resume(run.path))
 
 
 def save_when_stopped(run: RunStore, model: LoraModel, state: TrainState, keep: int) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,16 @@ from sapwood.compute.recompute import recompute_layers
 from sapwood.config.file import parse_config
 from sapwood.config.sections import RunConfig
 from sapwood.errors import ModelError, Stopped
-from sapwood.machine.measure import device_for, set_threads
+from sapwood.machine.measure import device_for, kernel_facts, set_threads
 from sapwood.machine.signals import stop_signals
 from sapwood.prepare.study import Study, study_files, study_of
 from sapwood.serve.probe import answer_probes
 from sapwood.train.checkpoint import share_state
 from sapwood.train.loop import Sampler, train
-from sapwood.train.optim import TrainState, new_state
 from sapwood.train.processes.shard import divide_base, mesh_of
 from sapwood.train.processes.world import World, partners
 from sapwood.train.rehearse import out_of_memory, rehearse
+from sapwood.train.start import fresh_state
 from sapwood.types import Base, BaseSpec, Stepped
 
 NOTHING_TO_DO = b"{}"  # told in place of an invitation
@@ -67,25 +69,38 @@ def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
     return config, study
 
 
-def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraModel]:
-    """The frozen base with a fresh adapter, on this process's device; divided where the config says so."""
+@contextmanager
+def loading(world: World, config: RunConfig) -> Generator[Callable[[Base, LoraModel], Base]]:
+    """While open, this process may load a base. It gives the function that puts the loaded base and its
+    adapter on this process's device. A base that is divided is loaded by one process of a host after the
+    other."""
     device = device_for(config.base.device_map, world.device)  # before anything is loaded
     if config.train.threads is not None:
         set_threads(config.train.threads)
     mesh = mesh_of(world, device) if config.train.shard == "base" and world.size > 1 else None
-    with world.turn() if mesh is not None else contextlib.nullcontext():
-        base = load_base(spec, config.base)
-        model = attach_lora(base, config.lora, config.train.seed)
+
+    def place(base: Base, model: LoraModel) -> Base:
         recompute_layers(model.network, config.train.gradient_checkpointing)
         if mesh is not None:
             base = divide_base(base, model, mesh)
-    move(model.peft, device)
-    return base, model
+        move(model.peft, device)
+        return base
+
+    with world.turn() if mesh is not None else contextlib.nullcontext():
+        yield place
 
 
-def fresh_state(model: LoraModel, config: RunConfig) -> TrainState:
-    b_ratio = config.lora.b_ratio if config.lora.method == "lora+" else 1.0
-    return new_state(model.parameters, config.train, b_ratio)
+def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraModel]:
+    """The frozen base with a fresh adapter, on this process's device; divided if the config says so."""
+    with loading(world, config) as place:
+        base = load_base(spec, config.base)
+        model = attach_lora(base, config.lora, config.train.seed)
+        return place(base, model), model
+
+
+def kernels_of(world: World) -> dict[str, Any]:
+    """What the last bits of a result depend on, besides the versions of the libraries."""
+    return {**kernel_facts(), "processes": world.size}
 
 
 def sampler_of(model: LoraModel, study: Study, config: RunConfig) -> Sampler | None:

@@ -1,0 +1,31 @@
+"""What only the run knows, added to an error: its last good checkpoint, or what would fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from sapwood.config.sections import RunConfig
+from sapwood.errors import NumericsError, OutOfMemoryError, Problem
+from sapwood.plan.choose import cheaper
+from sapwood.prepare.study import Study
+from sapwood.run.store import RunStore
+from sapwood.train.checkpoint import checkpoints
+from sapwood.train.rehearse import out_of_memory
+
+
+@contextmanager
+def with_advice(run: RunStore, study: Study, config: RunConfig) -> Generator[None]:
+    """Raise errors of numbers and of memory anew, with what to do about them in this run."""
+    try:
+        with out_of_memory("a step"):
+            yield
+    except NumericsError as error:
+        kept = checkpoints(run.path)
+        last = kept[-1].name if kept else "none: the run had not come to one"
+        place = str(kept[-1]) if kept else str(run.path)
+        raise NumericsError([*error.problems, Problem(f"last good checkpoint: {last}", place)]) from None
+    except OutOfMemoryError as error:
+        problem = error.problems[0]
+        mend = "cheapest first: " + "; ".join(cheaper(study, config))
+        raise OutOfMemoryError(problem.what, problem.where, problem.why, mend) from None

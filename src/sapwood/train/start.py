@@ -1,0 +1,48 @@
+"""Where training begins: from nothing, or from the newest checkpoint that verifies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from sapwood.adapter.lora import LoraModel
+from sapwood.config.sections import RunConfig
+from sapwood.errors import StorageError
+from sapwood.run.store import RunStore
+from sapwood.train.checkpoint import load_checkpoint, newest_good
+from sapwood.train.optim import TrainState, new_state
+
+log = logging.getLogger("sapwood")
+
+
+def fresh_state(model: LoraModel, config: RunConfig) -> TrainState:
+    b_ratio = config.lora.b_ratio if config.lora.method == "lora+" else 1.0
+    return new_state(model.parameters, config.train, b_ratio)
+
+
+def start_or_resume(
+    run: RunStore, model: LoraModel, config: RunConfig, notes: Sequence[str] = ()
+) -> TrainState:
+    """A fresh state, or that of the newest checkpoint that verifies."""
+    state = fresh_state(model, config)
+    checkpoint, damaged = newest_good(run.path)
+    if checkpoint is not None:
+        run.truncate_events(load_checkpoint(checkpoint, model, state))
+    elif damaged:
+        raise StorageError(
+            "no checkpoint of this run verifies",
+            str(run.path),
+            "; ".join(damaged),
+            "they are set aside; `sapwood resume` once more starts over from the run's own data",
+        )
+    else:
+        run.truncate_events(0)
+    for text in [*notes, *damaged]:
+        say(run, state.step, text)
+    return state
+
+
+def say(run: RunStore, step: int, text: str) -> None:
+    """To the person who watches, and to the one who reads the run later."""
+    run.note("note", step, text=text)
+    log.warning("%s", text)
