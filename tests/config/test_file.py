@@ -22,7 +22,7 @@ from sapwood.config.file import (
     parse_config,
     template_yaml,
 )
-from sapwood.config.names import MEANT, by_meaning
+from sapwood.config.names import MEANT, nearest
 from sapwood.config.sections import LoraConfig, RunConfig, Section, TrainConfig
 from sapwood.errors import ConfigError
 
@@ -283,7 +283,7 @@ def test_every_name_of_the_tutorials_is_answered() -> None:
 def test_every_other_name_leads_to_a_key_that_exists() -> None:
     for key, words in MEANT.items():
         assert field_of(key.split(".")) is not None, key
-        assert key in str(by_meaning(words.split()[0])) or "did you mean" in str(by_meaning(words.split()[0]))
+        assert key in (said := nearest(words.split()[:1], RunConfig)) or "did you mean" in said
 
 
 def test_a_base_given_as_text_says_what_to_write(refuse: Callable[..., ConfigError]) -> None:

@@ -9,7 +9,6 @@ from typing import TextIO, cast
 
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
-from sapwood.errors import SapwoodError
 from sapwood.run import query
 from sapwood.run.files import to_json
 from sapwood.run.store import RUN
@@ -95,12 +94,9 @@ def conclude(adapter: Adapter, *, as_json: bool) -> None:
 
 def sum_up(run: Path, *, as_json: bool) -> None:
     """The curve as a picture, and the figures with the commands for what comes next."""
-    from sapwood.show.plot import save_loss_curve
+    from sapwood.show.plot import keep_curve
 
-    try:
-        save_loss_curve(run)
-    except SapwoodError as error:  # a picture never spoils a finished run
-        print(f"sapwood: {error}", file=sys.stderr)
+    keep_curve(run)
     if as_json:
         say(to_json({"run": str(run), "adapter": str(run / "adapter")}).rstrip())
     elif quiet():

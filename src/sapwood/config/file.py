@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from sapwood.config.names import nearest, sections
+from sapwood.config.faults import field_below, help_of
 from sapwood.config.sections import FORMAT, BaseConfig, DataConfig, RunConfig, Section
 from sapwood.config.yaml_words import explain, explain_scalar
-from sapwood.errors import ConfigError, Problem
+from sapwood.errors import ConfigError
 
 MAX_BYTES = 1_000_000  # a config beyond this is not a config
 COMMAND_LINE = "command line"
@@ -75,10 +73,7 @@ def parse_config(
         why = f"it is of format {version}, and this sapwood reads up to {FORMAT}"
         where = (lines or {}).get("version", source)
         raise ConfigError("the config was written for a newer sapwood", where, why, "pip install -U sapwood")
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError([_problem(detail, source, lines or {}) for detail in error.errors()]) from None
+    return RunConfig.model_validate(tree, context={"source": source, "lines": lines or {}})
 
 
 def dump_config(config: RunConfig) -> str:
@@ -99,13 +94,13 @@ def template_yaml(data: str, model: str = BaseConfig().model) -> str:
         value = getattr(config, name)
         if not isinstance(value, Section):
             unset = value is None
-            out += [f"# {_help(field)}", f"# {name}:" if unset else f"{name}: {_inline(value)}", ""]
+            out += [f"# {help_of(field)}", f"# {name}:" if unset else f"{name}: {_inline(value)}", ""]
             continue
-        out.append(f"{name}:  # {_help(field)}")
+        out.append(f"{name}:  # {help_of(field)}")
         for key, inner in type(value).model_fields.items():
             set_to = _inline(getattr(value, key))
             comment = "# " if set_to == "null" else ""
-            out.append(f"  # {_help(inner)}")
+            out.append(f"  # {help_of(inner)}")
             out.append(f"  {comment}{key}: {set_to}")
         out.append("")
     return "\n".join(out)
@@ -233,49 +228,6 @@ def _override(tree: dict[str, Any], lines: dict[str, str], text: str) -> None:
     lines[name.strip()] = f"{COMMAND_LINE} {text}"
 
 
-def _problem(detail: Any, source: str, lines: Mapping[str, str]) -> Problem:
-    """One pydantic error as what · where · why · mend."""
-    parts = [str(part) for part in detail["loc"] if isinstance(part, str) and part in _all_names()]
-    unknown = detail["type"] == "extra_forbidden"
-    if unknown:
-        parts = [str(part) for part in detail["loc"]]
-    key = ".".join(parts)
-    where = next((lines[k] for k in (key, key.rpartition(".")[0]) if k in lines), source)
-    if unknown:
-        return Problem(f"unknown key {key}", where, mend=nearest(parts))
-    if detail["type"] == "missing":
-        mend = "data: {train: FILE}" if key.startswith("data") else f"set {key}"
-        return Problem(f"{key} is missing", where, mend=f"add it: {mend}")
-    if key in sections() and detail["type"] in ("model_type", "model_attributes_type"):
-        return _no_section(key, where, detail.get("input"))
-    why = detail["msg"].removeprefix("Value error, ")
-    found = detail.get("input")
-    shown = f", found {found!r}" if isinstance(found, str | int | float | bool | None) else ""
-    field = field_of(parts)
-    help_text = f"{key}: {_help(field)}" if field is not None else ""
-    return Problem(f"{key or 'config'} is not valid", where, f"{why[0].lower()}{why[1:]}{shown}", help_text)
-
-
-def _no_section(key: str, where: str, found: Any) -> Problem:
-    """A value where a section is meant, perhaps that of its main key."""
-    main = {"base": "model", "data": "train", "lora": "rank"}.get(key, "KEY")
-    value = found if isinstance(found, str | int | float) else "VALUE"
-    return Problem(
-        f"{key} is not valid", where, f"it is a section, found {found!r}", f"{key}: {{{main}: {value}}}"
-    )
-
-
-def _all_names() -> set[str]:
-    return set(RunConfig.model_fields) | {k for s in sections().values() for k in s.model_fields}
-
-
-def _help(field: Any) -> str:
-    """The docstring of a field, on one line."""
-    return " ".join(str(field.description).split())
-
-
 def field_of(parts: Sequence[str]) -> Any:
     """The field a key path names, or None."""
-    if len(parts) == 2 and parts[0] in sections():
-        return sections()[parts[0]].model_fields.get(parts[1])
-    return RunConfig.model_fields.get(parts[0]) if len(parts) == 1 else None
+    return field_below(RunConfig, parts)

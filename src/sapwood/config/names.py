@@ -9,11 +9,10 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-
-from sapwood.config.sections import RunConfig, Section
+from typing import Any
 
 # Key -> names of other trainers (axolotl, LLaMA-Factory, unsloth, MLX, OpenAI) and plain words for it.
 MEANT = {
@@ -78,34 +77,33 @@ ALIKE = 0.75  # of letters, from which another key was probably meant
 Knob = tuple[list[str], str]
 
 
-def sections() -> dict[str, type[Section]]:
-    return {
-        name: field.annotation
-        for name, field in RunConfig.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-    }
+def sections_of(config: Any) -> dict[str, Any]:
+    """The classes of a config's sections, by the key of each. ``config``: the class of the whole."""
+    kinds = {name: field.annotation for name, field in config.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if hasattr(kind, "model_fields")}
 
 
-def nearest(parts: Sequence[str]) -> str:
+def nearest(parts: Sequence[str], config: Any) -> str:
     """What to write in place of an unknown key: one of ours that has this name elsewhere, what another
     program's name is called here, one that is spelt alike; or what is valid here."""
     *outer, key = [part for whole in parts for part in whole.split(".")]
-    here = sections().get(outer[0]) if outer else None
-    names = list(here.model_fields) if here is not None else list(RunConfig.model_fields)
+    here = sections_of(config).get(outer[0]) if outer else None
+    names = list(here.model_fields) if here is not None else list(config.model_fields)
     prefix = f"{outer[0]}." if here is not None else ""
     if len(parts) == 1 and "." in parts[0] and here is not None and key in names:
         return f"in a file a section is a level of its own: {outer[0]}: {{{key}: VALUE}}"
     if near := difflib.get_close_matches(key, names, n=1, cutoff=0.85):
         return f"did you mean {prefix}{near[0]}?"
-    return by_meaning(key) or _by_letters(key, names, prefix) or f"valid here: {', '.join(names)}"
+    own = own_places(config)
+    return by_meaning(key, own) or _by_letters(key, names, prefix, own) or f"valid here: {', '.join(names)}"
 
 
-def by_meaning(name: str) -> str | None:
-    """Our answer to a name of ours in the wrong place, or of another program; None where nobody knows it."""
+def by_meaning(name: str, own: Mapping[str, str]) -> str | None:
+    """Our answer to a name of ours in the wrong place, or of another program; None where nobody knows it.
+    ``own``: `own_places`."""
     word = _plain(name)
-    own = _own_places().get(word)
-    if own is not None:
-        return f"did you mean {own}?"
+    if word in own:
+        return f"did you mean {own[word]}?"
     keys, note = _knobs().get(word, ([], ""))
     meant = _meant().get(word, keys)
     if meant != keys and not set(meant) & set(keys):
@@ -115,18 +113,18 @@ def by_meaning(name: str) -> str | None:
     return f"sapwood has no key for it: {note}" if note else None
 
 
-def _by_letters(key: str, names: Sequence[str], prefix: str) -> str | None:
+def _by_letters(key: str, names: Sequence[str], prefix: str, own: Mapping[str, str]) -> str | None:
     if near := difflib.get_close_matches(key, names, n=1, cutoff=ALIKE):
         return f"did you mean {prefix}{near[0]}?"
-    near = difflib.get_close_matches(_plain(key), [*_own_places(), *_meant(), *_knobs()], n=1, cutoff=ALIKE)
-    return by_meaning(near[0]) if near else None
+    near = difflib.get_close_matches(_plain(key), [*own, *_meant(), *_knobs()], n=1, cutoff=ALIKE)
+    return by_meaning(near[0], own) if near else None
 
 
 @cache
-def _own_places() -> dict[str, str]:
-    """Each key's name by itself, and where it stands; of two with one name none, but `train` and `base`."""
+def own_places(config: Any) -> dict[str, str]:
+    """Each key's name by itself, and where it stands; none of those that stand in several sections."""
     found: dict[str, list[str]] = {}
-    for section, kind in sections().items():
+    for section, kind in sections_of(config).items():
         for key in kind.model_fields:
             found.setdefault(key, []).append(f"{section}.{key}")
     return {key: places[0] for key, places in found.items() if len(places) == 1}

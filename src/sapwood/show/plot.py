@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sapwood.errors import SapwoodError
 from sapwood.run.files import write_atomic
 from sapwood.run.query import EventRecord, read_config, read_events, summarise
+from sapwood.run.store import RUN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CURVE = "loss.png"
+log = logging.getLogger("sapwood")
 SIZE_INCHES, DPI = (9.0, 5.4), 200  # 1800 px wide, so that it is sharp when shown at 900
 
 GREEN, FAINT, AMBER, INK, QUIET = "#3f7d4e", "#b9d3bf", "#c8702a", "#26302a", "#7a857d"
@@ -49,6 +52,17 @@ def save_loss_curve(run: Path) -> Path:
     """
     write_atomic(run / CURVE, loss_curve(run))
     return run / CURVE
+
+
+def keep_curve(run: Path) -> None:
+    """`save_loss_curve` at the end of a run, which a picture never spoils. Does nothing for a folder that is
+    no run: there the adapter went to another disk."""
+    if not (run / RUN).is_file():
+        return
+    try:
+        save_loss_curve(run)
+    except SapwoodError as error:
+        log.warning("%s", error)
 
 
 def loss_curve(run: Path, dpi: int = DPI) -> bytes:
