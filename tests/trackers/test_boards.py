@@ -135,11 +135,9 @@ def wandb_points(see: str, run: Path, port: int) -> Points:
     assert listed.returncode == 0, listed.stderr
     points: Points = []
     for line in listed.stdout.splitlines():
-        record = json.loads(line)
-        items = record.get("history", {}).get("item", [])
-        values = {".".join(item.get("nestedKey", [])) or item.get("key"): item["valueJson"] for item in items}
-        if CURVE in values:
-            points.append((int(record["history"]["step"]["num"]), float(values[CURVE])))
+        history = json.loads(line).get("history", {})
+        if CURVE in history.get("item", {}):
+            points.append((int(history["step"]["num"]), float(history["item"][CURVE])))
     return points
 
 
