@@ -8,7 +8,7 @@ from pathlib import Path
 from sapwood.serve.chat import run_chat
 from sapwood.serve.generate import Settings
 from sapwood.serve.load import open_target
-from sapwood.show.manner import colours, waiting
+from sapwood.show.manner import waiting
 
 
 def start_chat(
@@ -25,5 +25,5 @@ def start_chat(
         loaded = open_target(target, runs)
     return run_chat(
         loaded, settings, system=system, prompt=prompt, compare=compare, json=as_json,
-        stdin=sys.stdin, stdout=sys.stdout, coloured=colours(sys.stdout),
+        stdin=sys.stdin, stdout=sys.stdout,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -161,7 +162,9 @@ def _ollama(trained: Loaded, order: Order, stage: Path) -> Exported:
 
 
 def _name(trained: Loaded) -> str:
-    return "".join(c if c.isalnum() else "-" for c in trained.name.lower()).strip("-") or "tuned"
+    """What Ollama is to call it: the run's name, without the date and the digits of its folder."""
+    name = re.sub(r"^\d{8}-\d{6}-(.+?)-[0-9a-f]{4}\b", r"\1", trained.name.lower())
+    return "".join(c if c.isalnum() else "-" for c in name).strip("-") or "tuned"
 
 
 # --- merged -----------------------------------------------------------------------------------------------

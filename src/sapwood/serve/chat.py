@@ -12,6 +12,7 @@ from sapwood.serve.generate import Answer, Settings
 from sapwood.serve.load import Loaded
 from sapwood.serve.session import ChatSession, compare, drain, require_adapter
 from sapwood.serve.terminal import read_line, visible
+from sapwood.show.manner import colours
 
 __all__ = ["ChatSession", "compare", "run_chat"]
 
@@ -37,7 +38,6 @@ def run_chat(
     json: bool,
     stdin: TextIO,
     stdout: TextIO,
-    coloured: bool = False,
 ) -> int:
     """`sapwood chat`: one answer where ``prompt`` is given, else a conversation until the input ends.
 
@@ -48,7 +48,7 @@ def run_chat(
     """
     if compare:
         require_adapter(loaded)
-    shell = _Shell(ChatSession(loaded, settings, system), compare, json, stdin, stdout, coloured)
+    shell = _Shell(ChatSession(loaded, settings, system), compare, json, stdin, stdout)
     if prompt is not None:
         shell.answer(prompt, figures=False)
         return 0
@@ -64,7 +64,6 @@ class _Shell:
     json: bool
     stdin: TextIO
     stdout: TextIO
-    coloured: bool = False
 
     @property
     def watched(self) -> bool:
@@ -182,7 +181,7 @@ class _Shell:
         self._say(f"{visible(text)}:\n")
 
     def _dim(self, text: str) -> None:
-        self._say(f"\x1b[2m{text}\x1b[0m\n" if self.coloured else f"{text}\n")
+        self._say(f"\x1b[2m{text}\x1b[0m\n" if colours(self.stdout) else f"{text}\n")
 
     def _say(self, text: str) -> None:
         self.stdout.write(text)
