@@ -265,7 +265,7 @@ def test_debug_shows_the_traceback(home: Path) -> None:
 def test_alone_it_shows_five_verbs_and_is_content() -> None:
     done = shell()
     assert (done.returncode, done.stderr) == (0, "")
-    shown = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    shown = re.findall(r"^  ([a-z]+) +\S", done.stdout, re.MULTILINE)
     assert shown == ["demo", "init", "check", "train", "chat"]
 
 

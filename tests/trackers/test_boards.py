@@ -108,8 +108,8 @@ def mlflow_points(see: str, run: Path, port: int) -> Points:
     if find_spec("flask") is None and MLFLOW is None:
         assert "the board is in the whole of mlflow" in see
         pytest.skip("mlflow-skinny has no board; the whole of mlflow isn't installed")
-    with served(see, port, "--port", str(port)) as at:
-        assert "<html" in ask(at)
+    with served(see, port, "--port", str(port), "--workers", "1") as at:
+        assert "<html" in ask(at, patience=200)
         api = f"{at}/ajax-api/2.0/mlflow"
         every = ask(f"{api}/experiments/search", {"max_results": 10})["experiments"]
         (found,) = [experiment for experiment in every if experiment["name"] == PROJECT]
