@@ -7,16 +7,14 @@ signals, to threads, to the exit of the process, it does not do to a training.
 from __future__ import annotations
 
 import importlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import requires
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from sapwood.errors import ConfigError
+from sapwood.machine.extras import install
 
 Figures = Mapping[str, float]
 
@@ -81,17 +79,9 @@ def open_tracker(name: str, subject: Subject) -> Tracker:
             f"{name} can't be loaded",
             f"track.to={name}",
             f"no module {error.name}",
-            f"python -m pip install {' '.join(quote(one) for one in requirements(name))}",
+            install(name),
         ) from None
     return module.OPEN(subject)
-
-
-def requirements(extra: str) -> list[str]:
-    """What pip is to install for an extra of ours: the libraries by name, whether sapwood itself came from an
-    index or from a clone."""
-    wanted = [line.partition(";") for line in requires("sapwood") or ()]
-    marked = re.compile(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]")
-    return [name.strip() for name, _, marker in wanted if marked.search(marker)] or [extra]
 
 
 def as_text(answer: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from sapwood.data.files.paths import is_data
 from sapwood.data.problems import printable
 from sapwood.errors import DataError
+from sapwood.machine.extras import install
 
 HUB = "hf:"
 _PATH = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[\w.*/ -]+))?")
@@ -74,7 +75,7 @@ def _ask(where: str, question: Callable[[Any], Any]) -> Any:
     try:
         import datasets
     except ImportError:
-        raise DataError("hf: needs datasets", where, mend="pip install 'sapwood[data]'") from None
+        raise DataError("hf: needs datasets", where, mend=install("data")) from None
     try:
         return question(datasets)
     except Exception as error:  # a library over a network fails in many ways

@@ -9,6 +9,7 @@ from sapwood.data.files.encoding import MAX_ROW_BYTES
 from sapwood.data.files.json_text import TOO_LARGE, TOO_LARGE_MEND
 from sapwood.data.problems import ProblemLog, printable
 from sapwood.errors import DataError, Problem
+from sapwood.machine.extras import install
 from sapwood.types import Row, RowId
 
 MAX_GROUP_BYTES = 4 << 30  # one row group, unpacked; writers make them of 128 MB to 1 GB
@@ -24,7 +25,7 @@ def read_parquet(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise DataError("Parquet needs pyarrow", where, mend="pip install 'sapwood[data]'") from None
+        raise DataError("Parquet needs pyarrow", where, mend=install("data")) from None
     index = 0
     try:
         file = pq.ParquetFile(
