@@ -396,8 +396,8 @@ def test_runs_can_be_sorted_and_taken_elsewhere(home: Path) -> None:
 
 def test_eval_shows_both_answers_and_takes_questions(home: Path) -> None:
     said = call("eval", "mine", "--max-new-tokens", "4").output
-    assert "base" in said and "adapter" in said and "› Tree" in said
-    assert said.index("› Tree") < said.index("perplexity")
+    assert said.startswith("› ") and re.search(r"^ base +adapter$", said, re.MULTILINE)
+    assert said.index("Tree ") < said.index("perplexity")
     (home / "questions.txt").write_text("Tree 1?\n\nTree 2?\n")
     said = call("eval", "mine", "--prompts", "questions.txt", "--max-new-tokens", "4").output
     assert said.count("› Tree") == 2 and "perplexity" not in said
