@@ -49,7 +49,7 @@ def explain(
     names: Annotated[list[str] | None, typer.Argument(help="a verb", metavar="[VERB]")] = None,
 ) -> None:
     """Explain a verb, or list all of them."""
-    at: typer.Context = context.parent or context
+    at: Any = context.parent or context
     command: Any = at.command
     for name in names or ():
         if name not in getattr(command, "commands", {}):

@@ -27,11 +27,12 @@ def config_of(config: RunConfig | Mapping[str, Any] | None, data: Rows | None, s
     tree: dict[str, Any]
     tree = config.model_dump() if isinstance(config, RunConfig) else dict(config or sections)
     if data is None:
-        return config if isinstance(config, RunConfig) else RunConfig(**tree)
+        return config if isinstance(config, RunConfig) else RunConfig.model_validate(tree)
     section = tree.get("data") or {}
     if not isinstance(section, Mapping):
         raise ConfigError("data is given twice", "data", mend="config={'data': {…}} holds options only")
-    return RunConfig(**{**tree, "data": {**section, "train": _files(data), "weights": ()}})
+    given: dict[str, Any] = {**section, "train": _files(data), "weights": ()}
+    return RunConfig.model_validate({**tree, "data": given})
 
 
 def _files(data: Rows) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ def keep_rows(data: Rows) -> Path:
     return path
 
 
-def _rows(data: Rows) -> Iterable[Any]:
+def _rows(data: Any) -> Iterable[Any]:
     if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a data frame of pandas
         return data.to_dict("records")
     if hasattr(data, "to_dicts"):  # one of polars

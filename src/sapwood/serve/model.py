@@ -65,7 +65,7 @@ class Model:
         return cls(loaded.network, loaded.tokenizer, loaded.renderer, loaded.system, loaded.without_adapter)
 
     @overload
-    def generate(self, prompts: str, **settings: Any) -> str: ...
+    def generate(self, prompts: str, **settings: Any) -> str: ...  # pyright: ignore[reportOverlappingOverload]
     @overload
     def generate(self, prompts: Sequence[Prompt], **settings: Any) -> list[str]: ...
     def generate(self, prompts: str | Sequence[Prompt], **settings: Any) -> str | list[str]:

@@ -74,7 +74,7 @@ def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
     their checkpoint can't be read, the last weights stay, with a warning."""
     if state.best is None or state.best[0] == state.step:
         return
-    step = state.best[0]
+    step, judged = state.best
     folder = checkpoint_path(run.path, step)
     try:
         verify_dir(folder)
@@ -84,7 +84,7 @@ def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
         return
     events, _ = read_events(run.path)
     losses = [e["data"]["loss"] for e in events if e["kind"] == "evaluated" and e["step"] == step]
-    loss = losses[-1] if losses else state.losses[-1]
+    loss = losses[-1] if losses else judged
     run.note("note", state.step, text=f"the adapter is that of step {step}, held-out loss {loss:.4f}")
     state.losses = (state.losses[0] if state.losses else loss, loss)
 

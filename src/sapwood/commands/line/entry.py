@@ -78,7 +78,7 @@ def run(app: Any) -> NoReturn:
 def refuse_usage(error: Any, *, as_json: bool) -> NoReturn:
     """An unknown verb or option, or one too few: said as every other fault is."""
     context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if context is not None and type(error).__name__ == "NoArgsIsHelpError":
         print(context.get_help())
         sys.exit(0)
     path = context.command_path if context is not None else "sapwood"
