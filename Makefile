@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: install demo test lint gpu proof crash bench dist clean
+.PHONY: install demo test lint gpu proof compat crash bench dist clean
 
 install: .venv/installed
 
@@ -33,6 +33,11 @@ gpu: install
 proof: install
 	SAPWOOD_PROOF_CASES=$(or $(CASES),10000) $(BIN)/python -m pytest tests/template tests/data/test_damage.py \
 		--timeout 7200 -n $(or $(JOBS),2) --dist worksteal $(if $(PART),-k "$(PART)")
+
+# What sapwood writes, opened by transformers 4.57 and PEFT 0.12 and 0.13: an environment of their own, made once.
+compat: install
+	$(BIN)/python -m tests.compat.old
+	$(BIN)/python -m pytest tests/compat -rs
 
 crash: install
 	$(BIN)/python -m tests.crash.soak --kills $(or $(KILLS),1000) --real $(or $(REAL),20)

@@ -1,5 +1,5 @@
 """What each form of export costs, in nats: mean |difference of log p| against the trained model, and
-what the form alone costs the base. With ``--break`` the q/k permutation is left out, and the check must fail.
+what rounding in memory explains. ``--break`` leaves the q/k permutation out, and the check must fail.
 
     python bench/export.py RUN_OR_ADAPTER
 """
@@ -18,13 +18,13 @@ FORMS = (("gguf-adapter", "F16"), ("gguf", "F16"), ("gguf", "Q8_0"), ("ollama", 
 
 def measure(target: str, broken: bool) -> list[Result]:
     from sapwood.errors import ExportError
-    from sapwood.export import gguf_adapter
     from sapwood.export.ship import Order, export
+    from sapwood.gguf import map as layout
     from sapwood.serve.load import open_target
 
     trained: Any = open_target(target, Path("runs"), exact=True)
     if broken:
-        gguf_adapter.rotary_heads = lambda *_: None
+        layout.rotary_heads = lambda *_: None
     rows: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="sapwood-export-") as folder:
         for kind, file_type in FORMS[:1] if broken else FORMS:
@@ -35,8 +35,8 @@ def measure(target: str, broken: bool) -> list[Result]:
                 row["error"] = str(error)
             else:
                 check = done.check
-                row |= {"difference": check.difference, "base": check.base_difference, **done.facts}
-                row["ratio"] = check.difference / check.base_difference
+                row |= {"difference": check.difference, "rounding": check.format_difference, **done.facts}
+                row["ratio"] = check.difference / check.format_difference
             rows.append(row)
     return rows
 
@@ -48,8 +48,8 @@ def main() -> int:
     given = parser.parse_args()
     facts = machine()
     rows = measure(given.target, given.broken)
-    good = [[r["name"], r["difference"], r["base"], r["ratio"]] for r in rows if "error" not in r]
-    print(table(["form", "export (nat)", "base alone (nat)", "ratio"], good))
+    good = [[r["name"], r["difference"], r["rounding"], r["ratio"]] for r in rows if "error" not in r]
+    print(table(["form", "export (nat)", "rounding (nat)", "ratio"], good))
     report("export", given, facts, {"rows": rows})
     return failures(rows)
 

@@ -79,6 +79,7 @@ def main() -> int:
 def planned(job: Job) -> Result:
     """The measured side: plan, then train as `sapwood train` does."""
     from sapwood.config.file import parse_config
+    from sapwood.machine.device import CPU
     from sapwood.pipeline import train_study
     from sapwood.plan import choose_plan
     from sapwood.prepare.study import study_config
@@ -103,7 +104,7 @@ def planned(job: Job) -> Result:
             }
         )
         study = study_config(config)
-        plan = choose_plan(study, config).plan
+        plan = choose_plan(study, config, CPU).plan
         train_study(config, study)
     import torch
 

@@ -1,10 +1,12 @@
-"""Preparing data: sapwood reads, renders, proves, tokenises and plans; `datasets.map` renders and tokenises.
+"""Preparing data: sapwood reads, renders, proves each row and plans; `datasets.map` renders and tokenises.
 
-    python bench/prepare.py --rows 1000000 --rounds 2
+    python bench/prepare.py                  # 100,000 rows, fewer where the machine is slow
+    python bench/prepare.py --rows 1000000   # the whole figure, however long it takes
 
 The rows are those of ../shared/data/huanhuan.json with a number worked into each, so that no two are alike.
-Both sides use the Qwen1.5 tokenizer, in turns, each in a process of its own; the peer has two processes more
-(``num_proc=2``), which is what its users set. The figures go to bench/out/prepare.json.
+Both sides use the Qwen1.5 tokenizer and a process for each core (``num_proc`` of the peer), in turns. Without
+``--rows`` the count is chosen by a first measurement, so that the command ends within eight minutes; what it
+leaves out is said at once. The figures go to bench/out/prepare.json.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import cProfile
 import json
 import os
+import platform
 import pstats
 import resource
 import subprocess
@@ -28,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = "现在你要扮演皇帝身边的女人--甄嬛"
 LENGTH = 1024
 SIDES = ("sapwood", "sapwood again", "datasets.map")
+FULL, USUAL, LEAST = 1_000_000, 100_000, 5_000  # rows
+SECONDS = 360.0  # that both sides may take together where nobody names a count
 
 
 def write_rows(path: Path, count: int) -> None:
@@ -79,9 +84,11 @@ def by_sapwood(path: Path, profile: bool) -> dict[str, Any]:
 
 
 def by_datasets(path: Path) -> dict[str, Any]:
-    """What the tutorials do through `Dataset.map`, here in batches and two processes."""
+    """What the tutorials do through `Dataset.map`, here in batches and as many processes as cores."""
     import datasets
     from tests.template.real_tokenizers import real_tokenizer
+
+    from sapwood.machine.system import cores
 
     datasets.disable_progress_bars()
     tokenizer = real_tokenizer("qwen1_5")
@@ -102,7 +109,7 @@ def by_datasets(path: Path) -> dict[str, Any]:
     rows = datasets.load_dataset(
         "json", data_files=str(path), split="train", cache_dir=str(path.parent / "hf")
     )
-    mapped = rows.map(process, batched=True, num_proc=2, remove_columns=rows.column_names)
+    mapped = rows.map(process, batched=True, num_proc=cores(), remove_columns=rows.column_names)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "rows": len(mapped)}
 
@@ -160,10 +167,22 @@ class _Peak:
         return self._most
 
 
+def choose_rows(rounds: int) -> int:
+    """As many rows as both sides finish in `SECONDS`, by what a few of them take."""
+    with tempfile.TemporaryDirectory(prefix="sapwood-bench-") as folder:
+        write_rows(path := Path(folder) / "rows.jsonl", LEAST)
+        seconds = sum(measure(side, path, False)["seconds"] for side in (SIDES[0], SIDES[2]))
+    # Starts are part of the few rows' time, so this is less than would be possible.
+    fitting = int(SECONDS / rounds / seconds * LEAST)
+    rows = max(LEAST, min(USUAL, fitting))
+    print(f"{rows:,} rows of {FULL:,}: --rows {FULL} measures the whole figure", flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", type=int, help="by default as many as end within eight minutes")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--profile", action="store_true", help="profile sapwood's side to stderr")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
@@ -173,10 +192,11 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({**found, "own_peak_bytes": peak}))
         return
+    rows = args.rows or choose_rows(args.rounds)
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for number in range(args.rounds):
         with tempfile.TemporaryDirectory(prefix="sapwood-bench-") as folder:
-            write_rows(path := Path(folder) / "rows.jsonl", args.rows)
+            write_rows(path := Path(folder) / "rows.jsonl", rows)
             for side in SIDES:
                 results[side].append(measure(side, path, args.profile and number == 0 and side == SIDES[0]))
                 one = results[side][-1]
@@ -187,12 +207,13 @@ def main() -> None:
                 )
     best = {side: max(one["rows_per_second"] for one in found) for side, found in results.items()}
     ratio = {side: best[side] / best["datasets.map"] for side in SIDES}
-    print("ratio to datasets.map(num_proc=2): " + ", ".join(f"{s} {r:.2f}" for s, r in ratio.items()))
+    print("ratio to datasets.map: " + ", ".join(f"{s} {r:.2f}" for s, r in ratio.items()))
     facts = {
-        "rows": args.rows,
+        "rows": rows,
         "results": results,
         "ratio": ratio,
         "cores": os.cpu_count(),
+        "machine": platform.processor() or platform.machine(),
         "versions": {name: version(name) for name in ("datasets", "tokenizers", "transformers", "numpy")},
         "python": sys.version.split()[0],
     }

@@ -85,7 +85,7 @@ def open_base(source: str, storage: str, dtype: str = "auto", double_quant: bool
 
 def open_model(source: str, storage: str, dtype: str = "auto", double_quant: bool = True) -> Any:
     """(base, the same with a fresh adapter on it)."""
-    from sapwood.adapter.lora import attach_lora
+    from sapwood.adapter.attach import attach_lora
     from sapwood.config.sections import LoraConfig
 
     base = open_base(source, storage, dtype, double_quant)
@@ -207,7 +207,7 @@ def reloaded(folder: Path, model: Any, ids: Any, storage: str, double: bool) -> 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from sapwood.adapter.lora import write_adapter
+    from sapwood.adapter.files import write_adapter
 
     write_adapter(model, folder / "adapter")
     four = {"bnb_4bit_quant_type": storage, "bnb_4bit_use_double_quant": double}

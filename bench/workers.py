@@ -145,7 +145,7 @@ def prepare(job: Job) -> Result:
 
 def row_examples(job: Job, spec: BaseSpec) -> Sequence[Example]:
     from sapwood.data.formats import read_conversations
-    from sapwood.prepare.rows import prepare
+    from sapwood.prepare.report import prepare
     from sapwood.prepare.study import make_renderer
 
     config = parse_config(
@@ -188,7 +188,7 @@ def made_examples(job: Job, spec: BaseSpec) -> list[Example]:
 
 def ours(job: Job) -> Result:
     """sapwood's own training loop, as `sapwood train` runs it."""
-    from sapwood.adapter.lora import attach_lora
+    from sapwood.adapter.attach import attach_lora
     from sapwood.train.loop import pack_examples, train
     from sapwood.train.optim import new_state
     from sapwood.train.schedule import members, plan_steps
@@ -380,7 +380,7 @@ def trainer_parity(job: Job) -> Result:
     """Trainer + PEFT as the parity tests set it up: from our starting adapter, one example at a time."""
     from tests.parity.trainer import in_training_order, trainer_losses
 
-    from sapwood.adapter.lora import attach_lora
+    from sapwood.adapter.attach import attach_lora
 
     config = settings_of(job)
     examples = in_training_order(load_examples(job), config, job.steps)

@@ -68,10 +68,18 @@ def call(*arguments: str) -> Result:
     return result
 
 
-def shell(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def shell(
+    *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """The real program in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "sapwood", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120
+        [sys.executable, "-m", "sapwood", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        cwd=cwd,
+        timeout=120,
+        env={**os.environ, **(env or {})},
     )
 
 
@@ -122,20 +130,21 @@ def test_runs_lists_and_compares(home: Path) -> None:
 def test_train_json_is_nothing_but_json(home: Path) -> None:
     done = shell("train", "my.yaml", "--json", "train.max_steps=1", "save.dir=json-runs", cwd=home)
     assert done.returncode == 0, done.stderr
-    *events, last = [json.loads(line) for line in compact(done.stdout)]
+    *events, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["kind"] for event in events] == ["evaluated", "stepped", "evaluated", "finished"]
-    assert (home / last["adapter"]).is_dir()
+    assert last["kind"] == "result" and (home / last["adapter"]).is_dir()
 
 
-def compact(text: str) -> list[str]:
-    """JSON values, one a line: the last one is printed over several."""
-    decoder, at, out = json.JSONDecoder(), 0, list[str]()
-    while at < len(text.rstrip()):
-        value, at = decoder.raw_decode(text, at)
-        out.append(json.dumps(value))
-        while at < len(text) and text[at].isspace():
-            at += 1
-    return out
+@pytest.mark.parametrize("encoding", ["ascii", "gbk"])
+def test_a_terminal_that_knows_few_letters_ends_nothing(home: Path, encoding: str) -> None:
+    narrow = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    for words in (
+        ["show", "my.yaml"],
+        ["check", "my.yaml", "data.system=🌳 Ärzte"],
+        ["chat", "mine", "-p", "什么 🌳", "--max-new-tokens", "3"],
+    ):
+        done = shell(*words, cwd=home, env=narrow)
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_loss_curve_is_a_picture(home: Path) -> None:

@@ -35,13 +35,14 @@ snapshot_download SwanLabCallback DataLoaderConfiguration from_pretrained genera
 """
 
 
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("knobs", ROOT / "docs" / "knobs.py")
+def script(name: str = "knobs") -> Any:
+    """A script of docs/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     import sys
 
-    sys.modules["knobs"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

@@ -11,7 +11,7 @@ import typer
 from sapwood.commands.line.entry import run
 from sapwood.commands.line.help import Verb, first_steps, group
 from sapwood.commands.line.nested import data_app, model_app
-from sapwood.commands.line.options import RUNS, Config, Json, Overrides, Runs, Spill
+from sapwood.commands.line.options import RUNS, Config, Json, Moved, Overrides, Runs, Spill
 
 app = group(
     name="sapwood",
@@ -160,7 +160,9 @@ def list_runs(
 
 @verb(name="eval")
 def evaluate(
-    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    run: Annotated[
+        str, typer.Argument(help="a run, or an adapter folder with --data", metavar="RUN|ADAPTER")
+    ] = "last",
     data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="rows to measure on; without it, those held out")
     ] = None,
@@ -171,6 +173,7 @@ def evaluate(
     answers: Annotated[int, typer.Option(help="questions that both models answer", metavar="N")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 128,
     seed: Annotated[int, typer.Option(help="of the bootstrap", metavar="N")] = 0,
+    base: Moved = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -178,9 +181,11 @@ def evaluate(
     from sapwood.commands.eval import answer_prompts, eval_run
 
     if prompts is not None:
-        answer_prompts(run, runs, prompts, max_new_tokens=max_new_tokens, as_json=json)
+        answer_prompts(run, runs, prompts, base=base, max_new_tokens=max_new_tokens, as_json=json)
         return
-    eval_run(run, runs, data, answers=answers, max_new_tokens=max_new_tokens, seed=seed, as_json=json)
+    eval_run(
+        run, runs, data, base=base, answers=answers, max_new_tokens=max_new_tokens, seed=seed, as_json=json
+    )
 
 
 @verb()
@@ -234,6 +239,7 @@ def chat(
     ] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 256,
     seed: Annotated[int, typer.Option(help="of the sampling", metavar="N")] = 0,
+    base: Moved = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -246,7 +252,9 @@ def chat(
         repetition_penalty=repetition_penalty, seed=seed,
     )  # fmt: skip
     raise typer.Exit(
-        start_chat(target, runs, settings, system=system, prompt=prompt, compare=compare, as_json=json)
+        start_chat(
+            target, runs, settings, system=system, prompt=prompt, compare=compare, base=base, as_json=json
+        )
     )
 
 
@@ -260,13 +268,14 @@ def combine(
     how: Annotated[
         str, typer.Option(help="cat (the exact sum), svd (of one's rank), linear, ties, dare-ties …")
     ] = "cat",
+    base: Moved = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
     """Several LoRA adapters of one base as one: their weighted sum."""
     from sapwood.commands.combine import combine_adapters
 
-    combine_adapters(targets, out, weights=weights, how=how, runs=runs, as_json=json)
+    combine_adapters(targets, out, weights=weights, how=how, base=base, runs=runs, as_json=json)
 
 
 @verb()
@@ -276,9 +285,10 @@ def export(
     file_type: Annotated[
         str, typer.Option("--type", help="of a whole GGUF model: F16 or Q8_0", metavar="TYPE")
     ] = "F16",
-    base: Annotated[
+    base: Moved = None,
+    onto: Annotated[
         str | None,
-        typer.Option("--base", help="merged: also try this base, in full precision", metavar="MODEL"),
+        typer.Option("--onto", help="merged: also try this base, in full precision", metavar="MODEL"),
     ] = None,
     out: Annotated[
         Path | None,
@@ -290,7 +300,7 @@ def export(
     """Write what was trained in the form that another program runs, checked against what was trained."""
     from sapwood.commands.export import export_target
 
-    export_target(run, runs, to=to, file_type=file_type, onto=base, out=out, as_json=json)
+    export_target(run, runs, to=to, file_type=file_type, base=base, onto=onto, out=out, as_json=json)
 
 
 @verb()
@@ -321,6 +331,37 @@ def init(
     from sapwood.commands.init import write_config
 
     write_config(path, data=data, model=model, force=force)
+
+
+@verb(name="import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="a tutorial, script, notebook, config, command line or PEFT folder", metavar="FILE"
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="config to write", metavar="FILE")] = Path(
+        "sapwood.yaml"
+    ),
+    lang: Annotated[str, typer.Option("--lang", help="of the report: en or zh", metavar="LANG")] = "en",
+    html: Annotated[
+        Path | None,
+        typer.Option(help="write the report as one self-contained page too", metavar="FILE"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="check it where the rows are at hand")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Make a config of what you have, and say what was wrong in it; no line of it is run."""
+    from sapwood.commands.migrate import import_file
+    from sapwood.errors import ConfigError
+
+    if lang not in ("en", "zh"):
+        raise ConfigError(f"no report in {lang!r}", "--lang", mend="choose en or zh")
+    import_file(file, out, zh=lang == "zh", html=html, force=force, check=check, as_json=json)
 
 
 @verb()

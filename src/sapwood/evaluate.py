@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.loss import label_loss
@@ -16,9 +16,9 @@ from sapwood.errors import ModelError
 from sapwood.pack.build import build_pack
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
-from sapwood.serve.probe import Probe, answer_probes
+from sapwood.serve.probe import answer_probes
 from sapwood.train.loop import batch_of, forward_loss
-from sapwood.types import Batch, Example, LossSum, Sample
+from sapwood.types import Batch, Example, LossSum, Probe, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: bool = F
     """
     model.peft.eval()
     sums: list[float] = []
-    with torch.no_grad(), packed_attention(model.network):
+    with torch.no_grad(), packed_attention(model.network, model.backend):
         for example in examples:
             pack = build_pack([example], share_prefixes=False)
             if alone:
@@ -94,7 +94,7 @@ def base_loss(model: LoraModel, batch: Batch) -> LossSum:
     hidden = model.backbone(
         input_ids=batch.ids, position_ids=batch.positions, segments=batch.attention, use_cache=False
     ).last_hidden_state
-    return label_loss(hidden, batch.predict_at, batch.targets, model.head)
+    return label_loss(hidden, batch.predict_at, batch.targets, model.head, model.backend)
 
 
 def probes_of(loaded: Loaded, examples: Sequence[Example], number: int) -> list[Probe]:

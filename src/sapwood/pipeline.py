@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.folder import save_adapter
-from sapwood.adapter.lora import attach_lora
 from sapwood.base.load import load_base
 from sapwood.config.doubts import doubts, refuse_model_folder
 from sapwood.config.file import dump_config
 from sapwood.config.sections import RunConfig
-from sapwood.machine.measure import fastest_dtype
+from sapwood.machine.device import Device
+from sapwood.machine.measure import machine_facts
 from sapwood.machine.signals import stop_signals
 from sapwood.plan import choose_plan, settled
 from sapwood.plan.advice import with_advice
@@ -42,6 +43,7 @@ from sapwood.train.saving import (
 )
 from sapwood.train.schedule import plan_steps
 from sapwood.train.start import say, start_or_resume
+from sapwood.train.trial import tried
 from sapwood.types import Adapter, Event, Stepped, Stop
 
 Watcher = Callable[[Event], object]
@@ -90,25 +92,32 @@ def train_study(
     """`finetune`, for a caller that has shown the study to somebody first. In several processes this is what
     the first one does; the others `follow`."""
     refuse_model_folder(config)
-    for doubt in doubts(config):
+    for doubt in [*doubts(config), *study.spec.notes]:
         log.warning("%s", doubt)
-    choice = choose_plan(study, config)
-    config = settled(config, choice)
+    study = tried(study, config)
+    device = world.device(config.base.device_map)
+    choice = choose_plan(study, config, device)
+    config = settled(config, choice, device)
     refuse_division(config, world)
     steps = plan_steps(len(study.data.train), config.train).total_steps
-    facts = {**study.facts, "total_steps": steps, "machine": fastest_dtype()[1]}
-    facts |= {"identity": identity_of(config), "kernels": kernels_of(world), "memory": choice.to_json()}
+    facts = {**study.facts, "total_steps": steps, "machine": machine_facts(device)}
+    facts |= {
+        "identity": identity_of(config),
+        "kernels": kernels_of(world, device),
+        "memory": choice.to_json(),
+    }
     with open_run(
         Path(config.save.dir), name=config.name, config_yaml=dump_config(config), facts=facts
     ) as run:
         save_study(run.path / DATA, study)
-        return train_run(run, config, study, watch, spill, world=world, evaluators=evaluators)
+        return train_run(run, config, study, device, watch, spill, world=world, evaluators=evaluators)
 
 
 def train_run(
     run: RunStore,
     config: RunConfig,
     study: Study,
+    device: Device,
     watch: Watcher | None,
     spill: Path | None = None,
     notes: Sequence[str] = (),
@@ -118,12 +127,12 @@ def train_run(
     """From the newest checkpoint, or from the start, to the adapter. ``notes`` go to the log once the log is
     cut back to the checkpoint."""
     total_steps, keep = plan_steps(len(study.data.train), config.train).total_steps, config.save.keep
-    with keeping_status(run), stop_signals() as stop, with_advice(run, study, config), partners():
+    with keeping_status(run), stop_signals() as stop, with_advice(run, study, config, device), partners():
         invite(world, config, study)
-        with loading(world, config) as place:
-            base = load_base(study.spec, config.base)
+        with loading(world, config, device) as place:
+            base = load_base(study.spec, config.base, device)
             model = attach_lora(base, config.lora, config.train.seed)
-            base = place(base, model)
+            base, model = place(base, model)
         require_room(run.path, model, keep + bool(study.data.eval))
         rehearse(model, study.data, config)
         state = start_or_resume(run, model, config, notes)

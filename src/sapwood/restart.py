@@ -10,6 +10,7 @@ from sapwood.adapter.folder import ADAPTER_DIR, load_adapter
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.errors import StorageError
+from sapwood.machine.device import Device
 from sapwood.pipeline import Watcher, train_run
 from sapwood.prepare.study import DATA, Study, fingerprints, load_study, save_study, study_config
 from sapwood.run.files import set_aside
@@ -19,6 +20,7 @@ from sapwood.train.checkpoint import checkpoints
 from sapwood.train.measures import Evaluator
 from sapwood.train.processes.follow import NOTHING_TO_DO, kernels_of
 from sapwood.train.processes.world import ALONE, World
+from sapwood.train.trial import tried
 from sapwood.types import Adapter
 
 
@@ -48,8 +50,9 @@ def resume(
         changed = accept_changes(run, about["facts"].get("identity", now), now, allow)
         study, others = reopen_study(run, config, about["facts"], allow)
         notes += [f"resumed with a change that --allow named: {change}" for change in [*changed, *others]]
-        notes += other_machine(about, world)
-        return train_run(run, config, study, watch, spill, notes, world, evaluators)
+        device = world.device(config.base.device_map)
+        notes += other_machine(about, world, device)
+        return train_run(run, config, study, device, watch, spill, notes, world, evaluators)
 
 
 def finished_adapter(run: RunStore, notes: list[str]) -> Adapter | None:
@@ -75,7 +78,7 @@ def reopen_study(
     before it had a copy reads the sources again."""
     folder = run.path / DATA
     fresh = not folder.exists() and not checkpoints(run.path)
-    study = study_config(config) if fresh else load_study(folder, config)
+    study = tried(study_config(config), config) if fresh else load_study(folder, config)
     now = fingerprints(study)
     changed = accept_changes(run, {key: facts[key] for key in now}, now, allow)
     if fresh:
@@ -83,10 +86,10 @@ def reopen_study(
     return study, changed
 
 
-def other_machine(about: dict[str, Any], world: World = ALONE) -> list[str]:
+def other_machine(about: dict[str, Any], world: World, device: Device) -> list[str]:
     """Bits are promised for the same versions, kernels, threads and number of processes only: a line where
     these differ."""
     then = {**about.get("versions", {}), **about["facts"].get("kernels", {})}
-    found = changes(then, {**package_versions(), **kernels_of(world)})
+    found = changes(then, {**package_versions(), **kernels_of(world, device)})
     listed = "; ".join(map(str, found))
     return [f"the last bits may differ from an undisturbed run's: {listed}"] if found else []

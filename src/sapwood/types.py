@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from sapwood.machine.device import Device
     from sapwood.serve.model import Model
 
 
@@ -54,13 +55,32 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``trained`` overrides ``template.train_on`` for this turn when it isn't None."""
+    """One turn, as a chat template reads it.
+
+    Attributes:
+        content: what is said. None only beside tool calls, where the row has null: some templates write an
+            empty answer for ``""`` and none for null.
+        reasoning: what the assistant thought before it answered; ``""`` where it is known to be nothing.
+        tool_calls: as in OpenAI's format, ``{"type": "function", "function": {"name", "arguments"}}``.
+        trained: overrides ``template.train_on`` for this turn when it isn't None.
+        name: who speaks, or the tool that answers.
+        tool_call_id: the call that a tool's turn answers.
+        weight: what each token of this turn counts in the loss, 1 when None.
+    """
 
     role: Role
-    content: str
+    content: str | None
     reasoning: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     trained: bool | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    weight: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The content, with nothing for null."""
+        return self.content or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +206,14 @@ class Head:
 
     weight: [vocabulary, hidden], a tensor, or what gives its rows by slice as one does;
     bias: [vocabulary] or None; softcap: cap * tanh(x / cap) where not None.
-    products: the format to multiply in, the weight's own where None.
+    matmul_dtype: the format to multiply in, the weight's own where None.
     """
 
     weight: torch.Tensor | Rows
     bias: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
-    products: torch.dtype | None = None
+    matmul_dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +227,9 @@ class BaseSpec:
         tokenizer: a transformers fast tokenizer, with its chat template if it has one.
         hf_config: the transformers config.
         stop_ids: ids on which generation stops (generation config and tokenizer).
-        packable: False where the architecture can't take packed segments (state-space layers, say).
+        unpackable: why the architecture can't take packed segments (state-space layers, say); empty where it
+            can.
+        notes: what was set right or left out while it was read, for a person.
     """
 
     source: str
@@ -216,19 +238,21 @@ class BaseSpec:
     tokenizer: Any
     hf_config: Any
     stop_ids: tuple[int, ...]
-    packable: bool = True
+    unpackable: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The frozen model and its head. ``storage`` says how weights are held: fp32, bf16, fp16 …; ``products``
-    the format in which they are multiplied, the head's where None."""
+    """The frozen model and its head. ``storage`` says how weights are held: fp32, bf16, fp16 …; ``device``
+    where they compute; ``matmul_dtype`` the format in which they are multiplied, the head's where None."""
 
     spec: BaseSpec
     model: Any
     head: Head
     storage: str
-    products: torch.dtype | None = None
+    device: Device
+    matmul_dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +291,24 @@ class Stepped:
     epoch: float = 0.0
     num_examples: int = 0
     skipped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt that the model answers on the way. ``prompt`` is the last user turn, ``ids`` what inference
+    sends for all of it, ``reference`` the answer that the data gives."""
+
+    row: RowId
+    prompt: str
+    ids: tuple[int, ...]
+    reference: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Probe:
+        return cls(RowId(**value["row"]), value["prompt"], tuple(value["ids"]), value["reference"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from sapwood.adapter.files import write_adapter
 from sapwood.adapter.folder import load_adapter
-from sapwood.adapter.lora import write_adapter
 from sapwood.cli import app
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, ModelError, SapwoodError
@@ -68,7 +68,7 @@ def updates(folder: Path) -> dict[str, torch.Tensor]:
     tensors = load_file(folder / "adapter_model.safetensors")
     settings = json.loads((folder / "adapter_config.json").read_text())
     rank = settings["r"]
-    scale = settings["lora_alpha"] / (rank**0.5 if settings["use_rslora"] else rank)
+    scale = settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
     return {
         name.replace("lora_A", "B A"): scale * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
         for name in tensors

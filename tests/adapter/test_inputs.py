@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,10 +37,10 @@ def test_it_is_there_while_training_moves_with_the_step_and_touches_no_generator
     batch = to_batch(build_pack(random_examples(3), share_prefixes=False))
 
     def found(neftune: float, step: int = 0, training: bool = True) -> torch.Tensor:
-        model.neftune, model.clock.step = neftune, step
+        model.clock.step = step
         model.peft.train(training)
-        with torch.no_grad(), packed_attention(model.network):
-            return hidden_states(model, batch)
+        with torch.no_grad(), packed_attention(model.network, model.backend):
+            return hidden_states(replace(model, neftune=neftune), batch)
 
     generator = torch.random.get_rng_state()
     plain = found(0.0)

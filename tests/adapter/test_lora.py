@@ -16,13 +16,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sapwood.adapter.lora import (
-    adapter_tensors,
-    attach_lora,
-    read_adapter,
-    restore_adapter,
-    write_adapter,
-)
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.files import read_adapter, write_adapter
+from sapwood.adapter.model import adapter_tensors, restore_adapter
 from sapwood.adapter.targets import resolve_targets
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, ModelError
@@ -161,7 +157,8 @@ WRITE = """
 import sys
 from pathlib import Path
 from sapwood.config.sections import LoraConfig
-from sapwood.adapter.lora import attach_lora, write_adapter
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.files import write_adapter
 from tests.parity.cases import tiny_base
 write_adapter(attach_lora(tiny_base(), LoraConfig(rank=2), seed=4), Path(sys.argv[1]))
 """

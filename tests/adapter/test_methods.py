@@ -19,7 +19,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from sapwood import finetune, resume
-from sapwood.adapter.lora import read_tensors
+from sapwood.adapter.files import read_tensors
 from sapwood.adapter.methods import trained_numbers
 from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.base.load import load_base

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sapwood.adapter.lora import LoraModel, adapter_tensors, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel, adapter_tensors
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig, LoraConfig, Method

@@ -17,7 +17,8 @@ from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError
-from sapwood.machine import measure as machine
+from sapwood.machine import measure
+from sapwood.machine.device import CPU
 from sapwood.types import Base, BaseSpec
 from tests.base.tiny import ARCHITECTURES, tiny_llama, tiny_model, tiny_model_dir
 from tests.gguf.tiny_gguf import tiny_gguf
@@ -67,7 +68,7 @@ def test_a_folder_loads_as_transformers_loads_it(tmp_path: Path, arch: str) -> N
     assert base.storage == "fp32"
     assert not base.model.training
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
-    assert base.spec.packable
+    assert not base.spec.unpackable
     assert base.spec.stop_ids == (2,)
     text = "Hello 123 你好 zebra"
     assert base.spec.tokenizer(text).input_ids == AutoTokenizer.from_pretrained(path)(text).input_ids
@@ -98,7 +99,7 @@ def test_storages(tmp_path: Path) -> None:
         base = load(path, storage)
         assert base.storage == storage
         assert {parameter.dtype for parameter in base.model.parameters()} == {dtype}
-    assert load(path, "auto").head.weight.dtype == machine.fastest_dtype()[0]
+    assert load(path, "auto").head.weight.dtype == measure.torch_dtype(measure.machine_facts(CPU)["dtype"])
 
 
 def test_the_fingerprint_follows_weights_and_config(tmp_path: Path) -> None:
@@ -148,6 +149,34 @@ def test_a_missing_tokenizer_is_said(tmp_path: Path) -> None:
     (path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="no usable tokenizer"):
         inspect(path)
+
+
+def test_an_added_token_without_a_row_is_told_and_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Gemma 3's folders have one for pictures."""
+    from tests.base.tiny import tiny_tokenizer
+
+    path = tiny_model_dir("gemma3", tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<image_soft_token>"], special_tokens=True)
+    tokenizer.save_pretrained(path)
+    spec = inspect_base(BaseConfig(model=str(path)))
+    assert len(spec.tokenizer) == spec.hf_config.vocab_size + 1
+    assert "'<image_soft_token>' has the id 600, the embedding has 600 rows" in caplog.text
+
+
+def test_a_sentencepiece_file_alone_names_what_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_llama(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).unlink()
+    (path / "tokenizer.model").write_bytes(b"a sentencepiece model")
+    monkeypatch.setattr("sapwood.base.inspect._installed", lambda name: name != "sentencepiece")
+    with pytest.raises(ModelError, match=r"sentencepiece isn't installed.*pip install") as caught:
+        inspect_base(BaseConfig(model=str(path)))
+    assert "tiktoken" not in str(caught.value)
 
 
 def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
@@ -304,7 +333,7 @@ def test_a_gguf_file_gives_the_model_that_was_written(tmp_path: Path, arch: str)
     assert base.spec.stop_ids == (2,)
     assert base.spec.tokenizer.chat_template
     assert base.spec.tokenizer.pad_token_id == 0
-    assert base.spec.packable
+    assert not base.spec.unpackable
 
 
 def test_an_untied_gguf_head_has_its_own_weights(tmp_path: Path) -> None:
@@ -364,7 +393,7 @@ def test_gguf_configs_are_bounded_by_the_file(tmp_path: Path) -> None:
 
 def test_smollm2_knows_the_capital_of_france(smollm2_spec: BaseSpec) -> None:
     assert smollm2_spec.stop_ids == (2,)
-    assert smollm2_spec.packable
+    assert not smollm2_spec.unpackable
     assert smollm2_spec.hf_config.rope_parameters == {"rope_type": "default", "rope_theta": 100_000.0}
     base = load_base(smollm2_spec, BaseConfig(storage="fp32"))
     chat = [{"role": "user", "content": "What is the capital of France?"}]

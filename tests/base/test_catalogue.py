@@ -14,13 +14,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sapwood import finetune
-from sapwood.adapter.lora import read_adapter
+from sapwood.adapter.files import read_adapter
 from sapwood.adapter.targets import resolve_targets
 from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig, LoraConfig, TemplateConfig
 from sapwood.errors import ConfigError, DataError, ModelError
-from sapwood.prepare.rows import prepare
+from sapwood.prepare.report import prepare
 from sapwood.run.query import list_runs
 from sapwood.serve.load import open_target
 from sapwood.template.families import choose_template

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from sapwood.adapter.lora import attach_lora
+from sapwood.adapter.attach import attach_lora
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig, LoraConfig

@@ -23,6 +23,7 @@ from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError, ModelError
 from sapwood.types import Base
 from tests.base.tiny import ARCHITECTURES, tiny_llama
+from tests.compute.slow import FASTEST
 from tests.gguf.tiny_gguf import tiny_gguf
 
 IDS = torch.arange(3, 103)[None]
@@ -131,7 +132,7 @@ def test_a_packed_head_gives_the_loss_of_a_dense_one(tmp_path: Path, tied: bool)
     found: list[Tensor] = []
     for head in heads:
         hidden = torch.randn(1, 40, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        loss = label_loss(hidden, torch.arange(40), targets, head).total
+        loss = label_loss(hidden, torch.arange(40), targets, head, FASTEST).total
         loss.backward()
         assert hidden.grad is not None
         found += [loss.detach(), hidden.grad]

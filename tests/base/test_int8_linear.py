@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sapwood.adapter.lora import attach_lora
+from sapwood.adapter.attach import attach_lora
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.base.storage import int8_linear
@@ -17,13 +17,14 @@ from sapwood.base.storage.int8_linear import (
     Int8Linear,
     Int8Weight,
     int8_product,
-    int8_product_reference,
+    outliers_of,
     quantised,
 )
 from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.errors import ConfigError
 from sapwood.pack.build import build_pack
 from tests.base.tiny import tiny_llama
+from tests.compute.slow import rounded_product
 from tests.parity.cases import random_examples
 from tests.parity.test_packed_equals_alone import through_packs
 
@@ -36,8 +37,8 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_the_product_is_that_of_the_reference(rows: int) -> None:
     codes, scale = quantised(numbers(48, 96, seed=1))
     x = numbers(rows, 96)
-    expected = int8_product_reference(x, codes, scale)
-    torch.testing.assert_close(int8_product(x, codes, scale), expected, rtol=1e-4, atol=1e-4)
+    found = int8_product(x, codes.T, outliers_of(96, 48)).mul_(scale.T)
+    torch.testing.assert_close(found, rounded_product(x, codes, scale), rtol=1e-4, atol=1e-4)
 
 
 def test_rounding_is_to_the_nearest_of_255_levels() -> None:
@@ -70,16 +71,16 @@ def test_columns_of_large_numbers_are_multiplied_as_they_are() -> None:
     x[:, 7] *= 1000.0  # in one scale with it, the others would all round to zero
     codes, scale = quantised(numbers(48, 160, seed=1))
     exact = x @ (codes.float() * scale).T
-    found = int8_product(x, codes, scale)
+    found = int8_product(x, codes.T, outliers_of(160, 48)).mul_(scale.T)
     rest, other = x.clone(), codes.clone()
     rest[:, 7] = 0
     other[:, 7] = 0
     assert float((found - exact).norm() / (rest @ (other.float() * scale).T).norm()) < 0.02
-    torch.testing.assert_close(found, int8_product_reference(x, codes, scale), rtol=1e-3, atol=0.02)
+    torch.testing.assert_close(found, rounded_product(x, codes, scale), rtol=1e-3, atol=0.02)
 
 
 def test_a_base_held_so_trains_near_the_exact_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_linear, "int8_pays", lambda: True)
+    monkeypatch.setattr(int8_linear, "int8_pays", lambda device: True)
     folder = str(tiny_llama(tmp_path))
     losses: list[float] = []
     for storage in ("fp32", "int8-compute"):
@@ -97,7 +98,7 @@ def test_a_base_held_so_trains_near_the_exact_one(tmp_path: Path, monkeypatch: p
 
 
 def test_it_is_not_offered_where_it_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_linear, "int8_pays", lambda: False)
+    monkeypatch.setattr(int8_linear, "int8_pays", lambda device: False)
     config = BaseConfig(model=str(tiny_llama(tmp_path)), storage="int8-compute")
     with pytest.raises(ConfigError, match="only loses on this machine"):
         load_base(inspect_base(config), config)

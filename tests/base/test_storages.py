@@ -10,7 +10,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from sapwood.adapter.lora import LoraModel, attach_lora, write_adapter
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.files import write_adapter
+from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.base.storage import bnb_linear
@@ -18,6 +20,7 @@ from sapwood.base.storage.frozen import freeze
 from sapwood.base.storage.storages import settle_storage, smaller_storages, unpacked_bytes, weight_bytes
 from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.errors import ConfigError
+from sapwood.machine.device import CPU
 from sapwood.types import Base, BaseSpec
 from tests.base.tiny import tiny_llama
 from tests.compute.test_linear import assert_same, by_peft, results, wake
@@ -165,7 +168,7 @@ def test_the_predicted_size_is_what_is_held(gguf_file: Path, storage: str, doubl
 
 def choice(path: Path, free: int) -> str:
     given = config(path, "auto")
-    return settle_storage(inspect_base(given), given, free=free).storage
+    return settle_storage(inspect_base(given), given, CPU, free=free).storage
 
 
 def test_auto_takes_the_fastest_that_fits(gguf_file: Path, folder: Path) -> None:
@@ -174,12 +177,12 @@ def test_auto_takes_the_fastest_that_fits(gguf_file: Path, folder: Path) -> None
     assert choice(gguf_file, 2 * dense) == "fp32"
     assert choice(gguf_file, dense) == "gguf"
     assert choice(folder, 100) == "nf4"  # the last one is tried, whatever is free
-    smaller = smaller_storages(spec, config(gguf_file, "fp32"))
+    smaller = smaller_storages(spec, config(gguf_file, "fp32"), CPU)
     assert smaller == ["bf16", "gguf"]
 
 
 def test_a_storage_that_was_named_stays_with_the_format_of_its_products(gguf_file: Path) -> None:
     given = config(gguf_file, "gguf").model_copy(update={"compute_dtype": "auto"})
-    found = settle_storage(inspect_base(given), given)
+    found = settle_storage(inspect_base(given), given, CPU)
     assert found.storage == "gguf"
     assert found.compute_dtype in ("fp32", "bf16")  # measured once, written into the run

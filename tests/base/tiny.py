@@ -12,6 +12,16 @@ from typing import Any
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "chatglm", "glm4")  # by GGUF's names
 VOCAB_SIZE = 600
+OF_KIND: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "mixtral": {"sliding_window": None, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "decoder_sparse_step": 1,
+    },
+}  # keys beside those that every tiny model has
 
 CHATML = (
     "{% for message in messages %}"
@@ -97,6 +107,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
 
     classes = {
         "llama": transformers.LlamaConfig,
+        "mistral": transformers.MistralConfig,
+        "mixtral": transformers.MixtralConfig,
+        "qwen3_moe": transformers.Qwen3MoeConfig,
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,
         "gemma2": transformers.Gemma2Config,
@@ -118,6 +131,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "pad_token_id": 0,
         "tie_word_embeddings": True,
     }
+    values |= OF_KIND.get(arch, {})
     if arch.startswith("gemma"):
         # one sliding and one full layer, and a window short enough for a test to notice it
         layers = ["sliding_attention", "full_attention"]
@@ -145,7 +159,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
     """Save a random two-layer model of ``arch`` (see `ARCHITECTURES`) with its tokenizer under ``folder``.
 
     Args:
-        arch: llama, qwen2, qwen3, gemma2 or gemma3.
+        arch: one of `ARCHITECTURES`, mistral, mixtral or qwen3_moe.
         folder: parent folder, `tmp_path` say; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
         changes: keys of the transformers config (``tie_word_embeddings=False``, say).

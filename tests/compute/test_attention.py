@@ -17,16 +17,16 @@ from sapwood.compute.attention import seam as attention
 from sapwood.compute.attention import segments as kernel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.attention.segments import (
+    AttentionPlan,
     Rule,
-    dense_mask,
-    plan_attention,
     segment_attention,
-    segment_attention_reference,
 )
+from sapwood.compute.backend import REFERENCE
 from sapwood.errors import ModelError
 from sapwood.pack.build import build_pack
 from sapwood.types import Segment
 from tests.base.tiny import tiny_model
+from tests.compute.slow import dense_attention, dense_mask
 from tests.pack.forests import as_examples, forests
 
 DIM = 6
@@ -43,19 +43,19 @@ def tree(*sizes_and_parents: tuple[int, int | None]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def tensors(total: int, heads: int, kv: int) -> tuple[Tensor, ...]:
+def tensors(total: int, heads: int, kv: int, value_dim: int = DIM) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(total)
-    shapes = ((heads, total, DIM), (kv, total, DIM), (kv, total, DIM), (heads, total, DIM))
+    shapes = ((heads, total, DIM), (kv, total, DIM), (kv, total, value_dim), (heads, total, value_dim))
     return tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
 
 
 def assert_equal_to_reference(
-    segments: tuple[Segment, ...], *, heads: int = 4, kv: int = 2, block: int = 256, **rule: Any
+    segments: tuple[Segment, ...], *, heads: int = 4, kv: int = 2, value_dim: int = DIM, **rule: Any
 ) -> None:
-    plan = plan_attention(segments, block=block)
-    *inputs, weight = tensors(segments[-1].stop, heads, kv)
+    plan = AttentionPlan(segments)
+    *inputs, weight = tensors(segments[-1].stop, heads, kv, value_dim)
     results: list[list[Tensor]] = []
-    for function in (segment_attention, segment_attention_reference):
+    for function in (segment_attention, dense_attention):
         own = [x.clone().requires_grad_() for x in inputs]
         out = function(*own, plan, Rule(scale=0.4, **rule))
         out.backward(weight)
@@ -86,10 +86,17 @@ def test_grouped_heads(heads: int, kv: int) -> None:
     assert_equal_to_reference(TREES["children"], heads=heads, kv=kv, window=6)
 
 
+@pytest.mark.parametrize("value_dim", [2, 4, 9])
+def test_values_narrower_or_wider_than_queries(value_dim: int) -> None:
+    for segments in TREES.values():
+        assert_equal_to_reference(segments, value_dim=value_dim)
+
+
 @pytest.mark.parametrize("block", [1, 3, 4, 40])
 @pytest.mark.parametrize("rule", RULES[:3], ids=str)
-def test_blocks_of_long_segments(block: int, rule: dict[str, Any]) -> None:
-    assert_equal_to_reference(TREES["a long one among short ones"], block=block, **rule)
+def test_blocks_of_long_segments(block: int, rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "BLOCK", block)
+    assert_equal_to_reference(TREES["a long one among short ones"], **rule)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 10_000])
@@ -111,11 +118,14 @@ def test_any_forest(
     sequences: list[NDArray[np.int32]], block: int, window: int | None, softcap: float | None
 ) -> None:
     segments = build_pack(as_examples(sequences)).segments
-    assert_equal_to_reference(segments, block=block, window=window, softcap=softcap)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "BLOCK", block)
+        assert_equal_to_reference(segments, window=window, softcap=softcap)
 
 
-def test_gradcheck_of_the_kernel() -> None:
-    plan = plan_attention(tree((3, None), (2, 0), (1, 0)), block=2)
+def test_gradcheck_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "BLOCK", 2)
+    plan = AttentionPlan(tree((3, None), (2, 0), (1, 0)))
     query, key, value, _ = (x.requires_grad_() for x in tensors(6, 2, 1))
     assert torch.autograd.gradcheck(
         lambda q, k, v: segment_attention(q, k, v, plan, Rule(scale=0.5, window=4, softcap=1.0)),
@@ -140,7 +150,7 @@ def test_the_dense_mask_is_itself_and_ancestors() -> None:
 
 def test_nothing_outside_the_chain_reaches_an_output() -> None:
     segments = TREES["children"]
-    plan = plan_attention(segments)
+    plan = AttentionPlan(segments)
     query, key, value, _ = tensors(segments[-1].stop, 4, 2)
     before = segment_attention(query, key, value, plan, Rule(scale=1.0))
     spoilt = [x.clone() for x in (query, key, value)]
@@ -150,19 +160,18 @@ def test_nothing_outside_the_chain_reaches_an_output() -> None:
     torch.testing.assert_close(after[:, : segments[4].start], before[:, : segments[4].start])
 
 
-def test_the_plan_wastes_at_most_a_quarter_and_is_deterministic() -> None:
-    segments = tree(*[(16 * (1 + 7 * i % 6), None) for i in range(60)])
-    plan = plan_attention(segments)
-    computed = sum(group.query.numel() * group.key.shape[1] for group in plan.groups)
-    needed = sum(len(segment) ** 2 for segment in segments)
-    assert needed <= computed <= kernel.MAX_WASTE * needed
-    again = plan_attention(segments)
-    assert torch.equal(plan.restore, again.restore)
-    assert all(torch.equal(a.query, b.query) for a, b in zip(plan.groups, again.groups, strict=True))
+def test_every_token_is_a_query_once_behind_its_chain() -> None:
+    segments = tree(*[(16 * (1 + 7 * i % 6), i - 1 if i % 3 else None) for i in range(60)], (600, None))
+    blocks = kernel.blocks_of(segments)
+    queries = [token for block in blocks for token in range(block.start, block.stop)]
+    assert queries == list(range(segments[-1].stop))
+    for block in blocks:
+        assert block.keys[block.position :].tolist() == list(range(block.start, block.stop))
+        assert block.stop - block.start <= kernel.BLOCK
 
 
 def test_a_transposed_query_is_taken_as_transformers_hands_it_over() -> None:
-    plan = plan_attention(TREES["children"])
+    plan = AttentionPlan(TREES["children"])
     query, key, value, _ = tensors(TREES["children"][-1].stop, 4, 2)
     turned = query.transpose(0, 1).contiguous().transpose(0, 1)
     assert not turned.is_contiguous()
@@ -171,29 +180,29 @@ def test_a_transposed_query_is_taken_as_transformers_hands_it_over() -> None:
 
 
 def test_the_seam_takes_the_window_of_the_call_or_else_of_the_module() -> None:
-    plan = plan_attention(TREES["side by side"])
+    plan = AttentionPlan(TREES["side by side"])
     query, key, value, _ = (x[None] for x in tensors(TREES["side by side"][-1].stop, 4, 2))
 
     def through(module: Any, **options: Any) -> Tensor:
-        out, weights = attention._interface(module, query, key, value, None, segments=plan, **options)
+        heads = query, key, value
+        out, weights = attention._interface(REFERENCE, module, *heads, None, segments=plan, **options)
         assert weights is None
         return out[0].transpose(0, 1)
 
     def wanted(window: int | None) -> Tensor:
-        return segment_attention_reference(
-            query[0], key[0], value[0], plan, Rule(scale=DIM**-0.5, window=window)
-        )
+        return dense_attention(query[0], key[0], value[0], plan, Rule(scale=DIM**-0.5, window=window))
 
     torch.testing.assert_close(through(SimpleNamespace()), wanted(None))
     torch.testing.assert_close(through(SimpleNamespace(sliding_window=2)), wanted(2))
     torch.testing.assert_close(through(SimpleNamespace(sliding_window=2), sliding_window=4), wanted(4))
+    torch.testing.assert_close(through(SimpleNamespace(sliding_window=2), sliding_window=None), wanted(None))
 
 
 def test_the_models_own_attention_comes_back_even_after_an_error() -> None:
     model = tiny_model()
     before = model.config._attn_implementation
-    with pytest.raises(RuntimeError), packed_attention(model):
-        assert model.config._attn_implementation == attention.NAME
+    with pytest.raises(RuntimeError), packed_attention(model, REFERENCE):
+        assert model.config._attn_implementation == "sapwood_reference"
         raise RuntimeError
     assert model.config._attn_implementation == before
 
@@ -207,7 +216,7 @@ def test_what_the_kernel_does_not_know_is_refused_by_name() -> None:
     )  # fmt: skip
     network = AutoModelForCausalLM.from_config(config)
     ids = torch.arange(6)[None]
-    plan = plan_attention((Segment(0, 6, 0),))
-    with packed_attention(network), pytest.raises(ModelError, match="GptOssAttention") as caught:
+    plan = AttentionPlan((Segment(0, 6, 0),))
+    with packed_attention(network, REFERENCE), pytest.raises(ModelError, match="GptOssAttention") as caught:
         network(input_ids=ids, position_ids=ids, segments=plan, use_cache=False)
     assert "s_aux" in caught.value.problems[0].why

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.inputs import hidden_states
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
-from sapwood.compute.linear import reference as fast_call
+from sapwood.compute.linear import reference
 from sapwood.config.sections import LoraConfig
 from sapwood.pack.build import build_pack
 from tests.base.tiny import ARCHITECTURES
@@ -24,7 +25,7 @@ PACK = build_pack(random_examples(6, shared=20))
 def held(arch: str, products: torch.dtype | None, targets: str | tuple[str, ...] = "all-linear") -> LoraModel:
     """A tiny model in bf16 with an adapter that does something."""
     base = tiny_base(arch)
-    base = replace(base, model=base.model.bfloat16(), products=products)
+    base = replace(base, model=base.model.bfloat16(), matmul_dtype=products)
     model = attach_lora(base, LoraConfig(dropout=0, targets=targets), seed=1)
     generator = torch.Generator().manual_seed(2)
     for name, parameter in model.parameters.items():
@@ -46,7 +47,7 @@ def exact(arch: str) -> LoraModel:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_wide_activations_are_nearer_to_the_truth(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_call, "MIN_ROWS", 8)
+    monkeypatch.setattr(reference, "MIN_ROWS", 8)
     loss, grads = through_packs(exact(arch), [PACK])
     apart: list[float] = []
     for products in (torch.float32, None):
@@ -62,7 +63,7 @@ def test_wide_activations_are_nearer_to_the_truth(arch: str, monkeypatch: pytest
 def test_what_is_kept_is_in_the_formats_of_the_base() -> None:
     model = held("llama", torch.float32)
     kept: list[torch.Tensor] = []
-    network = packed_attention(model.network)
+    network = packed_attention(model.network, model.backend)
     with network, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         hidden = hidden_states(model, to_batch(PACK))
     assert hidden.dtype == torch.float32
@@ -72,8 +73,8 @@ def test_what_is_kept_is_in_the_formats_of_the_base() -> None:
 
 def test_a_switched_off_adapter_and_layers_without_one_travel_in_the_bases_format() -> None:
     model = held("llama", torch.float32)
-    with torch.no_grad(), packed_attention(model.network), model.switched_off():
+    with torch.no_grad(), packed_attention(model.network, model.backend), model.switched_off():
         assert hidden_states(model, to_batch(PACK)).dtype == torch.bfloat16
-    with torch.no_grad(), packed_attention(model.network):
+    with torch.no_grad(), packed_attention(model.network, model.backend):
         assert hidden_states(model, to_batch(PACK)).dtype == torch.float32
     assert held("llama", torch.float32, ("q_proj", "v_proj")).flow is None

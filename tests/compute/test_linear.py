@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.base.storage.frozen import DenseWeight, freeze
 from sapwood.compute.dropout import keep_mask
-from sapwood.compute.linear import group as fast_lora
-from sapwood.compute.linear import reference as fast_call
+from sapwood.compute.linear import group as linear_group
+from sapwood.compute.linear import reference
 from sapwood.compute.linear.group import InputGroup, LoraLinear
 from sapwood.config.sections import LoraConfig
+from sapwood.native.ops import Dropout
 from tests.base.tiny import ARCHITECTURES
 from tests.parity.cases import lora_model, tiny_base
 
@@ -40,7 +42,14 @@ def by_peft(model: LoraModel) -> LoraModel:
         module.group = None
     parameters = {n.replace(".default.", "."): p for n, p in other.peft.named_parameters() if p.requires_grad}
     return LoraModel(
-        other.peft, other.network, other.backbone, other.head, other.clock, parameters, other.targets
+        other.peft,
+        other.network,
+        other.backbone,
+        other.head,
+        other.clock,
+        parameters,
+        other.targets,
+        other.backend,
     )
 
 
@@ -72,7 +81,7 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 
 
 def test_a_bf16_base_multiplied_in_fp32_is_nearer_to_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_call, "MIN_ROWS", 8)
+    monkeypatch.setattr(reference, "MIN_ROWS", 8)
     exact = tiny_base()
     rounded = {name: p.bfloat16().float() for name, p in exact.model.state_dict().items()}
     exact.model.load_state_dict(rounded)  # the same weights for all: only the products differ
@@ -81,7 +90,7 @@ def test_a_bf16_base_multiplied_in_fp32_is_nearer_to_the_truth(monkeypatch: pyte
     for products in (torch.float32, torch.bfloat16):
         base = tiny_base()
         base.model.load_state_dict(rounded)
-        held = replace(base, model=base.model.bfloat16(), products=products)
+        held = replace(base, model=base.model.bfloat16(), matmul_dtype=products)
         grads = results(wake(attach_lora(held, LoraConfig(dropout=0), seed=1)))[1]
         apart.append(max(float((grads[n] - g).norm() / g.norm()) for n, g in expected.items()))
     assert apart[0] < apart[1] < 0.1
@@ -164,7 +173,8 @@ def test_dropout_equals_peft_with_the_masks_of_the_clock() -> None:
             self.layer = layer
 
         def forward(self, x: Tensor) -> Tensor:
-            keep = keep_mask(x.flatten(0, -2).shape, rate, model.clock.at(self.layer)).bool()
+            rows = x.flatten(0, -2)
+            keep = keep_mask(*rows.shape, Dropout(rate, model.clock.at(self.layer)))
             return x * keep.view(x.shape) / (1 - rate)
 
     for name, module in linears(reference).items():
@@ -175,14 +185,14 @@ def test_dropout_equals_peft_with_the_masks_of_the_clock() -> None:
 
 def test_the_numeric_gradient_sees_one_mask() -> None:
     base = nn.Linear(5, 4).double().requires_grad_(False)
-    call = fast_call.Call((DenseWeight(base), DenseWeight(base)), (2.0, 0.5), 0.4, 77, torch.float64)
+    call = reference.Call((DenseWeight(base), DenseWeight(base)), (2.0, 0.5), 0.4, 77, torch.float64)
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 3, 5), (2, 5), (3, 5), (4, 2), (4, 3))
     inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
     eps, weights = 1e-6, [torch.randn(2, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
 
     def value(*tensors: Tensor) -> Tensor:
-        outputs: Any = fast_lora._LoraProducts.apply(call, *tensors)
+        outputs: Any = linear_group._LoraProducts.apply(call, *tensors)
         return sum((y * w).sum() for y, w in zip(outputs, weights, strict=True))  # type: ignore[return-value]
 
     value(*inputs).backward()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from sapwood.compute.norm import lighten
-from sapwood.native import ops
-from sapwood.native.build import why_not
+from sapwood.compute.backend import REFERENCE, Backend
+from sapwood.compute.lighten import lighten
 from tests.base.tiny import ARCHITECTURES, tiny_model
+from tests.compute.slow import FASTEST
 
 
 def kept_bytes(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -28,25 +28,19 @@ def kept_bytes(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, to
     return logits.detach(), grad, sum(seen.values())
 
 
-@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("backend", [REFERENCE, FASTEST], ids=["reference", "compiled"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_same_bits_same_gradient_less_kept(
-    arch: str, dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_same_bits_same_gradient_less_kept(arch: str, dtype: torch.dtype, backend: Backend) -> None:
     """A compiled norm adds up in another order, and rounds bf16 once where torch's operations do it twice."""
-    if native and (reason := why_not()):
-        pytest.skip(reason)
-    if not native:
-        monkeypatch.setattr(ops, "suits", lambda *_: False)
     model = tiny_model(arch).to(dtype).requires_grad_(False)
     inputs = model.get_input_embeddings()(torch.arange(3, 60)[None]).detach()
     logits, grad, kept = kept_bytes(model, inputs)
     blocks = [m for m in model.modules() if "RMSNorm" in type(m).__name__ or hasattr(m, "down_proj")]
-    assert lighten(model) == len(blocks)
+    assert lighten(model, backend) == len(blocks)
     light_logits, light_grad, light_kept = kept_bytes(model, inputs)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2  # bf16 rounds at other places
-    if native:
+    if backend.native:
         assert float((logits - light_logits).norm() / logits.norm()) < 3 * tolerance
         assert float((grad - light_grad).norm() / grad.norm()) < 3 * tolerance
     else:
@@ -82,5 +76,5 @@ class OddMLP(nn.Module):
 @pytest.mark.parametrize("block", [OddRMSNorm, OddMLP])
 def test_what_computes_something_else_stays_as_it_is(block: type[nn.Module]) -> None:
     module = block()
-    assert lighten(module) == 0
+    assert lighten(module, REFERENCE) == 0
     assert "forward" not in vars(module)

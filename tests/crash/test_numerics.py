@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sapwood import finetune, pipeline
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.errors import NumericsError
 from sapwood.run.query import list_runs, read_events
 from sapwood.train.checkpoint import checkpoints, save_checkpoint

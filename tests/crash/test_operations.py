@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.errors import StorageError
 from sapwood.run.files import MANIFEST, STAGING, sweep_staging, verify_dir
 from sapwood.run.query import list_runs

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from sapwood import finetune, restart, resume
-from sapwood.adapter import lora
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter import files as adapter_files
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.dropout import DropoutClock
 from sapwood.config.file import dump_config, load_config
 from sapwood.errors import LockedError, NumericsError, StorageError
@@ -254,7 +254,7 @@ def no_counter(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_finite_check(patch: pytest.MonkeyPatch) -> None:
-    for home in (lora, checkpoint):
+    for home in (adapter_files, checkpoint):
         patch.setattr(home, "finite", lambda tensors, folder: tensors)
 
 

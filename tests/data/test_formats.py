@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,13 @@ def refuse_rows(folder: Path, rows: Rows, **config: Any) -> DataError:
         ("input output", "input-output"),
         ("prompt completion", "prompt-completion"),
         ("prompt response", "prompt-completion"),
-        ("question answer id", "prompt-completion"),
+        ("question answer id", "question-answer"),
         ("messages", "messages"),
         ("prompt messages tools", "messages"),
         ("conversations", "sharegpt"),
-        ("Instruction Output", None),
+        ("Instruction Output", "alpaca"),
+        ("instruction context response category", "dolly"),
+        ("prompt chosen rejected", None),
         ("instruction", None),
         ("messages instruction output", None),
         ("", None),
@@ -105,9 +108,10 @@ def test_system_and_history_of_a_row_come_first() -> None:
 @pytest.mark.parametrize(
     ("history", "words"),
     [
-        ("a", "'history' is not a list"),
+        ("a", "'history' is text that is not JSON"),
+        ({}, "'history' is not a list"),
         ([["a"]], "'history[0]' is not [prompt, answer]"),
-        ([["a", "b"], ["c", 1]], "'history[1][1]' is a number, not text"),
+        ([["a", "b"], ["c", {}]], "'history[1][1]' is an object, not text"),
         ([["a", None]], "'history[0][1]' is null"),
         ([["", "a"]], "'history[0][0]' is empty"),
     ],
@@ -181,14 +185,13 @@ def test_d8_missing_keys_are_listed_by_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (
-            {"Instruction": "a", "Output": "b"},
-            "rename 'Instruction' to 'instruction'; rename 'Output' to 'output'",
-        ),
         ({"instruction": "a", "ouput": "b"}, "instruction and output make a row: rename 'ouput' to 'output'"),
         ({"prompt": "a", "completions": "b"}, "rename 'completions' to 'completion'"),
         ({"message": []}, "rename 'message' to 'messages'"),
-        ({"frage": "a", "antwort": "b"}, "keys that make a row: instruction and output; input and output;"),
+        (
+            {"frage": "a", "antwort": "b"},
+            "data.columns.prompt=frage data.columns.completion=antwort or data.columns.prompt=antwort",
+        ),
         ({}, "it has no keys"),
     ],
 )
@@ -206,12 +209,23 @@ def test_report_of_a_file_without_any_format_is_empty(tmp_path: Path) -> None:
 def test_row_of_two_formats_asks_which(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     row = {"instruction": "a", "output": "b", "messages": turns}
-    assert "say which: data.format=alpaca" in str(refuse_rows(tmp_path, [row]))
+    mend = (
+        "say which: data.columns.instruction=instruction data.columns.output=output or data.format=messages"
+    )
+    assert mend in str(refuse_rows(tmp_path, [row]))
     assert roles(read(tmp_path, [row], format="messages")[0]) == [("user", "x"), ("assistant", "y")]
 
 
-def test_two_pairs_of_columns_are_refused() -> None:
-    assert "several pairs of columns" in refuse({"prompt": "a", "completion": "b", "response": "c"})
+def test_two_answers_are_a_question_and_each_of_its_mends_works(tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": "b", "response": "c"}
+    message = str(refuse_rows(tmp_path, [row]))
+    mends = re.findall(r"data\.columns\.prompt=(\w+) data\.columns\.completion=(\w+)", message)
+    assert mends == [("prompt", "completion"), ("prompt", "response")]
+    answers = [
+        read(tmp_path, [row], columns={"prompt": prompt, "completion": completion})[0].messages[1].content
+        for prompt, completion in mends
+    ]
+    assert answers == ["b", "c"]
 
 
 def test_d10_extra_keys_are_ignored_with_one_note(tmp_path: Path) -> None:
@@ -220,25 +234,36 @@ def test_d10_extra_keys_are_ignored_with_one_note(tmp_path: Path) -> None:
     assert report == ReadReport(3, {"rows.jsonl": "alpaca"}, {"id": 3, "text": 3}, 0)
     assert report.notes() == ["ignored keys: 'id', 'text' (in up to 3 rows)"]
     turns = [
-        {"role": "user", "content": "a", "name": "x"},
-        {"role": "assistant", "content": "b", "name": "y"},
+        {"role": "user", "content": "a", "mood": "x"},
+        {"role": "assistant", "content": "b", "mood": "y"},
     ]
     report = ReadReport()
     read(tmp_path, [{"messages": turns}], report)
-    assert report.ignored_keys == {"messages[].name": 1}
+    assert report.ignored_keys == {"messages[].mood": 1}
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (7, "'output' is a number, not text · rows.jsonl:5 · found 7 · put it in quotes"),
-        (10**30, f"found {10**30}"),
-        (True, "'output' is true or false, not text"),
         ({"a": 1}, "'output' is an object, not text · rows.jsonl:5 · found an object with 'a'"),
     ],
 )
 def test_d12_other_kinds_are_never_turned_into_text(value: Any, words: str) -> None:
     assert words in refuse({"instruction": "a", "output": value})
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [("7", "7"), (str(10**30), str(10**30)), ("true", "true"), ("1.50", "1.50"), ("-2.0e3", "-2.0e3")],
+)
+def test_d12_numbers_and_booleans_are_taken_as_the_file_writes_them(
+    tmp_path: Path, written: str, text: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(f'{{"instruction": "a", "output": {written}}}')
+    report = ReadReport()
+    (found,) = read_conversations(DataConfig(train=("rows.jsonl",)), root=tmp_path, report=report)
+    assert found.messages[1].content == text
+    assert "1 rows have numbers, true or false where text is expected" in report.notes()[0]
 
 
 def test_d13_list_where_text_is_expected_is_refused() -> None:
@@ -256,7 +281,7 @@ def test_d14_content_in_parts_of_text_is_joined() -> None:
     [
         ({"type": "image_url", "image_url": "x"}, 'found "image_url"'),
         ("a", "'messages[0].content[0]' is not a part of text"),
-        ({"type": "text", "text": 1}, "'messages[0].content[0].text' is a number"),
+        ({"type": "text", "text": {}}, "'messages[0].content[0].text' is an object"),
         ({"type": "text", "text": "a", "cache": True}, "is not a part of text"),
     ],
 )
@@ -284,7 +309,7 @@ def test_d34_empty_instruction_and_input_are_refused() -> None:
 
 
 def test_all_problems_of_a_row_come_together() -> None:
-    message = refuse({"instruction": 1, "input": [], "output": "", "system": 3})
+    message = refuse({"instruction": {}, "input": [], "output": "", "system": {}})
     assert message.count("\n") == 3
 
 

@@ -80,7 +80,7 @@ def test_d50_a_cut_file_is_refused(refuse: Callable[..., DataError], cut: int) -
 def test_d50_a_row_group_that_would_fill_the_memory_is_refused_unread(
     refuse: Callable[..., DataError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sapwood.data.files.parquet.MAX_GROUP_BYTES", 5_000)
+    monkeypatch.setattr("sapwood.data.files.tables.parquet.MAX_GROUP_BYTES", 5_000)
     bomb = parquet([{"text": "x" * 1000 + str(i)} for i in range(100)], compression="zstd")
     assert len(bomb) < 60_000
     assert "row group 0 unpacks to" in str(refuse(bomb, "rows.parquet"))

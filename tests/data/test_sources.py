@@ -257,8 +257,17 @@ def test_d26_the_list_that_the_config_names_is_read(tmp_path: Path) -> None:
             count(wrong)
 
 
-def test_columns_instead_of_rows_are_refused(refuse: Callable[..., DataError]) -> None:
-    assert "columns" in str(refuse(json.dumps({"instruction": ["a"], "output": ["b"]}), "rows.json"))
+def test_columns_instead_of_rows_are_read_row_by_row(
+    read: Callable[..., list[Row]], refuse: Callable[..., DataError]
+) -> None:
+    for columns in (
+        {"instruction": ["a", "c"], "output": ["b", "d"]},
+        {"instruction": {"0": "a", "1": "c"}, "output": {"0": "b", "1": "d"}},
+    ):
+        rows = read(json.dumps(columns), "rows.json")
+        assert values(rows) == [{"instruction": "a", "output": "b"}, {"instruction": "c", "output": "d"}]
+    short = {"instruction": ["a", "c"], "output": ["b"]}
+    assert "columns of different lengths" in str(refuse(json.dumps(short), "rows.json"))
 
 
 @pytest.mark.parametrize(
@@ -304,9 +313,12 @@ def test_d28_content_decides_and_not_the_name(read: Callable[..., list[Row]], na
     assert values(read(f"[{GOOD_LINE},{GOOD_LINE}]", name)) == [GOOD, GOOD]
 
 
-def test_objects_over_several_lines_are_refused_with_a_command(refuse: Callable[..., DataError]) -> None:
+@pytest.mark.parametrize("between", ["\n", ",\n", " "])
+def test_objects_one_behind_the_other_are_rows(read: Callable[..., list[Row]], between: str) -> None:
     pretty = json.dumps(GOOD, indent=2)
-    assert "jq -c . 'rows.jsonl' > data.jsonl" in str(refuse(f"{pretty}\n{pretty}\n"))
+    for name in ("rows.jsonl", "rows.json"):
+        rows = read(f"{pretty}{between}{pretty}{between}{pretty}\n", name)
+        assert values(rows) == [GOOD] * 3
 
 
 def test_jsonl_whose_first_line_is_broken_is_still_jsonl(refuse: Callable[..., DataError]) -> None:
@@ -319,8 +331,8 @@ def test_jsonl_whose_first_line_is_broken_is_still_jsonl(refuse: Callable[..., D
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        (b"\x1f\x8b\x08\0", "gzip"),
-        (b"PK\x03\x04", "Excel"),
+        (b"\x1f\x8b\x08\0", "the gzip file can't be unpacked"),
+        (b"PK\x03\x04", "the zip file can't be unpacked"),
         (b"PAR1", "Parquet"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\n<!DOCTYPE html>\n", "web page"),

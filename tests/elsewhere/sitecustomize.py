@@ -36,7 +36,6 @@ for line in ON_POSIX.split("\n"):
         LACKING[line[:-1]] = set()
     elif line:
         LACKING[list(LACKING)[-1]] |= set(line.split())
-UNTOUCHED = {"sapwood.machine.beside"}  # forks, and says itself that it does so on Linux only
 
 
 def poorer(name: str) -> types.ModuleType:
@@ -55,7 +54,7 @@ def import_as_elsewhere(name: str, globals: Any = None, *arguments: Any, **named
     caller = str(facts.get("__name__", ""))
     if caller == "__main__":
         caller = str(facts.get("__package__"))
-    if caller in UNTOUCHED or caller.split(".")[0] != "sapwood":
+    if caller.split(".")[0] != "sapwood":
         return real_import(name, globals, *arguments, **named)
     root = name.split(".")[0]
     if root in MISSING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from sapwood.adapter.lora import attach_lora
+from sapwood.adapter.attach import attach_lora
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig, LoraConfig

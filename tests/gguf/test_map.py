@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from sapwood.errors import ModelError
+from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import config_values, module_names, parameter_names, permute, unpermute
+from sapwood.gguf.map import module_names, parameter_names, permute, unpermute
+from sapwood.gguf.rope import llama3_divisors
 from tests.base.tiny import ARCHITECTURES
 from tests.gguf.tiny_gguf import tiny_gguf
 
@@ -125,6 +127,9 @@ def test_gemmas_layers_by_flags_and_by_family(tmp_path: Path) -> None:
         ({"llama.embedding_length": "64"}, "embedding_length is '64'"),
         ({"llama.rope.freq_base": -1.0}, "freq_base"),
         ({"llama.rope.dimension_count": 8}, "part of each head"),
+        ({"llama.attention.value_length": 8}, "another width"),
+        ({"general.type": "adapter"}, "LoRA adapter, not a model"),
+        ({"split.count": 2, "split.no": 0}, "part 1 of 2.*llama-gguf-split --merge m.gguf"),
     ],
 )
 def test_configs_that_make_no_sense_are_refused(
@@ -133,6 +138,29 @@ def test_configs_that_make_no_sense_are_refused(
     path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys=keys)
     with pytest.raises(ModelError, match=message):
         config_values(read_gguf(path))
+
+
+def test_a_scaling_of_another_length_than_metas_is_recovered(tmp_path: Path) -> None:
+    scaling = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 256,
+    }
+    divisors = llama3_divisors(500_000.0, 16, **scaling).astype(np.float32)
+    keys = {"llama.rope.freq_base": 500_000.0, "rope_freqs.weight": divisors}
+    assert rope(tmp_path, **keys) == {"rope_type": "llama3", "rope_theta": 500_000.0, **scaling}
+
+
+def test_yarn_in_a_glm_file_is_read(tmp_path: Path) -> None:
+    keys = {
+        "glm4.rope.scaling.type": "yarn",
+        "glm4.rope.scaling.factor": 4.0,
+        "glm4.rope.scaling.original_context_length": 1024,
+    }
+    path, _ = tiny_gguf("glm4", tmp_path / "m.gguf", keys=keys)
+    found = config_values(read_gguf(path))["rope_parameters"]
+    assert found["rope_type"] == "yarn" and found["partial_rotary_factor"] == 0.5
 
 
 def test_tensors_without_a_place_are_all_named(tmp_path: Path) -> None:

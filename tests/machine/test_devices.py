@@ -22,26 +22,28 @@ import torch
 from torch import Tensor
 
 from sapwood import finetune, resume
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base, move
-from sapwood.compute.attention.seam import cuda_attention
+from sapwood.compute.attention.seam import attend
 from sapwood.compute.attention.segments import (
+    AttentionPlan,
     Rule,
-    plan_attention,
-    segment_attention,
-    segment_attention_reference,
 )
-from sapwood.compute.loss import label_loss, label_loss_reference
+from sapwood.compute.backend import Backend
+from sapwood.compute.loss import label_loss
 from sapwood.config.file import dump_config, parse_config
 from sapwood.config.sections import BaseConfig, LoraConfig, Method, Optimizer, RunConfig
 from sapwood.errors import Stopped
+from sapwood.machine.device import device_for
 from sapwood.pack.build import build_pack
 from sapwood.run.query import find_run, list_runs, read_events
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import open_target
 from sapwood.types import Event, Head, Stepped
 from tests.base.tiny import ARCHITECTURES, tiny_llama
+from tests.compute.slow import dense_attention, whole_loss
 from tests.compute.test_linear import assert_same, by_peft, results, wake
 from tests.compute.test_loss import HEADS, case
 from tests.compute.test_loss import run as loss_and_gradient
@@ -66,13 +68,13 @@ def test_attention_is_that_of_the_dense_mask(
 ) -> None:
     """Values and gradients of the device's kernel, of a pack of several blocks, against fp32."""
     pack = build_pack(random_examples(14, shared=70, longest=60))
-    plan = plan_attention(pack.segments, device=device)
+    plan = AttentionPlan(pack.segments)
     generator = torch.Generator().manual_seed(0)
     shapes = ((4, len(pack.ids), 32), (2, len(pack.ids), 32), (2, len(pack.ids), 32))
     drawn = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
-    attend = segment_attention if device == "cpu" else cuda_attention
-    found = attended(attend, drawn, plan, window, softcap)
-    wanted = attended(segment_attention_reference, [x.float() for x in drawn], plan, window, softcap)
+    by_backend = partial(attend, backend=Backend.of(device_for(device.partition(":")[0])))
+    found = attended(by_backend, drawn, plan, window, softcap)
+    wanted = attended(dense_attention, [x.float() for x in drawn], plan, window, softcap)
     for mine, theirs in zip(found, wanted, strict=True):
         assert mine.dtype == dtype
         gap = (mine.float() - theirs).norm() / theirs.norm()
@@ -80,17 +82,17 @@ def test_attention_is_that_of_the_dense_mask(
 
 
 def attended(
-    attend: Any, drawn: list[Tensor], plan: Any, window: int | None, softcap: float | None
+    form: Any, drawn: list[Tensor], plan: Any, window: int | None, softcap: float | None
 ) -> list[Tensor]:
     inputs = [x.clone().requires_grad_() for x in drawn]
-    out = attend(*inputs, plan, Rule(scale=0.3, window=window, softcap=softcap))
+    out = form(*inputs, plan, Rule(scale=0.3, window=window, softcap=softcap))
     return [out.detach(), *torch.autograd.grad(out.float().square().sum(), inputs)]
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_pack_equals_its_examples_alone(arch: str, device: str) -> None:
-    model = lora_model(arch)
-    move(model.peft, device)
+    model = lora_model(arch, device=device_for(device.partition(":")[0]))
+    move(model.peft, model.backend.device)
     examples = random_examples(6, shared=20)
     expected, expected_grads = alone(model, examples)
     found, found_grads = through_packs(model, [build_pack(examples)])
@@ -101,10 +103,11 @@ def test_a_pack_equals_its_examples_alone(arch: str, device: str) -> None:
 @pytest.mark.parametrize("dtype", NEAR, ids=str)
 def test_the_loss_is_cross_entropy(dtype: torch.dtype, device: str) -> None:
     hidden, predict_at, targets, weight, bias = (x.to(device) for x in case(dtype))
+    backend = Backend.of(device_for(device.partition(":")[0]))
     for options in HEADS:
         head = Head(weight, **(options | {"bias": bias if "bias" in options else None}))
-        value, grad = loss_and_gradient(label_loss, hidden, predict_at, targets, head)
-        wanted, wanted_grad = loss_and_gradient(label_loss_reference, hidden, predict_at, targets, head)
+        value, grad = loss_and_gradient(label_loss, hidden, predict_at, targets, head, backend)
+        wanted, wanted_grad = loss_and_gradient(whole_loss, hidden, predict_at, targets, head)
         assert value == pytest.approx(wanted, rel=NEAR[dtype])
         gap = (grad.float() - wanted_grad.float()).norm() / wanted_grad.float().norm()
         assert float(gap) <= NEAR[dtype]
@@ -122,8 +125,9 @@ def adapted(path: Path, storage: str, device: str) -> LoraModel:
     packed = storage not in ("fp32", "bf16", "fp16")
     format = {"compute_dtype": "fp32"} if packed else {"products": "stored"}
     config = BaseConfig.model_validate({"model": str(path), "storage": storage, **format})
-    model = wake(attach_lora(load_base(inspect_base(config), config), LoraConfig(rank=4, dropout=0.0)))
-    move(model.peft, device)
+    base = load_base(inspect_base(config), config, device_for(device.partition(":")[0]))
+    model = wake(attach_lora(base, LoraConfig(rank=4, dropout=0.0)))
+    move(model.peft, base.device)
     model.peft.train()
     return model
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sapwood.machine.measure import resident_bytes
+from sapwood.machine.memory import resident_bytes
 from sapwood.native.heap import heap_facts, release_heap, use_heap, why_no_heap
 from tests.forks import exit_code
 

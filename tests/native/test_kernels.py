@@ -12,20 +12,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sapwood.base.storage.frozen import freeze
+from sapwood.base.storage.frozen import freeze_together
 from sapwood.base.storage.int8_linear import Int8Linear
 from sapwood.compute.attention.compiled import blocks_of, native_attention
-from sapwood.compute.attention.segments import Rule, plan_attention, segment_attention_reference
-from sapwood.compute.linear import reference as fast_call
+from sapwood.compute.attention.segments import AttentionPlan, Rule
 from sapwood.compute.linear.compiled import NativeCall, gated_backward, gated_forward
 from sapwood.compute.linear.reference import Call
-from sapwood.compute.loss import _read_by_torch
-from sapwood.compute.norm import _RmsNorm, activated, activated_backward
+from sapwood.compute.loss import read_logits as read_by_torch
+from sapwood.compute.mlp import activated, activated_backward
+from sapwood.compute.norm import RmsNorm
 from sapwood.native import attention, norm, ops
 from sapwood.native.build import why_not
 from sapwood.native.loss import Streams, read_logits
 from sapwood.native.ops import Dropout
 from sapwood.types import Segment
+from tests.compute.slow import dense_attention
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -41,16 +42,6 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def one_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference drops what the kernels drop."""
-
-    def bits(shape: Any, rate: float, seed: int) -> Tensor:
-        return -(ops.keep_mask(*shape, Dropout(rate, seed)) > 0).to(torch.int16)
-
-    monkeypatch.setattr(fast_call, "keep_mask", bits)
 
 
 def numbers(*shape: int, seed: int, dtype: torch.dtype = FP32) -> Tensor:
@@ -69,8 +60,8 @@ def weights(outs: tuple[int, ...], width: int, dtype: torch.dtype, *, rounded: b
         with torch.random.fork_rng():
             torch.manual_seed(i)
             linear = nn.Linear(width, out, bias=i % 2 == 0).requires_grad_(False)
-        found.append(freeze(Int8Linear(linear) if rounded else linear.to(dtype)))
-    return tuple(found)
+        found.append(Int8Linear(linear) if rounded else linear.to(dtype))
+    return tuple(freeze_together(found))
 
 
 def adapter_of(outs: tuple[int, ...], width: int, ranks: tuple[int, ...]) -> list[Tensor]:
@@ -86,6 +77,7 @@ def adapter_of(outs: tuple[int, ...], width: int, ranks: tuple[int, ...]) -> lis
     ("outs", "width", "ranks", "rows"),
     [
         ((64, 32, 32), 64, (8, 8, 8), 70),
+        ((96, 64, 32), 96, (8, 8, 8), 50),
         ((80,), 48, (5,), 33),
         ((48,), 160, (8,), 64),
         ((32, 16), 144, (1, 3), 37),
@@ -166,14 +158,14 @@ def test_attention(
     heads: int, kv: int, dim: int, rule: Rule, dtype: torch.dtype, kept: torch.dtype | None
 ) -> None:
     length = SEGMENTS[-1].stop
-    plan = plan_attention(SEGMENTS)
+    plan = AttentionPlan(SEGMENTS)
     if kept is not None:
-        plan = type(plan)(plan.groups, plan.restore, plan.segments, kept=kept)
+        plan = AttentionPlan(SEGMENTS, saved_dtype=kept)
     q, k, v = (numbers(n, length, dim, seed=i, dtype=dtype) for i, n in enumerate((heads, kv, kv)))
     q = q.transpose(0, 1).contiguous().transpose(0, 1)  # as transformers hands it over
     grad = numbers(heads, length, dim, seed=9, dtype=dtype)
     found: list[list[Tensor]] = []
-    for attend, wide in ((native_attention, dtype), (segment_attention_reference, FP32)):
+    for attend, wide in ((native_attention, dtype), (dense_attention, FP32)):
         inputs = [x.to(wide).detach().requires_grad_() for x in (q, k, v)]
         out = attend(*inputs, plan, rule)
         out.backward(grad.to(wide))
@@ -208,7 +200,7 @@ def test_norms(dtype: torch.dtype, kept: torch.dtype | None, unit_offset: bool) 
     weight = numbers(48, seed=1, dtype=kept or dtype)
     x, grad = numbers(2, 19, 48, seed=2, dtype=dtype), numbers(2, 19, 48, seed=3, dtype=dtype)
     wide = x.float().requires_grad_()
-    expected = _RmsNorm.apply(wide, weight.float(), 1e-5, unit_offset)
+    expected = RmsNorm.apply(wide, weight.float(), 1e-5, unit_offset)
     assert isinstance(expected, Tensor)
     expected.backward(grad.float())
     scale = weight.float() + 1.0 if unit_offset else weight.float()
@@ -312,7 +304,7 @@ def test_logits_are_read_as_torch_reads_them(
     for part in (0, 1):
         logits = 20 * numbers(len(targets), size, seed=part, dtype=dtype)
         found = read_logits(logits.clone(), targets, part * size, softcap, scale, ours, weigh=True)
-        expected = _read_by_torch(logits, targets, part * size, softcap, scale, theirs, weigh=True)
+        expected = read_by_torch(logits, targets, part * size, softcap, scale, theirs, weigh=True)
         for x, y in zip(found, expected, strict=True):
             torch.testing.assert_close(x.float(), y.float(), rtol=CLOSE[dtype], atol=CLOSE[dtype])
     for name in ("top", "total", "label", "slope"):

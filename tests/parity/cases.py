@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.config.file import parse_config
 from sapwood.config.sections import LoraConfig, RunConfig
+from sapwood.machine.device import CPU, Device
 from sapwood.types import Base, BaseSpec, Example, Head, RowId
 from tests.base.tiny import VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 
-def tiny_base(arch: str = "llama", seed: int = 0, **changes: Any) -> Base:
+def tiny_base(arch: str = "llama", seed: int = 0, device: Device = CPU, **changes: Any) -> Base:
     """A random two-layer model as a `Base`, without going through a folder."""
     model = tiny_model(arch, seed, **changes).requires_grad_(False)
     spec = BaseSpec("tiny", Path("tiny"), "0" * 64, tiny_tokenizer(), model.config, (2,))
     softcap = getattr(model.config, "final_logit_softcapping", None)
-    return Base(spec, model, Head(model.lm_head.weight, None, 1.0, softcap), "fp32")
+    return Base(spec, model, Head(model.lm_head.weight, None, 1.0, softcap), "fp32", device)
 
 
 def lora_model(arch: str = "llama", *, rank: int = 4, dropout: float = 0.0, **changes: Any) -> LoraModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.loss import label_loss
@@ -25,7 +25,7 @@ def gradients(model: LoraModel) -> dict[str, torch.Tensor]:
 
 def through_packs(model: LoraModel, packs: list[Pack]) -> tuple[float, dict[str, torch.Tensor]]:
     total = 0.0
-    with packed_attention(model.network):
+    with packed_attention(model.network, model.backend):
         for pack in packs:
             loss = forward_loss(model, to_batch(pack, model.device))
             loss.total.backward()
@@ -118,5 +118,5 @@ def test_no_target_gives_no_loss() -> None:
     model = lora_model()
     hidden = torch.randn(1, 4, 64)
     empty = torch.empty(0, dtype=torch.int64)
-    loss = label_loss(hidden, empty, empty, model.head)
+    loss = label_loss(hidden, empty, empty, model.head, model.backend)
     assert (float(loss.total), loss.num_targets) == (0.0, 0)

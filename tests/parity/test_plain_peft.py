@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from sapwood.adapter.lora import attach_lora, write_adapter
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.files import write_adapter
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.types import BaseSpec

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.config.sections import LoraConfig, Method
@@ -46,7 +47,7 @@ def test_loss_and_gradients_are_those_of_padded_rows(arch: str, method: Method) 
     packs = pack_examples(examples, settings)
     assert len(packs) > 1 and all(len(batch_of(model, pack).attention.segments[0]) == P for pack in packs)
     total = 0.0
-    with packed_attention(model.network):
+    with packed_attention(model.network, model.backend):
         for pack in packs:
             loss = forward_loss(model, batch_of(model, pack))
             loss.total.backward()
@@ -65,7 +66,7 @@ def test_recomputing_layers_changes_nothing(method: Method) -> None:
     for again in (False, True):
         if again:
             model.network.activation_checkpointing_enable({"use_reentrant": False})
-        with packed_attention(model.network):
+        with packed_attention(model.network, model.backend):
             forward_loss(model, batch_of(model, pack)).total.backward()
         found.append(gradients(model))
     assert_same(found[1], found[0], 0.0)
@@ -78,11 +79,12 @@ def test_switched_off_the_loss_is_the_bases_and_a_pack_without_room_is_refused(m
     bare = attach_lora(tiny_base(), LoraConfig(), seed=1)
 
     def loss(of: LoraModel) -> float:
-        with torch.no_grad(), packed_attention(of.network):
+        with torch.no_grad(), packed_attention(of.network, of.backend):
             return float(forward_loss(of, batch_of(of, pack)).total)
 
     own = loss(model)
     with model.switched_off():
         assert loss(model) == loss(bare) != own
-    with pytest.raises(ValueError, match="no place for 6 virtual tokens"), packed_attention(model.network):
+    packed = packed_attention(model.network, model.backend)
+    with pytest.raises(ValueError, match="no place for 6 virtual tokens"), packed:
         forward_loss(model, to_batch(pack))

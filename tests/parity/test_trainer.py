@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sapwood.adapter.lora import attach_lora
+from sapwood.adapter.attach import attach_lora
 from sapwood.train.loop import train
 from sapwood.train.optim import new_state
 from sapwood.types import Stepped, TrainData

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sapwood.adapter.lora import LoraModel, adapter_tensors
+from sapwood.adapter.model import LoraModel, adapter_tensors
 from sapwood.config.sections import RunConfig
 from sapwood.train.schedule import members, plan_steps
 from sapwood.types import Cursor, Example

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import sapwood.base.storage.storages as storages_module
-import sapwood.plan.memory as plan_module
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import skeleton
 from sapwood.base.storage.storages import with_storage
 from sapwood.compute.attention.seam import packed_attention
@@ -21,10 +21,11 @@ from sapwood.compute.recompute import recompute_layers
 from sapwood.config.file import parse_config
 from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.errors import ConfigError
+from sapwood.machine.device import CPU, Device
 from sapwood.pack.build import build_pack
 from sapwood.plan import MemoryChoice, cheaper, choose_plan, plan_memory, settled, workload
 from sapwood.plan.footprint import attention_of, footprint
-from sapwood.plan.memory import MARGIN, held
+from sapwood.plan.memory import MARGIN, base_size
 from sapwood.plan.shapes import shapes_of, trained_parameters
 from sapwood.prepare.study import Study, study_config
 from sapwood.train.loop import forward_loss
@@ -45,21 +46,26 @@ def kept_bytes(model: LoraModel, pack: Pack) -> int:
         return tensor
 
     model.peft.train()
-    with packed_attention(model.network), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+    packed = packed_attention(model.network, model.backend)
+    with packed, torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         loss = forward_loss(model, to_batch(pack))
     assert loss.num_targets
     return sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in parameters)
 
 
-@pytest.mark.parametrize("recomputed", [0, 1, 2])
+@pytest.mark.parametrize(("recomputed", "compiled"), [(0, True), (1, True), (2, True), (0, False)])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_what_layers_keep_is_counted_from_shapes(arch: str, recomputed: int) -> None:
+def test_what_layers_keep_is_counted_from_shapes(
+    arch: str, recomputed: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exact but for the adapter's own h, and the loss."""
+    if not compiled:
+        monkeypatch.setattr(Device, "compiled", False)
     base = tiny_base(arch)
     shapes = shapes_of(base.model)
     model = attach_lora(base, LoraConfig(rank=1, dropout=0.1))
     recompute_layers(model.network, recomputed)
-    size = footprint(PACK, attention_of(base.model))
+    size = footprint(PACK, attention_of(base.model, CPU))
     layer = shapes.kept * size.tokens + shapes.heads * size.kept_scores
     layers = (shapes.layers - recomputed) * layer + recomputed * shapes.hidden * size.tokens
     last = shapes.hidden * (size.tokens + size.targets)  # the last norm's input, the loss's gradient
@@ -101,16 +107,16 @@ def study(rows: Path) -> Study:
 
 def memory_of(monkeypatch: pytest.MonkeyPatch, num_bytes: float, fastest: str = "fp32") -> None:
     """A machine that has so many bytes left and is fastest in ``fastest``; the process holds nothing yet."""
-    dtype = torch.bfloat16 if fastest == "bf16" else torch.float32
-    monkeypatch.setattr(plan_module, "memory_at", lambda device: (0, int(num_bytes)))
-    monkeypatch.setattr(storages_module, "fastest_dtype", lambda: (dtype, {"dtype": fastest}))
+    monkeypatch.setattr(Device, "memory", lambda device: (0, int(num_bytes)))
+    monkeypatch.setattr(storages_module, "machine_facts", lambda device: {"dtype": fastest})
 
 
 def plans(study: Study, config: RunConfig) -> dict[tuple[str, int], float]:
     network = skeleton(study.spec)
-    shapes, work = shapes_of(network), workload(study, config, network)
+    shapes, work = shapes_of(network), workload(study, config, network, CPU)
     counts = range(shapes.layers + 1)
-    ways = {s: held(study.spec, with_storage(study.spec, config.base, s)) for s in ("fp32", "bf16", "nf4")}
+    held = (with_storage(study.spec, config.base, s, CPU) for s in ("fp32", "bf16", "nf4"))
+    ways = {base.storage: base_size(study.spec, base) for base in held}
     return {(s, n): plan_memory(shapes, work, way, n).peak for s, way in ways.items() for n in counts}
 
 
@@ -118,7 +124,7 @@ def test_nothing_is_recomputed_where_everything_fits(
     rows: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory_of(monkeypatch, 1e12)
-    choice = choose_plan(study, make(rows))
+    choice = choose_plan(study, make(rows), CPU)
     assert (choice.plan.storage, choice.plan.recomputed, choice.plan.fits) == ("fp32", 0, True)
     assert "fp32 is the fastest here" in choice.why
 
@@ -132,12 +138,12 @@ def test_layers_are_recomputed_only_as_far_as_memory_asks(
     assert peaks["fp32", 0] > peaks["fp32", 3] > peaks["fp32", 5] > peaks["bf16", 5]
     for wanted in (1, 3, 5):
         memory_of(monkeypatch, (peaks["fp32", wanted] + 1) / MARGIN)
-        choice = choose_plan(study, config)
+        choice = choose_plan(study, config, CPU)
         assert (choice.plan.storage, choice.plan.recomputed) == ("fp32", wanted)
-        settled_config = settled(config, choice)
+        settled_config = settled(config, choice, CPU)
         assert settled_config.train.gradient_checkpointing == wanted
         assert settled_config.base.storage == "fp32"
-        assert choose_plan(study, settled_config).plan.recomputed == wanted
+        assert choose_plan(study, settled_config, CPU).plan.recomputed == wanted
 
 
 def test_auto_takes_a_narrower_storage_before_it_gives_up(
@@ -148,10 +154,10 @@ def test_auto_takes_a_narrower_storage_before_it_gives_up(
     least = min(peak for (storage, _), peak in peaks.items() if storage == "fp32")
     assert least > min(peak for (storage, _), peak in peaks.items() if storage == "nf4")
     memory_of(monkeypatch, (least - 1) / MARGIN)
-    choice = choose_plan(study, make(rows))
+    choice = choose_plan(study, make(rows), CPU)
     assert (choice.plan.storage, choice.plan.fits) == ("nf4", True)
     assert "fp32 would be faster, and needs" in choice.why
-    fixed = choose_plan(study, make(rows, base={"model": study.spec.source, "storage": "fp32"}))
+    fixed = choose_plan(study, make(rows, base={"model": study.spec.source, "storage": "fp32"}), CPU)
     assert (fixed.plan.storage, fixed.plan.fits) == ("fp32", False)
     assert "does NOT fit" in fixed.lines()[0]
 
@@ -160,7 +166,7 @@ def test_the_table_marks_the_plan_that_is_taken(
     rows: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory_of(monkeypatch, 1e9, fastest="bf16")
-    choice = choose_plan(study, make(rows, train={"gradient_checkpointing": 2}))
+    choice = choose_plan(study, make(rows, train={"gradient_checkpointing": 2}), CPU)
     head, *table = choice.lines()
     assert "at most: fits in the 1.0 GB to be had; bf16 is the fastest here" in head
     assert [line.split()[0] for line in table].count("▸") == 1
@@ -174,8 +180,8 @@ def test_the_table_marks_the_plan_that_is_taken(
 
 def test_advice_names_what_needs_less(rows: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     memory_of(monkeypatch, 1e9)
-    config = settled(make(rows), choose_plan(study, make(rows)))
-    advice = cheaper(study, config)
+    config = settled(make(rows), choose_plan(study, make(rows), CPU), CPU)
+    advice = cheaper(study, config, CPU)
     assert [text.split(" (about ")[0].split("=")[0] for text in advice] == [
         "pack.length", "train.gradient_checkpointing", "base.storage"
     ]  # fmt: skip

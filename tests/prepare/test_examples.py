@@ -41,7 +41,7 @@ def test_they_are_counted_without_being_made() -> None:
 
 @pytest.mark.parametrize("places", [[], [2], [3, 0, 0, 2, 1, 1]])
 def test_any_of_them_can_be_taken(places: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GATHER", 2)
+    monkeypatch.setattr(module, "COPIED", 2)
     found = Examples.of(SOME).take(np.array(places, np.int64))
     assert told(found) == told([SOME[i] for i in places])
 
@@ -54,14 +54,14 @@ def test_the_digest_is_that_of_the_examples() -> None:
     assert len({found.digest(), *(one.digest() for one in others)}) == 4
 
 
-def test_parts_come_together_in_the_order_of_their_rows() -> None:
-    first, second = Examples.of([SOME[1], SOME[2]]), Examples.of([SOME[3], SOME[0], SOME[0]])
-    found = Examples.merged([first, second], ["b", "a", "c"])
-    assert told(found) == told([SOME[0], SOME[0], SOME[2], SOME[1], SOME[3]])
-    assert found.sources == ["b", "a", "c"]
-    found = Examples.merged([Examples.of([]), second], ["b", "a", "c"])
-    assert told(found) == told([SOME[0], SOME[0], SOME[3]])
-    assert found.sources == ["b", "c"], "as if these alone had been read"
+def test_batches_come_together_in_their_order() -> None:
+    growing = module.Growing()
+    for part in (Examples.of([SOME[1], SOME[2]]), Examples.of([]), Examples.of([*SOME, SOME[0]])[1:]):
+        growing.add(part)
+    assert growing.count == 6
+    found = growing.finish()
+    assert told(found) == told([SOME[i] for i in (1, 2, 1, 2, 3, 0)])
+    assert found.sources == ["a", "b", "c"], "in the order in which they came"
 
 
 def test_none_at_all() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError
-from sapwood.prepare.rows import BATCH, prepare
+from sapwood.prepare.report import prepare
+from sapwood.prepare.rows import BATCH
 from sapwood.template.render import Renderer
 from sapwood.types import Conversation, RowId
 from tests.base.tiny import CHATML

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sapwood.config.sections import DataConfig
 from sapwood.data.formats import read_conversations
 from sapwood.errors import DataError
-from sapwood.prepare.split import Said, split_eval
+from sapwood.prepare.split import RowHashes, split_eval
 from sapwood.types import Conversation, Message, RowId
 
 HUANHUAN = Path(__file__).parents[2] / "../shared/data/huanhuan.json"
@@ -105,13 +105,13 @@ def test_impossible_amounts_are_faults_of_the_caller(eval: float) -> None:
 
 def test_d42_duplicates_are_grouped() -> None:
     rows = make(("a", "x"), ("b", "x"), ("a", "x"), ("a", "y"), ("b", "x"), ("a", "x"))
-    groups = [[row.index for row in group] for group in Said.of(rows).duplicates()]
+    groups = [[row.index for row in group] for group in RowHashes.of(rows).duplicates()]
     assert groups == [[0, 2, 5], [1, 4]]
 
 
 def test_d52_contradictions_name_the_first_row_of_each_answer() -> None:
     rows = make(("b", "x"), ("a", "x"), ("a", "y"), ("a", "x"), ("b", "x"), ("a", "z"))
-    assert [[row.index for row in group] for group in Said.of(rows).contradictions()] == [[1, 2, 5]]
+    assert [[row.index for row in group] for group in RowHashes.of(rows).contradictions()] == [[1, 2, 5]]
 
 
 def test_tools_reasoning_and_roles_tell_rows_apart() -> None:
@@ -124,15 +124,15 @@ def test_tools_reasoning_and_roles_tell_rows_apart() -> None:
         Conversation(row, (user, Message("assistant", "a", "because"))),
         Conversation(row, (user, Message("assistant", "a", tool_calls=({"name": "f"},)))),
     ]
-    assert Said.of(rows).duplicates() == []
+    assert RowHashes.of(rows).duplicates() == []
     changed = Conversation(row, (user, Message("assistant", "a", trained=True)))
-    assert Said.of([rows[0], changed]).duplicates() != []
+    assert RowHashes.of([rows[0], changed]).duplicates() != []
 
 
 @pytest.mark.skipif(not HUANHUAN.is_file(), reason="shared/data/huanhuan.json is not on this machine")
 def test_a_real_file_has_its_known_duplicates() -> None:
     rows = list(read_conversations(DataConfig(train=("huanhuan.json",)), root=HUANHUAN.parent))
-    assert sum(len(group) - 1 for group in Said.of(rows).duplicates()) == 112
+    assert sum(len(group) - 1 for group in RowHashes.of(rows).duplicates()) == 112
     assert len(prompts(rows)) == 3491
     train, test = split_eval(rows, 0.05, seed=0)
     assert (len(train), len(test)) == (3543, 186)

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from sapwood.adapter.lora import LoraModel, attach_lora
-from sapwood.compute.attention.seam import NAME, register
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
+from sapwood.compute.attention.seam import is_packed, register
+from sapwood.compute.backend import REFERENCE
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, NumericsError
+from sapwood.machine.device import CPU
 from sapwood.serve.generate import Answer, Settings, answer_batch, generation_attention, stream
 from sapwood.serve.session import drain
 from sapwood.types import Base, BaseSpec, Head
@@ -42,7 +45,7 @@ def stopping_model(arch: str, strength: float) -> Any:
 def lora_model(arch: str = "llama") -> LoraModel:
     base = tiny_model(arch)
     spec = BaseSpec("tiny", None, "f" * 64, TOKENIZER, base.config, (2,))  # type: ignore[arg-type]
-    model = attach_lora(Base(spec, base, Head(base.lm_head.weight), "fp32"), LoraConfig(rank=4))
+    model = attach_lora(Base(spec, base, Head(base.lm_head.weight), "fp32", CPU), LoraConfig(rank=4))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.parameters.items():
@@ -146,7 +149,7 @@ def test_generation_leaves_the_global_generator_alone() -> None:
 def test_the_training_kernel_and_train_mode_come_back() -> None:
     model = lora_model()
     network = model.peft.get_base_model()
-    network.set_attn_implementation(register())
+    network.set_attn_implementation(register(REFERENCE))
     model.peft.train()
     network.model.norm.eval()  # a mode of its own
     modes = [module.training for module in model.peft.modules()]
@@ -155,22 +158,22 @@ def test_the_training_kernel_and_train_mode_come_back() -> None:
     assert network.config._attn_implementation == "sdpa" and not model.peft.training
     assert torch.is_grad_enabled(), "no_grad must not reach into the consumer's code"
     answering.close()
-    assert network.config._attn_implementation == NAME
+    assert is_packed(network.config._attn_implementation)
     assert [module.training for module in model.peft.modules()] == modes
     with pytest.raises(RuntimeError, match="boom"), generation_attention(model.peft):
         raise RuntimeError("boom")
-    assert network.config._attn_implementation == NAME
+    assert is_packed(network.config._attn_implementation)
     assert [module.training for module in model.peft.modules()] == modes
 
 
 def test_soft_capped_attention_falls_back_to_the_models_own() -> None:
     model = tiny_model("gemma2")
     wanted = streamed(model, PROMPTS[0], (), Settings(max_new_tokens=8)).ids
-    model.set_attn_implementation(register())
+    model.set_attn_implementation(register(REFERENCE))
     with generation_attention(model):
         assert model.config._attn_implementation == "eager"
     assert streamed(model, PROMPTS[0], (), Settings(max_new_tokens=8)).ids == wanted
-    assert model.config._attn_implementation == NAME
+    assert is_packed(model.config._attn_implementation)
 
 
 def test_an_implementation_that_is_not_the_training_kernel_stays() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from sapwood.adapter.lora import write_adapter
+from sapwood.adapter.files import write_adapter
 from sapwood.base import load as load_module
 from sapwood.base.load import load_base
 from sapwood.config.file import dump_config
 from sapwood.config.sections import BaseConfig, DataConfig, RunConfig
 from sapwood.errors import ConfigError, DataError, ModelError, StorageError
+from sapwood.machine.device import Device
 from sapwood.run.files import staged_dir
 from sapwood.run.store import open_run
 from sapwood.serve.load import Loaded, open_target
@@ -105,7 +106,7 @@ def test_a_model_too_large_for_the_gpu_says_how_to_take_the_cpu(monkeypatch: pyt
 
     monkeypatch.setattr(load_module, "move", full)
     with pytest.raises(ModelError, match=r"doesn't fit on the GPU .*2 GiB.* CUDA_VISIBLE_DEVICES= "):
-        load_module.place(torch.nn.Linear(1, 1))
+        load_module.place(torch.nn.Linear(1, 1), Device("cuda"))
 
 
 def test_an_unknown_base_is_named_by_its_kind(tmp_path: Path) -> None:
@@ -236,10 +237,10 @@ def test_an_adapter_of_unknown_origin_is_refused(tmp_path: Path) -> None:
         ({"use_dora": True}, "lora_magnitude_vector is missing"),
         ({"lora_bias": True}, "lora_bias"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
-        ({"r": "gone"}, "'r'"),
-        ({"r": 0}, "rank"),
+        ({"r": "gone"}, "r is 8"),
+        ({"r": 0}, "r is 0"),
         ({"r": 8}, "lora_A"),
-        ({"target_modules": None}, "targets"),
+        ({"target_modules": None}, "target_modules"),
     ],
 )
 def test_an_adapter_in_a_form_that_cannot_be_applied_is_refused(

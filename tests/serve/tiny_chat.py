@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from sapwood.adapter.lora import LoraModel, attach_lora, write_adapter
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.files import write_adapter
+from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig, LoraConfig

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from sapwood.show.mask import pieces, show, show_html, summary, worst_first
-from sapwood.template.label import label
 from sapwood.types import Example
-from tests.template.cases import FAMILY, chat, real, tiny
+from tests.template.cases import FAMILY, chat, label, real, tiny
 
 
 def example(renderer, *texts):

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from sapwood.show.mask import pieces, show_html
-from sapwood.template.label import label
 from sapwood.types import Example
 from tests.browser import browser_page
-from tests.template.cases import chat, real, tiny
+from tests.template.cases import chat, label, real, tiny
 
 DESK, PHONE = (1200, 800), (375, 700)
 

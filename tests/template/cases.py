@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from sapwood.errors import DataError, Problem
 from sapwood.template.families import choose_template
+from sapwood.template.label import label_encoded
+from sapwood.template.proof import Proof
+from sapwood.template.prove import Labelled, Prover, proof_of
 from sapwood.template.render import Renderer
-from sapwood.types import Conversation, Message, RowId
+from sapwood.types import Conversation, Example, Message, Rendered, RowId
 from tests.base.tiny import CHATML, tiny_tokenizer
 from tests.template.real_tokenizers import gguf_tokenizer, real_tokenizer
 
@@ -124,3 +129,24 @@ def learnt(renderer: Renderer, conversation: Conversation) -> list[str]:
         for rendered in renderer.render(conversation)
         for span in rendered.spans
     ]
+
+
+def label(rendered: Rendered, renderer: Renderer) -> Example:
+    """One rendered conversation as an example. Raises DataError."""
+    return label_encoded(rendered, renderer.encode(rendered))
+
+
+def prove(items: Sequence[Labelled], renderer: Renderer, *, vocab_rows: int) -> Proof:
+    """Check every example. Raises DataError with all violations."""
+    prover = Prover(renderer, vocab_rows)
+    truths = prover.truths([(item.conversation, item.rendering) for item in items])
+    problems: list[Problem] = []
+    for item, truth in zip(items, truths, strict=True):
+        for fault in prover.check(item, truth):
+            problems += prover.fault(item.conversation.row, fault)
+        prover.check_said(item)
+    problems += prover.tally.problems()
+    if problems:
+        raise DataError(problems)
+    prover.count(items)
+    return proof_of(prover.tally, renderer)

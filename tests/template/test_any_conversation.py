@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from sapwood.errors import DataError
-from sapwood.template.label import label
 from sapwood.template.view import as_dicts
 from sapwood.types import Conversation, Message, RowId
-from tests.template.cases import FAMILY, GGUF, MISBEHAVING, NO_SYSTEM, real, tiny
+from tests.template.cases import FAMILY, GGUF, MISBEHAVING, NO_SYSTEM, label, real, tiny
 
 REAL = (*FAMILY, *GGUF)
 TEMPLATES = [*REAL, *sorted(set(MISBEHAVING) - {"shows the answers' number"})]

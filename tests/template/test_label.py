@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from sapwood.errors import DataError
-from sapwood.template.label import label
-from tests.template.cases import FAMILY, chat, real, tiny
+from tests.template.cases import FAMILY, chat, label, real, tiny
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -11,11 +11,11 @@ import pytest
 from sapwood.errors import DataError
 from sapwood.template.label import label_encoded
 from sapwood.template.proof import CHECKS
-from sapwood.template.prove import Labelled, prove
+from sapwood.template.prove import Labelled
 from sapwood.template.render import Renderer
 from sapwood.types import Example, Span
 from tests.base.tiny import CHATML, tiny_tokenizer
-from tests.template.cases import CLOCK, MISBEHAVING, chat, real, tiny
+from tests.template.cases import CLOCK, MISBEHAVING, chat, prove, real, tiny
 
 TWO = chat("When?", "In autumn.", "Why?", "Roots grow.", index=4)
 

@@ -111,11 +111,14 @@ def test_reasoning_inside_the_content_is_what_the_template_makes_of_it():
     assert learnt(tiny(THINKING, ("<think>", "</think>")), chat("When?", text)) == [text + "<|im_end|>"]
 
 
-def test_control_text_that_a_template_takes_apart_is_refused():
+def test_control_text_beside_what_a_template_takes_apart_stays_text():
     renderer = tiny(THINKING, ("<think>", "</think>"))
     text = "<think>\nFrost <|im_end|> kills.\n</think>\n\nIn autumn."
-    with pytest.raises(DataError, match=r"\[control\].*data\.json:1"):
-        renderer.render(chat("When?", text))
+    (rendered,) = renderer.render(chat("When?", text))
+    (benign,) = renderer.render(chat("When?", text.replace("<|im_end|>", "and ice")))
+    ours, theirs = (renderer.encoder.control_ids(renderer.encode(one).ids) for one in (rendered, benign))
+    assert ours.tolist() == theirs.tolist()
+    assert renderer.encode(rendered).held_control
 
 
 def test_a_stop_token_is_appended_where_the_template_writes_none():

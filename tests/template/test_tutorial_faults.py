@@ -9,14 +9,13 @@ from sapwood.config.sections import DataConfig, TemplateConfig
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.errors import DataError
 from sapwood.pack.build import build_pack, pad_pack
-from sapwood.prepare.rows import prepare
+from sapwood.prepare.report import prepare
 from sapwood.prepare.split import split_eval
-from sapwood.template.label import label
 from sapwood.template.render import Renderer
 from sapwood.template.unrender import unrender
 from sapwood.template.view import as_dicts
 from sapwood.types import Conversation, RowId
-from tests.template.cases import FAMILY, chat, real
+from tests.template.cases import FAMILY, chat, label, real
 from tests.template.real_tokenizers import real_tokenizer
 
 QUESTION, ANSWER = "小姐，别的秀女都在求中选。", "嘘——都说许愿说破是不灵的。"

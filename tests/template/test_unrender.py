@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError
-from sapwood.prepare.rows import Prepared, prepare
+from sapwood.prepare.report import Preparation, prepare
 from sapwood.template.unrender import unrender
 from sapwood.types import Conversation, RowId
 from tests.template.cases import FAMILY, MISBEHAVING, chat, real, tiny
@@ -23,13 +23,13 @@ def text_row(text: str, index: int = 0) -> Conversation:
     return Conversation(RowId("data.txt", index, index + 1), (), text=text)
 
 
-def trained(renderer: Any, *texts: str, **template: Any) -> Prepared:
+def trained(renderer: Any, *texts: str, **template: Any) -> Preparation:
     config = TemplateConfig(**template)
     found = unrender([text_row(text, i) for i, text in enumerate(texts)], renderer, config.train_on)
     return prepare(found, renderer, config, max_length=4096, vocab_rows=300_000)
 
 
-def learnt(prepared: Prepared, renderer: Any) -> list[str]:
+def learnt(prepared: Preparation, renderer: Any) -> list[str]:
     return [renderer.tokenizer.decode(e.ids[e.trained].tolist()) for e in prepared.examples]
 
 

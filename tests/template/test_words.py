@@ -1,9 +1,11 @@
-"""Ids by words are the tokenizer's own, for any text, or the text goes to the tokenizer as a whole."""
+"""Ids by words are the tokenizer's own; where they aren't, the proof sees it and the tokenizer is asked."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,112 +13,145 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from sapwood.config.sections import TemplateConfig
+from sapwood.prepare.rows import Rules, prove_batch
 from sapwood.template import words as module
-from sapwood.template.words import Words, encode_whole
-from tests.template.cases import real
+from sapwood.template.render import Renderer
+from sapwood.template.words import Words
+from sapwood.types import Conversation, Message, RowId
+from tests.template.cases import CLOCK, real
 from tests.template.test_any_conversation import BENIGN
 
-EDGES = (
-    *BENIGN, "'S", "'ſ", "ll'll", "K", "２½", "\x1c", "\x85", "\u3000", "\u00a0", " \n x", "  \r\n\r\n", "é",
-    "\u0301", "\u0558", "a b", "中文", "!!\n", "_",
-)  # fmt: skip
-TEXTS = st.lists(st.one_of(st.sampled_from(EDGES), st.characters(exclude_categories=["Cs"])), max_size=12)
+PATTERN = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEXTS = st.lists(
+    st.one_of(st.sampled_from(BENIGN), st.characters(exclude_categories=["Cs"])), min_size=1, max_size=12
+)
+RULES = Rules(TemplateConfig(), 4096, 1 << 20)
 
 
-def tokenizer(name: str) -> Tokenizer:
-    return real(name).encoder._fast
+def fresh(name: str) -> Renderer:
+    """A renderer whose words nobody else knows."""
+    known = real(name)
+    return Renderer(known.tokenizer, known._given, clock=CLOCK)
 
 
 @pytest.fixture(scope="module", params=["qwen1_5", "smollm2"])
-def both(request: pytest.FixtureRequest) -> tuple[Words, Tokenizer]:
-    whole = tokenizer(request.param)
-    words = Words.of(whole)
-    assert words is not None
-    return words, whole
+def renderer(request: pytest.FixtureRequest) -> Renderer:
+    found = fresh(request.param)
+    assert found.encoder._words is not None
+    return found
 
 
-@settings(max_examples=200, deadline=None)
-@given(parts=st.lists(TEXTS, max_size=4))
-def test_ids_are_the_tokenizers(both: tuple[Words, Tokenizer], parts: list[list[str]]) -> None:
-    words, whole = both
-    controls = [token.content for token in whole.get_added_tokens_decoder().values()]
-    texts = [text for text in map("".join, parts) if not any(one in text for one in controls)]
-    assert words.encode(texts) == encode_whole(whole, texts)
+def rows(texts: list[str]) -> list[Conversation]:
+    answered = [(Message("user", text), Message("assistant", f"a {text} b")) for text in texts]
+    return [Conversation(RowId("rows", i), turns) for i, turns in enumerate(answered)]
+
+
+def differences(renderer: Renderer, texts: list[str]) -> list[int]:
+    items = [(text, ()) for text in texts]
+    encoder = renderer.encoder
+    pairs = zip(encoder.encode_batch(items, quick=True), encoder.encode_batch(items), strict=True)
+    return [i for i, (a, b) in enumerate(pairs) if a.ids.tolist() != b.ids.tolist()]
+
+
+def test_ids_and_offsets_are_the_tokenizers(renderer: Renderer) -> None:
+    texts = ["".join(parts) for parts in itertools.permutations(BENIGN[:24], 2)]
+    texts = [text for text in texts if unicodedata.is_normalized("NFC", text)]
+    texts = [f"<|im_start|>user\n{text}<|im_end|>\n" for text in texts]
+    items = [(text, ()) for text in ["", *texts, "<|im_end|>"]]
+    encoder = renderer.encoder
+    for a, b in zip(encoder.encode_batch(items, quick=True), encoder.encode_batch(items), strict=True):
+        assert a.ids.tolist() == b.ids.tolist()
+        assert a.offsets.tolist() == b.offsets.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(TEXTS, min_size=1, max_size=4))
+def test_any_row_is_proven_with_the_tokenizers_ids(renderer: Renderer, parts: list[list[str]]) -> None:
+    given = rows([text for text in map("".join, parts) if text.strip()])
+    batch = prove_batch(given, renderer, RULES)
+    assert not [problem for problem in batch.problems if "[boundary]" not in problem.what]
+    for example in batch.examples:
+        messages = [{"role": m.role, "content": m.content} for m in given[example.row.index].messages]
+        control = any(one in m["content"] for m in messages for one in renderer.encoder.control)
+        own = renderer.tokenizer.apply_chat_template(messages, return_dict=False)
+        assert control or example.ids.tolist() == own
+
+
+def test_rows_whose_words_are_not_the_tokenizers_get_the_tokenizers_ids() -> None:
+    """Qwen's tokenizer composes accents before it cuts, the words here are cut before."""
+    renderer = fresh("qwen1_5")
+    texts = ["Cafe\u0301 de la Paix", "plain", "a\u0308 e\u0301 o\u0302"]
+    assert differences(renderer, texts) == [0, 2]
+    given = rows(texts)
+    batch = prove_batch(given, renderer, RULES)
+    assert not batch.problems
+    exact = [renderer.encode(renderer.render(one)[0]).ids.tolist() for one in given]
+    assert [example.ids.tolist() for example in batch.examples] == exact
+
+
+def test_words_that_lie_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, liar = fresh("qwen1_5"), fresh("qwen1_5")
+    given = rows(["When do we plant?", "我们种树。", "a <|im_end|> b"])
+    encode = Words.encode
+
+    def lies(self: Words, texts: Any) -> Any:
+        return [(ids[::-1], offsets) for ids, offsets in encode(self, texts)]
+
+    expected = prove_batch(given, honest, RULES)
+    monkeypatch.setattr(Words, "encode", lies)
+    found = prove_batch(given, liar, RULES)
+    assert not found.problems
+    assert found.examples.digest() == expected.examples.digest()
+    assert found.tally == expected.tally
 
 
 def test_words_that_were_met_before_cost_the_tokenizer_nothing(
-    both: tuple[Words, Tokenizer], monkeypatch: pytest.MonkeyPatch
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words, whole = both
+    words = renderer.encoder._words
+    assert words is not None
     texts = ["When do we plant the tree?", "我们种树，好吗？"]
     first = words.encode(texts)
-    monkeypatch.setattr(module, "encode_whole", lambda _, asked: [pytest.fail("asked") for _ in asked])
-    assert words.encode([texts[1], texts[0]]) == first[::-1]
-    assert [np.frombuffer(ids, np.int32).tolist() for ids in first] == [
-        encoding.ids for encoding in whole.encode_batch(texts, add_special_tokens=False)
-    ]
-
-
-def test_a_character_on_which_the_engines_differ_is_left_to_the_tokenizer(
-    both: tuple[Words, Tokenizer],
-) -> None:
-    words, whole = both
-    newer = [chr(code) for code in range(0x1000, 0x1F000) if unicodedata.category(chr(code)) != "Cs"]
-    words.encode(["".join(newer)])
-    doubtful = np.flatnonzero(words._met == 2)
-    assert len(doubtful), "the two know the same Unicode: nothing was shown"
-    texts = [f"a{chr(code)}b {chr(code)}" for code in doubtful[:200]]
-    assert words.encode(texts) == encode_whole(whole, texts)
+    monkeypatch.setattr(Words, "_learn", lambda self, fresh: [pytest.fail("asked") for _ in fresh])
+    again = words.encode([texts[1], texts[0]])
+    assert [ids.tolist() for ids, _ in again] == [ids.tolist() for ids, _ in first[::-1]]
 
 
 def test_words_are_forgotten_when_there_are_too_many(
-    both: tuple[Words, Tokenizer], monkeypatch: pytest.MonkeyPatch
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words, whole = both
     monkeypatch.setattr(module, "MAX_KNOWN", 10)
     texts = [f"word{chr(97 + i)} {chr(97 + i)}x" for i in range(26)]
     for _ in range(3):
-        assert words.encode(texts) == encode_whole(whole, texts)
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        module.GPT2,
-        r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ],
-)
-def test_the_expressions_of_known_models_are_understood(pattern: str) -> None:
-    assert module._by_expression(pattern) is not None
+        assert not differences(renderer, texts)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "llama2", "chatglm3"])
-def test_a_tokenizer_that_cuts_in_no_known_way_is_asked_itself(name: str) -> None:
-    assert Words.of(tokenizer(name)) is None
+def test_a_tokenizer_that_cuts_by_no_expression_is_asked_itself(name: str) -> None:
+    assert real(name).encoder._words is None
+
+
+def split(expression: str, behavior: str = "Isolated") -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": behavior, "invert": False}
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"normalizer": {"type": "Lowercase"}},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
-        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"(a)\1"}, "behavior": "Isolated"}},
-        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"\w+"}, "behavior": "Removed"}},
-        {
-            "pre_tokenizer": {
-                "type": "Split",
-                "pattern": {"Regex": r"\p{N}{1,3}+|\P{N}"},
-                "behavior": "Isolated",
-            }
-        },
-        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"^\s+|\S+|\s"}, "behavior": "Isolated"}},
-    ],
+    ("step", "known"),
+    [(split(PATTERN), True), (split(PATTERN, "Removed"), False), (split(r"(?<x>a)(?P<x>"), False)],
 )
-def test_what_would_need_a_guess_is_not_of_the_kind(change: dict[str, object]) -> None:
-    parts = json.loads(tokenizer("smollm2").to_str())
-    for step in change.values():
-        if isinstance(step, dict) and step["type"] == "Split":
-            step["invert"] = False
-        if isinstance(step, dict) and step["type"] == "ByteLevel":
-            step["trim_offsets"] = True
-    assert Words.of(Tokenizer.from_str(json.dumps({**parts, **change}))) is None
+def test_an_expression_that_can_not_be_read_is_no_reason_to_fail(step: Any, known: bool) -> None:
+    parts = json.loads(real("smollm2").encoder._fast.to_str())
+    tokenizer = Tokenizer.from_str(json.dumps({**parts, "pre_tokenizer": split(PATTERN)}))
+
+    class Pretender:
+        pre_tokenizer = type("Step", (), {"__getstate__": lambda self: json.dumps(step).encode()})()
+
+        def encode_batch(self, texts: list[str], **options: Any) -> Any:
+            return tokenizer.encode_batch(texts, **options)
+
+    words = Words.of(Pretender(), [])  # type: ignore[arg-type]
+    assert (words is not None) == known
+    if words is not None:
+        ((ids, _),) = words.encode(["12345 trees"])
+        assert np.array_equal(ids, tokenizer.encode("12345 trees", add_special_tokens=False).ids)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from sapwood.adapter.lora import LoraModel, adapter_tensors, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel, adapter_tensors
 from sapwood.config.sections import RunConfig
 from sapwood.train.optim import TrainState, new_state
 from sapwood.types import Event, Stepped, TrainData

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.errors import ModelError, StorageError
 from sapwood.run.files import verify_dir
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, save_checkpoint

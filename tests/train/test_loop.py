@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from sapwood.adapter.lora import LoraModel, attach_lora
-from sapwood.compute.attention.seam import packed_attention
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
+from sapwood.compute.attention.seam import is_packed, packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.dropout import keep_mask
-from sapwood.compute.linear import reference as fast_call
+from sapwood.compute.linear import reference
 from sapwood.compute.recompute import recompute_layers
 from sapwood.errors import NumericsError
+from sapwood.machine.device import Device
 from sapwood.native import ops
 from sapwood.native.build import why_not
 from sapwood.pack.build import build_pack
@@ -35,7 +37,7 @@ def mean_loss(model: LoraModel, examples: list[Example]) -> float:
     """The slow truth: each example in a pack of its own, no dropout."""
     total = 0.0
     model.peft.eval()
-    with torch.no_grad(), packed_attention(model.network):
+    with torch.no_grad(), packed_attention(model.network, model.backend):
         for example in examples:
             total += float(forward_loss(model, to_batch(build_pack([example]))).total)
     return total / sum(example.num_targets for example in examples)
@@ -160,23 +162,22 @@ def test_every_step_pack_and_input_draws_a_mask_of_its_own(
 ) -> None:
     if native and (reason := why_not()):
         pytest.skip(reason)
+    monkeypatch.setattr(Device, "compiled", native)
     settings = six_steps()
     model, state = start(settings)
     seeds: list[int] = []
 
-    def noting(shape: Any, rate: float, seed: int) -> torch.Tensor:
-        seeds.append(seed)
-        return keep_mask(shape, rate, seed)
+    def noting(rows: int, columns: int, drop: ops.Dropout, device: torch.device) -> torch.Tensor:
+        seeds.append(drop.seed)
+        return keep_mask(rows, columns, drop, device)
 
     def noted(self: ops.Dropout) -> Any:
         seeds.extend([self.seed] if self.rate else [])
         return struct(self)
 
     struct = ops.Dropout.struct
-    monkeypatch.setattr(fast_call, "keep_mask", noting)
+    monkeypatch.setattr(reference, "keep_mask", noting)
     monkeypatch.setattr(ops.Dropout, "struct", noted)
-    if not native:
-        monkeypatch.setattr(ops, "suits", lambda *_: False)
     for _ in train(model, data(), state, settings):
         pass
     packs = 0
@@ -248,7 +249,7 @@ def test_a_step_with_bad_numbers_is_refused_and_nothing_changes(spoil: Any) -> N
     assert same_bits(adapter(model), before)
     assert all(torch.equal(a[k], b[k]) for a, b in zip(moments, kept, strict=True) for k in a)
     assert (state.step, state.cursor) == (1, Cursor(0, 4))
-    assert model.network.config._attn_implementation != "sapwood_segments"
+    assert not is_packed(model.network.config._attn_implementation)
 
 
 def test_a_gradient_that_is_no_number_is_refused_although_the_loss_is_one() -> None:
@@ -268,7 +269,7 @@ def test_a_loss_of_exactly_zero_is_refused() -> None:
     model, state = start(settings)
     bias = torch.zeros(len(model.head.weight))
     bias[7] = 1e4
-    model.head = Head(torch.zeros_like(model.head.weight), bias)
+    model = replace(model, head=Head(torch.zeros_like(model.head.weight), bias))
     examples = [replace(e, ids=np.where(e.trained, 7, e.ids).astype(np.int32)) for e in data().train]
     with pytest.raises(NumericsError, match="loss is exactly zero at step 1"):
         list(train(model, TrainData(examples), state, settings))

@@ -15,6 +15,7 @@ from sapwood.train.processes.vocabulary import DividedRows, divide_vocabulary
 from sapwood.train.processes.world import join
 from sapwood.types import Head
 from tests.base.tiny import ARCHITECTURES, tiny_model
+from tests.compute.slow import FASTEST
 from tests.several import start
 
 IDS = torch.arange(3, 590, 7)[None]  # from every share and part
@@ -29,7 +30,7 @@ def answer(network: Any) -> dict[str, Any]:
     hidden = hidden.requires_grad_()
     head = Head(network.get_output_embeddings().weight if not hasattr(network, "shares") else network.shares)
     at = torch.arange(ROWS * (1 + hasattr(network, "longer")))
-    loss = label_loss(hidden, at, IDS[0, at], head).total
+    loss = label_loss(hidden, at, IDS[0, at], head, FASTEST).total
     loss.backward()
     return {"logits": logits, "loss": loss.detach(), "grad": hidden.grad[0, :ROWS]}
 

@@ -107,7 +107,7 @@ def agree(folder: str, config: str) -> None:
         held: dict[str, int] = {}
         for shard in ("none", "base"):
             train = settings.train.model_copy(update={"shard": shard})
-            _, model = build(spec, settings.model_copy(update={"train": train}), world)
+            _, model = build(spec, settings.model_copy(update={"train": train}), world, world.device())
             held[shard] = held_bytes(model)
         found = {
             "sums": [t.view(torch.int32).tolist() for t in tensors],

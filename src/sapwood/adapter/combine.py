@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapter.lora import ADAPTER, read_adapter
+from sapwood.adapter.files import read_adapter
+from sapwood.adapter.model import ADAPTER
 from sapwood.base.inspect import skeleton
 from sapwood.errors import ConfigError, ModelError
 from sapwood.types import BaseSpec
@@ -44,7 +45,7 @@ def combine(
             names, list(weights), ADAPTER, how.replace("-", "_"),
             density=None if how in (*EXACT, "linear") else density, svd_full_matrices=False,
         )  # fmt: skip
-    tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER)
+    tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
     settings = model.peft_config[ADAPTER].to_dict() | {"base_model_name_or_path": spec.source}
     return {name: tensor.float().contiguous() for name, tensor in tensors.items()}, settings
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from sapwood.adapter.lora import ADAPTER, LoraModel, LoraPair, lora_layers
+from sapwood.adapter.model import ADAPTER, LoraModel
+from sapwood.adapter.pairs import LoraPair, lora_layers
 from sapwood.errors import ModelError
 
 Change = Callable[[Tensor], Tensor]

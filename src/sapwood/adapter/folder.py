@@ -3,23 +3,32 @@ on."""
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sapwood.adapter.combine import How, combine
+from sapwood.adapter.facts import (
+    ADAPTER_DIR,
+    CARD,
+    AdapterFacts,
+    read_facts,
+    verify_adapter,
+    write_facts,
+)
+from sapwood.adapter.files import WEIGHTS, write_adapter, write_files
 from sapwood.adapter.full import write_model
-from sapwood.adapter.lora import LoraModel, write_adapter, write_files
+from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import inspect_base
-from sapwood.config.sections import BaseConfig, RunConfig
+from sapwood.config.sections import RunConfig
 from sapwood.errors import ModelError, Problem
-from sapwood.run.files import operation, staged_dir, to_json, verify_dir
+from sapwood.run.files import operation, staged_dir
 from sapwood.template.render import Renderer
-from sapwood.types import Adapter, Base
+from sapwood.types import Adapter, Base, BaseSpec
 
-ADAPTER_DIR, FACTS, CARD = "adapter", "sapwood.json", "README.md"
-SCHEMA = 1
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def save_adapter(
@@ -37,37 +46,36 @@ def save_adapter(
     They come from the state and not from the event log, which a full disk may have left with gaps.
     """
     folder = run / ADAPTER_DIR
-    facts = {
-        "schema": SCHEMA,
-        "base": base.spec.source,
-        "base_fingerprint": base.spec.fingerprint,
-        "storage": base.storage,
-        "compute_dtype": config.base.compute_dtype,
-        "double_quant": config.base.double_quant,
-        "template_name": config.template.name,
-        "template_fingerprint": renderer.fingerprint,
-        "stop_ids": list(renderer.stop_ids),
-        "system": config.data.system,
-        "lora": config.lora.model_dump(mode="json") | {"targets": list(model.targets)},
-        "first_loss": losses[0] if losses else None,
-        "final_loss": losses[1] if losses else None,
-        "data_sha256": data["data_sha256"],
-        "proof": data["proof"],
-    }
+    named = Path(base.spec.source)
+    facts = AdapterFacts(
+        base=config.base.model_copy(update={"model": base.spec.source, "storage": base.storage}),
+        base_fingerprint=base.spec.fingerprint,
+        template_name=config.template.name,
+        template_fingerprint=renderer.fingerprint,
+        base_path=str(named.resolve()) if named.exists() else None,
+        stop_ids=tuple(renderer.stop_ids),
+        system=config.data.system,
+        lora=config.lora.model_dump(mode="json") | {"targets": list(model.targets)},
+        first_loss=losses[0] if losses else None,
+        final_loss=losses[1] if losses else None,
+        data_sha256=data["data_sha256"],
+        proof=data["proof"],
+    )
     with staged_dir(folder) as staging:
-        operation("write", staging / "adapter_model.safetensors")
+        operation("write", staging / WEIGHTS)
         if model.method == "full":
-            write_model(model, base.spec.tokenizer, staging)
+            write_model(model, base.spec, staging)
         else:
             write_adapter(model, staging)
-        operation("write", staging / FACTS)
-        (staging / FACTS).write_text(to_json(facts), encoding="utf-8")
-        (staging / CARD).write_text(_card(facts), encoding="utf-8")
-    return _adapter(folder, facts)
+        _describe(facts, staging)
+    return facts.adapter(folder)
 
 
-def save_combined(folder: Path, parts: Sequence[Adapter], weights: Sequence[float], how: How) -> Adapter:
-    """Write the weighted sum of ``parts`` to ``folder``, with the facts that they share.
+def save_combined(
+    folder: Path, parts: Sequence[Adapter], weights: Sequence[float], how: How, base: str | None = None
+) -> Adapter:
+    """Write the weighted sum of ``parts`` to ``folder``, with the facts that they share. ``base``: where
+    their base lies now.
 
     Raises ModelError where they were trained on different bases or behind different templates.
     """
@@ -85,45 +93,68 @@ def save_combined(folder: Path, parts: Sequence[Adapter], weights: Sequence[floa
     ]
     if problems:
         raise ModelError(problems)
-    spec = inspect_base(BaseConfig(model=first.base))
+    facts = read_facts(first.path)
+    spec = found_base(facts, first.path, base)
     tensors, settings = combine(spec, [part.path for part in parts], weights, how)
     combined = [
         {"adapter": str(part.path), "weight": weight} for part, weight in zip(parts, weights, strict=True)
     ]
-    lora = dict(first.facts["lora"]) | {
+    lora = dict(facts.lora) | {
         "method": "lora", "rank": settings["r"], "alpha": settings["lora_alpha"],
         "targets": sorted(settings["target_modules"]),
     }  # fmt: skip
-    facts = dict(first.facts) | {
-        "lora": lora, "first_loss": None, "final_loss": None, "combined": {"how": how, "parts": combined},
-    }  # fmt: skip
+    facts = replace(
+        facts,
+        base=facts.base.model_copy(update={"model": spec.source}),
+        lora=lora,
+        first_loss=None,
+        final_loss=None,
+        combined={"how": how, "parts": combined},
+    )
     with staged_dir(folder) as staging:
         write_files(tensors, settings, staging)
-        (staging / FACTS).write_text(to_json(facts), encoding="utf-8")
-        (staging / CARD).write_text(_card(facts), encoding="utf-8")
-    return _adapter(folder, facts)
+        _describe(facts, staging)
+    return facts.adapter(folder)
 
 
-def load_adapter(folder: Path) -> Adapter:
-    """The facts of a finished adapter, after its manifest was verified."""
-    verify_dir(folder)
-    try:
-        return _adapter(folder, json.loads((folder / FACTS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError("adapter facts can't be read", str(folder / FACTS), str(error)) from None
+def load_adapter(folder: Path, *, sealed: bool = True) -> Adapter:
+    """The facts of a finished adapter, after its manifest was verified. ``sealed``: it must have one."""
+    verify_adapter(folder, sealed=sealed)
+    return read_facts(folder).adapter(folder)
 
 
-def _adapter(folder: Path, facts: Mapping[str, Any]) -> Adapter:
-    return Adapter(
-        path=folder,
-        base=facts["base"],
-        base_fingerprint=facts["base_fingerprint"],
-        template_fingerprint=facts["template_fingerprint"],
-        rank=facts["lora"]["rank"],
-        targets=tuple(facts["lora"]["targets"]),
-        final_loss=facts["final_loss"],
-        facts=facts,
-    )
+def found_base(facts: AdapterFacts, adapter: Path, base: str | None = None) -> BaseSpec:
+    """The base that an adapter was trained on, from ``base`` or else from where it lay.
+
+    Raises ModelError: it isn't there, or it has another fingerprint.
+    """
+    spec = inspect_base(facts.base.model_copy(update={"model": base or _place(facts, adapter)}))
+    if facts.base_fingerprint is not None and spec.fingerprint != facts.base_fingerprint:
+        raise ModelError(
+            f"{spec.source} is not the base that this adapter was trained on",
+            str(adapter),
+            f"trained on {facts.base_fingerprint}, found {spec.fingerprint} at {spec.path}",
+            "name the right one with --base, put the original weights back there, or train on the new ones",
+        )
+    return spec
+
+
+def _place(facts: AdapterFacts, adapter: Path) -> str:
+    """Where the base can lie that was named, perhaps from another folder or on another machine."""
+    named = facts.base.model
+    if ":" in named or Path(named).exists():
+        return named
+    if facts.base_path is not None and Path(facts.base_path).exists():
+        return facts.base_path
+    if facts.base_path is None and HUB_ID.fullmatch(named):  # as `sapwood push` names it
+        return f"hf:{named}"
+    why = f"it was {facts.base_path or named} when the adapter was trained"
+    raise ModelError("the adapter's base isn't there", str(adapter), why, "say where it lies: --base FOLDER")
+
+
+def _describe(facts: AdapterFacts, folder: Path) -> None:
+    write_facts(facts, folder)
+    (folder / CARD).write_text(_card(facts.to_json()), encoding="utf-8")
 
 
 def _card(facts: Mapping[str, Any]) -> str:

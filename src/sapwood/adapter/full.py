@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from sapwood.adapter.lora import LoraModel
-from sapwood.base.inspect import quiet
+from sapwood.adapter.model import LoraModel
+from sapwood.base.write import write_folder
+from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
-from sapwood.types import Base
+from sapwood.types import Base, BaseSpec
 
 
 def unfreeze(base: Base, seed: int) -> LoraModel:
@@ -18,13 +18,21 @@ def unfreeze(base: Base, seed: int) -> LoraModel:
     parameters = dict(network.named_parameters())
     out = network.get_output_embeddings()
     head = replace(base.head, weight=out.weight, bias=getattr(out, "bias", None))
+    backend, decoder = Backend.of(base.device), network.get_decoder()
     return LoraModel(
-        network, network, network.get_decoder(), head, DropoutClock(seed), parameters, (), method="full"
+        peft=network,
+        network=network,
+        backbone=decoder,
+        head=head,
+        clock=DropoutClock(seed),
+        parameters=parameters,
+        targets=(),
+        backend=backend,
+        method="full",
     )
 
 
-def write_model(model: LoraModel, tokenizer: Any, folder: Path) -> None:
+def write_model(model: LoraModel, spec: BaseSpec, folder: Path) -> None:
     """A folder in Hugging Face layout, with the tokenizer and its chat template."""
-    with quiet():
-        model.network.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    weights = ((name, parameter.detach()) for name, parameter in model.network.named_parameters())
+    write_folder(weights, model.network, spec, spec.tokenizer.chat_template, spec.stop_ids, folder)

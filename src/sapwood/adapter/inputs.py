@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import is_prefix, lead_embeddings, lead_keys, lead_length
 from sapwood.types import Batch, Segment
 
@@ -22,9 +22,9 @@ def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
     """float[1, T, D]: the decoder's output for a pack, after its final norm. A soft prompt expects its place
     in the pack (`pack.build.with_lead`)."""
     flow = model.flow.through(model.network.get_input_embeddings()) if model.flow else nullcontext()
-    with flow as kept:
+    with flow as saved_dtype:
         inputs, attention = _inputs(model, batch)
-        attention = replace(attention, kept=kept)
+        attention = replace(attention, saved_dtype=saved_dtype)
         out = model.backbone(**inputs, position_ids=batch.positions, segments=attention, use_cache=False)
     return out.last_hidden_state
 

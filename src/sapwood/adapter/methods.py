@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
+from sapwood.adapter.forms import defaults
 from sapwood.adapter.targets import refuse_large_rank, resolve_targets
 from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.errors import ConfigError, Problem
@@ -36,6 +38,22 @@ def peft_settings(network: Any, config: LoraConfig) -> Any:
             return peft.IA3Config(task_type="CAUSAL_LM", **_ia3_modules(network, config))  # type: ignore[arg-type]
         case _:
             return _lora_settings(network, config)
+
+
+def saved_settings(settings: Mapping[str, Any]) -> Any:
+    """The PeftConfig of an adapter that was saved, to be filled with its tensors."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = settings["peft_type"]
+    usual = defaults(kind)
+    # the base's name is a guess about where it lies, and PEFT warns where it lies elsewhere
+    known = {k: v for k, v in settings.items() if k in usual and k != "base_model_name_or_path"}
+    if kind == "LORA":
+        # how it started changes nothing that is saved, and a start may ask for the base's weights
+        known["init_lora_weights"] = True
+    # PEFT's soft prompts read their saved form into a fresh encoder, which there isn't for inference
+    classes: Any = PEFT_TYPE_TO_CONFIG_MAPPING
+    return classes[kind](**known | {"inference_mode": False})
 
 
 def with_adapter(network: Any, settings: Any) -> Any:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
-from typing import Any, cast
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
+from typing import Any
 
 from torch import nn
 
 from sapwood.errors import ConfigError, Problem
 
+MATRIX = 2  # dimensions of a linear's weight; experts are stacks of matrices
+
 
 def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ...] | str:
-    """``all-linear`` as the sorted leaf names of the decoder's linears; a list checked; a regular expression
-    checked."""
-    head = model.get_output_embeddings()
-    modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
-    named = list(modules)
-    linears = [name for name, m in named if isinstance(m, nn.Linear) and m is not head]
+    """``all-linear`` as names of the decoder's linears, by leaf where that names linears alone; a list
+    checked; a regular expression checked. Raises ConfigError."""
+    named, linears = _modules(model)
     leaves = sorted({name.rpartition(".")[2] for name in linears})
     if targets == "all-linear":
-        return tuple(leaves)
+        return _all_linear(model, [name for name, _ in named], linears)
     if isinstance(targets, str):
         try:
             pattern = re.compile(targets)
@@ -42,7 +42,7 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
                 f"{odd[0] or 'the whole model'} is no linear layer of the decoder; only those are adapted",
                 "end the expression in the names of layers, q_proj or v_proj say",
             )
-        return targets
+        return _without_experts(model, targets)
     if not targets:
         raise ConfigError("lora.targets is empty", "lora.targets", mend=f"names here: {', '.join(leaves)}")
     problems: list[Problem] = []
@@ -56,17 +56,29 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
         )
     if problems:
         raise ConfigError(problems)
-    return tuple(sorted(targets))
+    return _without_experts(model, tuple(sorted(targets)))
+
+
+def left_out(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...]:
+    """What of the decoder's layers a LoRA on ``targets`` leaves as it is, in words with sizes: experts, which
+    aren't linears, and linears that weren't named."""
+    stacks: Counter[str] = Counter()
+    parameters: Iterable[tuple[str, nn.Parameter]] = model.get_decoder().named_parameters()
+    for name, parameter in parameters:
+        if parameter.dim() > MATRIX:
+            stacks[name.rpartition(".")[2]] += parameter.numel()
+    words = [f"{name} of the experts ({size:,} numbers)" for name, size in sorted(stacks.items())]
+    rest: Counter[str] = Counter()
+    adapted = {id(linear) for linear in adapted_linears(model, targets)}
+    for name, linear in _linears(model).items():
+        if id(linear) not in adapted:
+            rest[name.rpartition(".")[2]] += linear.weight.numel()
+    return (*words, *(f"{name} ({size:,} numbers)" for name, size in sorted(rest.items())))
 
 
 def adapted_linears(model: Any, targets: tuple[str, ...] | str) -> list[nn.Linear]:
     """The linears of a model that get an adapter; ``targets`` as `resolve_targets` gives them."""
-    head = model.get_output_embeddings()
-    return [
-        module
-        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
-        if isinstance(module, nn.Linear) and module is not head and _adapted(name, targets)
-    ]
+    return [linear for name, linear in _linears(model).items() if _adapted(name, targets)]
 
 
 def refuse_large_rank(model: Any, targets: tuple[str, ...] | str, rank: int) -> None:
@@ -81,3 +93,54 @@ def _adapted(name: str, targets: tuple[str, ...] | str) -> bool:
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _modules(model: Any) -> tuple[list[tuple[str, nn.Module]], list[str]]:
+    """Every module by its name, and the names of the linears that aren't the head."""
+    return list(model.named_modules()), list(_linears(model))
+
+
+def _linears(model: Any) -> dict[str, nn.Linear]:
+    head = model.get_output_embeddings()
+    modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
+    return {name: m for name, m in modules if isinstance(m, nn.Linear) and m is not head}
+
+
+def _all_linear(model: Any, names: Sequence[str], linears: Sequence[str]) -> tuple[str, ...]:
+    """Leaf names, or full names of those whose leaf is also that of something else: a linear in a list is
+    called 0, as the first layer is."""
+    others = {name.rpartition(".")[2] for name in set(names) - set(linears)}
+    found = {leaf if (leaf := name.rpartition(".")[2]) not in others else name for name in linears}
+    return tuple(sorted(found - taken_for_experts(model, found)))
+
+
+def _without_experts(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...] | str:
+    """``targets`` as they are. Raises ConfigError where PEFT would adapt experts in their place."""
+    taken = taken_for_experts(model, {targets} if isinstance(targets, str) else set(targets))
+    if taken:
+        why = f"PEFT takes {', '.join(sorted(taken))} of {model.config.model_type} for its experts"
+        mend = "name the linears of attention one by one, or leave it at all-linear"
+        raise ConfigError("experts can't be trained", "lora.targets", why, mend)
+    return targets
+
+
+def taken_for_experts(model: Any, targets: Set[str]) -> set[str]:
+    """Those of ``targets`` under which PEFT adapts the experts of a mixture, which are one parameter since
+    transformers 5, and not the linears that are called so; and regular expressions, which it replaces there.
+    Found by asking it."""
+    plain = {target for target in targets if re.fullmatch(r"[\w.]+", target)}
+    return {t for t in targets if not _stays(model, [t] if t in plain else t)}
+
+
+def _stays(model: Any, targets: list[str] | str) -> bool:
+    """Does PEFT look for ``targets`` as they are told?"""
+    from peft import LoraConfig as PeftConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    settings = PeftConfig(target_modules=targets)
+    before = settings.target_modules
+    try:
+        convert_peft_config_for_transformers(settings, model, None)
+    except ValueError:  # it wants to see the others of the fused ones too
+        return False
+    return settings.target_modules == before and not settings.target_parameters

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import logging
+import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +17,20 @@ from sapwood.base.folder import Folder, read_folder, read_json
 from sapwood.base.sources import resolve
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError
+from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import config_values
 from sapwood.gguf.tokenizer import read_tokenizer
+from sapwood.machine.extras import install
 from sapwood.types import BaseSpec
 
 if TYPE_CHECKING:
     import torch
 
+DROPOUT = re.compile(
+    r"^(?!classifier|summary).*drop(out)?($|_)"
+)  # attention_dropout, resid_pdrop, hidden_dropout_prob
+
+log = logging.getLogger("sapwood.base")
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -41,6 +50,7 @@ def inspect_base(config: BaseConfig) -> BaseSpec:
 def _inspect_folder(source: str, path: Path) -> BaseSpec:
     folder = read_folder(path)
     hf_config = _native_config(folder)
+    notes = without_dropout(hf_config)
     _check_size(hf_config, folder)
     tokenizer = chatglm_tokenizer(path) if is_chatglm(folder.config) else _folder_tokenizer(path)
     _check_vocabulary(tokenizer, hf_config.vocab_size, path)
@@ -55,7 +65,8 @@ def _inspect_folder(source: str, path: Path) -> BaseSpec:
         tokenizer=tokenizer,
         hf_config=hf_config,
         stop_ids=_stop_ids([*stops, *_ids(hf_config.eos_token_id)], tokenizer),
-        packable=_packable(hf_config),
+        unpackable=_unpackable(hf_config),
+        notes=notes,
     )
 
 
@@ -84,7 +95,7 @@ def _inspect_file(source: str, path: Path) -> BaseSpec:
         tokenizer=tokenizer,
         hf_config=hf_config,
         stop_ids=_stop_ids(read.stop_ids, tokenizer),
-        packable=_packable(hf_config),
+        unpackable=_unpackable(hf_config),
     )
 
 
@@ -123,6 +134,18 @@ def _native_config(folder: Folder) -> Any:
         raise ModelError("config.json isn't valid", where, first_line(error)) from None
 
 
+def without_dropout(hf_config: Any) -> tuple[str, ...]:
+    """Set every dropout of the base to 0: what is trained has its own, and a frozen model computes as in
+    inference. Returns a note where one was set."""
+    text = hf_config.get_text_config()
+    keys = [key for key, v in vars(text).items() if DROPOUT.search(key) and isinstance(v, float) and v]
+    for key in keys:
+        setattr(text, key, 0.0)
+    return (
+        (f"{', '.join(keys)} of the base set to 0: a frozen base computes as in inference",) if keys else ()
+    )
+
+
 def _check_size(hf_config: Any, folder: Folder) -> None:
     """Compare what the config describes with what the files hold, before anything is allocated for it."""
     where = str(folder.path / "config.json")
@@ -144,6 +167,7 @@ def _folder_tokenizer(path: Path) -> Any:
     own = path / "tokenizer.json"
     if (path / "tokenizer_config.json").exists():
         read_json(path / "tokenizer_config.json")
+    _refuse_sentencepiece(path)
     kind = PreTrainedTokenizerFast if own.is_file() else AutoTokenizer
     # named, because tokenizer_config.json may name another file, anywhere
     files: dict[str, Any] = {"tokenizer_file": str(own)} if own.is_file() else {}
@@ -158,23 +182,50 @@ def _folder_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
+def _refuse_sentencepiece(path: Path) -> None:
+    """Raises ModelError for ``tokenizer.model`` alone if nothing here can read it."""
+    others = ("tokenizer.json", "vocab.json")
+    if not (path / "tokenizer.model").is_file() or any((path / name).is_file() for name in others):
+        return
+    needed = ("sentencepiece", "google.protobuf")
+    if lost := [name for name in needed if not _installed(name)]:
+        why = f"the folder has tokenizer.model alone, and {' and '.join(lost)} isn't installed to read it"
+        raise ModelError("no usable tokenizer", str(path), why, install("sentencepiece"))
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
 def _check_vocabulary(tokenizer: Any, rows: int, path: Path) -> None:
-    """Every id that the tokenizer can give must have a row in the embedding."""
-    token, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
-    if highest < 0:
+    """Every id that the tokenizer can give must have a row in the embedding. Added tokens without one, as
+    Gemma 3's folders have for pictures, are told: a row of data that uses one is refused by the proof."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    if not vocabulary:
         raise ModelError("the tokenizer has no tokens", str(path))
-    if highest >= rows:
-        why = f"token {token!r} has the id {highest:,}, the embedding has {rows:,} rows"
+    rowless = {token: id for token, id in vocabulary.items() if id >= rows}
+    token, highest = max(rowless.items(), key=lambda item: item[1], default=("", -1))
+    why = f"token {token!r} has the id {highest:,}, the embedding has {rows:,} rows"
+    if rowless.keys() - tokenizer.get_added_vocab().keys():
         raise ModelError("the tokenizer doesn't fit the model", str(path), why)
+    if rowless:
+        log.warning("%s: %s; text that contains it is refused", path, why)
 
 
-def _packable(hf_config: Any) -> bool:
-    """True where every layer mixes tokens by attention only, through the interface that `pack` plugs into."""
+def _unpackable(hf_config: Any) -> str:
+    """Why rows of a pack would see each other in a model of ``hf_config``; empty where they needn't."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    layers = getattr(hf_config, "layer_types", None) or ["full_attention"]
+    layers = getattr(hf_config.get_text_config(), "layer_types", None) or ["full_attention"]
+    if odd := sorted({str(layer) for layer in layers} - PACKABLE_LAYERS):
+        return f"layers of kind {', '.join(odd)} mix its tokens, beside attention"
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(hf_config)]
-    return set(layers) <= PACKABLE_LAYERS and bool(getattr(model, "_supports_attention_backend", False))
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention in transformers can't be told which rows a pack holds"
+    return ""
 
 
 def _fingerprint(hashes: Sequence[tuple[str, str]]) -> str:

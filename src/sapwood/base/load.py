@@ -9,11 +9,12 @@ from sapwood.base.chatglm import known_layout
 from sapwood.base.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
 from sapwood.base.inspect import first_line, quiet, skeleton
 from sapwood.base.storage.int8_linear import to_int8
-from sapwood.base.storage.storages import compute_dtype, settle_storage, weight_bytes
+from sapwood.base.storage.storages import settle_storage, storage_dtype, weight_bytes
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.file import read_gguf
-from sapwood.machine.measure import available_memory, own_device
+from sapwood.machine.device import CPU, Device
+from sapwood.machine.memory import available_memory
 from sapwood.native.heap import release_heap, use_heap
 from sapwood.types import Base, BaseSpec, Head
 
@@ -24,10 +25,11 @@ CHECKED_TOKENS = 8192  # of the vocabulary, when the head is compared with the m
 SPARE = 1.05  # of the weights' size: buffers, and what loading itself takes
 
 
-def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
+def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
     """Load the weights: a model in eval mode whose parameters take no gradient, and its head as data.
 
-    Memory stays near the size of the loaded model: tensors are read, converted and placed one by one.
+    Memory stays near the size of the loaded model: tensors are read, converted and placed one by one. They
+    lie in RAM; ``device`` is where they will compute, once `move` has taken them there.
 
     Raises:
         ConfigError: the base can't be held in that storage.
@@ -35,10 +37,10 @@ def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
     """
     import torch
 
-    if own_device() == "cpu":
+    if device.heap:
         use_heap()
-    config = settle_storage(spec, config)
-    dtype = compute_dtype(config)
+    config = settle_storage(spec, config, device)
+    dtype = storage_dtype(config)
     _check_memory(spec, config)
     if spec.path.is_dir():
         model = _load_folder(spec, config, dtype)
@@ -50,31 +52,30 @@ def load_base(spec: BaseSpec, config: BaseConfig) -> Base:
     if config.storage == "int8-compute":
         to_int8(model)
     release_heap()
-    products = torch.float32 if config.products == "fp32" else None
-    return Base(spec, model, replace(head, products=products), config.storage, products)
+    matmul_dtype = torch.float32 if config.products == "fp32" else None
+    head = replace(head, matmul_dtype=matmul_dtype)
+    return Base(spec, model, head, config.storage, device, matmul_dtype)
 
 
-def place(network: torch.nn.Module) -> None:
-    """Move a model that is only talked to to where this process computes. Raises ModelError where it doesn't
-    fit there."""
+def place(network: torch.nn.Module, device: Device) -> None:
+    """`move` of a model that is only talked to. Raises ModelError where it doesn't fit there."""
     import torch
 
-    device = own_device()
     try:
         move(network, device)
     except torch.OutOfMemoryError as error:
         mend = "CUDA_VISIBLE_DEVICES= in the environment takes the CPU"
-        raise ModelError("the model doesn't fit on the GPU", device, first_line(error), mend) from None
+        raise ModelError("the model doesn't fit on the GPU", str(device), first_line(error), mend) from None
 
 
-def move(network: torch.nn.Module, device: str) -> None:
+def move(network: torch.nn.Module, device: Device) -> None:
     """Every weight from the CPU, where it was loaded, to ``device``, with what bitsandbytes keeps beside its
     own."""
     from sapwood.base.storage.bnb_linear import follow
 
-    if device == "cpu":
+    if device.is_cpu:
         return
-    network.to(device)
+    network.to(str(device))
     for module in network.modules():
         follow(module)
 

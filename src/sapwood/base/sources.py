@@ -69,6 +69,15 @@ def resolve(model: str, *, accept_license: bool = False, offline: bool = False) 
     return _from_disk(model)
 
 
+def hub_id(model: str) -> str:
+    """``ORG/NAME`` of a model that is on a hub, a built-in's too: what other libraries look up. A path of
+    this disk stays as it is."""
+    kind, _, name = model.partition(":")
+    if model.startswith(BUILTIN) and name in BUILTINS:
+        return BUILTINS[name].hub
+    return name.partition("@")[0] if f"{kind}:" in HUBS and name else model
+
+
 def list_models() -> list[ModelInfo]:
     """The built-in models, and whether they are pulled."""
     return [

@@ -19,10 +19,11 @@ def start_chat(
     system: str | None,
     prompt: str | None,
     compare: bool,
+    base: str | None,
     as_json: bool,
 ) -> int:
     with waiting(f"loading {target}"):
-        loaded = open_target(target, runs)
+        loaded = open_target(target, runs, base=base)
     return run_chat(
         loaded, settings, system=system, prompt=prompt, compare=compare, json=as_json,
         stdin=sys.stdin, stdout=sys.stdout,

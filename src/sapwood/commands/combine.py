@@ -7,14 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sapwood.adapter.combine import HOWS
-from sapwood.adapter.folder import ADAPTER_DIR, FACTS, load_adapter, save_combined
+from sapwood.adapter.facts import ADAPTER_DIR, FACTS
+from sapwood.adapter.folder import load_adapter, save_combined
 from sapwood.errors import ConfigError
 from sapwood.run.files import to_json
 from sapwood.run.query import find_run
 
 
 def combine_adapters(
-    targets: Sequence[str], out: Path, *, weights: str | None, how: str, runs: Path, as_json: bool
+    targets: Sequence[str],
+    out: Path,
+    *,
+    weights: str | None,
+    how: str,
+    base: str | None,
+    runs: Path,
+    as_json: bool,
 ) -> None:
     """Write the weighted sum of the named adapters to ``out``, which must not be there yet."""
     shares = read_weights(weights, len(targets))
@@ -22,8 +30,8 @@ def combine_adapters(
         raise ConfigError(f"no combination {how!r}", "--how", mend=f"one of {', '.join(HOWS)}")
     if out.exists():
         raise ConfigError("the folder is there already", str(out), mend="name a new one")
-    parts = [load_adapter(folder_of(target, runs)) for target in targets]
-    adapter = save_combined(out, parts, shares, how)
+    parts = [load_adapter(folder_of(target, runs), sealed=False) for target in targets]
+    adapter = save_combined(out, parts, shares, how, base)
     if as_json:
         print(to_json({"path": str(adapter.path), "rank": adapter.rank, **adapter.facts["combined"]}))
         return

@@ -19,13 +19,16 @@ BARS = 40  # characters of the longest bar
 
 
 def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
+    from sapwood.machine.device import device_for
     from sapwood.plan import choose_plan, settled
     from sapwood.plan.time import estimate
+    from sapwood.train.trial import tried
 
     config = load_config(path, overrides)
-    study = study_config(config)
-    memory = choose_plan(study, config)
-    expected = estimate(study, settled(config, memory))
+    study = tried(study_config(config), config)
+    device = device_for(config.base.device_map)
+    memory = choose_plan(study, config, device)
+    expected = estimate(study, settled(config, memory, device), device)
     values, places = flatten(config.model_dump(mode="json")), origins(path, overrides)
     if as_json:
         known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}
@@ -69,6 +72,7 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
         f"longest    {longest}",
         f"proof      {len(proof['codes'])} checks passed on {proof['turns']:,} trained turns; "
         f"each ends on {proof['stop_text']}",
+        *trial_lines(proof),
         f"steps      {steps.total_steps:,} of {config.train.batch_size} examples, "
         f"{steps.steps_per_epoch:,} an epoch",
     ]
@@ -90,13 +94,50 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
             f"{report['cut_rows'][0]}; {report['cut_answers']:,} inside an answer, without a stop token"
         )
     if report["control_rows"]:
-        lines.append(f"note       {report['control_rows']:,} rows spell a control token; it stays plain text")
+        lines.append(
+            f"note       {report['control_rows']:,} rows spell a control token; it stays plain text "
+            "(template.meant says which tokens are meant)"
+        )
+    if (prompt := study.renderer.default_system) is not None:
+        lines.append(f"note       rows without a system prompt learn under the template's own: {prompt!r}")
     lines += [
         f"accepted   {code}: {found['rows']:,} rows, first {found['first']}"
         for code, found in proof["accepted"].items()
         if found["rows"]
     ]
-    return [*lines, *(f"note       {text}" for text in rows["notes"])]
+    return [
+        *lines,
+        *(f"note       {text}" for text in (*rows["notes"], *study.spec.notes, *untrained(study, config))),
+    ]
+
+
+def untrained(study: Study, config: RunConfig) -> list[str]:
+    """What stays as it is although one might expect it to be trained, or packed."""
+    from sapwood.adapter.targets import left_out, resolve_targets
+    from sapwood.base.inspect import skeleton
+
+    if not config.lora.on_linears or config.lora.method == "ia3":
+        return []
+    network = skeleton(study.spec)
+    rest = left_out(network, resolve_targets(network, config.lora.targets))
+    lines = [
+        f"not trained: {text}" for text in rest if config.lora.targets == "all-linear" or "experts" in text
+    ]
+    if any("experts" in text for text in rest) and config.base.storage in ("nf4", "fp4", "int8"):
+        lines.append(f"{config.base.storage} leaves the experts dense: only linears are packed")
+    return lines
+
+
+def trial_lines(proof: Mapping[str, Any]) -> list[str]:
+    """What `train.trial` found, where it was asked."""
+    trial = proof.get("trial")
+    if trial is None:
+        return []
+    over = f", each longer than the window of {trial['window']}," if trial["window"] else ""
+    return [
+        f"trial      on a tiny random copy of the model a pack of {trial['rows']} rows{over} gives the loss",
+        "           and the gradient of its rows alone, and its adapter opens again",
+    ]
 
 
 def _under(word: str, texts: Sequence[str]) -> list[str]:

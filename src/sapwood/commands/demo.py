@@ -12,7 +12,7 @@ from pathlib import Path
 from sapwood.commands.train import run_config
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
-from sapwood.machine.measure import peak_bytes
+from sapwood.machine.device import device_for
 from sapwood.run import query
 from sapwood.run.files import to_json, write_atomic
 from sapwood.show.manner import colours
@@ -38,10 +38,10 @@ def run_demo(runs: Path, steps: int | None) -> None:
             before_and_after(run), shutil.get_terminal_size((100, 24)).columns, color=colours(sys.stdout)
         )
     )
-    figures = query.summarise(run)
+    figures, peak = query.summarise(run), device_for(config.base.device_map).peak_bytes()
     facts = {
         "seconds": round(time.monotonic() - started, 1),
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": peak,
         "base_loss": figures.base_eval_loss,
         "loss": figures.last_eval_loss,
         "answers": len(answers),
@@ -49,7 +49,7 @@ def run_demo(runs: Path, steps: int | None) -> None:
     }
     write_atomic(run / "demo.json", to_json(facts))
     print(f"{stopped} of {len(answers)} held-out answers ended by the model's own stop token")
-    print(f"{facts['seconds']:.0f} s in all, peak memory {peak_bytes() / 1e9:.2f} GB")
+    print(f"{facts['seconds']:.0f} s in all, peak memory {peak / 1e9:.2f} GB")
 
 
 def before_and_after(run: Path) -> list[tuple[Sample, Sample]]:
@@ -63,9 +63,10 @@ def before_and_after(run: Path) -> list[tuple[Sample, Sample]]:
 
 def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:
     """The trained model's answers to all held-out prompts, from the adapter as it was saved."""
+    from sapwood.prepare.probe import choose_probes
     from sapwood.prepare.study import read_data
     from sapwood.serve.load import open_target
-    from sapwood.serve.probe import answer_probes, choose_probes
+    from sapwood.serve.probe import answer_probes
 
     gc.collect()  # the trained model is done: its room is the next one's
     loaded = open_target(str(run), run.parent)

@@ -13,7 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sapwood.base.sources import list_models
-from sapwood.machine.measure import available_memory, fastest_dtype, total_memory
+from sapwood.machine.device import device_for
+from sapwood.machine.measure import machine_facts as measured_facts
+from sapwood.machine.measure import torch_dtype
+from sapwood.machine.memory import available_memory, total_memory
 from sapwood.machine.system import kernel_file
 from sapwood.native.build import why_not
 from sapwood.native.heap import why_no_heap
@@ -53,11 +56,12 @@ def examine(runs: Path, *, as_json: bool) -> None:
 
 def machine_facts(runs: Path) -> dict[str, Any]:
     """Measured in about a second; nothing is written."""
-    dtype, rates = fastest_dtype()
+    device = device_for("auto")
+    rates = measured_facts(device)
     existing = next(folder for folder in (runs.absolute(), *runs.absolute().parents) if folder.is_dir())
     memory = available_memory()
-    name = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(dtype)]
-    plans = what_fits(name, dtype.itemsize)
+    name = rates["dtype"]
+    plans = what_fits(name, torch_dtype(name).itemsize, device)
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

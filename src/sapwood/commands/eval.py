@@ -9,24 +9,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sapwood.adapter.facts import FACTS, read_facts
+from sapwood.adapter.files import SETTINGS
 from sapwood.config.file import load_config
-from sapwood.config.sections import RunConfig
+from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig
 from sapwood.data.formats import read_conversations
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluate import Compared, Evaluation, answer_both, evaluate_rows
 from sapwood.prepare.cache import unpack_examples
-from sapwood.prepare.rows import prepare
+from sapwood.prepare.report import prepare
 from sapwood.prepare.study import DATA, EVAL
 from sapwood.run import query
 from sapwood.run.files import to_json
-from sapwood.run.store import CONFIG
+from sapwood.run.store import CONFIG, RUN
 from sapwood.serve.load import Loaded, open_target
-from sapwood.serve.probe import Probe
 from sapwood.serve.session import require_adapter
 from sapwood.show.manner import colours, waiting
 from sapwood.show.tables import side_by_side
 from sapwood.template.unrender import unrender
-from sapwood.types import Example, Message, RowId, Sample
+from sapwood.types import Example, Message, Probe, RowId, Sample
 
 NAMES = {
     "loss": ("loss", 4),
@@ -37,33 +38,47 @@ NAMES = {
 
 
 def eval_run(
-    name: str, runs: Path, data: Path | None, *, answers: int, max_new_tokens: int, seed: int, as_json: bool
+    name: str,
+    runs: Path,
+    data: Path | None,
+    *,
+    base: str | None = None,
+    answers: int,
+    max_new_tokens: int,
+    seed: int,
+    as_json: bool,
 ) -> None:
-    """Measure on the run's own held-out rows, or on ``data``, read and proved as the run's were."""
-    run = query.find_run(runs, name)
-    config = load_config(run / CONFIG)
+    """Measure on the run's own held-out rows, or on ``data``, read and proved as the run's were. ``name`` may
+    be an adapter's folder, which holds no rows."""
+    folder = Path(name)
+    alone = (folder / SETTINGS).is_file() and not (folder / RUN).is_file()
+    place = folder if alone else query.find_run(runs, name)
+    config = _config_of(folder, data) if alone else load_config(place / CONFIG)
     if config.lora.method == "full":
         why = "full fine-tuning leaves another model, and no adapter to switch off"
-        raise ConfigError("nothing to compare", str(run), why, "`sapwood runs` has its held-out losses")
-    with waiting(f"loading {run.name}"):
-        loaded = open_target(str(run), runs)
-    examples = held_out(run) if data is None else prepare_file(data, config, loaded)
+        raise ConfigError("nothing to compare", str(place), why, "`sapwood runs` has its held-out losses")
+    with waiting(f"loading {place.name}"):
+        loaded = open_target(str(place), runs, base=base)
+    examples = held_out(place) if data is None else prepare_file(data, config, loaded)
     if not examples:
-        mend = f"sapwood eval {run} --data FILE"
-        raise DataError("the run holds no rows out", str(run), "data.eval was 0", mend)
+        mend = f"sapwood eval {place} --data FILE"
+        raise DataError("the run holds no rows out", str(place), "data.eval was 0", mend)
     found = evaluate_rows(loaded, examples, answers=answers, max_new_tokens=max_new_tokens, seed=seed)
     if as_json:
-        print(to_json({"run": str(run), "data": str(data or run / DATA / EVAL), **facts(found)}), end="")
+        rows = str(data or place / DATA / EVAL)
+        print(to_json({"run": str(place), "data": rows, **facts(found)}), end="")
     else:
         show_answers(found.answers)
         print("\n".join(lines(found)))
 
 
-def answer_prompts(name: str, runs: Path, file: Path, *, max_new_tokens: int, as_json: bool) -> None:
+def answer_prompts(
+    name: str, runs: Path, file: Path, *, base: str | None = None, max_new_tokens: int, as_json: bool
+) -> None:
     """Both models' answers to the questions in ``file``, one a line, as `sapwood chat` would ask them."""
     questions = read_questions(file)
     with waiting(f"loading {name}"):
-        loaded = open_target(name, runs)
+        loaded = open_target(name, runs, base=base)
     require_adapter(loaded)
     pairs = answer_both(loaded, [_as_probe(loaded, file, i, text) for i, text in questions], max_new_tokens)
     if as_json:
@@ -95,6 +110,20 @@ def _as_probe(loaded: Loaded, file: Path, line: int, text: str) -> Probe:
     said = [Message("system", loaded.system)] if loaded.system else []
     ids = loaded.renderer.prompt_ids([*said, Message("user", text)])
     return Probe(RowId(str(file), line - 1, line), text, tuple(ids), "")
+
+
+def _config_of(folder: Path, data: Path | None) -> RunConfig:
+    """How rows are read for an adapter that lies alone: as its facts say, and by defaults."""
+    if data is None:
+        why = "an adapter's folder holds no rows"
+        raise ConfigError("no rows to measure on", str(folder), why, "--data FILE, or name the run")
+    rows = DataConfig(train=(str(data),))
+    if not (folder / FACTS).is_file():
+        return RunConfig(data=rows)
+    told = read_facts(folder)
+    return RunConfig(
+        data=rows.model_copy(update={"system": told.system}), template=TemplateConfig(name=told.template_name)
+    )
 
 
 def held_out(run: Path) -> Sequence[Example]:

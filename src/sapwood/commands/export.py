@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
-from sapwood.errors import ConfigError
+from sapwood.adapter.facts import FACTS, read_facts
+from sapwood.base.inspect import inspect_base
+from sapwood.base.sources import resolve
+from sapwood.config.file import load_config
+from sapwood.config.sections import BaseConfig
+from sapwood.errors import ConfigError, SapwoodError
 from sapwood.export.gguf_model import FileType
-from sapwood.export.ship import Kind, Order, export
+from sapwood.export.ship import Kind, Order, export, refuse_early
 from sapwood.prepare.cache import unpack_examples
 from sapwood.prepare.study import DATA, EVAL
 from sapwood.run.files import to_json
-from sapwood.run.store import RUN
+from sapwood.run.query import find_run
+from sapwood.run.store import CONFIG, RUN
 from sapwood.serve.load import Loaded, open_target
 from sapwood.types import Example
 
@@ -19,13 +25,27 @@ HELD = 64  # held-out examples, the first ones, on which ways to merge are compa
 
 
 def export_target(
-    target: str, runs: Path, *, to: str, file_type: str, onto: str | None, out: Path | None, as_json: bool
+    target: str,
+    runs: Path,
+    *,
+    to: str,
+    file_type: str,
+    base: str | None,
+    onto: str | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Write what ``target`` names as ``to``, say how well it was met, and what to type next."""
-    for value, choices, where in ((to, get_args(Kind), "--to"), (file_type, get_args(FileType), "--type")):
+    for value, choices, where, more in (
+        (to, get_args(Kind), "--to", ""),
+        (file_type, get_args(FileType), "--type", "; llama-quantize makes other types of the F16 file"),
+    ):
         if value not in choices:
-            raise ConfigError(f"{value!r} can't be exported to", where, mend=f"choose {', '.join(choices)}")
-    trained = open_target(target, runs, exact=True)
+            mend = f"choose {', '.join(choices)}{more}"
+            raise ConfigError(f"{value!r} can't be exported to", where, mend=mend)
+    if (config := _base_of(target, runs, base)) is not None:
+        refuse_early(inspect_base(config), cast("Kind", to))
+    trained = open_target(target, runs, exact=True, base=base)
     run = run_of(trained)
     held = _held_out(run) if run is not None and to == "merged" else ()
     order = Order(cast("Kind", to), cast("FileType", file_type), onto, held)
@@ -38,6 +58,24 @@ def export_target(
     print(f"check      {done.check.line()}")
     print(f"written    {done.path}")
     print(f"use        {done.use}")
+
+
+def _base_of(target: str, runs: Path, base: str | None) -> BaseConfig | None:
+    """``base``, or what a run or an adapter was trained on, from its own files. None if they don't say it, or
+    it isn't there any more: `open_target` tells."""
+    if base is not None:
+        return BaseConfig(model=base)
+    folder = Path(target)
+    try:
+        if (folder / FACTS).is_file():
+            model = read_facts(folder).base.model
+        else:
+            run = folder if (folder / RUN).is_file() else find_run(runs, target)
+            model = load_config(run / CONFIG).base.model
+        resolve(model, offline=True)
+    except (SapwoodError, KeyError):
+        return None
+    return BaseConfig(model=model)
 
 
 def run_of(trained: Loaded) -> Path | None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.folder import ADAPTER_DIR, FACTS
+from sapwood.adapter.facts import ADAPTER_DIR, FACTS
 from sapwood.errors import ModelError
 from sapwood.export.hub import Parcel, pack, read_checks, send
 from sapwood.export.ship import CHECK

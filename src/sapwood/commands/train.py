@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import TextIO, cast
 
+from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.run import query
-from sapwood.run.files import to_json
+from sapwood.run.lines import to_line
 from sapwood.run.store import RUN
 from sapwood.show import tables
 from sapwood.show.console import reporter
@@ -87,9 +88,14 @@ def conclude(adapter: Adapter, *, as_json: bool) -> None:
     if (adapter.path.parent / RUN).is_file():
         sum_up(adapter.path.parent, as_json=as_json)
     elif as_json:
-        say(to_json({"run": None, "adapter": str(adapter.path)}).rstrip())
+        say_result(None, adapter.path)
     else:
         say(f"finished; the run's own disk is full, so the adapter went to {adapter.path}")
+
+
+def say_result(run: Path | None, adapter: Path) -> None:
+    """The last line of `--json`: one object a line, as the events before it."""
+    say(to_line({"kind": "result", "run": run and str(run), "adapter": str(adapter)}).decode().rstrip())
 
 
 def sum_up(run: Path, *, as_json: bool) -> None:
@@ -98,7 +104,7 @@ def sum_up(run: Path, *, as_json: bool) -> None:
 
     keep_curve(run)
     if as_json:
-        say(to_json({"run": str(run), "adapter": str(run / "adapter")}).rstrip())
+        say_result(run, run / ADAPTER_DIR)
     elif quiet():
         say(str(run))
     else:

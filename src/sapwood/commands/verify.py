@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sapwood.adapter.folder import ADAPTER_DIR, load_adapter
+from sapwood.adapter.facts import ADAPTER_DIR
+from sapwood.adapter.folder import load_adapter
 from sapwood.config.file import load_config
 from sapwood.errors import Problem, SapwoodError, StorageError
 from sapwood.prepare.study import DATA

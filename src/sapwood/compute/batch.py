@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sapwood.compute.attention.segments import plan_attention
+from sapwood.compute.attention.segments import AttentionPlan
 from sapwood.pack.build import pad_pack
 from sapwood.types import Batch, Pack
 
@@ -20,7 +20,7 @@ def to_batch(pack: Pack, device: str = "cpu") -> Batch:
     return Batch(
         ids=tensor(pack.ids)[None],
         positions=tensor(pack.positions)[None],
-        attention=plan_attention(pack.segments, device=device),
+        attention=AttentionPlan(pack.segments),
         predict_at=tensor(pack.predict_at),
         targets=tensor(pack.targets),
         rows=pack.rows,

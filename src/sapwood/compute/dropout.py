@@ -1,22 +1,25 @@
 """Dropout masks from a counter: drawn when needed, drawn again in the backward pass, never stored.
 
-A mask is a pure function of (seed, step, pack, input), so a resumed run, a recomputed layer and the backward
-pass all see the same one, and nothing else that draws random numbers can shift it.
+A mask is a pure function of (seed, step, pack, input, row, column). A resumed run, a recomputed layer, the
+backward pass and another device all see the same one, and nothing else that draws numbers can shift it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BITS = 15  # random bits an element: the keep rate is exact to 1 / 32,768
-LEVELS = 2**BITS
+from sapwood.native.ops import LANES, Dropout
+
+CHUNK = 8 * LANES  # columns whose bits come from the same counters
+AT_ONCE = 1 << 16  # counters: what is computed of them stays in a processor's cache
+LOW = 0xFFFFFFFF  # 32 bits
 
 
 @dataclass(slots=True)
@@ -33,33 +36,47 @@ class DropoutClock:
         return int.from_bytes(hashlib.blake2b(counter, digest_size=8).digest(), "little") >> 1
 
 
-def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, seed: int) -> Tensor:
-    """int16[shape], all bits set where an element is kept and none where it is dropped, with probability
-    ``rate``.
+def keep_mask(rows: int, columns: int, drop: Dropout, device: torch.device | str = "cpu") -> Tensor:
+    """bool[rows, columns]: is an element kept? The bits of `native.ops.keep_mask`, whatever the device.
 
-    Bits rather than bools, because masking is then one bitwise "and", whatever the number format. numpy's
-    SFC64 is the fastest generator at hand, and its stream is fixed by numpy's compatibility policy.
+    A counter's eight numbers of 16 bits belong to eight columns, `LANES` apart. On a CPU numpy computes them:
+    torch would have its threads meet after each of a hundred small operations.
     """
-    size = math.prod(shape)
-    words = np.random.SFC64(seed).random_raw((size + 3) // 4)
-    bits = torch.from_numpy(words.view(np.int16)[:size]).bitwise_and_(LEVELS - 1)
-    last = torch.tensor(min(round(rate * LEVELS), LEVELS - 1) - 1, dtype=torch.int16)  # that is dropped
-    return torch.sub(last, bits, out=bits).bitwise_right_shift_(BITS).view(shape)  # the sign, in every bit
+    chunks = -(-columns // CHUNK)
+    kept: Any = torch.empty(rows, chunks, 8, LANES, dtype=torch.bool, device=device)
+    lane: Any = torch.arange(chunks * LANES, dtype=torch.int32, device=device)[None]
+    row: Any = torch.arange(rows, dtype=torch.int32, device=device)[:, None]
+    out, lane, row = (
+        (x.numpy() for x in (kept, lane, row)) if kept.device.type == "cpu" else (kept, lane, row)
+    )
+    step = max(1, AT_ONCE // lane.shape[1])
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        words = _philox(lane, row[part], drop.seed)
+        numbers = [word & 0xFFFF for word in words] + [word >> 16 & 0xFFFF for word in words]
+        for i, number in enumerate(numbers):
+            out[part, :, i] = (number >= drop.level).reshape(-1, chunks, LANES)
+    return kept.view(rows, -1)[:, :columns]
 
 
-def masked(x: Tensor, keep: Tensor) -> Tensor:
-    """``x`` where ``keep`` has its bits set, zero elsewhere; not rescaled."""
-    integer = _INTEGER[x.element_size()]
-    return (x.view(integer) & keep.to(x.device, integer)).view(x.dtype)
+def _philox(a: Any, b: Any, seed: int) -> tuple[Any, Any, Any, Any]:
+    """Philox4x32 with 7 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) of the
+    counters (a, b, 0, 0), which are broadcast. int32 arrays of numpy or torch, whose bits are unsigned."""
+    c = d = a[:1, :1] * 0
+    key = seed & LOW, seed >> 32
+    for _ in range(7):
+        (high_a, low_a), (high_c, low_c) = _product(a, 0xD2511F53), _product(c, 0xCD9E8D57)
+        a, b, c, d = high_c ^ b ^ _signed(key[0]), low_c, high_a ^ d ^ _signed(key[1]), low_a
+        key = (key[0] + 0x9E3779B9) & LOW, (key[1] + 0xBB67AE85) & LOW
+    return a, b, c, d
 
 
-_INTEGER = {
-    2: torch.int16,
-    4: torch.int32,
-    8: torch.int64,
-}  # widening a mask extends its sign: all bits or none
+def _product(x: Any, factor: int) -> tuple[Any, Any]:
+    """The upper and the lower 32 bits."""
+    of: Any = torch if isinstance(x, Tensor) else np
+    halves = ((of.asarray(x, dtype=of.int64) & LOW) * factor).view(of.int32).reshape(*x.shape, 2)
+    return halves[..., 1], halves[..., 0]
 
 
-def drop(x: Tensor, rate: float, seed: int) -> Tensor:
-    """``x`` with some elements zeroed and the rest scaled by 1 / (1 - rate)."""
-    return masked(x, keep_mask(x.shape, rate, seed)) / (1 - rate) if rate else x
+def _signed(word: int) -> int:
+    return word - (word >> 31 << 32)

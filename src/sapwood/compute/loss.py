@@ -1,55 +1,90 @@
 """Cross-entropy where there is a target, and nowhere else.
 
-The head is frozen, so the gradient of the hidden state can be computed in the same pass that computes the
-loss. The pass goes over the vocabulary in parts and keeps, for each target, the largest logit so far, the sum
-of exponentials below it, and the sum of the head's rows weighted with them (the streaming softmax of arXiv
-1805.02867): each part of the head is read once, which is also when a packed one is unpacked, a [N,
-vocabulary] tensor never exists, and the backward pass only multiplies by a number.
+The gradient of the hidden state is computed in the same pass that computes the loss. The pass goes over the
+vocabulary in parts and keeps, for each target, the largest logit so far, the sum of exponentials below it,
+and the sum of the head's rows weighted with them (the streaming softmax of arXiv 1805.02867): each part of
+the head is read once, which is also when a packed one is unpacked, a [N, vocabulary] tensor never exists, and
+the backward pass only multiplies by a number. Only where the head itself learns (full fine-tuning), it goes
+over the vocabulary once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from sapwood.native.loss import Streams, read_logits, suits
+from sapwood.compute.backend import Backend
+from sapwood.native import loss as native
+from sapwood.native.loss import Streams
 from sapwood.native.workspace import converted
 from sapwood.types import Head, LossSum
 
 ROWS, VOCABULARY = 1024, 4096  # targets and tokens at a time: fresh memory for more costs too much
 PAD_TO = 32
+Read = Callable[..., tuple[Tensor, Tensor]]  # `read_logits`, or its compiled form
 
 
 class _LabelLoss(torch.autograd.Function):
-    """rows: [N, D], targets: int64[N] -> sum of cross-entropies, fp32 scalar."""
+    """rows: [N, D], targets: int64[N] -> sum of cross-entropies, fp32 scalar. weight, bias: the head's own
+    where they take a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, targets: Tensor, head: Head) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor | None, bias: Tensor | None, targets: Tensor, head: Head,
+        read: Read,
+    ) -> Tensor:  # fmt: skip
         parts = range(0, len(rows), ROWS)
-        streams = [_Stream(rows[i : i + ROWS], targets[i : i + ROWS], head) for i in parts]
-        for start, weight in _weights(head, rows.dtype):
+        streams = [_Stream(rows[i : i + ROWS], targets[i : i + ROWS], head, read) for i in parts]
+        for start, part in _weights(head, rows.dtype):
             for stream in streams:
-                stream.read(start, weight)
-        total = torch.zeros((), dtype=torch.float32, device=rows.device)
-        grad = torch.empty_like(rows) if rows.requires_grad else None
-        for i, stream in zip(parts, streams, strict=True):
-            losses, slopes = stream.end()
-            total += losses.sum()
-            if grad is not None and slopes is not None:
-                grad[i : i + ROWS] = slopes
-        if grad is not None:
-            ctx.save_for_backward(grad)
-        return total
+                stream.read(start, part)
+        ends = [stream.end() for stream in streams]
+        if rows.requires_grad:
+            slopes = [slope for _, slope in ends if slope is not None]
+            grad = torch.cat(slopes) if slopes else torch.empty_like(rows)
+            trained = weight is not None or bias is not None
+            ctx.save_for_backward(grad, *((rows, targets, _logs(streams, rows)) if trained else ()))
+        ctx.head = head
+        return sum((losses.sum() for losses, _ in ends), torch.zeros((), device=rows.device))
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (grad,) = ctx.saved_tensors
-        return grad * grad_total.to(grad.dtype), None, None
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad, *others = ctx.saved_tensors
+        of_weight = of_bias = None
+        if others:
+            rows, targets, logs = others
+            of_weight, of_bias = _head_gradients(ctx.head, rows, targets, logs, grad_total)
+        _, weight_learns, bias_learns, *_ = ctx.needs_input_grad
+        own = of_weight if weight_learns else None, of_bias if bias_learns else None
+        return grad * grad_total.to(grad.dtype), *own, None, None, None
+
+
+def _logs(streams: Sequence[_Stream], rows: Tensor) -> Tensor:
+    """fp32[N]: the logarithm of each softmax's sum."""
+    return torch.cat([stream.log_sum() for stream in streams]) if streams else rows.new_empty(0)
+
+
+def _head_gradients(
+    head: Head, rows: Tensor, targets: Tensor, logs: Tensor, factor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of a trained head's weight, [vocabulary, D], and bias, times ``factor``."""
+    grad, grad_bias = rows.new_zeros(head.weight.shape), rows.new_zeros(head.weight.shape[0])
+    for at in range(0, len(rows), ROWS):
+        few = slice(at, at + ROWS)
+        for start, weight in _weights(head, rows.dtype):
+            part = slice(start, start + len(weight))
+            logits, tanh = _finished(_products(rows[few], weight, head, part), head.softcap, head.scale)
+            slopes = logits.sub_(logs[few].unsqueeze(1)).exp_()
+            inside = ((targets[few] >= start) & (targets[few] < part.stop)).nonzero()[:, 0]
+            slopes[inside, targets[few][inside] - start] -= 1.0  # p - 1
+            slopes = slopes if tanh is None else slopes.mul_(1.0 - tanh.square())
+            slopes = slopes.mul_(factor * head.scale).to(rows.dtype)
+            grad[part].addmm_(slopes.T, rows[few])
+            grad_bias[part] += slopes.sum(0)
+    return grad, grad_bias
 
 
 def _weights(head: Head, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
@@ -57,7 +92,13 @@ def _weights(head: Head, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
     products. A part is gone when the next one comes."""
     for start in range(0, head.weight.shape[0], VOCABULARY):
         part = slice(start, min(start + VOCABULARY, head.weight.shape[0]))
-        yield start, converted(head.weight[part], head.products or dtype)
+        yield start, converted(head.weight[part], head.matmul_dtype or dtype)
+
+
+def _products(rows: Tensor, weight: Tensor, head: Head, part: slice) -> Tensor:
+    """[N, tokens of the part], before scale and soft cap."""
+    bias = None if head.bias is None else head.bias[part].to(weight.dtype)
+    return torch.nn.functional.linear(rows.to(weight.dtype), weight, bias)
 
 
 class _Stream:
@@ -66,8 +107,8 @@ class _Stream:
     The target's own share of the gradient, p - 1, is added at the end: beside the others it would cancel.
     """
 
-    def __init__(self, rows: Tensor, targets: Tensor, head: Head) -> None:
-        self._size, self._head = len(rows), head
+    def __init__(self, rows: Tensor, targets: Tensor, head: Head, read: Read) -> None:
+        self._size, self._head, self._read = len(rows), head, read
         self._rows, self._targets = (_padded(x, -len(rows) % PAD_TO) for x in (rows, targets))
         self._streams = Streams.of(self._targets)
         wide = rows.new_zeros(self._rows.shape, dtype=torch.float32) if rows.requires_grad else None
@@ -76,11 +117,9 @@ class _Stream:
     def read(self, start: int, weight: Tensor) -> None:
         """A part of the head, whose first token is ``start``."""
         head, part = self._head, slice(start, start + len(weight))
-        bias = None if head.bias is None else head.bias[part].to(weight.dtype)
-        logits = torch.nn.functional.linear(self._rows.to(weight.dtype), weight, bias)
-        read = read_logits if suits(logits) else _read_by_torch
+        logits = _products(self._rows, weight, head, part)
         weigh = self._others is not None
-        logits, shrink = read(
+        logits, shrink = self._read(
             logits, self._targets, start, head.softcap, head.scale, self._streams, weigh=weigh
         )
         if self._others is None or self._own is None:
@@ -93,6 +132,10 @@ class _Stream:
         here = ((self._targets >= part.start) & (self._targets < part.stop)).nonzero()[:, 0]
         self._own[here] = weight[self._targets[here] - start].float()
 
+    def log_sum(self) -> Tensor:
+        """fp32[N]: the logarithm of the sum of all exponentials."""
+        return (self._streams.top + self._streams.total.log())[: self._size]
+
     def end(self) -> tuple[Tensor, Tensor | None]:
         """float32[N], and [N, D] where the rows take a gradient."""
         streams = self._streams
@@ -104,7 +147,7 @@ class _Stream:
         return losses[: self._size], grad.mul_(self._head.scale).to(self._rows.dtype)[: self._size]
 
 
-def _read_by_torch(
+def read_logits(
     logits: Tensor, targets: Tensor, start: int, softcap: float | None, scale: float, streams: Streams,
     *, weigh: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -142,35 +185,15 @@ def _finished(logits: Tensor, softcap: float | None, scale: float) -> tuple[Tens
     return (logits * scale if scale != 1.0 else logits), tanh
 
 
-def _logits(rows: Tensor, head: Head) -> Tensor:
-    """fp32 [N, vocabulary]."""
-    return _finished(torch.nn.functional.linear(rows, head.weight[:], head.bias), head.softcap, head.scale)[0]
-
-
-def label_loss(hidden: Tensor, predict_at: Tensor, targets: Tensor, head: Head) -> LossSum:
+def label_loss(hidden: Tensor, predict_at: Tensor, targets: Tensor, head: Head, backend: Backend) -> LossSum:
     """Sum of -log p(targets[i] | hidden[predict_at[i]]).
 
     hidden: [1, T, D] after the final norm; predict_at, targets: int64[N]. An empty N gives 0.
     """
     rows = hidden[0].index_select(0, predict_at)  # hidden_TD[predict_at] -> rows_ND
-    if isinstance(head.weight, Tensor) and head.weight.requires_grad:
-        return LossSum(_trained_head_loss(rows, targets, head.weight, head), len(targets))
-    return LossSum(_LabelLoss.apply(rows, targets, head), len(targets))  # type: ignore[arg-type]
-
-
-def _trained_head_loss(rows: Tensor, targets: Tensor, weight: Tensor, head: Head) -> Tensor:
-    """The same sum where the head learns too (full fine-tuning): plain autograd over a few rows at a time,
-    whose logits are computed again for the backward pass."""
-
-    def part(rows: Tensor, targets: Tensor) -> Tensor:
-        logits = _logits(rows, replace(head, weight=weight))
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-
-    parts = zip(rows.split(ROWS), targets.split(ROWS), strict=True)
-    return torch.stack([checkpoint(part, *both, use_reentrant=False) for both in parts]).sum()
-
-
-def label_loss_reference(hidden: Tensor, predict_at: Tensor, targets: Tensor, head: Head) -> LossSum:
-    """The slow truth: all logits, then `torch.nn.functional.cross_entropy`."""
-    logits = _logits(hidden[0, predict_at], head)
-    return LossSum(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets))
+    read = native.read_logits if backend.takes(matmul_dtype=head.matmul_dtype or rows.dtype) else read_logits
+    weight, bias = (
+        x if isinstance(x, Tensor) and x.requires_grad else None for x in (head.weight, head.bias)
+    )
+    total = _LabelLoss.apply(rows, weight, bias, targets, head, read)
+    return LossSum(total, len(targets))  # type: ignore[arg-type]

@@ -1,32 +1,26 @@
-"""Norms and gated MLPs of a frozen base, without the copies that autograd would keep.
-
-transformers' RMSNorm keeps two fp32 tensors for its backward pass, its gated MLP four activations. Both can
-be had from less: the norm's input and one number a token; gate and up. A block is replaced only where the
-function below gives, on random input, exactly the bits that the block itself gives: nothing is assumed about
-an architecture.
-"""
+"""RMSNorm of a frozen base, without the copies that autograd would keep: its input and one number a token are
+enough for the backward pass, where transformers' own keeps two fp32 tensors."""
 
 from __future__ import annotations
 
-from types import MethodType
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sapwood.compute.linear.reference import MIN_ROWS
-from sapwood.native import norm, ops
+from sapwood.native import norm
 
 
-class _RmsNorm(torch.autograd.Function):
+class RmsNorm(torch.autograd.Function):
     """x: [..., D], weight: [D] -> [..., D]. Source: arXiv 1910.07467, equation 4."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
         wide = x.float()
         rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True).add_(eps))
-        kept = x.to(_kept_form(x, weight))
-        ctx.save_for_backward(kept, weight, rstd)
+        ctx.save_for_backward(x.to(saved_dtype(x, weight)), weight, rstd)
         ctx.unit_offset, ctx.dtype = unit_offset, x.dtype
         wide = wide.mul_(rstd) if wide is not x else wide * rstd
         if unit_offset:  # Gemma: (1 + w), multiplied before the cast
@@ -43,14 +37,14 @@ class _RmsNorm(torch.autograd.Function):
         return grad_x.to(ctx.dtype), None, None, None
 
 
-class _NativeRmsNorm(torch.autograd.Function):
+class NativeRmsNorm(torch.autograd.Function):
     """The same by a compiled kernel, which rounds only what it returns and what it keeps."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
-        wide = weight.detach().float() + 1.0 if unit_offset else weight.detach().float()
-        y, kept, rstd = norm.norm_forward(x.contiguous(), wide, eps, _kept_form(x, weight))
-        ctx.save_for_backward(kept, wide, rstd)
+        scale = weight.detach().float() + 1.0 if unit_offset else weight.detach().float()
+        y, saved, rstd = norm.norm_forward(x.contiguous(), scale, eps, saved_dtype(x, weight))
+        ctx.save_for_backward(saved, scale, rstd)
         return y
 
     @staticmethod
@@ -58,113 +52,24 @@ class _NativeRmsNorm(torch.autograd.Function):
         return norm.norm_backward(grad.contiguous(), *ctx.saved_tensors), None, None, None
 
 
-def _kept_form(x: Tensor, weight: Tensor) -> torch.dtype:
+def saved_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The narrower of both: a base in bf16 keeps bf16, whatever activations travel in."""
     return weight.dtype if weight.dtype.itemsize < x.dtype.itemsize else x.dtype
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
-    """By the compiled kernel where there is one for it, and tokens enough to pay for it."""
-    native = (
-        x.device.type == "cpu"
-        and x.numel() >= MIN_ROWS * x.shape[-1]
-        and ops.suits(x.dtype, _kept_form(x, weight), [x.shape[-1]], 1)
-    )
-    kind = _NativeRmsNorm if native else _RmsNorm
-    return kind.apply(x, weight, eps, unit_offset)  # type: ignore[return-value]
+@dataclass(slots=True)
+class LightNorm:
+    """In the place of a norm module's ``forward``: it answers in the format of its input.
 
+    unit_offset: the weight is 1 + ``weight``. compiled: by the kernel, where tokens are enough to pay for it.
+    """
 
-class _GatedProduct(torch.autograd.Function):
-    """act(gate) * up, keeping gate and up alone. Source: arXiv 2002.05202."""
+    module: Any
+    eps: float
+    unit_offset: bool
+    compiled: bool
 
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        ctx.gelu = gelu
-        return activated(gate, gelu).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        gate, up = ctx.saved_tensors
-        grad_up = activated(gate, ctx.gelu).mul_(grad)
-        return activated_backward(grad * up, gate, ctx.gelu), grad_up, None
-
-
-def activated_backward(grad: Tensor, gate: Tensor, gelu: bool) -> Tensor:
-    if gelu:
-        return torch.ops.aten.gelu_backward(grad, gate, approximate="tanh")
-    return torch.ops.aten.silu_backward(grad, gate)
-
-
-def activated(gate: Tensor, gelu: bool) -> Tensor:
-    return torch.nn.functional.gelu(gate, approximate="tanh") if gelu else torch.nn.functional.silu(gate)
-
-
-def follows_input(module: nn.Module) -> bool:
-    """Is it a norm that was replaced, which answers in the format of its input?"""
-    method = vars(module).get("forward")
-    return method is not None and getattr(method, "__name__", "") == "light_norm"
-
-
-def lighten(model: nn.Module) -> int:
-    """Replace the forward of every norm and gated MLP that is exactly reproduced. Returns how many were."""
-    like = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
-    return sum(_lighten_norm(module) + _lighten_mlp(module, like) for module in model.modules())
-
-
-def _lighten_norm(module: nn.Module) -> int:
-    weight, eps = (
-        getattr(module, "weight", None),
-        getattr(module, "variance_epsilon", getattr(module, "eps", None)),
-    )
-    if (
-        "RMSNorm" not in type(module).__name__
-        or not isinstance(weight, Tensor)
-        or weight.dim() != 1
-        or eps is None
-    ):
-        return 0
-    x = _random(3, len(weight), like=weight)
-    for unit_offset in (False, True):
-        if torch.equal(_RmsNorm.apply(x, weight, eps, unit_offset), module(x)):  # type: ignore[arg-type]
-
-            def light_norm(self: Any, hidden_states: Tensor, unit_offset: bool = unit_offset) -> Tensor:
-                return rms_norm(hidden_states, self.weight, eps, unit_offset)
-
-            module.forward = MethodType(light_norm, module)
-            return 1
-    return 0
-
-
-def wide_linears(mlp: Any) -> list[Any]:
-    """gate and up; GLM and Phi 3 hold both in one matrix."""
-    names = ("gate_up_proj",) if hasattr(mlp, "gate_up_proj") else ("gate_proj", "up_proj")
-    return [getattr(mlp, name, None) for name in names]
-
-
-def gated_mlp(self: Any, x: Tensor) -> Tensor:
-    """The forward of a gated MLP, whose ``gelu`` says which activation."""
-    outputs = [linear(x) for linear in wide_linears(self)]
-    both = outputs if len(outputs) == 2 else outputs[0].chunk(2, -1)
-    return self.down_proj(_GatedProduct.apply(*both, self.gelu))
-
-
-def _lighten_mlp(module: nn.Module, like: Tensor) -> int:
-    parts: list[Any] = [*wide_linears(module), getattr(module, "down_proj", None)]
-    if not all(isinstance(part, nn.Module) for part in parts):
-        return 0
-    x = _random(3, parts[0].in_features, like=like)
-    for gelu in (False, True):
-        module.gelu = gelu  # type: ignore[assignment]
-        with torch.no_grad():
-            same = torch.equal(gated_mlp(module, x), module(x))
-        if same:
-            module.forward = MethodType(gated_mlp, module)
-            return 1
-    del module.gelu
-    return 0
-
-
-def _random(*shape: int, like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(*shape, generator=generator).to(like.device, like.dtype)
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        many = hidden_states.numel() >= MIN_ROWS * hidden_states.shape[-1]
+        kind = NativeRmsNorm if self.compiled and many else RmsNorm
+        return kind.apply(hidden_states, self.module.weight, self.eps, self.unit_offset)  # type: ignore[return-value]

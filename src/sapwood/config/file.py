@@ -94,11 +94,11 @@ def template_yaml(data: str, model: str = BaseConfig().model) -> str:
         value = getattr(config, name)
         if not isinstance(value, Section):
             unset = value is None
-            out += [f"# {help_of(field)}", f"# {name}:" if unset else f"{name}: {_inline(value)}", ""]
+            out += [f"# {help_of(field)}", f"# {name}:" if unset else f"{name}: {inline_yaml(value)}", ""]
             continue
         out.append(f"{name}:  # {help_of(field)}")
         for key, inner in type(value).model_fields.items():
-            set_to = _inline(getattr(value, key))
+            set_to = inline_yaml(getattr(value, key))
             comment = "# " if set_to == "null" else ""
             out.append(f"  # {help_of(inner)}")
             out.append(f"  {comment}{key}: {set_to}")
@@ -130,7 +130,8 @@ def _yaml() -> Any:
     return yaml
 
 
-def _inline(value: Any) -> str:
+def inline_yaml(value: Any) -> str:
+    """A value as YAML on one line."""
     stream = io.StringIO()
     yaml = _yaml()
     yaml.default_flow_style = True

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from sapwood.config.faults import config_error
+from sapwood.config.words import Column, Format, Role, known_encoding
 
 
 class Section(BaseModel):
@@ -59,10 +60,6 @@ Number = Annotated[float, BeforeValidator(_as_float)]
 
 
 Weight = Annotated[float, BeforeValidator(_as_float), Field(gt=0, le=100)]
-Column = Literal[
-    "instruction", "input", "output", "prompt", "completion", "messages", "conversations", "text",
-    "system", "history", "tools",
-]  # fmt: skip
 TrackerName = Literal["swanlab", "tensorboard", "wandb", "trackio", "mlflow"]
 Method = Literal[
     "lora", "rslora", "dora", "lora+", "pissa", "loftq", "ia3", "prompt", "p-tuning", "prefix", "full"
@@ -70,7 +67,10 @@ Method = Literal[
 Optimizer = Literal[
     "adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "adafactor", "lion", "lion-8bit", "sgd"
 ]  # fmt: skip
-Accepted = Literal["stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end"]
+Accepted = Literal[
+    "stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end", "content-lost",
+    "control-text",
+]  # fmt: skip
 
 
 Storage = Literal["auto", "fp32", "bf16", "fp16", "gguf", "nf4", "fp4", "int8", "int8-compute"]
@@ -102,16 +102,30 @@ class DataConfig(Section):
     """for each entry of train, how often an epoch sees its rows: 2 twice, 0.5 a fixed half; empty: once"""
     eval: Annotated[float | str, BeforeValidator(_as_float)] = 0.05
     """held-out rows: a fraction of train, a number of rows (2 or more), a file, or 0 for none"""
-    format: Literal["auto", "alpaca", "input-output", "prompt-completion", "messages", "sharegpt", "text"] = (
-        "auto"
-    )
-    """shape of a row; auto looks at the keys and refuses a doubtful case"""
+    format: Format = "auto"
+    """shape of a row; auto looks at the keys and asks in a doubtful case; docs/data.md lists them all"""
     columns: dict[Column, str] = {}
     """what the file calls a key, where it has its own names: {prompt: q, completion: a, system: s}"""
     records: str | None = None
     """the key of the list that holds the rows, where a JSON file is an object with several lists"""
     system: str | None = None
     """system prompt for rows that bring none"""
+    roles: dict[str, Role] = {}
+    """whose turn it is, where the file has its own names for that: {moderator: system, coach: assistant}"""
+    ignore: Strings = ()
+    """keys of rows or turns that mean nothing here, though they could: label, weight, context"""
+    answers: Literal["one", "first"] = "one"
+    """rows with several answers to one question: one refuses them, first learns the first"""
+    paths: Literal["best", "all"] = "best"
+    """rows that are trees of replies: the path of the best-ranked replies, or each path as a row"""
+    bad_rows: Literal["error", "drop"] = "error"
+    """rows that can't be read: stop and name them; or leave them out, counted and listed in the run"""
+    overlap: Literal["error", "allow"] = "error"
+    """answers of data.eval's file that data.train teaches as well: stop and name them, or count them"""
+    encoding: str = "auto"
+    """how text files are encoded; auto is UTF-8, or UTF-16 where its mark says so, and asks for the rest"""
+    strip_control_text: bool = False
+    """take stop tokens out of the ends of messages, and make turns of a rendered conversation in a message"""
 
     @field_validator("train")
     @classmethod
@@ -119,6 +133,11 @@ class DataConfig(Section):
         if not train or any(not path.strip() for path in train):
             raise ValueError("it names no file")
         return train
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        return known_encoding(encoding)
 
     @field_validator("eval")
     @classmethod
@@ -146,6 +165,11 @@ class TemplateConfig(Section):
     the cut. What is left out or cut is counted"""
     accept: Annotated[tuple[Accepted, ...], BeforeValidator(_as_tuple)] = ()
     """codes of the proof that may fail, for data that is meant so; the proof records each, with its rows"""
+    meant: Strings = ()
+    """control tokens that answers of the data spell and mean, such as <think> and </think> under a template
+    that only copies; any other stays plain text"""
+    no_reasoning: Literal["error", "close"] = "error"
+    """answers without reasoning where the prompt opens <think>: refuse them, or learn to close it at once"""
 
 
 class PackConfig(Section):

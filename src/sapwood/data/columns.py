@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sapwood.config.sections import Column
+from sapwood.config.words import Column
 from sapwood.data.problems import names, nearest, printable
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row

@@ -1,113 +1,84 @@
-"""Rows to conversations: each shape's own reading, the rules that all share, and the pass over all files."""
+"""Rows to conversations: the shape of each row, its reading, and the pass over all files."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sapwood.config.sections import DataConfig
+from sapwood.config.words import Column
 from sapwood.data.columns import rename
-from sapwood.data.files.share import ALL, Share
+from sapwood.data.described import described_columns
 from sapwood.data.files.sources import stream_rows
-from sapwood.data.pairs import read_pair
-from sapwood.data.problems import ProblemLog, names, printable
-from sapwood.data.record import Record
-from sapwood.data.shapes import FORMATS, PAIRS, TEXT, TURNS, advice, detect_format, matching_formats
-from sapwood.data.turns import read_tools, read_turns
+from sapwood.data.problems import ProblemLog, printable
+from sapwood.data.report import ReadReport
+from sapwood.data.shapes.calls import read_tools
+from sapwood.data.shapes.marks import check_row
+from sapwood.data.shapes.match import Match, closest, detect_format, matches, no_shape
+from sapwood.data.shapes.names import TEXT, renamed
+from sapwood.data.shapes.pairs import read_pair
+from sapwood.data.shapes.record import Options, Record
+from sapwood.data.shapes.table import SHAPES
 from sapwood.errors import DataError, Problem
 from sapwood.types import Conversation, Message, Row, RowId
 
 __all__ = ["ReadReport", "detect_format", "read_conversations", "to_conversation"]
 
+FORMATS = tuple(SHAPES)
+TURNS = Match(SHAPES["messages"], ("messages",))
 ALPACA, BARE = "alpaca", "input-output"  # the second is the first without an instruction
-MAX_KEYS = 1000  # sets of keys whose formats are remembered
+ASKED = ("label", "weight", "context")  # keys that are never ignored in silence
+MAX_KEYS = 1000  # sets of keys whose shapes are remembered
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tab, line feed and carriage return are text
 
 
-@dataclass(slots=True)
-class ReadReport:
-    """What a person may want to know about rows that are fine.
-
-    Attributes:
-        rows: conversations read.
-        formats: source -> the format of its rows.
-        ignored_keys: key -> rows that have it and for which it means nothing.
-        control_rows: rows with control characters other than tab and line ends; they are kept.
-        bare_rows: rows without an instruction, in files where others have one; their input is the prompt.
-    """
-
-    rows: int = 0
-    formats: dict[str, str] = field(default_factory=dict[str, str])
-    ignored_keys: dict[str, int] = field(default_factory=dict[str, int])
-    control_rows: int = 0
-    bare_rows: int = 0
-
-    def add(self, other: ReadReport) -> None:
-        """Count in what another process read of the same files. Raises ValueError where it read one in
-        another format."""
-        for source, format in other.formats.items():
-            if self.formats.setdefault(source, format) != format:
-                raise ValueError(f"{source} has rows of several formats")
-        self.rows += other.rows
-        self.control_rows += other.control_rows
-        self.bare_rows += other.bare_rows
-        for key, count in other.ignored_keys.items():
-            self.ignored_keys[key] = self.ignored_keys.get(key, 0) + count
-
-    def notes(self) -> list[str]:
-        """One sentence for each fact worth a line."""
-        notes: list[str] = []
-        if self.ignored_keys:
-            most = max(self.ignored_keys.values())
-            notes.append(f"ignored keys: {names(self.ignored_keys)} (in up to {most:,} rows)")
-        if self.control_rows:
-            notes.append(f"{self.control_rows:,} rows hold control characters; they are kept as they are")
-        if self.bare_rows:
-            notes.append(f"{self.bare_rows:,} rows have no instruction; their input is the prompt")
-        return notes
-
-
 def to_conversation(
-    row: Row, format: str, *, system: str | None, report: ReadReport | None = None
+    row: Row,
+    format: str | Match,
+    *,
+    system: str | None = None,
+    options: Options | None = None,
+    report: ReadReport | None = None,
 ) -> Conversation:
     """One row as a conversation; its text is kept character by character.
 
     Args:
-        row: its value is a mapping.
-        format: one of `FORMATS`.
+        row: its value is a mapping, under canonical keys.
+        format: its shape: one of `FORMATS`, or what `matches` found.
         system: put first where the row brings no system prompt of its own.
+        options: what the config says about the reading of rows.
         report: counts the row in, if given.
 
     Raises DataError with every problem of the row.
     """
-    if format not in FORMATS:
-        raise ValueError(f"{format!r} is not one of {FORMATS}")
-    record = Record(row)
+    match = _fixed(row, format) if isinstance(format, str) else format
+    record = Record(row, options)
+    shape = match.shape
     tools: tuple[Mapping[str, Any], ...] = ()
+    messages: list[Message] = []
+    text: str | None = None
     if not isinstance(row.value, dict):
         record.fault("row is not an object", mend='a row is like {"instruction": "…", "output": "…"}')
-        messages: list[Message] = []
-    elif format in PAIRS:
-        messages = read_pair(record, format)
-    elif format == TEXT:
-        messages = []
+    elif shape.name == TEXT:
+        text = record.filled(record.required(TEXT), TEXT)
         if system:
-            record.fault(
-                "data.system can't be put into text that is rendered already", mend="remove data.system"
-            )
+            what = "data.system can't be put into text that is rendered already"
+            record.fault(what, mend="remove data.system")
     else:
-        messages = read_turns(record, TURNS[format])
-        tools = read_tools(record)
-    text = (
-        record.filled(record.required(TEXT), TEXT) if format == TEXT and isinstance(row.value, dict) else None
-    )
+        messages = shape.read(record, match.keys)
+        if "tools" in row.value or "functions" in row.value:
+            tools = read_tools(record)
+    if not record.value.keys().isdisjoint(ASKED):
+        check_row(record)
+        _check_context(record)
+    if record.options.mapped:
+        _check_mapped(record)
     if record.problems:
         raise DataError(record.problems)
-    if system and format != TEXT and messages[0].role != "system":
+    if system and text is None and messages[0].role != "system":
         messages.insert(0, Message("system", system))
     conversation = Conversation(row.id, tuple(messages), tools, text)
     if report is not None:
@@ -115,103 +86,190 @@ def to_conversation(
     return conversation
 
 
+def _fixed(row: Row, name: str) -> Match:
+    """The reading of a row in the shape of this name."""
+    if name not in SHAPES:
+        raise ValueError(f"{name!r} is not one of {FORMATS}")
+    keys = row.value.keys() if isinstance(row.value, dict) else set[str]()
+    shape = SHAPES[name]
+    there = [one for one in shape.keys if keys >= {*one}]
+    return Match(shape, there[0] if there else closest(keys, shape))
+
+
+def _check_context(record: Record) -> None:
+    """A context that no shape has read may be a part of the prompt: never a note alone."""
+    if "context" in record.unread_keys() and record.value["context"] not in (None, "", [], {}):
+        why = "it may be a part of the prompt"
+        record.fault("'context' is not read", why, "data.ignore=context, or put it into the prompt")
+
+
+def _check_mapped(record: Record) -> None:
+    """What was mapped must be used."""
+    for key in record.options.mapped.intersection(record.unread_keys()):
+        why = "rows of this shape have no place for it"
+        record.fault(f"'{key}' is mapped by data.columns and not used", why, f"remove data.columns.{key}")
+
+
 def read_conversations(
     config: DataConfig,
     paths: Sequence[str] | None = None,
     root: Path | None = None,
     report: ReadReport | None = None,
-    share: Share = ALL,
 ) -> Iterator[Conversation]:
-    """The conversations of ``paths``, in order; of ``config.train`` if None. ``share``: of those rows only.
+    """The conversations of ``paths``, in order; of ``config.train`` if None.
 
     Raises DataError behind the last good row, with the problems of all rows and files: take what it yields
     for good only when it has come to its end.
     """
-    log = ProblemLog()
-    shapes = _Shapes(config.format, log)
-    for row in stream_rows(config.train if paths is None else paths, root, log, config.records, share):
+    log = ProblemLog(drop=config.bad_rows == "drop")
+    shapes = _Shapes(config, log, root if root is not None else Path.cwd())
+    options = Options.of(config)
+    for row in stream_rows(config.train if paths is None else paths, root, log, config):
         try:
-            row = rename(row, config.columns)
-            format = shapes.of(row)
-            if format is None:
-                continue
-            yield to_conversation(row, format, system=config.system, report=report)
+            for one, match in shapes.of(row):
+                yield to_conversation(one, match, system=config.system, options=options, report=report)
         except DataError as error:
-            log.add(*error.problems)
+            log.bad_row(*error.problems)
     shapes.check()
     if report is not None:
         report.formats.update(shapes.by_source)
         report.bare_rows += shapes.bare_rows
+        report.take(log)
     log.raise_any()
 
 
-class _Shapes:
-    """The format of each row, and a watch that one file keeps to one."""
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is known of rows with the same columns: those that go by another name, and the readings."""
 
-    def __init__(self, format: str, log: ProblemLog) -> None:
-        self._format = format
+    renames: Mapping[str, str]
+    found: list[Match]
+
+
+@dataclass(slots=True)
+class _Source:
+    """What the rows of one file were. found: shape -> first row of it; bare: rows of `BARE`; moved: rows that
+    came in by the unfolding of others; last: how the last row was read; columns: key -> the file's own name
+    of it."""
+
+    found: dict[str, RowId] = field(default_factory=dict[str, RowId])
+    bare: int = 0
+    moved: int = 0
+    last: Match | None = None
+    columns: Mapping[Column, str] = field(default_factory=dict[Column, str])
+
+
+class _Shapes:
+    """The shape of each row, and a watch that one file keeps to one."""
+
+    def __init__(self, config: DataConfig, log: ProblemLog, root: Path) -> None:
+        self._config = config
+        self._root = root
         self._log = log
-        self.found: dict[str, dict[str, RowId]] = {}  # source -> format -> first row of it
-        self._bare: Counter[str] = Counter()  # source -> rows of `BARE`
-        self._matches: dict[tuple[str | bool, ...], list[str]] = {}
+        self._sources: dict[str, _Source] = {}
+        self._plans: dict[tuple[str | bool, ...], _Plan] = {}
 
     @property
     def by_source(self) -> dict[str, str]:
-        """The format of each source that has rows; alpaca where some of its rows have no instruction."""
+        """The shape of each source that has rows; alpaca where some of its rows have no instruction."""
         return {
-            source: ALPACA if found.keys() == {ALPACA, BARE} else next(iter(found))
-            for source, found in self.found.items()
-            if found
+            name: ALPACA if source.found.keys() == {ALPACA, BARE} else next(iter(source.found))
+            for name, source in self._sources.items()
+            if source.found
         }
 
     @property
     def bare_rows(self) -> int:
         """Rows without an instruction, in files where others have one."""
-        return sum(self._bare[source] for source, found in self.found.items() if ALPACA in found)
+        return sum(source.bare for source in self._sources.values() if ALPACA in source.found)
 
-    def of(self, row: Row) -> str | None:
-        """The row's format; None, and a problem in the log, where there isn't exactly one."""
-        found = self.found.setdefault(row.id.source, {})
-        if self._format != "auto":
-            found.setdefault(self._format, row.id)
-            return self._format
-        keys = *row.value, row.value.get("instruction") is None  # all that decides
-        if (matches := self._matches.get(keys)) is None:
-            if len(self._matches) == MAX_KEYS:
-                self._matches.clear()
-            matches = self._matches[keys] = matching_formats(row.value)
-        if len(matches) == 1:
-            found.setdefault(matches[0], row.id)
-            self._bare[row.id.source] += matches[0] == BARE
-            return matches[0]
-        if not matches and found:  # the file has shown its shape: the row lacks a key of it
-            return next(iter(found))
-        self._log.add(_no_format(row, matches))
-        return None
+    def of(self, row: Row) -> list[tuple[Row, Match]]:
+        """The row under canonical keys, and its reading; the rows that it holds, if it holds several.
+        Raises DataError where there isn't exactly one reading."""
+        source = self._sources.get(row.id.source)
+        if source is None:
+            source = self._sources[row.id.source] = self._new_source(row.id.source)
+        if source.columns:
+            row = rename(row, source.columns)
+        plan = self._plan(row, source)
+        if plan.renames:
+            row = Row(row.id, {plan.renames.get(key, key): value for key, value in row.value.items()})
+            told = ", ".join(f"'{printable(old)}' as '{new}'" for old, new in plan.renames.items())
+            self._log.say(f"columns are read by their meaning: {told}")
+        match = self._match(row, plan.found, source)
+        if match is not source.last:
+            source.found.setdefault(match.shape.name, row.id)
+            source.last = match
+        source.bare += match.shape.name == BARE
+        if match.shape.unfold is None:
+            return [(_moved(row, source), match)]
+        parts: list[tuple[Row, Match]] = []
+        for value in match.shape.unfold(row.value, self._config.paths == "all"):
+            source.moved += bool(parts)
+            parts.append((_moved(Row(row.id, value), source), TURNS))
+        return parts
+
+    def _new_source(self, name: str) -> _Source:
+        """Columns as data.columns maps them, or else as a description beside the file does."""
+        columns = self._config.columns or described_columns(name, self._root)
+        if columns and not self._config.columns:
+            told = ", ".join(f"'{printable(column)}' as '{key}'" for key, column in columns.items())
+            self._log.say(f"{printable(name)}: dataset_info.json beside it has columns read: {told}")
+        return _Source(columns=columns)
+
+    def _plan(self, row: Row, source: _Source) -> _Plan:
+        bare = row.value.get("instruction", "") is None
+        keys = *row.value, bare, *source.columns  # all that decides
+        plan = self._plans.get(keys)
+        if plan is None:
+            if len(self._plans) == MAX_KEYS:
+                self._plans.clear()
+            renames = renamed(row.value)
+            columns: list[str] = [*row.value]
+            names = {renames.get(key, key) for key in columns}
+            found = matches(names, no_instruction=bare, mapped={*source.columns})
+            plan = self._plans[keys] = _Plan(renames, found)
+        return plan
+
+    def _match(self, row: Row, found: list[Match], source: _Source) -> Match:
+        if self._config.format != "auto":
+            shape = SHAPES[self._config.format]
+            of_it = [match for match in found if match.shape is shape]
+            if not of_it and shape.read is read_pair:
+                of_it = [match for match in found if match.shape.read is read_pair]
+            if len(of_it) <= 1:
+                return of_it[0] if of_it else Match(shape, closest(row.value.keys(), shape))
+            found = of_it
+        if len(found) == 1:
+            return found[0]
+        if not found and source.last is not None:  # the file has shown its shape: the row lacks a key of it
+            return source.last
+        raise DataError([no_shape(str(row.id), row.value, found)])
 
     def check(self) -> None:
-        """Adds a problem for each file with rows of several formats."""
-        for source, found in self.found.items():
+        """Adds a problem for each file with rows of several shapes."""
+        for name, source in self._sources.items():
+            found = source.found
             if len(found) > 1 and found.keys() != {ALPACA, BARE}:
-                where = [f"{name} first at {printable(str(row))}" for name, row in found.items()]
+                where = [f"{shape} first at {printable(str(row))}" for shape, row in found.items()]
                 what = f"rows of {len(found)} formats in one file"
                 mend = "split the file, or give all rows the same keys"
-                self._log.add(Problem(what, printable(source), ", ".join(where), mend))
+                self._log.add(Problem(what, printable(name), ", ".join(where), mend))
 
 
-def _no_format(row: Row, matches: list[str]) -> Problem:
-    where = printable(str(row.id))
-    if matches:
-        what = f"row has the keys of several formats: {', '.join(matches)}"
-        return Problem(what, where, mend=f"say which: data.format={matches[0]}")
-    why = f"its keys: {names(row.value)}" if row.value else "it has no keys"
-    return Problem("row has the keys of no known format", where, why, advice(row.value))
+def _moved(row: Row, source: _Source) -> Row:
+    """The row with its number behind those that earlier ones were unfolded to."""
+    if not source.moved:
+        return row
+    return Row(RowId(row.id.source, row.id.index + source.moved, row.id.line), row.value)
 
 
 def _count(report: ReadReport, conversation: Conversation, record: Record) -> None:
     report.rows += 1
     for key in record.unread_keys():
         report.ignored_keys[key] = report.ignored_keys.get(key, 0) + 1
+    for what in record.counts:
+        report.counts[what] = report.counts.get(what, 0) + 1
     turns = (text for message in conversation.messages for text in (message.content, message.reasoning))
     texts = (*turns, conversation.text)
     report.control_rows += any(text is not None and _CONTROL.search(text) is not None for text in texts)

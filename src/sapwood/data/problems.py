@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from sapwood.errors import DataError, Problem
 
-MAX_KEPT = 1000  # memory stays flat when every line of a huge file is bad
+MAX_KEPT = 1000  # memory stays flat when every line of a huge file is bad in a way of its own
+EXAMPLES = 3  # places of one fault that are named
+_NUMBER = re.compile(r"\d+")
 
 # Controls, zero-width and bidirectional formatting, line separators, lone surrogates, tag characters: what
 # could move a cursor, recolour a terminal or reorder a line. Joiners of emoji and Indic scripts stay.
@@ -70,23 +74,78 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     return folded[close[0]] if close else None
 
 
-class ProblemLog:
-    """Problems in the order in which they were met. Keeps the first `MAX_KEPT` and counts all."""
+@dataclass(slots=True)
+class _Fault:
+    """One fault: its first problems, each with its place among all, and how often it occurred."""
 
-    def __init__(self) -> None:
-        self.kept: list[Problem] = []
+    first: list[tuple[int, Problem]] = field(default_factory=list[tuple[int, Problem]])
+    count: int = 0
+
+    def told(self) -> list[tuple[int, Problem]]:
+        """Each problem for itself; one with a count and examples where there are more than `EXAMPLES`."""
+        if self.count <= EXAMPLES:
+            return self.first
+        (at, one), *_ = self.first
+        where = f"{', '.join(problem.where for _, problem in self.first)} and {self.count - EXAMPLES:,} more"
+        return [(at, Problem(f"{one.what} ({self.count:,} times)", where, one.why, one.mend))]
+
+
+class ProblemLog:
+    """Problems in the order in which they were met. One fault of many rows is one problem with a count;
+    `MAX_KEPT` faults are told apart, and all are counted.
+
+    ``counts``: what was done with rows that are read, and with how many. ``said``: facts about whole files,
+    in order. ``dropped``: what is wrong with the
+    rows that were left out, where ``drop`` asks for that.
+    """
+
+    def __init__(self, *, drop: bool = False) -> None:
         self.total = 0
+        self.counts: Counter[str] = Counter()
+        self.said: dict[str, None] = {}
+        self.dropped: list[str] = []
+        self.num_dropped = 0
+        self._drop = drop
+        self._faults: dict[tuple[str, str], _Fault] = {}
 
     def add(self, *problems: Problem) -> None:
-        self.total += len(problems)
-        self.kept += problems[: max(0, MAX_KEPT - len(self.kept))]
+        for problem in problems:
+            self.total += 1
+            key = _NUMBER.sub("#", problem.what), _NUMBER.sub("#", problem.mend)
+            fault = self._faults.get(key)
+            if fault is None:
+                if len(self._faults) == MAX_KEPT:
+                    continue
+                fault = self._faults[key] = _Fault()
+            fault.count += 1
+            if fault.count <= EXAMPLES:
+                fault.first.append((self.total, problem))
+
+    def say(self, fact: str) -> None:
+        """A fact about a whole file, told once."""
+        self.said.setdefault(fact)
+
+    def bad_row(self, *problems: Problem) -> None:
+        """What is wrong with one row: an error, or the reason why it is left out."""
+        if not self._drop:
+            self.add(*problems)
+            return
+        self.num_dropped += 1
+        if len(self.dropped) < MAX_KEPT:
+            self.dropped.append("; ".join(f"{problem.where}: {problem.what}" for problem in problems))
+
+    @property
+    def kept(self) -> list[Problem]:
+        told = [one for fault in self._faults.values() for one in fault.told()]
+        return [problem for _, problem in sorted(told, key=lambda one: one[0])]
 
     def raise_any(self) -> None:
         """Raises DataError with everything that was added; returns where nothing was."""
-        if not self.kept:
+        kept = self.kept
+        if not kept:
             return
-        if self.total > len(self.kept):
-            what = f"{self.total:,} problems in all"
-            last = Problem(what, why=f"only the first {MAX_KEPT - 1:,} are listed before this line")
-            raise DataError([*self.kept[: MAX_KEPT - 1], last])
-        raise DataError(self.kept)
+        untold = self.total - sum(fault.count for fault in self._faults.values())
+        if untold:
+            why = f"only the first {MAX_KEPT:,} kinds are listed"
+            kept.append(Problem(f"{untold:,} more problems of other kinds", why=why))
+        raise DataError(kept)

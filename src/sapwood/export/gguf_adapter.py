@@ -7,7 +7,7 @@ file, and no key says rsLoRA. So what PEFT scales by is folded into B where it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.adapter.lora import LoraPair, lora_pairs
+from sapwood.adapter.pairs import LoraPair, lora_pairs
 from sapwood.errors import ExportError, Problem
-from sapwood.gguf.map import architecture_of, module_names, permute
+from sapwood.gguf.families import architecture_of
+from sapwood.gguf.map import module_names, to_file_layout
 from sapwood.serve.load import Loaded
 
 
@@ -72,15 +73,4 @@ def gguf_pairs(pairs: Sequence[LoraPair], config: Any) -> tuple[float, list[Gguf
 
 def _pair(pair: LoraPair, name: str, alpha: float, architecture: str, config: Any) -> GgufPair:
     b = pair.b.numpy() * np.float32(pair.scale * pair.rank / alpha)
-    if (heads := rotary_heads(architecture, name, config)) is not None:
-        b = permute(b, heads)
-    return GgufPair(name, np.ascontiguousarray(pair.a.numpy()), np.ascontiguousarray(b))
-
-
-def rotary_heads(architecture: str, name: str, config: Any) -> int | None:
-    """Heads of a tensor whose rows stand in another order in the file; None for all others."""
-    heads: Mapping[str, int] = {
-        "attn_q": config.num_attention_heads,
-        "attn_k": config.num_key_value_heads,
-    }
-    return heads.get(name.rpartition(".")[2]) if architecture == "llama" else None
+    return GgufPair(name, np.ascontiguousarray(pair.a.numpy()), to_file_layout(architecture, name, b, config))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sapwood.errors import ExportError
-from sapwood.export.gguf_adapter import rotary_heads
 from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters
+from sapwood.gguf.facts import file_values, global_rope, head_width
+from sapwood.gguf.families import architecture_of
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import architecture_of, llama3_divisors, module_names, permute
+from sapwood.gguf.map import module_names, to_file_layout
+from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec
 
@@ -46,41 +46,32 @@ def write_gguf_model(
     writer = GGUFWriter(path, architecture)
     writer.add_file_type(_FILE_TYPES[kind])
     writer.add_quantization_version(2)
-    for key, value in {**_metadata(spec, config, architecture), **_template(spec, renderer)}.items():
+    for key, value in {**_metadata(spec, config), **_template(spec, renderer)}.items():
         _add(writer, key, value)
     for parameter, tensor in parameters:
         module, _, leaf = parameter.rpartition(".")
         if module not in names:
             raise ExportError(f"{parameter} has no place in a GGUF file", str(path), architecture)
-        values = _file_layout(architecture, names[module], tensor.cpu().numpy(), config)
+        values = to_file_layout(architecture, names[module], tensor.cpu().numpy(), config)
         fits = values.ndim > 1 and values.shape[-1] % 32 == 0
         packed = GGMLQuantizationType[("F32" if values.ndim == 1 else kind if fits else "F16")]
         writer.add_tensor(f"{names[module]}.{leaf}", quantize(values, packed), raw_dtype=packed)
-    if (divisors := _rope_divisors(config)) is not None:
-        writer.add_tensor("rope_freqs.weight", divisors)
+    if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
+        writer.add_tensor(DIVISORS, divisors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _file_layout(architecture: str, name: str, values: NDArray[Any], config: Any) -> NDArray[Any]:
-    """The inverse of `gguf_map.to_torch_layout`."""
-    if (heads := rotary_heads(architecture, name, config)) is not None:
-        values = permute(values, heads)
-    if architecture.startswith("gemma") and name.endswith("norm"):
-        values = values + np.float32(1)
-    return np.ascontiguousarray(values)
-
-
 # --- metadata ---------------------------------------------------------------------------------------------
 
 
-def _metadata(spec: BaseSpec, config: Any, architecture: str) -> Metadata:
+def _metadata(spec: BaseSpec, config: Any) -> Metadata:
     if spec.path.is_file():
         return {key: value for key, value in read_gguf(spec.path).metadata.items() if key not in _OWN}
     tokens = tokenizer_metadata(spec.tokenizer, config.vocab_size)
-    return {"general.name": Path(spec.source).name, **_shapes(config, architecture), **tokens}
+    return {"general.name": Path(spec.source).name, **file_values(config), **tokens}
 
 
 def _template(spec: BaseSpec, renderer: Renderer) -> Metadata:
@@ -90,58 +81,6 @@ def _template(spec: BaseSpec, renderer: Renderer) -> Metadata:
     if renderer.stop_id != spec.tokenizer.eos_token_id:
         found["tokenizer.ggml.eot_token_id"] = renderer.stop_id
     return found
-
-
-def _shapes(config: Any, architecture: str) -> Metadata:
-    """The config in the format's words."""
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rope = config.rope_parameters
-    full = rope.get("full_attention", rope)
-    values: Metadata = {
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "block_count": config.num_hidden_layers,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "attention.key_length": width,
-        "attention.value_length": width,
-        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        "rope.dimension_count": width,
-        "rope.freq_base": float(full["rope_theta"]),
-        "vocab_size": config.vocab_size,
-        **_scaling(full),
-    }
-    if architecture.startswith("gemma"):
-        values["attention.sliding_window"] = config.sliding_window
-        values["attention.sliding_window_pattern"] = [t == "sliding_attention" for t in config.layer_types]
-    if architecture == "gemma2":
-        values["attn_logit_softcapping"] = float(config.attn_logit_softcapping)
-        values["final_logit_softcapping"] = float(config.final_logit_softcapping)
-    if architecture == "gemma3":
-        values["rope.freq_base_swa"] = float(rope["sliding_attention"]["rope_theta"])
-    return {f"{architecture}.{key}": value for key, value in values.items()}
-
-
-def _scaling(rope: Mapping[str, Any]) -> Metadata:
-    kind = rope.get("rope_type", "default")
-    if kind in ("default", "llama3"):
-        return {}
-    found: Metadata = {"rope.scaling.type": kind, "rope.scaling.factor": float(rope["factor"])}
-    if kind == "yarn":
-        found["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
-    elif kind != "linear":
-        raise ExportError(f"rotary scaling {kind!r} can't be written as GGUF", "base.model")
-    return found
-
-
-def _rope_divisors(config: Any) -> NDArray[np.float32] | None:
-    """Llama 3.1's stretched frequencies lie in the file as a tensor."""
-    rope = dict(config.rope_parameters)
-    if rope.pop("rope_type", None) != "llama3":
-        return None
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return llama3_divisors(rope.pop("rope_theta"), width, **rope).astype(np.float32)
 
 
 def _add(writer: Any, key: str, value: Any) -> None:

@@ -40,7 +40,8 @@ def tokenizer_metadata(tokenizer: Any, rows: int) -> Metadata:
     """``tokenizer.ggml.*`` for a transformers fast tokenizer.
 
     Args:
-        rows: of the model's embedding; ids that the tokenizer doesn't know are filled up.
+        rows: of the model's embedding; ids that the tokenizer doesn't know are filled up, tokens without a
+            row are left out.
 
     Raises:
         ExportError: no kind of tokenizer that GGUF knows makes the same tokens.
@@ -64,7 +65,7 @@ def tokenizer_metadata(tokenizer: Any, rows: int) -> Metadata:
 def _tokens(tokenizer: Any, told: Any, rows: int) -> Metadata:
     added = {token["id"]: token for token in told["added_tokens"]}
     names = {id: token for token, id in tokenizer.get_vocab().items()}
-    tokens = [names.get(id, f"[PAD{id}]") for id in range(max(rows, max(names) + 1))]
+    tokens = [names.get(id, f"[PAD{id}]") for id in range(rows)]
     unknown = told["model"].get("unk_token")
 
     def type_of(id: int, token: str) -> int:

@@ -51,7 +51,7 @@ def difference(template: str, text: Text) -> str | None:
     """The first conversation that the Go template renders otherwise, or None."""
     for messages in conversations(text):
         if render(template, messages) != text(messages):
-            return " / ".join(f"{m.role}: {m.content}" for m in messages)
+            return " / ".join(f"{m.role}: {m.text}" for m in messages)
     return None
 
 
@@ -182,8 +182,8 @@ def render(template: str, messages: Sequence[Message]) -> str:
         tokens += ["=" + template[at : match.start()], match[1]]
         at = match.end()
     tokens.append("=" + template[at:])
-    system = "\n\n".join(m.content for m in messages if m.role == "system")
-    dicts = [{"Role": m.role, "Content": m.content} for m in messages]
+    system = "\n\n".join(m.text for m in messages if m.role == "system")
+    dicts = [{"Role": m.role, "Content": m.text} for m in messages]
     root = {"Messages": dicts, "System": system}
     out: list[str] = []
     rest = _block(tokens, 0, root, {"$": root}, out)

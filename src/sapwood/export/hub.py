@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.folder import CARD, FACTS, load_adapter
-from sapwood.base.builtin import BUILTINS
+from sapwood.adapter.facts import CARD, FACTS
+from sapwood.adapter.folder import load_adapter
+from sapwood.base.sources import hub_id
 from sapwood.errors import ConfigError, StorageError
 from sapwood.run.files import FileEntry, to_json
 from sapwood.types import Adapter
@@ -53,10 +54,11 @@ def pack(folder: Path, repo: str, study: Mapping[str, Any], checks: Mapping[str,
     """
     if not NAME.fullmatch(repo):
         raise ConfigError(f"{repo!r} is no repository's name", "REPO", "ORG/NAME is one")
-    adapter = load_adapter(folder)
+    adapter = load_adapter(folder, sealed=False)
     base = hub_name(adapter.base)
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
     facts = {**adapter.facts, "base": base}
+    facts.pop("base_path", None)
     return Parcel(
         repo,
         {
@@ -70,12 +72,8 @@ def pack(folder: Path, repo: str, study: Mapping[str, Any], checks: Mapping[str,
 
 def hub_name(base: str) -> str:
     """A base as others can find it: its name on a hub, or the last part of a path of this machine."""
-    kind, _, name = base.partition(":")
-    if kind == "builtin" and name in BUILTINS:
-        return BUILTINS[name].hub
-    if kind in ("hf", "ms") and name:
-        return name.partition("@")[0]
-    return Path(base).name
+    found = hub_id(base)
+    return found if found != base else Path(base).name
 
 
 def send(parcel: Parcel, private: bool) -> str:
@@ -136,9 +134,11 @@ def _figures(facts: Mapping[str, Any], checks: Mapping[str, Any]) -> list[str]:
         rows.append(f"| held-out loss (nat a token) | {facts['first_loss']:.4f} before, "
                     f"{facts['final_loss']:.4f} after |")  # fmt: skip
     for kind, check in sorted(checks.items()):
+        if "format_difference" not in check:  # of a version that measured otherwise
+            continue
         rows.append(
             f"| exported to {kind}, mean difference of log p | {check['difference']:.4f} nat; "
-            f"the base alone {check['base_difference']:.4f} |"
+            f"the format alone {check['format_difference']:.4f} |"
         )
     return ["\n".join(rows)] if len(rows) > 2 else ["Nothing was held out, so nothing was measured."]
 

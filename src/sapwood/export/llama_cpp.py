@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -37,29 +38,17 @@ def hear_llama(
     stop_ids: Sequence[int],
     model: Path,
     adapter: Path | None,
-    base: Path,
     template: bool = False,
 ) -> Outside:
-    """What llama.cpp says after the traces.
-
-    Args:
-        template: let the chat template in the file make the prompts.
-        model, adapter: the export. base: a file of the base alone, loaded anew: a running llama.cpp may
-            take what it computed with an adapter for a beginning without.
-    """
+    """What llama.cpp says after the traces. ``template``: the chat template in the file makes the prompts."""
     room = max(len(trace.ids) + len(trace.answer) for trace in traces) + ROOM
     questions = [_prompt(trace, template) for trace in traces]
     questions += [{"ask": "stops", "ids": traces[0].ids, "id": id} for id in stop_ids]
     nexts = [{"ask": "next", "ids": ids, "top": TOP} for trace in traces for ids in trace.beginnings()]
-    answers = ask(model, adapter, room, questions + nexts) + ask(base, None, room, nexts)
+    answers = ask(model, adapter, room, questions + nexts)
     ids, rest = answers[: len(traces)], answers[len(traces) :]
     stops, rest = rest[: len(stop_ids)], rest[len(stop_ids) :]
-    return Outside(
-        prompt_ids=ids,
-        exported=_by_trace(traces, rest[: len(rest) // 2]),
-        base=_by_trace(traces, rest[len(rest) // 2 :]),
-        stops=dict(zip(stop_ids, stops, strict=True)),
-    )
+    return Outside(ids, _by_trace(traces, rest), dict(zip(stop_ids, stops, strict=True)))
 
 
 def _prompt(trace: Trace, template: bool) -> Question:
@@ -86,5 +75,10 @@ def ask(model: Path, adapter: Path | None, context: int, questions: Sequence[Que
 
 
 def _by_trace(traces: Sequence[Trace], answers: Sequence[Any]) -> list[list[Top]]:
+    """JSON has no NaN: llama.cpp says null for it, and the check fails on it."""
     left = iter(answers)
-    return [[[(int(i), float(p)) for i, p in next(left)] for _ in trace.beginnings()] for trace in traces]
+
+    def top() -> Top:
+        return [(int(id), math.nan if log_p is None else float(log_p)) for id, log_p in next(left)]
+
+    return [[top() for _ in trace.beginnings()] for trace in traces]

@@ -15,6 +15,7 @@ from sapwood.adapter.effective import Change, weight_changes
 from sapwood.base.inspect import quiet
 from sapwood.base.storage.frozen import freeze
 from sapwood.base.storage.gguf_linear import GgufEmbedding
+from sapwood.base.write import is_tied, write_folder
 from sapwood.errors import ExportError, Problem
 from sapwood.export.check import Outside, Top
 from sapwood.export.traces import TOP, Trace, log_probs
@@ -23,14 +24,13 @@ from sapwood.template.render import Renderer
 from sapwood.types import Example
 
 EXACT = 1e-4  # largest difference of log p between merged and adapter, both in fp32
-HALF_STEP = 2.0**-8  # of bf16's 8 significant bits, relative to a weight
 Parameters = Iterable[tuple[str, Tensor]]
 
 
 def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
     """Every weight of a transformers model as a dense float32 matrix under its own name, whatever it is held
     in and whether or not an adapter sits on it; one after the other, so that memory stays small."""
-    tied = bool(network.config.tie_word_embeddings)
+    tied = is_tied(network)
     head = network.get_output_embeddings()
     modules: Iterable[tuple[str, nn.Module]] = network.named_modules()
     for name, module in modules:
@@ -54,7 +54,7 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
 def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tensor]]:
     """`base_parameters` as the adapter changes them, in fp32. ``onto``: another dense model of the same
     shapes to change (the base in full precision, say)."""
-    changes = _changes(trained)
+    changes = changes_of(trained)
     for name, weight in base_parameters(trained.base.model if onto is None else onto):
         change = changes.pop(name, None)
         yield name, weight if change is None else change(weight)
@@ -62,45 +62,17 @@ def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, 
         raise ExportError([Problem(f"the base has no {name} for the adapter to change") for name in changes])
 
 
-def as_if_merged(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tensor]]:
-    """`base_parameters`, those that the adapter changes moved by up to half a step of bf16. A base that bf16
-    holds exactly loses nothing when it is written in bf16; a merged one does, and so does this."""
-    changed = _changes(trained)
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in base_parameters(trained.base.model if onto is None else onto):
-        if name not in changed:
-            yield name, weight
-            continue
-        share = torch.rand(weight.shape, generator=generator) * 2 - 1
-        yield name, weight * (1 + share * HALF_STEP)
-
-
-def _changes(trained: Loaded) -> dict[str, Change]:
-    """None of a model whose own weights were trained."""
+def changes_of(trained: Loaded) -> dict[str, Change]:
+    """What the adapter makes of weights; nothing of a model whose own weights were trained."""
     return {} if trained.model is None else weight_changes(trained.model)
 
 
 def write_merged(parameters: Parameters, trained: Loaded, folder: Path) -> None:
-    """A folder that plain transformers loads: config, bf16 shards, tokenizer with the trained template, and a
-    generation config with the stop ids that were trained."""
-    from huggingface_hub import save_torch_state_dict
-    from transformers import GenerationConfig
-
-    renderer, spec = trained.renderer, trained.base.spec
-    weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in parameters}
-    save_torch_state_dict(weights, folder)
-    config = type(spec.hf_config).from_dict(spec.hf_config.to_dict())
-    config.dtype = "bfloat16"
-    config.architectures = [type(trained.base.model).__name__]
-    config.save_pretrained(folder)
-    tokenizer = spec.tokenizer
-    own, tokenizer.chat_template = tokenizer.chat_template, renderer.template
-    try:
-        tokenizer.save_pretrained(folder)
-    finally:
-        tokenizer.chat_template = own
-    ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    GenerationConfig(eos_token_id=list(renderer.stop_ids), **ids).save_pretrained(folder)
+    """A folder that plain transformers loads: bf16 weights, the trained template, the stop ids that were
+    trained."""
+    renderer, base = trained.renderer, trained.base
+    weights = ((name, tensor.to(torch.bfloat16)) for name, tensor in parameters)
+    write_folder(weights, base.model, base.spec, renderer.template, renderer.stop_ids, folder)
 
 
 @contextmanager
@@ -129,15 +101,8 @@ def fill(model: Any, parameters: Parameters) -> None:
         own[name].copy_(value)
 
 
-def hear_transformers(
-    model: Any, tokenizer: Any, traces: Sequence[Trace], renderer: Renderer, base: Parameters
-) -> Outside:
-    """What plain transformers says after the traces: with the export, then with the base in the same format.
-
-    ``model`` holds the base afterwards.
-    """
-    told = _tops(model, traces)
-    fill(model, base)
+def hear_transformers(model: Any, tokenizer: Any, traces: Sequence[Trace], renderer: Renderer) -> Outside:
+    """What plain transformers says after the traces."""
     generation = model.generation_config.eos_token_id
     ends = set(generation if isinstance(generation, list) else [generation])
     ids = [
@@ -147,7 +112,7 @@ def hear_transformers(
         )
         for trace in traces
     ]  # fmt: skip
-    return Outside(ids, told, _tops(model, traces), {id: id in ends for id in renderer.stop_ids})
+    return Outside(ids, _tops(model, traces), {id: id in ends for id in renderer.stop_ids})
 
 
 def _tops(model: Any, traces: Sequence[Trace]) -> list[list[Top]]:
@@ -194,10 +159,10 @@ def held_out_loss(model: Any, examples: Sequence[Example]) -> float:
     """Mean over the targets, in nats."""
     total = torch.zeros(())
     for example in examples:
-        ids = torch.from_numpy(example.ids).long()
+        ids = torch.tensor(example.ids, dtype=torch.long)  # a copy: the run's own arrays can't be written
         rows = log_probs(model, ids.tolist(), 1)[:-1]  # [T - 1, V]: row t predicts token t + 1
         target = rows.gather(1, ids[1:, None])[:, 0]
-        total -= target[torch.from_numpy(example.trained)[1:]].sum()
+        total -= target[torch.tensor(example.trained)[1:]].sum()
     return float(total) / sum(example.num_targets for example in examples)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
-from sapwood.adapter.lora import has_pairs
+from sapwood.adapter.pairs import has_pairs
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
+from sapwood.base.write import is_tied
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError, ExportError
 from sapwood.export.check import Check, judge
@@ -23,8 +26,8 @@ from sapwood.export.merge import (
     EXACT,
     Parameters,
     Quality,
-    as_if_merged,
     base_parameters,
+    changes_of,
     exact_difference,
     fill,
     hear_transformers,
@@ -34,10 +37,13 @@ from sapwood.export.merge import (
     write_merged,
 )
 from sapwood.export.ollama import modelfile
-from sapwood.export.traces import Trace, in_fp32, rounding, trace_prompts
+from sapwood.export.read_back import config_facts, gguf_facts
+from sapwood.export.rounded import in_bf16, types_in, whole_file, yardstick
+from sapwood.export.traces import Trace, far_from, rows_of, said_by, trace_prompts
+from sapwood.gguf.facts import refuse_unwritable
 from sapwood.run.files import staged_dir, to_json
 from sapwood.serve.load import Loaded
-from sapwood.types import Example
+from sapwood.types import BaseSpec, Example
 
 Kind = Literal["merged", "gguf-adapter", "gguf", "ollama"]
 CHECK, MODELFILE = "check.json", "Modelfile"
@@ -89,16 +95,23 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
         why = "that is a base model"
         raise ConfigError("nothing trained to export", trained.name, why, "name a run or an adapter")
     if order.onto is not None and order.kind != "merged":
-        raise ConfigError("only a merged folder is made with another base", "--base", f"--to {order.kind}")
-    if order.kind != "merged":
-        require_llama_cpp()
+        raise ConfigError("only a merged folder is made with another base", "--onto", f"--to {order.kind}")
+    refuse_early(trained.base.spec, order.kind)
     with staged_dir(final) as stage:
         done = _WRITERS[order.kind](trained, order, stage)
         done.path = final
-        done.use = done.use.format(folder=final)
+        done.use = done.use.replace("{folder}", quote(str(final))).replace("{path}", repr(str(final)))
         (stage / CHECK).write_text(to_json(done.to_json()), encoding="utf-8")
         done.check.refuse(str(final))
     return done
+
+
+def refuse_early(spec: BaseSpec, kind: Kind) -> None:
+    """What can be said before the weights are loaded. Raises ExportError with all that has no place in the
+    form, or because what checks it isn't installed."""
+    if kind != "merged":
+        require_llama_cpp()
+        refuse_unwritable(spec.hf_config)
 
 
 # --- GGUF -------------------------------------------------------------------------------------------------
@@ -108,21 +121,23 @@ def _gguf_adapter(trained: Loaded, order: Order, stage: Path) -> Exported:
     traces = trace_prompts(trained)
     check = _adapter_file(trained, traces, stage)
     base = trained.base.spec.path
-    runs = base if base.is_file() else "YOUR-BASE.gguf"
+    runs = quote(str(base)) if base.is_file() else "YOUR-BASE.gguf"
     return Exported(stage, check, f"llama-server -m {runs} --lora {{folder}}/adapter.gguf")
 
 
 def _adapter_file(trained: Loaded, traces: Sequence[Trace], stage: Path) -> Check:
     """``adapter.gguf``, checked on the base's own GGUF file, or on one made of its folder."""
-    adapter, spec = stage / "adapter.gguf", trained.base.spec
+    adapter, spec, renderer = stage / "adapter.gguf", trained.base.spec, trained.renderer
     write_gguf_adapter(trained, adapter)
+    if spec.path.is_file():
+        form, usual = types_in(spec.path)
+        noise = yardstick(trained.network, traces, form, None, written=False)
+        return judge(traces, hear_llama(traces, renderer.stop_ids, spec.path, adapter), usual, noise)
     with tempfile.TemporaryDirectory(prefix=".tmp-base-", dir=stage.parent) as temporary:
-        base = spec.path
-        if not base.is_file():
-            base = Path(temporary) / "base.gguf"
-            weights = base_parameters(trained.base.model)
-            write_gguf_model(weights, spec, trained.renderer, base, "F16")
-        return judge(traces, hear_llama(traces, trained.renderer.stop_ids, base, adapter, base))
+        base = Path(temporary) / "base.gguf"
+        write_gguf_model(base_parameters(trained.base.model), spec, renderer, base, "F16")
+        noise = yardstick(trained.network, traces, whole_file("F16"), None, written=True)
+        return judge(traces, hear_llama(traces, renderer.stop_ids, base, adapter), "F16", noise)
 
 
 def _gguf(trained: Loaded, order: Order, stage: Path) -> Exported:
@@ -132,13 +147,13 @@ def _gguf(trained: Loaded, order: Order, stage: Path) -> Exported:
 
 
 def _model_file(trained: Loaded, traces: Sequence[Trace], stage: Path, kind: FileType) -> Check:
-    """``model.gguf``; the yardstick is the base alone, written in the same way."""
+    """``model.gguf``, as llama.cpp says it and as `gguf` reads it back."""
     model, spec, renderer = stage / "model.gguf", trained.base.spec, trained.renderer
     write_gguf_model(merged_parameters(trained), spec, renderer, model, kind)
-    with tempfile.TemporaryDirectory(prefix=".tmp-base-", dir=stage.parent) as temporary:
-        base = Path(temporary) / "base.gguf"
-        write_gguf_model(base_parameters(trained.base.model), spec, renderer, base, kind)
-        return judge(traces, hear_llama(traces, renderer.stop_ids, model, None, base, template=True))
+    facts = gguf_facts(model, spec.hf_config, is_tied(trained.base.model))
+    noise = yardstick(trained.network, traces, whole_file(kind), changes_of(trained), written=True)
+    heard = hear_llama(traces, renderer.stop_ids, model, None, template=True)
+    return judge(traces, heard, kind, noise, facts)
 
 
 # --- Ollama -----------------------------------------------------------------------------------------------
@@ -162,9 +177,10 @@ def _ollama(trained: Loaded, order: Order, stage: Path) -> Exported:
 
 
 def _name(trained: Loaded) -> str:
-    """What Ollama is to call it: the run's name, without the date and the digits of its folder."""
+    """What Ollama is to call it: the run's name, without the date and the digits of its folder, in letters of
+    ASCII, digits and hyphens."""
     name = re.sub(r"^\d{8}-\d{6}-(.+?)-[0-9a-f]{4}\b", r"\1", trained.name.lower())
-    return "".join(c if c.isalnum() else "-" for c in name).strip("-") or "tuned"
+    return "-".join(re.findall("[a-z0-9]+", name)) or "tuned"
 
 
 # --- merged -----------------------------------------------------------------------------------------------
@@ -190,19 +206,29 @@ def _merged(trained: Loaded, order: Order, stage: Path) -> Exported:
     best, onto = min(found, key=lambda item: _rank(item[0]))
     write_merged(merged_parameters(trained, onto), trained, stage)
     (stage / "README.md").write_text(_card(trained, best), encoding="utf-8")
-    with plain_transformers(stage) as (model, tokenizer):
-        heard = hear_transformers(model, tokenizer, traces, trained.renderer, as_if_merged(trained, onto))
-    own = 0.0  # what the run's own formats cause; nothing in fp32
-    if trained.base.storage != "fp32":
-        own = rounding(traces, load_dense(trained, base_parameters(trained.base.model)))
-    check = judge(in_fp32(traces, load_dense(trained, as_if_merged(trained, onto))), heard, own)
+    check = _check_merged(trained, traces, onto, stage)
     notes = [quality.line() for quality, _ in found]
     if len(found) > 1:
         notes.append(f"better, and written: {best.name}")
     told = {q.name: {"kl": q.kl, "held_out_loss": q.loss} for q, _ in found}
     facts = {"choices": told, "chosen": best.name, "exact_difference": exact}
-    use = 'AutoModelForCausalLM.from_pretrained("{folder}")'
+    use = "AutoModelForCausalLM.from_pretrained({path})"
     return Exported(stage, check, use, notes, facts)
+
+
+def _check_merged(trained: Loaded, traces: Sequence[Trace], onto: Any, stage: Path) -> Check:
+    """The folder in plain transformers. Merged into another base it can't say what was trained on this one;
+    it is held against the same sum in memory then, after `measure` found that one nearer."""
+    dense = load_dense(trained, merged_parameters(trained, onto))
+    exact = said_by(dense, traces)
+    own = 0.0
+    if onto is None and trained.base.storage != "fp32":
+        own = yardstick(trained.network, traces, whole_file("F32"), None, written=False)
+    noise = math.hypot(own, far_from(exact, rows_of(in_bf16(dense), traces)))
+    with plain_transformers(stage) as (model, tokenizer):
+        heard = hear_transformers(model, tokenizer, traces, trained.renderer)
+    facts = config_facts(stage, trained.base.spec.hf_config, is_tied(trained.base.model))
+    return judge(traces if onto is None else exact, heard, "BF16", noise, facts)
 
 
 def _rank(quality: Quality) -> float:
@@ -224,7 +250,7 @@ def _other_base(source: str, trained: Loaded) -> Any:
     keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size")
     if odd := [key for key in keys if getattr(ours, key) != getattr(theirs, key)]:
         why = ", ".join(f"{key} {getattr(theirs, key)}, trained on {getattr(ours, key)}" for key in odd)
-        raise ExportError(f"{source} is another model", "--base", why)
+        raise ExportError(f"{source} is another model", "--onto", why)
     return load_base(spec, config).model
 
 

@@ -34,8 +34,7 @@ class Trace:
     Attributes:
         text: the prompt as the template renders it; ``ids`` as tokens.
         answer: greedy, at most `ANSWER_TOKENS`, without the stop token; ``stopped``: it ended by itself.
-        trained, base: log p after ``ids + answer[:k]`` for k = 0 … n, with and without the adapter:
-            float32[n + 1, vocabulary].
+        trained: log p after ``ids + answer[:k]`` for k = 0 … n: float32[n + 1, vocabulary].
     """
 
     messages: tuple[Message, ...]
@@ -44,7 +43,6 @@ class Trace:
     answer: list[int]
     stopped: bool
     trained: Tensor
-    base: Tensor
 
     def beginnings(self) -> list[list[int]]:
         """What the rows of ``trained`` follow."""
@@ -62,25 +60,29 @@ def trace_prompts(trained: Loaded) -> list[Trace]:
     for messages, ids, answer in zip(asked, prompts, answers, strict=True):
         said = list(answer.ids)
         told = log_probs(network, ids + said, len(ids))
-        with trained.without_adapter():
-            quiet = log_probs(network, ids + said, len(ids))
         text = renderer.prompt_text(messages)
-        traces.append(Trace(messages, text, ids, said, answer.stopped, told, quiet))
+        traces.append(Trace(messages, text, ids, said, answer.stopped, told))
     return traces
 
 
-def in_fp32(traces: Sequence[Trace], base: Any) -> list[Trace]:
-    """The traces with what ``base``, a dense model in fp32, says in place of the run's own base."""
-    return [replace(t, base=log_probs(base, t.ids + t.answer, len(t.ids))) for t in traces]
+def said_by(network: Any, traces: Sequence[Trace]) -> list[Trace]:
+    """The same prompts and answers, with what another model says after them."""
+    pairs = zip(traces, rows_of(network, traces), strict=True)
+    return [replace(trace, trained=rows) for trace, rows in pairs]
 
 
-def rounding(traces: Sequence[Trace], base: Any) -> float:
-    """Mean |difference of log p| between the run's own base, in the formats that the run computes in, and
-    ``base``, the same weights in fp32; over the `TOP` likeliest tokens of each position."""
+def rows_of(network: Any, traces: Sequence[Trace]) -> list[Tensor]:
+    """What a model says after the traces, as `Trace.trained`."""
+    return [log_probs(network, trace.ids + trace.answer, len(trace.ids)) for trace in traces]
+
+
+def far_from(traces: Sequence[Trace], told: Sequence[Tensor]) -> float:
+    """Mean |difference of log p| between the trained model and ``told``, over the `TOP` tokens that ``told``
+    finds likeliest at each position."""
     found: list[Tensor] = []
-    for trace, exact in zip(traces, in_fp32(traces, base), strict=True):
-        top = exact.base.topk(TOP, -1)
-        found.append((trace.base.gather(-1, top.indices) - top.values).abs())
+    for trace, rows in zip(traces, told, strict=True):
+        top = rows.topk(TOP, -1)
+        found.append((trace.trained.gather(-1, top.indices) - top.values).abs())
     return float(torch.cat(found).mean())
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +107,19 @@ def after_fork(begin_anew: Callable[[], object]) -> None:
     """Call ``begin_anew`` in every child made by fork; systems without fork need nothing."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=begin_anew)
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Generator[None]:
+    """Ctrl-C is kept waiting, and processes that are started here never get it; Windows can't block it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # --- files ------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sapwood.native.build import why_not
 from sapwood.native.call import FORMS, at, kernel
 
 
@@ -26,11 +25,6 @@ class Streams:
         """Before the first part. targets: int64[N]."""
         like = torch.zeros(len(targets), device=targets.device)
         return Streams(like - torch.inf, like, like.clone(), like + 1)
-
-
-def suits(logits: Tensor) -> bool:
-    """Can the kernel read them?"""
-    return logits.device.type == "cpu" and (logits.dtype, logits.dtype) in FORMS and why_not() is None
 
 
 def read_logits(

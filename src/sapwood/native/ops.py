@@ -2,8 +2,8 @@
 
 Activations are fp32 or bf16 [T, columns], columns a multiple of 16; what is kept for the backward pass has
 the same format or is bf16. ``bt``: B^T times the adapter's scale, fp32[r, O]. ``a``: A of a group's members,
-fp32[R, D]. Results are the same bits for the same number of threads. Raises nothing: `suits` says beforehand
-what can be had.
+fp32[R, D]. Results are the same bits for the same number of threads. Raises nothing: `compute.backend` says
+beforehand what can be had.
 """
 
 from __future__ import annotations
@@ -17,19 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood.native.build import why_not
 from sapwood.native.call import FORMS, at, kernel, parts
 from sapwood.native.workspace import workspace
 
 LANES = 16
 LEVELS = 2**16  # a dropout rate is exact to one of so many
 MOST_RANKS = 256
-
-
-def suits(wide: torch.dtype, kept: torch.dtype, columns: Sequence[int], rank: int) -> bool:
-    """Can the kernels compute with these formats, numbers of columns and (one member's) rank, here?"""
-    fits = all(number % LANES == 0 for number in columns) and rank <= MOST_RANKS
-    return (wide, kept) in FORMS and fits and why_not() is None
 
 
 # --- how C++ sees them ------------------------------------------------------------------------------------
@@ -77,12 +70,17 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
+    """A mask, before it is drawn. level: numbers of 16 bits below it stand for an element that is dropped."""
+
     rate: float
     seed: int
 
+    @property
+    def level(self) -> int:
+        return min(round(self.rate * LEVELS), LEVELS - 1)
+
     def struct(self) -> Any:
-        level = min(round(self.rate * LEVELS), LEVELS - 1)
-        return ctypes.byref(_Dropout(self.seed, level, 1 / (1 - self.rate)))
+        return ctypes.byref(_Dropout(self.seed, self.level, 1 / (1 - self.rate)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,36 +117,36 @@ def read_input(
     x: Tensor,
     a: Tensor,
     drop: Dropout,
-    form: torch.dtype,
+    saved_dtype: torch.dtype,
     *,
     keep: bool = True,
     room: Codes | None = None,
     exact: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor]:
-    """x: [T, D] -> x in ``form`` where it is to be kept, and h = drop(x) A^T: fp32[T, R].
+    """x: [T, D] -> x in ``saved_dtype`` where it is to be kept, and h = drop(x) A^T: fp32[T, R].
 
     room: is filled with x rounded to 8 bits. exact: int64[k], columns that are left out there, and stand
     behind h instead, which is [T, R + k] then.
     """
     (rows, width), ranks = x.shape, len(a)
-    kept = torch.empty(rows, width, dtype=form) if keep else None
+    saved = torch.empty(rows, width, dtype=saved_dtype) if keep else None
     extra = 0 if exact is None else len(exact)
     h = torch.empty(rows, ranks + extra)
     columns = None if exact is None else torch.ones(width).index_fill_(0, exact, 0.0)
     codes, scale = (None, None) if room is None else (room.codes, room.scale)
     kernel("read_input")(
-        FORMS[x.dtype, form], torch.get_num_threads(), rows, width, at(x), at(kept), at(columns),
+        FORMS[x.dtype, saved_dtype], torch.get_num_threads(), rows, width, at(x), at(saved), at(columns),
         at(codes), at(scale), at(a), ranks, drop.struct(), at(h), ranks + extra, at(exact), extra,
     )  # fmt: skip
-    return kept, h
+    return saved, h
 
 
-def write_output(product: Product, h: Tensor, bt: Tensor, form: torch.dtype) -> Tensor:
-    """[T, O] in ``form``: the product plus h bt. h: fp32[T, r], perhaps columns of a wider one."""
+def write_output(product: Product, h: Tensor, bt: Tensor, dtype: torch.dtype) -> Tensor:
+    """[T, O] in ``dtype``: the product plus h bt. h: fp32[T, r], perhaps columns of a wider one."""
     rows, width = product.data.shape
-    y = torch.empty(rows, width, dtype=form)
+    y = torch.empty(rows, width, dtype=dtype)
     kernel("write_output")(
-        FORMS[form, form], torch.get_num_threads(), rows, width, ctypes.byref(product.struct()), at(h),
+        FORMS[dtype, dtype], torch.get_num_threads(), rows, width, ctypes.byref(product.struct()), at(h),
         h.stride(0), at(bt), len(bt), at(y),
     )  # fmt: skip
     return y
@@ -172,21 +170,21 @@ class Side:
 
 
 def gated_forward(
-    gate: Side, up: Side, gelu: bool, wide: torch.dtype, form: torch.dtype, *, tops: bool
+    gate: Side, up: Side, gelu: bool, matmul_dtype: torch.dtype, saved_dtype: torch.dtype, *, tops: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """-> gate and up, one beside the other, [T, 2 F] in ``form``; act(gate) * up, [T, F] in ``wide``, valid
-    until the next call; the largest magnitude of each of its columns, fp32[F], where ``tops`` asks for
-    them."""
+    """-> gate and up, one beside the other, [T, 2 F] in ``saved_dtype``; act(gate) * up, [T, F] in
+    ``matmul_dtype``, valid until the next call; the largest magnitude of each of its columns, fp32[F], where
+    ``tops`` asks for them."""
     rows, width = gate.product.data.shape
-    kept = torch.empty(rows, 2 * width, dtype=form)
-    inner = workspace("inner", (rows, width), wide, torch.device("cpu"))
+    saved = torch.empty(rows, 2 * width, dtype=saved_dtype)
+    inner = workspace("inner", (rows, width), matmul_dtype, torch.device("cpu"))
     most = torch.empty(width) if tops else None
     kernel("gated_forward")(
-        FORMS[wide, form], torch.get_num_threads(), rows, width, gate.struct(), up.struct(), int(gelu),
-        at(kept), at(kept[:, width:]), 2 * width, at(inner), at(most),
+        FORMS[matmul_dtype, saved_dtype], torch.get_num_threads(), rows, width, gate.struct(), up.struct(),
+        int(gelu), at(saved), at(saved[:, width:]), 2 * width, at(inner), at(most),
         at(parts(width)),
     )  # fmt: skip
-    return kept, inner, most
+    return saved, inner, most
 
 
 def read_grad(
@@ -212,18 +210,18 @@ def read_grad(
 
 
 def write_grad(
-    products: Sequence[Product], grad_h: Tensor, a: Tensor, kept: Tensor, drop: Dropout, form: torch.dtype,
+    products: Sequence[Product], grad_h: Tensor, a: Tensor, saved: Tensor, drop: Dropout, dtype: torch.dtype,
     *, need_x: bool = True,
 ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
-    """grad_h: fp32[T, R], kept: [T, D] -> the input's gradient [T, D] in ``form``, where it is needed: the
-    products' sum plus drop(grad_h a); and the gradient of a, grad_h^T drop(kept)."""
-    rows, width = kept.shape
-    grad_x = torch.empty(rows, width, dtype=form) if need_x else None
+    """grad_h: fp32[T, R], saved: [T, D] -> the input's gradient [T, D] in ``dtype``, where it is needed: the
+    products' sum plus drop(grad_h a); and the gradient of a, grad_h^T drop(saved)."""
+    rows, width = saved.shape
+    grad_x = torch.empty(rows, width, dtype=dtype) if need_x else None
     grad_a = torch.empty_like(a)
     structs = (_Product * max(1, len(products)))(*(product.struct() for product in products))
     kernel("write_grad")(
-        FORMS[form, kept.dtype], torch.get_num_threads(), rows, width, structs, len(products), at(grad_h),
-        len(a), at(a), at(kept), drop.struct(), at(grad_x), at(grad_a),
+        FORMS[dtype, saved.dtype], torch.get_num_threads(), rows, width, structs, len(products), at(grad_h),
+        len(a), at(a), at(saved), drop.struct(), at(grad_x), at(grad_a),
         at(parts(a.numel())),
     )  # fmt: skip
     return grad_x, grad_a
@@ -254,19 +252,20 @@ class SideBack:
 
 
 def gated_backward(
-    through: Product, grad_h: Tensor, a: Tensor, drop: Dropout, kept: Tensor, gelu: bool,
+    through: Product, grad_h: Tensor, a: Tensor, drop: Dropout, saved: Tensor, gelu: bool,
     gate: SideBack, up: SideBack,
 ) -> Tensor:  # fmt: skip
     """From the gradient of what down_proj read, as its product gave it, to what gate and up multiply next;
-    fills ``gate`` and ``up``, and returns the gradient of down_proj's A. grad_h, a: of down_proj; kept: of
+    fills ``gate`` and ``up``, and returns the gradient of down_proj's A. grad_h, a: of down_proj; saved: of
     `gated_forward`."""
     rows, width = through.data.shape
     grad_a = torch.empty_like(a)
     sides = (_SideBack * 2)(gate.struct(), up.struct())
-    wide = torch.float32 if isinstance(gate.to, Codes) else gate.to.dtype
+    matmul_dtype = torch.float32 if isinstance(gate.to, Codes) else gate.to.dtype
     kernel("gated_backward")(
-        FORMS[wide, kept.dtype], torch.get_num_threads(), rows, width, ctypes.byref(through.struct()),
-        at(grad_h), at(a), len(a), drop.struct(), at(kept), at(kept[:, width:]), 2 * width, int(gelu),
-        sides, at(grad_a), at(parts(width * (len(a) + len(gate.bt) + len(up.bt)))),
+        FORMS[matmul_dtype, saved.dtype], torch.get_num_threads(), rows, width,
+        ctypes.byref(through.struct()), at(grad_h), at(a), len(a), drop.struct(), at(saved),
+        at(saved[:, width:]), 2 * width, int(gelu), sides, at(grad_a),
+        at(parts(width * (len(a) + len(gate.bt) + len(up.bt)))),
     )  # fmt: skip
     return grad_a

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from sapwood.config.sections import RunConfig
 from sapwood.errors import NumericsError, OutOfMemoryError, Problem
+from sapwood.machine.device import Device
 from sapwood.plan.choose import cheaper
 from sapwood.prepare.study import Study
 from sapwood.run.store import RunStore
@@ -15,7 +16,7 @@ from sapwood.train.rehearse import out_of_memory
 
 
 @contextmanager
-def with_advice(run: RunStore, study: Study, config: RunConfig) -> Generator[None]:
+def with_advice(run: RunStore, study: Study, config: RunConfig, device: Device) -> Generator[None]:
     """Raise errors of numbers and of memory anew, with what to do about them in this run."""
     try:
         with out_of_memory("a step"):
@@ -27,5 +28,5 @@ def with_advice(run: RunStore, study: Study, config: RunConfig) -> Generator[Non
         raise NumericsError([*error.problems, Problem(f"last good checkpoint: {last}", place)]) from None
     except OutOfMemoryError as error:
         problem = error.problems[0]
-        mend = "cheapest first: " + "; ".join(cheaper(study, config))
+        mend = "cheapest first: " + "; ".join(cheaper(study, config, device))
         raise OutOfMemoryError(problem.what, problem.where, problem.why, mend) from None

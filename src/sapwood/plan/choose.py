@@ -12,8 +12,17 @@ from sapwood.base.inspect import skeleton
 from sapwood.base.storage.storages import candidates, smaller_storages, with_storage
 from sapwood.compute.recompute import layers_to_recompute
 from sapwood.config.sections import BaseConfig, RunConfig, Storage
-from sapwood.machine.measure import fastest_dtype
-from sapwood.plan.memory import MARGIN, MemoryPlan, Workload, fewest_recomputed, held, plan_memory, workload
+from sapwood.machine.device import Device
+from sapwood.machine.measure import machine_facts
+from sapwood.plan.memory import (
+    MARGIN,
+    MemoryPlan,
+    Workload,
+    base_size,
+    fewest_recomputed,
+    plan_memory,
+    workload,
+)
 from sapwood.plan.shapes import shapes_of
 from sapwood.prepare.examples import Examples
 from sapwood.prepare.study import Study
@@ -49,8 +58,8 @@ def _row(plan: MemoryPlan, chosen: bool) -> str:
     return f"         {mark} {plan.storage:<6} {layers:<30} {size(plan.peak):>9}  {verdict}"
 
 
-def choose_plan(study: Study, config: RunConfig) -> MemoryChoice:
-    """The plan that a run follows.
+def choose_plan(study: Study, config: RunConfig, device: Device) -> MemoryChoice:
+    """The plan that a run follows on ``device``.
 
     Storages are tried as this machine is fast in them; within one, layers are recomputed only as far as it
     takes. Where nothing fits, the smallest is taken, and its plan says so.
@@ -60,32 +69,32 @@ def choose_plan(study: Study, config: RunConfig) -> MemoryChoice:
     """
     spec, layers = study.spec, config.train.gradient_checkpointing
     network = skeleton(spec)
-    shapes, work = shapes_of(network), workload(study, config, network)
+    shapes, work = shapes_of(network), workload(study, config, network, device)
     named = config.base.storage != "auto"
-    order: Sequence[Storage] = (config.base.storage,) if named else candidates(spec, config.base)
+    order: Sequence[Storage] = (config.base.storage,) if named else candidates(spec, config.base, device)
     if not named and config.lora.method in STORAGES:  # a method that not every storage suits
         suited: tuple[Any, ...] = STORAGES[config.lora.method][0]
         order = [storage for storage in order if storage in suited] or suited
 
     def planned(base: BaseConfig) -> MemoryPlan:
-        way = held(spec, base)
+        way = base_size(spec, base)
         if layers == "auto":
             return fewest_recomputed(shapes, work, way)
         return plan_memory(shapes, work, way, layers_to_recompute(layers, shapes.layers))
 
-    bases = [with_storage(spec, config.base, storage) for storage in order]
+    bases = [with_storage(spec, config.base, storage, device) for storage in order]
     tried = [(planned(base), base) for base in bases]
     fitting = [one for one in tried if one[0].fits]
     plan, base = fitting[0] if fitting else min(tried, key=lambda one: one[0].peak)
     alternatives: set[Storage] = {
         *order,
-        *candidates(spec, config.base),
-        *smaller_storages(spec, base),
+        *candidates(spec, config.base, device),
+        *smaller_storages(spec, base, device),
         "fp32",
         "bf16",
     }
     others = [
-        plan_memory(shapes, work, held(spec, with_storage(spec, config.base, storage)), count)
+        plan_memory(shapes, work, base_size(spec, with_storage(spec, config.base, storage, device)), count)
         for storage in sorted(alternatives)
         for count in (0, shapes.layers)
         if (storage, count) != (plan.storage, plan.recomputed)
@@ -103,41 +112,43 @@ def _why(plan: MemoryPlan, tried: Sequence[MemoryPlan], named: bool) -> str:
     return f"{first.storage} would be faster, and needs {size(first.peak)} of the {room} that may be filled"
 
 
-def settled(config: RunConfig, choice: MemoryChoice) -> RunConfig:
+def settled(config: RunConfig, choice: MemoryChoice, device: Device) -> RunConfig:
     """``auto`` as what it means on this machine: a resumed run must not measure again and find otherwise."""
     train = config.train
     if train.gradient_checkpointing == "auto":
         train = train.model_copy(update={"gradient_checkpointing": choice.plan.recomputed})
     if train.threads is None:
-        train = train.model_copy(update={"threads": fastest_dtype()[1].get("threads")})
+        train = train.model_copy(update={"threads": machine_facts(device).get("threads")})
     return config.model_copy(update={"base": choice.base, "train": train})
 
 
-def cheaper(study: Study, config: RunConfig) -> list[str]:
+def cheaper(study: Study, config: RunConfig, device: Device) -> list[str]:
     """Up to three changes that need less memory, the cheapest first, each with what it would need. ``config``
     has no ``auto`` left."""
     spec = study.spec
     network = skeleton(spec)
-    shapes, work = shapes_of(network), workload(study, config, network)
+    shapes, work = shapes_of(network), workload(study, config, network, device)
     layers = layers_to_recompute(config.train.gradient_checkpointing, shapes.layers)
     found: list[tuple[str, float]] = []
 
     def propose(text: str, work: Workload, base: BaseConfig = config.base, layers: int = layers) -> None:
-        found.append((text, plan_memory(shapes, work, held(spec, base), layers).peak))
+        found.append((text, plan_memory(shapes, work, base_size(spec, base), layers).peak))
 
     row = max(16, int(Examples.of(study.data.train).lengths.max()))
     if row < work.pack.tokens:  # the same curve, somewhat slower
         pack = config.pack.model_copy(update={"length": row})
-        propose(f"pack.length={row}", workload(study, config.model_copy(update={"pack": pack}), network))
+        propose(
+            f"pack.length={row}", workload(study, config.model_copy(update={"pack": pack}), network, device)
+        )
     if layers < shapes.layers:
         propose("train.gradient_checkpointing=true", work, layers=shapes.layers)
     suited: tuple[str, ...] | None = (
         STORAGES[config.lora.method][0] if config.lora.method in STORAGES else None
     )
-    for storage in smaller_storages(spec, config.base):
+    for storage in smaller_storages(spec, config.base, device):
         if suited is not None and storage not in suited:
             continue
-        propose(f"base.storage={storage}", work, with_storage(spec, config.base, storage))
+        propose(f"base.storage={storage}", work, with_storage(spec, config.base, storage, device))
     if config.lora.rank > 1 and config.lora.on_linears and config.lora.method != "ia3":
         rank = config.lora.rank // 2
         propose(f"lora.rank={rank}", replace(work, adapter=work.adapter * rank / config.lora.rank))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
-from sapwood.compute.attention.segments import KEEP_KEYS, plan_attention
-from sapwood.native import ops
+from sapwood.compute.attention.segments import KEEP_KEYS, blocks_of
+from sapwood.compute.backend import Backend
+from sapwood.machine.device import Device
 from sapwood.pack.build import pad_pack
 from sapwood.types import Pack
 
@@ -18,8 +17,8 @@ class Footprint:
     """A pack's sizes, as it is computed (padded).
 
     tokens, targets: their numbers. kept_scores: what one head of one layer keeps of its attention for the
-    backward pass; widest_scores: those of the largest group, which exist several times for a moment. A
-    compiled kernel keeps a number for each query; its scores stay in the processor's caches.
+    backward pass; widest_scores: those of the largest block of queries, which exist several times for a
+    moment. A compiled kernel keeps a number for each query; its scores stay in the processor's caches.
     """
 
     tokens: int
@@ -31,11 +30,11 @@ class Footprint:
 Attention = Literal["plain", "capped", "compiled"]  # capped: the model caps its scores; then none are kept
 
 
-def attention_of(network: Any) -> Attention:
-    """How a transformers model attends here. network: on the meta device say."""
+def attention_of(network: Any, device: Device) -> Attention:
+    """How a transformers model attends there. network: on the meta device, for example."""
     text = network.config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    if not torch.cuda.is_available() and ops.suits(torch.float32, torch.float32, [head_dim], 1):
+    if Backend.of(device).takes(head_dim):
         return "compiled"
     return "plain" if getattr(text, "attn_logit_softcapping", None) is None else "capped"
 
@@ -45,8 +44,8 @@ def footprint(pack: Pack, attention: Attention) -> Footprint:
     if attention == "compiled":
         return Footprint(len(padded.ids), len(pack.targets), len(padded.ids), 0)
     sizes = [
-        (group.key.shape[1], group.query.numel() * group.key.shape[1])
-        for group in plan_attention(padded.segments).groups
+        (len(block.keys), (block.stop - block.start) * len(block.keys))
+        for block in blocks_of(padded.segments)
     ]
     kept = sum(size for keys, size in sizes if keys <= KEEP_KEYS and attention == "plain")
     return Footprint(len(padded.ids), len(pack.targets), kept, max(size for _, size in sizes))

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sapwood.base.storage.storages import compute_dtype, unpacked_bytes, weight_bytes
+from sapwood.base.storage.storages import storage_dtype, unpacked_bytes, weight_bytes
 from sapwood.compute.loss import PAD_TO, ROWS, VOCABULARY
 from sapwood.config.sections import BaseConfig, RunConfig
-from sapwood.machine.measure import device_for, memory_at, own_device
-from sapwood.native.heap import why_no_heap
+from sapwood.machine.device import CPU, Device
 from sapwood.plan.footprint import Footprint, attention_of, footprint
 from sapwood.plan.shapes import KNOWN, Shapes, trained_parameters
 from sapwood.prepare.study import Study
@@ -45,27 +44,24 @@ HEAP = Waste({2: 1.12, 4: 1.12}, 1.5)  # native/heap.py
 USUAL = Waste({2: 2.0, 4: 1.75}, 6.0)  # the C library's, with holes between tensors
 
 
-def waste_on(device: str) -> Waste:
-    return HEAP if device == "cpu" and why_no_heap() is None else USUAL
-
-
 @dataclass(frozen=True, slots=True)
-class Held:
-    """How the base is held. weights: bytes of all. unpacked: of the largest weight that is unpacked for a
-    moment. width: bytes of a number where it is kept; wide: in products, and between layers."""
+class BaseSize:
+    """Bytes of a base. weights: of all. unpacked: of the largest weight that is unpacked for a moment.
+    saved_width: of a number that is kept for the backward pass; matmul_width: in products, and between
+    layers."""
 
     storage: str
     weights: float
     unpacked: float
-    width: int
-    wide: int
+    saved_width: int
+    matmul_width: int
 
 
-def held(spec: BaseSpec, config: BaseConfig) -> Held:
-    """``config``: its storage is not ``auto``."""
-    width = compute_dtype(config).itemsize
+def base_size(spec: BaseSpec, config: BaseConfig) -> BaseSize:
+    """``config``: it has no ``auto`` left."""
+    width = storage_dtype(config).itemsize
     wide = 4 if config.products == "fp32" else width
-    return Held(config.storage, weight_bytes(spec, config), unpacked_bytes(spec, config), width, wide)
+    return BaseSize(config.storage, weight_bytes(spec, config), unpacked_bytes(spec, config), width, wide)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +75,19 @@ class Workload:
     files: int = 0
     answers: int = 0
     answer_tokens: int = 0
-    device: str = "cpu"
+    device: Device = CPU
 
 
-def workload(study: Study, config: RunConfig, network: Any) -> Workload:
+def workload(study: Study, config: RunConfig, network: Any, device: Device) -> Workload:
     """network: the base's skeleton."""
     prompt = max((len(probe.ids) for probe in study.probes), default=0)
     return Workload(
-        pack=footprint(longest_pack(study.data, config), attention_of(network)),
+        pack=footprint(longest_pack(study.data, config), attention_of(network, device)),
         adapter=_trained_bytes(network, config),
         files=_files(study.spec.path),
         answers=min(len(study.probes), MAX_ANSWERS),
         answer_tokens=prompt + config.eval.max_new_tokens,
-        device=device_for(config.base.device_map, own_device()),
+        device=device,
     )
 
 
@@ -136,22 +132,22 @@ class MemoryPlan:
         return asdict(self) | {"fits": self.fits}
 
 
-def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0) -> MemoryPlan:
+def plan_memory(shapes: Shapes, work: Workload, base: BaseSize, recomputed: int = 0) -> MemoryPlan:
     """The peak of a run on ``base`` that computes ``recomputed`` layers twice."""
-    now, free = memory_at(work.device)
-    in_ram = work.device == "cpu"  # else only tensors count: files and most code are elsewhere
+    now, free = work.device.memory()
+    in_ram = work.device.is_cpu  # else only tensors count: files and most code are elsewhere
     process = (max(PROCESS, now) if in_ram else now) + LIBRARIES
-    pack, width = work.pack, base.width
+    pack, width, wide = work.pack, base.saved_width, base.matmul_width
     layer = width * (shapes.kept * pack.tokens + shapes.heads * pack.kept_scores)
-    once = base.wide * shapes.hidden * pack.tokens
+    once = wide * shapes.hidden * pack.tokens
     kept = (shapes.layers - recomputed) * layer + recomputed * once
-    backward = _backward(shapes, pack, base.wide) + 2 * base.unpacked
+    backward = _backward(shapes, pack, wide) + 2 * base.unpacked
     training = kept + max(_loss(shapes, pack, width), backward)
     if recomputed:  # the last of them is computed again while the inputs of all are there
         training = max(training, recomputed * once + layer + backward)
     # while it is read, a file is mapped beside the weights; the adapter isn't there yet
     reading = work.files - work.adapter if in_ram else 0.0
-    waste = waste_on(work.device)
+    waste = HEAP if work.device.heap else USUAL
     taken = waste.kept[width] * kept + waste.passing * (training - kept)
     moment = max(taken, reading, _answering(shapes, work, width))
     return MemoryPlan(
@@ -168,7 +164,7 @@ def plan_memory(shapes: Shapes, work: Workload, base: Held, recomputed: int = 0)
     )
 
 
-def fewest_recomputed(shapes: Shapes, work: Workload, base: Held) -> MemoryPlan:
+def fewest_recomputed(shapes: Shapes, work: Workload, base: BaseSize) -> MemoryPlan:
     """The plan with as few recomputed layers as fit; with all of them where nothing fits."""
     for count in range(shapes.layers):
         plan = plan_memory(shapes, work, base, count)
@@ -177,15 +173,15 @@ def fewest_recomputed(shapes: Shapes, work: Workload, base: Held) -> MemoryPlan:
     return plan_memory(shapes, work, base, shapes.layers)
 
 
-def what_fits(storage: str, width: int) -> dict[str, MemoryPlan]:
+def what_fits(storage: str, width: int, device: Device) -> dict[str, MemoryPlan]:
     """For models that people know by name, the plan of training rank 8 on packs of 512 tokens in a dense
     storage of ``width`` bytes a number."""
     pack = Footprint(tokens=512, targets=256, kept_scores=512 * 128, widest_scores=512 * 256)
     found: dict[str, MemoryPlan] = {}
     for name, shapes in KNOWN.items():
         adapter = 16.0 * 8 * 6 * (shapes.hidden + shapes.widest) * shapes.layers
-        work = Workload(pack, adapter, device=own_device())
-        found[name] = fewest_recomputed(shapes, work, Held(storage, width * shapes.weights, 0, width, width))
+        size = BaseSize(storage, width * shapes.weights, 0, width, width)
+        found[name] = fewest_recomputed(shapes, Workload(pack, adapter, device=device), size)
     return found
 
 
@@ -197,7 +193,7 @@ def _loss(shapes: Shapes, pack: Footprint, width: int) -> float:
 
 def _backward(shapes: Shapes, pack: Footprint, width: int) -> float:
     """Gradients of one layer while they are alive: some six of the widest activation, or the scores of the
-    largest group of segments, which are computed again."""
+    largest block of queries, which are computed again."""
     return float(width) * max(6 * shapes.widest * pack.tokens, 5 * shapes.heads * pack.widest_scores)
 
 

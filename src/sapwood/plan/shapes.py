@@ -2,7 +2,7 @@
 adds.
 
 All of it is read from the module tree on the meta device (`base.skeleton`); no weight is needed. A frozen
-layer with our fast paths (`fast_lora`, `fast_mlp`, `fast_blocks`, `pack.attention`) keeps, for each token:
+layer as `compute` has it keeps, for each token:
 the input of every norm, the input of every group of linears that read the same tensor, q, k and v after the
 rotation, and gate and up, from which down_proj's input is computed again. `tests/test_memory.py` counts what
 autograd really keeps, for every architecture.

@@ -12,9 +12,10 @@ from typing import Any
 
 from sapwood.adapter.methods import trained_numbers
 from sapwood.base.inspect import count_parameters, skeleton
-from sapwood.base.storage.storages import compute_dtype, dtype_name
+from sapwood.base.storage.storages import storage_dtype
 from sapwood.config.sections import RunConfig
-from sapwood.machine.measure import fastest_dtype
+from sapwood.machine.device import Device
+from sapwood.machine.measure import dtype_name, machine_facts
 from sapwood.prepare.study import Study
 from sapwood.show.figures import duration
 from sapwood.train.loop import pack_examples
@@ -54,11 +55,11 @@ class Estimate:
         ]
 
 
-def estimate(study: Study, config: RunConfig) -> Estimate:
+def estimate(study: Study, config: RunConfig, device: Device) -> Estimate:
     """Time of a run whose config has no ``auto`` left. Takes about half a second, for the measurement of the
     machine."""
-    rates = fastest_dtype()[1].get("gflops", {})
-    dtype = dtype_name(compute_dtype(config.base))
+    rates = machine_facts(device).get("gflops", {})
+    dtype = dtype_name(storage_dtype(config.base))
     rate = rates.get(dtype, rates.get("fp32", 0)) * 1e9 or 50e12  # a GPU isn't measured
     linear, embedding = count_parameters(study.spec)
     schedule = plan_steps(len(study.data.train), config.train)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sapwood.types import Example, RowId
 
-GATHER = 65_536  # examples that are copied at once
+COPIED = 65_536  # examples that are copied at once
 
 
 class Examples(Sequence[Example]):
@@ -43,14 +43,17 @@ class Examples(Sequence[Example]):
         if isinstance(examples, Examples):
             return examples
         found = list(examples)
-        growing = Growing()
-        growing.add(
-            np.concatenate([np.empty(0, np.int32), *(example.ids for example in found)], dtype=np.int32),
-            np.concatenate([np.empty(0, np.bool_), *(example.trained for example in found)], dtype=np.bool_),
-            np.array([len(example) for example in found], np.int64),
-            [example.row for example in found],
+        known: dict[str, int] = {}
+        source = [known.setdefault(one.row.source, len(known)) for one in found]
+        rows = (
+            np.array(source, np.int32),
+            np.array([one.row.index for one in found], np.int64),
+            np.array([one.row.line or 0 for one in found], np.int64),
         )
-        return growing.finish()
+        ids = np.concatenate([np.empty(0, np.int32), *(one.ids for one in found)], dtype=np.int32)
+        trained = np.concatenate([np.empty(0, np.bool_), *(one.trained for one in found)], dtype=np.bool_)
+        bounds = np.cumsum([0, *map(len, found)])
+        return cls(ids, trained, bounds, rows, list(known))
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -88,21 +91,16 @@ class Examples(Sequence[Example]):
 
     def take(self, places: NDArray[np.int64]) -> Examples:
         """A copy of those at ``places``, in that order; one may be there several times."""
-        return _gather([self], np.zeros(len(places), np.int64), places)
-
-    @classmethod
-    def merged(cls, parts: Sequence[Examples], sources: Sequence[str]) -> Examples:
-        """The examples of all parts in the order of their rows: by ``sources``, then by number. Those of one
-        row stand in one part, and keep their order."""
-        number = {source: i for i, source in enumerate(sources)}
-        renamed = [np.array([number[one] for one in part.sources], np.int64)[part.source] for part in parts]
-        which = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        places = np.concatenate([np.arange(len(part)) for part in parts])
-        order = np.lexsort((np.concatenate([part.number for part in parts]), np.concatenate(renamed)))
-        found = _gather(parts, which[order], places[order])
-        used, source = np.unique(np.concatenate(renamed)[order], return_inverse=True)
-        found.source, found.sources = source.astype(np.int32), [sources[i] for i in used]
-        return found
+        bounds = np.concatenate([[0], np.cumsum(self.lengths[places])])
+        ids, trained = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.bool_)
+        edges = self.bounds
+        for first in range(0, len(places), COPIED):
+            chosen = places[first : first + COPIED].tolist()
+            into = slice(bounds[first], bounds[first + len(chosen)])
+            np.concatenate([self.ids[edges[at] : edges[at + 1]] for at in chosen], out=ids[into])
+            np.concatenate([self.trained[edges[at] : edges[at + 1]] for at in chosen], out=trained[into])
+        rows = self.source[places], self.number[places], self.line[places]
+        return Examples(ids, trained, bounds, rows, self.sources)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What is stored: `from_tensors` gives the examples again, with ``sources``."""
@@ -144,30 +142,6 @@ class Examples(Sequence[Example]):
         return Examples(self.ids, self.trained, self.bounds[start : stop + 1], rows, self.sources)
 
 
-def _gather(parts: Sequence[Examples], which: NDArray[np.int64], places: NDArray[np.int64]) -> Examples:
-    """A copy of the examples at ``places`` of the parts ``which``; sources are those of the first part."""
-
-    def column(name: str) -> NDArray[Any]:
-        first = getattr(parts[0], name)
-        out = np.empty(len(places), first.dtype)
-        for k, part in enumerate(parts):
-            out[which == k] = getattr(part, name)[places[which == k]]
-        return out
-
-    bounds = np.concatenate([[0], np.cumsum(column("lengths"))])
-    ids, trained = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.bool_)
-    edges = [(part.ids, part.trained, part.bounds) for part in parts]
-    for first in range(0, len(places), GATHER):
-        span = slice(first, first + GATHER)
-        chosen = [(edges[k], at) for k, at in zip(which[span].tolist(), places[span].tolist(), strict=True)]
-        into = slice(bounds[first], bounds[first + len(chosen)])
-        np.concatenate([own[b[at] : b[at + 1]] for (own, _, b), at in chosen], out=ids[into])
-        np.concatenate([own[b[at] : b[at + 1]] for (_, own, b), at in chosen], out=trained[into])
-    return Examples(
-        ids, trained, bounds, (column("source"), column("number"), column("line")), parts[0].sources
-    )
-
-
 @dataclass(slots=True)
 class _Columns:
     """What was added, in pieces."""
@@ -188,23 +162,17 @@ class Growing:
         self._sources: dict[str, int] = {}
         self.count = 0
 
-    def add(
-        self,
-        ids: NDArray[np.int32],
-        trained: NDArray[np.bool_],
-        lengths: NDArray[np.int64],
-        rows: Sequence[RowId],
-    ) -> None:
-        """Examples one behind the other, a length and a row each."""
-        columns, known = self._columns, self._sources
-        columns.ids.append(ids)
-        columns.trained.append(trained)
-        columns.length.append(lengths)
-        source = [known.setdefault(row.source, len(known)) for row in rows]
-        columns.source.append(np.array(source, np.int32))
-        columns.number.append(np.array([row.index for row in rows], np.int64))
-        columns.line.append(np.array([row.line or 0 for row in rows], np.int64))
-        self.count += len(rows)
+    def add(self, examples: Examples) -> None:
+        """Those of a batch."""
+        columns, span = self._columns, slice(examples.bounds[0], examples.bounds[-1])
+        columns.ids.append(examples.ids[span])
+        columns.trained.append(examples.trained[span])
+        columns.length.append(examples.lengths)
+        known = [self._sources.setdefault(source, len(self._sources)) for source in examples.sources]
+        columns.source.append(np.array(known, np.int32)[examples.source])
+        columns.number.append(examples.number)
+        columns.line.append(examples.line)
+        self.count += len(examples)
 
     def finish(self) -> Examples:
         """All that was added; the pieces are gone then."""

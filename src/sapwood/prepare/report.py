@@ -1,18 +1,25 @@
-"""What the data are, in tokens."""
+"""What the data are, in tokens; and the sum over all batches from which that is told."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.types import RowId
+from sapwood.config.sections import TemplateConfig
+from sapwood.errors import DataError, Problem
+from sapwood.prepare.examples import Examples, Growing
+from sapwood.prepare.rows import ProvenBatch, Rules, longest_of, prove_rows
+from sapwood.template.proof import Proof, ProofTally
+from sapwood.template.prove import MAX_PROBLEMS, proof_of
+from sapwood.template.render import Renderer
+from sapwood.types import Conversation, RowId
 
-LONGEST = 5  # examples that are named
 SHOWN = 20  # rows of one kind that are named
 
 
@@ -71,3 +78,129 @@ def histogram_of(lengths: NDArray[np.int64], cut: int) -> tuple[tuple[int, int],
     counts = [after - before for before, after in itertools.pairwise([0, *upto])]
     used = [i for i, count in enumerate(counts) if count]
     return tuple((bounds[i], counts[i]) for i in range(used[0], used[-1] + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Examples in the order of their rows, the proof that they are right, and the report about them."""
+
+    examples: Examples
+    proof: Proof
+    report: Report
+
+
+def prepare(
+    conversations: Iterable[Conversation],
+    renderer: Renderer,
+    template: TemplateConfig,
+    *,
+    max_length: int,
+    vocab_rows: int,
+) -> Preparation:
+    """Render, encode, label and prove every conversation, in this process.
+
+    Args:
+        conversations: read once, in batches.
+        renderer: made for the base's tokenizer.
+        template, max_length, vocab_rows: see `Rules`.
+
+    Raises:
+        DataError: with every problem of every row (1,000 at most), among them rows that are too long.
+    """
+    rules = Rules(template, max_length, vocab_rows)
+    total = Tally(rules)
+    for batch in prove_rows(conversations, renderer, rules):
+        total.add(batch)
+        if total.hopeless:
+            break
+    return total.finish(renderer)
+
+
+class Tally:
+    """Sums up batches in the order of their rows: ``add`` each, then ``finish``."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._examples = Growing()
+        self._lengths: list[NDArray[np.int64]] = []
+        self._longest: list[tuple[RowId, int]] = []
+        self._dropped, self._cut = _Rows(), _Rows()
+        self._rows = self._cut_answers = self._characters = self._unknown = 0
+        self._proven = ProofTally()
+        self._problems: list[Problem] = []
+
+    @property
+    def hopeless(self) -> bool:
+        """There are so many problems that one more row tells nobody anything."""
+        return len(self._problems) >= MAX_PROBLEMS
+
+    def add(self, batch: ProvenBatch) -> None:
+        """Count in a batch of later rows."""
+        self._rows += batch.rows
+        self._examples.add(batch.examples)
+        self._lengths.append(batch.lengths)
+        self._longest = longest_of([*self._longest, *batch.longest])
+        self._dropped.add(batch.dropped)
+        self._cut.add(batch.cut)
+        self._cut_answers += batch.cut_answers
+        self._characters += batch.characters
+        self._unknown += batch.unknown
+        self._proven.add(batch.tally)
+        self._problems += batch.problems
+
+    def finish(self, renderer: Renderer) -> Preparation:
+        """What was proven. Raises DataError as `prepare` does."""
+        problems = [*self._proven.problems(), *self._problems]
+        if self._dropped.count and self._rules.template.overlong == "error":
+            problems = [self._too_long(), *problems]
+        if problems:
+            raise DataError(problems)
+        if not self._rows:
+            raise DataError("there are no rows", mend="look at data.train")
+        if not self._examples.count:
+            raise DataError([self._too_long()])
+        proof = proof_of(self._proven, renderer)
+        examples = self._examples.finish()
+        return Preparation(examples, proof, self._report(proof, examples))
+
+    def _too_long(self) -> Problem:
+        limit, needed = self._rules.max_length, self._longest[0][1]
+        shown = ", ".join(f"{row} ({length:,} tokens)" for row, length in self._longest if length > limit)
+        total = self._examples.count + self._dropped.count
+        fitting = -(-needed // 64) * 64
+        return Problem(
+            f"[overlong] {self._dropped.count:,} of {total:,} examples have more than {limit:,} tokens",
+            shown,
+            "cutting them would take the end of the answer and its stop token",
+            f"set pack.length={fitting} (the longest needs {needed:,}), or template.overlong=drop, or =cut",
+        )
+
+    def _report(self, proof: Proof, examples: Examples) -> Report:
+        return Report(
+            rows=self._rows,
+            examples=len(examples),
+            tokens=examples.num_tokens,
+            targets=examples.num_targets,
+            max_length=self._rules.max_length,
+            histogram=histogram_of(np.concatenate(self._lengths), self._rules.max_length),
+            longest=tuple((length, row) for row, length in self._longest),
+            dropped=self._dropped.count,
+            dropped_rows=tuple(self._dropped.first),
+            cut=self._cut.count,
+            cut_rows=tuple(self._cut.first),
+            cut_answers=self._cut_answers,
+            control_rows=proof.control_rows,
+            unknown_tokens=self._unknown,
+            characters_per_token=self._characters / max(1, examples.num_tokens),
+        )
+
+
+class _Rows:
+    """How many rows something happened to, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, list[RowId]()
+
+    def add(self, rows: list[RowId]) -> None:
+        self.count += len(rows)
+        self.first += rows[: SHOWN - len(self.first)]

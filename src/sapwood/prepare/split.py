@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from json.encoder import encode_basestring
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,24 +20,27 @@ from sapwood.types import Conversation, Message, RowId
 Places = NDArray[np.int64]
 
 
-class Said:
-    """What each row says, as hashes: 32 bytes for its prompt and 32 for all of it.
+class RowHashes:
+    """What each row says, as hashes: 32 bytes for its prompt and 32 for all of it, and 32 for all up to each
+    earlier answer that is learnt.
 
     A prompt is the system prompt, the tools, and all but the last answer. Whether a turn is trained is no
-    part of either.
+    part of prompt and whole. ``train_on``: which answers are learnt, as `template.train_on` says.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, train_on: str = "assistant") -> None:
+        self._train_on = train_on
         self._prompts, self._wholes = bytearray(), bytearray()
+        self._begun, self._owners = bytearray(), array("q")  # up to an earlier answer; and whose that is
         self._sources: dict[str, int] = {}
         self._rows = array("i"), array("q"), array("q")  # source, index, line
 
     @classmethod
-    def of(cls, conversations: Iterable[Conversation]) -> Said:
-        said = cls()
+    def of(cls, conversations: Iterable[Conversation]) -> RowHashes:
+        hashes = cls()
         for conversation in conversations:
-            said.add(conversation)
-        return said
+            hashes.add(conversation)
+        return hashes
 
     def __len__(self) -> int:
         return len(self._rows[0])
@@ -49,51 +53,44 @@ class Said:
         prompt = f"[[{','.join(turns[:-1] if answered else turns)}{rest}"
         self._prompts += hashlib.sha256(prompt.encode()).digest()
         self._wholes += hashlib.sha256(f"[[{','.join(turns)}{rest}".encode()).digest()
+        if len(turns) > 2:
+            self._add_begun(conversation, turns, rest)
         row = conversation.row
         source, index, line = self._rows
         source.append(self._sources.setdefault(row.source, len(self._sources)))
         index.append(row.index)
         line.append(row.line or 0)
 
+    def _add_begun(self, conversation: Conversation, turns: Sequence[str], rest: str) -> None:
+        """What another row would be that ends with an earlier answer of this one."""
+        earlier = [at for at in learnt_answers(conversation, self._train_on) if at + 1 < len(turns)]
+        total, start = hashlib.sha256(b"[["), 0
+        for at in earlier:
+            total.update(("," * (start > 0) + ",".join(turns[start : at + 1])).encode())
+            start = at + 1
+            one = total.copy()
+            one.update(rest.encode())
+            self._begun += one.digest()
+            self._owners.append(len(self))
+
     def place(self, row: RowId) -> int:
-        """Where a row stands; -1 where it isn't there."""
-        at = self._first.get(row.source, len(self)) + row.index
-        return at if at < len(self) and self.row(at) == row else -1
-
-    def tensors(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
-        """All of it as arrays, and the names of the sources; for `merged`."""
-        source, index, line = self._rows
-        rows = {"index": np.array(index, np.int64), "line": np.array(line, np.int64)}
-        hashes = {
-            "prompts": np.frombuffer(self._prompts, np.uint8),
-            "wholes": np.frombuffer(self._wholes, np.uint8),
-        }
-        return {"source": np.array(source, np.int32), **rows, **hashes}, [*self._sources]
-
-    @classmethod
-    def merged(cls, own: Said, tensors: Mapping[str, NDArray[Any]], sources: Sequence[str]) -> Said:
-        """What ``own`` and another process say of the same files, in the order of their rows."""
-        mine, known = own.tensors()
-        number = {source: i for i, source in enumerate(dict.fromkeys([*known, *sources]))}
-        theirs = {**tensors, "source": np.array([number[s] for s in sources], np.int32)[tensors["source"]]}
-        both = {name: np.concatenate([mine[name], theirs[name]]) for name in mine}
-        order = np.lexsort((both["index"], both["source"]))
-        said = cls()
-        said._sources = number
-        said._rows = (
-            array("i", both["source"][order].tobytes()),
-            array("q", both["index"][order].tobytes()),
-            array("q", both["line"][order].tobytes()),
-        )
-        said._prompts = bytearray(both["prompts"].reshape(-1, 32)[order].tobytes())
-        said._wholes = bytearray(both["wholes"].reshape(-1, 32)[order].tobytes())
-        return said
+        """Where a row stands; -1 where it isn't there. Rows may be missing between others."""
+        first, last = self._runs.get(row.source, (0, 0))
+        at = bisect.bisect_left(self._rows[1], row.index, first, last)
+        return at if at < last and self.row(at) == row else -1
 
     @cached_property
-    def _first(self) -> dict[str, int]:
-        """Where each source begins."""
-        source = np.array(self._rows[0], np.int32)
-        return {name: int(np.argmax(source == i)) for name, i in self._sources.items()}
+    def _runs(self) -> dict[str, tuple[int, int]]:
+        """Where the rows of each source are, in rising order: (first, behind the last)."""
+        source, index = np.array(self._rows[0], np.int32), np.array(self._rows[1], np.int64)
+        begins = np.flatnonzero((np.diff(source) != 0) | (np.diff(index) <= 0)) + 1
+        bounds = [0, *begins.tolist(), len(source)]
+        names = list(self._sources)
+        runs: dict[str, tuple[int, int]] = {}
+        for first, last in itertools.pairwise(bounds):
+            if first < last:
+                runs.setdefault(names[source[first]], (first, last))
+        return runs
 
     def row(self, at: int) -> RowId:
         source, index, line = self._rows
@@ -103,6 +100,39 @@ class Said:
         """For each prompt its hash and the rows that have it."""
         for places in _equal(self._prompts):
             yield self._hash(self._prompts, int(places[0])), places
+
+    def together(self) -> list[tuple[bytes, Places]]:
+        """The groups that may not be split, each with a hash that is its own: rows with one prompt, and rows
+        of which one begins with an answer, and all before it, that another learns."""
+        prompts = list(self.prompts())
+        if not self._owners:
+            return prompts
+        group = np.empty(len(self), np.int64)
+        for number, (_, places) in enumerate(prompts):
+            group[places] = number
+        roots = list(range(len(prompts)))
+
+        def root(at: int) -> int:
+            while roots[at] != at:
+                roots[at] = roots[roots[at]]
+                at = roots[at]
+            return at
+
+        owners = np.concatenate([np.arange(len(self)), np.array(self._owners, np.int64)])
+        for same in _equal(self._wholes + self._begun, 2):
+            first, *others = np.unique(group[owners[same]]).tolist()
+            for other in others:
+                roots[root(other)] = root(first)
+        merged: dict[int, list[int]] = {}
+        for number in range(len(prompts)):
+            merged.setdefault(root(number), []).append(number)
+        return [
+            (
+                min(prompts[number][0] for number in numbers),
+                np.sort(np.concatenate([prompts[number][1] for number in numbers])),
+            )
+            for numbers in merged.values()
+        ]
 
     def duplicates(self, among: NDArray[np.bool_] | None = None) -> list[tuple[RowId, ...]]:
         """Groups of rows with the same messages and tools, in order of their first row."""
@@ -125,12 +155,12 @@ class Said:
         return bytes(hashes[32 * at : 32 * at + 32])
 
 
-def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
+def hold_out(hashes: RowHashes, eval: float, seed: int) -> NDArray[np.bool_]:
     """Which rows are held out.
 
-    Rows with the same prompt stay together, exact duplicates with them: an answer that was trained is never
-    tested. Each prompt's place in the draw is a hash of it and the seed, so the order of the rows doesn't
-    matter, and a row that is added moves few others.
+    Rows with the same prompt stay together, exact duplicates with them, and so do rows that continue one
+    another: an answer that was trained is never tested. Each group's place in the draw is a hash of it and
+    the seed, so the order of the rows doesn't matter, and a row that is added moves few others.
 
     Args:
         eval: below 1 the fraction to hold out, at least one row; else the number of rows; 0 for none. Fewer
@@ -140,7 +170,7 @@ def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
     """
     if not 0 <= eval < float("inf") or (eval >= 1 and eval != int(eval)):
         raise ValueError(f"{eval} is neither a fraction below 1 nor a number of rows")
-    total = len(said)
+    total = len(hashes)
     held = np.zeros(total, np.bool_)
     if eval == 0:
         return held
@@ -149,7 +179,7 @@ def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
         why = f"{wanted:,} of {total:,} rows would be held out, and none be left to train on"
         raise DataError("nothing left to train on", "data.eval", why, "lower data.eval, or set it to 0")
     draw = f"{seed}:".encode()
-    ranked = sorted((hashlib.sha256(draw + prompt).digest(), rows) for prompt, rows in said.prompts())
+    ranked = sorted((hashlib.sha256(draw + prompt).digest(), rows) for prompt, rows in hashes.together())
     taken = 0
     for _, rows in ranked:
         if taken + len(rows) <= wanted:
@@ -158,7 +188,8 @@ def hold_out(said: Said, eval: float, seed: int) -> NDArray[np.bool_]:
     if not taken:
         smallest = min(len(rows) for _, rows in ranked)
         why = (
-            f"rows with one prompt stay together; the smallest such group has {smallest:,} of {total:,} rows"
+            f"rows with one prompt, and rows that continue one another, stay together; "
+            f"the smallest such group has {smallest:,} of {total:,} rows"
         )
         mend = (
             f"hold out {smallest:,} or more" if smallest < total else "set data.eval to 0 or to another file"
@@ -171,9 +202,19 @@ def split_eval(
     conversations: Sequence[Conversation], eval: float, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
     """(train, held out), each in the order of the input; see `hold_out`."""
-    held = hold_out(Said.of(conversations), eval, seed).tolist()
+    held = hold_out(RowHashes.of(conversations), eval, seed).tolist()
     pairs = list(zip(conversations, held, strict=True))
     return [one for one, out in pairs if not out], [one for one, out in pairs if out]
+
+
+def learnt_answers(conversation: Conversation, train_on: str) -> list[int]:
+    """The places of the assistant's turns that are learnt."""
+    messages = conversation.messages
+    answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    last = answers[-1:] if train_on == "last" else answers
+    return [
+        at for at in answers if (messages[at].trained if messages[at].trained is not None else at in last)
+    ]
 
 
 def _equal(hashes: bytearray, least: int = 1) -> Iterator[Places]:
@@ -195,8 +236,8 @@ def _among(groups: Iterable[Places], among: NDArray[np.bool_] | None) -> Iterabl
 
 def _turn(message: Message) -> str:
     if message.reasoning is None and not message.tool_calls:
-        return f'["{message.role}",{encode_basestring(message.content)},null,[]]'
-    return _json([message.role, message.content, message.reasoning, list(message.tool_calls)])
+        return f'["{message.role}",{encode_basestring(message.text)},null,[]]'
+    return _json([message.role, message.text, message.reasoning, list(message.tool_calls)])
 
 
 def _json(value: object) -> str:

@@ -20,19 +20,21 @@ from sapwood.base.cache import cache_dir
 from sapwood.base.hubs import revision_of
 from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.config.sections import RunConfig
+from sapwood.data.files.folder import held_out_files
 from sapwood.data.files.sources import digest
 from sapwood.errors import ModelError, SapwoodError, StorageError
-from sapwood.machine.measure import device_for
+from sapwood.machine.device import device_for
 from sapwood.prepare.cache import open_entry, pack_entry, pack_examples, unpack_examples
+from sapwood.prepare.dataset import prepare_dataset, read
 from sapwood.prepare.examples import Examples
-from sapwood.prepare.gather import gather, read
+from sapwood.prepare.probe import choose_probes
+from sapwood.prepare.rows import Rules
 from sapwood.prepare.split import split_eval
 from sapwood.prepare.weights import weighted
 from sapwood.run.files import operation, staged_dir, to_json, verify_dir, write_atomic
-from sapwood.serve.probe import Probe, choose_probes
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
-from sapwood.types import BaseSpec, Conversation, Example, RowId, TrainData
+from sapwood.types import BaseSpec, Conversation, Example, Probe, RowId, TrainData
 
 DATA = "data"  # folder of a run that holds its own copy of what it learns from
 MAX_GROUPS = 1000  # of rows alike that are named; all are counted
@@ -54,13 +56,13 @@ class Study:
 
 def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
-    device_for(config.base.device_map, "cpu")  # no GPU where one is named: said now, not after the weights
+    device_for(config.base.device_map)  # no GPU where one is named: said now, not after the weights
     spec = inspect_base(config.base)
+    if spec.unpackable:
+        what, mend = f"{spec.hf_config.model_type} models can't be packed", "take a model of another family"
+        raise ModelError(what, config.base.model, spec.unpackable, mend)
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
     refuse_misfits(network, config)
-    if not spec.packable:
-        why = "layers other than attention mix its tokens, so that rows of a pack would see each other"
-        raise ModelError(f"{spec.hf_config.model_type} models can't be packed", config.base.model, why)
     renderer = make_renderer(spec, config)
     text = spec.hf_config.get_text_config()
     context = getattr(text, "max_position_embeddings", None)
@@ -115,8 +117,8 @@ def prepared_study(
 
 
 def _prepare(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> Material:
-    found = gather(config, renderer, vocab_rows, length)
-    train, measured = found.train, found.measured
+    found = prepare_dataset(config, renderer, Rules(config.template, length, vocab_rows))
+    train, measured = found.train, found.eval
     seen = weighted(train.examples, config.data.train, config.data.weights, config.train.seed)
     held = measured.examples if measured is not None else []
     facts = {
@@ -125,9 +127,10 @@ def _prepare(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int
             "learnt": train.report.rows,
             "held_out": measured.report.rows if measured is not None else 0,
             "notes": found.notes.notes(),
+            "left_out": {"count": found.notes.num_dropped, "rows": found.notes.dropped},
         },
-        "duplicates": _groups(found.said.duplicates(found.learnt)),
-        "contradictions": _groups(found.said.contradictions(found.learnt)),
+        "duplicates": _groups(found.hashes.duplicates(found.learnt)),
+        "contradictions": _groups(found.hashes.contradictions(found.learnt)),
         "proof": train.proof.to_json(),
         "report": train.report.to_json(),
         "eval_report": measured.report.to_json() if measured is not None else None,
@@ -144,7 +147,7 @@ def _digest(train: Sequence[Example], held: Sequence[Example]) -> str:
 def _key(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> str | None:
     """Name of the entry; None where the data can't be read (reading them says why)."""
     options = config.model_dump(mode="json", include={"data", "template"})
-    paths = [*config.data.train, *([config.data.eval] if isinstance(config.data.eval, str) else [])]
+    paths = [*config.data.train, *held_out_files(config.data)]
     try:
         data = digest(paths)
     except (OSError, SapwoodError):
@@ -200,16 +203,17 @@ def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = No
     """The one renderer of a run: training, sampling, chat and export all use it. ``clock`` is what a
     template that asks for the date is told; a resumed run tells it the first start's."""
     template = choose_template(spec.tokenizer, config.template.name)
-    return Renderer(spec.tokenizer, template, spec.stop_ids, clock)
+    means = config.template.meant, config.template.no_reasoning == "close"
+    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, *means)
 
 
 def read_data(config: RunConfig, renderer: Renderer) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations to learn from, and held-out ones."""
 
     conversations = list(read(config, renderer, config.data.train))
-    if isinstance(config.data.eval, str):
-        return conversations, list(read(config, renderer, [config.data.eval]))
-    return split_eval(conversations, config.data.eval, config.train.seed)
+    if held := held_out_files(config.data):
+        return conversations, list(read(config, renderer, held))
+    return split_eval(conversations, float(config.data.eval), config.train.seed)
 
 
 def save_study(folder: Path, study: Study) -> None:

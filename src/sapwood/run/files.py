@@ -125,8 +125,11 @@ def staged_dir(final: Path, facts: Mapping[str, Any] | None = None) -> Generator
         raise
 
 
-def verify_dir(path: Path) -> Manifest:
+def verify_dir(path: Path, minds: Callable[[str, bool], bool] | None = None) -> Manifest:
     """Read every byte of a published folder and hold it against its manifest.
+
+    ``minds``: (name, is it in the manifest?) -> does it matter what became of this file? Every file does
+    without it.
 
     Raises StorageError that names each file at fault and how: no manifest, a damaged manifest, a file that
     is missing, extra, of another size, or with another sha256.
@@ -135,6 +138,9 @@ def verify_dir(path: Path) -> Manifest:
     present = {file.relative_to(path).as_posix(): file for file in _files_below(path)}
     present.pop(MANIFEST, None)
     entries = {entry.name: entry for entry in manifest.files}
+    if minds is not None:
+        present = {name: file for name, file in present.items() if minds(name, name in entries)}
+        entries = {name: entry for name, entry in entries.items() if minds(name, True)}
     # Names are matched before anything is opened, so a name such as ../x can only be reported as missing.
     problems = [_fault("file is missing", path / name) for name in sorted(entries.keys() - present.keys())]
     problems += [

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sapwood.adapter.soft_prompt import fill_cache, lead_length
-from sapwood.compute.attention.seam import NAME as TRAINING_ATTENTION
+from sapwood.compute.attention.seam import is_packed
 from sapwood.errors import ConfigError
 from sapwood.serve.choose import Chooser, Settings
 from sapwood.serve.text import TextStream
@@ -122,11 +122,11 @@ def generation_attention(model: Any) -> Generator[None]:
     before: str = network.config._attn_implementation
     try:
         model.eval()
-        if before == TRAINING_ATTENTION:
+        if is_packed(before):
             network.set_attn_implementation(_cached_attention(network))
         yield
     finally:
-        if before == TRAINING_ATTENTION:
+        if is_packed(before):
             network.set_attn_implementation(before)
         for module, mode in modes:
             module.training = mode

@@ -5,53 +5,46 @@ An adapter is put only on the base, and behind the template, that it was trained
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.lora import (
-    LoraModel,
-    attach_lora,
-    attach_saved,
-    read_adapter,
-    read_tensors,
-    restore_adapter,
+from sapwood.adapter.attach import attach_lora, attach_saved
+from sapwood.adapter.facts import (
+    ADAPTER_DIR,
+    FACTS,
+    AdapterFacts,
+    facts_of,
+    read_facts,
+    unproven,
+    verify_adapter,
 )
+from sapwood.adapter.files import SETTINGS, read_adapter, read_tensors
+from sapwood.adapter.folder import found_base
+from sapwood.adapter.model import LoraModel, restore_adapter
+from sapwood.base.folder import read_json
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base, place
 from sapwood.base.storage.storages import FILLED, weight_bytes
 from sapwood.config.file import load_config
-from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
-from sapwood.errors import ModelError, Problem, StorageError
-from sapwood.machine.measure import available_memory
-from sapwood.run.files import MANIFEST, verify_dir
+from sapwood.config.sections import BaseConfig, RunConfig
+from sapwood.errors import ConfigError, ModelError, Problem, StorageError
+from sapwood.machine.device import CPU, device_for
+from sapwood.machine.memory import available_memory
+from sapwood.run.files import verify_dir
 from sapwood.run.query import find_run
 from sapwood.run.store import CHECKPOINTS, CONFIG, RUN
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
 from sapwood.types import Base, BaseSpec
 
-FACTS, ADAPTER, WEIGHTS, MODEL = "sapwood.json", "adapter", "adapter_config.json", "config.json"
-SCHEMA = 1
-HOW_HELD = ("storage", "compute_dtype", "double_quant")  # keys of `base` that an adapter's facts repeat
+MODEL = "config.json"
 
-# PEFT's settings under which an adapter is more than pairs of matrices on linears; each is empty in ours
-UNKNOWN_FORMS = (
-    "use_qalora",
-    "rank_pattern",
-    "alpha_pattern",
-    "modules_to_save",
-    "layers_to_transform",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "fan_in_fan_out",
-    "lora_bias",
-)
+log = logging.getLogger("sapwood")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +79,7 @@ class Loaded:
         return nullcontext() if self.model is None else self.model.switched_off()
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterFacts:
-    """What must be true of the base and the template that an adapter is put on.
-
-    Attributes:
-        path: the adapter's folder.
-        clock: the time that a template which asks for the date was told.
-    """
-
-    path: Path
-    base: BaseConfig
-    base_fingerprint: str
-    template_name: str
-    template_fingerprint: str
-    system: str | None
-    clock: datetime | None
-
-
-def open_target(target: str, runs: Path, *, exact: bool = False) -> Loaded:
+def open_target(target: str, runs: Path, *, exact: bool = False, base: str | None = None) -> Loaded:
     """Load what ``target`` names.
 
     Args:
@@ -113,6 +88,7 @@ def open_target(target: str, runs: Path, *, exact: bool = False) -> Loaded:
             the newest checkpoint is taken.
         runs: the folder of runs.
         exact: hold an adapter's base in fp32 where it was trained in a narrower float, and on the CPU.
+        base: where the adapter's base lies now. Its fingerprint decides whether it is the right one.
 
     Raises:
         ConfigError: nothing is called that.
@@ -120,12 +96,14 @@ def open_target(target: str, runs: Path, *, exact: bool = False) -> Loaded:
     """
     path = Path(target)
     if (path / RUN).is_file():
-        return _open_run(path, exact)
-    if (path / FACTS).is_file() or (path / WEIGHTS).is_file():
-        return open_adapter(path, target, exact=exact)
+        return _open_run(path, exact, base)
+    if (path / FACTS).is_file() or (path / SETTINGS).is_file():
+        return open_adapter(path, target, exact=exact, base=base)
     if _names_a_base(target):
+        if base is not None:
+            raise ConfigError(f"{target} is a base itself", "--base", "it belongs to an adapter")
         return open_base(target)
-    return _open_run(find_run(runs, target), exact)
+    return _open_run(find_run(runs, target), exact, base)
 
 
 def open_base(model: str) -> Loaded:
@@ -133,32 +111,35 @@ def open_base(model: str) -> Loaded:
     config = BaseConfig(model=model)
     spec = inspect_base(config)
     renderer = _renderer(spec, "auto", None)
-    base = load_base(spec, config)
-    place(base.model)
+    base = load_base(spec, config, device_for("auto"))
+    place(base.model, base.device)
     return Loaded(base, None, renderer, None, model)
 
 
-def open_adapter(folder: Path, name: str, *, exact: bool = False) -> Loaded:
-    """An adapter's folder, as `save_adapter` writes it."""
-    if not (folder / FACTS).is_file():
+def open_adapter(folder: Path, name: str, *, exact: bool = False, base: str | None = None) -> Loaded:
+    """An adapter's folder, as `save_adapter` writes it, wherever it was moved or copied to, or as a hub gives
+    it back. One that another program made needs ``base``, and nothing of it is proven."""
+    if (folder / FACTS).is_file():
+        verify_adapter(folder, sealed=False)
+        return _open(read_facts(folder), folder, name, exact, base)
+    if base is None:
         raise ModelError(
             f"no {FACTS} in the adapter's folder",
             str(folder),
             "nothing says which base and which template it was trained on",
-            "name the run, or an adapter folder that sapwood wrote",
+            "--base MODEL says which base, and nothing is proven then; or name a run",
         )
-    if (folder / MANIFEST).is_file():
-        verify_dir(folder)
-    return _open(_read_facts(folder), name, exact)
+    log.warning("%s says nothing of its base and template: nothing is proven", folder)
+    return _open(unproven(BaseConfig(model=base)), folder, name, exact, base)
 
 
 # --- inside -----------------------------------------------------------------------------------------------
 
 
-def _open_run(run: Path, exact: bool) -> Loaded:
+def _open_run(run: Path, exact: bool, base: str | None) -> Loaded:
     """The finished adapter, or else the newest checkpoint that verifies."""
-    if (run / ADAPTER).is_dir():
-        return open_adapter(run / ADAPTER, run.name, exact=exact)
+    if (run / ADAPTER_DIR).is_dir():
+        return open_adapter(run / ADAPTER_DIR, run.name, exact=exact, base=base)
     found = sorted((run / CHECKPOINTS).glob("step-[0-9]*"), key=lambda path: path.name, reverse=True)
     damaged: list[Problem] = []
     for checkpoint in found:
@@ -168,7 +149,8 @@ def _open_run(run: Path, exact: bool) -> Loaded:
             damaged += error.problems
             continue
         config = load_config(run / CONFIG)
-        return _open(_facts_of_run(run, checkpoint, config), f"{run.name} {checkpoint.name}", exact, config)
+        name, facts = f"{run.name} {checkpoint.name}", _facts_of_run(run, config)
+        return _open(facts, checkpoint, name, exact, base, config)
     if damaged:
         raise StorageError(damaged)
     raise ModelError(
@@ -176,155 +158,65 @@ def _open_run(run: Path, exact: bool) -> Loaded:
     )
 
 
-def _open(facts: AdapterFacts, name: str, exact: bool, trained: RunConfig | None = None) -> Loaded:
+def _open(
+    facts: AdapterFacts,
+    folder: Path,
+    name: str,
+    exact: bool,
+    base: str | None,
+    trained: RunConfig | None = None,
+) -> Loaded:
     """``trained``: the config of the run, where a checkpoint is opened and not a finished adapter."""
-    spec = inspect_base(facts.base)
-    renderer = _renderer(spec, facts.template_name, facts.clock)
-    _verify(facts, spec, renderer)
-    if trained is None and (facts.path / MODEL).is_file():  # full fine-tuning: the folder is a model
-        base = load_base(replace(spec, path=facts.path), facts.base)
-        if not exact:
-            place(base.model)
-        return Loaded(base, None, renderer, facts.system, name, facts.path)
-    base = load_base(spec, _exact(spec, facts.base) if exact else facts.base)
-    model = _adapted(base, facts, trained)
-    if not exact:  # an export is compared on the CPU, in fp32
-        place(model.peft)
-    adapter = None if model.method == "full" else model
-    return Loaded(base, adapter, renderer, facts.system, name, facts.path)
-
-
-def _adapted(base: Base, facts: AdapterFacts, trained: RunConfig | None) -> LoraModel:
-    """The base with what was trained on it."""
+    device = CPU if exact else device_for("auto")  # an export is compared on the CPU, in fp32
+    whole = trained is None and (folder / MODEL).is_file()  # full fine-tuning: the folder is a model
+    saved = None if whole or trained is not None else read_adapter(folder)  # refused before a base is loaded
+    spec = found_base(facts, folder, base)
+    renderer = _renderer(spec, facts.template_name, facts.clock, facts.meant)
+    _verify(facts, folder, renderer)
+    if whole:
+        model = load_base(replace(spec, path=folder), facts.base, device)
+        place(model.model, device)
+        return Loaded(model, None, renderer, facts.system, name, folder)
+    loaded = load_base(spec, _exact(spec, facts.base) if exact else facts.base, device)
     if trained is not None:
-        model = attach_lora(base, trained.lora, trained.train.seed)
-        restore_adapter(model, read_tensors(facts.path), facts.path)
-        return model
-    settings, tensors = read_adapter(facts.path)
-    if settings["peft_type"] != "LORA":
-        return attach_saved(base, facts.path)
-    model = attach_lora(base, _lora_config(settings, facts.path / WEIGHTS))
-    restore_adapter(model, tensors, facts.path)
-    return model
+        adapted = attach_lora(loaded, trained.lora, trained.train.seed)
+        restore_adapter(adapted, read_tensors(folder), folder)
+    else:
+        assert saved is not None
+        adapted = attach_saved(loaded, *saved, folder)
+    place(adapted.peft, device)
+    return Loaded(loaded, None if adapted.method == "full" else adapted, renderer, facts.system, name, folder)
 
 
-def _verify(facts: AdapterFacts, spec: BaseSpec, renderer: Renderer) -> None:
-    """Base and template are those of the training, or the answers would be those of another model."""
-    problems: list[Problem] = []
-    if spec.fingerprint != facts.base_fingerprint:
-        problems.append(
-            Problem(
-                f"{spec.source} is not the base that this adapter was trained on",
-                str(facts.path),
-                f"trained on {facts.base_fingerprint}, found {spec.fingerprint} at {spec.path}",
-                "put the original weights back there, or train on the new ones",
-            )
-        )
-    if renderer.fingerprint != facts.template_fingerprint:
-        problems.append(
-            Problem(
-                "the chat template is not the one that this adapter was trained with",
-                str(facts.path),
-                f"trained with {facts.template_fingerprint}, found {renderer.fingerprint} "
-                f"(template.name {facts.template_name})",
-                "put the tokenizer's files and the template back as they were, or train again",
-            )
-        )
-    if problems:
-        raise ModelError(problems)
-
-
-def _renderer(spec: BaseSpec, template_name: str, clock: datetime | None) -> Renderer:
-    return Renderer(spec.tokenizer, choose_template(spec.tokenizer, template_name), spec.stop_ids, clock)
-
-
-def _read_facts(folder: Path) -> AdapterFacts:
-    path = folder / FACTS
-    tree = _read_json(path)
-    if tree.get("schema") != SCHEMA:
-        why = f"schema {tree.get('schema')!r}, this version reads {SCHEMA}"
-        raise ModelError("adapter facts of another version", str(path), why, "update sapwood")
-    base = {"model": tree.get("base"), **{key: tree[key] for key in HOW_HELD if key in tree}}
-    return _facts(folder, path, tree, base, tree.get("template_name"))
-
-
-def _facts_of_run(run: Path, checkpoint: Path, config: RunConfig) -> AdapterFacts:
-    """A checkpoint holds weights only: what it stands on is the run's config and what the run recorded."""
-    recorded = _read_json(run / RUN).get("facts")
-    tree = {"system": config.data.system, **(recorded if isinstance(recorded, Mapping) else {})}
-    return _facts(checkpoint, run / RUN, tree, config.base.model_dump(), config.template.name)
-
-
-def _facts(
-    folder: Path, source: Path, tree: Mapping[str, Any], base: Mapping[str, Any], template: Any
-) -> AdapterFacts:
-    """``source``: the file that ``tree`` came from; ``base``: the config's section. What is missing or no
-    text is named."""
-    values: dict[str, Any] = {
-        "base": base.get("model"),
-        "storage": base.get("storage"),
-        "template_name": template,
-    }
-    values |= {key: tree.get(key) for key in ("base_fingerprint", "template_fingerprint")}
-    system, clock = tree.get("system"), (tree.get("proof") or {}).get("clock")
-    missing = [key for key, value in values.items() if not _is_text(value)]
-    wrong = [Problem(f"{key} is missing", str(source)) for key in missing]
-    if not isinstance(system, str | None):
-        wrong.append(Problem("system is no text", str(source)))
-    if wrong:
-        raise ModelError(wrong)
-    try:
-        return AdapterFacts(
-            folder,
-            BaseConfig(**base),
-            values["base_fingerprint"],
-            template,
-            values["template_fingerprint"],
-            system,
-            None if clock is None else datetime.fromisoformat(clock),
-        )
-    except (ValueError, TypeError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise ModelError("adapter facts are not valid", str(source), why) from None
-
-
-def _lora_config(settings: Mapping[str, Any], where: Path) -> LoraConfig:
-    """PEFT's own settings decide, so that the adapter answers here as it does in plain PEFT."""
-    unknown = [key for key in UNKNOWN_FORMS if settings.get(key)]
-    if unknown:
+def _verify(facts: AdapterFacts, folder: Path, renderer: Renderer) -> None:
+    """The template is that of the training, or the answers would be those of another model."""
+    if facts.template_fingerprint not in (None, renderer.fingerprint):
         raise ModelError(
-            f"the adapter uses {', '.join(unknown)}",
-            str(where),
-            "sapwood can't apply that",
-            "open it with PEFT",
+            "the chat template is not the one that this adapter was trained with",
+            str(folder),
+            f"trained with {facts.template_fingerprint}, found {renderer.fingerprint} "
+            f"(template.name {facts.template_name})",
+            "put the tokenizer's files and the template back as they were, or train again",
         )
-    targets = settings.get("target_modules")
-    try:
-        return LoraConfig(
-            method="dora" if settings.get("use_dora") else "rslora" if settings.get("use_rslora") else "lora",
-            bias=settings.get("bias", "none"),
-            rank=settings["r"],
-            alpha=settings["lora_alpha"],
-            targets=tuple(targets) if _is_sequence(targets) else targets,  # type: ignore[arg-type]
-        )
-    except (KeyError, ValueError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise ModelError("adapter config is not valid", str(where), why) from None
+
+
+def _renderer(
+    spec: BaseSpec, template_name: str, clock: datetime | None, meant: tuple[str, ...] = ()
+) -> Renderer:
+    template = choose_template(spec.tokenizer, template_name)
+    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, meant)
+
+
+def _facts_of_run(run: Path, config: RunConfig) -> AdapterFacts:
+    """A checkpoint holds weights only: what it stands on is the run's config and what the run recorded."""
+    recorded = read_json(run / RUN).get("facts")
+    tree = {"system": config.data.system, **(recorded if isinstance(recorded, Mapping) else {})}
+    return facts_of(tree, config.base.model_dump(), config.template.name, run / RUN)
 
 
 def _names_a_base(target: str) -> bool:
     path = Path(target)
-    return ":" in target or (path / "config.json").is_file() or (path.is_file() and path.suffix == ".gguf")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path.name} can't be read", str(path), str(error)) from None
-    if not isinstance(tree, dict):
-        raise ModelError(f"{path.name} is not an object", str(path))
-    return tree
+    return ":" in target or (path / MODEL).is_file() or (path.is_file() and path.suffix == ".gguf")
 
 
 def _exact(spec: BaseSpec, config: BaseConfig) -> BaseConfig:
@@ -333,11 +225,3 @@ def _exact(spec: BaseSpec, config: BaseConfig) -> BaseConfig:
         return config
     wide = config.model_copy(update={"storage": "fp32"})
     return wide if weight_bytes(spec, wide) < FILLED * available_memory() else config
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)

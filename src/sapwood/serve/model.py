@@ -13,7 +13,7 @@ from torch import Tensor
 from sapwood.errors import ConfigError
 from sapwood.serve.generate import Settings, answer_batch, generation_attention
 from sapwood.serve.load import Loaded, open_target
-from sapwood.template.label import label
+from sapwood.template.label import label_encoded
 from sapwood.template.render import Renderer
 from sapwood.types import Adapter, Conversation, Message, RowId
 
@@ -93,7 +93,7 @@ class Model:
         """
         turns = (*self._messages(prompt), Message("assistant", answer))
         rendered = self._renderer.render(Conversation(RowId("log_prob", 0), turns), "last")[0]
-        example = label(rendered, self._renderer)
+        example = label_encoded(rendered, self._renderer.encode(rendered))
         at = [int(i) for i in example.trained.nonzero()[0]]
         first = at[0] - 1  # the position that predicts the first of them
         logits = self._forward(example.ids.tolist(), keep=len(example) - first).log_softmax(-1)

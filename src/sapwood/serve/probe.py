@@ -1,47 +1,12 @@
-"""Held-out prompts that the model answers while it trains, so that a person sees it change."""
+"""The model's answers to probes, at any moment of its training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from sapwood.serve.generate import Settings, answer_batch
-from sapwood.template.render import Renderer
-from sapwood.types import Conversation, RowId, Sample
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """A prompt as inference sends it, and the answer that the data gives. ``prompt`` is the last user
-    turn."""
-
-    row: RowId
-    prompt: str
-    ids: tuple[int, ...]
-    reference: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Probe:
-        return cls(RowId(**value["row"]), value["prompt"], tuple(value["ids"]), value["reference"])
-
-
-def choose_probes(conversations: Sequence[Conversation], renderer: Renderer, number: int) -> list[Probe]:
-    """``number`` prompts spread evenly over the conversations, each cut before its last answer."""
-    count = min(number, len(conversations))
-    chosen = [conversations[i * len(conversations) // count] for i in range(count)]
-    return [_probe(conversation, renderer) for conversation in chosen]
-
-
-def _probe(conversation: Conversation, renderer: Renderer) -> Probe:
-    *before, last = conversation.messages
-    question = next((m.content for m in reversed(before) if m.role == "user"), "")
-    return Probe(
-        conversation.row, question, tuple(renderer.prompt_ids(before, conversation.tools)), last.content
-    )
+from sapwood.types import Probe, Sample
 
 
 def answer_probes(

@@ -17,6 +17,7 @@ from sapwood.types import Span
 NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # never valid in exchanged text
 
 FIELDS = ("content", "reasoning_content")
+COMPARED = ("tool_calls", "name", "tool_call_id")  # templates look into some of these, or measure them
 
 
 def pick_marks(text: str) -> tuple[str, str] | None:
@@ -32,7 +33,7 @@ def map_content(
 ) -> list[dict[str, Any]]:
     """The messages with ``change`` applied to each piece that came from the row.
 
-    Strings inside tool calls are changed only where ``worth`` says so: templates compare some of them.
+    Strings of ``COMPARED`` are changed only where ``worth`` says so.
     """
     return [
         {key: _map_value(key, value, change, worth) for key, value in message.items()} for message in messages
@@ -41,8 +42,8 @@ def map_content(
 
 def _map_value(key: str, value: Any, change: Callable[[str], str], worth: Callable[[str], bool]) -> Any:
     if key in FIELDS:
-        return _inside_blanks(value, change)
-    return map_strings(value, change, worth) if key == "tool_calls" else value
+        return _inside_blanks(value, change) if value is not None else None
+    return map_strings(value, change, worth) if key in COMPARED else value
 
 
 def map_strings(value: Any, change: Callable[[str], str], worth: Callable[[str], bool]) -> Any:
@@ -73,7 +74,7 @@ def locate(
     Between two marks there must be one of ``pieces``, as it is or escaped for JSON: a template that takes a
     piece apart leaves its own text between them.
     """
-    known = {form for piece in pieces for form in (piece, *_json_forms(piece))}
+    known = {form for piece in pieces for form in (piece, *json_forms(piece))}
     opening, closing = marks
     spans: list[Span] = []
     start: int | None = None
@@ -97,7 +98,7 @@ def locate(
     return tuple(spans) if start is None and at == len(text) else None
 
 
-def _json_forms(piece: str) -> tuple[str, str]:
+def json_forms(piece: str) -> tuple[str, str]:
     return json.dumps(piece, ensure_ascii=False)[1:-1], json.dumps(piece)[1:-1]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
-from sapwood.template.words import Words, encode_whole
+from sapwood.template.words import Words
 from sapwood.types import Span
 
 RESPELL = 0x100000  # private-use plane 16, 65,534 characters: one per control token in the slow path
@@ -57,10 +57,11 @@ class Encoder:
         self.control: dict[str, int] = {
             token.content: id for id, token in self._added.items() if not _is_blank(token.content)
         }
+        self.special = {token.content for token in self._added.values() if token.special}
         top = max([self._fast.get_vocab_size(with_added_tokens=True), *self._added]) + 1
         self._is_control = np.zeros(top, dtype=np.bool_)
         self._is_control[list(self.control.values())] = True
-        self._pattern = _longest_first(self.control)
+        self.pattern = _longest_first(self.control)
         ends = {text[0] for text in self.control} | {text[-1] for text in self.control}
         self._ends = re.compile(f"[{''.join(map(re.escape, sorted(ends)))}]" if ends else "(?!)")
         self._all_spellings = "\0".join(self.control)
@@ -75,30 +76,33 @@ class Encoder:
         """Encode one text; ``content`` is where no control token may come from. See `encode_batch`."""
         return self.encode_batch([(text, content)])[0]
 
-    def encode_batch(self, items: Sequence[tuple[str, Sequence[Span]]]) -> list[Encoded]:
-        """Encode texts, each with the spans of its content.
+    def encode_batch(
+        self, items: Sequence[tuple[str, Sequence[Span]]], *, quick: bool = False
+    ) -> list[Encoded]:
+        """Encode texts, each with the spans of its content. ``quick``: by their words where the tokenizer
+        cuts text into such; that must be proven for each text.
 
         Raises ValueError where content can't be kept apart (it holds the slow path's private characters,
         or the tokenizer makes a control token from plain text).
         """
-        encodings = self._fast.encode_batch([text for text, _ in items], add_special_tokens=False)
-        done: list[Encoded] = []
-        for (text, content), encoding in zip(items, encodings, strict=True):
-            ids = np.array(encoding.ids, dtype=np.int32)
-            offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-            if self._touches(text, ids, offsets, content):
-                done.append(self.encode_apart(text, content))
-            else:
-                done.append(Encoded(ids, offsets))
-        return done
+        texts = [text for text, _ in items]
+        found = self._words.encode(texts) if quick and self._words is not None else self._exactly(texts)
+        touched = self._touching(items, found)
+        return [
+            self.encode_apart(*item) if i in touched else Encoded(ids, offsets)
+            for i, (item, (ids, offsets)) in enumerate(zip(items, found, strict=True))
+        ]
+
+    def _exactly(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        encodings = self._fast.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.array(one.ids, dtype=np.int32), np.array(one.offsets, dtype=np.int64).reshape(-1, 2))
+            for one in encodings
+        ]
 
     def control_ids(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """The control tokens among ids, in order."""
         return ids[self._is_control[ids]]
-
-    def find_controls(self, text: str) -> Iterator[Span]:
-        """Where the text spells control tokens."""
-        return (Span(*match.span()) for match in self._pattern.finditer(text))
 
     def may_touch(self, text: str) -> bool:
         """False where this piece of content can't be part of a control token, whatever stands beside it."""
@@ -106,44 +110,41 @@ class Encoder:
         return bool(text) and (inside or self.may_hold_end(text))
 
     def may_hold_end(self, text: str) -> bool:
-        """False where no character of the text begins or ends a control token's spelling."""
+        """False if no character of the text begins or ends a control token's spelling."""
         return self._ends.search(text) is not None
-
-    def parts_alone(self, controls: Sequence[str]) -> bool:
-        """Do these control tokens cut a text into parts that the tokenizer encodes as if each stood alone?
-
-        The tokenizers library cuts at added tokens first; what lies between is normalized, split and encoded
-        by itself. Not so for tokens that swallow blanks or are sought in the normalized text, where a part is
-        treated by its place in the text, and where a longer added token may begin before one and run into it.
-        """
-        stages: list[Any] = [self._fast.normalizer, self._fast.pre_tokenizer]
-        told = b"".join(stage.__getstate__() for stage in stages if stage is not None)  # each as JSON
-        if b'"first"' in told:  # Metaspace's prepend_scheme
-            return False
-        added = {token.content: token for token in self._added.values()}
-        return all(self._cuts(added[text], stages[0] is not None, added) for text in set(controls))
-
-    def _cuts(self, token: AddedToken, normalizes: bool, added: Iterable[str]) -> bool:
-        if token.lstrip or token.rstrip or token.single_word or (token.normalized and normalizes):
-            return False
-        text = token.content
-        return not any(
-            other[i:].startswith(text) or text.startswith(other[i:])
-            for other in added
-            for i in range(1, len(other))
-        )
-
-    def encode_parts(self, texts: Sequence[str]) -> list[bytes]:
-        """int32 ids, as bytes, of texts without a control token (`may_touch`), each as if it stood alone."""
-        return self._words.encode(texts) if self._words is not None else encode_whole(self._fast, texts)
 
     @cached_property
     def _words(self) -> Words | None:
-        blank = len(self._added) > len(self.control)  # an added token of blanks may stand in any text
-        return None if blank else Words.of(self._fast)
+        return Words.of(self._fast, sorted(self.control, key=len, reverse=True))
+
+    def _touching(
+        self,
+        items: Sequence[tuple[str, Sequence[Span]]],
+        found: Sequence[tuple[NDArray[np.int32], NDArray[np.int64]]],
+    ) -> set[int]:
+        """Which texts have a control token on their content. All at once: most have none."""
+        sizes = [len(text) + 1 for text, _ in items]
+        begins = np.cumsum([0, *sizes])
+        edges = np.zeros(begins[-1] + 1, np.int32)
+        spans = [
+            (at + span.start, at + span.stop)
+            for at, (_, own) in zip(begins.tolist(), items, strict=False)
+            for span in own
+        ]
+        bounds = np.array(spans, np.int64).reshape(-1, 2)
+        np.add.at(edges, bounds[:, 0], 1)
+        np.add.at(edges, bounds[:, 1], -1)
+        covered = np.concatenate([[0], np.cumsum(np.cumsum(edges) > 0)])  # characters of content before each
+        lengths = [len(ids) for ids, _ in found]
+        control = self._is_control[np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in found)])]
+        row = np.repeat(np.arange(len(items)), lengths)[control]
+        offsets = np.concatenate([np.empty((0, 2), np.int64), *(pairs for _, pairs in found)])[control]
+        offsets = offsets + begins[row][:, None]
+        doubtful = row[covered[offsets[:, 1]] > covered[offsets[:, 0]]]
+        return {i for i in np.unique(doubtful).tolist() if self._touches(*found[i], *items[i])}
 
     def _touches(
-        self, text: str, ids: NDArray[np.int32], offsets: NDArray[np.int64], content: Sequence[Span]
+        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], text: str, content: Sequence[Span]
     ) -> bool:
         """Does a control token stand on content, wholly or across its border?"""
         if not content:
@@ -188,7 +189,7 @@ class Encoder:
         lengths: list[int] = []
         length = at = 0
         for span in [*content, Span(len(text), len(text))]:
-            for match in self._pattern.finditer(text, at, span.start):
+            for match in self.pattern.finditer(text, at, span.start):
                 out += [text[at : match.start()], self._respelling[match[0]]]
                 length += match.start() - at
                 places.append(length)

@@ -51,11 +51,14 @@ class ChatTemplate:
     """
 
     def __init__(self, environment: Any, source: str, clock: datetime) -> None:
+        self.source = source
         environment.globals["strftime_now"] = clock.strftime
         limit(environment)
         try:
             _refuse_bombs(environment.parse(source))
             self._compiled = environment.from_string(source)
+            # jinja copies the globals for each rendering, and a chain of mappings is slow to copy.
+            self._compiled.globals = dict(self._compiled.globals)
         except TemplateSyntaxError as error:
             raise DataError(
                 "the chat template isn't valid Jinja",

@@ -6,13 +6,7 @@ import numpy as np
 
 from sapwood.errors import DataError
 from sapwood.template.encode import Encoded
-from sapwood.template.render import Renderer
 from sapwood.types import Example, Rendered
-
-
-def label(rendered: Rendered, renderer: Renderer) -> Example:
-    """Encode, and mark the tokens whose characters lie in a span. Raises DataError naming the row."""
-    return label_encoded(rendered, renderer.encode(rendered))
 
 
 def label_encoded(rendered: Rendered, encoded: Encoded) -> Example:
@@ -24,9 +18,9 @@ def label_encoded(rendered: Rendered, encoded: Encoded) -> Example:
     starts, stops = encoded.offsets[:, 0], encoded.offsets[:, 1]
     trained = np.zeros(len(encoded.ids), dtype=np.bool_)
     for span in rendered.spans:
-        straddling = np.flatnonzero((starts < span.start) & (stops > span.start))
-        if len(straddling):
-            start, stop = encoded.offsets[straddling[0]]
+        straddling = (starts < span.start) & (stops > span.start)
+        if straddling.any():
+            start, stop = encoded.offsets[straddling.argmax()]
             raise DataError(
                 f"[boundary] one token, {rendered.text[start:stop]!r}, joins the prompt to the answer",
                 str(rendered.row),

@@ -13,10 +13,11 @@ from typing import Any
 
 from jinja2 import Environment
 from jinja2.nodes import EvalContext
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext
 
 MAX_TEXT = 64_000_000  # characters that one rendering may write, or one operation make
 WIDTH = re.compile(r"[%:<>^=.]\d{7,}")  # of a field in a format string
+LOOP_FACTS = frozenset({"index", "index0", "first", "last", "length"})
 FILTERS = ("center", "format", "indent", "join", "replace")
 
 
@@ -39,6 +40,15 @@ def limit(environment: Any) -> None:
         return inner(context, function, *args, **named)
 
     environment.call = call
+    member = environment.getattr
+
+    def quick_member(owner: Any, name: str) -> Any:
+        # The sandbox asks at length whether a loop's public facts are safe; they are.
+        if type(owner) is LoopContext and name in LOOP_FACTS:
+            return getattr(owner, name)
+        return member(owner, name)
+
+    environment.getattr = quick_member
     for name in FILTERS:
         environment.filters[name] = _bounded_filter(name, environment.filters[name])
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from sapwood.errors import Problem
+from sapwood.template.shared import Shared
 from sapwood.types import RowId
 
 VERSION = 1
-COUNTED = ("rows", "examples", "turns", "tokens", "targets", "control_rows", "alike")
+COUNTED = ("rows", "examples", "turns", "tokens", "targets", "control_rows")
 CHECKS = {
     "template-text": "the text is the one that the tokenizer's chat template writes",
     "template-ids": "the ids are those of the tokenizer's own encoding of it",
@@ -24,6 +27,8 @@ CHECKS = {
     "cut": "every character of the text is in the ids",
     "vocabulary": "every id has a row in the embedding",
     "pad-target": "padding is never learnt",
+    "content-lost": "what a row says is in its text: contents, reasoning, calls, arguments, tools",
+    "control-text": "no message is a rendered conversation, and no answer spells a stop token at its end",
     "missing-end": "each rendered text of the data ends as its template does",
 }
 
@@ -45,10 +50,37 @@ class Failed:
     def to_json(self) -> dict[str, Any]:
         return {"rows": self.rows, "first": None if self.first is None else str(self.first)}
 
-    @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> Failed:
-        first = fields["first"]
-        return cls(fields["rows"], None if first is None else RowId(**first))
+
+@dataclass(slots=True)
+class ProofTally:
+    """What was checked so far. ``counted``: by names of `Proof`'s fields; ``accepted`` and ``cut``: code ->
+    rows that failed it, because template.accept allows it or because the row was cut; ``shared``: code ->
+    what is wrong with many rows alike."""
+
+    counted: Counter[str] = field(default_factory=Counter[str])
+    accepted: dict[str, Failed] = field(default_factory=dict[str, Failed])
+    cut: dict[str, Failed] = field(default_factory=dict[str, Failed])
+    shared: dict[str, Shared] = field(default_factory=dict[str, Shared])
+
+    def add(self, other: ProofTally) -> None:
+        """Count in what was checked of later rows."""
+        self.counted.update(other.counted)
+        for own, theirs in ((self.accepted, other.accepted), (self.cut, other.cut)):
+            for code, failed in theirs.items():
+                own[code] = own.get(code, Failed()).plus(failed)
+        for code, found in other.shared.items():
+            self.shared.setdefault(code, Shared()).merge(found)
+
+    def problems(self) -> list[Problem]:
+        """One for each fault that rows share."""
+        return [found.problem(code) for code, found in self.shared.items()]
+
+    @property
+    def failed(self) -> dict[str, Failed]:
+        """Both kinds, by code."""
+        both = ProofTally(accepted={**self.accepted})
+        both.add(ProofTally(accepted=self.cut))
+        return both.accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +95,7 @@ class Proof:
         clock: the date that the template was told, where it asks for one.
         accepted: code -> how many rows failed it, and the first: codes that template.accept names, and
             those that rows cut by template.overlong=cut can't keep.
-        alike: examples that were put together from proven parts (`template.alike`); the others were compared
-            with the tokenizer's own template one by one.
+        meant: control tokens that answers may spell and then mean (template.meant).
     """
 
     version: int
@@ -80,7 +111,7 @@ class Proof:
     stop_text: str
     clock: str | None
     accepted: Mapping[str, Mapping[str, Any]]
-    alike: int = 0
+    meant: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""

@@ -1,26 +1,30 @@
 """The proof: examples against the tokenizer's own ``apply_chat_template``, before anything is trained.
 
-Each is compared, except for rows alike (`template.alike`): there the first of each kind and a sample are. It
-shares no rendering, no cache and no span with the code that it checks: the truth is asked anew, through
-transformers' public call, for each text and each prompt.
+Every example of every row is compared, by itself. The proof shares no rendering, no encoding, no cache and no
+span with the code that it checks: it asks transformers' public call anew for each text and each prompt.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sapwood.errors import DataError, Problem
-from sapwood.template.proof import CHECKS, COUNTED, VERSION, Failed, Proof
+from sapwood.template.kept import Keeping, Lost
+from sapwood.template.opened import closing_of
+from sapwood.template.proof import CHECKS, COUNTED, VERSION, Failed, Proof, ProofTally
 from sapwood.template.render import Renderer, Rendering
+from sapwood.template.shared import Shared
+from sapwood.template.strip import ENDS, ending, shows_turns
 from sapwood.template.view import as_dicts, plain
 from sapwood.types import Conversation, Example, RowId
 
+Fault = tuple[str, str]  # the code of a check, and why it fails
+SHOWN = 60  # characters of an example
 MAX_PROBLEMS = 1000  # after so many, one more row tells nobody anything
 
 
@@ -34,15 +38,23 @@ class Labelled:
     held_control: bool = False
 
 
-def prove(items: Iterable[Labelled], renderer: Renderer, *, vocab_rows: int) -> Proof:
-    """Check every example. Raises DataError with all violations, each naming its row and its code."""
-    prover = Prover(renderer, vocab_rows)
-    prover.check(list(items))
-    return prover.finish()
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What the tokenizer itself gives for one example.
+
+    Attributes:
+        text: what its chat template writes for the messages.
+        ids: its own encoding of the text that was rendered; equal texts have the template's ids.
+        prompts: for each trained turn the ids that inference sends before it.
+    """
+
+    text: str
+    ids: list[int]
+    prompts: list[list[int]]
 
 
 class Prover:
-    """`prove` for a stream: ``check`` batches as they come, then ``finish``.
+    """Compares examples with the truth, and counts what it compared in ``tally``.
 
     Args:
         renderer: the one that made the examples.
@@ -51,117 +63,166 @@ class Prover:
     """
 
     def __init__(self, renderer: Renderer, vocab_rows: int, accept: Sequence[str] = ()) -> None:
-        self.problems: list[Problem] = []
-        self._accepted = {code: Failed() for code in accept}
-        self._cut: dict[str, Failed] = {}
+        self.tally = ProofTally(accepted={code: Failed() for code in accept})
+        self._faults: list[Fault] = []
         self._renderer = renderer
         self._tokenizer = renderer.tokenizer
         self._vocab_rows = vocab_rows
         self._stops = set(renderer.stop_ids)
-        self._counted: Counter[str] = Counter()  # by names of `Proof`'s fields
+        self._keeping = Keeping(renderer.encoder.pattern)
+        self._ends = (*dict.fromkeys((*renderer.end_texts, *ENDS)),)
+        self._accepted_last: dict[str, RowId] = {}
 
-    def check(self, items: Sequence[Labelled]) -> None:
-        """Check a batch, all examples of a row in one; what is wrong is added to ``problems``."""
+    def truths(self, items: Sequence[tuple[Conversation, Rendering]]) -> list[Truth]:
+        """The truth about each of these, in one call for all."""
         if not items:
-            return
-        self._counted["rows"] += len({item.conversation.row for item in items})
-        self._counted["control_rows"] += len({item.conversation.row for item in items if item.held_control})
-        texts = [item.rendering.rendered.text for item in items]
+            return []
+        texts = [one.rendered.text for _, one in items]
         own = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        for item, ids, truth, prompts in zip(items, own, *self._truth(items), strict=True):
-            self._check_ids(item, truth, ids)
-            if item.conversation.text is not None:
-                self._check_given(item, item.conversation.text)
-            if item.rendering.whole:
-                self._check_whole(item, prompts)
-            else:
-                self._check_turns(item, prompts)
-            self._count(item)
-
-    def finish(self) -> Proof:
-        """The proof. Raises DataError where anything was wrong, or nothing was there."""
-        if self.problems:
-            raise DataError(self.problems)
-        failed = {**self._accepted}
-        for code, found in self._cut.items():
-            failed[code] = failed[code].plus(found) if code in failed else found
-        if not self._counted["examples"]:
-            raise DataError("[no-target] there is no example to train on", mend="add rows with answers")
-        return Proof(
-            version=VERSION,
-            codes=tuple(code for code in CHECKS if code not in failed or not failed[code].rows),
-            **{name: self._counted[name] for name in COUNTED},
-            fingerprint=self._renderer.fingerprint,
-            stop_ids=self._renderer.stop_ids,
-            stop_text=self._renderer.stop_text,
-            clock=self._renderer.clock.isoformat() if self._renderer.tells_time else None,
-            accepted={code: found.to_json() for code, found in failed.items()},
-        )
-
-    def state(self) -> dict[str, Any]:
-        """What was counted, as JSON data; another process's Prover takes it in by `absorb`."""
-        failed = {"accepted": self._accepted, "cut": self._cut}
-        told = {name: {c: dataclasses.asdict(f) for c, f in found.items()} for name, found in failed.items()}
-        return {"count": self._counted, **told}
-
-    def absorb(self, state: dict[str, Any]) -> None:
-        self._counted.update(state["count"])
-        for own, name in ((self._accepted, "accepted"), (self._cut, "cut")):
-            for code, fields in state[name].items():
-                found = Failed.from_fields(fields)
-                own[code] = own[code].plus(found) if code in own else found
-
-    def count_alike(self, rows: int, turns: int, tokens: int, targets: int) -> None:
-        """Examples made of parts, one a row: their shape was proven, with a sample of those of its kind."""
-        counted = {"alike": rows, "rows": rows, "examples": rows}
-        self._counted.update(counted | {"turns": turns, "tokens": tokens, "targets": targets})
-
-    def note_cut(self, row: RowId, *, inside_answer: bool) -> None:
-        """A proven example that is trained without its end, as the config says: what it can't claim."""
-        for code in ("cut", "stop") if inside_answer else ("cut",):
-            self._cut[code] = self._cut.get(code, Failed()).plus(Failed(1, row))
-
-    # --- the truth ------------------------------------------------------------------------------------------
-
-    def _truth(self, items: Sequence[Labelled]) -> tuple[list[str], list[list[list[int]]]]:
-        """For each item the template's text, and for each of its trained turns the ids of its prompt."""
-        texts = [item.rendering.rendered.text for item in items]  # a document's is nobody else's
-        prompts: list[list[list[int]]] = [[] for _ in items]
+        truths = [Truth(text, ids, []) for text, ids in zip(texts, own, strict=True)]
         for tools, members in _by_tools(items):
-            chats = {i: as_dicts(items[i].conversation.messages) for i in members}
-            asked = [(i, turn) for i in members for turn in items[i].rendering.turns]
+            chats = {i: as_dicts(self._renderer.fitted(items[i][0]).messages) for i in members}
+            asked = [(i, turn) for i in members for turn in items[i][1].turns]
             with self._renderer.frozen_truth(tools) as template:
                 known: dict[str, Any] = {"tools": tools or None, "chat_template": template}
-                whole = [chats[i][: items[i].rendering.upto] for i in members]
+                whole = [chats[i][: items[i][1].upto] for i in members]
                 for i, text in zip(members, self._apply(whole, tokenize=False, **known), strict=True):
-                    texts[i] = text
+                    truths[i] = Truth(text, own[i], [])
                 known |= {"tokenize": True, "return_dict": False, "add_generation_prompt": True}
                 before = [chats[i][:turn] for i, turn in asked]
                 for (i, _), ids in zip(asked, self._apply(before, **known), strict=True):
-                    prompts[i].append(ids)
-        return texts, prompts
+                    truths[i].prompts.append(ids)
+        return truths
 
     def _apply(self, chats: list[Any], **options: Any) -> list[Any]:
-        return self._tokenizer.apply_chat_template(chats, **options)
+        if not any(message["content"] is None for chat in chats for message in chat):
+            return self._tokenizer.apply_chat_template(chats, **options)
+        texts = self._with_nulls(chats, **options)
+        if not options["tokenize"]:
+            return texts
+        return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+    def _with_nulls(
+        self,
+        chats: list[Any],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Any,
+        chat_template: str,
+        **_: Any,
+    ) -> list[str]:
+        """What ``apply_chat_template`` writes once it has taken null contents away, which servers don't."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        found: Any = render_jinja_template(
+            conversations=chats,
+            tools=tools,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            **self._tokenizer.special_tokens_map,
+        )
+        return found[0]
+
+    def check(self, item: Labelled, truth: Truth) -> list[Fault]:
+        """What is wrong with an example, codes that may fail included. Counts nothing."""
+        self._faults = []
+        self._check_ids(item, truth.text, truth.ids)
+        if item.conversation.text is not None:
+            self._check_given(item, item.conversation.text)
+        if item.rendering.whole:
+            self._check_whole(item, truth.prompts)
+        else:
+            self._check_turns(item, truth.prompts)
+        return self._faults
+
+    def check_said(self, item: Labelled) -> None:
+        """What the row says is in its text, and none of it is what a template writes. Faults are counted."""
+        rendering = item.rendering
+        lost = self._keeping.lost(
+            item.conversation, rendering.rendered, rendering.upto, rendering.turns, rendering.whole
+        )
+        self._share(item.conversation.row, "content-lost", lost)
+        self._share(item.conversation.row, "control-text", self._rendered_text(item))
+
+    def _rendered_text(self, item: Labelled) -> list[Lost]:
+        """Messages that are a rendered conversation, and answers that spell a stop token at their end."""
+        found: list[Lost] = []
+        for message in item.conversation.messages[: item.rendering.upto]:
+            content = message.text
+            if (mark := shows_turns(content)) is not None:
+                found.append(Lost(f"{mark} in a message", content))
+            elif message.role == "assistant" and (mark := ending(content, self._ends)) is not None:
+                is_text = item.held_control or mark not in self._renderer.encoder.control
+                found += [Lost(f"answers that end with {mark}", content[-SHOWN:])] * is_text
+        return found
+
+    def _share(self, row: RowId, code: str, found: Sequence[Lost]) -> None:
+        if not found:
+            return
+        if code not in self.tally.accepted:
+            kinds = {one.kind for one in found}
+            self.tally.shared.setdefault(code, Shared()).add(row, kinds, found[0].text[:SHOWN])
+        elif self._accepted_last.get(code) != row:  # several examples of one row count once
+            self.tally.accepted[code] = self.tally.accepted[code].plus(Failed(1, row))
+            self._accepted_last[code] = row
+
+    def fault(self, row: RowId, fault: Fault) -> list[Problem]:
+        """A check that failed: a problem, or none but one more row of a code that is accepted."""
+        code, why = fault
+        if code in self.tally.accepted:
+            self.tally.accepted[code] = self.tally.accepted[code].plus(Failed(1, row))
+            return []
+        return [Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why)]
+
+    def count(self, items: Sequence[Labelled]) -> None:
+        """Count examples that were checked; all those of a row come in one call."""
+        counted = self.tally.counted
+        counted["rows"] += len({item.conversation.row for item in items})
+        counted["control_rows"] += len({item.conversation.row for item in items if item.held_control})
+        counted["examples"] += len(items)
+        counted["turns"] += sum(len(item.rendering.turns) for item in items)
+        counted["tokens"] += sum(len(item.example) for item in items)
+        counted["targets"] += sum(int(np.count_nonzero(item.example.trained)) for item in items)
+
+    def note_cut(self, row: RowId, *, inside_answer: bool) -> None:
+        """A proven example that is trained without its end, as the config says: what it can't claim."""
+        cut = self.tally.cut
+        for code in ("cut", "stop") if inside_answer else ("cut",):
+            cut[code] = cut.get(code, Failed()).plus(Failed(1, row))
 
     # --- the checks -----------------------------------------------------------------------------------------
 
     def _check_ids(self, item: Labelled, truth: str, own: list[int]) -> None:
-        text, ids = item.rendering.rendered.text, item.example.ids
+        text, ids = item.rendering.rendered.text, item.example.ids.tolist()
         body = text[: len(text) - item.rendering.appended]
-        if body != truth and not (item.rendering.appended and truth.startswith(body)):
+        if item.rendering.opened:
+            self._check_opened(item, body, truth)
+        elif body != truth and not (item.rendering.appended and truth.startswith(body)):
             self._add(item, "template-text", f"the template writes {truth[-60:]!r}, not {body[-60:]!r}")
         if item.held_control:
             self._check_control(item, own)
-        elif len(own) != len(ids) or not np.array_equal(ids, own):
+        elif ids != own:
             self._add(item, "template-ids", f"the tokenizer gives {len(own)} ids, training has {len(ids)}")
         bos = self._tokenizer.bos_token_id
         if bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos:
             self._add(item, "double-bos", "the text begins with two begin-of-text tokens")
-        if len(ids) and int(ids.max()) >= self._vocab_rows:
-            self._add(
-                item, "vocabulary", f"id {int(ids.max())}, but the embedding has {self._vocab_rows} rows"
-            )
+        if max(ids, default=0) >= self._vocab_rows:
+            self._add(item, "vocabulary", f"id {max(ids)}, but the embedding has {self._vocab_rows} rows")
+
+    def _check_opened(self, item: Labelled, body: str, truth: str) -> None:
+        """Where the prompt opens a block: the template's text, and that block with the row's reasoning."""
+        (span,), opening = item.rendering.rendered.spans, item.rendering.opened
+        prompt, answer = body[: span.start], body[span.start :]
+        shared = prompt.removesuffix(opening)
+        message = item.conversation.messages[item.rendering.turns[0]]
+        thought, found, rest = answer.rpartition(closing_of(opening) or "")
+        own = message.reasoning
+        if own is None:
+            own = message.text.rpartition(found)[0].strip().removeprefix(opening.strip())
+        written = truth[len(shared) :]
+        right = found and truth.startswith(shared) and prompt.endswith(opening)
+        if not right or _bare(thought) != _bare(own) or rest.lstrip() != written.lstrip():
+            self._add(item, "template-text", f"the template writes {written[-60:]!r}, not {rest[-60:]!r}")
 
     def _check_control(self, item: Labelled, own: list[int]) -> None:
         """Such a row's ids can't be the tokenizer's, but they spell the same text, with fewer controls."""
@@ -218,10 +279,8 @@ class Prover:
     def _name(self, id: int) -> str:
         return repr(self._tokenizer.convert_ids_to_tokens(id))
 
-    def _check_turns(self, item: Labelled, prompts: Sequence[Sequence[int]]) -> None:
-        ids, trained = item.example.ids, item.example.trained
-        edges = np.flatnonzero(np.diff(trained, prepend=False, append=False))
-        runs = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+    def _check_turns(self, item: Labelled, prompts: Sequence[list[int]]) -> None:
+        ids, runs = item.example.ids.tolist(), _runs(item.example.trained)
         if not runs:
             self._add(item, "no-target", "no token is to be learnt")
             return
@@ -234,9 +293,9 @@ class Prover:
             if item.held_control:
                 conversation = item.conversation
                 prompt = self._renderer.prompt_ids(conversation.messages[:turn], conversation.tools)
-            if not np.array_equal(ids[:start], prompt):
+            if ids[:start] != prompt:
                 self._add(item, "prompt-ids", f"turn {turn + 1}: inference sends other ids before the answer")
-            self._check_targets(item, turn, ids[start:stop].tolist())
+            self._check_targets(item, turn, ids[start:stop])
 
     def _check_targets(self, item: Labelled, turn: int, targets: list[int]) -> None:
         if targets[-1] not in self._stops:
@@ -250,29 +309,45 @@ class Prover:
         if pad is not None and pad not in self._stops and pad in targets:
             self._add(item, "pad-target", f"turn {turn + 1} would teach the padding token")
 
-    def _count(self, item: Labelled) -> None:
-        turns, example = len(item.rendering.turns), item.example
-        counted = {"examples": 1, "turns": turns, "tokens": len(example), "targets": example.num_targets}
-        self._counted.update(counted)
-
     def _add(self, item: Labelled, code: str, why: str) -> None:
-        self.fault(item.conversation.row, code, why)
-
-    def fault(self, row: RowId, code: str, why: str, mend: str = "") -> None:
-        """A check that failed: a problem, or one more row of a code that is accepted."""
-        if code in self._accepted:
-            self._accepted[code] = self._accepted[code].plus(Failed(1, row))
-        else:
-            self.problems.append(Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why, mend))
+        self._faults.append((code, why))
 
 
-def _by_tools(items: Sequence[Labelled]) -> list[tuple[Any, list[int]]]:
+def proof_of(tally: ProofTally, renderer: Renderer) -> Proof:
+    """The proof that the counts amount to. Raises DataError where nothing was there."""
+    failed = tally.failed
+    if not tally.counted["examples"]:
+        raise DataError("[no-target] there is no example to train on", mend="add rows with answers")
+    return Proof(
+        version=VERSION,
+        codes=tuple(code for code in CHECKS if code not in failed or not failed[code].rows),
+        **{name: tally.counted[name] for name in COUNTED},
+        fingerprint=renderer.fingerprint,
+        stop_ids=renderer.stop_ids,
+        stop_text=renderer.stop_text,
+        clock=renderer.clock.isoformat() if renderer.tells_time else None,
+        meant=renderer.meant,
+        accepted={code: found.to_json() for code, found in failed.items()},
+    )
+
+
+def _runs(trained: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where each run of trained tokens starts and stops. One row is short: numpy's calls would cost more."""
+    flags, runs, stop = trained.tobytes(), list[tuple[int, int]](), 0
+    while (start := flags.find(1, stop)) >= 0:
+        stop = flags.find(0, start)
+        stop = len(flags) if stop < 0 else stop
+        runs.append((start, stop))
+    return runs
+
+
+def _by_tools(items: Sequence[tuple[Conversation, Rendering]]) -> list[tuple[Any, list[int]]]:
     """Indices of the items that share their tools: a batch has one list of them."""
     groups: list[tuple[Any, list[int]]] = []
-    for i, item in enumerate(items):
-        if not item.conversation.messages:
+    for i, (conversation, _) in enumerate(items):
+        if not conversation.messages:
             continue
-        tools = plain(item.conversation.tools)
+        tools = plain(conversation.tools)
         for known, members in groups:
             if known == tools:
                 members.append(i)

@@ -19,9 +19,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sapwood.errors import DataError
-from sapwood.template.blind import is_blind
+from sapwood.template.content import NONCHARACTERS
 from sapwood.template.encode import Encoded, Encoder
+from sapwood.template.fit import Form, fitted
 from sapwood.template.jinja import ChatTemplate
+from sapwood.template.opened import closing_of, continued
 from sapwood.template.view import Skeletons, View
 from sapwood.types import Conversation, Message, Rendered, RowId, Span
 
@@ -40,6 +42,7 @@ class Rendering:
         turns: for each span, the index of the message that it is.
         appended: characters at the text's end that the template didn't write: the missing stop token.
         whole: the one span is the text from its beginning, prompts included.
+        opened: what the prompt opens for the answer (``<think>``) and the template's own text hasn't.
     """
 
     rendered: Rendered
@@ -47,6 +50,7 @@ class Rendering:
     turns: tuple[int, ...]
     appended: int = 0
     whole: bool = False
+    opened: str = ""
 
 
 class Renderer:
@@ -58,6 +62,8 @@ class Renderer:
         stop_ids: ids on which generation stops (the generation config's); the tokenizer's eos and the token
             that the template writes after an answer are added.
         clock: what the template is told when it asks for the date; default: now.
+        meant: control tokens that an answer of the data may spell and then means.
+        close_thinking: close a block that the prompt opens, where the row has no reasoning.
 
     Attributes:
         stop_ids: every id on which generation is to stop, sorted.
@@ -71,17 +77,22 @@ class Renderer:
         template: str | None = None,
         stop_ids: Sequence[int] = (),
         clock: datetime | None = None,
+        meant: Sequence[str] = (),
+        close_thinking: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise DataError("the tokenizer has no offsets", "base.model", "sapwood needs a fast tokenizer")
         self.tokenizer = tokenizer
         self.clock = clock or datetime.now().astimezone()
+        self.meant = tuple(meant)
+        self._close_thinking = close_thinking
         self._given = template
         self.template = self.template_for(())
         self.encoder = Encoder(tokenizer)
         self._special: dict[str, str] = dict(tokenizer.special_tokens_map)
         self._compiled: dict[str, ChatTemplate] = {}
         self._skeletons: dict[str, Skeletons] = {}
+        self._forms: dict[tuple[str, bool], Form] = {}
         self._chat(self.template)  # a template that doesn't parse fails here, not at the first row
         eos = tokenizer.eos_token_id
         known = sorted({int(id) for id in stop_ids} | ({int(eos)} if eos is not None else set()))
@@ -92,6 +103,10 @@ class Renderer:
             None, map(tokenizer.convert_ids_to_tokens, self.stop_ids)
         )  # None: an id unknown to it
         self._stops = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
+
+    def __reduce__(self) -> Any:
+        """A renderer travels to another process as what it is made of."""
+        return Renderer, (self.tokenizer, self._given, self.stop_ids, self.clock)
 
     def render(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendered]:
         """The conversation as text, with spans over what is to be learnt.
@@ -107,11 +122,14 @@ class Renderer:
         if conversation.text is not None and not conversation.messages:
             return [self._document(conversation)]
         trained = trained_turns(conversation, train_on)
-        view = self._view(conversation)
+        conversation = self.fitted(conversation)
+        view, messages = self._view(conversation), conversation.messages
         whole = self._whole(view, trained)
         if train_on == "all":
-            return [_all_of(whole or self._one_turn(view, trained[-1]))]
-        return [whole] if whole is not None else [self._one_turn(view, turn) for turn in trained]
+            return [_all_of(whole or self._one_turn(view, trained[-1], messages[trained[-1]]))]
+        if whole is not None:
+            return [whole]
+        return [self._one_turn(view, turn, messages[turn]) for turn in trained]
 
     def text_of(self, messages: Sequence[Message]) -> str:
         """The template's text of a whole conversation without tools. Raises DataError."""
@@ -124,7 +142,8 @@ class Renderer:
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """What inference sends to get the next answer. Raises DataError."""
-        view = self._view(Conversation(RowId("the conversation", 0), tuple(messages), tuple(tools)))
+        asked = Conversation(RowId("the conversation", 0), tuple(messages), tuple(tools))
+        view = self._view(self.fitted(asked))
         text = view.text(len(messages), prompt=True)
         encoded = self._encode(view.row, [(text, view.content(text, len(messages), prompt=True) or ())])
         return encoded[0].ids.tolist()
@@ -133,10 +152,10 @@ class Renderer:
         """Token ids of a rendered conversation, and the characters of each. Raises DataError."""
         return self.encode_many([rendered])[0]
 
-    def encode_many(self, rendered: Sequence[Rendered]) -> list[Encoded]:
-        """`encode` in one call, on all cores."""
+    def encode_many(self, rendered: Sequence[Rendered], *, quick: bool = False) -> list[Encoded]:
+        """`encode` in one call, on all cores. ``quick``: see `Encoder.encode_batch`."""
         try:
-            return self.encoder.encode_batch([(one.text, one.content) for one in rendered])
+            return self.encoder.encode_batch([(one.text, one.content) for one in rendered], quick=quick)
         except ValueError:  # rare: find the row by encoding one by one
             return [self._encode(one.row, [(one.text, one.content)])[0] for one in rendered]
 
@@ -145,9 +164,25 @@ class Renderer:
         return self._given if self._given is not None else self.tokenizer.chat_template
 
     @cached_property
-    def is_blind(self) -> bool:
-        """Does the template (for chats without tools) only copy what messages say?"""
-        return is_blind(_environment().parse(self.template))
+    def default_system(self) -> str | None:
+        """The system prompt that the template adds to a conversation without one; None where it adds none."""
+        turns = (Message("user", NONCHARACTERS[0]), Message("assistant", NONCHARACTERS[1]))
+        given = self._tried((Message("system", NONCHARACTERS[2]), *turns), ())
+        alone = self._tried(turns, ())
+        if given is None or alone is None or NONCHARACTERS[2] not in given:
+            return None
+        head, _, rest = given.partition(NONCHARACTERS[2])
+        tail = rest.partition(NONCHARACTERS[0])[0]
+        added = alone.partition(NONCHARACTERS[0])[0]
+        if not added.startswith(head) or not added.endswith(tail):
+            return None
+        return added[len(head) : len(added) - len(tail)].strip() or None
+
+    @cached_property
+    def end_texts(self) -> tuple[str, ...]:
+        """Control tokens that nobody means at an answer's end: special ones, and those of the template."""
+        control = self.encoder.control
+        return tuple(text for text in control if text in self.encoder.special or text in self.template)
 
     @property
     def tells_time(self) -> bool:
@@ -166,6 +201,7 @@ class Renderer:
             self.stop_ids,
             self.stop_text,
             clock,
+            *([self.meant] if self.meant else []),
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
@@ -221,11 +257,43 @@ class Renderer:
             spans.append(Span(len(prompt), stop))
         return Rendering(Rendered(view.row, full, tuple(spans), content or ()), upto, tuple(trained))
 
-    def _one_turn(self, view: View, turn: int) -> Rendering:
+    def _opened(self, view: View, message: Message, turn: int, at: int) -> Rendering:
+        """A turn whose prompt opens a block that the template leaves out; ``at``: where they part."""
+        prompt, text = view.text(turn, prompt=True), view.text(turn + 1)
+        opening, written = prompt[at:], text[at:]
+        found = continued(message, opening, written, close=self._close_thinking)
+        if found is None:
+            raise DataError(
+                f"[open-think] the prompt opens {opening.strip()}, and the answer of turn {turn + 1} "
+                "has no reasoning",
+                str(view.row),
+                "the model would learn to answer inside the block, and never to close it",
+                "give the reasoning (reasoning_content, or <think>…</think> in the content), or set "
+                "template.no_reasoning=close, which learns an empty block",
+            )
+        start = len(prompt)
+        shift = start + found.answer - found.skipped - at
+        before = view.content(prompt, turn, prompt=True) or ()
+        behind = [span for span in view.content(text, turn + 1) or () if span.start >= at]
+        content = [*before, *(Span(span.start + shift, span.stop + shift) for span in behind)]
+        if found.thought:
+            content.insert(len(before), Span(start, start + found.thought))
+        whole = prompt + found.text
+        answered = max([start + found.answer, *(span.stop for span in content)])
+        match = self._stops.search(whole, answered)
+        appended = "" if match is not None else self.stop_text
+        stop = match.end() if match is not None else len(whole) + len(appended)
+        rendered = Rendered(view.row, whole + appended, (Span(start, stop),), tuple(content))
+        return Rendering(rendered, turn + 1, (turn,), len(appended), opened=opening)
+
+    def _one_turn(self, view: View, turn: int, message: Message) -> Rendering:
         """One trained turn after its prompt; the stop token is appended where the template writes none."""
         prompt, text = view.text(turn, prompt=True), view.text(turn + 1)
         if not text.startswith(prompt):
             at = _shared(prompt, text)
+            at -= prompt[:at].endswith(("<", "["))  # two control tokens may begin with the same character
+            if closing_of(prompt[at:]) is not None:
+                return self._opened(view, message, turn, at)
             raise DataError(
                 f"[prompt-text] the answer of turn {turn + 1} doesn't continue its prompt",
                 str(view.row),
@@ -239,7 +307,8 @@ class Renderer:
         if stop is None:
             done = max([len(prompt), *(span.stop for span in content or ())]) if content is not None else 0
             # What the template writes between this answer and the next turn isn't the answer's.
-            body = text if not text[done:].strip() or content is None else text[:done]
+            ends = not text[done:].strip() or content is None or message.tool_calls
+            body = text if ends else text[:done]
             text, appended = body + self.stop_text, len(self.stop_text)
             stop = len(text)
         rendered = Rendered(view.row, text, (Span(len(prompt), stop),), content or ())
@@ -305,10 +374,28 @@ class Renderer:
 
     # --- parts ----------------------------------------------------------------------------------------------
 
+    def fitted(self, conversation: Conversation) -> Conversation:
+        """The conversation with its calls in the form that the template takes."""
+        return fitted(conversation, lambda: self._form(conversation.tools))
+
+    def _form(self, tools: Sequence[Mapping[str, Any]]) -> Form:
+        key = (self.template_for(tools), bool(tools))
+        if key not in self._forms:
+            self._forms[key] = Form.of(lambda messages: self._tried(messages, tools))
+        return self._forms[key]
+
+    def _tried(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str | None:
+        """What the template writes; None where it refuses."""
+        view = self._view(Conversation(RowId("a test conversation", 0), tuple(messages), tuple(tools)))
+        try:
+            return view.text(len(messages))
+        except DataError:
+            return None
+
     def _view(self, conversation: Conversation) -> View:
         template = self.template_for(conversation.tools)
         skeletons = self._skeletons.setdefault(template, {})
-        return View(conversation, self._chat(template), self.encoder, self._special, skeletons)
+        return View(conversation, self._chat(template), self.encoder, self._special, skeletons, self.meant)
 
     def _chat(self, template: str) -> ChatTemplate:
         if template not in self._compiled:

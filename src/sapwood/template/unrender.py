@@ -148,10 +148,10 @@ class Grammar:
     def _refuse_marks(self, conversation: Conversation, messages: Sequence[Message]) -> None:
         for message in messages:
             for mark in self.marks:
-                if mark in message.content:
+                if mark in message.text:
                     what = f"[template-text] {mark} stands inside what would be the {message.role}'s message"
-                    at = message.content.index(mark)
-                    why = f"behind {message.content[max(0, at - SHOWN) : at]!r}"
+                    at = message.text.index(mark)
+                    why = f"behind {message.text[max(0, at - SHOWN) : at]!r}"
                     mend = "write the turns as the template does, or give the rows as messages"
                     raise DataError(what, str(conversation.row), why, mend)
 

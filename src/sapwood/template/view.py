@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sapwood.errors import DataError
 from sapwood.template import content as row_content
+from sapwood.template.apart import is_taken_apart, map_between, pattern_of
 from sapwood.template.encode import Encoder
 from sapwood.template.jinja import ChatTemplate, TemplateFault
 from sapwood.types import Conversation, Message, Span
@@ -27,13 +29,16 @@ class View:
         encoder: Encoder,
         special: Mapping[str, str],
         skeletons: Skeletons | None = None,
+        meant: Sequence[str] = (),
     ) -> None:
+        """``meant``: control text that an answer may hold and then means."""
         self.row = conversation.row
         self._messages = as_dicts(conversation.messages)
         self._tools = plain(conversation.tools) or None
         self._chat = chat
         self._encoder = encoder
         self._special = special
+        self._meant = meant
         self._skeletons: Skeletons = {} if skeletons is None else skeletons
         self._texts: dict[tuple[int, bool], str] = {}
 
@@ -63,7 +68,8 @@ class View:
         template's. Raises DataError where they aren't.
         """
         encoder = self._encoder
-        plain_turns = self._plain_turns(upto)
+        own = self._own_control(upto, prompt)
+        plain_turns = self._plain_turns(upto) if not own else None
         shape = (prompt, tuple(message["role"] for message in self._messages[:upto]))
         if plain_turns is not None and (spans := _fitted(text, plain_turns, self._skeletons.get(shape))):
             return spans
@@ -77,14 +83,14 @@ class View:
                 pieces.add(piece)
                 return f"{opening}{piece}{closing}"
 
-            marked = self._changed(upto, prompt, mark)
+            marked = self._changed(upto, prompt, mark, own)
             spans = row_content.locate(text, marked, marks, pieces) if marked is not None else None
             if spans is not None:
                 found = [text[span.start : span.stop] for span in spans]
                 if found == plain_turns and len(self._skeletons) < MAX_SKELETONS:
                     self._skeletons[shape] = _between(text, spans)
                 return spans
-        neutral = self._changed(upto, prompt, lambda piece: "x")
+        neutral = self._changed(upto, prompt, lambda piece: "x", own)
         ours = encoder.control_ids(encoder.encode(text).ids)
         if neutral is not None:
             theirs = encoder.control_ids(encoder.encode(neutral).ids)
@@ -109,12 +115,42 @@ class View:
             contents.append(content)
         return contents
 
-    def _changed(self, upto: int, prompt: bool, change: Callable[[str], str]) -> str | None:
+    def _own_control(self, upto: int, prompt: bool) -> dict[int, re.Pattern[str]]:
+        """By message, the control text in its content that is not the row's: it is meant, or the template
+        takes the content apart there."""
+        found: dict[int, re.Pattern[str]] = {}
+        messages = self._messages[:upto]
+        for at, message in enumerate(messages):
+            content = message["content"] or ""
+            if not self._encoder.may_hold_end(content):
+                continue
+            meant = {text for text in self._meant if text in content and message["role"] == "assistant"}
+            asked = {text for text in self._encoder.control if text in content and text in self._chat.source}
+            taken = {
+                text
+                for text in asked - meant
+                if is_taken_apart(
+                    messages, at, text, lambda changed: self._tried(changed, prompt), self._encoder.pattern
+                )
+            }
+            if meant | taken:
+                found[at] = pattern_of(meant | taken)
+        return found
+
+    def _changed(
+        self, upto: int, prompt: bool, change: Callable[[str], str], own: Mapping[int, re.Pattern[str]]
+    ) -> str | None:
+        """The text with ``change`` applied to each piece of the row; ``own`` are no pieces of it."""
         worth = self._encoder.may_touch
         messages = row_content.map_content(self._messages[:upto], change, worth)
-        tools = row_content.map_strings(self._tools, change, worth)
+        for at, pattern in own.items():
+            messages[at]["content"] = map_between(self._messages[at]["content"], pattern, change)
+        return self._tried(messages, prompt, row_content.map_strings(self._tools, change, worth))
+
+    def _tried(self, messages: Dicts, prompt: bool, tools: Any = None) -> str | None:
+        """What the template writes; None where it refuses."""
         try:
-            return self._chat.render(self._variables(messages, tools, prompt))
+            return self._chat.render(self._variables(messages, tools or self._tools, prompt))
         except TemplateFault:
             return None
 
@@ -195,6 +231,9 @@ def plain(value: Any) -> Any:
 
 def _as_dict(message: Message) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
+    for key in ("name", "tool_call_id"):
+        if (value := getattr(message, key)) is not None:
+            out[key] = value
     if message.reasoning is not None:
         out["reasoning_content"] = message.reasoning
     if message.tool_calls:

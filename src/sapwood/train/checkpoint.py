@@ -10,14 +10,8 @@ from typing import Any
 
 from safetensors.torch import load, load_file, save, save_file
 
-from sapwood.adapter.lora import (
-    LoraModel,
-    adapter_tensors,
-    finite,
-    read_tensors,
-    restore_adapter,
-    write_trained,
-)
+from sapwood.adapter.files import finite, read_tensors, write_trained
+from sapwood.adapter.model import LoraModel, adapter_tensors, restore_adapter
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.run.files import MANIFEST, discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments

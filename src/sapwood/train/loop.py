@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sapwood.adapter.inputs import hidden_states
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import lead_length
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.loss import label_loss
 from sapwood.config.sections import RunConfig
 from sapwood.errors import BadStepError, NumericsError
-from sapwood.machine.measure import peak_bytes
 from sapwood.native.heap import release_heap
 from sapwood.pack.build import build_pack, with_lead
 from sapwood.pack.plan import plan_for
@@ -75,7 +75,7 @@ def train(
     schedule = plan_steps(len(data.train), settings)
     every = config.eval.every or schedule.steps_per_epoch
     started = time.monotonic()
-    model.neftune = settings.neftune
+    model = replace(model, neftune=settings.neftune)
     model.peft.train()
     bad = 0
     while True:
@@ -111,7 +111,7 @@ def train(
             lr=lr,
             grad_norm=grad_norm,
             seconds=time.monotonic() - tick,
-            peak_bytes=peak_bytes(),
+            peak_bytes=model.backend.device.peak_bytes(),
             epoch=after.epoch + after.index / schedule.num_examples,
             num_examples=len(chosen),
             skipped=skipped,
@@ -153,7 +153,7 @@ def optimizer_step(
     magnified = 2.0 ** math.floor(math.log2(num_targets))
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    with packed_attention(model.network):
+    with packed_attention(model.network, model.backend):
         for index, factor in own_share(model, packs, world):
             model.clock.pack = index
             torch.manual_seed(model.clock.at(GENERATOR))
@@ -187,13 +187,13 @@ def gradients(state: TrainState) -> list[Tensor]:
 def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
     """One pack through the decoder: the sum of its targets' losses."""
     if model.divided is not None:
-        return model.divided(batch)
+        return model.divided(model, batch)
     return decoder_loss(model, batch, model.head)
 
 
 def decoder_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
     """`forward_loss` where every weight is at hand."""
-    return label_loss(hidden_states(model, batch), batch.predict_at, batch.targets, head)
+    return label_loss(hidden_states(model, batch), batch.predict_at, batch.targets, head, model.backend)
 
 
 def evaluate(
@@ -212,7 +212,7 @@ def evaluate(
     packs = pack_examples(examples, config, world.size)
     num_targets = sum(len(pack.targets) for pack in packs)
     total = 0.0
-    with torch.no_grad(), packed_attention(model.network):
+    with torch.no_grad(), packed_attention(model.network, model.backend):
         for index, factor in own_share(model, packs, world):
             total += factor * float(forward_loss(model, batch_of(model, packs[index])).total)
     total = world.totals(total)[0]

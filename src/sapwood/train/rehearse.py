@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.config.sections import RunConfig
 from sapwood.errors import OutOfMemoryError
@@ -27,11 +28,11 @@ def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
     OutOfMemoryError.
     """
     pack = longest_pack(data, config)
-    model.neftune = config.train.neftune
+    model = replace(model, neftune=config.train.neftune)
     model.peft.train()
     with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
         try:
-            with packed_attention(model.network):
+            with packed_attention(model.network, model.backend):
                 loss = forward_loss(model, batch_of(model, pack))
                 (loss.total / max(1, loss.num_targets)).backward()
             # the optimizer makes its moments at the first step; filled, or the system would only promise them

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from sapwood.adapter.lora import LoraModel, read_tensors, restore_adapter
+from sapwood.adapter.files import read_tensors
+from sapwood.adapter.model import LoraModel, restore_adapter
 from sapwood.config.sections import SaveConfig
 from sapwood.errors import LostProcessError, SapwoodError, Stopped, StorageError
 from sapwood.run.disk import require_limits, require_space

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from sapwood.adapter.lora import LoraModel
+from sapwood.adapter.model import LoraModel
 from sapwood.config.sections import RunConfig
 from sapwood.errors import StorageError
 from sapwood.run.store import RunStore

@@ -1,6 +1,6 @@
 """A frozen weight, in any storage: what an adapted linear needs to know of its base.
 
-forward(x)        x @ W.T + b; x as `operand_for` gives it
+forward(x)        x @ W.T + b
 input_grad(g)     g @ W
 dense()           W as a matrix, for merging and for the reference
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sapwood.base.storage.bnb_linear import QuantisedWeight, is_quantised
 from sapwood.base.storage.gguf_linear import GgufLinear
-from sapwood.base.storage.int8_linear import Int8Linear, Int8Weight, Rounded, outliers_of_all
+from sapwood.base.storage.int8_linear import Int8Linear, Int8Weight
 from sapwood.native.workspace import converted
 
 
@@ -71,13 +71,6 @@ class PackedWeight:
         return self.linear.packed.dense()
 
 
-def operand_for(weights: Sequence[FrozenWeight], x: Tensor) -> Any:
-    """``x`` as all of ``weights`` take it: what they share is made once."""
-    if not all(isinstance(weight, Int8Weight) for weight in weights):
-        return x
-    return Rounded.of(x, outliers_of_all(weights))
-
-
 def freeze(module: nn.Module) -> FrozenWeight:
     """The frozen weight of a base layer. Raises TypeError for a layer without a fast path."""
     if type(module) is nn.Linear:
@@ -89,3 +82,13 @@ def freeze(module: nn.Module) -> FrozenWeight:
     if is_quantised(module):
         return QuantisedWeight(module)
     raise TypeError(f"no frozen form for {type(module).__name__}")
+
+
+def freeze_together(modules: Sequence[nn.Module]) -> list[FrozenWeight]:
+    """The frozen weights of layers that read one input: how many of its columns one of them needs exact, all
+    take so."""
+    weights = [freeze(module) for module in modules]
+    rounded = [weight for weight in weights if isinstance(weight, Int8Weight)]
+    for weight in rounded:
+        weight.exact = max(other.exact for other in rounded)
+    return weights

@@ -4,21 +4,18 @@ Weights are rounded to int8 once, with one scale for each output channel; activa
 scale for each token, and a few columns of the largest numbers apart (the scheme of arXiv 2208.07339). Many
 processors multiply int8 several times as fast as any floating-point format. The backward pass takes the
 rounding for the identity, rounds the gradient in the same way, and multiplies by the same integers.
-
-`int8_product_reference` is the slow truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sapwood.machine.measure import FASTER, IN, OUT, ROWS, best_seconds, fastest_dtype, torch_dtype
+from sapwood.machine.device import Device
+from sapwood.machine.measure import FASTER, IN, OUT, ROWS, best_seconds, machine_facts, torch_dtype
 from sapwood.native.ops import Codes, Product
 from sapwood.native.workspace import converted, workspace
 
@@ -35,83 +32,47 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.mul(x, 1.0 / scale, out=wide).round_().to(torch.int8), scale
 
 
-@dataclass(frozen=True, slots=True)
-class Rounded:
-    """Rows of activations: int8[T, in] times fp32[T, 1]; ``dtype``: what they came in.
-
-    exact: fp32[T, k], the columns of the largest numbers where those were left out; at: their indices [k].
-    """
-
-    codes: Tensor
-    scale: Tensor
-    dtype: torch.dtype
-    exact: Tensor | None = None
-    at: Tensor | None = None
-
-    @staticmethod
-    def of(x: Tensor, outliers: int = 0) -> Rounded:
-        x = x.detach()
-        if not outliers:
-            return Rounded(*quantised(x), x.dtype)
-        at = torch.maximum(x.amax(0), x.amin(0).neg_()).topk(outliers).indices
-        rest = workspace("rest", x.shape, x.dtype, x.device).copy_(x).index_fill_(1, at, 0.0)
-        return Rounded(*quantised(rest), x.dtype, x.index_select(1, at).float(), at)
-
-    def times(self, codes: Tensor) -> Tensor:
-        """codes: int8[in, out] -> fp32[T, out]."""
-        shape = (len(self.codes), codes.shape[1])
-        whole = workspace("whole", shape, torch.int32, codes.device)
-        torch._int_mm(self.codes, codes, out=whole)  # pyright: ignore[reportPrivateUsage]
-        y = whole.to(torch.float32).mul_(self.scale)
-        if self.exact is not None and self.at is not None:
-            y.addmm_(self.exact, codes.index_select(0, self.at).float())
-        return y
-
-
 def outliers_of(columns: int, rows: int) -> int:
     """How many columns of an input are multiplied as they are: those of a layer that narrows, which reads
     products of activations (an MLP's second half). A few of them are so large that the others round to 0."""
     return OUTLIERS if columns > rows and columns > 2 * OUTLIERS else 0
 
 
-def outliers_of_all(weights: Sequence[object]) -> int:
-    """How many columns of an input that all of ``weights`` read are multiplied as they are: what one of them
-    needs, all get."""
-    return max(weight.outliers if isinstance(weight, Int8Weight) else 0 for weight in weights)
+@torch.no_grad()
+def int8_product(x: Tensor, weight: Tensor, exact: int = 0) -> Tensor:
+    """x: [T, in], weight: int8[in, out] -> fp32[T, out]. The reference: x is rounded row by row, but for its
+    ``exact`` columns of the largest numbers."""
+    if not exact:
+        codes, scale = quantised(x)
+        return sums(codes, weight).to(torch.float32).mul_(scale)
+    at = torch.maximum(x.amax(0), x.amin(0).neg_()).topk(exact).indices
+    rest = int8_product(x.index_fill(1, at, 0.0), weight)
+    return rest.addmm_(x.index_select(1, at).float(), weight.index_select(0, at).float())
 
 
-def int8_product(x: Tensor | Rounded, codes: Tensor, scale: Tensor) -> Tensor:
-    """x: [T, in], codes: int8[out, in], scale: fp32[out, 1] -> [T, out] in x's format."""
-    rounded = x if isinstance(x, Rounded) else Rounded.of(x, outliers_of(*codes.T.shape))
-    return rounded.times(codes.T).mul_(scale.T).to(rounded.dtype)
-
-
-def int8_product_reference(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    """The same in double precision, one plain operation after the other."""
-    wide = x.double()
-    exact = torch.zeros_like(wide)
-    if count := outliers_of(*codes.T.shape):
-        at = wide.abs().amax(0).topk(count).indices
-        exact[:, at] = wide[:, at]
-    rest = wide - exact
-    row_scale = (rest.abs().amax(1, keepdim=True) / LEVELS).clamp(min=TINY)
-    rounded = (rest / row_scale).round() * row_scale + exact
-    return (rounded @ (codes.double() * scale).T).to(x.dtype)
+def sums(codes: Tensor, weight: Tensor, slot: int = 0) -> Tensor:
+    """codes: int8[T, in], weight: int8[in, out] -> int32[T, out], valid until the next of that slot."""
+    shape = (len(codes), weight.shape[1])
+    out = workspace(f"sums {slot}", shape, torch.int32, codes.device)
+    torch._int_mm(codes, weight, out=out)  # pyright: ignore[reportPrivateUsage]
+    return out
 
 
 @cache
-def int8_pays() -> bool:
+def int8_pays(device: Device) -> bool:
     """Is the whole int8 product, rounding included, faster than the product of the fastest dense format?"""
-    dtype, facts = fastest_dtype()
-    if facts["device"] != "cpu":
+    facts = machine_facts(device)
+    if not device.is_cpu:
         return False  # rounding costs more there than the product: not measured, so not offered
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, IN, generator=generator).to(torch_dtype(facts["products"]))
+    matmul_dtype = torch_dtype(facts["products"])
+    x = torch.randn(ROWS, IN, generator=generator).to(matmul_dtype)
     weight = torch.randn(OUT, IN, generator=generator)
     codes, scale = quantised(weight)
-    dense, wide = weight.to(dtype), torch_dtype(facts["products"])
+    dense = weight.to(torch_dtype(facts["dtype"]))
     rounded, exact = best_seconds(
-        lambda: int8_product(x, codes, scale), lambda: x @ converted(dense, wide).t()
+        lambda: int8_product(x, codes.T).mul_(scale.T).to(x.dtype),
+        lambda: x @ converted(dense, matmul_dtype).t(),
     )
     return exact >= FASTER * rounded
 
@@ -146,25 +107,23 @@ class _Product(torch.autograd.Function):
 
 
 class Int8Weight:
-    """An `Int8Linear` as a frozen weight (`frozen.FrozenWeight`)."""
+    """An `Int8Linear` as a frozen weight (`frozen.FrozenWeight`). exact: columns of an input that are not
+    rounded."""
 
-    __slots__ = ("linear",)
+    __slots__ = ("exact", "linear")
 
     def __init__(self, linear: Int8Linear) -> None:
         self.linear = linear
+        self.exact = outliers_of(linear.in_features, linear.out_features)
 
-    @property
-    def outliers(self) -> int:
-        return outliers_of(self.linear.in_features, self.linear.out_features)
-
-    def forward(self, x: Tensor | Rounded) -> Tensor:
-        y = int8_product(x, self.linear.weight, self.linear.scale)
+    def forward(self, x: Tensor) -> Tensor:
+        y = int8_product(x, self.linear.weight.T, self.exact).mul_(self.linear.scale.T).to(x.dtype)
         bias: Any = self.linear.bias  # None without one, whatever torch's stubs say
         return y if bias is None else y.add_(bias)
 
     def input_grad(self, g: Tensor) -> Tensor:
         """g W: the scales go with the outputs, so that the same codes serve; g is rounded row by row."""
-        return Rounded.of(g * self.linear.scale.T).times(self.linear.weight).to(g.dtype)
+        return int8_product(g * self.linear.scale.T, self.linear.weight).to(g.dtype)
 
     def dense(self) -> Tensor:
         return self.linear.weight.float().mul_(self.linear.scale)
@@ -179,23 +138,16 @@ class Int8Weight:
     def product(self, x: Codes, slot: int) -> Product:
         """x: int8[T, in] -> exact sums int32[T, out], valid until the next of that slot."""
         bias: Any = self.linear.bias
-        sums = _sums(x.codes, self.linear.weight.T, slot)
-        return Product(sums, x.scale, self.column_scale, None if bias is None else bias.float())
+        found = sums(x.codes, self.linear.weight.T, slot)
+        return Product(found, x.scale, self.column_scale, None if bias is None else bias.float())
 
     def back(self, g: Codes, slot: int) -> Product:
         """g: int8[T, out], of a gradient times `column_scale` -> int32[T, in]."""
-        return Product(_sums(g.codes, self.linear.weight, slot), g.scale)
+        return Product(sums(g.codes, self.linear.weight, slot), g.scale)
 
     def columns(self, at: Tensor) -> Tensor:
         """fp32[k, out]: W^T at some of its inputs."""
         return self.linear.weight.index_select(1, at).float().mul_(self.linear.scale).T.contiguous()
-
-
-def _sums(codes: Tensor, weight: Tensor, slot: int) -> Tensor:
-    shape = (len(codes), weight.shape[1])
-    out = workspace(f"sums {slot}", shape, torch.int32, codes.device)
-    torch._int_mm(codes, weight, out=out)  # pyright: ignore[reportPrivateUsage]
-    return out
 
 
 def to_int8(model: nn.Module) -> nn.Module:

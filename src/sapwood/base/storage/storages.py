@@ -17,14 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sapwood.base.inspect import skeleton
 from sapwood.config.sections import BaseConfig, Storage
 from sapwood.errors import ConfigError
 from sapwood.gguf.file import GgufFile, read_gguf
 from sapwood.gguf.types import unknown_types
-from sapwood.machine.measure import available_memory, fastest_dtype, fastest_products
+from sapwood.machine.device import Device
+from sapwood.machine.measure import fastest_matmul_dtype, machine_facts, torch_dtype
+from sapwood.machine.memory import available_memory
 from sapwood.types import BaseSpec
 
 if TYPE_CHECKING:
@@ -35,34 +37,33 @@ BITSANDBYTES = ("nf4", "fp4", "int8")
 FILLED = 0.9  # of free memory, at most: the rest is the system's
 
 
-def compute_dtype(config: BaseConfig) -> torch.dtype:
-    """The number format of products and activations."""
-    import torch
+def storage_dtype(config: BaseConfig) -> torch.dtype:
+    """The number format of the base's dense weights, and the one that packed weights are unpacked into.
+    ``config``: it has no ``auto`` left."""
+    return torch_dtype(config.storage if config.storage in DENSE else config.compute_dtype)
 
-    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+def _dtype_name(config: BaseConfig, device: Device) -> Any:
+    """The name of `storage_dtype`; where ``config`` leaves it open, what is fastest there."""
     name = config.storage if config.storage in DENSE else config.compute_dtype
-    return named.get(name) or fastest_dtype()[0]
-
-
-def dtype_name(dtype: torch.dtype) -> Storage:
-    """fp32, bf16 or fp16."""
-    return {4: "fp32", 2: "bf16" if str(dtype) == "torch.bfloat16" else "fp16"}[dtype.itemsize]  # type: ignore[return-value]
+    return machine_facts(device)["dtype"] if name == "auto" else name
 
 
 # --- which, and why ---------------------------------------------------------------------------------------
 
 
-def candidates(spec: BaseSpec, config: BaseConfig) -> tuple[Storage, ...]:
+def candidates(spec: BaseSpec, config: BaseConfig, device: Device) -> tuple[Storage, ...]:
     """What ``auto`` may take for this model, the best first: dense is fastest, the file's own blocks are
     exact, 4 bits by bitsandbytes are neither and fit where nothing else does."""
-    return (dtype_name(compute_dtype(config)), _packed(spec))
+    return (_dtype_name(config, device), _packed(spec))
 
 
-def smaller_storages(spec: BaseSpec, config: BaseConfig) -> list[Storage]:
-    """Storages in which the same base takes less than in ``config``'s, the largest first."""
+def smaller_storages(spec: BaseSpec, config: BaseConfig, device: Device) -> list[Storage]:
+    """Storages in which the same base takes less than in ``config``'s, which is not ``auto``; the largest
+    first."""
     own = weight_bytes(spec, config)
     others: tuple[Storage, ...] = ("bf16", _packed(spec))
-    sizes = {name: weight_bytes(spec, config.model_copy(update={"storage": name})) for name in others}
+    sizes = {name: weight_bytes(spec, with_storage(spec, config, name, device)) for name in others}
     return sorted((name for name in others if sizes[name] < own), key=lambda name: -sizes[name])
 
 
@@ -70,49 +71,52 @@ def _packed(spec: BaseSpec) -> Storage:
     return "gguf" if spec.path.is_file() and not unknown_types(read_gguf(spec.path)) else "nf4"
 
 
-def with_storage(spec: BaseSpec, config: BaseConfig, storage: Storage) -> BaseConfig:
+def with_storage(spec: BaseSpec, config: BaseConfig, storage: Storage, device: Device) -> BaseConfig:
     """``config`` with a storage that is not ``auto``, and the number format of its products.
 
     Raises ConfigError where this base can't be held so.
     """
     changed = config.model_copy(update={"storage": storage})
-    _refuse(spec, changed)
-    return _with_dtype(changed)
+    _refuse(spec, changed, device)
+    return _with_dtype(changed, device)
 
 
-def settle_storage(spec: BaseSpec, config: BaseConfig, free: int | None = None) -> BaseConfig:
+def settle_storage(spec: BaseSpec, config: BaseConfig, device: Device, free: int | None = None) -> BaseConfig:
     """``config`` without ``auto``: the first candidate whose weights alone fit. A run is planned as a whole
-    (`memory.choose_plan`); this is for a base that is only talked to. ``free``: bytes that can be had;
-    this machine's where not given. Raises ConfigError as `with_storage`.
+    (`plan.choose_plan`); this is for a base that is only talked to. ``free``: bytes that can be had, in RAM,
+    through which all weights come, and on the device; this machine's where not given. Raises ConfigError as
+    `with_storage`.
     """
     if config.storage != "auto":
-        return with_storage(spec, config, config.storage)
-    found = [with_storage(spec, config, storage) for storage in candidates(spec, config)]
-    room = FILLED * (available_memory() if free is None else free)
+        return with_storage(spec, config, config.storage, device)
+    found = [with_storage(spec, config, storage, device) for storage in candidates(spec, config, device)]
+    room = FILLED * (min(available_memory(), device.memory()[1]) if free is None else free)
     return next((base for base in found if weight_bytes(spec, base) <= room), found[-1])
 
 
-def _with_dtype(config: BaseConfig) -> BaseConfig:
+def _with_dtype(config: BaseConfig, device: Device) -> BaseConfig:
     """A dense storage says its number format itself; where it is multiplied in another, that is said too, and
     so it is of blocks, which are unpacked into either."""
     if config.storage not in DENSE and config.compute_dtype == "auto":
-        config = config.model_copy(update={"compute_dtype": dtype_name(compute_dtype(config))})
+        config = config.model_copy(update={"compute_dtype": _dtype_name(config, device)})
     if config.storage in (*DENSE, "int8-compute", "gguf") and config.products == "auto":
-        own = dtype_name(compute_dtype(config))
-        products = "stored" if fastest_products(own) == own else "fp32"
+        own = _dtype_name(config, device)
+        products = "stored" if fastest_matmul_dtype(own, device) == own else "fp32"
         config = config.model_copy(update={"products": products})
     return config
 
 
-def _refuse(spec: BaseSpec, config: BaseConfig) -> None:
+def _refuse(spec: BaseSpec, config: BaseConfig, device: Device) -> None:
     if config.storage == "gguf" and spec.path.is_dir():
         why = f"{spec.source} is a folder of safetensors, its weights aren't packed"
         raise ConfigError("base.storage gguf needs a GGUF file", "base.storage", why, "nf4 packs any model")
     from sapwood.base.storage.int8_linear import int8_pays
 
-    if config.storage == "int8-compute" and not int8_pays():
-        rates = fastest_dtype()[1].get("gflops")
-        why = f"here its products aren't faster than those in {fastest_dtype()[1]['dtype']} ({rates} GFLOP/s)"
+    if config.storage == "int8-compute" and not int8_pays(device):
+        facts = machine_facts(device)
+        why = (
+            f"here its products aren't faster than those in {facts['dtype']} ({facts.get('gflops')} GFLOP/s)"
+        )
         raise ConfigError("int8-compute only loses on this machine", "base.storage", why, "leave it at auto")
 
 
@@ -120,8 +124,8 @@ def _refuse(spec: BaseSpec, config: BaseConfig) -> None:
 
 
 def weight_bytes(spec: BaseSpec, config: BaseConfig) -> int:
-    """Bytes that the base's weights take in memory, in a storage that isn't ``auto``."""
-    width = compute_dtype(config).itemsize
+    """Bytes that the base's weights take in memory. ``config``: it has no ``auto`` left."""
+    width = storage_dtype(config).itemsize
     if config.storage == "gguf":
         return _packed_bytes(read_gguf(spec.path), width)
     shapes = _shapes(spec)
@@ -136,7 +140,7 @@ def unpacked_bytes(spec: BaseSpec, config: BaseConfig) -> int:
     if config.storage in DENSE:
         return 0
     largest = max(rows * columns for rows, columns in _shapes(spec).linears)
-    return largest * compute_dtype(config).itemsize
+    return largest * storage_dtype(config).itemsize
 
 
 def _packed_bytes(file: GgufFile, width: int) -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from sapwood.errors import ConfigError, Problem, SapwoodError
@@ -50,6 +51,7 @@ def take_manner(arguments: Sequence[str]) -> tuple[list[str], Manner]:
 
 def run(app: Any) -> NoReturn:
     """Run the verb that sys.argv names, and leave with its exit code."""
+    never_choke()
     yield_to_others()
     arguments, manner = take_manner(sys.argv[1:])
     manner.settle()
@@ -104,3 +106,10 @@ def yield_to_others() -> None:
     a step takes ten times as long. On an idle one spinning is faster. Must be said before torch is loaded."""
     if busy_processes() > BUSY * (os.cpu_count() or 1):
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def never_choke() -> None:
+    """A terminal in ASCII or GBK shows what it can of a text; it ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")

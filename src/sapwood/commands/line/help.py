@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 FIRST = ("demo", "init", "check", "train", "chat")  # what `sapwood` alone shows
 GROUPS = {
-    "Train": ("demo", "init", "check", "show", "train", "resume"),
+    "Train": ("demo", "init", "import", "check", "show", "train", "resume"),
     "See and measure": ("runs", "verify", "eval", "chat", "track"),
     "Give away": ("export", "combine", "push"),
     "Models, data, machine": ("model", "data", "doctor", "help"),
@@ -26,6 +26,7 @@ EXAMPLES = {
     ),
     "demo": ("sapwood demo", "sapwood demo --steps 20"),
     "init": ("sapwood init --data rows.jsonl --model hf:Qwen/Qwen1.5-0.5B-Chat",),
+    "import": ("sapwood import train.py", "sapwood import axolotl.yaml --out mine.yaml --html report.html"),
     "check": ("sapwood check sapwood.yaml", "sapwood check sapwood.yaml pack.length=512 --json"),
     "show": ("sapwood show sapwood.yaml --row 0", "sapwood show sapwood.yaml --worst --html page.html"),
     "train": ("sapwood train sapwood.yaml", "sapwood train sapwood.yaml train.lr=2e-4 lora.rank=16"),

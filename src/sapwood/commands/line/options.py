@@ -13,6 +13,9 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="facts as JSON on stdout, nothing else")]
 Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs", metavar="DIR")]
+Moved = Annotated[
+    str | None, typer.Option("--base", help="where the adapter's base lies now", metavar="MODEL")
+]
 Spill = Annotated[
     Path | None,
     typer.Option(

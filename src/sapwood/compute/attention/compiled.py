@@ -1,5 +1,5 @@
-"""`segments.segment_attention` and rotary positions by compiled kernels: one pass over a pack, no gathered
-copies, and nothing kept but what comes in and a number for each row. `segments` is the reference."""
+"""Attention over a pack and rotary positions by compiled kernels: one pass, no gathered copies, and nothing
+kept but what comes in and a number for each row. `segments` is the reference."""
 
 from __future__ import annotations
 
@@ -13,20 +13,14 @@ import torch
 from torch import Tensor
 
 from sapwood.compute.attention.segments import AttentionPlan, Rule, chain_of
+from sapwood.compute.backend import Backend
 from sapwood.native import attention, ops
 from sapwood.native.attention import Blocks
 from sapwood.types import Segment
 
 QUERIES = 64  # of a block: their scores are to lie in the second cache
 ROTARY = "apply_rotary_pos_emb"  # how transformers calls it, in the file of each architecture
-KEY = "blocks"  # among what kernels make of a plan
-
-
-def suits(query: Tensor, value: Tensor, kept: torch.dtype | None) -> bool:
-    """Can the kernel take these heads, [.., T, D]?"""
-    dim = query.shape[-1]
-    same = value.shape[-1] == dim and query.device.type == "cpu" and query.stride(-1) == value.stride(-1) == 1
-    return same and ops.suits(query.dtype, kept or query.dtype, [dim], 1)
+KEY = "native"  # among what forms make of a plan
 
 
 def blocks_of(segments: Sequence[Segment]) -> Blocks:
@@ -43,19 +37,19 @@ def blocks_of(segments: Sequence[Segment]) -> Blocks:
     return Blocks(torch.tensor(blocks, dtype=torch.int64), torch.from_numpy(np.concatenate(chains)))
 
 
-class _NativeAttention(torch.autograd.Function):
+class NativeAttention(torch.autograd.Function):
     """query: [H, T, D]; key, value: [KV, T, D] -> [H, T, D]."""
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule
     ) -> Tensor:
-        if KEY not in plan.masks:
-            plan.masks[KEY] = blocks_of(plan.segments)
-        ctx.rule = (plan.masks[KEY], rule.scale, rule.softcap, rule.window)
+        if KEY not in plan.made:
+            plan.made[KEY] = blocks_of(plan.segments)
+        ctx.rule = (plan.made[KEY], rule.scale, rule.softcap, rule.window)
         out, logs = attention.attention_forward(query, key, value, *ctx.rule)
-        form = plan.kept or query.dtype
-        ctx.save_for_backward(query.to(form), key.to(form), value.to(form), logs)
+        saved_dtype = plan.saved_dtype or query.dtype
+        ctx.save_for_backward(*(x.to(saved_dtype) for x in (query, key, value)), logs)
         return out.transpose(0, 1)
 
     @staticmethod
@@ -67,13 +61,13 @@ class _NativeAttention(torch.autograd.Function):
 
 def native_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
     """As `segments.segment_attention`."""
-    return _NativeAttention.apply(query, key, value, plan, rule)  # type: ignore[return-value]
+    return NativeAttention.apply(query, key, value, plan, rule)  # type: ignore[return-value]
 
 
 # --- rotary positions -------------------------------------------------------------------------------------
 
 
-class _Rotated(torch.autograd.Function):
+class Rotated(torch.autograd.Function):
     """x: [1, H, T, D]; cos, sin: [T, D] -> [1, H, T, D]."""
 
     @staticmethod
@@ -87,17 +81,17 @@ class _Rotated(torch.autograd.Function):
         return attention.rotate(grad[0], *ctx.saved_tensors, back=True).transpose(0, 1)[None], None, None
 
 
-def _rotary(usual: Any) -> Any:
+def _rotary(usual: Any, backend: Backend) -> Any:
     """``usual``, or the kernel where it has the usual form."""
 
     def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any) -> Any:
         dim = q.shape[-1]
         fits = not others and not named and cos.shape == (1, q.shape[2], dim) and dim % (2 * ops.LANES) == 0
         plain = fits and len(q) == 1 and q.dtype == k.dtype == cos.dtype and q.stride(3) == k.stride(3) == 1
-        if not plain or q.device.type != "cpu" or not ops.suits(q.dtype, q.dtype, [dim], 1):
+        if not plain or not backend.takes(dim, matmul_dtype=q.dtype):
             return usual(q, k, cos, sin, *others, **named)
         cos, sin = cos[0].contiguous(), sin[0].contiguous()
-        return _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)
+        return Rotated.apply(q, cos, sin), Rotated.apply(k, cos, sin)
 
     return rotary
 
@@ -118,15 +112,15 @@ def _is_usual(function: Any) -> bool:
 
 
 @contextmanager
-def quick_rotary(network: Any) -> Generator[None]:
+def quick_rotary(network: Any, backend: Backend) -> Generator[None]:
     """Inside, the architecture's file calls the kernel where it would turn queries and keys by its own
-    function, if that is the usual one."""
+    function, if that is the usual one and there are kernels."""
     found = sys.modules[type(network).__module__]
     usual = getattr(found, ROTARY, None)
-    if usual is None or not _is_usual(usual):
+    if not backend.native or usual is None or not _is_usual(usual):
         yield
         return
-    setattr(found, ROTARY, _rotary(usual))
+    setattr(found, ROTARY, _rotary(usual, backend))
     try:
         yield
     finally:

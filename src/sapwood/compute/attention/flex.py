@@ -4,7 +4,7 @@
                           window reaches it
 
 Blocks of the [T, T] square in which nobody sees anybody are skipped by the kernel (`BlockMask`). What the
-kernel can't do is refused here, by `refusal`, and the caller then takes the dense mask.
+kernel can't do is refused here, by `refusal`, and is then computed by `segments`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.compute.attention.segments import AttentionPlan, Rule
 from sapwood.types import Segment
 
 SMALLEST_HEAD, LARGEST_HEAD = 16, 256  # of a compiled kernel; also a power of two
@@ -45,17 +46,18 @@ def visible(segments: Sequence[Segment], window: int | None, device: Any = "cpu"
 
 
 def block_mask(segments: Sequence[Segment], window: int | None, device: Any) -> Any:
-    """The `BlockMask` of a pack; layers with the same window share one."""
+    """The `BlockMask` of a pack."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     total = max(segment.stop for segment in segments)
     return create_block_mask(visible(segments, window, device), None, None, total, total, device=str(device))
 
 
-def flex_segment_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Any, *, scale: float, softcap: float | None = None
-) -> Tensor:
-    """query: [H, T, D]; key, value: [KV, T, D]; mask: of `block_mask` -> [H, T, D]."""
+def flex_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
+    """As `segments.segment_attention`. Layers with the same window share a mask."""
+    softcap = rule.softcap
+    if rule.window not in plan.made:
+        plan.made[rule.window] = block_mask(plan.segments, rule.window, query.device)
 
     def capped(score: Tensor, batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return softcap * torch.tanh(score / softcap)  # type: ignore[operator]
@@ -65,8 +67,8 @@ def flex_segment_attention(
         key[None],
         value[None],
         score_mod=None if softcap is None else capped,
-        block_mask=mask,
-        scale=scale,
+        block_mask=plan.made[rule.window],
+        scale=rule.scale,
         enable_gqa=query.shape[0] != key.shape[0],
     )
     return out[0]
@@ -75,9 +77,10 @@ def flex_segment_attention(
 @cache
 def _kernel(device: str) -> Any:
     """Compiled on CUDA; on a CPU the plain form, whose numbers the tests compare with."""
-    from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.attention import flex_attention as torchs
 
-    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+    plain = torchs.flex_attention
+    return torch.compile(plain, dynamic=True) if device == "cuda" else plain
 
 
 def refusal(query: Tensor, value: Tensor) -> str | None:

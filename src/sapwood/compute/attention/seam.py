@@ -1,74 +1,86 @@
 """The seam to transformers: inside `packed_attention`, a model attends by the plan that travels beside its
-input, by the kernel that suits the device."""
+input, by the form that its backend names."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sapwood.compute.attention.compiled import native_attention, quick_rotary, suits
-from sapwood.compute.attention.flex import block_mask, flex_segment_attention, refusal
-from sapwood.compute.attention.segments import (
-    AttentionPlan,
-    Rule,
-    segment_attention,
-    segment_attention_reference,
-)
+from sapwood.compute.attention.compiled import native_attention, quick_rotary
+from sapwood.compute.attention.flex import flex_attention, refusal
+from sapwood.compute.attention.segments import AttentionPlan, Rule, segment_attention
+from sapwood.compute.backend import Backend
 from sapwood.errors import ModelError
 
-NAME = "sapwood_segments"
+NAME = "sapwood"
+
+
+class _Untold(Enum):
+    """The value of an argument that the caller left out, where None says something."""
+
+    UNTOLD = "untold"
+
+
+UNTOLD = _Untold.UNTOLD
 IRRELEVANT = {  # told by some architectures, and without effect here
     *("dropout", "is_causal", "position_ids", "cache_position", "use_cache", "output_attentions"),
     "past_key_values",
 }
 
 
-def cuda_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
-    """`segment_attention` for a GPU: FlexAttention, or a dense mask where that can't do what is asked."""
-    if refusal(query, value) is not None:
-        return segment_attention_reference(query, key, value, plan, rule)
-    if rule.window not in plan.masks:
-        plan.masks[rule.window] = block_mask(plan.segments, rule.window, query.device)
-    mask = plan.masks[rule.window]
-    return flex_segment_attention(query, key, value, mask, scale=rule.scale, softcap=rule.softcap)
-
-
-def cpu_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> Tensor:
-    """`segment_attention`, by a compiled kernel where there is one for it."""
-    attend = native_attention if suits(query, value, plan.kept) else segment_attention
-    return attend(query, key, value, plan, rule)
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule, backend: Backend
+) -> Tensor:
+    """query: [H, T, D]; key, value: [KV, T, D] -> [H, T, D], by the backend's form; by the reference where
+    that can't do these heads."""
+    dim = query.shape[-1]
+    in_order = value.shape[-1] == dim and query.stride(-1) == value.stride(-1) == 1
+    if in_order and backend.takes(dim, matmul_dtype=query.dtype, saved_dtype=plan.saved_dtype):
+        return native_attention(query, key, value, plan, rule)
+    if backend.flex and refusal(query, value) is None:
+        return flex_attention(query, key, value, plan, rule)
+    return segment_attention(query, key, value, plan, rule)
 
 
 def _interface(
+    backend: Backend,
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    segments: AttentionPlan,
+    segments: AttentionPlan | None = None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
+    sliding_window: int | _Untold | None = UNTOLD,
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention seam: [1, H, T, D] in, [1, T, H, D] out."""
+    """transformers' attention seam: [1, H, T, D] in, [1, T, H, D] out.
+
+    A layer that is told no window (None) has none, whatever number its module keeps (EXAONE 4). A layer that
+    isn't told of windows at all has its module's.
+    """
+    if segments is None:
+        what = f"{type(module).__name__} can't be told which rows a pack holds"
+        raise ModelError(what, why="the layer around it doesn't hand on what a model is called with")
     if segments.lead:
         keys, values = segments.lead[module.layer_idx]
         key = torch.cat([keys, key[:, :, keys.shape[2] :]], 2)
         value = torch.cat([values, value[:, :, keys.shape[2] :]], 2)
     _refuse_unknown(module, others)
-    attend = cuda_attention if query.device.type == "cuda" else cpu_attention
     rule = Rule(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=sliding_window if sliding_window is not None else getattr(module, "sliding_window", None),
+        window=getattr(module, "sliding_window", None) if sliding_window is UNTOLD else sliding_window,
         softcap=softcap,
     )
-    out = attend(query[0], key[0], value[0], segments, rule)
+    out = attend(query[0], key[0], value[0], segments, rule, backend)
     return out.transpose(0, 1)[None], None
 
 
@@ -88,13 +100,20 @@ def _refuse_unknown(module: Any, others: Mapping[str, Any]) -> None:
         )
 
 
-def register() -> str:
-    """Make the kernel known to transformers under `NAME`; its "mask" is None, the plan travels beside it."""
+def is_packed(implementation: str) -> bool:
+    """Is this a name that `register` gave?"""
+    return implementation.startswith(f"{NAME}_")
+
+
+def register(backend: Backend) -> str:
+    """Make the backend's attention known to transformers, under the name that this returns. Its "mask" is
+    None, the plan travels beside it."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(NAME, _interface)
-    AttentionMaskInterface.register(NAME, _no_mask)
-    return NAME
+    name = f"{NAME}_{backend.name}"
+    AttentionInterface.register(name, partial(_interface, backend))
+    AttentionMaskInterface.register(name, _no_mask)
+    return name
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
@@ -102,12 +121,12 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 @contextmanager
-def packed_attention(network: Any) -> Generator[None]:
+def packed_attention(network: Any, backend: Backend) -> Generator[None]:
     """Inside, a transformers model attends by the plan it is given (``segments=``); afterwards as before."""
     before = network.config._attn_implementation
-    network.set_attn_implementation(register())
+    network.set_attn_implementation(register(backend))
     try:
-        with quick_rotary(network):
+        with quick_rotary(network, backend):
             yield
     finally:
         network.set_attn_implementation(before)

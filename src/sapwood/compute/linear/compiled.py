@@ -1,10 +1,9 @@
-"""`fast_call` by compiled kernels (`native.ops`), and a gated MLP's three linears likewise.
+"""`reference` by compiled kernels (`native.ops`), and a gated MLP's three linears likewise.
 
 The large products stay with torch, or with the base's storage. One kernel reads what goes into them and
 another what comes out, and there, row by row, everything happens that would be a pass over memory each: the
 dropout mask and its use, both low-rank products and their gradients, the activation, rounding to 8 bits and
-back. `fast_call` is the reference; only the masks differ, which come from Philox here: it has no order to
-keep.
+back.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from sapwood.base.storage.int8_linear import Int8Weight, outliers_of_all
+from sapwood.base.storage.int8_linear import Int8Weight
 from sapwood.compute.linear.reference import Call
 from sapwood.native import ops
-from sapwood.native.ops import Codes, Dropout, Product, Side, SideBack
+from sapwood.native.ops import Codes, Product, Side, SideBack
 from sapwood.native.workspace import workspace
 
 CPU = torch.device("cpu")
@@ -27,30 +26,30 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class NativeCall(Call):
-    """A `Call` that `suits` the kernels."""
+    """A `Call` that the kernels take (`Backend.takes`)."""
 
     def forward(self, flat: Tensor, adapter: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
         x = flat.to(self.format_for(flat)).contiguous()
-        count = outliers_of_all(self.weights)
+        count = self.exact
         exact = torch.maximum(x.amax(0), x.amin(0).neg_()).topk(count).indices if count else None
-        reading = self.read(x, adapter, exact, form=self.kept or flat.dtype)
-        assert reading.kept is not None
-        return self.write(reading, adapter), reading.kept, reading.h
+        reading = self.read(x, adapter, exact, self.saved_dtype or flat.dtype)
+        assert reading.saved is not None
+        return self.write(reading, adapter), reading.saved, reading.h
 
     def read(
         self,
         x: Tensor,
         adapter: Sequence[Tensor],
         exact: Tensor | None,
-        form: torch.dtype,
+        saved_dtype: torch.dtype,
         *,
         keep: bool = True,
     ) -> Reading:
         """x: [T, in] in the format of products. exact: columns that are multiplied as they are."""
         room = _room("input", x.shape) if self.is_rounded else None
         a = stacked(adapter[: len(self.weights)])
-        kept, h = ops.read_input(x, a, self.dropout, form, keep=keep, room=room, exact=exact)
-        return Reading(x, kept, h, room, exact)
+        saved, h = ops.read_input(x, a, self.dropout, saved_dtype, keep=keep, room=room, exact=exact)
+        return Reading(x, saved, h, room, exact)
 
     def multiply(self, reading: Reading) -> list[Product]:
         """What the frozen weights make of an input."""
@@ -81,7 +80,7 @@ class NativeCall(Call):
 
     def backward(
         self,
-        kept: Tensor,
+        saved: Tensor,
         h: Tensor,
         adapter: Sequence[Tensor],
         grads: Sequence[Tensor],
@@ -89,18 +88,18 @@ class NativeCall(Call):
         need_x: bool = True,
     ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         n = len(self.weights)
-        form = self.format_for(grads[0])
-        grad_h = torch.empty(len(kept), sum(map(len, adapter[:n])))
+        matmul_dtype = self.format_for(grads[0])
+        grad_h = torch.empty(len(saved), sum(map(len, adapter[:n])))
         grad_b: list[Tensor] = []
         products: list[Product] = []
         for i, (start, stop) in enumerate(ranks(adapter[:n])):
-            g = grads[i].to(form).contiguous()
+            g = grads[i].to(matmul_dtype).contiguous()
             product, own = self.read_back(
                 i, g, adapter[n + i], h[:, start:stop], grad_h[:, start:stop], need_x=need_x
             )
             grad_b.append(own)
             products += [product] if product is not None else []
-        grad_x, grad_a = self.write_back(products, grad_h, adapter, kept, form, need_x=need_x)
+        grad_x, grad_a = self.write_back(products, grad_h, adapter, saved, matmul_dtype, need_x=need_x)
         return grad_x, (*grad_a, *grad_b)
 
     def read_back(
@@ -120,19 +119,15 @@ class NativeCall(Call):
         return self.rounded[i].back(g, i) if isinstance(g, Codes) else Product(self.weights[i].input_grad(g))
 
     def write_back(
-        self, products: Sequence[Product], grad_h: Tensor, adapter: Sequence[Tensor], kept: Tensor,
-        form: torch.dtype, *, need_x: bool,
+        self, products: Sequence[Product], grad_h: Tensor, adapter: Sequence[Tensor], saved: Tensor,
+        matmul_dtype: torch.dtype, *, need_x: bool,
     ) -> tuple[Tensor | None, tuple[Tensor, ...]]:  # fmt: skip
         """The input's gradient, and those of the A's."""
         own = adapter[: len(self.weights)]
         grad_x, grad_a = ops.write_grad(
-            products, grad_h, stacked(own), kept, self.dropout, form, need_x=need_x
+            products, grad_h, stacked(own), saved, self.dropout, matmul_dtype, need_x=need_x
         )
         return grad_x, grad_a.split([len(a) for a in own])
-
-    @property
-    def dropout(self) -> Dropout:
-        return Dropout(self.rate, self.seed)
 
     @property
     def rounded(self) -> list[Int8Weight]:
@@ -142,14 +137,19 @@ class NativeCall(Call):
     def is_rounded(self) -> bool:
         return len(self.rounded) == len(self.weights)
 
+    @property
+    def exact(self) -> int:
+        """Columns of the input that are not rounded."""
+        return self.rounded[0].exact if self.is_rounded else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """x: [T, in]; kept: x in the format to keep; h: fp32[T, R], and behind it the columns ``exact`` of x;
+    """x: [T, in]; saved: x in the format to keep; h: fp32[T, R], and behind it the columns ``exact`` of x;
     room: x rounded to 8 bits, where it is multiplied so."""
 
     x: Tensor
-    kept: Tensor | None
+    saved: Tensor | None
     h: Tensor
     room: Codes | None
     exact: Tensor | None
@@ -183,7 +183,7 @@ def _room(name: str, shape: Sequence[int]) -> Codes:
 
 
 @dataclass(frozen=True, slots=True)
-class GatedKept:
+class GatedSaved:
     """What a gated MLP keeps for its backward pass: its input, gate and up side by side, and both h's."""
 
     x: Tensor
@@ -194,46 +194,47 @@ class GatedKept:
 
 def gated_forward(
     wide: NativeCall, down: NativeCall, gelu: bool, flat: Tensor, adapter: Sequence[Tensor]
-) -> tuple[Tensor, GatedKept]:
+) -> tuple[Tensor, GatedSaved]:
     """down(act(gate(x)) * up(x)); flat: [T, D] -> [T, D] in the format of products. ``adapter``: that of gate
     and up, then that of down."""
     own, last = adapter[:4], adapter[4:]
-    x, form = flat.to(wide.format_for(flat)).contiguous(), wide.kept or flat.dtype
-    reading = wide.read(x, own, None, form)
-    assert reading.kept is not None
+    x, saved_dtype = flat.to(wide.format_for(flat)).contiguous(), wide.saved_dtype or flat.dtype
+    reading = wide.read(x, own, None, saved_dtype)
+    assert reading.saved is not None
     gate, up = (
         Side(product, reading.h[:, start:stop], scaled(b, scale))
         for product, (start, stop), b, scale in zip(
             wide.multiply(reading), ranks(own[:2]), own[2:], wide.scales, strict=True
         )
     )
-    count = outliers_of_all(down.weights)
-    both, inner, tops = ops.gated_forward(gate, up, gelu, x.dtype, form, tops=count > 0)
-    exact = tops.topk(count).indices if tops is not None else None
-    product = down.read(inner, last, exact, form, keep=False)
+    both, inner, tops = ops.gated_forward(gate, up, gelu, x.dtype, saved_dtype, tops=down.exact > 0)
+    exact = tops.topk(down.exact).indices if tops is not None else None
+    product = down.read(inner, last, exact, saved_dtype, keep=False)
     (y,) = down.write(product, last)
-    return y, GatedKept(reading.kept, reading.h, both, product.h)
+    return y, GatedSaved(reading.saved, reading.h, both, product.h)
 
 
 def gated_backward(
-    wide: NativeCall, down: NativeCall, gelu: bool, grad: Tensor, kept: GatedKept, adapter: Sequence[Tensor],
-    *, need_x: bool,
+    wide: NativeCall, down: NativeCall, gelu: bool, grad: Tensor, saved: GatedSaved,
+    adapter: Sequence[Tensor], *, need_x: bool,
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:  # fmt: skip
     """grad: [T, D] -> the input's gradient, where it is needed, and the adapter's."""
     own, (a_down, b_down) = adapter[:4], adapter[4:]
-    form = down.format_for(grad)
-    g = grad.to(form).contiguous()
+    matmul_dtype = down.format_for(grad)
+    g = grad.to(matmul_dtype).contiguous()
     grad_h = torch.empty(len(g), len(a_down))
-    through, grad_b_down = down.read_back(0, g, b_down, kept.h_down[:, : len(a_down)], grad_h)
-    grad_h_wide = torch.empty_like(kept.h_wide)
-    rows, width = len(g), kept.both.shape[1] // 2
+    through, grad_b_down = down.read_back(0, g, b_down, saved.h_down[:, : len(a_down)], grad_h)
+    grad_h_wide = torch.empty_like(saved.h_wide)
+    rows, width = len(g), saved.both.shape[1] // 2
     sides = [
         SideBack(
-            kept.h_wide[:, start:stop],
+            saved.h_wide[:, start:stop],
             bt := scaled(b, scale),
             grad_h_wide[:, start:stop],
             torch.empty_like(bt),
-            _room(name, (rows, width)) if wide.is_rounded else workspace(name, (rows, width), form, CPU),
+            _room(name, (rows, width))
+            if wide.is_rounded
+            else workspace(name, (rows, width), matmul_dtype, CPU),
             wide.rounded[i].column_scale if wide.is_rounded else None,
         )
         for i, (name, (start, stop), b, scale) in enumerate(
@@ -241,8 +242,8 @@ def gated_backward(
         )
     ]
     assert through is not None
-    grad_a_down = ops.gated_backward(through, grad_h, a_down.detach(), down.dropout, kept.both, gelu, *sides)
+    grad_a_down = ops.gated_backward(through, grad_h, a_down.detach(), down.dropout, saved.both, gelu, *sides)
     products = [wide.product_back(i, side.to) for i, side in enumerate(sides)] if need_x else []
-    grad_x, grad_a = wide.write_back(products, grad_h_wide, own, kept.x, form, need_x=need_x)
+    grad_x, grad_a = wide.write_back(products, grad_h_wide, own, saved.x, matmul_dtype, need_x=need_x)
     grad_b = [ops.transposed(side.grad_bt, scale) for side, scale in zip(sides, wide.scales, strict=True)]
     return grad_x, (*grad_a, *grad_b, grad_a_down, grad_b_down)

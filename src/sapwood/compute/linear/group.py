@@ -20,11 +20,11 @@ import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
-from sapwood.base.storage.frozen import FrozenWeight, freeze
+from sapwood.base.storage.frozen import FrozenWeight, freeze_together
+from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
 from sapwood.compute.linear.compiled import NativeCall
 from sapwood.compute.linear.reference import MIN_ROWS, Call
-from sapwood.native import ops
 
 
 class _LoraProducts(torch.autograd.Function):
@@ -32,17 +32,20 @@ class _LoraProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *adapter: Tensor) -> tuple[Tensor, ...]:
-        outputs, kept, h = call.forward(x.flatten(0, -2), adapter)
-        ctx.save_for_backward(kept, h, *adapter)
+        outputs, saved, h = call.forward(x.flatten(0, -2), adapter)
+        ctx.save_for_backward(saved, h, *adapter)
         ctx.call, ctx.like = call, (x.dtype, x.shape[:-1])
-        return tuple(y.to(x.dtype).unflatten(0, x.shape[:-1]) for y in outputs)
+        # no views: Gemma 3n changes an output in place, which autograd forbids for views of several outputs
+        return tuple(
+            torch.ops.aten._unsafe_view(y.to(x.dtype), [*x.shape[:-1], y.shape[-1]]) for y in outputs
+        )
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        kept, h, *adapter = ctx.saved_tensors
+        saved, h, *adapter = ctx.saved_tensors
         flat = [grad.flatten(0, -2) for grad in grads]
         dtype, shape = ctx.like
-        grad_x, grad_adapter = ctx.call.backward(kept, h, adapter, flat, need_x=ctx.needs_input_grad[1])
+        grad_x, grad_adapter = ctx.call.backward(saved, h, adapter, flat, need_x=ctx.needs_input_grad[1])
         if grad_x is not None:
             grad_x = grad_x.to(dtype).unflatten(0, shape)
         return None, grad_x, *grad_adapter
@@ -52,37 +55,31 @@ class _LoraProducts(torch.autograd.Function):
 class InputGroup:
     """Adapted linears that read the same tensor. The first one called computes for all of them.
 
-    products: the format to multiply in; held: the base's own, and that of what is kept for the backward pass.
+    matmul_dtype: the format to multiply in, the input's own where None; storage_dtype: the base's, and that
+    of what is kept for the backward pass. compiled: by the kernels.
     """
 
     members: list[LoraLinear]
     index: int
     clock: DropoutClock
-    products: torch.dtype | None
-    held: torch.dtype | None = None
+    matmul_dtype: torch.dtype | None
+    storage_dtype: torch.dtype
+    compiled: bool
     waiting: dict[int, Tensor] = field(default_factory=dict)
     reading: Tensor | None = None
 
     def call(self, x: Tensor) -> Call:
         first = self.members[0]
         rate = first.rate if first.training and torch.is_grad_enabled() else 0.0
-        kind = NativeCall if self.is_native(x) else Call
+        kind = NativeCall if self.compiled and x.shape[:-1].numel() >= MIN_ROWS else Call
         return kind(
             tuple(m.frozen for m in self.members),
             tuple(m.scaling[m.adapter] for m in self.members),
             rate,
             self.clock.at(self.index) if rate else 0,
-            self.products,
-            self.held if self.held != x.dtype else None,
+            self.matmul_dtype,
+            self.storage_dtype if self.storage_dtype != x.dtype else None,
         )
-
-    def is_native(self, x: Tensor) -> bool:
-        """Do the compiled kernels compute what reads ``x``?"""
-        if x.device.type != "cpu" or x.shape[:-1].numel() < MIN_ROWS:
-            return False
-        columns = [size for m in self.members for size in m.sizes]
-        rank = max(m.r[m.adapter] for m in self.members)
-        return ops.suits(self.products or x.dtype, self.held or x.dtype, columns, rank)
 
     def adapter(self) -> list[Tensor]:
         """A of each member, then B of each."""
@@ -153,8 +150,9 @@ class LoraLinear(PeftLinear):
 def speed_up(
     model: nn.Module,
     clock: DropoutClock,
-    products: torch.dtype | None = None,
-    held: torch.dtype | None = None,
+    backend: Backend,
+    matmul_dtype: torch.dtype | None,
+    storage_dtype: torch.dtype,
 ) -> list[InputGroup]:
     """Give every `LoraLinear` of ``model`` its group. Which modules share an input is read from the model
     itself, by one forward pass over two tokens."""
@@ -175,9 +173,16 @@ def speed_up(
     finally:
         for hook in hooks:
             hook.remove()
-    groups = [InputGroup(members, i, clock, products, held) for i, (_, members) in enumerate(readers)]
-    for group in groups:
-        for module in group.members:
-            module.frozen = freeze(module.get_base_layer())
-            module.group = group
+    groups: list[InputGroup] = []
+    for index, (_, members) in enumerate(readers):
+        compiled = backend.takes(
+            *(size for m in members for size in m.sizes),
+            rank=max(m.r[m.adapter] for m in members),
+            matmul_dtype=matmul_dtype or storage_dtype,
+            saved_dtype=storage_dtype,
+        )
+        groups.append(InputGroup(members, index, clock, matmul_dtype, storage_dtype, compiled))
+        frozen = freeze_together([module.get_base_layer() for module in members])
+        for module, weight in zip(members, frozen, strict=True):
+            module.frozen, module.group = weight, groups[-1]
     return groups

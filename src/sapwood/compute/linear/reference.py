@@ -1,7 +1,6 @@
-"""What a group of adapted linears computes, forward and backward, by torch's operations. `fast_native`
-computes the same by compiled kernels.
+"""What a group of adapted linears computes, forward and backward, by torch's operations.
 
-    y_i = x W_i^T + b_i + s_i drop(x) A_i^T B_i^T          (LoRA: arXiv 2106.09685, equation 3)
+y_i = x W_i^T + b_i + s_i drop(x) A_i^T B_i^T          (LoRA: arXiv 2106.09685, equation 3)
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sapwood.base.storage.frozen import FrozenWeight, operand_for
-from sapwood.compute.dropout import keep_mask, masked
+from sapwood.base.storage.frozen import FrozenWeight
+from sapwood.compute.dropout import keep_mask
+from sapwood.native.ops import Dropout
 
 MIN_ROWS = 32  # for fewer tokens (generation) the weights' conversion would cost more than their product
 
@@ -30,30 +30,34 @@ class Call:
     scales: tuple[float, ...]
     rate: float
     seed: int
-    products: torch.dtype | None
-    kept: torch.dtype | None = None
+    matmul_dtype: torch.dtype | None
+    saved_dtype: torch.dtype | None = None
+
+    @property
+    def dropout(self) -> Dropout:
+        return Dropout(self.rate, self.seed)
 
     def format_for(self, x: Tensor) -> torch.dtype:
-        return self.products if self.products is not None and len(x) >= MIN_ROWS else x.dtype
+        return self.matmul_dtype if self.matmul_dtype is not None and len(x) >= MIN_ROWS else x.dtype
 
     def forward(self, flat: Tensor, adapter: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
         """flat: [T, in] -> n outputs [T, out_i] in the format of products, and what the backward pass needs:
         the input in the format that is kept, and h = drop(x) A^T, [T, sum of ranks]."""
         n = len(self.weights)
-        kept = flat if self.kept is None else flat.to(self.kept)
-        h = self._masked(kept, self._keep(kept)) @ self._stacked(adapter[:n], kept.dtype).T
-        operand = operand_for(self.weights, flat.to(self.format_for(flat)))
+        saved = flat if self.saved_dtype is None else flat.to(self.saved_dtype)
+        h = _masked(saved, self._keep(saved)) @ self._stacked(adapter[:n], saved.dtype).T
+        x = flat.to(self.format_for(flat))
         outputs: list[Tensor] = []
         for weight, scale, b, h_i in zip(
             self.weights, self.scales, adapter[n:], split(h, adapter[:n]), strict=True
         ):
-            y = weight.forward(operand)
+            y = weight.forward(x)
             outputs.append(y.addmm_(h_i.to(y.dtype), (b * scale).to(y.dtype).T))
-        return outputs, kept, h
+        return outputs, saved, h
 
     def backward(
         self,
-        kept: Tensor,
+        saved: Tensor,
         h: Tensor,
         adapter: Sequence[Tensor],
         grads: Sequence[Tensor],
@@ -61,7 +65,7 @@ class Call:
         need_x: bool = True,
     ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """grads: n times [T, out_i] -> the input's gradient [T, in] in the format of products, where it is
-        needed, and the adapter's. kept, h: of `forward`."""
+        needed, and the adapter's. saved, h: of `forward`."""
         n = len(self.weights)
         grad_x: Tensor | None = None
         grad_h: list[Tensor] = []
@@ -74,11 +78,11 @@ class Call:
             if need_x:
                 part = self.weights[i].input_grad(g)
                 grad_x = part if grad_x is None else grad_x.add_(part)
-        grad_h_all = torch.cat(grad_h, 1).to(kept.dtype)
-        keep = self._keep(kept)
-        grad_a = (grad_h_all.T @ self._masked(kept, keep)).float().div_(1 - self.rate)
+        grad_h_all = torch.cat(grad_h, 1).to(saved.dtype)
+        keep = self._keep(saved)
+        grad_a = (grad_h_all.T @ _masked(saved, keep)).float().div_(1 - self.rate)
         if grad_x is not None:
-            grad_x.add_(self._masked(grad_h_all @ self._stacked(adapter[:n], kept.dtype), keep))
+            grad_x.add_(_masked(grad_h_all @ self._stacked(adapter[:n], saved.dtype), keep))
         return grad_x, (*grad_a.split([len(p) for p in adapter[:n]]), *grad_b)
 
     def _stacked(self, a: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
@@ -87,10 +91,13 @@ class Call:
         return torch.cat(list(a)).div_(1 - self.rate).to(dtype)
 
     def _keep(self, flat: Tensor) -> Tensor | None:
-        return keep_mask(flat.shape, self.rate, self.seed) if self.rate else None
+        """1 and 0 in the format of ``flat``."""
+        rows, columns = flat.shape
+        return keep_mask(rows, columns, self.dropout, flat.device).to(flat.dtype) if self.rate else None
 
-    def _masked(self, flat: Tensor, keep: Tensor | None) -> Tensor:
-        return flat if keep is None else masked(flat, keep)
+
+def _masked(flat: Tensor, keep: Tensor | None) -> Tensor:
+    return flat if keep is None else flat * keep
 
 
 def split(h: Tensor, a: Sequence[Tensor]) -> tuple[Tensor, ...]:

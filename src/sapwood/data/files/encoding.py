@@ -1,28 +1,30 @@
-"""Bytes to lines and text: UTF-8 or a message that says what the bytes probably are."""
+"""Bytes to lines and text: UTF-8, or what data.encoding says."""
 
 from __future__ import annotations
 
+import codecs
 import re
-import shlex
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from sapwood.data.problems import excerpt, printable
+from sapwood.data.files.charset import ForeignBytes
+from sapwood.data.problems import printable
 from sapwood.errors import DataError
 
 MAX_ROW_BYTES = 8_000_000
 BOM = b"\xef\xbb\xbf"
 
 _CHUNK = 1 << 20
+_HEAD = 65_536
 _WINDOW = 2000  # bytes on either side of a bad one that the guess looks at
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _WIDE_MARKS = (
-    (b"\xff\xfe\x00\x00", "UTF-32"),
-    (b"\x00\x00\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
 )
 
 
@@ -60,57 +62,86 @@ def read_lines(stream: BinaryIO) -> Iterator[Line]:
 
 
 def decode(raw: bytes, source: str, line: int = 1, offset: int = 0) -> str:
-    """UTF-8 to text. ``line`` and ``offset`` place its first byte. Raises DataError."""
+    """UTF-8 to text. ``line`` and ``offset`` place its first byte. Raises DataError for a damaged place in
+    UTF-8, ForeignBytes where the bytes are of another encoding."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         at = error.start
         line += len(re.findall(rb"\r\n|\n|\r", raw[:at]))
-        guess, mend = _guess(raw, error, source)
+        if not _is_damaged(raw, at):
+            raise ForeignBytes(offset + at, line, raw[at]) from None
         what = f"not UTF-8: byte 0x{raw[at]:02x} at offset {offset + at:,}"
-        raise DataError(what, f"{printable(source)}:{line}", guess, mend) from None
+        why = "the rest is UTF-8: this place is damaged or cut short"
+        raise DataError(
+            what, f"{printable(source)}:{line}", why, "repair it, or fetch the file again"
+        ) from None
 
 
-def refuse_wide(head: bytes, source: str) -> None:
-    """Raises DataError where the first bytes of a file are UTF-16, UTF-32 or binary."""
+def _is_damaged(raw: bytes, at: int) -> bool:
+    """Is what stands around a bad byte mostly UTF-8 beyond ASCII?"""
+    text = raw[max(0, at - _WINDOW) : at + _WINDOW].decode("utf-8", errors="replace")
+    bad = text.count("\ufffd")
+    return sum(char > "\x7f" for char in text) - bad > 2 * bad
+
+
+def as_utf8(stream: BinaryIO, source: str, encoding: str) -> BinaryIO:
+    """The file in UTF-8: itself if it is so already, or else a copy that the system deletes by itself.
+
+    UTF-16 and UTF-32 are known by their mark; ``encoding`` says what any other is, if it isn't ``auto``.
+    Raises DataError where the bytes aren't what it says, or are binary.
+    """
+    head = stream.read(_HEAD)
+    stream.seek(0)
+    marked = next((name for mark, name in _WIDE_MARKS if head.startswith(mark)), None)
+    if marked is None and encoding == "auto":
+        _refuse_wide(head, source)
+        return stream
+    if marked is None and (head.startswith(BOM) or codecs.lookup(encoding).name == "utf-8"):
+        return stream
+    return _recoded(stream, source, marked or encoding)
+
+
+def _recoded(stream: BinaryIO, source: str, encoding: str) -> BinaryIO:
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    decoder = codecs.getincrementaldecoder(encoding)()
+    offset, line = 0, 1
+    while True:
+        chunk = stream.read(_CHUNK)
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            copy.close()
+            at = line + error.object[: error.start].count(b"\n")
+            what = (
+                f"not {encoding}: byte 0x{error.object[error.start]:02x} at offset {_place(error, offset):,}"
+            )
+            why = f"{error.reason}; data.encoding says what the file is"
+            raise DataError(
+                what, f"{printable(source)}:{at}", why, "remove data.encoding to be asked"
+            ) from None
+        copy.write(text.encode("utf-8", errors="surrogatepass"))
+        offset += len(chunk)
+        line += text.count("\n")
+        if not chunk:
+            copy.seek(0)
+            return cast(BinaryIO, copy)
+
+
+def _place(error: UnicodeDecodeError, offset: int) -> int:
+    """Where in the file a byte is; the decoder may hold a few bytes of the chunk before."""
+    return max(0, offset + error.start)
+
+
+def _refuse_wide(head: bytes, source: str) -> None:
+    """Raises DataError where the first bytes of a file are UTF-16 without a mark, or binary."""
     where = f"{printable(source)}:1"
-    for mark, name in _WIDE_MARKS:
-        if head.startswith(mark):
-            raise DataError(f"the file is {name}", where, "its first bytes say so", _iconv(name, source))
     nuls = head.count(b"\0")
     if nuls * 5 <= len(head):
         return
     odd = head[1::2].count(b"\0")
     if max(odd, nuls - odd) > 4 * min(odd, nuls - odd):
-        name = "UTF-16LE" if odd > nuls - odd else "UTF-16BE"
+        name = "utf-16-le" if odd > nuls - odd else "utf-16-be"
         why = "every other byte is NUL"
-        raise DataError(f"the file is {name} without a mark", where, why, _iconv(name, source))
+        raise DataError(f"the file is {name} without a mark", where, why, f"data.encoding={name}")
     raise DataError("the file is binary", where, f"{nuls:,} of its first {len(head):,} bytes are NUL")
-
-
-def _guess(raw: bytes, error: UnicodeDecodeError, source: str) -> tuple[str, str]:
-    """(why, mend) for bytes that aren't UTF-8."""
-    window = raw[max(0, error.start - _WINDOW) : error.start + _WINDOW]
-    text = window.decode("utf-8", errors="replace")
-    bad = text.count("\ufffd")
-    good = sum(char > "\x7f" for char in text) - bad
-    if good > 2 * bad:
-        return (
-            "the rest is UTF-8: this place is damaged or cut short",
-            "repair the row, or fetch the file again",
-        )
-    runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", window)]
-    pairs = sum(length >= 2 for length in runs) > 0.8 * len(runs)
-    chinese = window.decode("gb18030", errors="replace")
-    if pairs and chinese.count("\ufffd") <= 2:
-        name, reading = "GB18030", chinese
-    else:
-        name, reading = "ISO-8859-1", window.decode("latin-1")
-    first = next((i for i, char in enumerate(reading) if "\x7f" < char != "\ufffd"), 0)
-    return f"as {name} it reads {excerpt(reading[max(0, first - 8) :], 24)}", _iconv(name, source)
-
-
-def _iconv(name: str, source: str) -> str:
-    path = PurePath(source)
-    target = str(path.with_name(f"{path.stem}.utf8{path.suffix}")) if path.name else "out"
-    return printable(f"iconv -f {name} -t UTF-8 {shlex.quote(source)} > {shlex.quote(target)}")

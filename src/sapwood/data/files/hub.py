@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from sapwood.data.files.paths import is_data
+from sapwood.data.files.folder import TEST, TRAIN, VALIDATION
+from sapwood.data.files.paths import HUB, is_data
 from sapwood.data.problems import printable
 from sapwood.errors import DataError
 from sapwood.machine.extras import install
 
-HUB = "hf:"
 _PATH = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[\w.*/ -]+))?")
-_TRAIN = re.compile(r"(^|[/_. -])train(ing)?([/_. -]|$)", re.IGNORECASE)
-_OTHER = re.compile(r"(^|[/_. -])(test(ing)?|valid(ation)?|val|dev|eval(uation)?)([/_. -]|$)", re.IGNORECASE)
 SHOWN = 8  # files that a message names
 
 
@@ -49,8 +47,12 @@ def hub_files(path: str) -> dict[str, str]:
 def training_files(names: Sequence[str], base: str, where: str) -> set[str]:
     """Of a dataset's data files those to train on: those called train, or all where none bears the name of
     another split; in one folder and of one kind. Raises DataError, with what there is, where they aren't."""
-    chosen = [name for name in names if _TRAIN.search(name) and not _OTHER.search(name)]
-    if not chosen and not any(_OTHER.search(name) for name in names):
+
+    def other(name: str) -> bool:
+        return VALIDATION.search(name) is not None or TEST.search(name) is not None
+
+    chosen = [name for name in names if TRAIN.search(name) and not other(name)]
+    if not chosen and not any(map(other, names)):
         chosen = list(names)
     kinds = {(PurePosixPath(name).parent, PurePosixPath(name).suffix.lower()) for name in chosen}
     if len(kinds) == 1:

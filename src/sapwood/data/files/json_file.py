@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from typing import BinaryIO, NoReturn
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NoReturn
 
-from sapwood.data.files.json_text import JsonFault
+from sapwood.data.files.encoding import BOM, decode
+from sapwood.data.files.json_text import TOO_LARGE, JsonFault, decode_whole
 from sapwood.data.files.json_walk import SHOWN, array_items, decode_in, object_outline, skip_in
 from sapwood.data.files.window import Window
 from sapwood.data.problems import ProblemLog, excerpt, names, printable
-from sapwood.data.shapes import PAIRS, matching_formats
+from sapwood.data.shapes.match import detect_format, matching_shapes
+from sapwood.data.shapes.pairs import read_pair
+from sapwood.data.shapes.table import SHAPES
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row, RowId
 
+MAX_COLUMNS_BYTES = 1 << 30  # of a document that is read as a whole
+WRAPPERS = ("ultrachat", "text")  # shapes whose key wraps the rows of a document as well
 MAX_FAULTS = 100  # in one document: behind so many, one more tells nobody anything
 
 
@@ -21,6 +27,7 @@ def read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | Non
 
     ``stream`` must seek: a wrapping object is read twice, so that it need not be held.
     """
+    begin = stream.tell()
     window = Window(stream, source)
     start = skip_in(window, 0)
     try:
@@ -29,18 +36,103 @@ def read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | Non
             if end is not None:
                 _refuse_more(window, end, source)
             return
-        key = _wrapped(window, start, source, records)
-        stream.seek(0)
+        outline = _outline(window, start, source)
+        stream.seek(begin)
+        if outline.by_columns:
+            yield from _column_rows(stream, source, log)
+            return
         window = Window(stream, source)
         start = skip_in(window, 0)
-        if key is not None:
+        if outline.goes_on:
+            yield from _object_rows(window, start, source, log)
+        elif outline.by_id:
+            log.say(f"{printable(source)} is an object of rows by their names: each is a row")
+            yield from _named_rows(window, start, source)
+        elif (key := _wrapped(outline, source, records)) is not None:
             yield from _member_rows(window, start, key, source, log)
-            return
-        value, end = decode_in(window, start)
-        yield Row(RowId(source, 0, window.line(start)), value)
-        _refuse_more(window, end, source)
+        else:
+            value, end = decode_in(window, start)
+            yield Row(RowId(source, 0, window.line(start)), value)
+            _refuse_more(window, end, source)
     except JsonFault as fault:
         log.add(_problem(window, fault, source))
+    finally:
+        log.counts.update(window.forgiven)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """An object at the beginning of a document. members: the first character of each key's value. lists:
+    keys of lists. texts: those of them that begin with a text. goes_on: another object follows. by_id: its
+    values are the rows. by_columns: they are columns."""
+
+    members: Mapping[str, str]
+    lists: Sequence[str]
+    texts: Sequence[str]
+    goes_on: bool
+    by_id: bool
+    by_columns: bool
+
+
+def _object_rows(window: Window, start: int, source: str, log: ProblemLog) -> Iterator[Row]:
+    """Objects one behind the other, perhaps with commas between them."""
+    log.say(f"{printable(source)} holds objects one behind the other: each is a row")
+    index = 0
+    while True:
+        start = window.drop(start)
+        value, end = decode_in(window, start)
+        yield Row(RowId(source, index, window.line(start)), value)
+        index += 1
+        following = _next_object(window, end)
+        if following is None:
+            _refuse_more(window, end, source)
+            return
+        start = following
+
+
+def _next_object(window: Window, end: int) -> int | None:
+    """Where an object begins behind another; None if none does."""
+    at = skip_in(window, end)
+    if window.text[at : at + 1] == ",":
+        at = skip_in(window, at + 1)
+    return at if window.text[at : at + 1] == "{" else None
+
+
+def _named_rows(window: Window, start: int, source: str) -> Iterator[Row]:
+    """The values of an object as rows."""
+    outline = object_outline(window, start)
+    told = None
+    index = 0
+    while True:
+        try:
+            _, at = outline.send(told) if told is not None else next(outline)
+        except StopIteration as stop:
+            _refuse_more(window, stop.value, source)
+            return
+        value, told = decode_in(window, at)
+        yield Row(RowId(source, index, window.line(at)), value)
+        index += 1
+
+
+def _column_rows(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]:
+    """The rows of an object of columns, as pandas writes it by default, or of lists of one length."""
+    where = printable(source)
+    raw = stream.read(MAX_COLUMNS_BYTES + 1)
+    if len(raw) > MAX_COLUMNS_BYTES:
+        mend = "frame.to_json(FILE, orient='records', lines=True)"
+        raise DataError("the file is too large to be read by columns", where, mend=mend)
+    columns: dict[str, Any] = decode_whole(decode(raw.removeprefix(BOM), source).strip())
+    if any(isinstance(c, list) and c and isinstance(c[0], dict) for c in columns.values()):
+        yield Row(RowId(source, 0, 1), columns)  # prompt and completion as lists of turns
+        return
+    keys = {name: [*range(len(c))] if isinstance(c, list) else [*c] for name, c in columns.items()}
+    first, *others = keys.values()
+    if any(other != first for other in others):
+        why = ", ".join(f"'{printable(name)}' has {len(one):,}" for name, one in keys.items())
+        raise DataError("columns of different lengths", where, why, "write rows: orient='records'")
+    log.say(f"{where} is an object of columns: read row by row")
+    for index, key in enumerate(first):
+        yield Row(RowId(source, index), {name: column[key] for name, column in columns.items()})
 
 
 def _member_rows(window: Window, start: int, key: str, source: str, log: ProblemLog) -> Iterator[Row]:
@@ -72,40 +164,64 @@ def _array_rows(window: Window, start: int, source: str, log: ProblemLog) -> Gen
         index += 1
 
 
-def _wrapped(window: Window, start: int, source: str, records: str | None) -> str | None:
+def _wrapped(outline: _Outline, source: str, records: str | None) -> str | None:
     """The key of the list that holds the rows if the object is a wrapper; None if it is itself a row. Raises
     DataError."""
-    members, lists = _members(window, start, source)
-    shapes = matching_formats(members)
+    lists = outline.lists
+    shapes = [
+        name
+        for name in matching_shapes(outline.members)
+        if name not in WRAPPERS or (name == "ultrachat" and "data" in outline.texts)
+    ]
     if records is not None:
         lists = [records] if records in lists else _no_records(records, lists, source)
         shapes = []
-    columns = len(lists) == len(members) > 1  # {"instruction": […], "output": […]}
-    if not lists or (shapes and not (columns and PAIRS.keys() >= {*shapes})):
+    if not lists or shapes:
         return None
     if len(lists) > 1:
-        mend = f"say which: data.records={printable(lists[0])}"
-        if columns:
-            mend = f"{mend}; if these are columns, write rows: frame.to_json(FILE, orient='records')"
+        mend = f"say which: {' or '.join(f'data.records={printable(name)}' for name in lists[:8])}"
         why = f"lists under {names(lists)}: it is not clear which holds the rows"
         raise DataError("the file is one object with several lists", printable(source), why, mend)
     return lists[0]
 
 
-def _members(window: Window, start: int, source: str) -> tuple[dict[str, str], list[str]]:
-    """The first character of each key's value, and the keys of lists. What is no list must be JSON, or the
-    walk over it proves nothing; the lists' own items are checked when they are read."""
+def _outline(window: Window, start: int, source: str) -> _Outline:
+    """Walks over the object. What is no list must be JSON, or the walk over it proves nothing; the lists' own
+    items are checked when they are read. Raises JsonFault."""
     members: dict[str, str] = {}
+    texts: list[str] = []
     outline = object_outline(window, start)
     told = None
+    inner: Any = None  # the first value, if it is an object
     while True:
         try:
             key, at = outline.send(told) if told is not None else next(outline)
         except StopIteration as stop:
-            _refuse_more(window, stop.value, source)
-            return members, [key for key, mark in members.items() if mark == "["]
-        members[key] = window.text[at : at + 1]
-        told = None if members[key] == "[" else decode_in(window, at)[1]
+            goes_on = _next_object(window, stop.value) is not None
+            if not goes_on:
+                _refuse_more(window, stop.value, source)
+            break
+        members[key] = mark = window.text[at : at + 1]
+        if mark == "[":
+            first = skip_in(window, at + 1)
+            if window.text[first : first + 1] == '"':
+                texts.append(key)
+        if mark == "[" or (mark == "{" and members and {*members.values()} == {"{"} and len(members) > 1):
+            told = None
+        else:
+            try:
+                value, told = decode_in(window, at)
+            except JsonFault as fault:
+                if fault.what != TOO_LARGE or mark != "{":
+                    raise
+                value, told = None, None  # a column of a whole table
+            inner = value if len(members) == 1 and mark == "{" else inner
+    marks = {*members.values()}
+    pair = any(SHAPES[name].read is read_pair for name in matching_shapes(members))
+    columns = pair and len(members) > 1 and marks in ({"["}, {"{"})
+    rows = marks == {"{"} and not matching_shapes(members) and detect_format(inner) is not None
+    lists = [key for key, mark in members.items() if mark == "["]
+    return _Outline(members, lists, texts, goes_on, rows, columns)
 
 
 def _no_records(records: str, lists: Sequence[str], source: str) -> NoReturn:

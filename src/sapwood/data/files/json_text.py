@@ -6,19 +6,25 @@ infinity (also in the disguise of 1e999), lone surrogates (not text), nesting th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any
 
 from sapwood.data.files.encoding import MAX_ROW_BYTES
+from sapwood.data.files.lenient import python_at, without_comments
 from sapwood.data.problems import excerpt
 
 MAX_DEPTH = 32
 TOO_LARGE = f"row is larger than {MAX_ROW_BYTES:,} bytes"
 TOO_LARGE_MEND = "cut it into several rows; it could not be trained in one piece"
+COMMENTS = "have // comments: ignored"
+PRINTED = "are written as Python prints them: read as such"
+COMMAS = "have a comma behind them: ignored"
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 STRING = r'"(?:[^"\\]++|\\.)*+"'
@@ -54,8 +60,22 @@ def _constant(name: str) -> Any:
     raise _Refused
 
 
+class Decimal(float):
+    """A number with a fraction or an exponent, and its digits as the file has them."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Decimal:
+        value = super().__new__(cls, text)
+        value.text = text
+        return value
+
+    def __getnewargs__(self) -> tuple[str]:  # type: ignore[override]
+        return (self.text,)
+
+
 def _float(text: str) -> float:
-    value = float(text)
+    value = Decimal(text)
     if math.isinf(value):
         raise _Refused
     return value
@@ -70,8 +90,28 @@ def skip_space(text: str, position: int) -> int:
     return match.end() if match is not None else position
 
 
-def decode_at(text: str, start: int) -> tuple[Any, int]:
-    """The value that starts at ``start``, and the index behind it. Raises JsonFault."""
+def decode_at(text: str, start: int, forgiven: Counter[str] | None = None) -> tuple[Any, int]:
+    """The value that starts at ``start``, and the index behind it. Raises JsonFault.
+
+    ``forgiven``: read comments, and what Python prints, and count it there.
+    """
+    try:
+        return _strictly(text, start)
+    except JsonFault:
+        if forgiven is None:
+            raise
+        if (plain := without_comments(text, start)) is not None:
+            with contextlib.suppress(JsonFault):
+                found = _strictly(plain, start)
+                forgiven[COMMENTS] += 1
+                return found
+        if (printed := python_at(text, start)) is not None:
+            forgiven[PRINTED] += 1
+            return printed
+        raise
+
+
+def _strictly(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
     except JSONDecodeError as error:
@@ -87,17 +127,33 @@ def decode_at(text: str, start: int) -> tuple[Any, int]:
     return value, end
 
 
-def decode_line(text: str) -> Any:
-    """The one value that a line holds. Raises JsonFault."""
-    value, end = decode_at(text, skip_space(text, 0))
+def decode_line(text: str, forgiven: Counter[str] | None = None) -> Any:
+    """The one value that a line holds. Raises JsonFault. ``forgiven``: as above, and a comma behind it."""
+    value, end = decode_at(text, skip_space(text, 0), forgiven)
     end = skip_space(text, end)
     if end == len(text):
         return value
+    if text.startswith("//", end) and forgiven is not None:
+        forgiven[COMMENTS] += 1
+        return value
     if text[end] == "," and skip_space(text, end + 1) == len(text):
+        if forgiven is not None:
+            forgiven[COMMAS] += 1
+            return value
         raise JsonFault("comma after the row", end, "in JSONL a line is one value", "delete the comma")
     if text[end] in "{[":
         raise JsonFault("two values on one line", end, "in JSONL a line is one value", "break the line here")
     raise JsonFault("text after the value", end, f"found {excerpt(text[end:], 30)}", "delete it")
+
+
+def decode_whole(text: str) -> Any:
+    """The value of a whole document, of any size. Raises JsonFault."""
+    try:
+        return _DECODER.decode(text)
+    except JSONDecodeError as error:
+        raise _explain(text, error, 0) from None
+    except (_Refused, RecursionError, ValueError):
+        raise _find_refused(text, 0) or JsonFault("not a value that can be read", 0) from None
 
 
 def _may_be_deep(text: str, start: int, end: int) -> bool:

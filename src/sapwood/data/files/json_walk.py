@@ -8,7 +8,15 @@ from collections.abc import Generator
 from typing import Any
 
 from sapwood.data.files.encoding import MAX_ROW_BYTES
-from sapwood.data.files.json_text import STRING, TOKEN, JsonFault, decode_at, key_twice, skip_space
+from sapwood.data.files.json_text import (
+    COMMENTS,
+    STRING,
+    TOKEN,
+    JsonFault,
+    decode_at,
+    key_twice,
+    skip_space,
+)
 from sapwood.data.files.window import Window
 from sapwood.data.problems import excerpt
 
@@ -87,8 +95,14 @@ def skip_in(window: Window, position: int) -> int:
     """`skip_space`, over the end of the window."""
     while True:
         position = skip_space(window.text, position)
-        if position < len(window.text) or not window.more():
+        if position + 1 >= len(window.text) and window.more():
+            continue
+        if not window.text.startswith("//", position):
             return position
+        window.forgiven[COMMENTS] += 1
+        while (end := window.text.find("\n", position)) < 0 and window.more():
+            pass
+        position = end if end >= 0 else len(window.text)
 
 
 def decode_in(window: Window, start: int) -> tuple[Any, int]:
@@ -96,7 +110,7 @@ def decode_in(window: Window, start: int) -> tuple[Any, int]:
     while True:
         enough = window.done or len(window.text) - start > 2 * MAX_ROW_BYTES
         try:
-            value, end = decode_at(window.text, start)
+            value, end = decode_at(window.text, start, window.forgiven)
         except JsonFault:
             if enough:
                 raise

@@ -15,9 +15,14 @@ from sapwood.errors import DataError
 from sapwood.machine.system import open_at_once
 
 BUILTIN = "builtin:"
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".parquet", ".txt")
+HUB = "hf:"
+SUFFIXES = (
+    ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".parquet", ".arrow", ".feather", ".xlsx", ".txt",
+)  # fmt: skip
+PACKED = (".gz", ".zst", ".xz", ".bz2")  # behind one of these
+METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # about data
 
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _HUBS = ("ms:",)
 _KINDS = (
     (stat.S_ISDIR, "a folder", "name the file in it"),
@@ -33,7 +38,7 @@ def open_source(source: str, root: Path) -> BinaryIO:
     if source.startswith(BUILTIN):
         return _open_builtin(source)
     where = printable(source)
-    if _URL.match(source):
+    if URL.match(source):
         why = "data is read from this disk only, so that a run can be repeated"
         raise DataError("the path is a URL", where, why, f"download it first: curl -LO '{where}'")
     if source.startswith(_HUBS):
@@ -109,25 +114,11 @@ def _data_files(folder: Path) -> list[str]:
 
 
 def is_data(name: str) -> bool:
-    """Does the name end as data do? Hidden files never count."""
-    return not name.startswith(".") and PurePath(name).suffix.lower() in SUFFIXES
-
-
-def files_of(source: str, root: Path) -> list[str]:
-    """The source itself; for a folder the data files right in it, by name. Raises DataError for none."""
-    if source.startswith(BUILTIN) or _URL.match(source):
-        return [source]
-    try:
-        folder = root / Path(source).expanduser()
-        if not folder.is_dir():
-            return [source]
-        inside = sorted(entry.name for entry in folder.iterdir() if is_data(entry.name) and entry.is_file())
-    except (OSError, ValueError, RuntimeError):
-        return [source]  # opening it says what is wrong
-    if not inside:
-        mend = f"name files that end in {', '.join(SUFFIXES)}"
-        raise DataError("the folder holds no data", printable(source), "folders in it are not searched", mend)
-    return [f"{source.rstrip('/')}/{name}" for name in inside]
+    """Does the name end as data do? Hidden files never count, nor what only tells about data."""
+    path = PurePath(name)
+    if path.suffix.lower() in PACKED:
+        path = path.with_suffix("")
+    return not name.startswith(".") and name not in METADATA and path.suffix.lower() in (*SUFFIXES, ".zip")
 
 
 def _open_builtin(source: str) -> BinaryIO:

@@ -7,14 +7,15 @@ from itertools import islice
 from pathlib import PurePath
 from typing import BinaryIO, Literal
 
-from sapwood.data.files.delimited import TABLE_SUFFIXES, header_of
-from sapwood.data.files.encoding import BOM, decode, read_lines, refuse_wide
+from sapwood.data.files.encoding import BOM, decode, read_lines
 from sapwood.data.files.json_text import JsonFault, decode_line
+from sapwood.data.files.tables.delimited import TABLE_SUFFIXES, header_of
 from sapwood.data.problems import excerpt, printable
-from sapwood.data.shapes import detect_format
+from sapwood.data.shapes.match import detect_format
 from sapwood.errors import DataError
 
-FileKind = Literal["json", "jsonl", "table", "text", "parquet"]
+FileKind = Literal["json", "jsonl", "table", "text"]
+BinaryKind = Literal["parquet", "arrow", "excel"]
 
 _HEAD = 65_536
 _LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -22,15 +23,12 @@ _TEXT_SUFFIXES = (".txt", ".text", ".md")
 _PARQUET = b"PAR1"
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
-_TO_JSONL = "write it as JSONL where it was made: frame.to_json('data.jsonl', orient='records', lines=True)"
-_UNPACK = "unpack it first"
 _MAGIC = (
-    (b"\x1f\x8b", "compressed with gzip", _UNPACK),
-    (b"(\xb5/\xfd", "compressed with zstd", _UNPACK),
-    (b"\xfd7zXZ\0", "compressed with xz", _UNPACK),
-    (b"BZh", "compressed with bzip2", _UNPACK),
-    (b"PK\x03\x04", "a zip archive or an Excel sheet", "unpack it, or save the sheet as CSV"),
-    (b"ARROW1", "Arrow, which is not read yet", _TO_JSONL),
+    (
+        b"\xd0\xcf\x11\xe0",
+        "an Excel workbook of the old kind, or another of its time",
+        "save it as .xlsx or CSV",
+    ),
     (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
     (b"\x93NUMPY", "a NumPy array", "rows of text are needed"),
     (b"%PDF-", "a PDF", "rows of text are needed"),
@@ -40,18 +38,27 @@ _MAGIC = (
 )
 
 
-def sniff(stream: BinaryIO, source: str) -> FileKind:
+def binary_kind(stream: BinaryIO, name: str, source: str) -> BinaryKind | None:
+    """The kind of a file that is no text; None for text. Raises DataError for one that can't be read."""
+    head = stream.read(_HEAD)
+    stream.seek(0)
+    if head.startswith(_PARQUET):
+        return "parquet"
+    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return "arrow"
+    if head.startswith(b"PK\x03\x04"):
+        return "excel"  # other archives are unpacked before
+    _refuse_binary(head, name, source)
+    return None
+
+
+def sniff(stream: BinaryIO, name: str, source: str) -> FileKind:
     """json: one document. jsonl: a value on each line. table: delimited text. text: anything else in a file
     named .txt or .md. Raises DataError for the rest.
 
-    The name decides only what the content leaves open.
+    The name decides only what the content leaves open. ``source`` is what messages call the file.
     """
     where = printable(source)
-    head = stream.read(_HEAD)
-    if head.startswith(_PARQUET):
-        return "parquet"
-    _refuse_binary(head, source)
-    refuse_wide(head, source)
     stream.seek(0)
     filled = (line for line in read_lines(stream) if line.raw is None or line.raw.strip())
     first, second = (*islice(filled, 2), None, None)[:2]
@@ -59,13 +66,15 @@ def sniff(stream: BinaryIO, source: str) -> FileKind:
         raise DataError("the file is empty", where, "there is no row in it")
     if first.raw is None:  # a line beyond the limit: a whole document without a line break, or a bad row
         return "json" if second is None else "jsonl"
-    suffix = PurePath(source).suffix.lower()
-    start = first.raw.lstrip()[:1]
+    suffix = PurePath(name).suffix.lower()
+    start = first.raw.removeprefix(BOM).lstrip()[:1]
     if suffix in _TEXT_SUFFIXES and not _looks_like_rows(first.raw):
         text = decode(first.raw, source, first.number, first.offset)
         return "table" if detect_format(dict.fromkeys(header_of(text, suffix)[0], "")) else "text"
     if start == b"[":
         return "json"
+    if first.raw.lstrip().startswith(b"//"):
+        return "jsonl" if suffix in _LINES_SUFFIXES else "json"
     if start == b"{":
         return _lines_or_document(first.raw, second.raw if second is not None else b"")
     if suffix in TABLE_SUFFIXES:
@@ -82,12 +91,12 @@ def sniff(stream: BinaryIO, source: str) -> FileKind:
 
 def _looks_like_rows(first: bytes) -> bool:
     """Is this the beginning of JSON? Rendered text may begin with a bracket too: [INST], [gMASK]."""
-    return re.match(rb"\s*(\{\s*([\"}]|$)|\[\s*([{\[\"\]]|$))", first) is not None
+    return re.match(rb"\s*(\{\s*([\"'}]|$)|\[\s*([{\[\"\]]|$))", first) is not None
 
 
-def _refuse_binary(head: bytes, source: str) -> None:
+def _refuse_binary(head: bytes, name: str, source: str) -> None:
     where = printable(source)
-    suffix = PurePath(source).suffix.lower()
+    suffix = PurePath(name).suffix.lower()
     if suffix in _PICKLE_SUFFIXES or _PICKLE.match(head):
         why = "opening one runs whatever code its author put in"
         raise DataError("the file is a Python pickle", where, why, f"sapwood data convert '{where}'")

@@ -1,6 +1,6 @@
 """Files to numbered rows. Nothing is guessed: dates and numbers stay what they are, and a bad row is named.
 
-A new kind of file is one more entry of `_READERS`, and one more answer of `sniff`.
+A new kind of file is one more entry of `_TEXT` or `_BINARY`, and one more answer of `sniff`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,25 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from sapwood.data.files.delimited import read_table
-from sapwood.data.files.encoding import decode, read_lines
-from sapwood.data.files.hub import HUB, hub_files
+from sapwood.config.sections import DataConfig
+from sapwood.data.files.charset import ForeignBytes, foreign_problem
+from sapwood.data.files.encoding import as_utf8, decode, read_lines
+from sapwood.data.files.folder import files_of
+from sapwood.data.files.hub import hub_files
 from sapwood.data.files.json_file import read_json
 from sapwood.data.files.json_text import (
+    COMMENTS,
     TOO_LARGE,
     TOO_LARGE_MEND,
     JsonFault,
     decode_line,
 )
-from sapwood.data.files.parquet import read_parquet
-from sapwood.data.files.paths import BUILTIN, files_of, open_source
-from sapwood.data.files.share import ALL, Share
-from sapwood.data.files.sniff import FileKind, sniff
+from sapwood.data.files.packed import unpack
+from sapwood.data.files.paths import BUILTIN, HUB, open_source
+from sapwood.data.files.sniff import BinaryKind, FileKind, binary_kind, sniff
+from sapwood.data.files.tables.delimited import read_table
+from sapwood.data.files.tables.excel import read_excel
+from sapwood.data.files.tables.parquet import read_arrow, read_parquet
 from sapwood.data.problems import ProblemLog, kind, printable
 from sapwood.data.rendered import read_text
 from sapwood.errors import DataError, Problem
@@ -52,20 +57,26 @@ def stream_rows(
     paths: Sequence[str],
     root: Path | None,
     log: ProblemLog,
-    records: str | None = None,
-    share: Share = ALL,
+    config: DataConfig | None = None,
 ) -> Iterator[Row]:
-    """`read_rows` that adds to a log what it would raise. ``records``: which list of a wrapping object;
-    ``share``: the rows to yield. What is wrong with others is not sure to be found."""
+    """`read_rows` that adds to a log what it would raise. ``config``: how files are encoded, and which list
+    or sheet holds the rows."""
     here = root if root is not None else Path.cwd()
     for path in paths:
         try:
-            files = hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
+            files = _files(path, here, log)
         except DataError as error:
             log.add(*error.problems)
             continue
         for source, file in files.items():
-            yield from _read_source(source, file, here, log, records, share)
+            yield from _read_source(source, file, here, log, config)
+
+
+def _files(path: str, root: Path, log: ProblemLog | None = None) -> dict[str, str]:
+    """Name of each file of an entry -> where it is. Raises DataError."""
+    if path.startswith(HUB):
+        return hub_files(path)
+    return {name: name for name in files_of(path, root, log)}
 
 
 def digest(paths: Sequence[str], root: Path | None = None) -> str:
@@ -73,8 +84,7 @@ def digest(paths: Sequence[str], root: Path | None = None) -> str:
     here = root if root is not None else Path.cwd()
     total = hashlib.sha256()
     for path in paths:
-        files = hub_files(path) if path.startswith(HUB) else {name: name for name in files_of(path, here)}
-        for source, file in files.items():
+        for source, file in _files(path, here).items():
             with open_source(file, here) if file == source else Path(file).open("rb") as stream:
                 bytes_of = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
             total.update(f"{len(source)} {source} {bytes_of}\n".encode())
@@ -93,25 +103,15 @@ def size_of(paths: Sequence[str], root: Path | None = None) -> int:
 
 
 def _read_source(
-    source: str, path: str, root: Path, log: ProblemLog, records: str | None, share: Share
+    source: str, path: str, root: Path, log: ProblemLog, config: DataConfig | None
 ) -> Iterator[Row]:
     strays: dict[str, RowId] = {}  # kinds of rows that aren't objects, and the first of each
     count: Counter[str] = Counter()
-    problems, rows = log.total, 0
+    problems, rows = log.total + log.num_dropped, 0
     try:
         with open_source(path, root) if path == source else Path(path).open("rb") as stream:
-            file_kind = sniff(stream, source)
-            stream.seek(0)
-            if file_kind == "json":
-                found = read_json(stream, source, log, records)
-            elif file_kind == "jsonl":
-                found = _read_jsonl(stream, source, log, share)
-            else:
-                found = _READERS[file_kind](stream, source, log)
-            for row in found:
+            for row in _open_rows(stream, source, log, config):
                 rows += 1
-                if not share.has(row.id.index):
-                    continue
                 if isinstance(row.value, dict):
                     yield row
                 else:
@@ -124,8 +124,34 @@ def _read_source(
         log.add(Problem("the file can't be read", printable(source), (error.strerror or str(error)).lower()))
     for name, first in strays.items():
         log.add(_stray_problem(name, first, count[name]))
-    if rows == 0 and log.total == problems and share.has(0):
+    if rows == 0 and log.total + log.num_dropped == problems:
         log.add(Problem("0 rows", printable(source), "the file holds no example"))
+
+
+def _open_rows(stream: BinaryIO, source: str, log: ProblemLog, config: DataConfig | None) -> Iterator[Row]:
+    """The rows of an open file: unpacked, in UTF-8, by the reader of its kind. Raises DataError."""
+    encoding = config.encoding if config is not None else "auto"
+    records = config.records if config is not None else None
+    with contextlib.ExitStack() as stack:
+        plain, name = unpack(stream, source)
+        stack.callback(plain.close)
+        if (file_kind := binary_kind(plain, name, source)) is not None:
+            reader = _BINARY[file_kind]
+            yield from reader(plain, source, log, records)
+            return
+        text = as_utf8(plain, source, encoding)
+        stack.callback(text.close)
+        try:
+            file_kind = sniff(text, name, source)
+            text.seek(0)
+            if file_kind == "jsonl":
+                yield from _read_jsonl(text, source, log)
+            elif file_kind == "json":
+                yield from read_json(text, source, log, records)
+            else:
+                yield from _TEXT[file_kind](text, source, log)
+        except ForeignBytes as fault:
+            raise DataError([foreign_problem(text, source, fault)]) from None
 
 
 def _stray_problem(name: str, first: RowId, count: int) -> Problem:
@@ -136,29 +162,40 @@ def _stray_problem(name: str, first: RowId, count: int) -> Problem:
     )
 
 
-def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog, share: Share) -> Iterator[Row]:
+def _read_jsonl(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]:
     index = 0
     for line in read_lines(stream):
-        if line.raw is not None and not line.raw.strip():
-            continue
+        if line.raw is not None:
+            raw = line.raw.strip()
+            if not raw:
+                continue
+            if raw.startswith(b"//"):
+                log.counts[COMMENTS] += 1
+                continue
         index += 1
-        if not share.has(index - 1):
-            continue
         row = RowId(source, index - 1, line.number)
         if line.raw is None:
-            log.add(Problem(TOO_LARGE, printable(str(row)), mend=TOO_LARGE_MEND))
+            log.bad_row(Problem(TOO_LARGE, printable(str(row)), mend=TOO_LARGE_MEND))
             continue
         try:
-            yield Row(row, decode_line(decode(line.raw, source, line.number, line.offset).rstrip()))
+            text = decode(line.raw, source, line.number, line.offset).rstrip()
+            if text.startswith("\ufeff"):  # files that were put together byte by byte
+                text = text.removeprefix("\ufeff")
+                log.counts["begin with a byte-order mark in the middle of the file: left out"] += 1
+            yield Row(row, decode_line(text, log.counts))
         except DataError as error:
-            log.add(*error.problems)
+            log.bad_row(*error.problems)
         except JsonFault as fault:
             where = f"{printable(source)}:{line.number}:{fault.position + 1}"
-            log.add(Problem(fault.what, where, fault.why, fault.mend))
+            log.bad_row(Problem(fault.what, where, fault.why, fault.mend))
 
 
-_READERS: dict[FileKind, Callable[[BinaryIO, str, ProblemLog], Iterator[Row]]] = {
+_TEXT: dict[FileKind, Callable[[BinaryIO, str, ProblemLog], Iterator[Row]]] = {
     "table": read_table,
     "text": read_text,
-    "parquet": read_parquet,
+}
+_BINARY: dict[BinaryKind, Callable[[BinaryIO, str, ProblemLog, str | None], Iterator[Row]]] = {
+    "parquet": lambda stream, source, log, _: read_parquet(stream, source, log),
+    "arrow": lambda stream, source, log, _: read_arrow(stream, source, log),
+    "excel": read_excel,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import BinaryIO
 
 from sapwood.data.files.encoding import BOM, decode
@@ -11,7 +12,8 @@ CHUNK = 1 << 20  # bytes that are read at once, at least
 
 class Window:
     r"""Characters of a UTF-8 file. ``text`` is what is there of it, with \n for every line end; ``done`` is
-    True where nothing follows. Indices count in ``text``.
+    True where nothing follows. Indices count in ``text``. ``forgiven`` counts what was read though it is no
+    JSON.
 
     Raises DataError, at creation and in ``more``, where bytes are no UTF-8.
     """
@@ -19,6 +21,7 @@ class Window:
     def __init__(self, stream: BinaryIO, source: str) -> None:
         self.text = ""
         self.done = False
+        self.forgiven: Counter[str] = Counter()
         self._stream, self._source = stream, source
         self._tail = stream.read(len(BOM))  # bytes that were read and not decoded
         self._offset = 0  # of its first byte

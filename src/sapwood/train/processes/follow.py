@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.lora import LoraModel, attach_lora
+from sapwood.adapter.attach import attach_lora
+from sapwood.adapter.model import LoraModel
 from sapwood.base.load import load_base, move
 from sapwood.compute.recompute import recompute_layers
 from sapwood.config.file import parse_config
 from sapwood.config.sections import RunConfig
 from sapwood.errors import ModelError, Stopped
-from sapwood.machine.measure import device_for, kernel_facts, set_threads
+from sapwood.machine.device import Device
+from sapwood.machine.measure import kernel_facts, set_threads
 from sapwood.machine.signals import stop_signals
 from sapwood.prepare.study import Study, study_files, study_of
 from sapwood.serve.probe import answer_probes
@@ -38,7 +40,7 @@ def follow(world: World) -> None:
         if invitation == NOTHING_TO_DO:
             return
         config, study = accept(world, json.loads(invitation))
-        _, model = build(study.spec, config, world)
+        _, model = build(study.spec, config, world, world.device(config.base.device_map))
         rehearse(model, study.data, config)
         state = fresh_state(model, config)
         share_state(world, model, state)
@@ -70,37 +72,38 @@ def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
 
 
 @contextmanager
-def loading(world: World, config: RunConfig) -> Generator[Callable[[Base, LoraModel], Base]]:
+def loading(
+    world: World, config: RunConfig, device: Device
+) -> Generator[Callable[[Base, LoraModel], tuple[Base, LoraModel]]]:
     """While open, this process may load a base. It gives the function that puts the loaded base and its
     adapter on this process's device. A base that is divided is loaded by one process of a host after the
     other."""
-    device = device_for(config.base.device_map, world.device)  # before anything is loaded
     if config.train.threads is not None:
         set_threads(config.train.threads)
     mesh = mesh_of(world, device) if config.train.shard == "base" and world.size > 1 else None
 
-    def place(base: Base, model: LoraModel) -> Base:
+    def place(base: Base, model: LoraModel) -> tuple[Base, LoraModel]:
         recompute_layers(model.network, config.train.gradient_checkpointing)
         if mesh is not None:
-            base = divide_base(base, model, mesh)
+            base, model = divide_base(base, model, mesh)
         move(model.peft, device)
-        return base
+        return base, model
 
     with world.turn() if mesh is not None else contextlib.nullcontext():
         yield place
 
 
-def build(spec: BaseSpec, config: RunConfig, world: World) -> tuple[Base, LoraModel]:
+def build(spec: BaseSpec, config: RunConfig, world: World, device: Device) -> tuple[Base, LoraModel]:
     """The frozen base with a fresh adapter, on this process's device; divided if the config says so."""
-    with loading(world, config) as place:
-        base = load_base(spec, config.base)
+    with loading(world, config, device) as place:
+        base = load_base(spec, config.base, device)
         model = attach_lora(base, config.lora, config.train.seed)
-        return place(base, model), model
+        return place(base, model)
 
 
-def kernels_of(world: World) -> dict[str, Any]:
+def kernels_of(world: World, device: Device) -> dict[str, Any]:
     """What the last bits of a result depend on, besides the versions of the libraries."""
-    return {**kernel_facts(), "processes": world.size}
+    return {**kernel_facts(device), "processes": world.size}
 
 
 def sampler_of(model: LoraModel, study: Study, config: RunConfig) -> Sampler | None:

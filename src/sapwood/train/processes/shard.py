@@ -14,21 +14,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sapwood.adapter.lora import LoraModel
 from sapwood.adapter.methods import DENSE
+from sapwood.adapter.model import LoraModel
 from sapwood.config.sections import RunConfig
 from sapwood.errors import ConfigError
+from sapwood.machine.device import Device
 from sapwood.train.loop import decoder_loss
 from sapwood.train.processes.vocabulary import divide_vocabulary
 from sapwood.train.processes.world import World
 from sapwood.types import Base, Batch, LossSum
 
 
-def mesh_of(world: World, device: str) -> Any:
+def mesh_of(world: World, device: Device) -> Any:
     """All processes in a row, as FSDP2 wants to see them. Every process must ask at the same time."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(device.partition(":")[0], (world.size,))
+    return init_device_mesh(device.kind, (world.size,))
 
 
 def refuse_division(config: RunConfig, world: World) -> None:
@@ -43,10 +44,10 @@ def refuse_division(config: RunConfig, world: World) -> None:
         raise ConfigError(f"{config.lora.method} can't be divided", "train.shard", why, "train.shard=none")
 
 
-def divide_base(base: Base, model: LoraModel, mesh: Any) -> Base:
+def divide_base(base: Base, model: LoraModel, mesh: Any) -> tuple[Base, LoraModel]:
     """Divide the frozen weights among the processes of ``mesh``; the memory of the other parts is freed.
 
-    Returns the base without its whole head, which would keep the embedding alive.
+    Returns both without the whole head, which would keep the embedding alive.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -57,14 +58,15 @@ def divide_base(base: Base, model: LoraModel, mesh: Any) -> Base:
         fully_shard(layer, mesh=mesh, ignored_params=aside)
     fully_shard(network, mesh=mesh, ignored_params=aside)
 
-    def total_loss(self: Any, batch: Batch) -> Tensor:
+    def total_loss(_: Any, model: LoraModel, batch: Batch) -> Tensor:
         return decoder_loss(model, batch, head).total
+
+    def divided(model: LoraModel, batch: Batch) -> LossSum:
+        return LossSum(network.total_loss(model, batch), len(batch.targets))
 
     network.total_loss = MethodType(total_loss, network)
     register_fsdp_forward_method(network, "total_loss")
-    model.head = head
-    model.divided = lambda batch: LossSum(network.total_loss(batch), len(batch.targets))
-    return replace(base, head=head)
+    return replace(base, head=head), replace(model, head=head, divided=divided)
 
 
 def decoder_layers(backbone: nn.Module) -> list[nn.Module]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sapwood.errors import ConfigError, LostProcessError, SapwoodError
-from sapwood.machine.measure import own_device
+from sapwood.machine.device import Device, device_for
 from sapwood.train.processes.heartbeat import SPOKEN, Heartbeat
 
 if TYPE_CHECKING:
@@ -50,10 +50,9 @@ class World:
     def leads(self) -> bool:
         return self.rank == 0
 
-    @property
-    def device(self) -> str:
-        """Where this one computes unless the config says otherwise: each process of a host has its GPU."""
-        return own_device(self.local_rank)
+    def device(self, device_map: str = "auto") -> Device:
+        """Where this one computes as ``base.device_map`` says: each process of a host has its GPU."""
+        return device_for(device_map, self.local_rank)
 
     def resume(self, run: Path) -> str:
         """The command that goes on with ``run`` in as many processes."""
@@ -223,12 +222,12 @@ def _connected(world: World, store: Any) -> Generator[None]:
     import torch
     from torch import distributed
 
-    cuda = world.device != "cpu"
-    if cuda:
-        torch.cuda.set_device(world.device)
+    device = world.device()
+    if not device.is_cpu:
+        torch.cuda.set_device(device.index)
     with partners():
         distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            "gloo" if device.is_cpu else "cpu:gloo,cuda:nccl",
             store=store, rank=world.rank, world_size=world.size, timeout=WAIT,
         )  # fmt: skip
     yield

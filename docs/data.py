@@ -1,0 +1,128 @@
+"""Write docs/data.md and its Chinese twin: ``python docs/data.py``.
+
+One source for both pages: the table of shapes that `sapwood check` reads. `tests/data/test_shapes.py` keeps
+the pages as this script writes them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sapwood.data.shapes.shape import Shape
+from sapwood.data.shapes.table import SHAPES
+
+HERE = Path(__file__).resolve().parent
+
+EN = """# Files and rows that sapwood reads
+
+[中文](data.zh-CN.md)
+
+JSON, JSONL, CSV, TSV, Parquet, Arrow, Excel (`.xlsx`) and text, each perhaps packed by gzip, zstd, xz, bzip2
+or zip. A folder stands for its files: those named train are learnt, those named validation (or else test) are
+held out if `data.eval` isn't set, and `sapwood check` says so. Folders of `datasets.save_to_disk` are read
+too.
+
+`sapwood check` says in one line how rows are read. What can be read in two ways is a question, with each
+answer ready to copy. Column names may be in another case or in Chinese; `data.columns` maps any other.
+
+| `data.format` | a row has | how it is read | who writes it |
+|---|---|---|---|
+"""
+ZH = """# sapwood 能读取的文件与数据行
+
+[English](data.md)
+
+支持 JSON、JSONL、CSV、TSV、Parquet、Arrow、Excel（`.xlsx`）与文本，也可用 gzip、zstd、xz、bzip2 或 zip 压缩。
+文件夹代表其中的文件：名为 train 的用于学习；未设置 `data.eval` 时，名为 validation（否则 test）的留作评估，
+`sapwood check` 会说明。`datasets.save_to_disk` 保存的文件夹也能读取。
+
+`sapwood check` 用一行说明数据行如何读取。若有两种读法，会给出可直接复制的两个答案。列名可用其他大小写或中文；
+其他名称用 `data.columns` 映射。
+
+| `data.format` | 数据行包含 | 读取方式 | 来源 |
+|---|---|---|---|
+"""
+MARKS_EN = """
+## What a turn may say about itself
+
+`train`, `training`, `loss` (true: learnt), `loss_mask`, `weight` (1: learnt, 0: not) and `mask` (true: not
+learnt) decide for their turn. A row with `label: false`, as KTO has it, is a bad example: `data.bad_rows:
+drop` leaves it out. None of these is ever ignored, unless `data.ignore` names it.
+
+## Keys
+
+| key | what it does |
+|---|---|
+| `data.columns` | the file's own names: `data.columns.prompt=frage data.columns.completion=antwort` |
+| `data.roles` | whose turn it is: `data.roles.moderator=system` |
+| `data.ignore` | keys that mean nothing here: `data.ignore=label` |
+| `data.bad_rows` | `drop` leaves rows out that can't be read; they are counted and listed in the run |
+| `data.answers` | `first` learns the first of several answers |
+| `data.paths` | `all` learns each path of a tree of replies |
+| `data.encoding` | how text files are encoded, if it isn't UTF-8 |
+| `data.records` | the list of a JSON object, or the sheet of a workbook, that holds the rows |
+| `data.overlap` | `allow` counts held-out rows that are learnt as well; by default they are an error |
+
+## Examples
+
+"""
+MARKS_ZH = """
+## 轮次自带的标记
+
+`train`、`training`、`loss`（true 表示学习）、`loss_mask`、`weight`（1 学习，0 不学习）与
+`mask`（true 表示不学习）决定该轮是否学习。KTO 的 `label: false` 是反例：
+`data.bad_rows: drop` 将其排除。这些标记都不会被忽略，除非写入
+`data.ignore`。
+
+## 配置项
+
+| 配置项 | 作用 |
+|---|---|
+| `data.columns` | 文件自己的列名：`data.columns.prompt=frage data.columns.completion=antwort` |
+| `data.roles` | 角色名称的映射：`data.roles.moderator=system` |
+| `data.ignore` | 在此无意义的键：`data.ignore=label` |
+| `data.bad_rows` | `drop` 排除无法读取的行，计数并列在运行记录中 |
+| `data.answers` | `first` 学习多个回答中的第一个 |
+| `data.paths` | `all` 学习回复树的每条路径 |
+| `data.encoding` | 文本文件的编码（非 UTF-8 时） |
+| `data.records` | JSON 对象中的列表或工作簿中的工作表 |
+| `data.overlap` | `allow` 只统计同时被学习的评估行；默认报错 |
+
+## 示例
+
+"""
+
+
+def pages() -> dict[str, str]:
+    """File name -> what it says."""
+    return {
+        "data.md": EN + _table(0) + MARKS_EN + _examples(),
+        "data.zh-CN.md": ZH + _table(1) + MARKS_ZH + _examples(),
+    }
+
+
+def _table(language: int) -> str:
+    return "".join(
+        f"| `{shape.name}` | {_keys(shape)} | {shape.reads[language]} | {shape.origin} |\n"
+        for shape in SHAPES.values()
+    )
+
+
+def _keys(shape: Shape) -> str:
+    if shape.name == "columns":
+        return "…"
+    return "; ".join(", ".join(f"`{key}`" for key in keys) for keys in shape.keys)
+
+
+def _examples() -> str:
+    return (
+        "".join(f"`{shape.name}`\n\n```json\n{shape.example}\n```\n\n" for shape in SHAPES.values()).rstrip(
+            "\n"
+        )
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    for name, page in pages().items():
+        (HERE / name).write_text(page, encoding="utf-8")

@@ -1,0 +1,122 @@
+"""How an adapter is put on a base, and how it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.adapter.full import unfreeze
+from sapwood.adapter.loftq import start_from_rest
+from sapwood.adapter.methods import peft_settings, refuse_storage, saved_settings, with_adapter
+from sapwood.adapter.model import ADAPTER, LoraModel, restore_adapter
+from sapwood.adapter.soft_prompt import is_prefix, lead_length
+from sapwood.base.inspect import first_line
+from sapwood.compute.backend import Backend
+from sapwood.compute.dropout import DropoutClock
+from sapwood.compute.flow import flow_of
+from sapwood.compute.lighten import lighten
+from sapwood.compute.linear.group import LoraLinear, speed_up
+from sapwood.config.sections import LoraConfig
+from sapwood.errors import ModelError
+from sapwood.types import Base
+
+PARTS = (".lora_", ".ia3_")  # where the name of an adapted layer ends
+
+
+def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
+    """Put a fresh adapter on ``base``. B starts at zero, so step 0 equals the base; PiSSA and IA3 start equal
+    to it too, a soft prompt and LoftQ do not.
+
+    Raises ConfigError where targets match nothing, or only in part, or the storage doesn't suit the method.
+    """
+    refuse_storage(config, base.storage)
+    if config.method == "full":
+        return unfreeze(base, seed)
+    model = replace(attach(base, peft_settings(base.model, config), seed), method=config.method)
+    if config.method == "loftq":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            start_from_rest(model.peft, base)
+    if config.method == "pissa":
+        return replace(model, start={name: p.detach().clone() for name, p in model.parameters.items()})
+    return model
+
+
+def attach_saved(
+    base: Base, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Path
+) -> LoraModel:
+    """An adapter of any form that `forms` understands, on ``base``, to be talked to. ``settings`` and
+    ``tensors``: what `files.read_adapter` read from ``source``.
+
+    Raises ModelError where a tensor doesn't fit, naming each.
+    """
+    wanted = saved_settings(settings)
+    try:
+        model = attach(base, wanted)
+    except (ValueError, TypeError) as error:
+        raise ModelError("adapter config is not valid", str(source), first_line(error)) from None
+    if not lead_length(model.peft):
+        restore_adapter(model, tensors, source)
+        return model
+    wanted.inference_mode = True
+    embedding = model.peft.prompt_encoder[ADAPTER].embedding
+    saved = tensors.get("prompt_embeddings")
+    if set(tensors) != {"prompt_embeddings"} or saved is None or saved.shape != embedding.weight.shape:
+        raise ModelError("the soft prompt doesn't fit this model", str(source))
+    embedding.weight.data = saved.to(embedding.weight)
+    return replace(model, method="prefix" if is_prefix(model.peft) else "prompt")
+
+
+def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
+    """``base`` with PEFT's modules for ``settings``, as they start at ``seed``, on the fast paths."""
+    on_linears = settings.peft_type == "LORA"
+    if on_linears:
+        settings._register_custom_module({nn.Linear: LoraLinear})
+    backend = Backend.of(base.device)
+    lighten(base.model, backend)
+    storage_dtype = next(p.dtype for p in base.model.parameters() if p.is_floating_point())
+    base.model.name_or_path = base.spec.source  # PEFT writes it into the adapter's config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = with_adapter(base.model, settings)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()  # master weights
+    clock = DropoutClock(seed)
+    model.eval()
+    flow = None
+    if on_linears:
+        speed_up(model, clock, backend, base.matmul_dtype, storage_dtype)
+        flow = flow_of(base.model, base.matmul_dtype, storage_dtype)
+    parameters = {_saved_name(name): p for name, p in model.named_parameters() if p.requires_grad}
+    return LoraModel(
+        peft=model,
+        network=base.model,
+        backbone=base.model.get_decoder(),
+        head=base.head,
+        clock=clock,
+        parameters=parameters,
+        targets=_targets(settings, parameters),
+        backend=backend,
+        flow=flow,
+        start={name: p.detach().clone() for name, p in parameters.items() if name.endswith("bias")},
+    )
+
+
+def _targets(settings: Any, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names that the layers were chosen by; leaf names of those that a regular expression matched."""
+    named = getattr(settings, "target_modules", None) or ()
+    if not isinstance(named, str):
+        return tuple(sorted(named))
+    found = {name.split(part)[0].rpartition(".")[2] for name in parameters for part in PARTS if part in name}
+    return tuple(sorted(found))
+
+
+def _saved_name(name: str) -> str:
+    """A parameter's name as PEFT saves it."""
+    return name.replace(f".{ADAPTER}", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")

@@ -1,0 +1,159 @@
+"""An adapter's two files in PEFT's format: written from a model, read as settings and tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.adapter.forms import defaults, refuse_unknown_settings, refuse_unknown_tensors
+from sapwood.adapter.model import ADAPTER, LoraModel, adapter_tensors
+from sapwood.adapter.soft_prompt import lead_length
+from sapwood.base.folder import read_json
+from sapwood.base.sources import hub_id
+from sapwood.errors import ModelError, NumericsError
+
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+ALWAYS = ("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "bias")
+
+
+def finite(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """``tensors``, all of them numbers. Raises NumericsError naming those that are not, before any is
+    written."""
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        why = f"{len(bad)} of {len(tensors)} tensors; nothing was written"
+        raise NumericsError(f"{bad[0]} is not finite", str(folder), why, "lower train.lr, and resume")
+    return tensors
+
+
+def write_trained(model: LoraModel, folder: Path) -> None:
+    """What is trained, as it stands: what a checkpoint holds. For LoRA, DoRA and IA3 it is a PEFT folder."""
+    settings = model.peft.peft_config[ADAPTER].to_dict() if model.method != "full" else None
+    write_files(adapter_tensors(model), settings, folder)
+
+
+def write_adapter(model: LoraModel, folder: Path) -> None:
+    """``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT reads them on the original base, byte
+    for byte reproducible: sorted keys and targets, no times, no library versions."""
+    tensors = adapter_tensors(model)
+    settings = model.peft.peft_config[ADAPTER].to_dict()
+    if model.method == "pissa":
+        tensors, settings = plain_lora(tensors, model.start, settings)
+    if lead_length(model.peft):
+        with torch.no_grad():
+            tensors = {"prompt_embeddings": model.peft.get_prompt_embedding_to_save(ADAPTER).contiguous()}
+    write_files(tensors, settings, folder)
+
+
+def plain_lora(
+    tensors: Mapping[str, Tensor], start: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """PiSSA as a LoRA of twice the rank, for the original base: its base gave s B0 A0 away at the start, so
+    W - s B0 A0 + s B A = W + s [B, -B0] [A; A0]. The conversion that PEFT documents for it."""
+    joined = dict(tensors)
+    for name in (name for name in tensors if ".lora_" in name):
+        first = start[name].cpu()
+        b = ".lora_B." in name
+        joined[name] = torch.cat([tensors[name], -first if b else first], 1 if b else 0).contiguous()
+    rank = settings["r"]
+    # the scale stays alpha / rank, or alpha / sqrt(rank)
+    return joined, {
+        **settings,
+        "r": 2 * rank,
+        "lora_alpha": 2 * settings["lora_alpha"],
+        "init_lora_weights": True,
+    }
+
+
+def write_files(tensors: dict[str, Tensor], settings: Mapping[str, Any] | None, folder: Path) -> None:
+    """An adapter's two files; without ``settings`` the tensors alone."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(finite(tensors, folder), folder / WEIGHTS, metadata={"format": "pt"})
+    if settings is not None:
+        text = json.dumps(plain(settings), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """PEFT's settings as JSON data: what differs from its default, and the few fields that every version
+    wants to see. An older PEFT refuses any field that it doesn't know, whatever its value.
+
+    The base is named as libraries find it: ``ORG/NAME`` for one from a hub.
+    """
+    usual = defaults(_name(settings["peft_type"]))
+    told = {
+        key: value
+        for key, value in settings.items()
+        if key in ALWAYS or (key != "peft_version" and value != usual[key])
+    }
+    told |= {"inference_mode": True, "base_model_name_or_path": hub_id(told["base_model_name_or_path"])}
+    return {key: _json(value) for key, value in told.items()}
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An adapter folder's settings and tensors, of a form that is understood.
+
+    Raises ModelError: a file is missing or damaged; a field or a tensor is of no known form; the settings
+    don't fit the tensors.
+    """
+    where = str(_insist(folder / SETTINGS))
+    settings = read_json(folder / SETTINGS)
+    refuse_unknown_settings(settings, where)
+    tensors = read_tensors(folder)
+    refuse_unknown_tensors(settings["peft_type"], tensors, str(folder / WEIGHTS))
+    _refuse_misfit(settings, tensors, where)
+    return settings, tensors
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """What is trained, from a checkpoint or an adapter's folder."""
+    from safetensors.torch import load_file
+
+    weights = _insist(folder / WEIGHTS)
+    try:
+        return load_file(weights)
+    except Exception as error:
+        raise ModelError("adapter weights can't be read", str(weights), str(error)) from None
+
+
+def _refuse_misfit(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Sizes that the settings tell, and the tensors have: nothing is allocated for a size that is only
+    told."""
+    virtual = settings["peft_type"] not in ("LORA", "IA3")
+    key, part = ("num_virtual_tokens", "prompt_embeddings") if virtual else ("r", ".lora_A.")
+    told = settings.get(key, defaults(settings["peft_type"]).get(key))
+    for name, tensor in tensors.items():
+        if part in name and len(tensor) != told:
+            raise ModelError(f"{key} is {told!r}", where, f"{name} has {len(tensor)}")
+
+
+def _name(kind: Any) -> str:
+    return str(getattr(kind, "value", kind))
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return sorted(value) if isinstance(value, set | list | tuple) else value
+
+
+def _insist(path: Path) -> Path:
+    if path.is_file():
+        return path
+    pickled = path.with_suffix(".bin")
+    if path.suffix == ".safetensors" and pickled.is_file():
+        why, mend = (
+            f"only {pickled.name}, which runs code when it is opened",
+            "save it once more with a newer PEFT",
+        )
+    else:
+        why, mend = "not an adapter folder", "name a run or its adapter/"
+    raise ModelError(f"no {path.name}", str(path.parent), why, mend)

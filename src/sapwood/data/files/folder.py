@@ -1,0 +1,109 @@
+"""A folder as files: what is learnt, what is held out, and what is left alone, by the names of splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sapwood.config.sections import DataConfig
+from sapwood.data.files.paths import BUILTIN, HUB, SUFFIXES, URL, is_data
+from sapwood.data.problems import ProblemLog, names, printable
+from sapwood.errors import DataError
+
+
+def _split(words: str) -> re.Pattern[str]:
+    return re.compile(rf"(^|[/_. -])({words})([/_. -]|$)", re.IGNORECASE)
+
+
+TRAIN = _split("train(ing)?")
+VALIDATION = _split("valid(ation)?|val|dev|eval(uation)?")
+TEST = _split("test(ing)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Files of a folder. train: learnt; held: the validation files, or else the test files; rest: neither."""
+
+    train: Sequence[str]
+    held: Sequence[str] = ()
+    rest: Sequence[str] = ()
+
+
+def splits_of(files: Sequence[str]) -> Splits:
+    """Which files are which split, by their names. Those that name none are learnt."""
+    other = [name for name in files if VALIDATION.search(name) or TEST.search(name)]
+    other = [name for name in other if not TRAIN.search(name)]
+    train = [name for name in files if name not in other]
+    validation = [name for name in other if VALIDATION.search(name)]
+    held = validation or other
+    return Splits(train, held, [name for name in other if name not in held])
+
+
+def folder_splits(source: str, root: Path) -> Splits:
+    """The files of an entry of data.train; itself, where it is a file. Raises DataError for a folder without
+    data."""
+    if source.startswith((BUILTIN, HUB)) or URL.match(source):
+        return Splits([source])
+    try:
+        folder = root / Path(source).expanduser()
+        if not folder.is_dir():
+            return Splits([source])
+        inside = sorted(entry.name for entry in folder.iterdir() if is_data(entry.name) and entry.is_file())
+        inside = inside or _in_split_folders(folder)
+    except (OSError, ValueError, RuntimeError):
+        return Splits([source])  # opening it says what is wrong
+    if not inside:
+        mend = f"name files that end in {', '.join(SUFFIXES)}"
+        why = "of the folders in it, only those named train, validation or test are searched"
+        raise DataError("the folder holds no data", printable(source), why, mend)
+    found = splits_of(inside)
+    base = source.rstrip("/")
+    return Splits(*([f"{base}/{name}" for name in part] for part in (found.train, found.held, found.rest)))
+
+
+def _in_split_folders(folder: Path) -> list[str]:
+    """Data files of the folders that are named as splits, as `datasets` saves several."""
+    found: list[str] = []
+    for inner in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        if any(split.search(inner.name) for split in (TRAIN, VALIDATION, TEST)):
+            files = sorted(entry.name for entry in inner.iterdir() if is_data(entry.name) and entry.is_file())
+            found += [f"{inner.name}/{name}" for name in files]
+    return found
+
+
+def files_of(source: str, root: Path, log: ProblemLog | None = None) -> list[str]:
+    """The files to learn from, of an entry of data.train. Raises DataError."""
+    found = folder_splits(source, root)
+    if not found.train:
+        why = f"it has only {names([Path(name).name for name in found.held])}"
+        mend = f"name the file: data.train={printable(found.held[0])}"
+        raise DataError("none of the folder's files is to train on", printable(source), why, mend)
+    if log is not None and (found.held or found.rest):
+        learnt, other = (
+            names([Path(name).name for name in part]) for part in (found.train, [*found.held, *found.rest])
+        )
+        log.say(f"{printable(source)}: {learnt} is learnt; {other} is another split, and not learnt")
+    return list(found.train)
+
+
+def held_out_files(config: DataConfig, root: Path | None = None) -> list[str]:
+    """The held-out files: that of data.eval; if data.eval isn't set, what folders of data.train name as their
+    validation split, or else as their test split."""
+    here = root if root is not None else Path.cwd()
+    if isinstance(config.eval, str):
+        try:
+            splits = folder_splits(config.eval, here)
+        except DataError:
+            return [config.eval]  # reading it says what is wrong
+        return list(splits.held or splits.train)
+    if "eval" in config.model_fields_set:
+        return []
+    found: list[str] = []
+    for source in config.train:
+        try:
+            found += folder_splits(source, here).held
+        except DataError:
+            continue  # reading it says what is wrong
+    return found

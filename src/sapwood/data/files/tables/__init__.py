@@ -1,0 +1,1 @@
+"""Tables: delimited text, Parquet and Arrow, Excel."""

@@ -1,0 +1,1 @@
+"""Rows to conversations: the table of shapes, and how each is read."""

@@ -1,0 +1,72 @@
+"""What files call the parts of a row, and what a person meant by a name that is near to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from sapwood.data.problems import names, nearest
+
+PROMPTS = ("instruction", "prompt", "question", "query", "problem")
+ANSWERS = (
+    "output", "completion", "response", "answer", "target", "solution", "answers",
+    "human_answers", "chatgpt_answers",
+)  # fmt: skip
+EXTRAS = ("input", "context")  # what stands behind a prompt, on a line of its own
+TURNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")
+BESIDE = ("system", "history", "tools", "functions")  # what a row of any shape may bring too
+TEXT = "text"
+# Keys that say whether a row is to be learnt; a row's own, not those of a turn.
+MARKS = ("label", "weight")
+
+KNOWN = {*PROMPTS, *ANSWERS, *EXTRAS, *TURNS, *BESIDE, TEXT, *MARKS, "chat", "message_tree_id"}
+
+# The same in other words; each has one meaning only.
+OTHER_WORDS = {
+    "指令": "instruction",
+    "问题": "question",
+    "提问": "question",
+    "提示": "prompt",
+    "提示词": "prompt",
+    "输入": "input",
+    "输出": "output",
+    "回答": "answer",
+    "答案": "answer",
+    "回复": "response",
+    "系统": "system",
+    "系统提示": "system",
+    "系统提示词": "system",
+    "对话": "conversations",
+    "消息": "messages",
+    "历史": "history",
+    "工具": "tools",
+    "上下文": "context",
+    "文本": "text",
+    "system_prompt": "system",
+}
+
+
+def canonical(key: str) -> str:
+    """The key that a column's name stands for: the same in another case or language; itself if none."""
+    folded = key.strip().casefold()
+    folded = OTHER_WORDS.get(folded, folded)
+    return folded if folded in KNOWN else key
+
+
+def renamed(keys: Iterable[str]) -> dict[str, str]:
+    """Column -> the key that it stands for, of those that differ. A key that is there already stays."""
+    there = [*keys]
+    taken = {*there}
+    found: dict[str, str] = {}
+    for key in there:
+        name = canonical(key)
+        if name not in taken:
+            found[key] = name
+            taken.add(name)
+    return found
+
+
+def repair(missing: str, keys: Collection[str]) -> str:
+    """How to get a missing key: name the column that was probably meant, or add it."""
+    others = [key for key in keys if key not in KNOWN]
+    near = nearest(missing, others)
+    return f"rename {names([near])} to '{missing}'" if near is not None else f"add '{missing}'"

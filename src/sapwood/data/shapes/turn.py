@@ -1,0 +1,124 @@
+"""One turn of a conversation, in any of the keys that files use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from sapwood.data.problems import excerpt, nearest
+from sapwood.data.shapes.calls import calls_in, former_call, read_calls
+from sapwood.data.shapes.marks import TURN_MARKS, trained
+from sapwood.data.shapes.record import DROP, Record
+from sapwood.data.shapes.roles import CALLS, role_of
+from sapwood.types import Message, Role
+
+ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value", "text")
+REASONING = ("reasoning", "reasoning_content", "thinking")
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
+_TURN_KEYS = {
+    *ROLE_KEYS, *CONTENT_KEYS, *REASONING, *TURN_MARKS,
+    "tool_calls", "function_call", "name", "tool_call_id",
+}  # fmt: skip
+
+Turn = Mapping[str, Any]
+
+
+def read_turn(record: Record, turn: Turn, path: str) -> Message:
+    """A turn under ``role`` and ``content``, or under ``from`` and ``value``."""
+    for key in turn.keys() - _TURN_KEYS:
+        if turn[key] is not None and key not in record.options.ignore:
+            record.note_unread(f"{path.partition('[')[0]}[].{key}")
+    role_key = next((key for key in ROLE_KEYS if key in turn), "role")
+    content_key = _content_key(turn, role_key)
+    name = _value(record, turn, role_key, path)
+    role = role_of(record, name, f"{path}.{role_key}")
+    learnt = trained(record, turn, path, role)
+    if isinstance(name, str) and name.strip().casefold() in CALLS:
+        given = _value(record, turn, content_key, path)
+        if isinstance(given, str):
+            given = record.filled(given, f"{path}.{content_key}")
+        calls = calls_in(record, given, f"{path}.{content_key}")
+        return Message("assistant", None, tool_calls=calls, trained=learnt)
+    calls = read_calls(record, turn.get("tool_calls"), f"{path}.tool_calls")
+    if turn.get("function_call") is not None:
+        calls = (*calls, *former_call(record, turn["function_call"], f"{path}.function_call"))
+    silent = bool(calls) and turn.get(content_key) is None
+    content = "" if silent else _value(record, turn, content_key, path)
+    text, thought = _content(record, content, f"{path}.{content_key}", role, may_be_blank=bool(calls))
+    return Message(
+        role,
+        None if silent else text,
+        _reasoning(record, turn, path, thought),
+        calls,
+        learnt,
+        record.text(turn.get("name"), f"{path}.name"),
+        record.text(turn.get("tool_call_id"), f"{path}.tool_call_id"),
+    )
+
+
+def _content_key(turn: Turn, role_key: str) -> str:
+    usual = "content" if role_key == "role" else "value"
+    return usual if usual in turn else next((key for key in CONTENT_KEYS if key in turn), usual)
+
+
+def _value(record: Record, turn: Turn, key: str, path: str) -> Any:
+    """The value of a key that every turn has; None behind a fault."""
+    if key not in turn:
+        near = nearest(key, turn.keys() - _TURN_KEYS)
+        mend = f"rename '{near}' to '{key}'" if near is not None else f"add '{key}'"
+        record.fault(f"'{path}.{key}' is missing", mend=mend)
+    elif turn[key] is None:
+        record.fault(f"'{path}.{key}' is null", mend=f"write the text, or {DROP}")
+    return turn.get(key)
+
+
+def _content(
+    record: Record, value: Any, path: str, role: Role, *, may_be_blank: bool
+) -> tuple[str, str | None]:
+    """(text, reasoning): a string, or a list of parts, put together as templates do with nothing between
+    them. A tool's result may be any value; it is written as JSON."""
+    thoughts: list[str] = []
+    if role == "tool" and isinstance(value, dict | list) and not _is_parts(value):
+        record.count("have tool results that are objects: written as JSON")
+        value = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        parts: list[str] = []
+        for index, part in enumerate(cast(list[Any], value)):
+            text = _part(record, part, f"{path}[{index}]", thoughts)
+            if text is None:
+                return "", None
+            parts.append(text)
+        value = "".join(parts)
+    blank = may_be_blank or role in ("tool", "system")
+    text = record.text(value, path) if blank else record.filled(value, path)
+    return text or "", "".join(thoughts) or None
+
+
+def _is_parts(value: Any) -> bool:
+    items = cast(list[Any], value) if isinstance(value, list) else []
+    return bool(items) and all(isinstance(item, dict) and "type" in item for item in items)
+
+
+def _part(record: Record, part: Any, path: str, thoughts: list[str]) -> str | None:
+    """The text of a part; None behind a fault. Keys that are null stem from a table's columns."""
+    fields = {k: v for k, v in cast(Turn, part).items() if v is not None} if isinstance(part, dict) else {}
+    sort = fields.get("type")
+    if sort == "thinking" and isinstance(fields.get("thinking"), str):
+        thoughts.append(fields["thinking"])
+        return ""
+    if "text" in fields and sort in _TEXT_PARTS and fields.keys() <= {"type", "text"}:
+        return record.text(fields["text"], f"{path}.text") or ""
+    odd = next((key for key in fields if key not in ("type", "text")), None)
+    found = fields[odd] if sort in _TEXT_PARTS and odd is not None else fields.get("type", part)
+    what = f"found '{odd}'" if sort in _TEXT_PARTS and odd is not None else f"found {excerpt(found)}"
+    mend = f'a part is {{"type": "text", "text": "…"}}; {DROP}'
+    record.fault(f"'{path}' is not a part of text", what, mend)
+    return None
+
+
+def _reasoning(record: Record, turn: Turn, path: str, thought: str | None) -> str | None:
+    given = [key for key in REASONING if turn.get(key) is not None and key not in record.options.ignore]
+    if len({str(turn[key]) for key in given}) + (thought is not None) > 1:
+        record.fault(f"'{path}' has two different reasonings", mend=f"keep one of {', '.join(given)}")
+    return record.text(turn[given[0]], f"{path}.{given[0]}") if given else thought

@@ -1,0 +1,176 @@
+"""The trained model as a number format would have it: weights and inputs rounded in memory.
+
+A check asks how much of a difference the format itself explains. The answer must not come from the writer
+that is checked, or a fault in it would excuse itself. So nothing is written here: every product of the
+trained model is done with rounded operands for a moment, and then it is as before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.adapter.effective import Change
+from sapwood.base.storage.frozen import freeze
+from sapwood.export.traces import Trace, far_from, rows_of
+from sapwood.gguf.file import read_gguf
+from sapwood.gguf.map import parameter_names
+
+BLOCKS_OF_256 = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+Form = Callable[[str, Tensor], str]
+"""(module, its weight) -> GGUF's name of the type that the weight has in the file."""
+
+
+def yardstick(
+    network: Any, traces: Sequence[Trace], form: Form, changes: Mapping[str, Change] | None, written: bool
+) -> float:
+    """Mean |difference of log p| that a format causes, as `check` measures it on an export.
+
+    Args:
+        form: the type of each weight.
+        changes: how an adapter changes weights, if it is merged into them; None: it runs beside them.
+        written: weights are rounded into their type; False: they have it already.
+    """
+    with rounded(network, form, changes, written):
+        return far_from(traces, rows_of(network, traces))
+
+
+@torch.no_grad()
+def in_bf16(network: Any) -> Any:
+    """A dense model as it computes when it is loaded in bf16: its buffers stay as they are."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return network
+
+
+@contextmanager
+def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, written: bool) -> Generator[None]:
+    """While open, linears and embeddings of ``network`` compute with rounded operands, in fp32."""
+    before: list[tuple[nn.Module, Any]] = []
+    try:
+        for name, outer, base in _weights(network):
+            before.append((outer, outer.__dict__.get("forward")))
+            made = _embedding if isinstance(base, nn.Embedding) else _linear
+            outer.forward = partial(made, name, outer, outer.forward, base, form, changes, written)
+        yield
+    finally:
+        for outer, own in before:
+            del outer.forward
+            if own is not None:
+                outer.forward = own
+
+
+def _weights(network: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    """(name in the transformers model, the module to ask, the base's module) for every matrix."""
+    inside = {id(m.base_layer) for m in network.modules() if hasattr(m, "base_layer")}
+    for name, outer in network.named_modules():
+        if id(outer) in inside or any(part in name for part in (".lora_", ".ia3_l")):
+            continue
+        base = getattr(outer, "base_layer", outer)
+        if isinstance(base, nn.Linear | nn.Embedding):
+            yield name.removeprefix("base_model.model."), outer, base
+
+
+def _linear(
+    name: str,
+    outer: Any,
+    whole: Callable[[Tensor], Tensor],
+    base: Any,
+    form: Form,
+    changes: Mapping[str, Change] | None,
+    written: bool,
+    x: Tensor,
+) -> Tensor:
+    weight, bias = freeze(base).dense().float(), base.bias
+    bias = None if bias is None else bias.float()
+    kind = form(name, weight)
+    beside = whole(x) - base(x) if outer is not base and changes is None else 0
+    if changes is not None:
+        weight = changes.get(f"{name}.weight", _same)(weight)
+        bias = None if bias is None else changes.get(f"{name}.bias", _same)(bias)
+    weight = in_form(kind, weight) if written else weight
+    return (nn.functional.linear(input_of(kind, _as_narrow(x)), weight, bias) + beside).to(x.dtype)
+
+
+def _embedding(
+    name: str,
+    outer: Any,
+    whole: Callable[[Tensor], Tensor],
+    base: Any,
+    form: Form,
+    changes: Mapping[str, Change] | None,
+    written: bool,
+    ids: Tensor,
+) -> Tensor:
+    """Rows are rounded one by one, so those that were looked up can be."""
+    rows = whole(ids)
+    return in_form(form(name, rows), rows.float()).to(rows.dtype) if written else rows
+
+
+def _as_narrow(x: Tensor) -> Tensor:
+    """``x`` in fp32. Of a model that computes in bf16 or fp16 each number is moved by up to half a step: what
+    the run's own format causes differs from what the export's does, and both are in the difference."""
+    if x.dtype == torch.float32:
+        return x
+    share = torch.rand(x.shape, generator=torch.Generator().manual_seed(x.numel())) * 2 - 1
+    return x.float() * (1 + share * (torch.finfo(x.dtype).eps / 2))
+
+
+def _same(weight: Tensor) -> Tensor:
+    return weight
+
+
+# --- types of a file --------------------------------------------------------------------------------------
+
+
+def whole_file(kind: str) -> Form:
+    """A file whose matrices all have one type; those whose rows make no whole blocks are in F16."""
+    return lambda _, weight: kind if weight.shape[-1] % 32 == 0 or kind != "Q8_0" else "F16"
+
+
+def types_in(path: Path) -> tuple[Form, str]:
+    """The types in a GGUF file, and the one that most matrices have. A tied head has the embedding's."""
+    file = read_gguf(path)
+    modules = {name.removesuffix(".weight"): tensor for tensor, name in parameter_names(file).items()}
+    types = {module: file.tensors[tensor].type for module, tensor in modules.items()}
+    types.setdefault("lm_head", types["model.embed_tokens"])
+    matrices = Counter(tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1)
+    return lambda name, _: types[name], matrices.most_common(1)[0][0]
+
+
+# --- formats ----------------------------------------------------------------------------------------------
+
+
+def in_form(kind: str, values: Tensor) -> Tensor:
+    """float32 values as they come out of ``kind`` again. Blocks go along the last dimension."""
+    match kind:
+        case "F16":
+            return values.half().float()
+        case "BF16":
+            return values.bfloat16().float()
+        case "Q8_0":
+            return _in_blocks(values, 32)
+        case _:
+            return values
+
+
+def input_of(kind: str, x: Tensor) -> Tensor:
+    """What llama.cpp multiplies a weight of type ``kind`` with: 16-bit floats, or blocks of 8-bit numbers."""
+    if kind in ("F32", "F16", "BF16"):
+        return in_form(kind, x)
+    return _in_blocks(x, 256 if kind in BLOCKS_OF_256 or kind.startswith("IQ") else 32)
+
+
+def _in_blocks(values: Tensor, size: int) -> Tensor:
+    """Each block in 255 steps of its largest absolute value."""
+    blocks = values.reshape(-1, size)
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    steps = torch.round(blocks / torch.where(scale == 0, 1, scale))
+    return (steps * scale.half().float()).reshape(values.shape)

@@ -1,0 +1,252 @@
+"""A GGUF file's keys as a transformers config, and a config as a file's keys: `families`, read both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sapwood.errors import ExportError, ModelError, Problem
+from sapwood.gguf.families import COMMON, FAMILIES, Family, architecture_of
+from sapwood.gguf.file import GgufFile
+from sapwood.gguf.keys import integer, number
+from sapwood.gguf.rope import read_rope, rope_values, unwritable_rope
+
+PATTERN = "attention.sliding_window_pattern"
+LOCAL_THETA = "rope.freq_base_swa"
+SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: below it nobody could talk to it
+
+# Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
+# tell. Any other attribute that isn't in the table and isn't its class's default has no place in a file.
+ELSEWHERE = {
+    *("vocab_size", "tie_word_embeddings", "rope_parameters", "layer_types", "query_pre_attn_scalar"),
+    *("use_sliding_window", "sliding_window", "max_window_layers", "_sliding_window_pattern"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout", "initializer_range"),
+    *("use_cache", "pretraining_tp", "cache_implementation", "model_type", "dtype", "torch_dtype"),
+    *("architectures", "transformers_version", "_name_or_path", "auto_map", "id2label", "label2id"),
+    *("problem_type", "output_hidden_states", "output_attentions", "return_dict"),
+    *("chunk_size_feed_forward", "hidden_act", "hidden_activation", "head_dim"),
+}
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def config_values(file: GgufFile) -> dict[str, Any]:
+    """Keyword arguments of the transformers config class named by ``model_type``.
+
+    Raises ModelError for architectures and rotary scalings that transformers would compute differently.
+    """
+    family = family_of(file)
+    values = _sizes(file, family)
+    values["model_type"] = family.kinds[0]
+    values["tie_word_embeddings"] = "output.weight" not in file.tensors
+    for switch, tensors in family.biases.items():
+        values[switch] = any(f"blk.0.{tensor}.bias" in file.tensors for tensor in tensors)
+    for name in ("bos", "eos", "padding"):
+        token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
+    values["rope_parameters"] = read_rope(file, values["head_dim"])
+    if family.window:
+        values["layer_types"] = _layer_types(file, values["num_hidden_layers"], family.window)
+        values["query_pre_attn_scalar"] = _query_scale(family, values)
+    if family.local_theta:
+        local = {"rope_type": "default", "rope_theta": number(file, LOCAL_THETA, 10_000.0)}
+        values["rope_parameters"] = {
+            "full_attention": values["rope_parameters"],
+            "sliding_attention": local,
+        }
+    return values
+
+
+def family_of(file: GgufFile) -> Family:
+    """The row of the table for a file. Raises ModelError for a file that is no whole model of a known one."""
+    _refuse_parts(file)
+    if file.architecture not in FAMILIES:
+        known = f"supported: {', '.join(FAMILIES)}"
+        what = f"GGUF architecture {file.architecture or 'missing'!r} isn't supported"
+        raise ModelError(what, str(file.path), known)
+    return FAMILIES[file.architecture]
+
+
+def _refuse_parts(file: GgufFile) -> None:
+    """Raises ModelError for a LoRA adapter, and for one file of several."""
+    kind = file.metadata.get("general.type", "model")
+    if kind == "adapter":
+        mend = "name the base model here; sapwood opens adapters by their own folder"
+        raise ModelError(
+            "this file is a LoRA adapter, not a model", str(file.path), "general.type: adapter", mend
+        )
+    count = file.metadata.get("split.count", 1)
+    if isinstance(count, int) and count > 1:
+        part = int(file.metadata.get("split.no", 0)) + 1
+        mend = f"join the parts first: llama-gguf-split --merge {file.path.name} whole.gguf"
+        raise ModelError(f"the file is part {part} of {count}", str(file.path), "split.count", mend)
+
+
+def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
+    heads, hidden = integer(file, "attention.head_count"), integer(file, "embedding_length")
+    if integer(file, "expert_count", 0):
+        what = f"architecture {file.architecture}"
+        raise ModelError("mixtures of experts aren't supported", str(file.path), what)
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise ModelError("the file holds no token embedding", str(file.path), "token_embd.weight is missing")
+    if embedding.shape[1] != hidden or integer(file, "block_count") > len(file.tensors):
+        why = f"it has {len(file.tensors):,} tensors, the embedding {embedding.shape[1]:,} columns"
+        raise ModelError("the file's keys don't fit its tensors", str(file.path), why)
+    silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
+    values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
+    for fact in (*COMMON, *family.facts):
+        if fact.number is int:
+            default = silent.get(fact.config, fact.default)
+            values[fact.config] = integer(file, fact.key, None if default is None else int(default))
+        else:
+            assert fact.default is not None
+            values[fact.config] = number(file, fact.key, fact.default)
+    width = values["head_dim"]
+    if integer(file, "attention.value_length", width) != width:
+        raise ModelError("values of another width than keys aren't supported", str(file.path))
+    return values
+
+
+def _query_scale(family: Family, values: Mapping[str, Any]) -> int:
+    """What Gemma's queries are divided by the square root of; no key of a file says it."""
+    if values["num_hidden_layers"] == family.largest:
+        return values["hidden_size"] // values["num_attention_heads"]
+    return values["head_dim"]
+
+
+def _layer_types(file: GgufFile, layers: int, every: int) -> list[str]:
+    """Which layers see a window only: the file's pattern (a number, or a flag per layer) or the family's."""
+    pattern = file.metadata.get(f"{file.architecture}.{PATTERN}", every)
+    if isinstance(pattern, np.ndarray):
+        if len(pattern) != layers:
+            raise ModelError("the pattern of sliding windows doesn't fit", str(file.path), f"{layers} layers")
+        return _types([bool(flag) for flag in pattern])
+    return _types(_periodic(integer(file, PATTERN, every), layers))
+
+
+def _periodic(every: int, layers: int) -> list[bool]:
+    """Flags of windows, if the last layer of ``every`` sees everything."""
+    return [(layer + 1) % every != 0 for layer in range(layers)]
+
+
+def _types(flags: list[bool]) -> list[str]:
+    return ["sliding_attention" if flag else "full_attention" for flag in flags]
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+def file_values(config: Any) -> dict[str, Any]:
+    """A config in the format's words, keys with the architecture's name before them.
+
+    Raises ExportError as `refuse_unwritable`.
+    """
+    refuse_unwritable(config)
+    architecture = architecture_of(config)
+    family, width = FAMILIES[architecture], head_width(config)
+    values: dict[str, Any] = {"vocab_size": config.vocab_size, "attention.value_length": width}
+    for fact in (*COMMON, *family.facts):
+        values[fact.key] = fact.number(width if fact.config == "head_dim" else getattr(config, fact.config))
+    values |= rope_values(global_rope(config), width)
+    if family.window:
+        values[PATTERN] = _period(config.layer_types)
+    if family.local_theta:
+        values[LOCAL_THETA] = float(config.rope_parameters["sliding_attention"]["rope_theta"])
+    values["context_length"] = context_of(config)
+    return {f"{architecture}.{key}": value for key, value in values.items()}
+
+
+def context_of(config: Any) -> int:
+    """Tokens that a GGUF file promises. Without windows in llama.cpp it is the window: within it both are the
+    same."""
+    family, longest = FAMILIES[architecture_of(config)], config.max_position_embeddings
+    return min(longest, _window(config) or longest) if not family.window else longest
+
+
+def refuse_unwritable(config: Any) -> None:
+    """Raises ExportError with everything in a config that llama.cpp would compute otherwise, or leave out."""
+    architecture = architecture_of(config)
+    family = FAMILIES[architecture]
+    told = {fact.config for fact in (*COMMON, *family.facts)} | family.biases.keys()
+    found = {name: getattr(config, name, None) for name in family.fixed}
+    odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
+    odd |= {fact.config: None for fact in family.facts if getattr(config, fact.config) is None}
+    defaults = type(config)().to_dict()
+    odd |= {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in told | family.fixed.keys() | ELSEWHERE and value != defaults.get(name)
+    }
+    problems = [
+        Problem(f"{name}: {value!r} has no place in a GGUF file", name, f"llama.cpp's {architecture}")
+        for name, value in odd.items()
+    ]
+    if family.head == "tied" and not config.tie_word_embeddings:
+        problems.append(Problem("a head of its own has no place in a GGUF file", "tie_word_embeddings"))
+    problems += unwritable_rope(global_rope(config), architecture)
+    problems += _unwritable_layers(config, family, architecture)
+    if problems:
+        raise ExportError(problems)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """False, None and 0 are one answer to "is it switched on?"."""
+    return a == b or not (a or b)
+
+
+def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[Problem]:
+    where = f"llama.cpp's {architecture}"
+    if not family.window:
+        return _unwritable_window(config, where)
+    problems: list[Problem] = []
+    if _period(config.layer_types) is None:
+        why = f"{where} knows patterns whose every n-th layer sees everything"
+        problems.append(Problem("the order of sliding windows has no GGUF form", "layer_types", why))
+    wanted = _query_scale(family, {**config.to_dict(), "head_dim": head_width(config)})
+    if config.query_pre_attn_scalar != wanted:
+        what = f"query_pre_attn_scalar: {config.query_pre_attn_scalar} has no place in a GGUF file"
+        problems.append(Problem(what, "query_pre_attn_scalar", f"{where} computes {wanted}"))
+    if family.local_theta:
+        problems += [
+            Problem(f"{name}: {value!r} in layers with a window has no place in a GGUF file", where)
+            for name, value in config.rope_parameters["sliding_attention"].items()
+            if name != "rope_theta" and value not in ("default", 1.0, None)
+        ]
+    return problems
+
+
+def _unwritable_window(config: Any, where: str) -> list[Problem]:
+    window = _window(config)
+    if window is None or window >= min(config.max_position_embeddings, SHORTEST_CONTEXT):
+        return []
+    why = f"{where} has no windows, so the file's context would be {window} tokens"
+    return [Problem(f"a sliding window of {window} tokens has no GGUF form", "sliding_window", why)]
+
+
+def _window(config: Any) -> int | None:
+    """The window of a model whose layers all have one in llama.cpp, or none has."""
+    types: list[str] = getattr(config, "layer_types", None) or []
+    if types and "sliding_attention" not in types:
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def _period(layer_types: list[str]) -> int | None:
+    """Of the pattern; llama.cpp ends where no layer has a window."""
+    layers = len(layer_types)
+    periods = range(2, layers + 2)
+    return next((every for every in periods if _types(_periodic(every, layers)) == list(layer_types)), None)
+
+
+def global_rope(config: Any) -> Mapping[str, Any]:
+    """``rope_parameters`` of the layers that see everything."""
+    rope = config.rope_parameters
+    return rope.get("full_attention", rope)
+
+
+def head_width(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,0 +1,143 @@
+"""What llama.cpp computes for each architecture, and where a transformers config says it.
+
+One table, read from when a GGUF file becomes a config and when a config becomes a GGUF file. Values that a
+file can carry are `Fact`s. Values that llama.cpp computes in one way only, whatever a file says, are
+``fixed``: a config that says otherwise has no GGUF form. The source is llama.cpp's ``src/models``; every row
+is held against the library itself by `tests/export/test_facts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sapwood.errors import ExportError
+
+SILU, GELU = {"hidden_act": "silu"}, {"hidden_activation": "gelu_pytorch_tanh"}
+QKV = ("attn_q", "attn_k", "attn_v")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One value, as both sides name it.
+
+    Attributes:
+        config: attribute of the transformers config.
+        key: in the file, below the architecture's name.
+        number: ``int`` is written as uint32, ``float`` as float32.
+        default: what llama.cpp takes if the file is silent; None: the file must say it, or another fact does.
+    """
+
+    config: str
+    key: str
+    number: type[int] | type[float] = int
+    default: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One architecture of llama.cpp.
+
+    Attributes:
+        kinds: transformers' ``model_type``s that it computes; a file is read as the first.
+        facts: beside those of `COMMON`.
+        fixed: config attributes with the one value that is computed.
+        biases: switches of the config, and the tensors that get a bias by them.
+        window: how many layers make one pattern of sliding windows, the last of which sees all; 0: no layer
+            has a window.
+        largest: number of layers by which llama.cpp knows the size whose queries are scaled by
+            hidden_size / heads; others are scaled by the head's width.
+        partial: the rotary embedding turns a part of each head.
+        interleaved: rows of q and k stand in pairs in the file, in halves in transformers.
+        norms_plus_one: norm weights have 1 added in the file.
+        head: "tied": llama.cpp has no place for a head of its own; "own": none for a tied one.
+        scalings: rotary scalings that it computes.
+        local_theta: layers with a window have a rotary base of their own.
+    """
+
+    kinds: tuple[str, ...]
+    facts: tuple[Fact, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    window: int = 0
+    largest: int = 0
+    partial: bool = False
+    interleaved: bool = False
+    norms_plus_one: bool = False
+    head: Literal["either", "tied", "own"] = "either"
+    scalings: tuple[str, ...] = ("default", "linear", "yarn")
+    local_theta: bool = False
+
+
+COMMON = (
+    Fact("hidden_size", "embedding_length"),
+    Fact("intermediate_size", "feed_forward_length"),
+    Fact("num_hidden_layers", "block_count"),
+    Fact("num_attention_heads", "attention.head_count"),
+    Fact("num_key_value_heads", "attention.head_count_kv"),
+    Fact("head_dim", "attention.key_length"),
+    Fact("max_position_embeddings", "context_length"),
+    Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6),
+)
+_WINDOW = Fact("sliding_window", "attention.sliding_window", int, 4096)
+
+FAMILIES = {
+    "llama": Family(
+        ("llama", "mistral"),
+        fixed=SILU,
+        biases={
+            "attention_bias": (*QKV, "attn_output"),
+            "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
+        },
+        interleaved=True,
+        scalings=("default", "linear", "yarn", "llama3"),
+    ),
+    "qwen2": Family(("qwen2",), fixed=SILU),
+    "qwen3": Family(("qwen3",), fixed=SILU | {"attention_bias": False}),
+    "gemma2": Family(
+        ("gemma2",),
+        facts=(
+            _WINDOW,
+            Fact("attn_logit_softcapping", "attn_logit_softcapping", float, 50.0),
+            Fact("final_logit_softcapping", "final_logit_softcapping", float, 30.0),
+        ),
+        fixed=GELU | {"attention_bias": False, "use_bidirectional_attention": None},
+        window=2,
+        largest=46,
+        norms_plus_one=True,
+        head="tied",
+    ),
+    "gemma3": Family(
+        ("gemma3_text",),
+        facts=(_WINDOW,),
+        fixed=GELU
+        | {
+            "attention_bias": False,
+            "use_bidirectional_attention": False,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        },
+        window=6,
+        largest=62,
+        norms_plus_one=True,
+        local_theta=True,
+    ),
+    "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
+    "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
+}
+MODEL_TYPES = {architecture: family.kinds[0] for architecture, family in FAMILIES.items()}
+
+
+def architecture_of(hf_config: Any) -> str:
+    """What llama.cpp calls a model with this transformers config. Raises ExportError if it isn't known."""
+    for architecture, family in FAMILIES.items():
+        if hf_config.model_type in family.kinds:
+            return architecture
+    known = ", ".join(kind for family in FAMILIES.values() for kind in family.kinds)
+    raise ExportError(
+        f"{hf_config.model_type} models can't be written as GGUF",
+        "base.model",
+        f"known: {known}",
+        "--to merged writes a folder, which llama.cpp's convert_hf_to_gguf.py may know how to convert",
+    )

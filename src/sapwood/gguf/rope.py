@@ -1,0 +1,165 @@
+"""The rotary embedding: transformers' ``rope_parameters``, and what a GGUF file says of them.
+
+Llama 3.1's stretched frequencies lie in a file as a tensor of divisors (``rope_freqs``), in transformers as
+four numbers. The numbers are recovered from the tensor, and checked against it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sapwood.errors import ModelError, Problem
+from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.file import GgufFile
+from sapwood.gguf.keys import integer, number
+
+FOLDER = "use the model's safetensors folder in place of the GGUF file"
+DIVISORS = "rope_freqs.weight"
+# Numbers of each scaling, by transformers' name, with the key that holds them; Llama 3.1's lie in the tensor.
+SCALINGS: Mapping[str, Mapping[str, str]] = {
+    "default": {},
+    "linear": {"factor": "rope.scaling.factor"},
+    "yarn": {
+        "factor": "rope.scaling.factor",
+        "original_max_position_embeddings": "rope.scaling.original_context_length",
+        "beta_fast": "rope.scaling.yarn_beta_fast",
+        "beta_slow": "rope.scaling.yarn_beta_slow",
+    },
+    "llama3": {
+        "factor": "",
+        "low_freq_factor": "",
+        "high_freq_factor": "",
+        "original_max_position_embeddings": "",
+    },
+}
+BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN, on both sides
+OF_EVERY = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def read_rope(file: GgufFile, width: int) -> dict[str, Any]:
+    """``rope_parameters`` of layers that see everything. ``width``: of one head."""
+    family = FAMILIES[file.architecture]
+    rope: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": number(file, "rope.freq_base", 10_000.0),
+    }
+    rotated = integer(file, "rope.dimension_count", width)
+    if family.partial:
+        rope["partial_rotary_factor"] = rotated / width
+    elif rotated != width:
+        raise ModelError("a rotary embedding on part of each head isn't supported", str(file.path))
+    return rope | _read_scaling(file, rope["rope_theta"], width)
+
+
+def _read_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
+    if DIVISORS in file.tensors:
+        return _read_llama3(file, theta, width)
+    kind = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
+    factor = number(file, "rope.scaling.factor", number(file, "rope.scale_linear", 1.0))
+    if kind == "none" and factor == 1.0:
+        return {}
+    if kind in ("none", "linear"):
+        return {"rope_type": "linear", "factor": factor}
+    original = integer(file, "rope.scaling.original_context_length", 0)
+    if kind == "yarn" and original:
+        keys = SCALINGS["yarn"]
+        betas = {name: number(file, keys[name], default) for name, default in BETAS.items()}
+        changed = {name: value for name, value in betas.items() if value != BETAS[name]}
+        scaling = {"factor": factor, "original_max_position_embeddings": original}
+        return {"rope_type": "yarn", **scaling, **changed}
+    raise ModelError(f"rotary scaling {kind!r} isn't supported in GGUF files", str(file.path), mend=FOLDER)
+
+
+def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
+    """Of the four numbers two are the same in every published model, the largest divisor is the third, and
+    the last is a power of two: 8,192 in all of Meta's."""
+    found = file.tensors[DIVISORS].dense().ravel()
+    for original in (8192, *(1 << bits for bits in range(6, 20))):
+        scaling: dict[str, Any] = {
+            "factor": float(found.max()),
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": original,
+        }
+        expected = llama3_divisors(theta, width, **scaling)
+        if found.shape == expected.shape and np.allclose(found, expected, rtol=1e-3):
+            return {"rope_type": "llama3", **scaling}
+    raise ModelError("rope_freqs isn't one of Llama 3.1's scalings", str(file.path), mend=FOLDER)
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+def rope_values(rope: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """What a file says about ``rope_parameters``, by key below the architecture's name."""
+    kind = rope.get("rope_type", "default")
+    values: dict[str, Any] = {
+        "rope.dimension_count": int(width * rope.get("partial_rotary_factor", 1.0)),
+        "rope.freq_base": float(rope["rope_theta"]),
+    }
+    if kind in ("linear", "yarn"):
+        values["rope.scaling.type"] = kind
+    for name, key in SCALINGS[kind].items():
+        value = rope.get(name)
+        if key and value is not None:
+            values[key] = int(value) if name.startswith("original") else float(value)
+    return values
+
+
+def rope_divisors(rope: Mapping[str, Any], width: int) -> NDArray[np.float32] | None:
+    """The tensor ``rope_freqs``, if the scaling is Llama 3.1's."""
+    if rope.get("rope_type") != "llama3":
+        return None
+    numbers = {name: rope[name] for name in SCALINGS["llama3"]}
+    return llama3_divisors(rope["rope_theta"], width, **numbers).astype(np.float32)
+
+
+def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]:
+    """What of ``rope_parameters`` llama.cpp would leave out."""
+    family, kind = FAMILIES[architecture], rope.get("rope_type", "default")
+    if kind not in family.scalings:
+        known = f"llama.cpp computes {', '.join(family.scalings)} for {architecture}"
+        return [Problem(f"rotary scaling {kind!r} has no place in a GGUF file", "rope_parameters", known)]
+    strangers = {
+        name: value
+        for name, value in rope.items()
+        if value is not None and name not in OF_EVERY | SCALINGS[kind].keys()
+    }
+    if kind == "yarn" and math.isclose(strangers.get("attention_factor", 0), _yarn_factor(rope["factor"])):
+        del strangers["attention_factor"]  # the one that both sides compute by themselves
+    if kind == "yarn" and strangers.get("truncate") is True:
+        del strangers["truncate"]
+    if not family.partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
+        strangers["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    return [
+        Problem(f"{name}: {value!r} has no place in a GGUF file", "rope_parameters", architecture)
+        for name, value in strangers.items()
+    ]
+
+
+def _yarn_factor(factor: float) -> float:
+    """arXiv 2309.00071, equation 22."""
+    return 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+def llama3_divisors(
+    theta: float,
+    width: int,
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    original_max_position_embeddings: int,
+) -> NDArray[np.float64]:
+    """What divides each rotary frequency: 1 for short waves, ``factor`` for long ones, a ramp between."""
+    waves = 2 * math.pi * theta ** (np.arange(0, width, 2) / width)
+    ramp = (original_max_position_embeddings / waves - low_freq_factor) / (high_freq_factor - low_freq_factor)
+    smooth = np.clip(ramp, 0.0, 1.0)
+    return 1 / ((1 - smooth) / factor + smooth)

@@ -1,0 +1,94 @@
+"""Where a process computes: found once, at the start of a run, and passed to all that depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sapwood.errors import ConfigError
+from sapwood.machine import memory
+from sapwood.native.build import why_not
+from sapwood.native.heap import why_no_heap
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The processor, or one of its GPUs. As a text it is torch's name of it: ``cpu``, ``cuda:0``."""
+
+    kind: Literal["cpu", "cuda"] = "cpu"
+    index: int = 0
+
+    def __str__(self) -> str:
+        return "cpu" if self.is_cpu else f"cuda:{self.index}"
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.kind == "cpu"
+
+    @property
+    def compiled(self) -> bool:
+        """Are there kernels of our own for it? They are compiled where this is asked first."""
+        return self.is_cpu and why_not() is None
+
+    @property
+    def heap(self) -> bool:
+        """Do large tensors lie in a heap of our own there (`native.heap`)?"""
+        return self.is_cpu and why_no_heap() is None
+
+    @property
+    def name(self) -> str:
+        import torch
+
+        return "cpu" if self.is_cpu else torch.cuda.get_device_name(self.index)
+
+    @property
+    def dense_dtype(self) -> str | None:
+        """The number format that a GPU holds a base in; a CPU's is measured."""
+        import torch
+
+        if self.is_cpu:
+            return None
+        with torch.cuda.device(self.index):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+    def memory(self) -> tuple[int, int]:
+        """(what this process holds there, what it can have besides), in bytes."""
+        if self.is_cpu:
+            return memory.resident_bytes(), memory.available_memory()
+        import torch
+
+        return torch.cuda.memory_allocated(self.index), torch.cuda.mem_get_info(self.index)[0]
+
+    def peak_bytes(self) -> int:
+        """Most memory that this process held there at once."""
+        if self.is_cpu:
+            return memory.peak_bytes()
+        import torch
+
+        return torch.cuda.max_memory_allocated(self.index)
+
+
+CPU = Device()
+
+
+def device_for(device_map: str, number: int = 0) -> Device:
+    """What ``base.device_map`` means here. number: of this process among those of its host; each has its own
+    GPU.
+
+    The names that spread a model over several GPUs mean the one GPU where there is one. Raises ConfigError
+    where there is none, or several: those are used by several processes.
+    """
+    import torch
+
+    if device_map == "cpu":
+        return CPU
+    where = f"base.device_map={device_map}"
+    if not torch.cuda.is_available():
+        if device_map == "auto":
+            return CPU
+        why = "this torch sees no CUDA device"
+        raise ConfigError("there is no GPU here", where, why, "base.device_map=auto takes the CPU, or cpu")
+    if device_map not in ("auto", "cuda") and torch.cuda.device_count() > 1 and number == 0:
+        mend = "torchrun --nproc-per-node=GPUS, with train.shard=base to divide the base among them"
+        raise ConfigError("one process uses one GPU", where, "layers are not spread by hand", mend)
+    return Device("cuda", number)

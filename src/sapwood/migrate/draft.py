@@ -1,0 +1,110 @@
+"""The config as it grows, and the report's lines beside it: what was read, where, and what it does here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sapwood.migrate.script.values import dotted, is_plain
+
+State = Literal["taken", "instead", "unread", "default"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One setting of the file. key: sapwood's, empty where it has none; value and ours: as text.
+
+    taken: it is set here. instead: sapwood does without, `en` and `zh` say how. unread: not taken over.
+    default: the file is silent, and its tool's own default was written out. matters: what is trained changes.
+    """
+
+    line: int
+    theirs: str
+    value: str
+    state: State
+    key: str = ""
+    ours: str = ""
+    en: str = ""
+    zh: str = ""
+    matters: bool = False
+
+
+@dataclass(slots=True)
+class Draft:
+    """settings: ``section.key`` -> value. micro, accumulation, devices make train.batch_size in the end."""
+
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    entries: list[Entry] = field(default_factory=list[Entry])
+    remarks: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    micro: int | None = None
+    accumulation: int | None = None
+    whole: int | None = None
+    devices: int = 1
+    ratio: Any = None
+    values: dict[str, Any] = field(default_factory=dict[str, Any])  # of the file, as they stand
+    folder: Path = Path()
+    lines: dict[str, int] = field(default_factory=dict[str, int])
+    template: str | None = None  # text of a .jinja file to be written
+    resists: list[tuple[int, str, str, str]] = field(default_factory=list[tuple[int, str, str, str]])
+
+    def take(
+        self, key: str, value: Any, line: int, theirs: str, shown: Any, en: str = "", zh: str = ""
+    ) -> None:
+        self.settings[key] = value
+        self.lines[key] = line
+        self.entries.append(Entry(line, theirs, show(shown), "taken", key, show(value), en, zh))
+
+    def note(self, key: str, line: int, theirs: str, shown: Any, en: str, zh: str) -> None:
+        """It is understood, and another line of the config answers it."""
+        self.entries.append(
+            Entry(line, theirs, show(shown), "taken", key, show(self.settings.get(key, "")), en, zh)
+        )
+
+    def instead(self, line: int, theirs: str, shown: Any, en: str, zh: str, *, matters: bool = False) -> None:
+        self.entries.append(Entry(line, theirs, show(shown), "instead", "", "", en, zh, matters))
+
+    def unread(self, line: int, theirs: str, shown: Any, en: str, zh: str, *, matters: bool = True) -> None:
+        self.entries.append(Entry(line, theirs, show(shown), "unread", "", "", en, zh, matters))
+
+    def default(self, key: str, value: Any, theirs: str, en: str, zh: str) -> None:
+        if key not in self.settings:
+            self.settings[key] = value
+            self.entries.append(Entry(0, theirs, show(value), "default", key, show(value), en, zh))
+
+    def tidy(self) -> None:
+        """The same line twice is one."""
+        self.entries = list(dict.fromkeys(self.entries))
+
+    def settle(self) -> None:
+        """micro * accumulation * devices is one step."""
+        if self.micro is not None:
+            self.settings.setdefault("train.micro_batch", self.micro)
+        size = self.whole or (self.micro or 1) * (self.accumulation or 1) * self.devices
+        if self.micro or self.accumulation or self.whole:
+            self.settings["train.batch_size"] = size
+        if self.settings.get("lora.method") == "full" and self.settings.get("base.storage") != "fp32":
+            self.take(
+                "base.storage",
+                "fp32",
+                self.lines.get("lora.method", 0),
+                "",
+                "",
+                "the base's own weights are trained: fp32 keeps small changes",
+                "训练底座自身的权重：fp32 才能保留小的变化",
+            )
+        if "train.max_steps" in self.settings:
+            self.settings.pop("train.epochs", None)
+
+
+def show(value: Any) -> str:
+    """A value as a person reads it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or value is None:
+        return {True: "True", False: "False", None: "None"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(show, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {show(v)}" for k, v in value.items()) + "}"
+    return str(value) if is_plain(value) else dotted(value)

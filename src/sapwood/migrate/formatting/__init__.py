@@ -1,0 +1,1 @@
+"""What a formatting function makes of a row: a template, columns, labels."""

@@ -1,0 +1,1 @@
+"""A script read without running it: its Python, its values, its calls."""

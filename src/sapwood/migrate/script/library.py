@@ -1,0 +1,334 @@
+"""Calls: the script's own functions; what is known of Python's, of tokenizers, argparse and datasets."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sapwood.migrate.script.expressions import attribute, item
+from sapwood.migrate.script.found import Env, Walker
+from sapwood.migrate.script.loops import elements
+from sapwood.migrate.script.strings import STRINGS, is_tokenizer, string_method, tokenize, tokenizer_method
+from sapwood.migrate.script.values import (
+    PARSED,
+    Attr,
+    Call,
+    Chat,
+    Class,
+    Coded,
+    Field,
+    Function,
+    Ids,
+    Len,
+    Module,
+    Object,
+    Ones,
+    Row,
+    Special,
+    Text,
+    Unknown,
+    as_ids,
+    dotted,
+)
+
+_SAME = {"list", "tuple", "copy", "deepcopy", "clone", "tolist", "tensor", "LongTensor", "array", "asarray",
+         "squeeze", "to", "long", "detach", "dict", "cat", "concatenate", "cuda", "flatten"}  # fmt: skip
+_PARSED = ("parse_args", "parse_known_args", "parse_args_into_dataclasses", "parse_args_and_config")
+_MAPS = ("map", "apply")
+
+
+def call(machine: Walker, node: ast.Call, env: Env) -> Any:
+    function = node.func
+    if isinstance(function, ast.Attribute):
+        of = machine.value(function.value, env)
+        callee = attribute(of, function.attr, node.lineno)
+    else:
+        of, callee = None, machine.value(function, env)
+    args, kwargs, lines = _arguments(machine, node, env)
+    if isinstance(callee, Function):
+        return machine.apply(callee, args, kwargs, node.lineno)
+    if isinstance(callee, Class):
+        return _instance(callee, args, kwargs)
+    if isinstance(function, ast.Attribute):
+        done, value = _method(machine, of, function.attr, args, kwargs, lines, node, env)
+        if done:
+            return value
+    if is_tokenizer(callee) and not (isinstance(callee, Attr) and callee.name == "from_pretrained"):
+        _remember(machine, "encode", args, kwargs, lines, node.lineno)
+        return tokenize(args, kwargs, node.lineno)
+    return _library(machine, node, of, callee, args, kwargs, lines)
+
+
+def _arguments(machine: Walker, node: ast.Call, env: Env) -> tuple[list[Any], dict[str, Any], dict[str, int]]:
+    args: list[Any] = []
+    for argument in node.args:
+        if isinstance(argument, ast.Starred):
+            inner = machine.value(argument.value, env)
+            args += inner if isinstance(inner, (list, tuple)) else [inner]
+        else:
+            args.append(machine.value(argument, env))
+    kwargs: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for keyword in node.keywords:
+        value = machine.value(keyword.value, env)
+        if keyword.arg is not None:
+            kwargs[keyword.arg], lines[keyword.arg] = value, keyword.lineno
+        elif isinstance(value, dict):
+            kwargs.update({str(k): v for k, v in value.items()})
+            known = machine.key_lines.get(id(value), {})
+            lines.update({str(k): known.get(str(k), keyword.lineno) for k in value})
+        elif isinstance(value, Row):
+            kwargs["**"] = value
+        else:
+            kwargs.setdefault("**", value)
+            lines.setdefault("**", keyword.lineno)
+    return args, kwargs, lines
+
+
+def _instance(made: Class, args: Sequence[Any], kwargs: dict[str, Any]) -> Object:
+    fields = dict(made.fields)
+    fields.update(zip(fields, args, strict=False))
+    return Object(made.node.name, {**fields, **kwargs})
+
+
+# --- methods ----------------------------------------------------------------------------------------------
+
+
+def _method(
+    machine: Walker,
+    of: Any,
+    name: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    lines: dict[str, int],
+    node: ast.Call,
+    env: Env,
+) -> tuple[bool, Any]:
+    line = node.lineno
+    if isinstance(of, (str, Text, Field, Special)) and name in STRINGS:
+        return True, string_method(machine, of, name, args, kwargs, node)
+    if isinstance(of, Chat) and name in STRINGS:
+        return True, of
+    if isinstance(of, list) and name in ("append", "extend", "insert"):
+        _grow(of, name, args)
+        return True, None
+    if isinstance(of, Ids) and name in ("append", "extend"):
+        value = as_ids(args[0] if name == "extend" else [args[0]]) if args else None
+        whole = Ids((*of.parts, *(value.parts if value else (Unknown("?", line),))), of.cuts, of.masks)
+        if isinstance(node.func, ast.Attribute):
+            machine.bind(node.func.value, whole, env)
+        return True, None
+    if isinstance(of, dict) and name in _DICTS:
+        return True, _DICTS[name](of, args)
+    if isinstance(of, (Row, Field, Coded)) and name in ("get", "pop") and args:
+        return True, item(of, args[0], line)
+    if isinstance(of, Row) and name in ("items", "keys", "values", "copy", "to_dict"):
+        return True, of
+    if isinstance(of, (Ids, Coded, Ones, Field, Row, list, tuple, dict)) and name in _SAME:
+        return True, of.copy() if isinstance(of, (list, dict)) else of
+    if isinstance(of, Module) and name in _SAME and len(args) >= 1 and as_ids(_only(args[0])) is not None:
+        return True, as_ids(_only(args[0]))
+    if is_tokenizer(of):
+        _remember(machine, name, args, kwargs, lines, line)
+        return tokenizer_method(name, args, kwargs, line)
+    if name == "add_argument" and isinstance(of, Call):
+        of.state.append(Call("add_argument", line, args, kwargs))
+        return True, None
+    if name in _PARSED and isinstance(of, Call):
+        return True, _parsed(of, name)
+    return False, None
+
+
+def _remember(
+    machine: Walker, name: str, args: list[Any], kwargs: dict[str, Any], lines: dict[str, int], line: int
+) -> None:
+    """What the rules ask of calls that leave no `Call`."""
+    text = _only(args[0]) if args else kwargs.get("text", kwargs.get("conversation"))
+    if name == "apply_chat_template":
+        machine.script.chats.append((args[0] if args else text, line))
+        machine.script.templated.append(Call(name, line, args, kwargs, lines))
+    elif name == "encode" and kwargs.get("add_special_tokens", True) is not False:
+        if isinstance(text, Text) and any(isinstance(part, Chat) for part in text.parts):
+            machine.script.retokenized.append(line)
+        elif isinstance(args[0] if args else None, Ids):
+            machine.script.encoded_ids.append(line)
+
+
+def _only(value: Any) -> Any:
+    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+
+
+def _grow(values: list[Any], name: str, args: list[Any]) -> None:
+    if name == "append" and args:
+        values.append(args[0])
+    elif name == "insert" and len(args) == 2 and isinstance(args[0], int):
+        values.insert(args[0], args[1])
+    elif name == "extend" and args:
+        inner = args[0]
+        values.extend(inner if isinstance(inner, (list, tuple)) else [inner])
+
+
+_DICTS: dict[str, Callable[[dict[Any, Any], list[Any]], Any]] = {
+    "get": lambda of, args: of.get(args[0], args[1] if len(args) > 1 else None) if args else None,
+    "pop": lambda of, args: of.pop(args[0], args[1] if len(args) > 1 else None) if args else None,
+    "items": lambda of, args: list(of.items()),
+    "keys": lambda of, args: list(of),
+    "values": lambda of, args: list(of.values()),
+    "update": lambda of, args: of.update(args[0]) if args and isinstance(args[0], dict) else None,
+    "setdefault": lambda of, args: of.setdefault(*args[:2]) if len(args) == 2 else None,
+    "copy": lambda of, args: dict(of),
+}
+
+
+# --- argparse, and whatever else --------------------------------------------------------------------------
+
+
+def _parsed(parser: Call, name: str) -> Any:
+    if parser.last == "HfArgumentParser" or name == "parse_args_into_dataclasses":
+        classes = parser.args[0] if parser.args else []
+        made = [
+            _default_of(one, parser.line)
+            for one in (classes if isinstance(classes, (list, tuple)) else [classes])
+        ]
+        return tuple(made)
+    fields: dict[str, Any] = {}
+    for argument in parser.state:
+        names = [a for a in argument.args if isinstance(a, str)]
+        if names:
+            long = next((n for n in names if n.startswith("--")), names[0])
+            fields[argument.kwargs.get("dest") or long.lstrip("-").replace("-", "_")] = _argument(
+                argument, long
+            )
+    values = Object("args", fields)
+    return (values, []) if name == "parse_known_args" else values
+
+
+def _argument(argument: Call, name: str) -> Any:
+    if "default" in argument.kwargs:
+        return argument.kwargs["default"]
+    action = argument.kwargs.get("action")
+    if action in ("store_true", "store_false"):
+        return action == "store_false"
+    return Unknown(f"the option {name}", argument.line) if argument.kwargs.get("required") else None
+
+
+def _default_of(made: Any, line: int) -> Any:
+    if isinstance(made, Class):
+        return Object(made.node.name, dict(made.fields))
+    return Call(dotted(made), line, inside=PARSED)
+
+
+def _library(
+    machine: Walker,
+    node: ast.Call,
+    of: Any,
+    callee: Any,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    lines: dict[str, int],
+) -> Any:
+    name, line = dotted(callee), node.lineno
+    builtin = _BUILTINS.get(name) if isinstance(callee, Unknown) else None
+    if builtin is not None:
+        return builtin(args, node)
+    last = name.rpartition(".")[2]
+    if (
+        last in _SAME
+        and args
+        and (ids := as_ids(_only(args[0]))) is not None
+        and not isinstance(args[0], list)
+    ):
+        return ids
+    if name.endswith("path.join") and all(isinstance(a, str) for a in args) and args:
+        return "/".join(str(a).rstrip("/") if i < len(args) - 1 else str(a) for i, a in enumerate(args))
+    if name in ("os.getenv", "os.environ.get"):
+        return args[1] if len(args) > 1 else Unknown(ast.unparse(node)[:80], line)
+    if last == "partial" and args and isinstance(args[0], Function):
+        return Function(args[0].node, args[0].env, {**args[0].preset, **kwargs})
+    if name in ("fire.Fire", "Fire", "typer.run") and args and isinstance(args[0], Function):
+        return machine.apply(args[0], [], {}, line)
+    receiver = of if isinstance(of, (Call, Attr, Object, Module, Unknown)) else None
+    made = Call(
+        name, line, args, kwargs, lines, receiver, inside=machine.inside[-1] if machine.inside else ""
+    )
+    machine.script.calls.append(made)
+    _mapped(machine, made)
+    return made
+
+
+def root(value: Any) -> Any:
+    """What `data["train"]` is a part of."""
+    while isinstance(value, Attr):
+        value = value.of
+    return value
+
+
+def _mapped(machine: Walker, made: Call) -> None:
+    """`dataset.map(function)`: what the function makes of a row, which later functions see."""
+    given = made.kwargs.get("formatting_func")
+    if isinstance(given, Function) and machine.choices is None:
+        rows = root(made.kwargs.get("train_dataset"))
+        machine.format(given, rows.columns if isinstance(rows, Call) else {}, made.line, mapped=True)
+    source = root(made.of)
+    if isinstance(source, Call):
+        made.columns = dict(source.columns)
+    if made.last not in _MAPS or machine.choices is not None:
+        return
+    function = next((v for v in (*made.args[:1], *made.kwargs.values()) if isinstance(v, Function)), None)
+    if function is None or not function.parameters:
+        return
+    extra = made.kwargs.get("fn_kwargs")
+    if isinstance(extra, dict):
+        function = Function(function.node, function.env, {**function.preset, **extra})
+    found = machine.format(function, made.columns, made.line, mapped=True)
+    result = next((way.result for way in found.ways if way.result is not None), None)
+    if isinstance(result, dict):
+        made.columns.update(
+            {str(k): _only(v) if isinstance(v, list) and k == "text" else v for k, v in result.items()}
+        )
+    elif isinstance(result, Row):
+        made.columns.update(result.columns)
+
+
+def _length(args: list[Any], node: ast.Call) -> Any:
+    value = args[0] if args else None
+    if isinstance(value, (str, list, tuple, dict)) and not (isinstance(value, list) and as_ids(value)):
+        return len(value)
+    ids = as_ids(value)
+    return Len(ids if ids is not None else value)
+
+
+def _range(args: list[Any], node: ast.Call) -> Any:
+    if args and all(isinstance(a, int) for a in args):
+        return list(range(*args)[:64]) if 0 not in args[2:] else []
+    return [Unknown("i", node.lineno)]
+
+
+def _zip(args: list[Any], node: ast.Call) -> Any:
+    return [tuple(row) for row in zip(*(elements(a, node) for a in args), strict=False)]
+
+
+def _enumerate(args: list[Any], node: ast.Call) -> Any:
+    return list(enumerate(elements(args[0], node))) if args else []
+
+
+def _first(args: list[Any], node: ast.Call) -> Any:
+    return args[0] if args else Unknown(ast.unparse(node), node.lineno)
+
+
+def _cast(kind: Callable[[Any], Any]) -> Callable[[list[Any], ast.Call], Any]:
+    def cast(args: list[Any], node: ast.Call) -> Any:
+        try:
+            return kind(args[0]) if args and isinstance(args[0], (str, int, float)) else _first(args, node)
+        except (ValueError, OverflowError):
+            return Unknown(ast.unparse(node), node.lineno)
+
+    return cast
+
+
+_BUILTINS: dict[str, Callable[[list[Any], ast.Call], Any]] = {
+    "len": _length, "range": _range, "zip": _zip, "enumerate": _enumerate, "list": _first, "tuple": _first,
+    "str": _first, "int": _cast(int), "float": _cast(float), "bool": _first, "tqdm": _first, "sorted": _first,
+    "reversed": _first, "iter": _first, "set": _first,
+}  # fmt: skip

@@ -1,0 +1,43 @@
+"""One walk over all of a file's Python."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+from sapwood.migrate.script.found import Script
+from sapwood.migrate.script.machine import Machine, Returned, Skipped
+from sapwood.migrate.script.values import Function
+
+
+def walk(trees: Sequence[ast.Module]) -> Script:
+    """Everything in the order of the file; then the formatting functions that nothing in it calls."""
+    machine = Machine()
+    for tree in trees:
+        for statement in tree.body:
+            try:
+                machine.statement(statement, machine.globals)
+            except (Returned, Skipped):
+                continue
+    for function in list(machine.script.functions):
+        if id(function.node) not in machine.called and _formats(function):
+            machine.format(function, {}, function.node.lineno, mapped=False)
+    for function in list(machine.script.functions):  # a `main` that only another file calls
+        if id(function.node) not in machine.called and "train" in ast.unparse(function.node):
+            machine.apply(function, [], {}, function.node.lineno)
+    return machine.script
+
+
+def _formats(function: Function) -> bool:
+    """Whether it makes training text of a row."""
+    text = ast.unparse(function.node)
+    made = any(
+        word in text for word in ("input_ids", "labels", "tokenizer", "'text'", "'prompt'", "'messages'")
+    )
+    subscript = any(
+        isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in function.parameters
+        for node in ast.walk(function.node)
+    )
+    return made and subscript and "return" in text and 1 <= len(function.parameters) <= 4

@@ -1,0 +1,1 @@
+"""Configs and command lines of other tools."""

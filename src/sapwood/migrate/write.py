@@ -1,0 +1,108 @@
+"""The config as a person would write it: only what was brought, each key with the line that it is from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from sapwood.config.file import field_of, inline_yaml
+from sapwood.config.sections import RunConfig
+from sapwood.migrate.draft import Draft, Entry
+from sapwood.migrate.read import Migration
+
+SECTIONS = ("base", "data", "template", "pack", "lora", "train", "eval", "save", "track")
+LANGUAGES = ("en", "zh")
+
+
+def config_yaml(found: Migration, *, zh: bool, template: str = "") -> str:
+    """template: the path of a written .jinja file, where there is one."""
+    draft = found.draft
+    name = Path(found.source.path).name
+    head = (
+        f"来自 {name}；每个键后面是它的出处。" if zh else f"from {name}; behind each key, where it is from."
+    )
+    out = [f"# {head}", "#   sapwood check sapwood.yaml", "#   sapwood train sapwood.yaml"]
+    if "name" in draft.settings:
+        out += [_line(found, "name", draft.settings["name"], zh=zh, indent="")]
+    for section in SECTIONS:
+        keys = [key for key in draft.settings if key.startswith(f"{section}.")]
+        keys.sort(key=lambda key: list(_fields(section)).index(key.partition(".")[2]))
+        if keys or section == "data":
+            out += ["", f"{section}:"]
+        if section == "data" and "data.train" not in draft.settings:
+            said = "没有说明是哪些数据" if zh else "which rows it was isn't said"
+            out.append(f"  train: data.jsonl  # {said}")
+        for key in keys:
+            value: Any = template if draft.settings[key] == "@template" else draft.settings[key]
+            out.append(_line(found, key, value, zh=zh, indent="  "))
+    return "\n".join(out) + "\n"
+
+
+def _fields(section: str) -> dict[str, Any]:
+    annotation: Any = RunConfig.model_fields[section].annotation
+    return annotation.model_fields
+
+
+def _line(found: Migration, key: str, value: Any, *, zh: bool, indent: str) -> str:
+    entries = [entry for entry in found.draft.entries if entry.key == key]
+    comment = "; ".join(dict.fromkeys(_origin(found, entry, zh=zh) for entry in entries[-3:]))
+    return f"{indent}{key.rpartition('.')[2]}: {inline_yaml(value)}" + (f"  # {comment}" if comment else "")
+
+
+def _origin(found: Migration, entry: Entry, *, zh: bool) -> str:
+    place = found.source.place(entry.line)
+    said = entry.zh if zh else entry.en
+    theirs = (
+        f"{entry.theirs}={entry.value}"
+        if entry.theirs and entry.value and len(entry.value) < 40
+        else entry.theirs
+    )
+    if entry.state == "default":
+        return " ".join(part for part in (entry.theirs, said) if part)
+    text = ", ".join(part for part in (theirs, place) if part)
+    return re.sub(r"\s+", " ", text)
+
+
+def validated(draft: Draft) -> None:
+    """Settings that sapwood refuses become lines of the report: its bounds are narrower than theirs."""
+    from sapwood.config.file import parse_config
+    from sapwood.errors import ConfigError
+
+    for key in list(draft.settings):
+        if draft.settings[key] == "@template":
+            continue
+        try:
+            parse_config(_tree({"data.train": ["data.jsonl"], key: draft.settings[key]}))
+        except ConfigError as error:
+            value, line = draft.settings.pop(key), draft.lines.get(key, 0)
+            why = error.problems[0].why or error.problems[0].what
+            draft.unread(line, key, value, f"refused here: {why}", f"这里不接受：{why}")
+    assert all(field_of(key.split(".")) is not None for key in draft.settings)
+
+
+def _tree(settings: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    return tree
+
+
+def find_files(draft: Draft, folder: Path) -> bool:
+    """Whether the rows are at hand; a path that is there from the file's own folder only becomes that one."""
+    for key in ("data.train", "data.eval", "base.model"):
+        value: Any = draft.settings.get(key)
+        if isinstance(value, list):
+            draft.settings[key] = [_found(str(one), folder) for one in value]
+        elif isinstance(value, str):
+            draft.settings[key] = _found(value, folder)
+    rows: Any = draft.settings.get("data.train", [])
+    return bool(rows) and all(Path(one).exists() for one in rows)
+
+
+def _found(path: str, folder: Path) -> str:
+    if ":" in path or not path or Path(path).exists():
+        return path
+    beside = folder / path
+    return str(beside) if beside.exists() else path

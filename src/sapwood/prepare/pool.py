@@ -1,0 +1,167 @@
+"""Batches of rows, proven by as many processes as there are cores.
+
+The processes are started afresh (spawn) and not forked: a fork has none of its parent's other threads, and
+whatever lock one of those held stays locked in it; a notebook, a console and torch all have threads. A start
+costs a second or two, so there are processes only where data are `LARGE`. Every batch is computed by the same
+function whoever calls it, so the examples don't depend on how many there are. What a process fails to do is
+done by this one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import operator
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from sapwood.machine.system import interrupts_blocked
+from sapwood.prepare.rows import ProvenBatch, Rules, prove_batch
+from sapwood.template.render import Renderer
+from sapwood.types import Conversation, Message, RowId
+
+LARGE = 8 << 20  # bytes of data from which on each further process is worth its start and its memory
+PATIENCE = 120.0  # seconds for one batch, and for a start; a batch of honest rows takes about one
+AHEAD = 2  # batches for each process that are read before the first of them is awaited
+MOST = 61  # processes that Windows allows a pool
+
+Batch = list[Conversation]
+
+
+def prove_batches(
+    batches: Iterable[tuple[int, Batch]], renderer: Renderer, rules: Rules, processes: int
+) -> Generator[tuple[int, ProvenBatch]]:
+    """`prove_batch` for each, in order; the number that comes with a batch goes with its result.
+
+    Close the generator to end the processes.
+    """
+    if processes < 2:
+        yield from ((number, prove_batch(batch, renderer, rules)) for number, batch in batches)
+        return
+    pool = _Pool(renderer, rules, processes)
+    waiting: deque[tuple[int, Batch, Future[ProvenBatch] | None]] = deque()
+
+    def first() -> tuple[int, ProvenBatch]:
+        number, batch, future = waiting.popleft()
+        return number, pool.result(future) or prove_batch(batch, renderer, rules)
+
+    try:
+        for number, batch in batches:
+            waiting.append((number, batch, pool.submit(batch)))
+            if len(waiting) > AHEAD * processes:
+                yield first()
+        while waiting:
+            yield first()
+    finally:
+        pool.stop()
+
+
+class _Pool:
+    """Processes until one of them fails; from then on none."""
+
+    def __init__(self, renderer: Renderer, rules: Rules, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._executor: ProcessPoolExecutor | None = ProcessPoolExecutor(
+            min(processes, MOST), context, _begin, (renderer, rules)
+        )
+
+    def submit(self, batch: Batch) -> Future[ProvenBatch] | None:
+        """None where there are no processes any more, or none could be started."""
+        if self._executor is None:
+            return None
+        try:
+            with _bare_start():
+                return self._executor.submit(_work, _packed(batch))
+        except Exception:  # whatever hinders a process, this one can do its work
+            self.stop()
+            return None
+
+    def result(self, future: Future[ProvenBatch] | None) -> ProvenBatch | None:
+        """None where a process died, hung or raised anything: this one will see what it was."""
+        if future is None:
+            return None
+        try:
+            return future.result(PATIENCE)
+        except Exception:
+            self.stop()
+            return None
+
+    def stop(self) -> None:
+        """End the processes, whatever they do."""
+        executor, self._executor = self._executor, None
+        if executor is None:
+            return
+        running = [*(executor._processes or {}).values()]  # pyright: ignore[reportPrivateUsage]
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.kill()
+        for process in running:
+            process.join()
+
+
+@contextmanager
+def _bare_start() -> Generator[None]:
+    """A process that starts here doesn't run the caller's script anew, and leaves Ctrl-C to this one."""
+    main = sys.modules["__main__"]
+    with interrupts_blocked():
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+# --- in a process of the pool -------------------------------------------------------------------------------
+
+_OWN: dict[str, Any] = {}
+
+
+def _begin(renderer: Renderer, rules: Rules) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each process has a core
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _OWN.update(renderer=renderer, rules=rules)
+
+
+def _end_with_parent() -> None:
+    """Nobody else ends a process whose parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(packed: Sequence[Any]) -> ProvenBatch:
+    return prove_batch(_unpacked(packed), _OWN["renderer"], _OWN["rules"])
+
+
+_FIELDS = operator.attrgetter(*(field.name for field in dataclasses.fields(Message)))
+
+# Frozen dataclasses are pickled field by field through Python code, tuples in C.
+
+
+def _packed(batch: Batch) -> list[Any]:
+    return [
+        (
+            (one.row.source, one.row.index, one.row.line),
+            [_FIELDS(message) for message in one.messages],
+            one.tools,
+            one.text,
+        )
+        for one in batch
+    ]
+
+
+def _unpacked(packed: Sequence[Any]) -> Batch:
+    return [
+        Conversation(RowId(*row), tuple([Message(*message) for message in messages]), tools, text)
+        for row, messages, tools, text in packed
+    ]

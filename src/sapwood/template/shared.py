@@ -1,0 +1,59 @@
+"""Faults that many rows share, told once: how many rows, the first few, and one mend."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sapwood.errors import Problem
+from sapwood.types import RowId
+
+EXAMPLES = 3
+MEANING = {  # code -> what is wrong, and the mend
+    "content-lost": (
+        "what they say is not in the text that the chat template writes",
+        "choose a template that has a place for it (template.name), or take it out of the rows; "
+        "template.accept=content-lost trains without it",
+    ),
+    "control-text": (
+        "messages hold what a chat template writes, which would be learnt as plain text",
+        "data.strip_control_text=true takes it out, and makes turns of a conversation inside a message; "
+        "template.accept=control-text learns it as text",
+    ),
+}
+
+
+@dataclass(slots=True)
+class Shared:
+    """The rows that failed one check. ``kinds``: by what is at fault, how many rows have it; ``last``: the
+    row that was counted last."""
+
+    rows: int = 0
+    first: list[RowId] = field(default_factory=list[RowId])
+    kinds: Counter[str] = field(default_factory=Counter[str])
+    example: str = ""
+    last: RowId | None = None
+
+    def add(self, row: RowId, kinds: set[str], example: str) -> None:
+        """One more example of a row; those of one row come together."""
+        if self.first and self.last == row:
+            return
+        self.kinds.update(kinds)
+        self.rows, self.last = self.rows + 1, row
+        self.first = [*self.first, row][:EXAMPLES]
+        self.example = self.example or example
+
+    def merge(self, later: Shared) -> None:
+        """Count in those of later rows."""
+        self.rows += later.rows
+        self.kinds.update(later.kinds)
+        self.first = [*self.first, *later.first][:EXAMPLES]
+        self.example = self.example or later.example
+
+    def problem(self, code: str) -> Problem:
+        """One for all of them."""
+        what, mend = MEANING[code]
+        where = ", ".join(map(str, self.first)) + (", …" if self.rows > len(self.first) else "")
+        listed = ", ".join(f"{kind} ({rows:,})" for kind, rows in self.kinds.most_common())
+        rows = f"{self.rows:,} row{'s' * (self.rows > 1)}"
+        return Problem(f"[{code}] {rows}: {what}", where, f"{listed}, for instance {self.example!r}", mend)

@@ -1,0 +1,216 @@
+"""A trial before any weight is loaded: what a run does is done on a tiny random copy of the model, and
+compared with what plain transformers and PEFT do.
+
+One pack of rows that share a beginning, each longer than the layers' window, is computed as in training,
+forward and backward. Then its adapter is written, read and opened as `sapwood chat` opens it. Value and
+gradient must be those of each row alone, by the architecture's own attention and PEFT's own layers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sapwood.adapter.attach import attach_lora, attach_saved
+from sapwood.adapter.files import read_adapter, write_adapter
+from sapwood.adapter.model import LoraModel
+from sapwood.base.inspect import first_line, quiet
+from sapwood.base.load import load_base
+from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_model
+from sapwood.compute.attention.seam import packed_attention
+from sapwood.compute.batch import to_batch
+from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
+from sapwood.errors import ModelError, SapwoodError
+from sapwood.pack.build import build_pack
+from sapwood.prepare.study import Study
+from sapwood.train.loop import forward_loss
+from sapwood.types import Base, BaseSpec, Example, RowId
+
+SHARED, OWN = 2 * WINDOW, (3 * WINDOW, 2 * WINDOW, 5)  # tokens of a row that all share, and of each row
+LOSS, GRADIENT, LOGITS = 1e-4, 1e-3, 1e-4  # relative differences in fp32, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Rows and tokens of the pack that was computed both ways; the window that the rows exceed, None where
+    the model has none."""
+
+    rows: int
+    tokens: int
+    window: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "tokens": self.tokens,
+            "window": self.window,
+            "loss_within": LOSS,
+            "gradient_within": GRADIENT,
+        }
+
+
+def tried(study: Study, config: RunConfig) -> Study:
+    """The study with the trial's result in its proof. Raises ModelError where the trial fails."""
+    trial = try_out(study.spec, config.lora)
+    return replace(study, facts={**study.facts, "proof": {**study.facts["proof"], "trial": trial.to_json()}})
+
+
+def try_out(spec: BaseSpec, lora: LoraConfig) -> Trial:
+    """Train and open again, on a tiny copy of ``spec``'s model. Changes no generator.
+
+    Raises ModelError: with what differs, or with why the architecture can't do what training asks of it.
+    """
+    kind = spec.hf_config.model_type
+    mend = "take a model of another family"
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            torch.random.fork_rng(devices=[]),
+            quiet(),
+            _one_thread(),
+        ):
+            return _try(spec, _plain(lora), Path(folder))
+    except SapwoodError as error:
+        problems = [replace(problem, mend=problem.mend or mend) for problem in error.problems]
+        raise type(error)(problems) from None
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise ModelError(f"{kind} models can't be trained", spec.source, why, mend) from None
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Threads that wait for each other cost more than such small products."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _try(spec: BaseSpec, lora: LoraConfig, folder: Path) -> Trial:
+    small = replace(spec, path=folder / "base", hf_config=tiny_model(spec.hf_config, folder / "base"))
+    model = attach_lora(_loaded(small), lora)
+    _wake(model)
+    examples = _rows()
+    pack = build_pack(examples)
+    write_adapter(model, folder / "adapter")
+    model.peft.train()
+    with packed_attention(model.network, model.backend):
+        loss = forward_loss(model, to_batch(pack))
+        loss.total.backward()
+    found = {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
+    wanted_loss, wanted = _alone(folder, examples)
+    _compare(small, float(loss.total), wanted_loss, found, wanted)
+    _compare_opened(small, folder / "adapter", examples[0])
+    window = getattr(small.hf_config.get_text_config(), "sliding_window", None)
+    return Trial(len(examples), len(pack.ids), window if isinstance(window, int) else None)
+
+
+def _plain(lora: LoraConfig) -> LoraConfig:
+    """``lora`` at a small rank; a plain LoRA for methods that start from the base's own weights, or that put
+    nothing on linears. Its dropout is attached, and then switched off: masks aren't compared."""
+    own = lora.method not in ("pissa", "loftq") and lora.on_linears
+    return lora.model_copy(
+        update={"rank": min(lora.rank, 4), "method": lora.method if own else "lora"}
+        | ({} if own else {"bias": "none"})
+    )
+
+
+def _loaded(spec: BaseSpec) -> Base:
+    return load_base(spec, BaseConfig(model=spec.source, storage="fp32", products="fp32"))
+
+
+@torch.no_grad()
+def _wake(model: LoraModel) -> None:
+    """Numbers that a trained adapter could have: B starts at zero, and hides A's gradient."""
+    torch.manual_seed(1)
+    for parameter in model.parameters.values():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    for module in model.peft.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def _rows() -> list[Example]:
+    generator = np.random.default_rng(0)
+    shared = generator.integers(3, VOCABULARY, SHARED)
+    rows: list[Example] = []
+    for i, own in enumerate(OWN):
+        ids = np.concatenate([shared, generator.integers(3, VOCABULARY, own)]).astype(np.int32)
+        rows.append(Example(RowId("trial", i), ids, np.arange(len(ids)) >= SHARED // 2))
+    return rows
+
+
+def _alone(folder: Path, examples: Sequence[Example]) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients by plain transformers and PEFT, row by row."""
+    model = _plain_peft(folder)
+    total = 0.0
+    for example in examples:
+        ids = torch.from_numpy(example.ids.astype(np.int64))[None]
+        at = torch.from_numpy(example.trained[1:])
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        loss = nn.functional.cross_entropy(logits[at], ids[0, 1:][at], reduction="sum")
+        loss.backward()
+        total += float(loss.detach())
+    return total, dict(_named_gradients(model))
+
+
+def _plain_peft(folder: Path) -> Any:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    network: Any = AutoModelForCausalLM.from_pretrained(
+        folder / "base", dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    )
+    return PeftModel.from_pretrained(network, str(folder / "adapter"), is_trainable=True).eval()
+
+
+def _named_gradients(model: Any) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            plain = name.replace(".default", "")
+            yield plain.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"), parameter.grad
+
+
+def _compare(
+    spec: BaseSpec, loss: float, wanted_loss: float, found: dict[str, Tensor], wanted: dict[str, Tensor]
+) -> None:
+    if not abs(loss - wanted_loss) <= LOSS * abs(wanted_loss):
+        _refuse(spec, f"the loss of a pack is {loss:.6g}, that of its rows alone {wanted_loss:.6g}")
+    nothing = torch.zeros(())  # what a layer that no token went through has
+    largest = max(float(grad.abs().max()) for grad in wanted.values())
+    gaps = {
+        name: float((found.get(name, nothing) - wanted.get(name, nothing)).abs().max()) / largest
+        for name in found.keys() | wanted.keys()
+    }
+    worst = max(gaps, key=lambda name: gaps[name])
+    if not gaps[worst] <= GRADIENT:
+        _refuse(spec, f"the gradient of {worst} differs by {gaps[worst]:.2g} of the largest")
+
+
+def _compare_opened(spec: BaseSpec, adapter: Path, example: Example) -> None:
+    """The adapter as `serve.load` opens it, against plain PEFT."""
+    opened = attach_saved(_loaded(spec), *read_adapter(adapter), adapter)
+    ids = torch.from_numpy(example.ids.astype(np.int64))[None]
+    with torch.no_grad():
+        found = opened.peft(input_ids=ids, use_cache=False).logits
+        wanted = _plain_peft(adapter.parent)(input_ids=ids, use_cache=False).logits
+    gap = float((found - wanted).abs().max() / wanted.abs().max())
+    if not gap <= LOGITS:
+        _refuse(spec, f"the adapter, opened again, gives logits that differ by {gap:.2g} of the largest")
+
+
+def _refuse(spec: BaseSpec, why: str) -> None:
+    kind = spec.hf_config.model_type
+    mend = "take a model of another family; packing would train something else"
+    raise ModelError(f"{kind} models can't be packed", spec.source, f"on a tiny copy {why}", mend)

@@ -1,0 +1,165 @@
+"""Every fact of the table, changed in a tiny model: real llama.cpp says what transformers says, or the config
+is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gguf
+from sapwood.commands.export import export_target
+from sapwood.errors import ExportError
+from sapwood.export.ship import Order, export
+from sapwood.gguf.facts import LOCAL_THETA, PATTERN, file_values, refuse_unwritable
+from sapwood.gguf.families import COMMON, FAMILIES
+from sapwood.gguf.file import read_gguf
+from sapwood.gguf.rope import SCALINGS
+from tests.base.tiny import tiny_config, tiny_model_dir
+from tests.export.tuned import tuned_on
+
+Changes = dict[str, Any]
+
+
+def rope(kind: str = "default", theta: float = 10_000.0, **more: Any) -> Changes:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": theta, **more}}
+
+
+def two_ropes(full: Changes, sliding: Changes) -> Changes:
+    plain = {"rope_type": "default", "rope_theta": 10_000.0}
+    return {"rope_parameters": {"full_attention": plain | full, "sliding_attention": plain | sliding}}
+
+
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+HALF, QUARTER = {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 0.25}
+UNTIED = {"tie_word_embeddings": False}
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+MOVES: tuple[tuple[str, Changes], ...] = (
+    ("llama", rope(theta=500_000.0)),
+    ("llama", rope("linear", factor=4.0)),
+    ("llama", rope("yarn", **YARN)),
+    ("llama", rope("yarn", beta_fast=16.0, **YARN)),
+    ("llama", rope("llama3", 500_000.0, **LLAMA3)),
+    ("llama", {"rms_norm_eps": 1e-3}),
+    ("llama", {"attention_bias": True}),
+    ("llama", {"mlp_bias": True}),
+    ("llama", {"head_dim": 32}),
+    ("llama", {"num_key_value_heads": 1}),
+    ("llama", {"intermediate_size": 96}),
+    ("llama", UNTIED),
+    ("mistral", {"sliding_window": 2048}),
+    ("mistral", rope(theta=1_000_000.0) | UNTIED),
+    ("qwen2", rope("yarn", **YARN)),
+    ("qwen2", UNTIED),
+    ("qwen3", rope("linear", factor=4.0)),
+    ("qwen3", {"head_dim": 32, "rms_norm_eps": 1e-3}),
+    ("qwen3", UNTIED),
+    ("gemma2", {"sliding_window": 16}),
+    ("gemma2", {"layer_types": [SLIDING, SLIDING]}),
+    ("gemma2", {"attn_logit_softcapping": 2.0}),
+    ("gemma2", {"final_logit_softcapping": 1.0}),
+    ("gemma2", rope(theta=500_000.0)),
+    ("gemma3", {"sliding_window": 16}),
+    ("gemma3", {"layer_types": [SLIDING, SLIDING]}),
+    ("gemma3", two_ropes({"rope_theta": 500_000.0}, {})),
+    ("gemma3", two_ropes({}, {"rope_theta": 100.0})),
+    ("gemma3", two_ropes(LINEAR, {})),
+    ("chatglm", rope(**QUARTER)),
+    ("chatglm", rope(partial_rotary_factor=1.0)),
+    ("chatglm", rope(theta=500_000.0, **HALF)),
+    ("chatglm", {"attention_bias": False}),
+    ("chatglm", UNTIED),
+    ("glm4", rope(**QUARTER)),
+    ("glm4", rope("yarn", **YARN, **HALF)),
+    ("glm4", {"attention_bias": False}),
+    ("glm4", UNTIED),
+)
+
+REFUSED: tuple[tuple[str, Changes, str], ...] = (
+    ("llama", rope("dynamic", factor=2.0), "'dynamic'"),
+    ("llama", rope("yarn", attention_factor=2.0, **YARN), "attention_factor"),
+    ("llama", rope(**HALF), "partial_rotary_factor"),
+    ("llama", {"hidden_act": "gelu"}, "hidden_act"),
+    ("mistral", {"sliding_window": 32}, "window of 32 tokens"),
+    ("mixtral", {}, "mixtral models can't be written as GGUF.*known: .*mistral.*--to merged"),
+    ("qwen2", rope("llama3", **LLAMA3), "'llama3'"),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}, "window of 32"),
+    ("qwen3", {"attention_bias": True}, "attention_bias"),
+    ("gemma2", {"layer_types": [FULL, SLIDING]}, "order of sliding windows"),
+    ("gemma2", {"layer_types": [FULL, FULL]}, "order of sliding windows"),
+    ("gemma2", {"query_pre_attn_scalar": 64}, "query_pre_attn_scalar: 64"),
+    ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping: None"),
+    ("gemma2", {"hidden_activation": "silu"}, "hidden_activation"),
+    ("gemma2", UNTIED, "head of its own"),
+    ("gemma3", two_ropes({}, LINEAR), "in layers with a window"),
+    ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    ("chatglm", rope("llama3", **LLAMA3, **HALF), "'llama3'"),
+)
+
+
+def named(case: Any) -> str:
+    return str(case) if isinstance(case, str) else " ".join(map(str, case))
+
+
+@pytest.mark.parametrize(("arch", "changes"), MOVES, ids=named)
+def test_a_fact_that_has_a_place_moves_the_export(arch: str, changes: Changes, tmp_path: Path) -> None:
+    """The check holds llama.cpp against the changed model, and what the file says against its config."""
+    trained = tuned_on(tiny_model_dir(arch, tmp_path, **changes), strength=0.1)
+    done = export(trained, Order("gguf"), tmp_path / "out")
+    assert done.check.difference <= 0.002
+    plain = file_values(tiny_config(arch))
+    written = file_values(trained.base.spec.hf_config)
+    tensors = read_gguf(done.path / "model.gguf").tensors
+    told_by_tensors = {"attention_bias", "mlp_bias", "tie_word_embeddings"} & changes.keys()
+    assert written != plain or told_by_tensors or "rope_freqs.weight" in tensors
+
+
+@pytest.mark.parametrize(("arch", "changes", "words"), REFUSED, ids=named)
+def test_a_fact_without_a_place_is_refused_from_the_config(arch: str, changes: Changes, words: str) -> None:
+    with pytest.raises(ExportError, match=words):
+        refuse_unwritable(tiny_config(arch, **changes))
+
+
+def test_the_command_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_model_dir("mistral", tmp_path, sliding_window=32)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "sapwood.json").write_text(json.dumps({"base": str(base)}), encoding="utf-8")
+    monkeypatch.setattr("sapwood.commands.export.open_target", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(ExportError, match="window of 32 tokens"):
+        export_target(str(adapter), tmp_path, to="gguf", file_type="F16", onto=None, out=None, as_json=False)
+
+
+def test_everything_that_has_no_place_is_said_at_once() -> None:
+    config = tiny_config("llama", hidden_act="gelu", **rope("dynamic", factor=2.0))
+    with pytest.raises(ExportError) as caught:
+        refuse_unwritable(config)
+    assert len(caught.value.problems) == 2
+
+
+def test_an_attribute_that_nobody_knows_is_refused_unless_it_is_the_default() -> None:
+    config = tiny_config("llama")
+    config.residual_multiplier = 0.22
+    with pytest.raises(ExportError, match=r"residual_multiplier: 0\.22"):
+        refuse_unwritable(config)
+
+
+def test_every_key_is_one_of_llama_cpps_own() -> None:
+    """Names as the `gguf` package, which llama.cpp's converters use, has them."""
+    sections = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope)
+    values = [v for section in sections for v in vars(section).values() if isinstance(v, str)]
+    known = {value.removeprefix("{arch}.") for value in values}
+    ours = {fact.key for family in FAMILIES.values() for fact in (*COMMON, *family.facts)}
+    ours |= {PATTERN, LOCAL_THETA, *(key for keys in SCALINGS.values() for key in keys.values() if key)}
+    assert ours <= known

@@ -1,0 +1,272 @@
+"""Faults put into the exporters on purpose: each makes a file that opens, or nearly; none may be published.
+
+Faults of weights are put into the base's own tensors as well as the merged ones, so that whatever is written
+to compare with has them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sapwood.base import write
+from sapwood.config.sections import LoraConfig
+from sapwood.errors import ExportError
+from sapwood.export import gguf_adapter, gguf_model, ship
+from sapwood.export.ship import Kind, Order, export
+from sapwood.gguf import map as gguf_map
+from sapwood.serve.load import Loaded
+from tests.base.tiny import CHATML, tiny_model_dir
+from tests.export.tuned import tuned_on
+
+Patch = pytest.MonkeyPatch
+Weights = Iterator[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault, and a model on which it matters. ``changes``: of the model's config."""
+
+    name: str
+    arch: str
+    kind: Kind
+    put: Callable[[Patch], None]
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        return f"{self.arch} {self.kind} {self.changes}"
+
+
+# --- ways to put a fault in -------------------------------------------------------------------------------
+
+
+def key(name: str, change: Callable[[Any], Any]) -> Callable[[Patch], None]:
+    """Another value of a key in the file; a change that gives None leaves it out."""
+
+    def put(patch: Patch) -> None:
+        right = gguf_model.file_values
+
+        def wrong(config: Any) -> dict[str, Any]:
+            values = {k: change(v) if k.endswith(name) else v for k, v in right(config).items()}
+            assert values != right(config), f"{name} is no key of the file"
+            return {k: v for k, v in values.items() if v is not None}
+
+        patch.setattr(gguf_model, "file_values", wrong)
+
+    return put
+
+
+def tensors(change: Callable[[str, Tensor], Any]) -> Callable[[Patch], None]:
+    """Other tensors, of the merged model and of the base alone. ``change`` gives a tensor, or a pair of a
+    name and a tensor, or None to leave it out."""
+
+    def put(patch: Patch) -> None:
+        def wrong(right: Callable[..., Weights]) -> Callable[..., Weights]:
+            def stream(*arguments: Any) -> Weights:
+                for name, tensor in right(*arguments):
+                    made = change(name, tensor)
+                    if made is not None:
+                        yield made if isinstance(made, tuple) else (name, made)
+
+            return stream
+
+        for name in ("merged_parameters", "base_parameters"):
+            patch.setattr(ship, name, wrong(getattr(ship, name)))
+
+    return put
+
+
+def without(part: str) -> Callable[[Patch], None]:
+    return tensors(lambda name, tensor: None if part in name else tensor)
+
+
+def swapped(a: str, b: str) -> Callable[[Patch], None]:
+    """Two tensors of one shape under each other's names."""
+
+    def change(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+        return (name.replace(a, "\0").replace(b, a).replace("\0", b), tensor)
+
+    return tensors(change)
+
+
+def transposed(part: str) -> Callable[[Patch], None]:
+    return tensors(lambda name, tensor: tensor.T.contiguous() if part in name else tensor)
+
+
+def coarse(name: str, tensor: Tensor) -> Tensor:
+    """The embedding in 15 steps, as if it were packed into 4 bits."""
+    if "embed_tokens" not in name:
+        return tensor
+    step = tensor.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 7
+    return torch.round(tensor / step) * step
+
+
+def attribute(owner: Any, name: str, value: Any) -> Callable[[Patch], None]:
+    return lambda patch: patch.setattr(owner, name, value)
+
+
+def config_key(name: str, value: Any) -> Callable[[Patch], None]:
+    """Another value in config.json of a merged folder."""
+
+    def put(patch: Patch) -> None:
+        right = write._config
+        patch.setattr(write, "_config", lambda *arguments: right(*arguments) | {name: value})
+
+    return put
+
+
+def weaker(name: str, tensor: Tensor) -> Tensor:
+    return tensor * 0.9 if "up_proj" in name else tensor
+
+
+def misread_alpha(patch: Patch) -> None:
+    right = gguf_adapter.gguf_pairs
+    patch.setattr(gguf_adapter, "gguf_pairs", lambda pairs, config: (8.0, right(pairs, config)[1]))
+
+
+def other_layers(patch: Patch) -> None:
+    """The adapter's pairs of layer 0 on layer 1."""
+    right = gguf_adapter.lora_pairs
+
+    def wrong(model: Any) -> list[Any]:
+        from dataclasses import replace
+
+        moved = {"layers.0.": "layers.1.", "layers.1.": "layers.0."}
+        return [
+            replace(pair, module=pair.module.replace(old, moved[old]))
+            for pair in right(model)
+            for old in moved
+            if old in pair.module
+        ]
+
+    patch.setattr(gguf_adapter, "lora_pairs", wrong)
+
+
+def other_merged_template(patch: Patch) -> None:
+    right = write._write_tokenizer
+    patch.setattr(write, "_write_tokenizer", lambda spec, _, folder: right(spec, OTHER_TEMPLATE, folder))
+
+
+LINEAR = {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}}
+LLAMA3 = {
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+}
+UNTIED = {"tie_word_embeddings": False}
+OTHER_TEMPLATE = CHATML.replace("<|im_end|>", "")
+
+NO_STOP = {"eos_token_id": 0}
+
+
+def no_divisors(*_: Any) -> None:
+    """Of Llama 3.1's scaling."""
+
+
+def in_halves(*_: Any) -> None:
+    """No tensor's rows are put in pairs."""
+
+
+def in_pairs(_: str, name: str, __: Any) -> int | None:
+    return {"attn_q": 4, "attn_k": 2}.get(name.rpartition(".")[2])
+
+
+MUTANTS = (
+    Mutant("another rotary base", "qwen2", "gguf", key("rope.freq_base", lambda v: v * 10)),
+    Mutant("rotation of whole heads", "glm4", "gguf", key("rope.dimension_count", lambda v: 2 * v)),
+    Mutant("linear scaling lost", "llama", "gguf", key("rope.scaling.type", lambda _: "none"), LINEAR),
+    Mutant(
+        "Llama 3 scaling lost",
+        "llama",
+        "gguf",
+        attribute(gguf_model, "rope_divisors", no_divisors),
+        LLAMA3,
+    ),
+    Mutant("another epsilon", "qwen3", "gguf", key("rms_epsilon", lambda v: v * 10)),
+    Mutant("another window", "gemma2", "gguf", key("attention.sliding_window", lambda v: 2 * v)),
+    Mutant("windows in other layers", "gemma2", "gguf", key("window_pattern", lambda _: 1)),
+    Mutant("soft cap of another size", "gemma2", "gguf", key("final_logit_softcapping", lambda v: 2 * v)),
+    Mutant("a longer context than was trained", "qwen2", "gguf", key("context_length", lambda v: 2 * v)),
+    Mutant("the head dropped", "llama", "gguf", without("lm_head"), UNTIED),
+    Mutant("rows of q and k in halves", "llama", "gguf", attribute(gguf_map, "rotary_heads", in_halves)),
+    Mutant(
+        "rows of q and k in pairs",
+        "qwen2",
+        "gguf",
+        attribute(gguf_map, "rotary_heads", in_pairs),
+    ),
+    Mutant("o transposed", "qwen2", "gguf", transposed("o_proj")),
+    Mutant("down transposed", "qwen2", "gguf", transposed("down_proj")),
+    Mutant("a bias dropped", "llama", "gguf", without("q_proj.bias"), {"attention_bias": True}),
+    Mutant("gate and up exchanged", "qwen2", "gguf", swapped("gate_proj", "up_proj")),
+    Mutant("k and v exchanged", "qwen2", "gguf", swapped("k_proj", "v_proj")),
+    Mutant("layers in another order", "qwen2", "gguf", swapped("layers.0.", "layers.1.")),
+    Mutant("norms exchanged", "llama", "gguf", swapped("input_layernorm", "post_attention_layernorm")),
+    Mutant(
+        "norms without their one",
+        "gemma2",
+        "gguf",
+        tensors(lambda name, tensor: tensor - 1 if "norm" in name else tensor),
+    ),
+    Mutant("a coarse embedding", "qwen2", "gguf", tensors(coarse)),
+    Mutant("a weight nine tenths of itself", "qwen2", "gguf", tensors(weaker)),
+    Mutant(
+        "another template",
+        "qwen2",
+        "gguf",
+        attribute(gguf_model, "_template", lambda *_: {"tokenizer.chat_template": OTHER_TEMPLATE}),
+    ),
+    Mutant("rsLoRA's scale misread", "llama", "gguf-adapter", misread_alpha),
+    Mutant("pairs on other layers", "llama", "gguf-adapter", other_layers),
+    Mutant("the base's head dropped", "llama", "gguf-adapter", without("lm_head"), UNTIED),
+    Mutant("a merged head dropped", "llama", "merged", without("lm_head"), UNTIED),
+    Mutant(
+        "a merged head said to be tied", "llama", "merged", config_key("tie_word_embeddings", True), UNTIED
+    ),
+    Mutant("merged rotation lost", "llama", "merged", config_key("rope_scaling", None), LINEAR),
+    Mutant("a merged epsilon", "llama", "merged", config_key("rms_norm_eps", 1e-5)),
+    Mutant("merged k and v exchanged", "llama", "merged", swapped("k_proj", "v_proj")),
+    Mutant("merged o transposed", "llama", "merged", transposed("o_proj")),
+    Mutant("merged stop ids", "llama", "merged", attribute(write, "_generation", lambda *_: NO_STOP)),
+    Mutant("a merged template", "llama", "merged", other_merged_template),
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mutant], Loaded]:
+    """A trained model for a mutant; exported without a fault it passes."""
+    made: dict[str, Loaded] = {}
+
+    def model(mutant: Mutant) -> Loaded:
+        if mutant.model not in made:
+            folder = tmp_path_factory.mktemp("model")
+            lora = LoraConfig(rank=4, alpha=8, method="rslora")
+            trained = tuned_on(tiny_model_dir(mutant.arch, folder, **mutant.changes), lora, strength=0.2)
+            assert export(trained, Order(mutant.kind), folder / "right").check.difference > 0
+            made[mutant.model] = trained
+        return made[mutant.model]
+
+    return model
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_fault_in_an_exporter_is_refused(
+    mutant: Mutant, models: Callable[[Mutant], Loaded], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    trained = models(mutant)
+    mutant.put(monkeypatch)
+    with pytest.raises(ExportError):
+        export(trained, Order(mutant.kind), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

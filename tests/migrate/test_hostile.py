@@ -1,0 +1,113 @@
+"""No line of what is brought runs, whatever it holds; and it is read in time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from sapwood.errors import SapwoodError
+from sapwood.migrate.read import bring
+
+TRAINS = """
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+model = AutoModelForCausalLM.from_pretrained("org/base")
+Trainer(model=model, args=TrainingArguments(output_dir="out", num_train_epochs=2)).train()
+"""
+DEEDS = (
+    "open({mark!r}, 'w').write('x')",
+    "import os; os.system('touch ' + {mark!r})",
+    "import subprocess; subprocess.run(['touch', {mark!r}])",
+    "import pathlib; pathlib.Path({mark!r}).touch()",
+    "eval('open(' + repr({mark!r}) + ', \"w\")')",
+    "exec('open(' + repr({mark!r}) + ', \"w\")')",
+    "__import__('os').system('touch ' + {mark!r})",
+    "import shutil; shutil.copy(__file__, {mark!r})",
+    "(lambda: open({mark!r}, 'w'))()",
+    "raise SystemExit(open({mark!r}, 'w'))",
+)
+PLACES = (
+    "{deed}\n{trains}",
+    "{trains}\n{deed}",
+    "def f():\n    {deed}\nf()\n{trains}",
+    "class C:\n    {deed}\n{trains}",
+    "@(lambda f: (f(), f)[1])\ndef f():\n    {deed}\n{trains}",
+    "if True:\n    {deed}\n{trains}",
+    "try:\n    {deed}\nfinally:\n    pass\n{trains}",
+    "for _ in range(3):\n    {deed}\n{trains}",
+    "def f(x={default}):\n    return x\nf()\n{trains}",
+    "def process(example):\n    {deed}\n    return {{'text': example['a'] + example['b']}}\n{trains}",
+)
+
+
+@pytest.mark.parametrize(("deed", "place"), list(itertools.product(DEEDS, PLACES)))
+def test_nothing_that_would_run_on_import_runs(deed: str, place: str, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    done = deed.format(mark=str(mark))
+    default = done.rpartition("; ")[2] if not done.startswith("raise") else "None"
+    path = tmp_path / "train.py"
+    path.write_text(place.format(deed=done, default=default, trains=TRAINS), encoding="utf-8")
+    assert bring(path).draft.settings["base.model"] == "hf:org/base"
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "(" * 500 + ")" * 500,
+        "x = " + "+".join(["1"] * 5000),
+        "def f():\n    return f()\nf()\n",
+        "def f(x):\n    return g(x)\ndef g(x):\n    return f(x) + f(x)\nf(1)\n",
+        "x = 'a' * 10**12\ny = 10**10**10\nz = [1] * 10**12\nw = (1,) * 10**9\n",
+        "while True:\n    x = 1\n",
+        "for i in range(10**12):\n    for j in range(10**12):\n        x = i * j\n",
+        "x = 1\n" + "x = x * 9999999999\n" * 3000,
+        "a = []\na.append(a)\nb = {}\nb['b'] = b\n",
+        "x = '%s' * 9 % ('a',)\n'{0.__class__}'.format(x)\n'{'.format()\n",
+        "s = 'ab'\n" + "s = s + s\n" * 60,
+        "\0",
+        "class C(C): pass\n",
+        "import\n" * 100,
+    ],
+)
+def test_a_script_made_to_hang_or_to_crash_does_neither(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(text + "\n" + TRAINS, encoding="utf-8")
+    start = time.process_time()
+    try:
+        bring(path)
+    except SapwoodError as error:
+        assert len(str(error)) < 2000
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("name", ["a.ipynb", "a.py", "a.md", "a.sh", "a.yaml", "a.bin", "a.xyz"])
+@pytest.mark.parametrize("data", [b"", b"\xff\xfe\x00", b"{" * 3000, b"\x80\x04.", b"%PDF-1.4"])
+def test_damaged_files_are_refused_in_words(name: str, data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(SapwoodError) as caught:
+        bring(path)
+    assert caught.value.problems[0].what
+
+
+def notebook(cells: int) -> str:
+    body = [
+        {"cell_type": "code", "source": [f"%time\n!pip install x\nvalue_{i} = {i} + 1\nprint(value_{i})\n"]}
+        for i in range(cells)
+    ]
+    body += [{"cell_type": "code", "source": TRAINS.splitlines(keepends=True)}]
+    return json.dumps({"cells": body, "nbformat": 4, "metadata": {}})
+
+
+def test_a_notebook_of_200_cells_takes_less_than_two_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "train.ipynb"
+    path.write_text(notebook(200), encoding="utf-8")
+    start = time.process_time()
+    found = bring(path)
+    assert time.process_time() - start < 2
+    entry = next(e for e in found.draft.entries if e.theirs == "num_train_epochs")
+    assert found.source.place(entry.line) == "cell 201 line 4"

@@ -1,0 +1,86 @@
+"""A run is tried out on a tiny copy of its model: what can't be trained is said before a weight is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING
+
+from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_config
+from sapwood.compute.attention import seam
+from sapwood.config.sections import LoraConfig
+from sapwood.errors import ModelError
+from sapwood.train.trial import try_out
+from sapwood.types import BaseSpec
+
+HALF_SLIDING: dict[str, Any] = {
+    "sliding_window": 4096,
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+EXPERTS: dict[str, Any] = {"n_routed_experts": 64, "num_experts_per_tok": 8, "n_group": 1, "topk_group": 1}
+TRAINED: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 4096},
+    "gemma2": {},
+    "exaone4": HALF_SLIDING,
+    "glm4_moe": EXPERTS,
+    "deepseek_v3": EXPERTS,
+    "minicpm3": {},
+    "mixtral": {},
+}
+REFUSED = {"gpt_oss": "s_aux", "gpt2": "can't be trained", "stablelm": "doesn't hand on", "qwen3_next": ""}
+
+
+def spec_of(kind: str, **values: Any) -> BaseSpec:
+    return BaseSpec(kind, Path(kind), "", None, CONFIG_MAPPING[kind](**values), ())
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_full_size_config_is_tried_out_on_a_tiny_copy(kind: str) -> None:
+    spec = spec_of(kind, **TRAINED[kind])
+    before, state = spec.hf_config.to_dict(), torch.random.get_rng_state()
+    trial = try_out(spec, LoraConfig())
+    window = getattr(spec.hf_config, "sliding_window", None)
+    assert trial.window == (WINDOW if window else None) and trial.rows == 3
+    assert spec.hf_config.to_dict() == before and torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_trained_is_refused_with_its_reason(kind: str) -> None:
+    with pytest.raises(ModelError, match=REFUSED[kind]) as caught:
+        try_out(spec_of(kind), LoraConfig())
+    assert all(problem.mend and "/tmp" not in problem.where for problem in caught.value.problems)
+
+
+def test_a_window_where_there_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As EXAONE 4 was trained once: its modules keep a window that full layers don't have."""
+    rule = seam.Rule
+    monkeypatch.setattr(seam, "Rule", lambda **values: rule(**values | {"window": WINDOW}))
+    with pytest.raises(ModelError, match="the loss of a pack is"):
+        try_out(spec_of("exaone4", **HALF_SLIDING), LoraConfig())
+
+
+def test_a_gradient_that_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = seam.cpu_attention
+    monkeypatch.setattr(seam, "cpu_attention", lambda query, key, *rest: attend(query, key.detach(), *rest))
+    with pytest.raises(ModelError, match="the gradient of"):
+        try_out(spec_of("llama"), LoraConfig())
+
+
+@pytest.mark.parametrize("method", ["rslora", "dora", "pissa", "ia3", "prefix", "full"])
+def test_every_method_is_tried(method: Any) -> None:
+    assert try_out(spec_of("qwen2"), LoraConfig(method=method)).rows == 3
+
+
+def test_the_copy_keeps_each_kind_of_layer_and_the_widths_of_heads() -> None:
+    big = CONFIG_MAPPING["gemma3_text"]()
+    small = tiny_config(big)
+    assert set(small.layer_types) == set(big.layer_types) and small.num_hidden_layers == 2
+    assert small.head_dim == big.head_dim and small.vocab_size == VOCABULARY
+    assert small.sliding_window == WINDOW
+    assert json.dumps(big.to_dict()) == json.dumps(CONFIG_MAPPING["gemma3_text"]().to_dict())
