@@ -48,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.chdir(here)
     assert done.exit_code == 0, done.output
-    assert "13 checks passed" in done.output
+    assert "15 checks passed" in done.output
     assert "step 3/3" in done.output
     assert "sapwood chat" in done.output
     return folder
