@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: install demo test lint gpu proof compat crash bench clean
+.PHONY: install demo test lint gpu proof compat crash bench dist clean
 
 install: .venv/installed
 
@@ -15,9 +15,11 @@ install: .venv/installed
 demo: install
 	$(BIN)/sapwood demo
 
-# Two processes: each test file runs in one of them, so that what it set up is set up once.
+# Two processes: each test file runs in one of them, so that what it set up is set up once. The whole suite must
+# cover the code; a part of it, as in make test TESTS=tests/test_cli.py, can't.
+COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 test: install
-	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90 $(TESTS)
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile $(if $(TESTS),$(TESTS),$(COVERAGE))
 
 lint: install
 	$(BIN)/ruff check
@@ -50,6 +52,16 @@ bench: install
 	$(BIN)/python bench/scale.py --lengths 1024,2048,4096 --rows 32
 	$(BIN)/python bench/loss_parity.py --rows 64
 	$(BIN)/python bench/int8.py --rows 80
+
+# What a release would be: built, installed into an environment of its own, and used there for two steps.
+dist: install
+	rm -rf dist build
+	$(BIN)/uv build
+	$(BIN)/uv venv --seed --python $(BIN)/python build/alone
+	$(BIN)/uv pip install --python build/alone/bin/python --constraint constraints.txt dist/*.whl
+	cd build && test "$$(alone/bin/sapwood --version | tr ' ' -)" = "$$(basename ../dist/*.whl | cut -d - -f 1,2)"
+	cd build && alone/bin/sapwood demo --steps 2
+	grep -q "^## $$(build/alone/bin/sapwood --version | cut -d ' ' -f 2) " CHANGELOG.md
 
 clean:
 	rm -rf .venv build dist runs

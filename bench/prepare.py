@@ -88,7 +88,7 @@ def by_datasets(path: Path) -> dict[str, Any]:
     import datasets
     from tests.template.real_tokenizers import real_tokenizer
 
-    from sapwood.prepare.pool import cores
+    from sapwood.machine.system import cores
 
     datasets.disable_progress_bars()
     tokenizer = real_tokenizer("qwen1_5")

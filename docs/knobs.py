@@ -1,12 +1,13 @@
-"""Write docs/tutorial-knobs.md and its Chinese twin: ``python docs/knobs.py``.
+"""Write docs/tutorial-knobs.md, its Chinese twin, and what errors answer from: ``python docs/knobs.py``.
 
-One source for both pages, knobs.yaml: every knob of the five tutorials, the key that sapwood has for it, or
+One source for all, knobs.yaml: every knob of the five tutorials, the key that sapwood has for it, or
 what sapwood does instead. `tests/test_knobs.py` keeps the pages as this script writes them, the keys as the
 config has them, and the list complete.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,20 @@ def main() -> int:
 
 
 def pages() -> dict[str, str]:
-    """File name -> text."""
-    return {"tutorial-knobs.md": _page(chinese=False), "tutorial-knobs.zh-CN.md": _page(chinese=True)}
+    """Path from here -> text."""
+    return {
+        "tutorial-knobs.md": _page(chinese=False),
+        "tutorial-knobs.zh-CN.md": _page(chinese=True),
+        "../src/sapwood/assets/knobs.json": _answers(),
+    }
+
+
+def _answers() -> str:
+    """Each name with its keys and what to know, for `config.names`."""
+    knobs = [knob for area in read_areas() for knob in area.knobs]
+    found = {name: [knob.keys, knob.en] for knob in knobs for name in knob.names}
+    lines = [f" {json.dumps(name)}: {json.dumps(found[name], ensure_ascii=False)}" for name in sorted(found)]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _page(*, chinese: bool) -> str:

@@ -37,6 +37,7 @@ LAYERS = (
     {"machine", "scores"},
     {"config"},
     {"types", "errors", "native"},
+    {"machine/system"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -62,6 +63,7 @@ DOORS = {
     },
     "datasets": {"data/files/hub"},
     "sacrebleu": {"scores"},
+    "portalocker": {"run/lock", "base/builtin"},
     **{name: {f"trackers/{name}"} for name in ("swanlab", "tensorboard", "wandb", "trackio", "mlflow")},
     "torch.distributed": {f"train/processes/{name}" for name in ("world", "shard", "vocabulary")},
 }
@@ -79,7 +81,10 @@ def name_of(path: Path) -> str:
 
 
 def unit(name: str) -> str:
-    return name.split("/")[0]
+    """The folder or module that has a layer; one file of a folder has one of its own."""
+    return next(
+        (known for known in LEVEL if "/" in known and f"{name}/".startswith(f"{known}/")), name.split("/")[0]
+    )
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -110,7 +115,7 @@ def test_imports_point_down(path: Path) -> None:
     for imported in imports(path):
         if not imported.startswith("sapwood."):
             continue
-        there = imported.split(".")[1]
+        there = unit("/".join(imported.split(".")[1:]))
         if there == here or there not in LEVEL:
             continue
         assert LEVEL[here] < LEVEL[there], f"{name_of(path)} imports {imported}"

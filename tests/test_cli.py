@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
+import sapwood
 from sapwood import cli
 from sapwood.config.file import load_config
+from sapwood.errors import ConfigError, DataError
 from tests.base.tiny import tiny_llama
 
 
@@ -38,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.chdir(here)
     assert done.exit_code == 0, done.output
-    assert "13 checks passed" in done.output
+    assert "15 checks passed" in done.output
     assert "step 3/3" in done.output
     assert "sapwood chat" in done.output
     return folder
@@ -256,3 +266,155 @@ def test_a_run_in_use_says_by_whom(home: Path) -> None:
 
 def test_debug_shows_the_traceback(home: Path) -> None:
     assert "Traceback" in shell("train", "me.yaml", "--debug", cwd=home).stderr
+
+
+# --- help ---------------------------------------------------------------------------------------------------
+
+
+def test_alone_it_shows_five_verbs_and_is_content() -> None:
+    done = shell()
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = re.findall(r"^  ([a-z]+) +\S", done.stdout, re.MULTILINE)
+    assert shown == ["demo", "init", "check", "train", "chat"]
+
+
+def every_verb(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    group = group or typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if hasattr(command, "commands"):
+            yield from every_verb(command, (*path, name))
+
+
+@pytest.mark.parametrize("verb", list(every_verb()), ids=" ".join)
+def test_each_verb_explains_itself_with_an_example(verb: tuple[str, ...]) -> None:
+    said = call(*verb, "--help").output
+    assert said == call("help", *verb).output
+    assert f"Examples:\n  sapwood {' '.join(verb)}" in said
+    assert "..." not in said and "<" not in said.replace("<|", "")
+    assert "usage: sapwood" in said
+
+
+def test_help_groups_the_verbs_and_forgets_none() -> None:
+    said = call("--help").output
+    for title in (
+        "Train:",
+        "See and measure:",
+        "Give away:",
+        "Models, data, machine:",
+        "Options:",
+        "Examples:",
+    ):
+        assert f"\n{title}\n" in said
+    shown = {line.split()[0] for line in said.splitlines() if re.match(r"  [a-z]+ {2,}[A-Z]", line)}
+    assert {verb[0] for verb in every_verb()} <= shown
+    assert "Other:" not in said, "a new verb has a place in commands/line/help.py"
+
+
+def test_an_unknown_verb_names_the_nearest(home: Path) -> None:
+    done = shell("trian", "my.yaml")
+    assert done.returncode == 2
+    assert "did you mean 'train'" in done.stderr.lower()
+    assert "no verb is called 'trian'" in shell("help", "trian").stderr
+
+
+# --- how it speaks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["--version", "-V"])
+def test_the_version_is_the_wheel_s(word: str) -> None:
+    assert call(word).output == f"sapwood {sapwood.__version__}\n"
+    settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert settings["project"]["dynamic"] == ["version"]
+    assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sapwood.__version__"}
+    assert f"## {sapwood.__version__}" in (Path(__file__).parents[1] / "CHANGELOG.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("arguments", [["train", "me.yaml"], ["train", "--jsn"], ["runs", "nothing"]])
+def test_with_json_an_error_is_json_too(arguments: list[str], home: Path) -> None:
+    done = shell(*arguments, "--json", cwd=home)
+    told = json.loads(done.stdout)
+    assert told["kind"] == "error" and told["exit_code"] == done.returncode == 2
+    assert told["problems"][0]["what"] in done.stderr
+
+
+def test_quiet_says_the_result_and_nothing_on_the_way(home: Path) -> None:
+    done = shell("train", "-q", "my.yaml", "train.max_steps=1", "save.dir=quiet-runs", cwd=home)
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    assert (home / line / "adapter").is_dir()
+
+
+def test_verbose_is_taken_anywhere(home: Path) -> None:
+    assert shell("-v", "runs", cwd=home).returncode == shell("runs", "-v", cwd=home).returncode == 0
+
+
+@pytest.mark.parametrize("how", ["NO_COLOR", "--no-color", "TERM"])
+def test_no_colour_where_none_is_wanted(how: str, home: Path) -> None:
+    """In a terminal: `show` paints, unless it was told not to."""
+    import pexpect
+
+    environment = {**os.environ, "TERM": "xterm"}
+    environment.pop("NO_COLOR", None)
+    plain = {
+        **environment,
+        **({"NO_COLOR": "1"} if how == "NO_COLOR" else {"TERM": "dumb"} if how == "TERM" else {}),
+    }
+    command = [sys.executable, "-m", "sapwood", "show", "my.yaml", "--row", "0"]
+    extra = ["--no-color"] if how == "--no-color" else []
+    shown = pexpect.run(shlex.join([*command, *extra]), cwd=home, env=plain, timeout=120).decode()
+    assert "⟦Wat" in shown and "\x1b[" not in shown
+    if how == "NO_COLOR":
+        assert (
+            "\x1b[1;32m" in pexpect.run(shlex.join(command), cwd=home, env=environment, timeout=120).decode()
+        )
+        assert "\x1b[" not in shell("show", "my.yaml", "--row", "0", cwd=home).stdout
+
+
+def test_the_last_lines_offer_what_comes_next(home: Path) -> None:
+    said = shell("train", "my.yaml", "train.max_steps=1", "save.dir=next-runs", cwd=home).stdout
+    for word in ("sapwood chat", "sapwood eval", "sapwood export"):
+        assert word in said
+
+
+# --- runs and eval ------------------------------------------------------------------------------------------
+
+
+def test_runs_can_be_sorted_and_taken_elsewhere(home: Path) -> None:
+    for rank in (1, 3):
+        call(
+            "train", "my.yaml", f"lora.rank={rank}", "save.dir=many", f"name=rank{rank}", "train.max_steps=2"
+        )
+    names = [
+        run["name"] for run in json.loads(call("runs", "--runs", "many", "--json", "--sort", "name").output)
+    ]
+    assert names == ["rank1", "rank3"]
+    by_loss = json.loads(call("runs", "--runs", "many", "--json", "--sort", "held-out").output)
+    assert by_loss[0]["best_eval_loss"] <= by_loss[1]["best_eval_loss"]
+    rows = list(csv.DictReader(io.StringIO(call("runs", "--runs", "many", "--csv", "-").output)))
+    assert [row["name"] for row in rows] == ["rank3", "rank1"]
+    assert float(rows[0]["loss"]) > 0
+    assert "drew 2 runs" in call("runs", "--runs", "many", "--plot", "both.png", "--csv", "all.csv").output
+    assert (home / "both.png").read_bytes().startswith(b"\x89PNG")
+    assert (home / "all.csv").read_text().count("\n") == 3
+    with pytest.raises(ConfigError, match="can't be sorted by 'colour'"):
+        call("runs", "--sort", "colour")
+    for made in ("both.png", "all.csv"):
+        (home / made).unlink()
+
+
+def test_eval_shows_both_answers_and_takes_questions(home: Path) -> None:
+    said = call("eval", "mine", "--max-new-tokens", "4").output
+    assert said.startswith("› ") and re.search(r"^ base +adapter$", said, re.MULTILINE)
+    assert said.index("Tree ") < said.index("perplexity")
+    (home / "questions.txt").write_text("Tree 1?\n\nTree 2?\n")
+    said = call("eval", "mine", "--prompts", "questions.txt", "--max-new-tokens", "4").output
+    assert said.count("› Tree") == 2 and "perplexity" not in said
+    asked = ("eval", "mine", "--prompts", "questions.txt", "--max-new-tokens", "4", "--json")
+    told = json.loads(call(*asked).output)
+    assert [answer["row"] for answer in told["answers"]] == ["questions.txt:1", "questions.txt:3"]
+    alone = shell("chat", "mine", "-p", "Tree 1?", "--max-new-tokens", "4", cwd=home).stdout
+    assert told["answers"][0]["adapter"]["answer"] == alone.removesuffix("\n")
+    (home / "questions.txt").unlink()
+    with pytest.raises(DataError, match="the questions can't be read"):
+        call("eval", "mine", "--prompts", "questions.txt")

@@ -1,9 +1,11 @@
 """Fine-tune a chat model with LoRA.
 
->>> from sapwood import finetune, load_config
->>> adapter = finetune(load_config("my.yaml", ["train.epochs=1"]))
+>>> from sapwood import finetune
+>>> adapter = finetune(data=[{"prompt": "Hi", "completion": "Hello."}], base={"model": "builtin:smollm2"})
+>>> adapter.load().chat("Hi")
 
-Importing sapwood loads neither torch nor transformers; the first call does.
+docs/library.md shows each of these names at work. Importing sapwood loads neither torch nor transformers; the
+first call does.
 """
 
 from __future__ import annotations
@@ -13,27 +15,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sapwood.config.file import load_config, parse_config
     from sapwood.config.sections import RunConfig
-    from sapwood.errors import SapwoodError
+    from sapwood.errors import SapwoodError, Stopped
     from sapwood.pipeline import finetune
     from sapwood.restart import resume
-    from sapwood.types import Adapter
+    from sapwood.run.frame import Run, runs
+    from sapwood.serve.model import Model, load
+    from sapwood.types import Adapter, Evaluated, Finished, Sample, Stepped, Stop
 
-__all__ = ["Adapter", "RunConfig", "SapwoodError", "finetune", "load_config", "parse_config", "resume"]
+__version__ = "0.1.0"  # the wheel's too: pyproject.toml reads it here
+
+__all__ = [
+    "Adapter", "Evaluated", "Finished", "Model", "Run", "RunConfig", "Sample", "SapwoodError", "Stepped",
+    "Stop", "Stopped", "__version__", "finetune", "load", "load_config", "parse_config", "resume", "runs",
+]  # fmt: skip
 
 _HOMES = {
-    "Adapter": "types",
-    "RunConfig": "config.sections",
-    "SapwoodError": "errors",
-    "finetune": "pipeline",
-    "load_config": "config.file",
-    "parse_config": "config.file",
-    "resume": "restart",
+    "config.file": "load_config parse_config",
+    "config.sections": "RunConfig",
+    "errors": "SapwoodError Stopped",
+    "pipeline": "finetune",
+    "restart": "resume",
+    "run.frame": "Run runs",
+    "serve.model": "Model load",
+    "types": "Adapter Evaluated Finished Sample Stepped Stop",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'sapwood' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"sapwood.{_HOMES[name]}"), name)
+    for home, names in _HOMES.items():
+        if name in names.split():
+            return getattr(import_module(f"sapwood.{home}"), name)
+    raise AttributeError(f"module 'sapwood' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

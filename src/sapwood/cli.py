@@ -2,65 +2,69 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from io import TextIOWrapper
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sapwood.errors import SapwoodError
+from sapwood.commands.line.entry import run
+from sapwood.commands.line.help import Verb, first_steps, group
+from sapwood.commands.line.nested import data_app, model_app
+from sapwood.commands.line.options import RUNS, Config, Json, Moved, Overrides, Runs, Spill
 
-app = typer.Typer(
+app = group(
     name="sapwood",
     help="Fine-tune a chat model with LoRA: proven labels, fast on the machine you have, exact resume.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-model_app = typer.Typer(
-    help="Pull a model, list what is known, or look at one.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(model_app, name="model")
-data_app = typer.Typer(help="Make data files readable.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-
-Config = Annotated[Path, typer.Argument(help="YAML file; `sapwood init` writes one", metavar="CONFIG")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value, wins over the file", metavar="[KEY=VALUE]…")
-]
-Json = Annotated[bool, typer.Option("--json", help="facts as JSON on stdout, nothing else")]
-Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs")]
-Moved = Annotated[
-    str | None, typer.Option("--base", help="where the adapter's base lies now", metavar="MODEL")
-]
-Spill = Annotated[
-    Path | None,
-    typer.Option("--spill-dir", help="folder for the finished adapter where the run's disk is full"),
-]
-RUNS = Path("runs")
-DEBUG = "--debug"
-BUSY = 0.4  # running processes a core, before this one, from which a machine counts as busy
+verb = partial(app.command, cls=Verb)
 
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: Annotated[bool, typer.Option("--version", help="print the version and leave")] = False,
-    debug: Annotated[bool, typer.Option(DEBUG, help="show tracebacks; accepted anywhere")] = False,
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", help="print the version and leave")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="results and errors only; anywhere")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="more on the way; anywhere")] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="plain text, as NO_COLOR=1 asks for; anywhere")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks; anywhere")] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
+        import sapwood
 
-        typer.echo(f"sapwood {installed('sapwood')}")
+        typer.echo(f"sapwood {sapwood.__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(first_steps(context.command), nl=False)
 
 
-@app.command()
+@verb(name="help")
+def explain(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(help="a verb", metavar="[VERB]")] = None,
+) -> None:
+    """Explain a verb, or list all of them."""
+    at: Any = context.parent or context
+    command: Any = at.command
+    for name in names or ():
+        if name not in getattr(command, "commands", {}):
+            from sapwood.errors import ConfigError
+
+            raise ConfigError(f"no verb is called {name!r}", "help", mend="sapwood --help lists them")
+        command = command.commands[name]
+        at = command.context_class(command, info_name=name, parent=at)
+    typer.echo(command.get_help(at))
+
+
+@verb()
 def demo(
     runs: Runs = RUNS,
-    steps: Annotated[int | None, typer.Option(help="stop after so many optimizer steps")] = None,
+    steps: Annotated[int | None, typer.Option(help="stop after so many optimizer steps", metavar="N")] = None,
 ) -> None:
     """Pull the built-in model, train it on the built-in dataset, show before and after."""
     from sapwood.commands.demo import run_demo
@@ -68,7 +72,7 @@ def demo(
     run_demo(runs, steps)
 
 
-@app.command()
+@verb()
 def check(config: Config, overrides: Overrides = None, json: Json = False) -> None:
     """Everything up to step 0: the proof, the counts, an estimate of memory and time."""
     from sapwood.commands.data import check_config
@@ -76,16 +80,18 @@ def check(config: Config, overrides: Overrides = None, json: Json = False) -> No
     check_config(config, overrides or [], as_json=json)
 
 
-@app.command()
+@verb()
 def show(
     config: Config,
     overrides: Overrides = None,
-    row: Annotated[int | None, typer.Option(help="0-based number of a row in the data")] = None,
-    count: Annotated[int, typer.Option("-n", help="how many examples")] = 1,
+    row: Annotated[int | None, typer.Option(help="0-based number of a row in the data", metavar="N")] = None,
+    count: Annotated[int, typer.Option("-n", help="how many examples", metavar="N")] = 1,
     worst: Annotated[
         bool, typer.Option("--worst", help="the longest, the least learnt, the most characters a token")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="write one self-contained page instead")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write one self-contained page instead", metavar="FILE")
+    ] = None,
 ) -> None:
     """The tokens that the model sees, and which of them it learns."""
     from sapwood.commands.data import show_tokens
@@ -93,7 +99,7 @@ def show(
     show_tokens(config, overrides or [], row=row, count=count, worst=worst, html=html)
 
 
-@app.command()
+@verb()
 def train(config: Config, overrides: Overrides = None, spill: Spill = None, json: Json = False) -> None:
     """Train an adapter."""
     from sapwood.commands.train import train_config
@@ -101,7 +107,7 @@ def train(config: Config, overrides: Overrides = None, spill: Spill = None, json
     train_config(config, overrides or [], spill=spill, as_json=json)
 
 
-@app.command()
+@verb()
 def resume(
     run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
     runs: Runs = RUNS,
@@ -118,7 +124,7 @@ def resume(
     resume_run(run, runs, allow=allow or [], spill=spill, as_json=json)
 
 
-@app.command()
+@verb()
 def verify(
     run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
     runs: Runs = RUNS,
@@ -133,47 +139,66 @@ def verify(
     verify_run(run, runs, repair=repair, as_json=json)
 
 
-@app.command(name="runs")
+@verb(name="runs")
 def list_runs(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN]…", help="compare these")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN…]", help="compare these")] = None,
+    sort: Annotated[
+        str, typer.Option(metavar="BY", help="date, name, status, loss, held-out, speed or time")
+    ] = "date",
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the figures as CSV; - is stdout")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw the curves into one PNG")] = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
     """List the runs, or compare some."""
-    from sapwood.commands.train import show_runs
+    from sapwood.commands.runs import show_runs
 
-    show_runs(names or [], runs, as_json=json)
+    show_runs(names or [], runs, sort=sort, csv=csv, plot=plot, as_json=json)
 
 
-@app.command(name="eval")
+@verb(name="eval")
 def evaluate(
     run: Annotated[
         str, typer.Argument(help="a run, or an adapter folder with --data", metavar="RUN|ADAPTER")
     ] = "last",
-    data: Annotated[Path | None, typer.Option(help="rows to measure on; without it, those held out")] = None,
-    answers: Annotated[int, typer.Option(help="questions that both models answer")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 128,
-    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="rows to measure on; without it, those held out")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="questions, one a line: both models answer, nothing is measured"),
+    ] = None,
+    answers: Annotated[int, typer.Option(help="questions that both models answer", metavar="N")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 128,
+    seed: Annotated[int, typer.Option(help="of the bootstrap", metavar="N")] = 0,
     base: Moved = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
     """Compare a run's adapter with its base on the same rows, with a confidence interval."""
-    from sapwood.commands.eval import eval_run
+    from sapwood.commands.eval import answer_prompts, eval_run
 
+    if prompts is not None:
+        answer_prompts(run, runs, prompts, base=base, max_new_tokens=max_new_tokens, as_json=json)
+        return
     eval_run(
         run, runs, data, base=base, answers=answers, max_new_tokens=max_new_tokens, seed=seed, as_json=json
     )
 
 
-@app.command()
+@verb()
 def track(
     run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
     to: Annotated[
-        list[str] | None, typer.Option("--to", help="swanlab, tensorboard, wandb, trackio, mlflow")
+        list[str] | None,
+        typer.Option("--to", help="swanlab, tensorboard, wandb, trackio, mlflow", metavar="TRACKER"),
     ] = None,
     cloud: Annotated[bool, typer.Option("--cloud", help="send it; the key is in the environment")] = False,
-    project: Annotated[str | None, typer.Option(help="what the tracker calls the collection")] = None,
+    project: Annotated[
+        str | None, typer.Option(help="what the tracker calls the collection", metavar="NAME")
+    ] = None,
     follow: Annotated[bool, typer.Option(hidden=True)] = False,
     runs: Runs = RUNS,
     json: Json = False,
@@ -190,22 +215,30 @@ def track(
         track_run(run, runs, settings, as_json=json)
 
 
-@app.command()
+@verb()
 def chat(
     target: Annotated[
         str, typer.Argument(help="a run, an adapter folder, or a base model", metavar="RUN|ADAPTER")
     ] = "last",
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="one question, one answer")] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="one question, one answer", metavar="TEXT")
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="the base's answer beside the adapter's")
     ] = False,
-    system: Annotated[str | None, typer.Option(help="system prompt; the run's own without it")] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="sample from this share of the probability")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="sample from so many tokens; 0 for all")] = 0,
-    repetition_penalty: Annotated[float, typer.Option(help="above 1 discourages what was said")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 256,
-    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    system: Annotated[
+        str | None, typer.Option(help="system prompt; the run's own without it", metavar="TEXT")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token", metavar="X")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="sample from this share of the probability", metavar="X")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option(help="sample from so many tokens; 0 for all", metavar="N")] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="above 1 discourages what was said", metavar="X")
+    ] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 256,
+    seed: Annotated[int, typer.Option(help="of the sampling", metavar="N")] = 0,
     base: Moved = None,
     runs: Runs = RUNS,
     json: Json = False,
@@ -225,11 +258,13 @@ def chat(
     )
 
 
-@app.command()
+@verb()
 def combine(
     targets: Annotated[list[str], typer.Argument(help="runs or adapter folders", metavar="RUN|ADAPTER…")],
-    out: Annotated[Path, typer.Option(help="folder of the new adapter")],
-    weights: Annotated[str | None, typer.Option(help="0.7,0.3: one for each; equal shares without")] = None,
+    out: Annotated[Path, typer.Option(help="folder of the new adapter", metavar="DIR")],
+    weights: Annotated[
+        str | None, typer.Option(help="0.7,0.3: one for each; equal shares without", metavar="LIST")
+    ] = None,
     how: Annotated[
         str, typer.Option(help="cat (the exact sum), svd (of one's rank), linear, ties, dare-ties …")
     ] = "cat",
@@ -243,17 +278,21 @@ def combine(
     combine_adapters(targets, out, weights=weights, how=how, base=base, runs=runs, as_json=json)
 
 
-@app.command()
+@verb()
 def export(
     run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
-    to: Annotated[str, typer.Option(help="merged, gguf-adapter, gguf or ollama")],
-    file_type: Annotated[str, typer.Option("--type", help="of a whole GGUF model: F16 or Q8_0")] = "F16",
+    to: Annotated[str, typer.Option(help="merged, gguf-adapter, gguf or ollama", metavar="FORM")],
+    file_type: Annotated[
+        str, typer.Option("--type", help="of a whole GGUF model: F16 or Q8_0", metavar="TYPE")
+    ] = "F16",
     base: Moved = None,
     onto: Annotated[
-        str | None, typer.Option("--onto", help="merged: also try this base, in full precision")
+        str | None,
+        typer.Option("--onto", help="merged: also try this base, in full precision", metavar="MODEL"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="folder to create; default: exports/ in the run's folder")
+        Path | None,
+        typer.Option("--out", help="folder to create; default: exports/ in the run's folder", metavar="DIR"),
     ] = None,
     runs: Runs = RUNS,
     json: Json = False,
@@ -264,7 +303,7 @@ def export(
     export_target(run, runs, to=to, file_type=file_type, base=base, onto=onto, out=out, as_json=json)
 
 
-@app.command()
+@verb()
 def push(
     run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
     repo: Annotated[str, typer.Argument(help="ORG/NAME on Hugging Face", metavar="REPO")],
@@ -281,11 +320,11 @@ def push(
     push_run(run, repo, runs, dry=dry, private=private, as_json=json)
 
 
-@app.command()
+@verb()
 def init(
     path: Annotated[Path, typer.Argument(help="file to write")] = Path("sapwood.yaml"),
-    data: Annotated[str, typer.Option(help="your file of examples")] = "builtin:nursery",
-    model: Annotated[str, typer.Option(help="base model")] = "builtin:smollm2",
+    data: Annotated[str, typer.Option(help="your file of examples", metavar="FILE")] = "builtin:nursery",
+    model: Annotated[str, typer.Option(help="base model", metavar="MODEL")] = "builtin:smollm2",
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
     """Write a commented config with every key at its default."""
@@ -294,7 +333,7 @@ def init(
     write_config(path, data=data, model=model, force=force)
 
 
-@app.command(name="import")
+@verb(name="import")
 def import_(
     file: Annotated[
         Path,
@@ -302,9 +341,14 @@ def import_(
             help="a tutorial, script, notebook, config, command line or PEFT folder", metavar="FILE"
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="config to write")] = Path("sapwood.yaml"),
-    lang: Annotated[str, typer.Option("--lang", help="of the report: en or zh")] = "en",
-    html: Annotated[Path | None, typer.Option(help="write the report as one self-contained page too")] = None,
+    out: Annotated[Path, typer.Option("--out", help="config to write", metavar="FILE")] = Path(
+        "sapwood.yaml"
+    ),
+    lang: Annotated[str, typer.Option("--lang", help="of the report: en or zh", metavar="LANG")] = "en",
+    html: Annotated[
+        Path | None,
+        typer.Option(help="write the report as one self-contained page too", metavar="FILE"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="check it where the rows are at hand")
@@ -320,7 +364,7 @@ def import_(
     import_file(file, out, zh=lang == "zh", html=html, force=force, check=check, as_json=json)
 
 
-@app.command()
+@verb()
 def doctor(runs: Runs = RUNS, json: Json = False) -> None:
     """Look at this machine: hardware, versions, hub reach, disk, what fits."""
     from sapwood.commands.doctor import examine
@@ -328,88 +372,9 @@ def doctor(runs: Runs = RUNS, json: Json = False) -> None:
     examine(runs, as_json=json)
 
 
-@model_app.command("pull")
-def model_pull(
-    model: Annotated[str, typer.Argument(help="builtin:NAME, hf:ORG/NAME[@REV], ms:…")] = "builtin:smollm2",
-    accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="you have read and accept the model's terms")
-    ] = False,
-) -> None:
-    """Fetch a model into the cache, verified."""
-    from sapwood.commands.model import pull
-
-    pull(model, accept_license=accept_license)
-
-
-@model_app.command("list")
-def model_list(json: Json = False) -> None:
-    """Models that are known by name, and which are here."""
-    from sapwood.commands.model import show_list
-
-    show_list(as_json=json)
-
-
-@model_app.command("info")
-def model_info(model: Annotated[str, typer.Argument()] = "builtin:smollm2", json: Json = False) -> None:
-    """What a model is: architecture, size, context, stop tokens, template."""
-    from sapwood.commands.model import show_info
-
-    show_info(model, as_json=json)
-
-
-@data_app.command("convert")
-def data_convert(
-    source: Annotated[Path, typer.Argument(help="a pickled DataFrame of known origin", metavar="FILE.pkl")],
-    target: Annotated[Path | None, typer.Argument(help="default: FILE.jsonl", metavar="[TARGET]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
-) -> None:
-    """Write the rows of a pickled DataFrame as JSONL, read in a process that can do nothing else."""
-    from sapwood.data.files.convert import convert_pickle
-
-    target = target or source.with_suffix(".jsonl")
-    typer.echo(f"wrote {convert_pickle(source, target, force=force):,} rows to {target}")
-
-
-def yield_to_others() -> None:
-    """On a busy machine, let waiting threads sleep: one that spins takes the time of the one that works, and
-    a step takes ten times as long. On an idle one spinning is faster. Must be said before torch is loaded."""
-    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-def never_choke() -> None:
-    """A terminal in ASCII or GBK shows what it can of a text; it ends nothing."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 def main() -> NoReturn:
-    """Entry point. A SapwoodError is printed as its message and left with its exit code."""
-    never_choke()
-    yield_to_others()
-    debug = DEBUG in sys.argv
-    try:
-        app([argument for argument in sys.argv[1:] if argument != DEBUG])
-    except SapwoodError as error:
-        if debug:
-            raise
-        for line in str(error).splitlines():
-            print(f"sapwood: {line}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("sapwood: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read stdout has left
-        sys.exit(0)
-    except Exception as error:
-        if debug:
-            raise
-        what = f"unexpected {type(error).__name__}: {error}"
-        print(f"sapwood: {what} · this is a fault of sapwood · {DEBUG} shows where", file=sys.stderr)
-        sys.exit(1)
-    sys.exit(0)
+    """Entry point: every fault is one clear message and an exit code."""
+    run(app)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def evaluate_rows(
         base = row_losses(loaded.model, examples, alone=True)
     targets = np.array([example.num_targets for example in examples], np.float64)
     figures = {"loss": _compare(base, tuned, targets, seed)}
-    pairs = _answer_both(loaded, probes_of(loaded, examples, answers), max_new_tokens)
+    pairs = answer_both(loaded, probes_of(loaded, examples, answers), max_new_tokens)
     if pairs:
         ones = np.ones(len(pairs))
         for name, score in (("chrf", _chrf), ("exact_match", _exact_match), ("stopped", _stopped)):
@@ -124,7 +124,8 @@ def _probe(loaded: Loaded, example: Example) -> Probe:
     return Probe(example.row, decode(list(prompt), skip_special_tokens=True), prompt, reference.strip())
 
 
-def _answer_both(loaded: Loaded, probes: Sequence[Probe], max_new_tokens: int) -> list[tuple[Sample, Sample]]:
+def answer_both(loaded: Loaded, probes: Sequence[Probe], max_new_tokens: int) -> list[tuple[Sample, Sample]]:
+    """(base's answer, adapter's answer) to each prompt. Greedy."""
     if not probes:
         return []
 

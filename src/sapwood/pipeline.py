@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.folder import save_adapter
@@ -17,13 +18,16 @@ from sapwood.machine.measure import machine_facts
 from sapwood.machine.signals import stop_signals
 from sapwood.plan import choose_plan, settled
 from sapwood.plan.advice import with_advice
+from sapwood.prepare.given import Rows, config_of
 from sapwood.prepare.study import DATA, Study, save_study, study_config
 from sapwood.run.identity import identity_of
 from sapwood.run.store import RunStore, keeping_status, open_run
+from sapwood.show.plot import keep_curve
 from sapwood.trackers.follow import followed
 from sapwood.train.checkpoint import share_state
 from sapwood.train.explosion import LossWatch
 from sapwood.train.loop import train
+from sapwood.train.measures import Evaluator, measure_of
 from sapwood.train.processes.follow import invite, kernels_of, loading, sampler_of
 from sapwood.train.processes.shard import refuse_division
 from sapwood.train.processes.world import ALONE, World, partners
@@ -40,20 +44,41 @@ from sapwood.train.saving import (
 from sapwood.train.schedule import plan_steps
 from sapwood.train.start import say, start_or_resume
 from sapwood.train.trial import tried
-from sapwood.types import Adapter, Event, Stepped
+from sapwood.types import Adapter, Event, Stepped, Stop
 
-Watcher = Callable[[Event], None]
+Watcher = Callable[[Event], object]
+"""Sees every event after it is recorded; ends the run, saved, where it returns a `Stop`."""
 log = logging.getLogger("sapwood")
 
 
-def finetune(config: RunConfig, watch: Watcher | None = None, spill: Path | None = None) -> Adapter:
+def finetune(
+    config: RunConfig | Mapping[str, Any] | None = None,
+    watch: Watcher | None = None,
+    spill: Path | None = None,
+    *,
+    data: Rows | None = None,
+    evaluators: Sequence[Evaluator] = (),
+    **sections: Any,
+) -> Adapter:
     """Train an adapter as ``config`` says, in a new run directory below ``config.save.dir``.
 
-    Data are prepared and proved before any weight is loaded, so a bad row costs seconds. ``watch`` sees every
-    event after it is recorded. ``spill`` takes the finished adapter if the run's own disk is full.
-    Raises a child of SapwoodError; `Stopped` if a signal asked for it (resumable).
+    Data are prepared and proved before any weight is loaded, so a bad row costs seconds. At the end the curve
+    is drawn into the run's loss.png.
+
+    Args:
+        config: a `RunConfig`, a mapping of its sections, or nothing: then ``sections`` are keyword arguments.
+        watch: sees every event after it is recorded. If it returns a `Stop`, the run is saved and stopped.
+        spill: takes the finished adapter if the run's own disk is full.
+        data: rows in memory (mappings, a data frame, a `datasets.Dataset`) or the names of files, in place of
+            ``data.train``.
+        evaluators: called at each evaluation with the model as it stands. Their numbers join its scores.
+
+    Raises a child of SapwoodError; `Stopped` if a signal or a watcher asked for it (resumable).
     """
-    return train_study(config, study_config(config), watch, spill)
+    settled = config_of(config, data, sections)
+    adapter = train_study(settled, study_config(settled), watch, spill, evaluators=evaluators)
+    keep_curve(adapter.path.parent)
+    return adapter
 
 
 def train_study(
@@ -62,6 +87,7 @@ def train_study(
     watch: Watcher | None = None,
     spill: Path | None = None,
     world: World = ALONE,
+    evaluators: Sequence[Evaluator] = (),
 ) -> Adapter:
     """`finetune`, for a caller that has shown the study to somebody first. In several processes this is what
     the first one does; the others `follow`."""
@@ -84,7 +110,7 @@ def train_study(
         Path(config.save.dir), name=config.name, config_yaml=dump_config(config), facts=facts
     ) as run:
         save_study(run.path / DATA, study)
-        return train_run(run, config, study, device, watch, spill, world=world)
+        return train_run(run, config, study, device, watch, spill, world=world, evaluators=evaluators)
 
 
 def train_run(
@@ -96,6 +122,7 @@ def train_run(
     spill: Path | None = None,
     notes: Sequence[str] = (),
     world: World = ALONE,
+    evaluators: Sequence[Evaluator] = (),
 ) -> Adapter:
     """From the newest checkpoint, or from the start, to the adapter. ``notes`` go to the log once the log is
     cut back to the checkpoint."""
@@ -111,14 +138,15 @@ def train_run(
         state = start_or_resume(run, model, config, notes)
         share_state(world, model, state)
         sampler = sampler_of(model, study, config)
+        measure = measure_of(evaluators, model, study, config.data.system, world)
         clock, losses = SaveClock(config.save, total_steps), LossWatch()
         lost = kept_when_lost(run, model, state, keep, world)
         with lost, partners(), followed(run, config.track) as look_after_trackers:
-            for event in train(model, study.data, state, config, sampler, world):
+            for event in train(model, study.data, state, config, sampler, world, measure):
                 run.record(event)
                 look_after_trackers(event.step)
-                if watch is not None:
-                    watch(event)
+                if watch is not None and isinstance(watch(event), Stop):
+                    stop.asked = True
                 if isinstance(event, Stepped):
                     if (text := event.skipped or losses.warning(event)) is not None:
                         say(run, event.step, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sapwood.run.files import set_aside
 from sapwood.run.identity import Change, accept_changes, changes, identity_of, read_about
 from sapwood.run.store import RunStore, package_versions, reopen_run
 from sapwood.train.checkpoint import checkpoints
+from sapwood.train.measures import Evaluator
 from sapwood.train.processes.follow import NOTHING_TO_DO, kernels_of
 from sapwood.train.processes.world import ALONE, World
 from sapwood.train.trial import tried
@@ -30,6 +31,7 @@ def resume(
     allow: Collection[str] = (),
     spill: Path | None = None,
     world: World = ALONE,
+    evaluators: Sequence[Evaluator] = (),
 ) -> Adapter:
     """Go on with an interrupted run. On the same machine the adapter is, bit for bit, the one that an
     undisturbed run would have given. A finished run is returned as it is.
@@ -50,7 +52,7 @@ def resume(
         notes += [f"resumed with a change that --allow named: {change}" for change in [*changed, *others]]
         device = world.device(config.base.device_map)
         notes += other_machine(about, world, device)
-        return train_run(run, config, study, device, watch, spill, notes, world)
+        return train_run(run, config, study, device, watch, spill, notes, world, evaluators)
 
 
 def finished_adapter(run: RunStore, notes: list[str]) -> Adapter | None:

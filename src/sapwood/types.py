@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from sapwood.machine.device import Device
+    from sapwood.serve.model import Model
 
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -349,16 +350,8 @@ Event = Stepped | Evaluated | Finished
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One training run on disk. ``path`` holds everything about it; see ARCHITECTURE.md, "The run
-    directory"."""
-
-    id: str
-    name: str
-    path: Path
-    created: str
-    status: str
-    parent: str | None = None
+class Stop:
+    """What a watcher returns to end the run after the step at hand: saved, and resumable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,3 +366,9 @@ class Adapter:
     targets: tuple[str, ...]
     final_loss: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Model:
+        """The base with this adapter, ready to be asked. Raises as `sapwood.load`."""
+        from sapwood import load
+
+        return load(self.path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sapwood.config.file import MAX_BYTES, dump_config, flatten, load_config, parse_config, template_yaml
+from sapwood.config.file import (
+    MAX_BYTES,
+    dump_config,
+    field_of,
+    flatten,
+    load_config,
+    parse_config,
+    template_yaml,
+)
+from sapwood.config.names import MEANT, nearest
 from sapwood.config.sections import LoraConfig, RunConfig, Section, TrainConfig
 from sapwood.errors import ConfigError
 
 Load = Callable[..., RunConfig]
+DATA = {"data": {"train": "x"}}
 
 
 @pytest.fixture
@@ -137,7 +150,16 @@ def test_overrides_that_are_wrong(override: str, message: str, load: Load) -> No
 @pytest.mark.parametrize(
     ("text", "key", "mend"),
     [
-        ("train: {learning_rat: 1}", "train.learning_rat", "valid here: epochs, max_steps, batch_size"),
+        ("train: {learning_rat: 1}", "train.learning_rat", "here it is train.lr"),
+        ("train: {qqqq: 1}", "train.qqqq", "valid here: epochs, max_steps, batch_size"),
+        ("lr: 1", "lr", "did you mean train.lr?"),
+        ("r: 8", "r", "here it is lora.rank"),
+        ("load_in_4bit: true", "load_in_4bit", "here it is base.storage: `nf4` or `fp4`"),
+        ("base_model: x", "base_model", "here it is base.model"),
+        ("lora: {lora_r: 8}", "lora.lora_r", "here it is lora.rank"),
+        ("gradient_accumulaton_steps: 8", "gradient_accumulaton_steps", "here it is train.batch_size"),
+        ("trust_remote_code: true", "trust_remote_code", "sapwood has no key for it: never: models"),
+        ("train.lr: 1", "train.lr", "in a file a section is a level of its own: train: {lr: VALUE}"),
         ("train: {epoch: 1}", "train.epoch", "did you mean train.epochs?"),
         ("trian: {lr: 1}", "trian", "did you mean train?"),
         ("trian:", "trian", "did you mean train?"),
@@ -186,8 +208,8 @@ def test_the_line_is_that_of_the_key_itself(refuse: Callable[..., ConfigError]) 
         ("train.seed=-1", "greater than or equal to 0"),
         ("train.max_steps=0", "greater than or equal to 1"),
         ("train.schedule=cosin", "'inverse-sqrt' or 'constant', found 'cosin'"),
-        ("train=5", "valid dictionary"),
-        ("train=", "valid dictionary"),
+        ("train=5", "it is a section, found 5"),
+        ("train=", "it is a section, found None"),
         ("lora.dropout=1", "less than 1"),
         ("lora.targets=5", "valid string"),
         ("lora.targets=[5]", "valid string"),
@@ -245,6 +267,76 @@ def test_parse_config_without_a_file_names_its_source() -> None:
         parse_config({"data": {"train": "x", "trian": "y"}}, "web form")
 
 
+def test_every_name_of_the_tutorials_is_answered() -> None:
+    names = json.loads((files("sapwood") / "assets" / "knobs.json").read_text(encoding="utf-8"))
+    assert len(names) > 100
+    for name, (keys, _) in names.items():
+        with pytest.raises(ConfigError) as caught:
+            parse_config(
+                {"data": {"train": "x"}, "train": {name: 1}} if name == "eval" else {**DATA, name: 1}
+            )
+        said = next(p.mend for p in caught.value.problems if p.what.startswith("unknown key"))
+        assert said.startswith(("here it is ", "did you mean ", "sapwood has no key for it: ")), said
+        assert not keys or any(field_of(word.split(".")) for word in re.findall(r"[a-z_.]+", said)), said
+
+
+def test_every_other_name_leads_to_a_key_that_exists() -> None:
+    for key, words in MEANT.items():
+        assert field_of(key.split(".")) is not None, key
+        assert key in (said := nearest(words.split()[:1], RunConfig)) or "did you mean" in said
+
+
+def test_a_base_given_as_text_says_what_to_write(refuse: Callable[..., ConfigError]) -> None:
+    (problem,) = refuse("base: hf:Qwen/Qwen1.5-0.5B").problems
+    assert problem.why == "it is a section, found 'hf:Qwen/Qwen1.5-0.5B'"
+    assert problem.mend == "base: {model: hf:Qwen/Qwen1.5-0.5B}"
+
+
+def test_spaces_beside_the_equals_sign_on_the_command_line() -> None:
+    with pytest.raises(ConfigError, match=r"no space may stand beside = · write train\.lr=1e-4"):
+        load_config(None, ["data.train=x", "train.lr", "=", "1e-4"])
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
+def test_a_file_of_data_is_no_config(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="that is a file of data, not a config"):
+        load_config(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "why", "mend"),
+    [
+        ("train:\n  lr: 1e-4\n   epochs: 2", 3, "begin in one column", "'epochs: 2'"),
+        ("train:\n    lr: 1e-4\n  epochs: 2", 3, "begin in one column", "'epochs: 2'"),
+        ("train:\n\tlr: 1", 2, "a tab stands where only spaces may", "indent with spaces"),
+        ('base:\n  model: "C:\\Users\\me"', 2, "a backslash begins an escape", r"model: 'C:\Users\me'"),
+        ('base:\n  model: "C:\\models"', 2, "a backslash begins an escape", r"model: 'C:\models'"),
+        ("train.lr = 1e-4", 0, "a colon stands between key and value, not =", "write train: {lr: 1e-4}"),
+        ("train:\n  lr = 1e-4\n  epochs: 3", 3, "a colon stands between", "write lr: 1e-4"),
+        ("name: x\ntrain.lr = 1e-4", 2, "a colon stands between", "write train: {lr: 1e-4}"),
+        ("data:\n  train: {file}.jsonl", 2, "begins with a brace", "train: '{file}.jsonl'"),
+        ("data:\n  system: {role} you are: kind", 2, "begins with a brace", "system: '{role} you are: kind'"),
+        ("data:\n  train: [a.jsonl\n  eval: 2", 3, "the bracket that opens in line 2", "close it"),
+        ("data:\n  train: @rows.jsonl", 2, "a sign of YAML's own", "train: '@rows.jsonl'"),
+        ("data:\n  system: Answer: be kind", 2, "a colon in it needs quotes", "system: 'Answer: be kind'"),
+        ("lora:\n  targets: *_proj", 2, "an undefined alias", "targets: '*_proj'"),
+        ("name: 'it\ndata: {train: x}", 2, "the quote that opens in line 1 is never closed", "close it"),
+        ("data:\n  train:\n  -a\n  - b", 4, "'-a' is neither `key: value` nor `- item`", "a space"),
+        ("train:\n  lr:1e-4\n  epochs: 2", 3, "a colon needs a space after it", "write lr: 1e-4"),
+    ],
+)
+def test_a_fault_of_yaml_is_told_in_plain_words(
+    text: str, line: int, why: str, mend: str, load: Load
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(text, data=False)
+    (problem,) = caught.value.problems
+    assert why in problem.why
+    assert mend in problem.mend
+    assert not line or f"run.yaml:{line}" in problem.where
+
+
 # --- files ------------------------------------------------------------------------------------------------
 
 
@@ -258,8 +350,8 @@ def test_parse_config_without_a_file_names_its_source() -> None:
         ("train: [1", r"not valid YAML · .*run\.yaml:\d+:\d+"),
         ("train: \tlr: 1", r"not valid YAML · .*run\.yaml:1:\d+"),
         ("a: *nowhere", "not valid YAML .*undefined alias"),
-        ("- 1\n- 2", "a config is a mapping of sections · .* · found list"),
-        ("just words", "a config is a mapping of sections · .* · found str"),
+        ("- 1\n- 2", "a config is a mapping of sections · .* · found a list"),
+        ("just words", "a config is a mapping of sections · .* · found a text"),
         ("a: " + "[" * 18 + "]" * 18, "nested too deep"),
         ("a: " + "[" * 2_000, "not valid YAML"),
         ("a: !!python/object:os.system x", "not valid YAML"),

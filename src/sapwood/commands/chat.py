@@ -8,6 +8,7 @@ from pathlib import Path
 from sapwood.serve.chat import run_chat
 from sapwood.serve.generate import Settings
 from sapwood.serve.load import open_target
+from sapwood.show.manner import waiting
 
 
 def start_chat(
@@ -21,7 +22,8 @@ def start_chat(
     base: str | None,
     as_json: bool,
 ) -> int:
-    loaded = open_target(target, runs, base=base)
+    with waiting(f"loading {target}"):
+        loaded = open_target(target, runs, base=base)
     return run_chat(
         loaded, settings, system=system, prompt=prompt, compare=compare, json=as_json,
         stdin=sys.stdin, stdout=sys.stdout,

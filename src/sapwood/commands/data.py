@@ -164,6 +164,7 @@ def _bars(histogram: Sequence[Sequence[int]], cut: int) -> Iterator[str]:
 def show_tokens(
     path: Path, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
 ) -> None:
+    from sapwood.show.manner import colours
     from sapwood.show.mask import show, show_html, worst_first
 
     study = study_config(load_config(path, overrides))
@@ -182,7 +183,7 @@ def show_tokens(
         write_atomic(html, show_html(examples, study.renderer))
         print(f"wrote {html}")
         return
-    color = sys.stdout.isatty()
+    color = colours(sys.stdout)
     for i, example in enumerate(examples):
         title = f"{titles[i]}: {example.row}\n" if titles else ""
         print(f"{title}{show(example, study.renderer, color=color)}", end="\n\n")

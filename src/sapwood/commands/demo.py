@@ -15,6 +15,7 @@ from sapwood.config.sections import RunConfig
 from sapwood.machine.device import device_for
 from sapwood.run import query
 from sapwood.run.files import to_json, write_atomic
+from sapwood.show.manner import colours
 from sapwood.show.tables import side_by_side
 from sapwood.types import RowId, Sample
 
@@ -34,7 +35,7 @@ def run_demo(runs: Path, steps: int | None) -> None:
     print("\nThe same prompts, before and after:\n")
     print(
         side_by_side(
-            before_and_after(run), shutil.get_terminal_size((100, 24)).columns, color=sys.stdout.isatty()
+            before_and_after(run), shutil.get_terminal_size((100, 24)).columns, color=colours(sys.stdout)
         )
     )
     figures, peak = query.summarise(run), device_for(config.base.device_map).peak_bytes()

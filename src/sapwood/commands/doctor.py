@@ -17,6 +17,7 @@ from sapwood.machine.device import device_for
 from sapwood.machine.measure import machine_facts as measured_facts
 from sapwood.machine.measure import torch_dtype
 from sapwood.machine.memory import available_memory, total_memory
+from sapwood.machine.system import kernel_file
 from sapwood.native.build import why_not
 from sapwood.native.heap import why_no_heap
 from sapwood.plan import what_fits
@@ -93,11 +94,8 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    named = (line for line in kernel_file("/proc/cpuinfo") if line.startswith("model name"))
+    return next(named, "").partition(":")[2].strip() or platform.processor() or platform.machine()
 
 
 def _answers(endpoint: str) -> bool:

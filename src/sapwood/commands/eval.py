@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +14,7 @@ from sapwood.adapter.files import SETTINGS
 from sapwood.config.file import load_config
 from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig
 from sapwood.errors import ConfigError, DataError
-from sapwood.evaluate import Compared, Evaluation, evaluate_rows
+from sapwood.evaluate import Compared, Evaluation, answer_both, evaluate_rows
 from sapwood.prepare.cache import unpack_examples
 from sapwood.prepare.dataset import read
 from sapwood.prepare.report import prepare
@@ -21,7 +23,10 @@ from sapwood.run import query
 from sapwood.run.files import to_json
 from sapwood.run.store import CONFIG, RUN
 from sapwood.serve.load import Loaded, open_target
-from sapwood.types import Example
+from sapwood.serve.session import require_adapter
+from sapwood.show.manner import colours, waiting
+from sapwood.show.tables import side_by_side
+from sapwood.types import Example, Message, Probe, RowId, Sample
 
 NAMES = {
     "loss": ("loss", 4),
@@ -51,7 +56,8 @@ def eval_run(
     if config.lora.method == "full":
         why = "full fine-tuning leaves another model, and no adapter to switch off"
         raise ConfigError("nothing to compare", str(place), why, "`sapwood runs` has its held-out losses")
-    loaded = open_target(str(place), runs, base=base)
+    with waiting(f"loading {place.name}"):
+        loaded = open_target(str(place), runs, base=base)
     examples = held_out(place) if data is None else prepare_file(data, config, loaded)
     if not examples:
         mend = f"sapwood eval {place} --data FILE"
@@ -61,7 +67,48 @@ def eval_run(
         rows = str(data or place / DATA / EVAL)
         print(to_json({"run": str(place), "data": rows, **facts(found)}), end="")
     else:
+        show_answers(found.answers)
         print("\n".join(lines(found)))
+
+
+def answer_prompts(
+    name: str, runs: Path, file: Path, *, base: str | None = None, max_new_tokens: int, as_json: bool
+) -> None:
+    """Both models' answers to the questions in ``file``, one a line, as `sapwood chat` would ask them."""
+    questions = read_questions(file)
+    with waiting(f"loading {name}"):
+        loaded = open_target(name, runs, base=base)
+    require_adapter(loaded)
+    pairs = answer_both(loaded, [_as_probe(loaded, file, i, text) for i, text in questions], max_new_tokens)
+    if as_json:
+        print(to_json({"target": loaded.name, "prompts": str(file), "answers": _answers(pairs)}), end="")
+    else:
+        show_answers(pairs)
+
+
+def read_questions(file: Path) -> list[tuple[int, str]]:
+    """(number of the line, its text) for each line that isn't blank. Raises DataError."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError("the questions can't be read", str(file), str(why).lower()) from None
+    found = [(i + 1, line.strip()) for i, line in enumerate(lines) if line.strip()]
+    if not found:
+        raise DataError("the file holds no question", str(file), mend="write one a line")
+    return found
+
+
+def show_answers(pairs: Sequence[tuple[Sample, Sample]]) -> None:
+    """Base and adapter next to each other, question by question."""
+    width = shutil.get_terminal_size((100, 24)).columns
+    print(side_by_side(pairs, width, color=colours(sys.stdout)))
+
+
+def _as_probe(loaded: Loaded, file: Path, line: int, text: str) -> Probe:
+    said = [Message("system", loaded.system)] if loaded.system else []
+    ids = loaded.renderer.prompt_ids([*said, Message("user", text)])
+    return Probe(RowId(str(file), line - 1, line), text, tuple(ids), "")
 
 
 def _config_of(folder: Path, data: Path | None) -> RunConfig:
@@ -96,7 +143,17 @@ def prepare_file(path: Path, config: RunConfig, loaded: Loaded) -> Sequence[Exam
 def facts(found: Evaluation) -> dict[str, Any]:
     """The evaluation as JSON data, each answer included."""
     base, adapter = found.perplexity
-    pairs = [
+    return {
+        "rows": found.rows,
+        "targets": found.targets,
+        "figures": {name: asdict(figure) for name, figure in found.figures.items()},
+        "perplexity": {"base": base, "adapter": adapter},
+        "answers": _answers(found.answers),
+    }
+
+
+def _answers(pairs: Sequence[tuple[Sample, Sample]]) -> list[dict[str, Any]]:
+    return [
         {
             "row": str(tuned.row),
             "prompt": tuned.prompt,
@@ -104,15 +161,8 @@ def facts(found: Evaluation) -> dict[str, Any]:
             "base": {"answer": before.answer, "stopped": before.stopped},
             "adapter": {"answer": tuned.answer, "stopped": tuned.stopped},
         }
-        for before, tuned in found.answers
+        for before, tuned in pairs
     ]
-    return {
-        "rows": found.rows,
-        "targets": found.targets,
-        "figures": {name: asdict(figure) for name, figure in found.figures.items()},
-        "perplexity": {"base": base, "adapter": adapter},
-        "answers": pairs,
-    }
 
 
 def lines(found: Evaluation) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from sapwood.config.file import load_config
 from sapwood.config.sections import TrackConfig
 from sapwood.errors import ConfigError, SapwoodError
+from sapwood.machine.system import step_back
 from sapwood.run import query
 from sapwood.run.files import to_json
 from sapwood.run.store import CONFIG
@@ -36,6 +36,8 @@ def track_run(name: str, runs: Path, settings: list[str], *, as_json: bool) -> N
         told.append({"tracker": tracker, "place": place, "events": events})
         if not as_json:
             print(f"{tracker:<12} {events:,} events to {place}" if place else f"{tracker:<12} nothing new")
+            if see := query.boards(run).get(tracker):
+                print(f"{'':<12} {see}")
     if as_json:
         print(to_json({"run": str(run), "trackers": told}), end="")
     if len(failed) == 1:
@@ -47,7 +49,7 @@ def track_run(name: str, runs: Path, settings: list[str], *, as_json: bool) -> N
 def follow_run(run: Path, settings: list[str]) -> None:
     """One tracker, until stdin ends: what `sapwood train` starts beside itself."""
     more = until_stdin_ends()
-    os.nice(POLITE)
+    step_back(POLITE)
     track = _settings(run, settings)
     for tracker in track.to:
         send_run(run, tracker, **_how(track), more=more)

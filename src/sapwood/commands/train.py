@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO, cast
 
 from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
-from sapwood.errors import SapwoodError
 from sapwood.run import query
-from sapwood.run.files import to_json
 from sapwood.run.lines import to_line
 from sapwood.run.store import RUN
 from sapwood.show import tables
 from sapwood.show.console import reporter
+from sapwood.show.manner import quiet
 from sapwood.show.stream import SafeStream
 from sapwood.train.processes.world import ALONE, World, join
 from sapwood.types import Adapter
@@ -48,7 +46,7 @@ def run_config(
 
     check_run_folder(Path(config.save.dir))
     study = study_config(config)
-    if not as_json:
+    if not as_json and not quiet():
         say("\n".join(study_lines(study, config)))
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
@@ -102,34 +100,15 @@ def say_result(run: Path | None, adapter: Path) -> None:
 
 def sum_up(run: Path, *, as_json: bool) -> None:
     """The curve as a picture, and the figures with the commands for what comes next."""
-    from sapwood.show.plot import save_loss_curve
+    from sapwood.show.plot import keep_curve
 
-    try:
-        save_loss_curve(run)
-    except SapwoodError as error:  # a picture never spoils a finished run
-        print(f"sapwood: {error}", file=sys.stderr)
+    keep_curve(run)
     if as_json:
         say_result(run, run / ADAPTER_DIR)
+    elif quiet():
+        say(str(run))
     else:
         tables.summary(cast("TextIO", SafeStream(sys.stdout)), query.summarise(run))
-
-
-def show_runs(names: list[str], runs: Path, *, as_json: bool) -> None:
-    if not names:
-        found = query.list_runs(runs)
-        if as_json:
-            print(to_json([asdict(run) | {"path": str(run.path)} for run in found]), end="")
-        elif not found:
-            print(f"no runs in {runs} yet: sapwood demo")
-        else:
-            tables.show_runs(sys.stdout, found)
-        return
-    comparison = query.compare_runs([query.find_run(runs, name) for name in names])
-    if as_json:
-        figures = [asdict(run) | {"path": str(run.path)} for run in comparison.runs]
-        print(to_json({"runs": figures, "config": dict(comparison.config)}), end="")
-    else:
-        tables.show_comparison(sys.stdout, comparison)
 
 
 def check_run_folder(folder: Path) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from sapwood.config.faults import field_below, help_of
 from sapwood.config.sections import FORMAT, BaseConfig, DataConfig, RunConfig, Section
-from sapwood.errors import ConfigError, Problem
+from sapwood.config.yaml_words import explain, explain_scalar
+from sapwood.errors import ConfigError
 
 MAX_BYTES = 1_000_000  # a config beyond this is not a config
 COMMAND_LINE = "command line"
+DATA_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet", ".txt", ".pkl")
 ALTERNATIVES = ("train.epochs", "train.max_steps")  # one on the command line replaces the other
 
 
@@ -39,7 +40,15 @@ def origins(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str,
 
 def _read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     tree, lines = _read_yaml(Path(path)) if path is not None else ({}, {})
-    for text in overrides:
+    for i, text in enumerate(overrides):
+        if "=" not in text and overrides[i + 1 : i + 2] and overrides[i + 1].startswith("="):
+            value = "".join(overrides[i + 1 : i + 3])
+            raise ConfigError(
+                f"not an override: {text!r}",
+                COMMAND_LINE,
+                "no space may stand beside =",
+                f"write {text}{value}",
+            )
         _override(tree, lines, text)
     given = [key for key in ALTERNATIVES if lines.get(key, "").startswith(COMMAND_LINE)]
     if len(given) == 1:
@@ -64,10 +73,7 @@ def parse_config(
         why = f"it is of format {version}, and this sapwood reads up to {FORMAT}"
         where = (lines or {}).get("version", source)
         raise ConfigError("the config was written for a newer sapwood", where, why, "pip install -U sapwood")
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError([_problem(detail, source, lines or {}) for detail in error.errors()]) from None
+    return RunConfig.model_validate(tree, context={"source": source, "lines": lines or {}})
 
 
 def dump_config(config: RunConfig) -> str:
@@ -88,13 +94,13 @@ def template_yaml(data: str, model: str = BaseConfig().model) -> str:
         value = getattr(config, name)
         if not isinstance(value, Section):
             unset = value is None
-            out += [f"# {_help(field)}", f"# {name}:" if unset else f"{name}: {inline_yaml(value)}", ""]
+            out += [f"# {help_of(field)}", f"# {name}:" if unset else f"{name}: {inline_yaml(value)}", ""]
             continue
-        out.append(f"{name}:  # {_help(field)}")
+        out.append(f"{name}:  # {help_of(field)}")
         for key, inner in type(value).model_fields.items():
             set_to = inline_yaml(getattr(value, key))
             comment = "# " if set_to == "null" else ""
-            out.append(f"  # {_help(inner)}")
+            out.append(f"  # {help_of(inner)}")
             out.append(f"  {comment}{key}: {set_to}")
         out.append("")
     return "\n".join(out)
@@ -137,6 +143,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The file's tree, and for each key path the ``file:line`` that set it."""
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    if path.suffix.lower() in DATA_SUFFIXES:
+        mend = f"sapwood init --data {path} writes the config; or: sapwood train CONFIG data.train={path}"
+        raise ConfigError("that is a file of data, not a config", str(path), "a config names it", mend)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError("config file is too large", str(path), f"more than {MAX_BYTES:,} bytes")
@@ -154,13 +163,17 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(path)
-        raise ConfigError("not valid YAML", where, " ".join(str(error.problem or error).split())) from None
+        raise ConfigError("not valid YAML", where, *explain(error, text)) from None
     except (YAMLError, RecursionError, ValueError) as error:
         raise ConfigError("not valid YAML", str(path), " ".join(str(error).split())[:200]) from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
-        raise ConfigError("a config is a mapping of sections", str(path), f"found {type(tree).__name__}")
+        why, mend = (explain_scalar(text) if isinstance(tree, str) else None) or (
+            f"found {'a list' if isinstance(tree, list) else 'a text'}",
+            "`sapwood init` writes a config",
+        )
+        raise ConfigError("a config is a mapping of sections", str(path), why, mend)
     lines: dict[str, str] = {}
     if node is not None:
         _collect_lines(node, path, "", lines)
@@ -216,60 +229,6 @@ def _override(tree: dict[str, Any], lines: dict[str, str], text: str) -> None:
     lines[name.strip()] = f"{COMMAND_LINE} {text}"
 
 
-def _problem(detail: Any, source: str, lines: Mapping[str, str]) -> Problem:
-    """One pydantic error as what · where · why · mend."""
-    parts = [str(part) for part in detail["loc"] if isinstance(part, str) and part in _all_names()]
-    unknown = detail["type"] == "extra_forbidden"
-    if unknown:
-        parts = [str(part) for part in detail["loc"]]
-    key = ".".join(parts)
-    where = next((lines[k] for k in (key, key.rpartition(".")[0]) if k in lines), source)
-    if unknown:
-        return Problem(f"unknown key {key}", where, mend=_nearest(parts))
-    if detail["type"] == "missing":
-        mend = "data: {train: FILE}" if key.startswith("data") else f"set {key}"
-        return Problem(f"{key} is missing", where, mend=f"add it: {mend}")
-    why = detail["msg"].removeprefix("Value error, ")
-    found = detail.get("input")
-    shown = f", found {found!r}" if isinstance(found, str | int | float | bool | None) else ""
-    field = field_of(parts)
-    help_text = f"{key}: {_help(field)}" if field is not None else ""
-    return Problem(f"{key or 'config'} is not valid", where, f"{why[0].lower()}{why[1:]}{shown}", help_text)
-
-
-def _sections() -> dict[str, type[Section]]:
-    return {
-        name: field.annotation
-        for name, field in RunConfig.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-    }
-
-
-def _all_names() -> set[str]:
-    return set(RunConfig.model_fields) | {k for s in _sections().values() for k in s.model_fields}
-
-
-def _help(field: Any) -> str:
-    """The docstring of a field, on one line."""
-    return " ".join(str(field.description).split())
-
-
 def field_of(parts: Sequence[str]) -> Any:
     """The field a key path names, or None."""
-    if len(parts) == 2 and parts[0] in _sections():
-        return _sections()[parts[0]].model_fields.get(parts[1])
-    return RunConfig.model_fields.get(parts[0]) if len(parts) == 1 else None
-
-
-def _nearest(parts: Sequence[str]) -> str:
-    """Where a mistyped key probably belongs: first within its section, then anywhere."""
-    *sections, key = parts
-    here = _sections().get(sections[0]) if sections else None
-    names = list(here.model_fields) if here is not None else list(RunConfig.model_fields)
-    prefix = f"{sections[0]}." if here is not None else ""
-    if near := difflib.get_close_matches(key, names, n=1):
-        return f"did you mean {prefix}{near[0]}?"
-    everywhere = {k: f"{name}.{k}" for name, section in _sections().items() for k in section.model_fields}
-    if near := difflib.get_close_matches(key, list(everywhere), n=1):
-        return f"did you mean {everywhere[near[0]]}?"
-    return f"valid here: {', '.join(names)}"
+    return field_below(RunConfig, parts)

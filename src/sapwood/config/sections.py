@@ -5,17 +5,21 @@ init` and the error messages read them from here. `config_file` reads and writes
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
+from sapwood.config.faults import config_error
 from sapwood.config.words import Column, Format, Role, known_encoding
 
 
@@ -273,6 +277,9 @@ class EvalConfig(Section):
     """held-out prompts that the model answers at each evaluation"""
     max_new_tokens: int = Field(default=128, ge=1, le=32768)
     """longest sample answer"""
+    best: str = Field(default="loss", pattern=r"^-?[\w./-]{1,64}$")
+    """what the best evaluation is judged by: loss, or the name of a score (chrf, exact_match, one of an
+    evaluator's), of which more is better; -NAME if less is"""
     patience: int | None = Field(default=None, ge=1)
     """stop after so many evaluations in a row that are no better than the best; without it, never early"""
 
@@ -329,6 +336,18 @@ class RunConfig(Section):
     """checkpoints"""
     track: TrackConfig = TrackConfig()
     """other places that want the figures"""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, values: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
+        """However a config is made, from a file, a mapping or keyword arguments, its faults are ours to
+        tell, all at once."""
+        told: Mapping[str, Any] = info.context or {}
+        try:
+            return handler(values)
+        except ValidationError as error:
+            source, lines = told.get("source", "config"), told.get("lines", {})
+            raise config_error(error, cls, source, lines) from None
 
     @field_validator("eval")
     @classmethod

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sapwood.machine.system import cores
+
 QUESTIONS, ANSWERS = "questions.json", "answers.json"
 CERTAIN = 1e4  # added to a logit: no other token can be chosen
 
@@ -28,7 +30,7 @@ class Llama:
         settings.n_ctx = context
         settings.n_parallel = 1
         settings.n_gpu_layers = 0
-        settings.cpuparams.n_threads = len(os.sched_getaffinity(0))
+        settings.cpuparams.n_threads = cores()
         settings.fit_params = False
         settings.warmup = False
         settings.swa_full = True  # keep what lies before a sliding window, so that beginnings are shared

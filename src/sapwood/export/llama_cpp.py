@@ -16,6 +16,7 @@ from sapwood.errors import ExportError
 from sapwood.export.check import Outside, Top
 from sapwood.export.llama_child import ANSWERS, QUESTIONS
 from sapwood.export.traces import TOP, Trace
+from sapwood.machine.extras import install
 
 Question = dict[str, Any]
 ROOM = 64  # tokens of context beside the longest trace
@@ -28,7 +29,7 @@ def require_llama_cpp() -> None:
             "llama.cpp isn't installed",
             "xllamacpp",
             "a GGUF export is checked in llama.cpp itself before it is published",
-            "pip install 'sapwood[export]'",
+            install("export"),
         )
 
 

@@ -177,8 +177,10 @@ def _ollama(trained: Loaded, order: Order, stage: Path) -> Exported:
 
 
 def _name(trained: Loaded) -> str:
-    """A name that Ollama takes: letters, digits and hyphens of ASCII."""
-    return "-".join(re.findall("[a-z0-9]+", trained.name.lower())) or "tuned"
+    """What Ollama is to call it: the run's name, without the date and the digits of its folder, in letters of
+    ASCII, digits and hyphens."""
+    name = re.sub(r"^\d{8}-\d{6}-(.+?)-[0-9a-f]{4}\b", r"\1", trained.name.lower())
+    return "-".join(re.findall("[a-z0-9]+", name)) or "tuned"
 
 
 # --- merged -----------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ The layout follows the GGUF specification (versions 2 and 3, little-endian)::
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ModelError
+from sapwood.machine.system import forget_pages
 
 MAGIC = b"GGUF"
 MAX_KEYS = 65_536
@@ -104,8 +104,7 @@ class GgufFile:
     def forget(self) -> None:
         """Let go of the pages read so far: they count as this process's memory while they are mapped."""
         mapped: Any = getattr(self.content, "base", None)
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        forget_pages(mapped)
 
     @property
     def architecture(self) -> str:

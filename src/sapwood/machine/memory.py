@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from pathlib import Path
+
+from sapwood.machine.system import kernel_file, limits, peak_resident
 
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def peak_bytes() -> int:
     """Most RAM that this process held at once."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+    return peak_resident()
 
 
 def resident_bytes() -> int:
@@ -34,12 +33,12 @@ def available_memory() -> int:
     import psutil
 
     free = psutil.virtual_memory().available
-    limits = _cgroup("memory.max", "memory/memory.limit_in_bytes")
+    bounds = _cgroup("memory.max", "memory/memory.limit_in_bytes")
     used = _cgroup("memory.current", "memory/memory.usage_in_bytes")
-    if limits and used:
-        free = min(free, max(0, limits[0] - used[0] + _reclaimable()))
-    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if address_space not in (resource.RLIM_INFINITY, -1):  # `ulimit -v`
+    if bounds and used:
+        free = min(free, max(0, bounds[0] - used[0] + _reclaimable()))
+    address_space, _ = limits("AS")  # `ulimit -v`
+    if address_space is not None:
         free = min(free, max(0, address_space - psutil.Process().memory_info().vms))
     return free
 
@@ -47,10 +46,7 @@ def available_memory() -> int:
 def _cgroup(*names: str) -> list[int]:
     """The first of these files under the control group's folder that holds a number (version 2, then 1)."""
     for name in names:
-        try:
-            text = (CGROUP / name).read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            continue
+        text = "".join(kernel_file(CGROUP / name)).strip()
         if text.isdigit():
             return [int(text)]
     return []
@@ -58,9 +54,6 @@ def _cgroup(*names: str) -> list[int]:
 
 def _reclaimable() -> int:
     """File cache that a control group counts as used and gives up when asked."""
-    try:
-        lines = (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
-        return 0
+    lines = kernel_file(CGROUP / "memory.stat")
     found = dict(line.split(" ", 1) for line in lines if " " in line)
     return int(found.get("inactive_file", 0)) + int(found.get("active_file", 0))

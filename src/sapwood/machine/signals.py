@@ -10,17 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from sapwood.machine.system import STOP_SIGNALS
 
 
 @dataclass(slots=True)
 class StopRequest:
-    """``signal`` is set by the first stop signal. A second one leaves at once, which is safe too."""
+    """``signal`` is set by the first stop signal. A second one leaves at once, which is safe too. ``asked``
+    is set by a program that wants the same."""
 
     signal: signal.Signals | None = None
+    asked: bool = False
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.asked or self.signal is not None
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def stop_signals() -> Generator[StopRequest]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request:
+        if request.signal is not None:
             os._exit(128 + number)
         request.signal = signal.Signals(number)
 

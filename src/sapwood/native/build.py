@@ -20,6 +20,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from sapwood.machine.system import kernel_file
+
 SWITCH = "SAPWOOD_NATIVE"  # 0: never
 SECONDS = 120
 
@@ -118,9 +120,8 @@ def _key(compiler: str, sources: Sources) -> str:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    lines = kernel_file("/proc/cpuinfo")
+    if not lines:
         return platform.processor()
     wanted = ("model name", "flags", "Features", "CPU part")
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import ctypes
-import resource
 from contextlib import suppress
 from ctypes import c_int64
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
+from sapwood.machine.system import limits
 from sapwood.native.build import HEAP, Unavailable, library, why_not
 
 
@@ -24,7 +24,7 @@ class HeapFacts(NamedTuple):
 def why_no_heap() -> str | None:
     """Why the heap can't be used here; None where it can. Changes nothing."""
     reason = why_not(HEAP)
-    if reason is None and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+    if reason is None and limits("AS")[0] is not None:
         return "ulimit -v limits addresses, of which it reserves more than it will use"
     return reason
 

@@ -14,8 +14,9 @@ from sapwood.data.files.folder import held_out_files
 from sapwood.data.files.sources import size_of
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.errors import DataError, Problem
+from sapwood.machine.system import cores
 from sapwood.prepare.overlap import Overlap
-from sapwood.prepare.pool import LARGE, cores, prove_batches
+from sapwood.prepare.pool import LARGE, prove_batches
 from sapwood.prepare.report import Preparation, Tally
 from sapwood.prepare.rows import BATCH, Rules
 from sapwood.prepare.split import RowHashes, hold_out

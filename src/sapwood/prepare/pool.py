@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from sapwood.machine.system import interrupts_blocked
 from sapwood.prepare.rows import ProvenBatch, Rules, prove_batch
 from sapwood.template.render import Renderer
 from sapwood.types import Conversation, Message, RowId
@@ -33,11 +34,6 @@ AHEAD = 2  # batches for each process that are read before the first of them is 
 MOST = 61  # processes that Windows allows a pool
 
 Batch = list[Conversation]
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prove_batches(
@@ -114,15 +110,13 @@ class _Pool:
 @contextmanager
 def _bare_start() -> Generator[None]:
     """A process that starts here doesn't run the caller's script anew, and leaves Ctrl-C to this one."""
-    main, blocks = sys.modules["__main__"], hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else set[int]()
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        if blocks:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    main = sys.modules["__main__"]
+    with interrupts_blocked():
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 # --- in a process of the pool -------------------------------------------------------------------------------

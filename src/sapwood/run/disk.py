@@ -6,11 +6,11 @@ import contextlib
 import errno
 import os
 import re
-import resource
 import shutil
 from pathlib import Path
 
 from sapwood.errors import SapwoodError, StorageError
+from sapwood.machine.system import limits, set_limits
 
 # What a full, broken or closed disk answers. Other OSErrors of a block (a lost connection, say) are not ours.
 DISK_ERRORS = frozenset(
@@ -50,16 +50,16 @@ def require_space(path: Path, needed: int) -> None:
 def require_limits(largest_file: int) -> None:
     """Raise StorageError where this process may not write so large a file, or open enough of them
     (`ulimit -f`, `ulimit -n`). A low limit of open files is raised where the system lets us."""
-    size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if size not in (resource.RLIM_INFINITY, -1) and size < largest_file:
+    size, _ = limits("FSIZE")
+    if size is not None and size < largest_file:
         why = f"a checkpoint has a file of {largest_file:,} bytes"
         raise StorageError(f"files may have {size:,} bytes here", "ulimit -f", why, "ulimit -f unlimited")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard not in (resource.RLIM_INFINITY, -1) and hard < MIN_FILES:
+    soft, hard = limits("NOFILE")
+    if hard is not None and hard < MIN_FILES:
         why, mend = f"{MIN_FILES} are needed", f"ulimit -n {MIN_FILES}"
         raise StorageError(f"only {hard} files may be open here", "ulimit -n", why, mend)
-    if 0 <= soft < MIN_FILES:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (MIN_FILES, hard))
+    if soft is not None and soft < MIN_FILES:
+        set_limits("NOFILE", MIN_FILES, hard)
 
 
 def storage_error(error: OSError, path: Path, needed: int = 0) -> StorageError:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sapwood.machine.system import kernel_file
+
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 COUNTERS = Path("/proc/vmstat")  # oom_kill: processes that were killed for memory since the machine started
 
@@ -18,12 +20,12 @@ def circumstances() -> dict[str, Any]:
     """The start of this machine, and how many processes it has killed for memory since; what isn't known is
     left out."""
     facts: dict[str, Any] = {}
-    try:
-        facts["boot"] = BOOT_ID.read_text().strip()
-        counters = dict(line.split() for line in COUNTERS.read_text().splitlines())
-        facts["killed_for_memory"] = int(counters["oom_kill"])
-    except (OSError, ValueError, KeyError):
-        return facts
+    for boot in kernel_file(BOOT_ID):
+        facts["boot"] = boot.strip()
+    for line in kernel_file(COUNTERS):
+        name, _, number = line.partition(" ")
+        if name == "oom_kill" and number.strip().isdigit():
+            facts["killed_for_memory"] = int(number)
     return facts
 
 

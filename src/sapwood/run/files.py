@@ -13,7 +13,6 @@ Killed before the rename, there is a staging folder that `sweep_staging` removes
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.errors import Problem, StorageError
+from sapwood.machine import system
 from sapwood.run.disk import disk_refusal, said, storage_error
 
 SCHEMA = 1
@@ -228,14 +228,7 @@ def operation(name: str, path: Path) -> None:
 def sync_folder(path: Path) -> None:
     """Make renames and new names in ``path`` durable."""
     operation("fsync", path)
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network disks that can't sync a folder
-            raise
-    finally:
-        os.close(handle)
+    system.sync_folder(path)
 
 
 # --- inside -----------------------------------------------------------------------------------------------
@@ -243,7 +236,7 @@ def sync_folder(path: Path) -> None:
 
 def _write_new(path: Path, *pieces: bytes | memoryview) -> None:
     operation("open", path)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | system.BINARY, 0o666)
     try:
         operation("write", path)
         for rest in map(memoryview, pieces):
@@ -266,8 +259,8 @@ def _seal(stage: Path, facts: Mapping[str, Any]) -> None:
             )
         file.chmod(mode)
         operation("fsync", file)
+        system.sync_file(file)
         with file.open("rb") as handle:
-            os.fsync(handle.fileno())
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         entries.append(FileEntry(file.relative_to(stage).as_posix(), file.stat().st_size, digest))
     entries.sort(key=lambda entry: entry.name)

@@ -42,7 +42,8 @@ def read_about(run: Path) -> dict[str, Any]:
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
     """The keys of a config that decide weights, flat."""
-    early = ("eval.patience", "eval.every") if config.eval.patience is not None else ()
+    early: tuple[str, ...] = ("eval.patience", "eval.every") if config.eval.patience is not None else ()
+    early += ("eval.best",) if config.keeps_best else ()
     return {
         key: value
         for key, value in flatten(config.model_dump(mode="json")).items()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sapwood.machine.system import BINARY, read_at
 from sapwood.run.disk import storage_error
 from sapwood.run.files import operation
 
@@ -83,7 +84,7 @@ class LineLog:
         self.lost = 0
         try:
             operation("open", path)
-            self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | BINARY, 0o666)
             self.truncate(self.size)
         except OSError as error:
             raise storage_error(error, path) from error
@@ -134,7 +135,7 @@ class LineLog:
         """The end of the last whole line within ``length`` bytes."""
         while length > 0:
             start = max(0, length - READ_BLOCK)
-            found = os.pread(self._handle, length - start, start).rfind(b"\n")
+            found = read_at(self._handle, length - start, start).rfind(b"\n")
             if found >= 0:
                 return start + found + 1
             length = start

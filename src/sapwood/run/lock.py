@@ -1,9 +1,11 @@
-"""One process at a time: an flock that the kernel releases when its holder ends, however it ends."""
+"""One process at a time: a lock that the system releases when its holder ends, however it ends.
+
+Who holds it stands in a file of its own: on Windows nobody else can read a file that is locked.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -12,17 +14,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import portalocker
+from portalocker import LockFlags
+
 from sapwood.errors import LockedError
+from sapwood.machine.system import BINARY
 from sapwood.run.disk import storage_error
 from sapwood.run.ending import cause_of_death, circumstances
 from sapwood.run.files import operation, to_json
 
 LOCK = "LOCK"
+HOLDER = "HOLDER"  # beside the lock
 PATIENCE = 0.5  # seconds; a watcher's `is_locked` holds the lock for an instant
 
 
 class RunLock:
-    """An exclusive lock on ``path``, which also says who holds it.
+    """An exclusive lock on ``path``; `HOLDER` beside it says who has it.
 
     A child made by fork holds it too, until it ends; a program started with exec doesn't.
 
@@ -34,7 +41,7 @@ class RunLock:
         self.held = False
         try:
             operation("open", path)
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
         except OSError as error:
             raise storage_error(error, path) from error
         try:
@@ -50,8 +57,7 @@ class RunLock:
             **circumstances(),
         }
         with contextlib.suppress(OSError):  # who holds it is only for the message; the lock itself is held
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, to_json(owner).encode(), 0)
+            path.with_name(HOLDER).write_text(to_json(owner), encoding="utf-8")
 
     def release(self) -> None:
         if self.held:
@@ -62,25 +68,27 @@ class RunLock:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                portalocker.lock(self._handle, LockFlags.EXCLUSIVE | LockFlags.NON_BLOCKING)
                 return
-            except BlockingIOError:
+            except portalocker.AlreadyLocked:
                 if time.monotonic() > deadline:
                     raise _locked(self.path) from None
                 time.sleep(0.02)
-            except OSError as error:
-                raise storage_error(error, self.path) from error
+            except portalocker.LockException as error:
+                cause = error.__cause__
+                refused = cause if isinstance(cause, OSError) else OSError(str(error))
+                raise storage_error(refused, self.path) from error
 
 
 def is_locked(run: Path) -> bool:
     """True while some process holds the run."""
     try:
-        handle = os.open(run / LOCK, os.O_RDONLY)
+        handle = os.open(run / LOCK, os.O_RDONLY | BINARY)
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        portalocker.lock(handle, LockFlags.SHARED | LockFlags.NON_BLOCKING)
+    except portalocker.AlreadyLocked:
         return True
     finally:
         os.close(handle)
@@ -89,19 +97,19 @@ def is_locked(run: Path) -> bool:
 
 def why_it_ended(run: Path) -> str | None:
     """What is known of the end of the process that held the run last; None where another machine did."""
-    owner = _owner(run / LOCK)
+    owner = _owner(run)
     return cause_of_death(owner, circumstances()) if owner.get("host") == socket.gethostname() else None
 
 
-def _owner(path: Path) -> dict[str, Any]:
+def _owner(run: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        owner = json.loads(path.read_bytes())
+        owner = json.loads((run / HOLDER).read_bytes())
         return owner if isinstance(owner, dict) else {}
     return {}
 
 
 def _locked(path: Path) -> LockedError:
-    owner = _owner(path)
+    owner = _owner(path.parent)
     who = "process {pid} on {host}, since {started}".format(
         **{"pid": "unknown", "host": "this disk", "started": "an unknown time", **owner}
     )

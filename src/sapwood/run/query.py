@@ -15,6 +15,8 @@ from sapwood.run.lock import is_locked, why_it_ended
 from sapwood.run.store import CONFIG, EVENTS, RUN, SAMPLES, STATUS
 
 LAST = "last"
+TRACKERS = "trackers"  # in a run: what was sent to each, and how it is seen; beside the runs: what they share
+SEE = "see"
 
 
 class EventRecord(TypedDict):
@@ -159,6 +161,12 @@ def read_events(run: Path, offset: int = 0) -> tuple[list[EventRecord], int]:
 def read_samples(run: Path) -> list[dict[str, Any]]:
     """All sample answers of a run, oldest first, as written by `RunStore.record`."""
     return list(read_lines(run / SAMPLES).records)
+
+
+def boards(run: Path) -> dict[str, str]:
+    """For each tracker that was told of the run, the command (or the sentence) that shows its curves."""
+    told = {path.stem: _read_json(path).get(SEE) for path in sorted((run / TRACKERS).glob("*.json"))}
+    return {name: see for name, see in told.items() if isinstance(see, str)}
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ runs/20260131-142530-demo-9f3a/
     status.json      running, finished, stopped or failed, and why
     events.jsonl     one line for each event: {"seq", "t", "step", "kind", "data"}
     samples.jsonl    one line for each sample answer, with the seq of its evaluation
-    LOCK             held (flock) by the process that trains; says who that is
+    LOCK             held by the process that trains; HOLDER says who that is
 
 A run whose status says running while nobody holds LOCK has crashed, and can be resumed.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import os
 import platform
 import re
 import secrets
@@ -29,6 +28,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from sapwood.errors import SapwoodError, Stopped, StorageError
+from sapwood.machine.system import cores
 from sapwood.run.disk import storage_error
 from sapwood.run.files import discard_dir, operation, sweep_staging, to_json, write_atomic
 from sapwood.run.lines import LineLog, length_while, read_lines
@@ -244,11 +244,10 @@ def _short_name(base: str) -> str:
 def _machine() -> dict[str, Any]:
     import psutil
 
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": platform.platform(),
         "processor": platform.machine(),
-        "cpus": cpus,
+        "cpus": cores(),
         "memory_bytes": psutil.virtual_memory().total,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from json import dumps
@@ -13,16 +12,18 @@ from sapwood.serve.generate import Answer, Settings
 from sapwood.serve.load import Loaded
 from sapwood.serve.session import ChatSession, compare, drain, require_adapter
 from sapwood.serve.terminal import read_line, visible
+from sapwood.show.manner import colours
 
 __all__ = ["ChatSession", "compare", "run_chat"]
 
+LEAVE = ("bye", "quit", "exit")
 HELP = """\
 /help          this list
 /reset         begin anew; the system prompt stays
 /undo          take back the last question and its answer
 /system TEXT   set the system prompt and begin anew; without TEXT, none
 /compare       show the base's answer before each of the adapter's, on or off
-/quit          leave, as Ctrl-D does
+/bye           leave, as /quit, /exit and Ctrl-D do
 //text         ask something that begins with a slash
 A backslash at the end of a line continues it on the next. Ctrl-C stops an answer."""
 
@@ -83,7 +84,7 @@ class _Shell:
                 if not self.watched:
                     raise
                 self._say("\n")
-                self._dim("Ctrl-D or /quit leaves")
+                self._dim("Ctrl-D or /bye leaves")
 
     def answer(self, text: str, figures: bool) -> None:
         """Answer one question, in the form that was asked for."""
@@ -123,7 +124,7 @@ class _Shell:
 
     def _command(self, text: str) -> bool:
         name, _, rest = text[1:].partition(" ")
-        if name == "quit":
+        if name in LEAVE:
             return False
         known: Mapping[str, Callable[[str], str]] = {
             "help": lambda _: HELP,
@@ -180,8 +181,7 @@ class _Shell:
         self._say(f"{visible(text)}:\n")
 
     def _dim(self, text: str) -> None:
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        self._say(f"{text}\n" if plain else f"\x1b[2m{text}\x1b[0m\n")
+        self._say(f"\x1b[2m{text}\x1b[0m\n" if colours(self.stdout) else f"{text}\n")
 
     def _say(self, text: str) -> None:
         self.stdout.write(text)

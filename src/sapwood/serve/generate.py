@@ -72,7 +72,7 @@ def stream(
             if token.id is not None and (piece := writer.push(token.id)):
                 yield piece
             if token.last:
-                if piece := writer.flush():
+                if piece := writer.flush(cut=token.id is not None):
                     yield piece
                 return _answer(writer, prompt_ids, token)
     raise AssertionError("decoding ended without a last token")
@@ -179,7 +179,7 @@ def _decode(
 
 
 def _answer(writer: TextStream, prompt: Sequence[int], last: _Token) -> Answer:
-    writer.flush()
+    writer.flush(cut=last.id is not None)
     return Answer(tuple(writer.ids), writer.text, last.id is None, len(prompt), last.seconds)
 
 

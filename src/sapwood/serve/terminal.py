@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import unicodedata
 from typing import TextIO
+
+from sapwood.machine.system import edit_lines
 
 KEPT = "\n\t"
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the order in which text is read
@@ -32,8 +33,7 @@ def read_line(stdin: TextIO, stdout: TextIO, prompt: str) -> str | None:
 
 def _one_line(stdin: TextIO, stdout: TextIO, prompt: str) -> str | None:
     if prompt and stdin is sys.stdin and stdout is sys.stdout:
-        importlib.import_module("readline")  # gives input() its editing keys and history
-
+        edit_lines()
         try:
             return input(prompt)
         except EOFError:

@@ -50,10 +50,11 @@ class TextStream:
             self._shown = len(decode(self._tokenizer, self.ids[self._context :]))
         return piece
 
-    def flush(self) -> str:
-        """The rest, whatever it is: no token follows."""
+    def flush(self, *, cut: bool = False) -> str:
+        """The rest: no token follows. Of an answer that was ``cut``, without the character that was split."""
         window = decode(self._tokenizer, self.ids[self._context :])
-        return self._emit(window[self._shown :])
+        whole = window.rstrip(REPLACEMENT + JOINER) if cut else window
+        return self._emit(window[self._shown : len(whole)])
 
     def _emit(self, piece: str) -> str:
         if piece:

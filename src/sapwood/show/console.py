@@ -13,6 +13,7 @@ from sapwood.run.lines import to_line
 from sapwood.run.store import KINDS, event_data
 from sapwood.scores import perplexity
 from sapwood.show.figures import UNKNOWN, change, duration, number, size, steps, stop_reason, visible
+from sapwood.show.manner import quiet
 from sapwood.show.stream import SafeStream
 from sapwood.show.tables import show_comparison, show_runs, side_by_side, summary
 from sapwood.types import Evaluated, Event, Finished, Sample, Stepped
@@ -80,6 +81,19 @@ class JsonReporter(Reporter):
         record = {"t": round(time.time(), 3), "step": step, "kind": kind, "data": data}
         self.stream.write(to_line(record).decode())
         self.stream.flush()
+
+
+class QuietReporter(Reporter):
+    """Nothing on the way: `-q` was given."""
+
+    def show(self, event: Event) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class TextReporter(Reporter):
@@ -249,6 +263,8 @@ def reporter(
     safe = SafeStream(stream)
     if json:
         return JsonReporter(safe, total_steps, base_loss)
+    if quiet():
+        return QuietReporter(safe, total_steps, base_loss)
     if safe.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return LiveReporter(safe, total_steps, base_loss, title)
     return PlainReporter(safe, total_steps, base_loss)

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sapwood.errors import SapwoodError
 from sapwood.run.files import write_atomic
 from sapwood.run.query import EventRecord, read_config, read_events, summarise
+from sapwood.run.store import RUN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CURVE = "loss.png"
+log = logging.getLogger("sapwood")
 SIZE_INCHES, DPI = (9.0, 5.4), 200  # 1800 px wide, so that it is sharp when shown at 900
 
 GREEN, FAINT, AMBER, INK, QUIET = "#3f7d4e", "#b9d3bf", "#c8702a", "#26302a", "#7a857d"
@@ -51,9 +54,30 @@ def save_loss_curve(run: Path) -> Path:
     return run / CURVE
 
 
+def keep_curve(run: Path) -> None:
+    """`save_loss_curve` at the end of a run, which a picture never spoils. Does nothing for a folder that is
+    no run: there the adapter went to another disk."""
+    if not (run / RUN).is_file():
+        return
+    try:
+        save_loss_curve(run)
+    except SapwoodError as error:
+        log.warning("%s", error)
+
+
 def loss_curve(run: Path, dpi: int = DPI) -> bytes:
     """Training loss, held-out loss and learning rate of ``run`` as a PNG. Raises StorageError where ``run``
     holds no run."""
+    return _picture(lambda figure, drawable: _draw(figure, run, drawable), dpi)
+
+
+def curves_together(runs: Sequence[Path], dpi: int = DPI) -> bytes:
+    """Training loss (a thin line) and held-out loss (points) of several runs in one PNG, each in a colour of
+    its own. Raises StorageError where one of them holds no run."""
+    return _picture(lambda figure, drawable: _draw_together(figure, runs, drawable), dpi)
+
+
+def _picture(draw: Callable[[Figure, Callable[[str], str]], None], dpi: int) -> bytes:
     with _quiet():
         from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -63,10 +87,29 @@ def loss_curve(run: Path, dpi: int = DPI) -> bytes:
         with rc_context({"font.family": family, "font.size": 10.5, "axes.unicode_minus": False}):
             figure = Figure(figsize=SIZE_INCHES, dpi=dpi, facecolor="white")
             FigureCanvasAgg(figure)
-            _draw(figure, run, drawable)
+            draw(figure, drawable)
             picture = io.BytesIO()
             figure.savefig(picture, format="png", metadata={"Software": None})
     return picture.getvalue()
+
+
+def _draw_together(figure: Figure, runs: Sequence[Path], drawable: Callable[[str], str]) -> None:
+    axes = figure.subplots()
+    axes.set_ylabel("loss (nats per token)", color=QUIET)
+    axes.set_xlabel("optimizer step", color=QUIET)
+    for i, run in enumerate(runs):
+        color = f"C{i % 10}"
+        events, _ = read_events(run)
+        steps, evals = _series(events, "stepped"), _series(events, "evaluated")
+        values = smoothed([data["loss"] for _, data in steps], max(0.5, len(steps) / 50))
+        axes.plot(
+            [step for step, _ in steps], values, color=color, label=drawable(_short(summarise(run).name, 40))
+        )
+        held = [data["loss"] for _, data in evals]
+        axes.plot([step for step, _ in evals], held, color=color, linestyle=":", marker="o", markersize=4)
+    axes.legend(frameon=False, labelcolor=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e8ece9", linewidth=0.8)
 
 
 def smoothed(values: Sequence[float], width: float) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from sapwood.run.query import Comparison, RunSummary
+from sapwood.run.query import Comparison, RunSummary, boards
 from sapwood.show.figures import UNKNOWN, change, duration, number, steps, stop_reason, visible
 from sapwood.show.plot import CURVE
 from sapwood.show.stream import SafeStream
@@ -112,8 +112,10 @@ def summary(stream: TextIO, run: RunSummary) -> None:
     if run.status in ("stopped", "crashed", "failed"):
         commands = [("go on", f"sapwood resume {name}")]
     else:
-        commands = [("talk to it", f"sapwood chat {name}")]
+        commands = [("talk to it", f"sapwood chat {name}"), ("measure it", f"sapwood eval {name}")]
+        commands.append(("use it elsewhere", f"sapwood export {name} --to ollama"))
     commands.append(("see its figures", f"sapwood runs {name}"))
+    commands += [(f"see it in {tracker}", see) for tracker, see in boards(run.path).items()]
     out = SafeStream(stream)
     out.write("\n".join([head, *_aligned(facts, "  "), "next", *_aligned(commands, "  "), ""]))
     out.flush()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
-import resource
-import sys
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -18,6 +15,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 
 from sapwood.errors import DataError
+from sapwood.machine.system import after_fork, peak_resident, thread_seconds
 from sapwood.template.limits import MAX_TEXT, WIDTH, TemplateFault, limit
 
 SECONDS = 2.0  # of processor time for one rendering; the slowest honest template needs a few milliseconds
@@ -186,7 +184,7 @@ class _Watchdog:
                     if allowance is None:  # most renderings end before: they never cost a look at the clock
                         self._running[ticket] = (
                             thread,
-                            _Allowance(_spent(thread) + SECONDS, _peak() + MEMORY),
+                            _Allowance(thread_seconds(thread) + SECONDS, peak_resident() + MEMORY),
                         )
                     elif (reason := allowance.used_up(thread)) is not None:
                         del self._running[ticket]
@@ -198,29 +196,21 @@ class _Watchdog:
 
 @dataclass(frozen=True, slots=True)
 class _Allowance:
-    """Processor time of the thread, and memory of the process, at which a rendering is stopped."""
+    """Processor time of the thread, and memory of the process, at which a rendering is stopped.
+
+    Processor time, as a machine that was stopped or busy is no fault of the template; and the most memory
+    that the process ever had, as what it had before the machine has borne already.
+    """
 
     seconds: float
     memory: int
 
     def used_up(self, thread: int) -> type[_Stopped] | None:
-        if _peak() > self.memory:
+        if peak_resident() > self.memory:
             return _OutOfMemory
-        return _OutOfTime if _spent(thread) > self.seconds else None
-
-
-def _peak() -> int:
-    """The most bytes that this process has had. What it had before, the machine has borne already."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _spent(thread: int) -> float:
-    """Processor time of a living thread: a machine that was stopped or busy is no fault of the template."""
-    if hasattr(time, "pthread_getcpuclockid"):
-        return time.clock_gettime(time.pthread_getcpuclockid(thread))
-    return time.monotonic()
+        return _OutOfTime if thread_seconds(thread) > self.seconds else None
 
 
 _WATCHDOG = _Watchdog()
 # A forked child has the lock, perhaps held, but not the thread that would release it.
-os.register_at_fork(after_in_child=_WATCHDOG.__init__)
+after_fork(_WATCHDOG.__init__)

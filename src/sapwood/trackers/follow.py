@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from sapwood.config.sections import TrackConfig
 from sapwood.errors import StorageError
+from sapwood.run.query import TRACKERS
 from sapwood.run.store import RunStore
-from sapwood.trackers.send import FOLDER
 
 GRACE = 30.0  # seconds that a tracker has for what it holds back, once the run is over
 POLL = 1.0  # seconds between two looks at the run's events
@@ -37,7 +37,7 @@ class Follower:
         self.name = name
         self._run = run
         self._warned = False
-        self._log = run.path / FOLDER / f"{name}.log"
+        self._log = run.path / TRACKERS / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         command = [sys.executable, "-m", "sapwood", "track", str(run.path), "--to", name, "--follow"]
         try:
@@ -123,9 +123,12 @@ def until_stdin_ends() -> Callable[[], bool]:
     lifeline = os.dup(0)
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
+    ended = threading.Event()
 
-    def more() -> bool:
-        readable, _, _ = select.select([lifeline], [], [], POLL)
-        return not readable or os.read(lifeline, 1) != b""
+    def wait() -> None:  # not select, which takes only sockets on Windows
+        while os.read(lifeline, 1):
+            pass
+        ended.set()
 
-    return more
+    threading.Thread(target=wait, daemon=True).start()
+    return lambda: not ended.wait(POLL)

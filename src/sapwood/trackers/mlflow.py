@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from shlex import quote
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when the library is imported
@@ -23,6 +25,11 @@ class MLflow(Tracker):
         subject.shared.mkdir(parents=True, exist_ok=True)
         folder = subject.shared.absolute()
         self.place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+        self.see = f"mlflow ui --backend-store-uri {quote(self.place)}"
+        if self.place.startswith("http"):
+            self.see = self.place
+        elif find_spec("flask") is None:
+            self.see += "  (the board is in the whole of mlflow: python -m pip install mlflow)"
         self._client = MlflowClient(tracking_uri=self.place)
         self._id = self._find(subject) or self._create(subject)
 

@@ -15,11 +15,18 @@ from typing import Any
 
 from sapwood.errors import SapwoodError
 from sapwood.run.files import to_json, write_atomic
-from sapwood.run.query import EventRecord, read_config, read_events, read_samples, summarise
+from sapwood.run.query import (
+    SEE,
+    TRACKERS,
+    EventRecord,
+    read_config,
+    read_events,
+    read_samples,
+    summarise,
+)
 from sapwood.scores import perplexity
 from sapwood.trackers.tracker import Figures, Subject, Tracker, open_tracker
 
-FOLDER = "trackers"  # in a run: what was sent to each; beside the runs: what trackers share
 SENT_KINDS = ("stepped", "evaluated")
 
 Sent = dict[str, int]  # the last step that was sent, by kind of event
@@ -77,7 +84,7 @@ def send_run(
     except Exception as error:  # whatever a library raises: the name and the sentence are all there is to say
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise SapwoodError(f"{name} failed", str(run), why, f"sapwood track {run} --to {name}") from error
-    _remember(_sent_file(run, name), sent)
+    _remember(_sent_file(run, name), {**sent, SEE: tracker.see})
     return tracker.place, told
 
 
@@ -85,7 +92,7 @@ def subject_of(run: Path, name: str, *, project: str, cloud: bool) -> Subject:
     """What a tracker is told about a run before its first event."""
     about = summarise(run)
     config = {key: value for key, value in read_config(run).items() if value is not None}
-    shared = run.parent / FOLDER / name
+    shared = run.parent / TRACKERS / name
     return Subject(about.id, about.name, project, config, run, shared, cloud)
 
 
@@ -122,14 +129,14 @@ def _tell(tracker: Tracker, run: Path, event: EventRecord) -> None:
             tracker.samples(event["step"], event["t"], answers)
 
 
-def _remember(path: Path, sent: Sent) -> None:
+def _remember(path: Path, sent: Mapping[str, int | str]) -> None:
     with contextlib.suppress(OSError):  # write_atomic says what is wrong with the folder
         path.parent.mkdir(exist_ok=True)
     write_atomic(path, to_json(sent))
 
 
 def _sent_file(run: Path, name: str) -> Path:
-    return run / FOLDER / f"{name}.json"
+    return run / TRACKERS / f"{name}.json"
 
 
 def _read_sent(run: Path, name: str) -> Sent:

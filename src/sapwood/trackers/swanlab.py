@@ -1,12 +1,15 @@
 """SwanLab (the callback of tutorial 001, without its question for a key).
 
-Offline it writes ``runs/trackers/swanlab/run-…``, which ``swanlab sync`` sends later. In the cloud the key
-comes from ``SWANLAB_API_KEY`` or an earlier ``swanlab login``.
+Without the cloud it writes ``runs/trackers/swanlab/run-…``, which ``swanlab sync`` sends later. With its
+dashboard (the extra ``swanlab[dashboard]``, which ours brings) it also keeps the small database that
+``swanlab watch`` shows. In the cloud the key comes from ``SWANLAB_API_KEY`` or an earlier ``swanlab login``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from shlex import quote
 from typing import Any
 
 import swanlab
@@ -18,6 +21,7 @@ from sapwood.trackers.tracker import Figures, Subject, Tracker, as_text
 PRIVATE = swanlab.Settings.Probe(
     hardware=False, runtime=False, requirements=False, conda=False, git=False, monitor=False
 )
+HAS_BOARD = find_spec("swanboard") is not None
 SILENT = swanlab.Settings.Terminal(proxy_type="none")
 
 
@@ -29,7 +33,7 @@ class SwanLab(Tracker):
             raise ConfigError("SwanLab's cloud needs a key", "track.mode=cloud", "none was found", mend)
         subject.shared.mkdir(parents=True, exist_ok=True)
         self._run = swanlab.init(
-            mode="online" if subject.cloud else "offline",
+            mode="online" if subject.cloud else "local" if HAS_BOARD else "offline",
             log_dir=str(subject.shared),
             project=subject.project,
             name=subject.name,
@@ -39,6 +43,13 @@ class SwanLab(Tracker):
             settings=settings,
         )
         self.place = str(subject.shared)
+        self.see = f"swanlab watch {quote(self.place)}"
+        if subject.cloud:
+            self.see = str(getattr(self._run, "url", None) or "https://swanlab.cn")
+        elif not HAS_BOARD:
+            self.see = (
+                f"swanlab sync {quote(self.place)} sends it; a board here: pip install 'swanlab[dashboard]'"
+            )
 
     def figures(self, step: int, time: float, values: Figures) -> None:
         self._run.log(dict(values), step=step)

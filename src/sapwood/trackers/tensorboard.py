@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -30,6 +31,7 @@ DT_STRING = _messages("types").DT_STRING
 class TensorBoard(Tracker):
     def __init__(self, subject: Subject) -> None:
         self.place = str(subject.run / "tensorboard")
+        self.see = f"tensorboard --logdir {quote(str(subject.run.parent))}"
         self._writer = EventFileWriter(self.place)
         shown = json.dumps(dict(subject.config), ensure_ascii=False, indent=1, default=str)
         self._write(0, None, [_text("config", [f"```json\n{shown}\n```"])])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.errors import ConfigError
+from sapwood.machine.extras import install
 
 Figures = Mapping[str, float]
 
@@ -44,9 +45,11 @@ class Tracker(ABC):
 
     Attributes:
         place: where a person finds what was written.
+        see: the command, or the sentence, that shows it.
     """
 
     place: str
+    see: str
 
     @abstractmethod
     def __init__(self, subject: Subject) -> None: ...
@@ -76,7 +79,7 @@ def open_tracker(name: str, subject: Subject) -> Tracker:
             f"{name} can't be loaded",
             f"track.to={name}",
             f"no module {error.name}",
-            f"python -m pip install 'sapwood[{name}]'",
+            install(name),
         ) from None
     return module.OPEN(subject)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from sapwood.errors import ConfigError
@@ -34,6 +35,9 @@ class Trackio(Tracker):
             auto_log_cpu=False,
         )
         self.place = os.environ["TRACKIO_DIR"]
+        self.see = f"TRACKIO_DIR={quote(self.place)} trackio show --project {subject.project}"
+        if subject.cloud:
+            self.see = f"https://huggingface.co/spaces/{space}"
 
     def figures(self, step: int, time: float, values: Figures) -> None:
         self._run.log(dict(values), step=step)

@@ -1,10 +1,12 @@
 """Weights & Biases. Offline it writes ``runs/trackers/wandb/offline-run-…``, which ``wandb sync`` sends
-later; in the cloud the key comes from ``WANDB_API_KEY`` or an earlier ``wandb login``."""
+later. Its web board needs an account or a server of one's own; ``wandb leet`` shows the curves in the
+terminal without either. In the cloud the key comes from ``WANDB_API_KEY`` or an earlier ``wandb login``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 import wandb
@@ -40,6 +42,7 @@ class WeightsAndBiases(Tracker):
             ),
         )
         self.place = str(subject.shared / "wandb")
+        self.see = str(self._run.url) if subject.cloud else f"wandb leet {quote(self.place)}"
 
     def figures(self, step: int, time: float, values: Figures) -> None:
         self._run.log({**values, "_timestamp": time}, step=step)

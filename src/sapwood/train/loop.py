@@ -27,6 +27,7 @@ from sapwood.native.heap import release_heap
 from sapwood.pack.build import build_pack, with_lead
 from sapwood.pack.plan import plan_for
 from sapwood.scores import score_answers
+from sapwood.train.measures import Measure, judged
 from sapwood.train.optim import TrainState
 from sapwood.train.processes.world import ALONE, World
 from sapwood.train.schedule import learning_rate, members, plan_steps
@@ -60,6 +61,7 @@ def train(
     config: RunConfig,
     sampler: Sampler | None = None,
     world: World = ALONE,
+    measure: Measure | None = None,
 ) -> Iterator[Event]:
     """Go on from ``state`` to the end of the run.
 
@@ -79,8 +81,8 @@ def train(
     while True:
         due = state.step % every == 0 or state.step >= schedule.total_steps
         if data.eval and due and state.evaluated != state.step:
-            event = evaluate(model, data.eval, config, state.step, sampler, world)
-            state.measured(event.loss)
+            event = evaluate(model, data.eval, config, state.step, sampler, world, measure)
+            state.measured(event.loss, judged(event, config.eval.best))
             yield event
         early = config.eval.patience is not None and state.stale >= config.eval.patience
         if early or state.step >= schedule.total_steps:
@@ -201,8 +203,10 @@ def evaluate(
     step: int,
     sampler: Sampler | None = None,
     world: World = ALONE,
+    measure: Measure | None = None,
 ) -> Evaluated:
-    """Held-out loss: the mean over all targets. Leaves the model in training mode, and no generator moved."""
+    """Held-out loss: the mean over all targets. Leaves the model in training mode, and no generator moved.
+    ``measure``: further figures, which join the scores of the samples."""
     started = time.monotonic()
     model.peft.eval()
     packs = pack_examples(examples, config, world.size)
@@ -220,9 +224,13 @@ def evaluate(
             "check the base model's files" if step == 0 else "lower train.lr, and start anew",
         )
     samples = tuple(sampler()) if sampler is not None else ()
+    scores = score_answers(samples)
+    if measure is not None:
+        with torch.random.fork_rng():
+            scores |= measure()
     model.peft.train()
     seconds = time.monotonic() - started
-    return Evaluated(step, total / num_targets, num_targets, seconds, samples, score_answers(samples))
+    return Evaluated(step, total / num_targets, num_targets, seconds, samples, scores)
 
 
 def _refuse_bad_numbers(loss: float, norm: float, packs: Sequence[Pack], step: int) -> None:

@@ -26,7 +26,7 @@ class TrainState:
 
     step: finished optimizer steps. evaluated: the last step whose held-out loss was recorded, -1 for none.
     losses: the first and the newest held-out loss; None before the first evaluation.
-    best: step and held-out loss of the adapter's best evaluation; stale: evaluations since.
+    best: step of the adapter's best evaluation, and what it was judged by; stale: evaluations since.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -39,12 +39,13 @@ class TrainState:
     best: tuple[int, float] | None = None
     stale: int = 0
 
-    def measured(self, loss: float) -> None:
-        """Take note of a held-out loss at this step. The base's, at step 0, is nobody's best."""
+    def measured(self, loss: float, judged: float) -> None:
+        """Take note of a held-out loss at this step, and of what it is judged by (the lower, the better). The
+        base's, at step 0, is nobody's best."""
         self.evaluated = self.step
         self.losses = (self.losses[0] if self.losses else loss, loss)
-        if self.best is None or loss < self.best[1]:
-            self.best = (self.step, loss) if self.step else None
+        if self.best is None or judged < self.best[1]:
+            self.best = (self.step, judged) if self.step else None
             self.stale = 0
         else:
             self.stale += 1

@@ -15,6 +15,7 @@ from sapwood.config.sections import SaveConfig
 from sapwood.errors import LostProcessError, SapwoodError, Stopped, StorageError
 from sapwood.run.disk import require_limits, require_space
 from sapwood.run.files import verify_dir
+from sapwood.run.query import read_events
 from sapwood.run.store import RunStore
 from sapwood.train.checkpoint import checkpoint_bytes, checkpoint_path, checkpoints, save_checkpoint
 from sapwood.train.optim import TrainState
@@ -74,7 +75,7 @@ def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
     their checkpoint can't be read, the last weights stay, with a warning."""
     if state.best is None or state.best[0] == state.step:
         return
-    step, loss = state.best
+    step, judged = state.best
     folder = checkpoint_path(run.path, step)
     try:
         verify_dir(folder)
@@ -82,6 +83,9 @@ def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
     except SapwoodError as error:
         log.warning("the adapter is that of the last step, not of the best, %d: %s", step, error)
         return
+    events, _ = read_events(run.path)
+    losses = [e["data"]["loss"] for e in events if e["kind"] == "evaluated" and e["step"] == step]
+    loss = losses[-1] if losses else judged
     run.note("note", state.step, text=f"the adapter is that of step {step}, held-out loss {loss:.4f}")
     state.losses = (state.losses[0] if state.losses else loss, loss)
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from sapwood.data.files.encoding import read_lines
 from sapwood.data.problems import printable
 from sapwood.errors import DataError, StorageError
+from sapwood.machine.system import can_confine
 
 SECONDS = 300
+BY_HAND = "frame.to_json('data.jsonl', orient='records', lines=True)"
 
 
 def convert_pickle(source: Path, target: Path, *, force: bool = False) -> int:
@@ -21,6 +23,9 @@ def convert_pickle(source: Path, target: Path, *, force: bool = False) -> int:
     DataFrame of plain values, StorageError where the target can't be written.
     """
     where = printable(str(source))
+    if not can_confine():
+        why = "a pickle is a program, and this system has no way to take a process's rights"
+        raise DataError("pickles aren't opened here", where, why, f"convert it on Linux or macOS: {BY_HAND}")
     if target.exists() and not force:
         raise StorageError("the file is there already", str(target), mend="name another, or add --force")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -39,7 +44,7 @@ def convert_pickle(source: Path, target: Path, *, force: bool = False) -> int:
                 why = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [
                     _ending(done.returncode)
                 ]
-                mend = "if you trust its origin: frame.to_json('data.jsonl', orient='records', lines=True)"
+                mend = f"if you trust its origin: {BY_HAND}"
                 raise DataError("the pickle is refused", where, printable(why[0])[:400], mend)
             out.write(done.stdout)
             out.flush()

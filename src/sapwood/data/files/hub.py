@@ -15,6 +15,7 @@ from sapwood.data.files.folder import TEST, TRAIN, VALIDATION
 from sapwood.data.files.paths import HUB, is_data
 from sapwood.data.problems import printable
 from sapwood.errors import DataError
+from sapwood.machine.extras import install
 
 _PATH = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[\w.*/ -]+))?")
 SHOWN = 8  # files that a message names
@@ -76,7 +77,7 @@ def _ask(where: str, question: Callable[[Any], Any]) -> Any:
     try:
         import datasets
     except ImportError:
-        raise DataError("hf: needs datasets", where, mend="pip install 'sapwood[data]'") from None
+        raise DataError("hf: needs datasets", where, mend=install("data")) from None
     try:
         return question(datasets)
     except Exception as error:  # a library over a network fails in many ways

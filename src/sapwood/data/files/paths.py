@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 from sapwood.data.problems import nearest, printable
 from sapwood.errors import DataError
+from sapwood.machine.system import open_at_once
 
 BUILTIN = "builtin:"
 HUB = "hf:"
@@ -47,7 +48,7 @@ def open_source(source: str, root: Path) -> BinaryIO:
         path = root / Path(source).expanduser()
         _refuse_kind(path.stat().st_mode, path, where)  # before open: that may wait, or act on a device
         # Without blocking, and looked at again: between stat and open the path can become a pipe.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = open_at_once(path)
     except (FileNotFoundError, NotADirectoryError):
         raise _missing(root / Path(source).expanduser(), source) from None
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: NUL in the path; RuntimeError: no home

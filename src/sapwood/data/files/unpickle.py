@@ -14,10 +14,11 @@ import json
 import math
 import os
 import pickle
-import resource
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
+
+from sapwood.machine.system import set_limits
 
 MAX_PICKLE_BYTES = 1 << 30
 MEMORY = 6 << 30
@@ -128,13 +129,13 @@ def table() -> dict[tuple[str, str], Any]:
 
 def give_up_rights() -> None:
     """From here on this process can compute, read stdin and write stdout and stderr."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    set_limits("AS", MEMORY, MEMORY)
+    set_limits("CPU", SECONDS, SECONDS)
+    set_limits("CORE", 0, 0)
+    set_limits("FSIZE", 0, 0)
+    set_limits("NPROC", 0, 0)
     os.closerange(3, 65_536)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    set_limits("NOFILE", 3, 3)
     sys.addaudithook(_refuse_events)
 
 

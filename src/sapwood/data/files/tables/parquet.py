@@ -10,6 +10,7 @@ from sapwood.data.files.encoding import MAX_ROW_BYTES
 from sapwood.data.files.json_text import TOO_LARGE, TOO_LARGE_MEND
 from sapwood.data.problems import ProblemLog, printable
 from sapwood.errors import DataError, Problem
+from sapwood.machine.extras import install
 from sapwood.types import Row, RowId
 
 MAX_GROUP_BYTES = 4 << 30  # one row group, unpacked; writers make them of 128 MB to 1 GB
@@ -72,7 +73,7 @@ def _library(name: str, kind: str, where: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise DataError(f"{kind} needs pyarrow", where, mend="pip install 'sapwood[data]'") from None
+        raise DataError(f"{kind} needs pyarrow", where, mend=install("data")) from None
 
 
 def _rows(batches: Iterator[Any], source: str, log: ProblemLog, kind: str) -> Iterator[Row]:

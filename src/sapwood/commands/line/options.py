@@ -1,0 +1,25 @@
+"""Arguments and options that several verbs take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[Path, typer.Argument(help="YAML file; `sapwood init` writes one", metavar="CONFIG")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="section.key=value, wins over the file", metavar="[KEY=VALUE…]")
+]
+Json = Annotated[bool, typer.Option("--json", help="facts as JSON on stdout, nothing else")]
+Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs", metavar="DIR")]
+Moved = Annotated[
+    str | None, typer.Option("--base", help="where the adapter's base lies now", metavar="MODEL")
+]
+Spill = Annotated[
+    Path | None,
+    typer.Option(
+        "--spill-dir", help="folder for the finished adapter where the run's disk is full", metavar="DIR"
+    ),
+]
+RUNS = Path("runs")

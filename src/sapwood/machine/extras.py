@@ -1,0 +1,22 @@
+"""What to type for a library that is missing, wherever sapwood itself came from: an index, or a clone."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, requires
+from shlex import quote
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra of ours (``[project.optional-dependencies]``) stands for."""
+    return f"python -m pip install {' '.join(quote(name) for name in requirements(extra))}"
+
+
+def requirements(extra: str) -> list[str]:
+    """The libraries of an extra, each with its bounds; the extra's own name where nobody knows."""
+    try:
+        wanted = [line.partition(";") for line in requires("sapwood") or ()]
+    except PackageNotFoundError:
+        wanted = []
+    marked = re.compile(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]")
+    return [name.strip() for name, _, marker in wanted if marked.search(marker)] or [extra]
