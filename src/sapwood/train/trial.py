@@ -9,6 +9,7 @@ gradient must be those of each row alone, by the architecture's own attention an
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -110,7 +111,7 @@ def _try(spec: BaseSpec, lora: LoraConfig, folder: Path) -> Trial:
         loss.total.backward()
     found = {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
     wanted_loss, wanted = _alone(folder, examples)
-    _compare(small, float(loss.total), wanted_loss, found, wanted)
+    _compare(small, float(loss.total.detach()), wanted_loss, found, wanted)
     _compare_opened(small, folder / "adapter", examples[0])
     window = getattr(small.hf_config.get_text_config(), "sliding_window", None)
     return Trial(len(examples), len(pack.ids), window if isinstance(window, int) else None)
@@ -172,7 +173,9 @@ def _plain_peft(folder: Path) -> Any:
     network: Any = AutoModelForCausalLM.from_pretrained(
         folder / "base", dtype=torch.float32, attn_implementation="eager", local_files_only=True
     )
-    return PeftModel.from_pretrained(network, str(folder / "adapter"), is_trainable=True).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away
+        return PeftModel.from_pretrained(network, str(folder / "adapter"), is_trainable=True).eval()
 
 
 def _named_gradients(model: Any) -> Iterator[tuple[str, Tensor]]:
