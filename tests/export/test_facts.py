@@ -138,7 +138,16 @@ def test_the_command_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest
     (adapter / "sapwood.json").write_text(json.dumps({"base": str(base)}), encoding="utf-8")
     monkeypatch.setattr("sapwood.commands.export.open_target", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(ExportError, match="window of 32 tokens"):
-        export_target(str(adapter), tmp_path, to="gguf", file_type="F16", onto=None, out=None, as_json=False)
+        export_target(
+            str(adapter),
+            tmp_path,
+            to="gguf",
+            file_type="F16",
+            base=str(base),
+            onto=None,
+            out=None,
+            as_json=False,
+        )
 
 
 def test_everything_that_has_no_place_is_said_at_once() -> None:

@@ -15,6 +15,7 @@ from peft import get_peft_model
 
 from sapwood.adapter.model import LoraModel
 from sapwood.adapter.pairs import lora_pairs
+from sapwood.compute.backend import REFERENCE
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, ExportError, StorageError
 from sapwood.export import gguf_adapter
@@ -91,7 +92,7 @@ def test_ranks_and_alphas_of_their_own_are_folded_into_b() -> None:
     )  # fmt: skip
     peft = get_peft_model(network, settings)
     fill(dict(peft.named_parameters()), 0.3)
-    pairs = lora_pairs(LoraModel(peft, network, network, None, None, {}, ()))  # type: ignore[arg-type]
+    pairs = lora_pairs(LoraModel(peft, network, network, None, None, {}, (), REFERENCE))  # type: ignore[arg-type]
     alpha, written = gguf_pairs(pairs, network.config)
     assert len(written) == 4 and len({pair.scale for pair in pairs}) == 3
     for pair, tensor in zip(pairs, written, strict=True):

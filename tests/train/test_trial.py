@@ -66,8 +66,8 @@ def test_a_window_where_there_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_gradient_that_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    attend = seam.cpu_attention
-    monkeypatch.setattr(seam, "cpu_attention", lambda query, key, *rest: attend(query, key.detach(), *rest))
+    attend = seam.attend
+    monkeypatch.setattr(seam, "attend", lambda query, key, *rest: attend(query, key.detach(), *rest))
     with pytest.raises(ModelError, match="the gradient of"):
         try_out(spec_of("llama"), LoraConfig())
 
