@@ -171,6 +171,8 @@ def test_small_data_are_read_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # --- from outside -------------------------------------------------------------------------------------------
 
 SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 import sys
 from pathlib import Path
 from sapwood.prepare import dataset, pool
