@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import c_float, c_int, c_int64, c_void_p
 from functools import cache
 from typing import Any
@@ -37,11 +38,18 @@ TYPES = {"p": c_void_p, "i": c_int, "n": c_int64, "f": c_float}
 
 
 @cache
-def kernel(name: str) -> Any:
-    function = getattr(library(), f"sapwood_{name}")
+def kernel(name: str) -> Callable[..., None]:
+    """A compiled kernel. It raises MemoryError if one of its threads got no memory."""
+    function, starved = getattr(library(), f"sapwood_{name}"), library().sapwood_starved
     function.argtypes = [TYPES[letter] for letter in ARGUMENTS[name]]
     function.restype = None
-    return function
+
+    def checked(*arguments: Any) -> None:
+        function(*arguments)
+        if starved():
+            raise MemoryError(f"no memory for what {name} needs beside its tensors")
+
+    return checked
 
 
 def at(tensor: Tensor | None) -> int | None:

@@ -162,8 +162,7 @@ void attention_forward(int threads, i64 H, i64 KV, i64 T, i64 D, Heads q, Heads 
                        A* out, float* logs) {
     const i64 G = H / KV;
     Shares shares(blocks, KV, threads);
-#pragma omp parallel num_threads(threads)
-    for (int part = omp_get_thread_num(); part < threads; part += omp_get_num_threads())
+    each_part(threads, [&](int part) {
         for (i64 u = shares.first[part]; u < shares.first[part + 1]; u++) {
             const i64 *b = blocks.of(u % blocks.count), kv = u / blocks.count;
             const i64 start = b[0], L = b[1], at = b[2], K = at + L, width = padded(K), ld = stride_of(width);
@@ -228,6 +227,7 @@ void attention_forward(int threads, i64 H, i64 KV, i64 T, i64 D, Heads q, Heads 
                 }
             }
         }
+    });
 }
 
 template <class A, class K_>
@@ -235,8 +235,7 @@ void attention_backward(int threads, i64 H, i64 KV, i64 T, i64 D, Heads grad, He
                         const float* logs, Blocks blocks, Rule rule, A* grad_q, A* grad_k, A* grad_v, float* parts) {
     const i64 G = H / KV, size = KV * T * D;
     Shares shares(blocks, KV, threads);
-#pragma omp parallel num_threads(threads)
-    for (int part = omp_get_thread_num(); part < threads; part += omp_get_num_threads()) {
+    each_part(threads, [&](int part) {
         float* all_k = parts + 2 * size * part;
         std::memset(all_k, 0, sizeof(float) * 2 * size);
         float* all_v = all_k + size;
@@ -326,7 +325,7 @@ void attention_backward(int threads, i64 H, i64 KV, i64 T, i64 D, Heads grad, He
                 }
             }
         }
-    }
+    });
     divided(threads, T, 1, [&](int, i64 first, i64 last) {
         for (i64 t = first; t < last; t++)
             for (i64 kv = 0; kv < KV; kv++)

@@ -4,6 +4,8 @@
 // allows the compiler to forget numbers that are no numbers: a NaN that comes in must come out.
 #pragma once
 
+#include <atomic>
+#include <new>
 #include <omp.h>
 #ifdef __AVX512BW__
 #include <immintrin.h>
@@ -177,13 +179,36 @@ struct Dropout {  // level 0: nothing is dropped
 
 // body(thread, first, last) for each thread's share of `count` units, in blocks of `block`: a function of the number
 // of threads alone, and so are sums of what they find.
+// set by a thread that got no memory for its scratch; an exception must not leave a parallel region
+inline std::atomic<int> starved{0};
+
+template <class Body>
+INLINE void guarded(Body body) {
+    try {
+        body();
+    } catch (const std::bad_alloc&) {
+        starved = 1;
+    }
+}
+
+// body(part) for each of as many parts as there are threads
+template <class Body>
+INLINE void each_part(int threads, Body body) {
+#pragma omp parallel num_threads(threads)
+    guarded([&] {
+        for (int part = omp_get_thread_num(); part < threads; part += omp_get_num_threads()) body(part);
+    });
+}
+
 template <class Body>
 INLINE void divided(int threads, i64 count, i64 block, Body body) {
     const i64 blocks = (count + block - 1) / block;
 #pragma omp parallel num_threads(threads)
     {
         const i64 t = omp_get_thread_num(), n = omp_get_num_threads();
-        body((int)t, std::min(count, blocks * t / n * block), std::min(count, blocks * (t + 1) / n * block));
+        guarded([&] {
+            body((int)t, std::min(count, blocks * t / n * block), std::min(count, blocks * (t + 1) / n * block));
+        });
     }
 }
 
