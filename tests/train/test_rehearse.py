@@ -93,7 +93,7 @@ def test_too_little_memory_is_told_before_the_first_step(tmp_path: Path) -> None
     config = tiny_config(tmp_path, pack={"length": 4096}, train={"batch_size": 64}, data={"eval": 0})
     rows = [{"instruction": f"{i}?", "output": "tree " * 4000} for i in range(8)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    spare = 4 << 20
+    spare = 1 << 20
     assert exit_code(train_with_little_memory, config.model_dump(mode="json"), spare) == 70
     (run,) = list_runs(tmp_path / "runs")
     assert (run.status, run.step) == ("failed", 0)

@@ -14,10 +14,13 @@ from sapwood.run.store import RunStore
 from sapwood.train.checkpoint import checkpoints
 from sapwood.train.rehearse import out_of_memory
 
+RESERVE = 8 << 20  # bytes that are set free for the advice: where memory has run out, nothing else is
+
 
 @contextmanager
 def with_advice(run: RunStore, study: Study, config: RunConfig, device: Device) -> Generator[None]:
     """Raise errors of numbers and of memory anew, with what to do about them in this run."""
+    reserve = bytearray(RESERVE)
     try:
         with out_of_memory("a step"):
             yield
@@ -28,5 +31,6 @@ def with_advice(run: RunStore, study: Study, config: RunConfig, device: Device) 
         raise NumericsError([*error.problems, Problem(f"last good checkpoint: {last}", place)]) from None
     except OutOfMemoryError as error:
         problem = error.problems[0]
+        reserve.clear()
         mend = "cheapest first: " + "; ".join(cheaper(study, config, device))
         raise OutOfMemoryError(problem.what, problem.where, problem.why, mend) from None
