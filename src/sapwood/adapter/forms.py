@@ -99,7 +99,7 @@ def refuse_unknown_settings(settings: Mapping[str, Any], where: str) -> None:
 
 def refuse_unknown_tensors(kind: str, names: Iterable[str], where: str) -> None:
     """Raises ModelError naming tensors that no adapter of PEFT's type ``kind`` has in a known form: a saved
-    head or embedding, say."""
+    head or embedding, for example."""
     odd = sorted(name for name in names if not re.search(f"(?:{FORMS[kind].tensors})$", name))
     if odd:
         why = f"{len(odd)} such tensors; a plain {kind} adapter has none"
