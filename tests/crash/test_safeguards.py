@@ -20,6 +20,7 @@ from sapwood.adapter.model import LoraModel
 from sapwood.compute.dropout import DropoutClock
 from sapwood.config.file import dump_config, load_config
 from sapwood.errors import LockedError, NumericsError, StorageError
+from sapwood.machine import system
 from sapwood.run import files
 from sapwood.run.lock import LOCK, RunLock
 from sapwood.run.query import read_events
@@ -199,7 +200,8 @@ def no_fsync(skip: Callable[[int], bool]) -> Remove:
             if not skip(os.fstat(handle).st_mode):
                 os.fsync(handle)
 
-        patch.setattr(files, "os", SimpleNamespace(**{**vars(os), "fsync": fsync}))
+        for home in (files, system):
+            patch.setattr(home, "os", SimpleNamespace(**{**vars(os), "fsync": fsync}))
 
     return remove
 

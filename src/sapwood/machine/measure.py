@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ NEAR = 0.85  # bf16 holds a base in half the memory of fp32, and is taken unless
 ROWS, IN, OUT = 512, 576, 1536  # a pack of tokens through one projection of a small model
 SECONDS = 0.15  # measured per format, after one product of each shape to warm up
 MIN_PRODUCTS = 6
+HOPELESS = 3  # a way this many times slower than another on PROBE rows is measured no further
+PROBE = 32  # rows: bf16 on a processor without it takes 0.35 s for ROWS of them, and is then asked once
 FORMATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -137,24 +139,29 @@ def _measured(ways: tuple[tuple[str, str], ...]) -> list[float]:
     g = torch.randn(ROWS, OUT, generator=generator)
     weight = torch.randn(OUT, IN, generator=generator)
 
-    def pair(storage_dtype: str, matmul_dtype: str) -> Callable[[], object]:
-        wide = torch_dtype(matmul_dtype)
-        a, b, w = x.to(wide), g.to(wide), weight.to(torch_dtype(storage_dtype))
+    def pair(way: tuple[str, str], rows: int) -> Callable[[], object]:
+        stored, wide = map(torch_dtype, way)
+        a, b, w = x[:rows].to(wide), g[:rows].to(wide), weight.to(stored)
         return lambda: [a @ converted(w, wide).t(), b @ converted(w, wide)]
 
+    def by_way(chosen: Sequence[tuple[str, str]], rows: int, seconds: float) -> dict[tuple[str, str], float]:
+        times = best_seconds(*(pair(way, rows) for way in chosen), seconds=seconds)
+        return {way: rows * 2 * 2 * IN * OUT / took / 1e9 for way, took in zip(chosen, times, strict=True)}
+
     with torch.no_grad():
-        return [
-            2 * 2 * ROWS * IN * OUT / seconds / 1e9 for seconds in best_seconds(*(pair(*way) for way in ways))
-        ]
+        rates = by_way(ways, PROBE, 0.0)
+        near = [way for way in ways if HOPELESS * rates[way] > max(rates.values())]
+        rates |= by_way(near, ROWS, SECONDS)
+    return [rates[way] for way in ways]
 
 
-def best_seconds(*products: Callable[[], object]) -> list[float]:
-    """Shortest seconds of each. They take turns, so that load from others meets all of them alike; and load
-    only adds."""
+def best_seconds(*products: Callable[[], object], seconds: float = SECONDS) -> list[float]:
+    """Shortest seconds of each, within about ``seconds`` for each. They take turns, so that load from others
+    meets all of them alike; and load only adds."""
     for product in products:
         product()  # the first call picks and prepares a kernel
     times: list[list[float]] = [[] for _ in products]
-    until = time.perf_counter() + SECONDS * len(products)
+    until = time.perf_counter() + seconds * len(products)
     while len(times[0]) < MIN_PRODUCTS or (time.perf_counter() < until and len(times[0]) < 50):
         for product, own in zip(products, times, strict=True):
             start = time.perf_counter()
