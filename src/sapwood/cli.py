@@ -259,6 +259,59 @@ def chat(
 
 
 @verb()
+def serve(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="runs, adapters, a folder of them, a base; NAME=… names it", metavar="[RUN…]"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; another than this needs a key", metavar="HOST")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free", min=0, max=65535, metavar="N")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", help="or SAPWOOD_API_KEY in the environment", metavar="KEY")
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option(help="origin whose pages may ask, * for any", metavar="ORIGIN")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="another name that the server has", metavar="NAME")
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(help="answers at once; 8 where memory allows", min=1, max=256, metavar="N")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="tokens of a prompt and its answer; 4096", min=16, metavar="N")
+    ] = None,
+    queue: Annotated[int, typer.Option(help="requests that may wait", min=0, metavar="N")] = 256,
+    wait: Annotated[float, typer.Option(help="seconds that each may wait", min=0.1, metavar="X")] = 60.0,
+    max_body: Annotated[int, typer.Option(help="bytes of one request", min=1024, metavar="N")] = 4 << 20,
+    temperature: Annotated[
+        float, typer.Option(help="where a request names none; 0 answers as chat does", min=0, metavar="X")
+    ] = 0.0,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="write what is asked to stderr")] = False,
+    base: Moved = None,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Serve what was trained, beside its base, to any client of OpenAI's or Anthropic's API."""
+    from sapwood.machine.extras import require
+
+    require("serve", "starlette", "uvicorn", "sse_starlette", "prometheus_client", "aiohttp", "llguidance")
+    from sapwood.commands.chat import start_server
+    from sapwood.endpoint.api.app import Manners
+    from sapwood.endpoint.library import Limits
+    from sapwood.endpoint.server import Options
+
+    options = Options(
+        targets or ["last"], runs, base, host, port, api_key, allow_host or [], cors or [],
+        Limits(parallel, context, queue, wait),
+        Manners(temperature=temperature, most_bytes=max_body, log_prompts=log_prompts),
+    )  # fmt: skip
+    start_server(options, as_json=json)
+
+
+@verb()
 def combine(
     targets: Annotated[list[str], typer.Argument(help="runs or adapter folders", metavar="RUN|ADAPTER…")],
     out: Annotated[Path, typer.Option(help="folder of the new adapter", metavar="DIR")],

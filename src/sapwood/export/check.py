@@ -83,6 +83,11 @@ class Check:
             raise ExportError([*found, Problem("nothing was published", where)])
 
 
+def allowed(noise: float, form: str) -> float:
+    """Mean |difference of log p| in nats that a right export has at most. Arguments as `judge`."""
+    return min(LIMIT * max(noise, LEAST), BOUNDS.get(form, WIDEST))
+
+
 def judge(
     traces: Sequence[Trace], outside: Outside, form: str, noise: float, facts: Sequence[Problem] = ()
 ) -> Check:
@@ -95,7 +100,7 @@ def judge(
     """
     told = [trace.trained for trace in traces]
     difference = _difference(told, outside.exported)
-    limit = min(LIMIT * max(noise, LEAST), BOUNDS.get(form, WIDEST))
+    limit = allowed(noise, form)
     same = [trace.ids == list(ids) for trace, ids in zip(traces, outside.prompt_ids, strict=True)]
     flips = sum(
         _flips(row, top, frozenset(outside.stops), NEAR * max(noise, LEAST))

@@ -17,11 +17,12 @@ from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.base.write import is_tied
 from sapwood.config.sections import BaseConfig
+from sapwood.engine.process import require_llama_cpp
 from sapwood.errors import ConfigError, ExportError
 from sapwood.export.check import Check, judge
 from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.gguf_model import FileType, write_gguf_model
-from sapwood.export.llama_cpp import hear_llama, require_llama_cpp
+from sapwood.export.llama_cpp import WHY, hear_llama
 from sapwood.export.merge import (
     EXACT,
     Parameters,
@@ -110,7 +111,7 @@ def refuse_early(spec: BaseSpec, kind: Kind) -> None:
     """What can be said before the weights are loaded. Raises ExportError with all that has no place in the
     form, or because what checks it isn't installed."""
     if kind != "merged":
-        require_llama_cpp()
+        require_llama_cpp(WHY)
         refuse_unwritable(spec.hf_config)
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import PackageNotFoundError, requires
+from importlib.util import find_spec
 from shlex import quote
+
+from sapwood.errors import ConfigError
 
 
 def install(extra: str) -> str:
     """The command that installs what an extra of ours (``[project.optional-dependencies]``) stands for."""
     return f"python -m pip install {' '.join(quote(name) for name in requirements(extra))}"
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raises ConfigError naming what to install where a library of an extra is missing."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{missing[0]} isn't installed", extra, mend=install(extra))
 
 
 def requirements(extra: str) -> list[str]:

@@ -10,6 +10,7 @@ A row that is done leaves the batch at once, with its part of the cache; the hea
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,38 @@ def stream(
                     yield piece
                 return _answer(writer, prompt_ids, token)
     raise AssertionError("decoding ended without a last token")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A token of an answer (None: the stop token), and the ``piece`` of text that is certain with it.
+
+    log_prob: in nats, before sampling; ``top``: the likeliest tokens in its place. ``last``: nothing follows.
+    """
+
+    id: int | None
+    piece: str
+    last: bool
+    log_prob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def written(
+    model: Any,
+    tokenizer: Any,
+    prompt_ids: Sequence[int],
+    stop_ids: Collection[int],
+    settings: Settings,
+    top: int,
+) -> Generator[Written]:
+    """`stream` token by token, each with its probability and the ``top`` likeliest ones."""
+    writer = TextStream(tokenizer)
+    with generation_attention(model):
+        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer), top):
+            piece = writer.push(token.id) if token.id is not None else ""
+            if token.last:
+                piece += writer.flush(cut=token.id is not None)
+            yield Written(token.id, piece, token.last, token.log_prob, token.top)
 
 
 def answer_batch(
@@ -149,6 +182,8 @@ class _Token:
     id: int | None
     last: bool
     seconds: float
+    log_prob: float = math.nan
+    top: tuple[tuple[int, float], ...] = ()
 
 
 def _decode(
@@ -157,8 +192,10 @@ def _decode(
     stop_ids: Collection[int],
     settings: Settings,
     pad: int,
+    top: int | None = None,
 ) -> Iterator[_Token]:
-    """Read the prompts (by number) together and yield their tokens, column by column."""
+    """Read the prompts (by number) together and yield their tokens, column by column; with ``top``, also how
+    likely they were."""
     started = time.perf_counter()
     stops = frozenset(stop_ids)
     room = {row: _room(model, len(prompt), settings) for row, prompt in prompts.items()}
@@ -171,11 +208,20 @@ def _decode(
         chosen = chooser.choose(logits, rows.alive)
         seconds = time.perf_counter() - started
         done = [token in stops or column == room[row] for row, token in zip(rows.alive, chosen, strict=True)]
-        for row, token, last in zip(rows.alive, chosen, done, strict=True):
-            yield _Token(row, None if token in stops else token, last, seconds)
+        for i, (row, token, last) in enumerate(zip(rows.alive, chosen, done, strict=True)):
+            likely = _likely(logits[i], token, top) if top is not None else (math.nan, ())
+            yield _Token(row, None if token in stops else token, last, seconds, *likely)
         if all(done):
             return
         logits = rows.step(chosen, [i for i, last in enumerate(done) if not last])
+
+
+def _likely(logits: Tensor, token: int, top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """log p of ``token``, and the ``top`` likeliest tokens with theirs."""
+    log_p = logits.float().log_softmax(-1)
+    best = log_p.topk(top) if top else None
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True) if best is not None else ()
+    return float(log_p[token]), tuple(pairs)
 
 
 def _answer(writer: TextStream, prompt: Sequence[int], last: _Token) -> Answer:

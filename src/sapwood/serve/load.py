@@ -79,6 +79,33 @@ class Loaded:
         return nullcontext() if self.model is None else self.model.switched_off()
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a person named, before a weight of it is read: enough to render prompts as they were trained.
+
+    Attributes:
+        facts: what the adapter's folder says; None of a bare base.
+        spec: the base; renderer, system, name, folder: as in `Loaded`.
+        trained: the run's config, if ``folder`` is a checkpoint and no finished adapter.
+    """
+
+    facts: AdapterFacts | None
+    spec: BaseSpec
+    renderer: Renderer
+    name: str
+    folder: Path | None = None
+    trained: RunConfig | None = None
+
+    @property
+    def system(self) -> str | None:
+        return self.facts.system if self.facts is not None else None
+
+    @property
+    def whole(self) -> bool:
+        """Full fine-tuning: the folder is a model."""
+        return self.trained is None and self.folder is not None and (self.folder / MODEL).is_file()
+
+
 def open_target(target: str, runs: Path, *, exact: bool = False, base: str | None = None) -> Loaded:
     """Load what ``target`` names.
 
@@ -94,34 +121,69 @@ def open_target(target: str, runs: Path, *, exact: bool = False, base: str | Non
         ConfigError: nothing is called that.
         ModelError: the base or the template is not the one that the adapter was trained on, or it is damaged.
     """
+    return load_found(find_target(target, runs, base=base), exact=exact)
+
+
+def find_target(target: str, runs: Path, *, base: str | None = None) -> Found:
+    """What ``target`` names, without weights. Arguments and errors as `open_target`."""
     path = Path(target)
     if (path / RUN).is_file():
-        return _open_run(path, exact, base)
+        return _find_run(path, base)
     if (path / FACTS).is_file() or (path / SETTINGS).is_file():
-        return open_adapter(path, target, exact=exact, base=base)
+        return _find_adapter(path, target, base)
     if _names_a_base(target):
         if base is not None:
             raise ConfigError(f"{target} is a base itself", "--base", "it belongs to an adapter")
-        return open_base(target)
-    return _open_run(find_run(runs, target), exact, base)
+        spec = inspect_base(BaseConfig(model=target))
+        return Found(None, spec, _renderer(spec, "auto", None), target)
+    return _find_run(find_run(runs, target), base)
+
+
+def load_found(found: Found, *, exact: bool = False) -> Loaded:
+    """With its weights. Raises ModelError as `open_target`."""
+    facts, folder, spec = found.facts, found.folder, found.spec
+    device = CPU if exact else device_for("auto")  # an export is compared on the CPU, in fp32
+    config = facts.base if facts is not None else BaseConfig(model=spec.source)
+    told = (found.renderer, found.system, found.name, folder)
+    if facts is None or folder is None:
+        base = load_base(spec, config, device)
+        place(base.model, device)
+        return Loaded(base, None, *told)
+    if found.whole:
+        model = load_base(replace(spec, path=folder), config, device)
+        place(model.model, device)
+        return Loaded(model, None, *told)
+    saved = None if found.trained is not None else read_adapter(folder)  # refused before a base is loaded
+    loaded = load_base(spec, _exact(spec, config) if exact else config, device)
+    if saved is None:
+        assert found.trained is not None
+        adapted = attach_lora(loaded, found.trained.lora, found.trained.train.seed)
+        restore_adapter(adapted, read_tensors(folder), folder)
+    else:
+        adapted = attach_saved(loaded, *saved, folder)
+    place(adapted.peft, device)
+    return Loaded(loaded, None if adapted.method == "full" else adapted, *told)
 
 
 def open_base(model: str) -> Loaded:
     """A base model without an adapter."""
-    config = BaseConfig(model=model)
-    spec = inspect_base(config)
-    renderer = _renderer(spec, "auto", None)
-    base = load_base(spec, config, device_for("auto"))
-    place(base.model, base.device)
-    return Loaded(base, None, renderer, None, model)
+    spec = inspect_base(BaseConfig(model=model))
+    return load_found(Found(None, spec, _renderer(spec, "auto", None), model))
 
 
 def open_adapter(folder: Path, name: str, *, exact: bool = False, base: str | None = None) -> Loaded:
     """An adapter's folder, as `save_adapter` writes it, wherever it was moved or copied to, or as a hub gives
     it back. One that another program made needs ``base``, and nothing of it is proven."""
+    return load_found(_find_adapter(folder, name, base), exact=exact)
+
+
+# --- inside -----------------------------------------------------------------------------------------------
+
+
+def _find_adapter(folder: Path, name: str, base: str | None) -> Found:
     if (folder / FACTS).is_file():
         verify_adapter(folder, sealed=False)
-        return _open(read_facts(folder), folder, name, exact, base)
+        return _found(read_facts(folder), folder, name, base)
     if base is None:
         raise ModelError(
             f"no {FACTS} in the adapter's folder",
@@ -130,16 +192,13 @@ def open_adapter(folder: Path, name: str, *, exact: bool = False, base: str | No
             "--base MODEL says which base, and nothing is proven then; or name a run",
         )
     log.warning("%s says nothing of its base and template: nothing is proven", folder)
-    return _open(unproven(BaseConfig(model=base)), folder, name, exact, base)
+    return _found(unproven(BaseConfig(model=base)), folder, name, base)
 
 
-# --- inside -----------------------------------------------------------------------------------------------
-
-
-def _open_run(run: Path, exact: bool, base: str | None) -> Loaded:
+def _find_run(run: Path, base: str | None) -> Found:
     """The finished adapter, or else the newest checkpoint that verifies."""
     if (run / ADAPTER_DIR).is_dir():
-        return open_adapter(run / ADAPTER_DIR, run.name, exact=exact, base=base)
+        return _find_adapter(run / ADAPTER_DIR, run.name, base)
     found = sorted((run / CHECKPOINTS).glob("step-[0-9]*"), key=lambda path: path.name, reverse=True)
     damaged: list[Problem] = []
     for checkpoint in found:
@@ -150,7 +209,7 @@ def _open_run(run: Path, exact: bool, base: str | None) -> Loaded:
             continue
         config = load_config(run / CONFIG)
         name, facts = f"{run.name} {checkpoint.name}", _facts_of_run(run, config)
-        return _open(facts, checkpoint, name, exact, base, config)
+        return _found(facts, checkpoint, name, base, config)
     if damaged:
         raise StorageError(damaged)
     raise ModelError(
@@ -158,34 +217,15 @@ def _open_run(run: Path, exact: bool, base: str | None) -> Loaded:
     )
 
 
-def _open(
-    facts: AdapterFacts,
-    folder: Path,
-    name: str,
-    exact: bool,
-    base: str | None,
-    trained: RunConfig | None = None,
-) -> Loaded:
-    """``trained``: the config of the run, where a checkpoint is opened and not a finished adapter."""
-    device = CPU if exact else device_for("auto")  # an export is compared on the CPU, in fp32
-    whole = trained is None and (folder / MODEL).is_file()  # full fine-tuning: the folder is a model
-    saved = None if whole or trained is not None else read_adapter(folder)  # refused before a base is loaded
+def _found(
+    facts: AdapterFacts, folder: Path, name: str, base: str | None, trained: RunConfig | None = None
+) -> Found:
+    if trained is None and not (folder / MODEL).is_file():
+        read_adapter(folder)  # refused before the base is looked for
     spec = found_base(facts, folder, base)
     renderer = _renderer(spec, facts.template_name, facts.clock, facts.meant)
     _verify(facts, folder, renderer)
-    if whole:
-        model = load_base(replace(spec, path=folder), facts.base, device)
-        place(model.model, device)
-        return Loaded(model, None, renderer, facts.system, name, folder)
-    loaded = load_base(spec, _exact(spec, facts.base) if exact else facts.base, device)
-    if trained is not None:
-        adapted = attach_lora(loaded, trained.lora, trained.train.seed)
-        restore_adapter(adapted, read_tensors(folder), folder)
-    else:
-        assert saved is not None
-        adapted = attach_saved(loaded, *saved, folder)
-    place(adapted.peft, device)
-    return Loaded(loaded, None if adapted.method == "full" else adapted, renderer, facts.system, name, folder)
+    return Found(facts, spec, renderer, name, folder, trained)
 
 
 def _verify(facts: AdapterFacts, folder: Path, renderer: Renderer) -> None:

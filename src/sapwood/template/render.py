@@ -130,14 +130,15 @@ class Renderer:
             return [whole]
         return [self._one_turn(view, turn, messages[turn]) for turn in trained]
 
-    def text_of(self, messages: Sequence[Message]) -> str:
-        """The template's text of a whole conversation without tools. Raises DataError."""
-        return self._view(Conversation(RowId("the conversation", 0), tuple(messages))).text(len(messages))
+    def text_of(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The template's text of a whole conversation. Raises DataError."""
+        said = Conversation(RowId("the conversation", 0), tuple(messages), tuple(tools))
+        return self._view(self.fitted(said)).text(len(messages))
 
-    def prompt_text(self, messages: Sequence[Message]) -> str:
+    def prompt_text(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """What inference sends to get the next answer, as text. Raises DataError."""
-        view = self._view(Conversation(RowId("the conversation", 0), tuple(messages)))
-        return view.text(len(messages), prompt=True)
+        asked = Conversation(RowId("the conversation", 0), tuple(messages), tuple(tools))
+        return self._view(self.fitted(asked)).text(len(messages), prompt=True)
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """What inference sends to get the next answer. Raises DataError."""

@@ -15,7 +15,7 @@ FIRST = ("demo", "init", "check", "train", "chat")  # what `sapwood` alone shows
 GROUPS = {
     "Train": ("demo", "init", "import", "check", "show", "train", "resume"),
     "See and measure": ("runs", "verify", "eval", "chat", "track"),
-    "Give away": ("export", "combine", "push"),
+    "Use and give away": ("serve", "export", "combine", "push"),
     "Models, data, machine": ("model", "data", "doctor", "help"),
 }
 EXAMPLES = {
@@ -36,6 +36,7 @@ EXAMPLES = {
     "eval": ("sapwood eval last", "sapwood eval last --prompts questions.txt"),
     "track": ("sapwood track last --to tensorboard",),
     "chat": ("sapwood chat last", 'sapwood chat last -p "How do I prune a pear?" --compare'),
+    "serve": ("sapwood serve last", "sapwood serve mine=my-run other=path/to/adapter --port 9000"),
     "combine": ("sapwood combine first second --out both --weights 0.7,0.3",),
     "export": ("sapwood export last --to ollama", "sapwood export last --to gguf --type Q8_0"),
     "push": ("sapwood push last ORG/NAME --dry-run",),

@@ -1,0 +1,1 @@
+"""One address for a base and all that was trained on it, each proven to be what was trained."""

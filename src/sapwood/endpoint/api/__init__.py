@@ -1,0 +1,1 @@
+"""OpenAI's and Anthropic's requests, answered by what is served."""

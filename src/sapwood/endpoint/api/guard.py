@@ -1,0 +1,90 @@
+"""Who may ask: the key, and for pages in a browser the host and the origin that they name.
+
+A page of the open web can make a browser ask a local address, under a name of its own that leads there (DNS
+rebinding). Then the Host header, or the Origin, is that page's.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from sapwood.endpoint.api.errors import error_response
+
+OPEN = ("/health",)  # needs no key: a proxy or systemd asks
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """``hosts``: names under which it may be asked, all of them where None; ``origins``: of pages that may
+    ask (``*``: any); ``key``: what every request must carry, None for nothing."""
+
+    hosts: Collection[str] | None
+    origins: Collection[str] = ()
+    key: str | None = None
+
+
+class Guard:
+    """Before everything else."""
+
+    def __init__(self, app: Any, rules: Rules) -> None:
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        refused = self._refused(scope["path"], scope["method"], Headers(scope=scope))
+        await (refused or self._app)(scope, receive, send)
+
+    def _refused(self, path: str, method: str, headers: Headers) -> Any:
+        rules = self._rules
+        host = host_of(headers.get("host", ""))
+        if rules.hosts is not None and host not in rules.hosts:
+            why = f"asked as {host!r}, which isn't this server's name; --allow-host NAME adds one"
+            return error_response(403, why, "host_refused", path=path)
+        origin = headers.get("origin")
+        if origin is not None and not self._may_ask(origin, headers.get("host", "")):
+            why = f"a page of {origin!r} may not ask; --cors ORIGIN lets it"
+            return error_response(403, why, "origin_refused", path=path)
+        if rules.key is None or path in OPEN or method == "OPTIONS":
+            return None
+        if not hmac.compare_digest(_given_key(headers).encode(), rules.key.encode()):
+            why = "the API key is missing or wrong: Authorization: Bearer KEY, or x-api-key: KEY"
+            return error_response(401, why, "invalid_api_key", path=path)
+        return None
+
+    def _may_ask(self, origin: str, host: str) -> bool:
+        """The server's own pages, and those that were named."""
+        named = self._rules.origins
+        return "*" in named or origin in named or urlsplit(origin).netloc == host
+
+
+def host_of(header: str) -> str:
+    """The name in a Host header, without its port."""
+    try:
+        return (urlsplit(f"//{header}").hostname or "").rstrip(".").lower()
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _given_key(headers: Headers) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

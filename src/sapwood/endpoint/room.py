@@ -1,0 +1,35 @@
+"""How many callers are answered at once, and how long a prompt and its answer may be: what memory holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sapwood.errors import ConfigError
+from sapwood.machine.memory import available_memory
+
+SLOTS, CONTEXT = 8, 4096  # where nobody asks for more
+LEAST = 512  # tokens of context, below which fewer are answered at once
+SHARE = 0.25  # of the memory that is free, for keys and values
+HALF = 2  # bytes of a number in the cache
+
+
+def room_for(config: Any, context: int | None, slots: int | None) -> tuple[int, int]:
+    """(tokens of one prompt and its answer, answers at once).
+
+    Raises ConfigError for a context that the model hasn't.
+    """
+    values = config.get_text_config(decoder=True).to_dict()
+    longest = int(values.get("max_position_embeddings") or CONTEXT)
+    if context is not None and context > longest:
+        raise ConfigError(f"the model holds {longest:,} tokens", "--context", f"asked for {context:,}")
+    heads = int(values.get("num_key_value_heads") or values["num_attention_heads"])
+    width = int(values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"])
+    token = int(values["num_hidden_layers"]) * heads * width * 2 * HALF
+    fit = int(SHARE * available_memory() / token)
+    wide = min(context or CONTEXT, longest)
+    count = slots or SLOTS
+    while slots is None and count > 1 and count * min(wide, LEAST if context is None else wide) > fit:
+        count //= 2
+    if context is None:
+        wide = max(min(wide, fit // count), min(LEAST, longest))
+    return wide, count

@@ -1,0 +1,125 @@
+"""Starting the endpoint: everything opened and proven, then the address."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from sapwood.endpoint.api.app import Manners, Service, make_app
+from sapwood.endpoint.api.guard import Rules, is_loopback
+from sapwood.endpoint.library import Library, Limits, parse_wanted
+from sapwood.errors import ConfigError
+
+KEY = "SAPWOOD_API_KEY"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+BACKLOG = 512
+GRACE = 10  # seconds that answers have to end, when the server is to
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says. port: 0 takes any that is free. hosts: names beside the address's own."""
+
+    targets: Sequence[str]
+    runs: Path = Path("runs")
+    base: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key: str | None = None
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    limits: Limits = field(default_factory=Limits)
+    manners: Manners = field(default_factory=Manners)
+
+    def rules(self) -> Rules:
+        """Raises ConfigError where others could ask and there is no key."""
+        key = self.key or os.environ.get(KEY) or None
+        if not is_loopback(self.host):
+            if key is None:
+                raise ConfigError(
+                    f"{self.host} can be reached by others, and there is no key",
+                    "--host",
+                    "whoever reaches it could ask, load files of this machine as adapters and see all names",
+                    f"--api-key KEY, or {KEY} in the environment; or leave the host at 127.0.0.1",
+                )
+            return Rules({*self.hosts, self.host.lower()} if self.hosts else None, self.origins, key)
+        return Rules(
+            {*LOOPBACK, self.host.lower(), *(host.lower() for host in self.hosts)}, self.origins, key
+        )
+
+
+def run_server(options: Options, ready: Callable[[Library, str], None]) -> None:
+    """Serve until a signal says otherwise. ``ready``: is told what is served, and where.
+
+    Raises ConfigError, ModelError, ExportError where nothing can be served, or not there.
+    """
+    loop: Any = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        loop = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(serve(options, ready))
+
+
+async def serve(
+    options: Options, ready: Callable[[Library, str], None], ended: asyncio.Event | None = None
+) -> None:
+    """`run_server` inside a loop. ``ended``: ends it when it is set."""
+    rules = options.rules()
+    wanted = parse_wanted(options.targets)
+    listening = _bound(options.host, options.port)
+    library = Library(options.runs, options.limits, options.base)
+    try:
+        await library.start(wanted)
+        server = uvicorn.Server(_config(make_app(Service(library, options.manners), rules)))
+        ready(library, _url(options.host, listening))
+        stopping = asyncio.create_task(_stop_when(ended, server)) if ended is not None else None
+        await server.serve(sockets=[listening])
+        if stopping is not None:
+            stopping.cancel()
+    finally:
+        listening.close()
+        await library.stop()
+
+
+def _config(app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        backlog=BACKLOG,
+        proxy_headers=False,
+        ws="none",
+    )
+
+
+async def _stop_when(ended: asyncio.Event, server: uvicorn.Server) -> None:
+    await ended.wait()
+    server.should_exit = True
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """The port is taken before anything is loaded: a fault of it is known at once."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        mend = "choose another with --port, or 0 for any that is free"
+        raise ConfigError(f"can't listen on {host}:{port}", "--port", str(error), mend) from None
+
+
+def _url(host: str, listening: socket.socket) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listening.getsockname()[1]}"

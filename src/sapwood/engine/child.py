@@ -1,0 +1,53 @@
+"""The process that llama.cpp runs in: ``python -m sapwood.engine.child``.
+
+llama.cpp ends its process where it can't go on; that must not be ours. Its settings come as one line of JSON
+on stdin, and its address goes out on stdout. It listens on a loopback port and asks for a key that only the
+process which started it knows. When stdin ends, because that process ended or wants it to, it ends too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+READY = "sapwood-engine "  # what stands before the address on stdout
+
+
+def serve(settings: dict[str, Any]) -> Any:
+    """llama.cpp's own server, started. ``settings``: see `process.Setup`."""
+    llama: Any = importlib.import_module("xllamacpp")  # a compiled module: it says no types
+    wanted = llama.CommonParams()
+    wanted.model.path = settings["model"]
+    wanted.n_ctx = settings["context"] * settings["slots"]
+    wanted.n_parallel = settings["slots"]
+    wanted.n_gpu_layers = 0
+    wanted.cpuparams.n_threads = settings["threads"]
+    wanted.n_threads_http = settings["slots"] + 4  # one for each stream, and some for short questions
+    wanted.fit_params = False
+    wanted.warmup = False
+    wanted.swa_full = True  # keep what lies before a sliding window, so that beginnings are shared
+    wanted.use_jinja = True
+    wanted.cache_ram_mib = 0  # keyed by tokens alone: what one adapter computed would serve another
+    wanted.kv_unified = False
+    wanted.verbosity = 0
+    wanted.port = 0
+    wanted.ui = False
+    wanted.endpoint_slots = False  # it tells everybody's prompts
+    wanted.api_keys = [settings["key"]]
+    wanted.sse_ping_interval = -1
+    wanted.lora_adapters = [llama.CommonAdapterLoraInfo(path, 0.0) for path in settings["adapters"]]
+    return llama.Server(wanted)
+
+
+def main() -> None:
+    server = serve(json.loads(sys.stdin.readline()))
+    print(READY + server.listening_address.removeprefix("http://"), flush=True)
+    sys.stdin.read()  # until whoever started this process lets go
+    os._exit(0)  # the server's own threads need not be waited for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""What isn't what was trained is refused by name, and the others are served."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from safetensors.torch import load_file, save_file
+
+from sapwood.base.cache import cache_dir
+from sapwood.config.sections import LoraConfig
+from sapwood.endpoint.reference import ADAPTER
+from sapwood.engine import llama
+from sapwood.errors import ModelError
+from sapwood.run.files import staged_dir
+from tests.base.tiny import tiny_llama
+from tests.endpoint.ask import error, post, said
+from tests.endpoint.serving import Running, make_adapter, running
+
+WEIGHTS, FACTS = "adapter_model.safetensors", "sapwood.json"
+
+
+def copy(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target
+
+
+def scaled(folder: Path, by: float, part: str = "lora_B") -> None:
+    tensors = load_file(folder / WEIGHTS)
+    save_file({n: t * by if part in n else t for n, t in tensors.items()}, folder / WEIGHTS)
+
+
+def facts(folder: Path, **changes: Any) -> None:
+    told = json.loads((folder / FACTS).read_text())
+    (folder / FACTS).write_text(json.dumps(told | changes))
+
+
+def cut(path: Path, by: int = 100) -> None:
+    os.truncate(path, path.stat().st_size - by)
+
+
+def inert(folder: Path) -> None:
+    scaled(folder, 0)
+
+
+def inert_by_a(folder: Path) -> None:
+    scaled(folder, 0, "lora_A")
+
+
+def nearly_inert(folder: Path) -> None:
+    scaled(folder, 1e-5)
+
+
+def not_a_number(folder: Path) -> None:
+    scaled(folder, float("nan"))
+
+
+def other_base(folder: Path) -> None:
+    facts(folder, base_fingerprint="0" * 64)
+
+
+def other_template(folder: Path) -> None:
+    facts(folder, template_fingerprint="0" * 64)
+
+
+def cut_weights(folder: Path) -> None:
+    cut(folder / WEIGHTS)
+
+
+def no_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+
+
+def facts_that_are_no_json(folder: Path) -> None:
+    (folder / FACTS).write_text("{")
+
+
+def a_tensor_missing(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, folder / WEIGHTS)
+
+
+def another_rank(folder: Path) -> None:
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"r": 2}))
+
+
+def other_storage(folder: Path) -> None:
+    facts(folder, storage="nf4")
+
+
+BROKEN = [
+    inert, inert_by_a, nearly_inert, not_a_number, other_base, other_template, cut_weights, no_weights,
+    facts_that_are_no_json, a_tensor_missing, another_rank, other_storage,
+]  # fmt: skip
+MADE = ["gone", "on-another-base", "swapped"]
+
+
+@pytest.fixture(scope="module")
+def mixed(base: Path, adapters: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One good adapter, then bad ones of every kind, then another good one."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for fault in BROKEN:
+        fault(copy(adapters / "first", folder / fault.__name__))
+    make_adapter(tiny_llama(folder / "elsewhere", seed=5), folder / "on-another-base", 4)
+    swapped = copy(adapters / "first", folder / "swapped")
+    scaled(swapped, -1)
+    with running(adapters / "first", swapped):
+        pass  # its files are in the cache now; they are made another adapter's, with a manifest that fits
+    swap_files(swapped)
+    bad = [folder / name for name in (*(fault.__name__ for fault in BROKEN), *MADE)]
+    with running(adapters / "first", *(f"{path.name}={path}" for path in bad), adapters / "second") as up:
+        yield up
+
+
+def swap_files(adapter: Path) -> None:
+    """Put another adapter's weights into the cached files of ``adapter``."""
+    from sapwood.endpoint.build import ready_files
+    from sapwood.serve.load import find_target
+
+    own = ready_files(find_target(str(adapter), adapter)).adapter
+    assert own is not None
+    others = [path for path in (cache_dir() / "serve").glob(f"*/{ADAPTER}") if path != own]
+    reference = (own.parent / "reference.json").read_bytes()
+    shutil.rmtree(own.parent)
+    with staged_dir(own.parent) as stage:
+        shutil.copy(others[0], stage / ADAPTER)
+        (stage / "reference.json").write_bytes(reference)
+
+
+@pytest.mark.parametrize("name", [*(fault.__name__ for fault in BROKEN), *MADE])
+def test_an_adapter_that_isnt_what_was_trained_is_refused_by_name(mixed: Running, name: str) -> None:
+    assert mixed.library.refused.get(name), name
+    response = post(mixed.url, "/v1/completions", model=name, prompt="x")
+    assert response.status_code == 404 and mixed.library.refused[name][:40] in error(response)["message"]
+
+
+def test_the_others_are_served(mixed: Running) -> None:
+    assert [served.name for served in mixed.library.models][1:] == ["first", "second"]
+    assert said(mixed.url, "first") != said(mixed.url, "second")
+
+
+def test_each_reason_names_its_cause(mixed: Running) -> None:
+    words = {
+        "inert": "changes nothing", "inert_by_a": "changes nothing", "nearly_inert": "changes nothing",
+        "other_base": "not the base", "other_template": "template", "on-another-base": "another base",
+        "swapped": "doesn't say what was trained", "other_storage": "held otherwise", "gone": "no run",
+    }  # fmt: skip
+    wrong = {
+        name: mixed.library.refused[name]
+        for name, why in words.items()
+        if why not in mixed.library.refused[name]
+    }
+    assert not wrong
+
+
+def test_an_engine_that_forgets_the_adapter_is_found_out(
+    adapters: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault of other servers: status 200, and the base answers."""
+    monkeypatch.setattr(
+        llama, "scales", lambda paths, _: [{"id": i, "scale": 0.0} for i, _ in enumerate(paths)]
+    )
+    with pytest.raises(ModelError, match="first · it") as caught, running(adapters / "first"):
+        pass
+    assert "doesn't say what was trained" in str(caught.value) or "as its base does" in str(caught.value)
+
+
+def test_an_adapter_too_weak_for_the_bound_is_still_told_from_its_base(
+    base: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the bound of the number formats of its base, but not if the engine leaves it out."""
+    weak = make_adapter(base, tmp_path / "weak", 6, strength=0.004)
+    with running(weak) as up:
+        verdict = up.library.find("weak").verdict
+        assert verdict is not None and verdict.effect is not None and verdict.effect < 0.05
+    monkeypatch.setattr(
+        llama, "scales", lambda paths, _: [{"id": i, "scale": 0.0} for i, _ in enumerate(paths)]
+    )
+    with pytest.raises(ModelError, match="weak · it"), running(weak):
+        pass
+
+
+def test_an_adapter_comes_and_goes_while_others_are_asked(
+    endpoint: Running, adapters: Path, base: Path, tmp_path: Path
+) -> None:
+    before = said(endpoint.url, "first")
+    third = make_adapter(base, tmp_path / "third", 3)
+    loaded = post(endpoint.url, "/v1/load_lora_adapter", lora_name="third", lora_path=str(third))
+    assert loaded.status_code == 200 and loaded.json()["model"]["parent"] == str(base)
+    assert said(endpoint.url, "third") not in (before, said(endpoint.url, str(base)))
+    assert said(endpoint.url, "first") == before
+    again = post(endpoint.url, "/v1/load_lora_adapter", lora_name="third", lora_path=str(third))
+    assert again.status_code == 400 and error(again)["code"] == "model_exists"
+    assert post(endpoint.url, "/v1/unload_lora_adapter", lora_name="third").status_code == 200
+    assert post(endpoint.url, "/v1/completions", model="third", prompt="x").status_code == 404
+    assert said(endpoint.url, "first") == before
+    assert [model["id"] for model in httpx.get(f"{endpoint.url}/v1/models").json()["data"]][1:] == [
+        "first",
+        "second",
+    ]
+
+
+def test_an_adapter_that_is_refused_while_it_runs_changes_nothing(
+    endpoint: Running, adapters: Path, tmp_path: Path
+) -> None:
+    inert(copy(adapters / "first", tmp_path / "inert"))
+    response = post(endpoint.url, "/v1/load_lora_adapter", lora_name="i", lora_path=str(tmp_path / "inert"))
+    assert response.status_code == 400 and "changes nothing" in error(response)["message"]
+    missing = post(endpoint.url, "/v1/load_lora_adapter", lora_name="m", lora_path=str(tmp_path / "no"))
+    assert missing.status_code == 400
+    assert said(endpoint.url, "second")
+
+
+def test_what_llama_cpp_cant_load_is_served_by_torch_and_said(
+    base: Path, adapters: Path, cache: Path, tmp_path: Path
+) -> None:
+    dora = make_adapter(base, tmp_path / "dora", 8, LoraConfig(rank=4, alpha=8, method="dora"))
+    with running(dora, adapters / "first") as up:
+        assert "dora is served by torch" in up.library.notes[0]
+        told = {model["id"]: model for model in httpx.get(f"{up.url}/v1/models").json()["data"]}
+        assert (told["dora"]["engine"], told["first"]["engine"]) == ("torch", "llama.cpp")
+        whole = said(up.url, "dora", max_tokens=10)
+        assert whole != said(up.url, "first", max_tokens=10)
+        word = whole[3:5]
+        assert said(up.url, "dora", max_tokens=10, stop=[word]) == whole[: whole.index(word)]
+        body = {"model": "dora", "prompt": "The oak", "max_tokens": 2, "logprobs": 2, "echo": True}
+        scored = post(up.url, "/v1/completions", **body).json()["choices"][0]["logprobs"]
+        assert all(len(top) == 2 for top in scored["top_logprobs"][1:])
+        refused = post(up.url, "/v1/completions", model="dora", prompt="x", min_p=0.1)
+        assert refused.status_code == 400 and "min_p" in error(refused)["message"]
+
+
+def test_the_second_start_makes_nothing_anew(
+    endpoint: Running, adapters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sapwood.endpoint import build
+
+    monkeypatch.setattr(build, "_make", lambda *_: pytest.fail("made anew"))
+    with running(adapters) as up:
+        assert len(up.library.models) == 3
+
+
+def test_a_damaged_file_of_the_cache_is_made_anew(endpoint: Running, adapters: Path) -> None:
+    served = endpoint.library.find("second").adapter
+    assert served is not None
+    kept = served.read_bytes()
+    try:
+        served.unlink()
+        served.write_bytes(kept[:-50] + bytes(50))
+        with running(adapters / "second") as up:
+            assert said(up.url, "second") == said(endpoint.url, "second")
+    finally:
+        assert served.read_bytes() == kept
