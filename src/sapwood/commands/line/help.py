@@ -15,7 +15,7 @@ FIRST = ("demo", "init", "check", "train", "chat")  # what `sapwood` alone shows
 GROUPS = {
     "Train": ("demo", "init", "import", "check", "show", "train", "resume"),
     "See and measure": ("runs", "verify", "eval", "chat", "track"),
-    "Use and give away": ("serve", "export", "combine", "push"),
+    "Give away": ("serve", "export", "combine", "push"),
     "Models, data, machine": ("model", "data", "doctor", "help"),
 }
 EXAMPLES = {
