@@ -28,6 +28,7 @@ ARGUMENTS = {
     "storage": [],
     "int8": [],
     "methods": ["--only", "pissa", "--only", "prefix"],
+    "serve": ["--turns", "1"],
 }
 
 

@@ -1,0 +1,188 @@
+"""Our endpoint against llama.cpp's own, of the same library, on the same files: tokens a second, and the time
+to the first token, for 1, 4, 16 and 64 callers at once. Both run from the beginning and are asked in turns.
+
+    python bench/serve.py RUN_OR_ADAPTER_OR_BASE --callers 1,4,16,64
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from common import ROOT, Result, arguments, machine, report, table
+
+WORDS = (
+    ["tree", "leaf", "root", "soil", "rain", "pear", "oak", "frost", "graft", "water", "prune", "plant", "bark", "seed", "moss", "stone", "wind", "light"]
+)
+
+
+@dataclass
+class Side:
+    """An endpoint: where it is, what each request carries beside the prompt, and what was measured."""
+
+    name: str
+    url: str
+    headers: dict[str, str]
+    more: dict[str, Any]
+    seconds: float = 0.0
+    tokens: int = 0
+    first: list[float] = field(default_factory=list[float])
+
+
+async def ask(
+    session: aiohttp.ClientSession, side: Side, ids: Sequence[int], tokens: int
+) -> tuple[float, int]:
+    """(seconds to the first token, tokens) of one streamed answer."""
+    body = {"prompt": list(ids), "max_tokens": tokens, "temperature": 0, "stream": True, **side.more}
+    body["stream_options"] = {"include_usage": True}
+    began, first, written = time.perf_counter(), 0.0, 0
+    async with session.post(f"{side.url}/v1/completions", json=body, headers=side.headers) as response:
+        assert response.status == 200, await response.text()
+        async for line in response.content:
+            if not line.startswith(b"data: {"):
+                continue
+            first = first or time.perf_counter() - began
+            told = json.loads(line[6:])
+            written = (told.get("usage") or {}).get("completion_tokens", written)
+    assert written == tokens, f"{side.name}: {written} of {tokens} tokens"
+    return first, written
+
+
+async def load(side: Side, prompts: Sequence[Sequence[int]], callers: int, tokens: int) -> None:
+    """All prompts, so many at a time."""
+    gate = asyncio.Semaphore(callers)
+
+    async def one(session: aiohttp.ClientSession, ids: Sequence[int]) -> tuple[float, int]:
+        async with gate:
+            return await ask(session, side, ids, tokens)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        began = time.perf_counter()
+        found = await asyncio.gather(*(one(session, ids) for ids in prompts))
+        side.seconds += time.perf_counter() - began
+    side.tokens += sum(written for _, written in found)
+    side.first += [first for first, _ in found]
+
+
+def measure(
+    sides: Sequence[Side], callers: int, given: argparse.Namespace, vocabulary: Sequence[int]
+) -> Result:
+    """Both sides in turns, each with prompts that neither has seen."""
+    draw = random.Random(callers)
+    for side in sides:
+        side.seconds, side.tokens, side.first = 0.0, 0, []
+    for turn in range(given.turns):
+        count = max(callers, 2)
+        prompts = [draw.choices(vocabulary, k=given.prompt) for _ in range(count)]
+        for side in sides if turn % 2 == 0 else sides[::-1]:
+            asyncio.run(load(side, prompts, callers, given.tokens))
+    ours, theirs = ([_quantile(side.first, q) for q in (0.5, 0.99)] for side in sides)
+    rates = [side.tokens / side.seconds for side in sides]
+    return {
+        "name": f"{callers} callers", "ours": rates[0], "llama": rates[1], "ratio": rates[0] / rates[1],
+        "first_p50": ours[0], "first_p99": ours[1], "llama_first_p50": theirs[0], "llama_first_p99": theirs[1],
+        "first_p99_ratio": ours[1] / theirs[1],
+    }  # fmt: skip
+
+
+def _quantile(values: Sequence[float], q: float) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[round(q * 100) - 1]
+
+
+@contextmanager
+def ours(target: str, runs: str, slots: int, context: int) -> Any:
+    """`sapwood serve` in a process of its own; gives what it tells when it is ready."""
+    command = [sys.executable, "-m", "sapwood", "serve", target, "--runs", runs, "--port", "0", "--json"]
+    command += ["--parallel", str(slots), "--context", str(context)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main() -> int:
+    parser = arguments(__doc__, rows=0)
+    parser.add_argument("target", nargs="?", help="a run, an adapter or a base (the model)")
+    parser.add_argument("--runs", default="runs", help="folder of runs (%(default)s)")
+    parser.add_argument("--callers", default="1,4,16,64", help="at once (%(default)s)")
+    parser.add_argument("--turns", type=int, default=2, help="of each side (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=32, help="of an answer (%(default)s)")
+    parser.add_argument("--prompt", type=int, default=48, help="tokens of a prompt (%(default)s)")
+    parser.add_argument("--slots", type=int, default=16, help="answers at once, of both (%(default)s)")
+    given = parser.parse_args()
+    from tests.base.tiny import tiny_llama
+
+    from sapwood.endpoint.build import ready_files
+    from sapwood.engine.process import Process, Setup, scales
+    from sapwood.serve.load import find_target
+
+    facts = machine()
+    with tempfile.TemporaryDirectory(prefix="sapwood-serve-") as folder:
+        target = str(tiny_llama(Path(folder))) if given.smoke else given.target or given.model
+        callers = [1, 2] if given.smoke else [int(n) for n in given.callers.split(",")]
+        found = find_target(target, Path(given.runs))
+        files = ready_files(found)
+        with ours(target, given.runs, given.slots, 512) as told:
+            adapters = (files.adapter,) if files.adapter is not None else ()
+            peer = Process(Setup(files.base, adapters, 512, given.slots))
+            try:
+                never = {str(id): -100 for id in {*found.renderer.stop_ids, *_ends(found)}}
+                model = told["models"][-1]["id"]
+                mine = Side(
+                    "sapwood", told["url"].removesuffix("/v1"), {}, {"model": model, "logit_bias": never}
+                )
+                lora = scales(adapters, files.adapter)
+                own = Side(
+                    "llama.cpp", f"http://{peer.address}", peer.headers, {"lora": lora, "logit_bias": never}
+                )
+                ids = [found.spec.tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in WORDS]
+                for side in (mine, own):
+                    asyncio.run(load(side, [ids] * 2, 2, 4))  # what happens once, happens before
+                rows = [measure((mine, own), count, given, ids) for count in callers]
+            finally:
+                peer.stop()
+    header = [
+        "",
+        "ours tok/s",
+        "llama.cpp",
+        "ratio",
+        "first p50 s",
+        "p99",
+        "llama.cpp p50",
+        "p99",
+        "p99 ratio",
+    ]
+    print(table(header, [list(row.values()) for row in rows]))
+    report("serve", given, facts, {"rows": rows})
+    return 0
+
+
+def _ends(found: Any) -> set[int]:
+    """Tokens on which llama.cpp ends by itself, by their usual names."""
+    tokenizer = found.spec.tokenizer
+    names = ("<|endoftext|>", "<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>")
+    known = tokenizer.get_vocab()
+    return {known[name] for name in names if name in known}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
