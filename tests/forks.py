@@ -14,7 +14,7 @@ from typing import Any
 
 WARM = (
     "sapwood.restart",
-    "sapwood.compute.linear.group",
+    "sapwood.compute.linear.layer",
     "transformers.models.llama.modeling_llama",
     "sapwood.prepare.study",
     "tests.forks",
