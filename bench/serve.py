@@ -26,9 +26,26 @@ import aiohttp
 
 from common import ROOT, Result, arguments, machine, report, table
 
-WORDS = (
-    ["tree", "leaf", "root", "soil", "rain", "pear", "oak", "frost", "graft", "water", "prune", "plant", "bark", "seed", "moss", "stone", "wind", "light"]
-)
+WORDS = [
+    "tree",
+    "leaf",
+    "root",
+    "soil",
+    "rain",
+    "pear",
+    "oak",
+    "frost",
+    "graft",
+    "water",
+    "prune",
+    "plant",
+    "bark",
+    "seed",
+    "moss",
+    "stone",
+    "wind",
+    "light",
+]
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,3 +141,22 @@ def test_a_path_that_isnt_there_is_an_error_object_too(endpoint: Running) -> Non
     response = post(endpoint.url, "/v1/embeddings", model="first", input="x")
     assert response.status_code == 404 and "/v1/embeddings" in error(response)["message"]
     assert httpx.get(f"{endpoint.url}/v1/chat/completions").status_code == 405
+
+
+def test_the_snippets_of_the_page_run(endpoint: Running) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(snippets) == 4
+    for snippet in snippets[:3]:
+        names: dict[str, Any] = {}
+        exec(snippet.replace("http://127.0.0.1:8000", endpoint.url).replace("my-run", "first"), names)
+        assert names["answer"]
+
+
+def test_the_engine_alone_answers_from_python(adapters: Path, cache: Path, endpoint: Running) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[3], names)
+    ids = post(endpoint.url, "/tokenize", model="first", messages=HELLO).json()["tokens"]
+    told = asyncio.run(names["answer"](str(adapters / "first"), ids))
+    assert told.startswith(said(endpoint.url, "first", max_tokens=6))

@@ -12,15 +12,18 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
+from sapwood import finetune
 from sapwood.base.cache import cache_dir
 from sapwood.config.sections import LoraConfig
 from sapwood.endpoint.reference import ADAPTER
 from sapwood.engine import llama
+from sapwood.engine.llama import Llama
 from sapwood.errors import ModelError
 from sapwood.run.files import staged_dir
 from tests.base.tiny import tiny_llama
 from tests.endpoint.ask import error, post, said
 from tests.endpoint.serving import Running, make_adapter, running
+from tests.gguf.tiny_gguf import tiny_gguf
 
 WEIGHTS, FACTS = "adapter_model.safetensors", "sapwood.json"
 
@@ -237,6 +240,33 @@ def test_what_llama_cpp_cant_load_is_served_by_torch_and_said(
         assert refused.status_code == 400 and "min_p" in error(refused)["message"]
 
 
+def test_a_base_alone_and_a_base_in_gguf_are_served(base: Path, cache: Path, tmp_path: Path) -> None:
+    with running(base) as up:
+        (only,) = up.library.models
+        assert only.verdict is not None and only.verdict.difference <= only.verdict.limit
+        assert said(up.url, str(base))
+    file = tmp_path / "tiny.gguf"
+    tiny_gguf("llama", file, kind="Q8_0")
+    with running(make_adapter(file, tmp_path / "on-gguf", 9)) as up:
+        assert [served.name for served in up.library.models] == [str(file), "on-gguf"]
+        assert said(up.url, "on-gguf") != said(up.url, str(file))
+
+
+def test_a_model_that_was_trained_whole_is_served(
+    base: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"instruction": f"Tree {i}?", "output": "Water it."} for i in range(8)]
+    settings = {
+        "base": {"model": str(base), "storage": "fp32"}, "lora": {"method": "full"}, "data": {"eval": 0},
+        "train": {"max_steps": 2}, "eval": {"samples": 0},
+    }  # fmt: skip
+    finetune(settings, data=rows)
+    with running("last") as up:
+        (only,) = up.library.models
+        assert only.parent is None and only.adapter is None and said(up.url, only.name)
+
+
 def test_the_second_start_makes_nothing_anew(
     endpoint: Running, adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +284,15 @@ def test_a_damaged_file_of_the_cache_is_made_anew(endpoint: Running, adapters: P
     try:
         served.unlink()
         served.write_bytes(kept[:-50] + bytes(50))
+        (whole,) = [path for path in (cache_dir() / "serve").glob("*.gguf") if path in served_bases(endpoint)]
+        content = whole.read_bytes()
+        whole.unlink()  # a running engine keeps the old one
+        whole.write_bytes(content[:-5000] + bytes(5000))
         with running(adapters / "second") as up:
             assert said(up.url, "second") == said(endpoint.url, "second")
     finally:
         assert served.read_bytes() == kept
+
+
+def served_bases(endpoint: Running) -> set[Path]:
+    return {engine.setup.model for engine in endpoint.library.engines if isinstance(engine, Llama)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sapwood.base.cache import cache_dir, file_sha256, publish
+from sapwood.base.cache import cache_dir, file_sha256, publish, write_atomic
 from sapwood.endpoint.reference import ADAPTER, KEPT, TOLD, Line, Reference
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.run.disk import storage_error
@@ -52,6 +52,8 @@ def ready_files(found: Found) -> Files:
         ModelError, StorageError: the adapter is damaged, or the disk refused.
     """
     base = _base_path(found)
+    if base != found.spec.path and not _sound(base):
+        base.unlink(missing_ok=True)
     folder = cache_dir() / "serve" / _digest(
         VERSION, base_key(found), found.renderer.fingerprint, found.system or "",
         _content(found.folder) if found.folder is not None else "",
@@ -67,6 +69,9 @@ def ready_files(found: Found) -> Files:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _make(found, base, folder)
+    except StorageError:
+        if not folder.is_dir():  # else another process was faster
+            raise
     except OSError as error:
         raise storage_error(error, folder) from None
     return _files(found, base, folder)
@@ -81,6 +86,18 @@ def _base_path(found: Found) -> Path:
     if found.spec.path.is_file() and not found.whole:
         return found.spec.path
     return cache_dir() / "serve" / f"{base_key(found)}.gguf"
+
+
+def _sound(base: Path) -> bool:
+    """Is a base of the cache still what was written?"""
+    try:
+        return _seal(base).read_text(encoding="ascii") == file_sha256(base)
+    except (OSError, ValueError):
+        return False
+
+
+def _seal(base: Path) -> Path:
+    return base.with_suffix(".sha256")
 
 
 def _content(folder: Path) -> str:
@@ -132,7 +149,9 @@ def _write_base(trained: Any, path: Path) -> None:
     )
     try:
         write_gguf_model(parameters, trained.base.spec, trained.renderer, temporary, "F16")
+        digest = file_sha256(temporary)
         publish(temporary, path)
+        write_atomic(_seal(path), digest.encode())
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -131,6 +131,8 @@ class Library:
         async with self._changing:
             if any(name in served.names for served in self._models.values()):
                 raise Refused(400, f"a model is called {name!r} already", "model_exists")
+            if not Path(target).is_dir():  # a name could be a hub's: nobody who asks may make us fetch it
+                raise Refused(400, f"{target} is no folder of this machine", "invalid_adapter")
             found = await asyncio.to_thread(find_target, target, self._runs, base=self._base)
             files = await self._files(name, found)
             if files is not None and files.adapter is None:
@@ -246,7 +248,7 @@ class Library:
             return
         name = str(parents[0].parent)
         try:
-            bare = await asyncio.to_thread(find_target, name, self._runs)
+            bare = await asyncio.to_thread(found[0].alone)
         except SapwoodError:
             bare = replace(found[0], facts=None, name=name, folder=None)
         self._models[name] = Served(name, bare, self._llama, None, None, parents[0].verdict)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import aclosing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sapwood.endpoint.reference import TOLD, Line, Reference
 from sapwood.engine.llama import Llama
-from sapwood.engine.wire import Ask
 
 INERT = 1e-4  # nats: two programs differ by as much without any cause (`export.check.LEAST`)
+STEP = 4  # of an answer's positions, one in so many is asked
 PART = 0.5  # of the distance between adapter and base in training, that must be there in the engine
 
 Row = dict[int, float]
@@ -45,7 +45,9 @@ async def hold(engine: Llama, adapter: Path | None, reference: Reference) -> Ver
         fault = "it changes nothing: it answers as its base does"
         return Verdict(math.nan, reference.limit, 0, None, reference.effect, fault)
     lines = reference.lines
-    told = await asyncio.gather(*(_rows(engine, adapter, line, len(line.answer) + 1) for line in lines))
+    told = await asyncio.gather(
+        *(_rows(engine, adapter, line, range(0, len(line.answer) + 1, STEP)) for line in lines)
+    )
     found = [
         gap
         for line, rows in zip(lines, told, strict=True)
@@ -56,7 +58,7 @@ async def hold(engine: Llama, adapter: Path | None, reference: Reference) -> Ver
     difference = sum(found) / len(found) if found else math.nan
     moved = None
     if reference.first is not None:
-        plain = await asyncio.gather(*(_rows(engine, None, line, 1) for line in lines))
+        plain = await asyncio.gather(*(_rows(engine, None, line, (0,)) for line in lines))
         moved = _moved(lines, told, plain)
     fault = _fault(difference, moved, reference)
     return Verdict(difference, reference.limit, positions, moved, reference.first, fault)
@@ -73,18 +75,12 @@ def _fault(difference: float, moved: float | None, reference: Reference) -> str:
     return ""
 
 
-async def _rows(engine: Llama, adapter: Path | None, line: Line, count: int) -> dict[int, Row]:
-    """What the engine finds likeliest at each position, as far as it goes the way of the trained answer."""
-    ask = Ask(line.ids, count, top=TOLD)
+async def _rows(engine: Llama, adapter: Path | None, line: Line, places: Iterable[int]) -> dict[int, Row]:
+    """What the engine finds likeliest at some positions of the trained answer."""
     rows: dict[int, Row] = {}
-    async with aclosing(engine.stream(adapter, ask, patient=True)) as pieces:
-        async for piece in pieces:
-            place = piece.count - 1
-            if piece.probs and place < count:
-                rows[place] = {one.id: one.log_prob for one in piece.probs[-1].top}
-            expected = line.answer[place] if 0 <= place < len(line.answer) else None
-            if piece.ids and piece.ids[-1] != expected:
-                break
+    for place in places:
+        likely = await engine.likely(adapter, line.ids + line.answer[:place], TOLD, patient=True)
+        rows[place] = {one.id: one.log_prob for one in likely}
     return rows
 
 
@@ -97,8 +93,8 @@ def _moved(lines: list[Line], told: list[dict[int, Row]], plain: list[dict[int, 
     """Mean distance between adapter and base in the engine, at the first positions."""
     found: list[float] = []
     for line, with_adapter, without in zip(lines, told, plain, strict=True):
-        if 0 in with_adapter and 0 in without:
-            floors = min(with_adapter[0].values()), min(without[0].values())
-            for id, _ in line.top[0]:
-                found.append(abs(with_adapter[0].get(id, floors[0]) - without[0].get(id, floors[1])))
+        floors = min(with_adapter[0].values()), min(without[0].values())
+        found += [
+            abs(with_adapter[0].get(id, floors[0]) - without[0].get(id, floors[1])) for id, _ in line.top[0]
+        ]
     return sum(found) / len(found) if found else math.nan

@@ -57,6 +57,7 @@ class Llama:
         self._watch: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
         self._ending = False
+        self._visible: int | None = None
 
     async def __aenter__(self) -> Llama:
         await self.start()
@@ -173,14 +174,24 @@ class Llama:
         async for piece in self.stream(adapter, Ask(ids, 1, logit_bias={id: CERTAIN}, top=top)):
             if piece.probs and piece.ids == (id,):
                 return piece.probs[-1]
-        plain = await self._plain()
-        async for piece in self.stream(adapter, Ask(ids, 1, logit_bias={plain: CERTAIN}, top=EVERY)):
-            if piece.probs:
-                others = piece.probs[-1].top
-                one = next((one for one in others if one.id == id), None)
-                if one is not None:
-                    return replace(one, top=others[:top])
-        raise Refused(400, f"token {id} has no probability", "invalid_prompt")
+        others = await self.likely(adapter, ids, EVERY)
+        one = next((one for one in others if one.id == id), None)
+        if one is None:
+            raise Refused(400, f"token {id} has no probability", "invalid_prompt")
+        return replace(one, top=tuple(others[:top]))
+
+    async def likely(
+        self, adapter: Path | None, ids: Sequence[int], top: int, *, patient: bool = False
+    ) -> Sequence[TokenProb]:
+        """The likeliest tokens after ``ids``. A whole visible character is written in their place, because
+        llama.cpp tells nothing where a part of one, or a stop token, comes out. Raises Refused."""
+        if self._visible is None:
+            self._visible = await self._plain()
+        ask = Ask(ids, 1, logit_bias={self._visible: CERTAIN}, top=top)
+        found = [p.probs[-1].top async for p in self.stream(adapter, ask, patient=patient) if p.probs]
+        if not found:
+            raise Refused(503, "llama.cpp tells no probabilities", "engine_silent")
+        return found[0]
 
     async def _plain(self) -> int:
         """A token that is a whole visible character."""

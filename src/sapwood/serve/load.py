@@ -100,6 +100,10 @@ class Found:
     def system(self) -> str | None:
         return self.facts.system if self.facts is not None else None
 
+    def alone(self) -> Found:
+        """The base without the adapter, behind its own template. Raises DataError where it ships none."""
+        return Found(None, self.spec, _renderer(self.spec, "auto", None), self.spec.source)
+
     @property
     def whole(self) -> bool:
         """Full fine-tuning: the folder is a model."""
@@ -134,8 +138,7 @@ def find_target(target: str, runs: Path, *, base: str | None = None) -> Found:
     if _names_a_base(target):
         if base is not None:
             raise ConfigError(f"{target} is a base itself", "--base", "it belongs to an adapter")
-        spec = inspect_base(BaseConfig(model=target))
-        return Found(None, spec, _renderer(spec, "auto", None), target)
+        return _bare(target)
     return _find_run(find_run(runs, target), base)
 
 
@@ -167,8 +170,7 @@ def load_found(found: Found, *, exact: bool = False) -> Loaded:
 
 def open_base(model: str) -> Loaded:
     """A base model without an adapter."""
-    spec = inspect_base(BaseConfig(model=model))
-    return load_found(Found(None, spec, _renderer(spec, "auto", None), model))
+    return load_found(_bare(model))
 
 
 def open_adapter(folder: Path, name: str, *, exact: bool = False, base: str | None = None) -> Loaded:
@@ -178,6 +180,11 @@ def open_adapter(folder: Path, name: str, *, exact: bool = False, base: str | No
 
 
 # --- inside -----------------------------------------------------------------------------------------------
+
+
+def _bare(model: str) -> Found:
+    spec = inspect_base(BaseConfig(model=model))
+    return Found(None, spec, _renderer(spec, "auto", None), model)
 
 
 def _find_adapter(folder: Path, name: str, base: str | None) -> Found:

@@ -29,7 +29,7 @@ from sapwood.engine.wire import End, Refused
 
 def as_chat(request: CountRequest) -> ChatRequest:
     """The request as OpenAI would have it. Raises Refused for a block that isn't text."""
-    turns = [Turn(role="system", content=request.system)] if request.system else []
+    turns = [Turn(role="system", content=request.system)] if request.system is not None else []
     for message in request.messages:
         turns += _turns(message)
     tools = [
