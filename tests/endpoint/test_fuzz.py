@@ -14,7 +14,7 @@ import psutil
 from tests.endpoint.ask import said
 from tests.endpoint.serving import Running
 
-CASES = int(os.environ.get("SAPWOOD_FUZZ", "400"))
+CASES = int(os.environ.get("SAPWOOD_FUZZ", "300"))
 SLOWEST = 5.0  # seconds
 GROWTH = 200_000_000  # bytes, of server and engine together; the whole test lives in the same process
 PATHS = (

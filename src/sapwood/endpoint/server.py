@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from sse_starlette.sse import AppStatus
 
 from sapwood.endpoint.api.app import Manners, Service, make_app
 from sapwood.endpoint.api.guard import Rules, is_loopback
@@ -92,6 +93,7 @@ async def serve(
 
 
 def _config(app: Any) -> uvicorn.Config:
+    AppStatus.disable_automatic_graceful_drain()  # a signal lets answers end; uvicorn waits for them
     return uvicorn.Config(
         app,
         log_level="warning",
