@@ -72,6 +72,11 @@ class Draft:
             self.settings[key] = value
             self.entries.append(Entry(0, theirs, show(value), "default", key, show(value), en, zh))
 
+    def forget(self, key: str) -> None:
+        """What was taken for a key before what decides it was seen."""
+        self.settings.pop(key, None)
+        self.entries = [entry for entry in self.entries if entry.key != key]
+
     def tidy(self) -> None:
         """The same line twice is one."""
         self.entries = list(dict.fromkeys(self.entries))

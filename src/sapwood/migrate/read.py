@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sapwood.errors import DataError
+from sapwood.migrate.calls.facts import Facts, gather
+from sapwood.migrate.calls.settings import read_settings
+from sapwood.migrate.calls.text import read_rows
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.rules import Case, Fault, find_faults
-from sapwood.migrate.script.facts import Facts, gather
 from sapwood.migrate.script.found import Script
-from sapwood.migrate.script.settings import read_settings
 from sapwood.migrate.script.source import Source, read_source
-from sapwood.migrate.script.text import read_rows
 from sapwood.migrate.script.walk import walk
 from sapwood.migrate.tools.configs import read_tool, tool_of
 from sapwood.migrate.tools.folder import read_folder

@@ -52,10 +52,15 @@ def lines(found: Migration, *, zh: bool) -> list[str]:
     if found.unfollowed:
         out += ["", f"{word['unfollowed']}:"]
         out += [
-            f"  {found.source.place(one.line)}: {one.zh if zh else one.en}: {one.text[:160]}"
+            f"  {found.source.place(one.line)}: {one.zh if zh else one.en}: {shown(one.text)}"
             for one in found.unfollowed
         ]
     return out
+
+
+def shown(text: str) -> str:
+    """A piece of a script in one line."""
+    return text.replace("\n", "\\n")[:160]
 
 
 def ordered(found: Migration) -> list[Entry]:
@@ -65,10 +70,14 @@ def ordered(found: Migration) -> list[Entry]:
 
 def entry_line(found: Migration, entry: Entry, *, zh: bool) -> str:
     place = found.source.place(entry.line)
-    theirs = f"{entry.theirs}={entry.value}" if entry.theirs and entry.value else entry.theirs or entry.value
+    theirs = (
+        f"{entry.theirs}={shown(entry.value)}"
+        if entry.theirs and entry.value
+        else entry.theirs or entry.value
+    )
     said = entry.zh if zh else entry.en
     here = f"{entry.key}: {entry.ours}" if entry.ours else entry.key
-    state = "" if here else f"[{words(zh)[entry.state]}]"
+    state = "" if here else f"[{words(zh)['unread' if entry.matters else entry.state]}]"
     head = f"{place}: " if place else ""
     text = f"{head}{theirs[:100]}  →  {' '.join(part for part in (here, state) if part)}"
     return f"{text}  ({said})" if said else text

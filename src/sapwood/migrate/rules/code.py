@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 
+from sapwood.migrate.calls.facts import ARGUMENTS, TRAINERS, first
 from sapwood.migrate.rules.rule import Case, Hit, hit, rule
-from sapwood.migrate.script.facts import ARGUMENTS, TRAINERS, first
 from sapwood.migrate.script.values import Call, Unknown
 
 _IMPORTS = {
@@ -18,6 +18,7 @@ _IMPORTS = {
     "peft.prepare_model_for_int8_training": "prepare_model_for_kbit_training; here it isn't needed",
     "trl.DataCollatorForCompletionOnlyLM": "completion_only_loss; here template.train_on",
     "transformers.TextDataset": "the datasets library; here data.train",
+    "trl.setup_chat_format": "clone_chat_template; here template.name",
     "datasets.load_metric": "the evaluate library; here `sapwood eval`",
     "modelscope.swift": "ms-swift",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sapwood.migrate.script.values import Call, Function
+from sapwood.migrate.script.values import Call, Class, Function
 
 Env = ChainMap[str, Any]
 
@@ -51,6 +51,8 @@ class Script:
     guessed: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     imported: dict[str, int] = field(default_factory=dict[str, int])
     formattings: list[Formatting] = field(default_factory=list[Formatting])
+    classes: list[Class] = field(default_factory=list[Class])
+    rounds: list[tuple[Any, int]] = field(default_factory=list[tuple[Any, int]])  # turns of a training loop
     functions: list[Function] = field(default_factory=list[Function])
     names: dict[str, Any] = field(default_factory=dict[str, Any])
     chats: list[tuple[Any, int]] = field(

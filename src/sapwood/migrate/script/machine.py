@@ -9,15 +9,15 @@ from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any
 
+from sapwood.migrate.script.classes import define
 from sapwood.migrate.script.expressions import evaluate
 from sapwood.migrate.script.found import Assigned, Env, Formatting, Script, Way
 from sapwood.migrate.script.library import call
-from sapwood.migrate.script.loops import elements
+from sapwood.migrate.script.loops import elements, rounds
 from sapwood.migrate.script.values import (
     Attr,
     Call,
     Chat,
-    Class,
     Coded,
     Encoded,
     Field,
@@ -182,23 +182,8 @@ class Machine:
         self.script.functions.append(function)
 
     def _classdef(self, node: ast.ClassDef, env: Env) -> None:
-        fields: dict[str, Any] = {}
-        for inner in node.body:
-            if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
-                fields[inner.target.id] = self._default(inner, env)
-            elif isinstance(inner, ast.Assign) and isinstance(inner.targets[0], ast.Name):
-                fields[inner.targets[0].id] = self.value(inner.value, env)
-        env[node.name] = Class(node, fields)
-
-    def _default(self, node: ast.AnnAssign, env: Env) -> Any:
-        value = self.value(node.value, env) if node.value is not None else Unknown(ast.unparse(node.target))
-        if isinstance(value, Call) and value.last in ("field", "Field"):
-            factory = value.kwargs.get("default_factory")
-            if isinstance(factory, Function):
-                return self.apply(factory, [], {}, node.lineno)
-            first = value.args[0] if value.args else Unknown(f"{ast.unparse(node.target)}", node.lineno)
-            return value.kwargs.get("default", first)
-        return value
+        env[node.name] = made = define(self, node, env)
+        self.script.classes.append(made)
 
     def _if(self, node: ast.If, env: Env) -> None:
         if self.decide(node.test, env):
@@ -226,7 +211,10 @@ class Machine:
         return answer
 
     def _for(self, node: ast.For, env: Env) -> None:
-        for item in elements(self.value(node.iter, env), node.iter)[:MAX_TURNS]:
+        values = self.value(node.iter, env)
+        if self.choices is None and ".backward(" in ast.unparse(node):
+            self.script.rounds.append((rounds(self, node.iter, env), node.lineno))
+        for item in elements(values, node.iter)[:MAX_TURNS]:
             self.bind(node.target, item, env)
             try:
                 self.run(node.body, env)
@@ -304,6 +292,8 @@ class Machine:
             env[name] = (
                 self.value(defaults[name], outer) if name in defaults else Unknown(name, function.node.lineno)
             )
+        if function.owner is not None:
+            env["self"] = function.owner
         env.update(zip(names, args, strict=False))
         known = {*names, *(a.arg for a in arguments.kwonlyargs)}
         env.update({k: v for k, v in {**function.preset, **kwargs}.items() if k in known})

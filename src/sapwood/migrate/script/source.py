@@ -144,7 +144,7 @@ def _language(told: str, body: str) -> str:
 def _parse(source: Source, block: Block) -> None:
     """The tree of a block, with the file's own line numbers; statements that don't parse are skipped."""
     text = _PROMPT.sub("", block.text) if ">>> " in block.text else block.text
-    lines = [_without_magic(line) for line in text.splitlines()]
+    lines = _without_magic(text.splitlines())
     for _ in range(REPAIRS):
         try:
             tree = ast.parse("\n".join(lines))
@@ -159,10 +159,16 @@ def _parse(source: Source, block: Block) -> None:
     source.skipped.append((block.first, "this isn't Python"))
 
 
-def _without_magic(line: str) -> str:
-    if not _LEFT_OUT.match(line):
-        return line
-    return line[: len(line) - len(line.lstrip())] + "pass"
+def _without_magic(lines: Sequence[str]) -> list[str]:
+    """A command becomes ``pass``, and the lines that it goes on in become empty."""
+    out: list[str] = []
+    goes_on = False
+    for line in lines:
+        command = not goes_on and _LEFT_OUT.match(line) is not None
+        indent = line[: len(line) - len(line.lstrip())]
+        out.append("" if goes_on else f"{indent}pass" if command else line)
+        goes_on = (command or goes_on) and line.rstrip().endswith("\\")
+    return out
 
 
 def _blank(source: Source, block: Block, lines: list[str], error: SyntaxError) -> bool:

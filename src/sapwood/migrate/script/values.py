@@ -178,23 +178,37 @@ class Module:
 
 @dataclass(slots=True, eq=False)
 class Object:
-    """An instance with known attributes: a dataclass of the script, or what argparse returns."""
+    """An instance with known attributes: of a class of the script, or what argparse returns."""
 
     name: str
     attrs: dict[str, Any]
+    made_by: Class | None = None
+
+    def items(self) -> dict[str, Any]:
+        """What ``vars()`` gives, a library's own defaults among it."""
+        inherited = UNSET if self.made_by is not None and sets_training(self.made_by.parent) else {}
+        return {**inherited, **self.attrs}
 
 
 @dataclass(slots=True, eq=False)
 class Class:
+    """parent: dotted name of a library's class that it is made from. lines: of each field."""
+
     node: ast.ClassDef
     fields: dict[str, Any]
+    parent: str = ""
+    lines: dict[str, int] = field(default_factory=dict[str, int])
+    methods: dict[str, Function] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class Function:
+    """preset: arguments that are given already. owner: the object that it is a method of."""
+
     node: ast.FunctionDef | ast.Lambda
     env: ChainMap[str, Any]
     preset: dict[str, Any] = field(default_factory=dict[str, Any])
+    owner: Object | None = None
 
     @property
     def name(self) -> str:
@@ -209,6 +223,18 @@ class Function:
 MAX_TEXT = 1 << 18  # characters of a text that a script puts together
 PARSED = "command line"  # Call.inside of arguments that a parser makes
 PLAIN = (str, int, float, bool, type(None))
+UNSET: dict[str, Any] = {  # training arguments that a command line needn't name
+    "fp16": False, "bf16": False, "seed": 42, "local_rank": -1, "do_train": False, "do_eval": False,
+    "do_predict": False, "gradient_checkpointing": False, "deepspeed": None, "fsdp": "", "max_steps": -1,
+    "resume_from_checkpoint": None, "eval_strategy": "no", "evaluation_strategy": "no", "push_to_hub": False,
+    "num_train_epochs": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
+    "learning_rate": 5e-5, "load_best_model_at_end": False, "remove_unused_columns": True,
+}  # fmt: skip
+
+
+def sets_training(name: str) -> bool:
+    """Whether a class of that name holds training arguments."""
+    return name.rpartition(".")[2] in ("TrainingArguments", "Seq2SeqTrainingArguments", "SFTConfig")
 
 
 def is_plain(value: Any) -> bool:
@@ -229,7 +255,7 @@ def dotted(value: Any) -> str:
         return f"{value.name}()"
     if isinstance(value, Unknown):
         return value.text
-    if isinstance(value, Special):
+    if isinstance(value, (Special, Object, Function)):
         return value.name
     return type(value).__name__
 

@@ -39,6 +39,11 @@ TRAINERS = {
     "Trainer", "SFTTrainer", "Seq2SeqTrainer", "UnslothTrainer", "DPOTrainer", "ORPOTrainer", "KTOTrainer",
     "CPOTrainer", "RewardTrainer", "GRPOTrainer", "PPOTrainer",
 }  # fmt: skip
+ANSWERING = {"Trainer", "SFTTrainer", "Seq2SeqTrainer", "UnslothTrainer"}
+OPTIMIZERS = {
+    "AdamW", "Adam", "SGD", "Adafactor", "Lion", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit",
+    "PagedAdamW32bit", "Adam8bit", "FusedAdam", "DeepSpeedCPUAdam",
+}  # fmt: skip
 READERS = {"read_json", "read_csv", "read_excel", "read_parquet", "read_table", "read_pickle",
 "load_from_disk",
            "load_dataset", "from_json", "from_csv", "from_parquet", "from_text", "open"}  # fmt: skip
@@ -63,6 +68,7 @@ class Facts:
     formatting: Formatting | None = None
     answering: list[Call] = field(default_factory=list[Call])
     generate: Call | None = None
+    optimizer: Call | None = None
 
     def calls(self, *names: str) -> list[Call]:
         return [call for call in self.script.calls if call.last in names]
@@ -88,6 +94,16 @@ class Facts:
             if isinstance(one.value, Special) and one.value.name == "eos":
                 return one.line
         return 0
+
+    @property
+    def prefers(self) -> bool:
+        """Whether the trainer learns preferences or rewards, and no answers."""
+        return self.trainer is not None and self.trainer.last not in ANSWERING
+
+    @property
+    def by_command(self) -> bool:
+        """Whether a command line, which isn't here, sets the training arguments."""
+        return self.arguments is not None and self.arguments.inside == PARSED
 
     @property
     def in_unsloth(self) -> bool:
@@ -131,6 +147,7 @@ def gather(source: Source, script: Script) -> Facts:
     facts.arguments = _arguments(facts)
     facts.quantize = _quantize(facts)
     facts.generate = next((c for c in script.calls if c.last == "generate"), None)
+    facts.optimizer = next((c for c in script.calls if c.last in OPTIMIZERS), None)
     _data(facts)
     facts.formatting = _formatting(facts)
     return facts
@@ -183,9 +200,8 @@ def _arguments(facts: Facts) -> Call | None:
         return given
     if isinstance(given, Object):  # a dataclass of the script that is filled from the command line
         line = facts.trainer.line if facts.trainer else 0
-        return Call(
-            given.name, line, kwargs=given.attrs, lines=dict.fromkeys(given.attrs, line), inside=PARSED
-        )
+        lines = given.made_by.lines if given.made_by is not None else {}
+        return Call(given.name, line, kwargs=given.attrs, lines=dict(lines), inside=PARSED)
     found = [c for c in facts.script.calls if c.last in ARGUMENTS or c.last.endswith("TrainingArguments")]
     return found[-1] if found else None
 
@@ -229,6 +245,9 @@ def upstream(value: Any, depth: int = 0) -> Iterator[Call]:
         return
     if isinstance(value, Attr):
         yield from upstream(value.of, depth + 1)
+    elif isinstance(value, Object):  # a Dataset of the script's own
+        for one in value.attrs.values():
+            yield from upstream(one, depth + 1)
     elif isinstance(value, (list, tuple)):
         for one in value:
             yield from upstream(one, depth + 1)
@@ -244,19 +263,27 @@ def upstream(value: Any, depth: int = 0) -> Iterator[Call]:
 
 def _formatting(facts: Facts) -> Formatting | None:
     """The function whose result is trained on."""
+    if facts.prefers:
+        return None
     given = facts.trainer.kwargs.get("formatting_func") if facts.trainer else None
     for found in facts.script.formattings:
         if isinstance(given, Function) and found.function.node is given.node:
             return found
     lines = {call.line for call in facts.chain}
-    mapped = [f for f in facts.script.formattings if f.mapped and f.line in lines] or [
-        f for f in facts.script.formattings if f.mapped
-    ]
+    others = {call.line for call in facts.calls("map", "apply") if _of_others(facts, call)}
+    usable = [f for f in facts.script.formattings if f.line not in others]
+    mapped = [f for f in usable if f.mapped and f.line in lines] or [f for f in usable if f.mapped]
     useful = [f for f in mapped if any(_useful(way.result) for way in f.ways)]
     if useful:
         return useful[-1]
-    rest = [f for f in facts.script.formattings if any(_useful(way.result) for way in f.ways)]
+    rest = [f for f in usable if any(_useful(way.result) for way in f.ways)]
     return rest[0] if rest else None
+
+
+def _of_others(facts: Facts, call: Call) -> bool:
+    """Whether a mapping is of rows that another call reads than the one whose rows are trained on."""
+    read = next((one for one in upstream(call.of) if one.last in READERS), None)
+    return bool(facts.chain) and read is not None and facts.data is not None and read is not facts.data
 
 
 def _useful(result: Any) -> bool:
