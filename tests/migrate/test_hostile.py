@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from pathlib import Path
 
@@ -111,3 +112,40 @@ def test_a_notebook_of_200_cells_takes_less_than_two_seconds(tmp_path: Path) -> 
     assert time.process_time() - start < 2
     entry = next(e for e in found.draft.entries if e.theirs == "num_train_epochs")
     assert found.source.place(entry.line) == "cell 201 line 4"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.py")
+    with pytest.raises(SapwoodError, match="no file"):
+        bring(tmp_path / "train.py")
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-8-sig"])
+def test_a_script_that_is_no_utf_8_keeps_its_words(encoding: str, tmp_path: Path) -> None:
+    said = "def wording(row):\n    return {'text': '扮演甄嬛' + row['ask'] + ' => ' + row['answer']}\n"
+    path = tmp_path / "train.py"
+    path.write_bytes((said + TRAINS).replace("\n", "\r\n").encode(encoding))
+    assert "扮演甄嬛" in (bring(path).draft.template or "")
+
+
+def test_a_notebook_of_the_old_format_is_read(tmp_path: Path) -> None:
+    cells = [{"cell_type": "code", "input": TRAINS}]
+    path = tmp_path / "train.ipynb"
+    path.write_text(json.dumps({"nbformat": 3, "worksheets": [{"cells": cells}]}), encoding="utf-8")
+    assert bring(path).draft.settings["base.model"] == "hf:org/base"
+
+
+def test_a_command_that_goes_on_over_lines_is_left_out_whole(tmp_path: Path) -> None:
+    path = tmp_path / "train.ipynb"
+    source = '!pip install \\\n  "transformers==4.57.6" \\\n  peft\n' + TRAINS
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source}]}), encoding="utf-8")
+    found = bring(path)
+    assert not found.unfollowed
+    assert found.draft.settings["base.model"] == "hf:org/base"
+
+
+def test_options_of_a_script_name_the_script_that_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "run.sh"
+    path.write_text("accelerate launch --num_processes 4 src/train.py --lr 1e-4\n", encoding="utf-8")
+    with pytest.raises(SapwoodError, match=r"bring src/train\.py"):
+        bring(path)

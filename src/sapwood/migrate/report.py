@@ -52,7 +52,7 @@ def lines(found: Migration, *, zh: bool) -> list[str]:
     if found.unfollowed:
         out += ["", f"{word['unfollowed']}:"]
         out += [
-            f"  {found.source.place(one.line)}: {one.zh if zh else one.en}: {shown(one.text)}"
+            f"  {found.source.place(one.line, zh=zh)}: {one.zh if zh else one.en}: {shown(one.text)}"
             for one in found.unfollowed
         ]
     return out
@@ -69,7 +69,7 @@ def ordered(found: Migration) -> list[Entry]:
 
 
 def entry_line(found: Migration, entry: Entry, *, zh: bool) -> str:
-    place = found.source.place(entry.line)
+    place = found.source.place(entry.line, zh=zh)
     theirs = (
         f"{entry.theirs}={shown(entry.value)}"
         if entry.theirs and entry.value
@@ -84,7 +84,7 @@ def entry_line(found: Migration, entry: Entry, *, zh: bool) -> str:
 
 
 def _fault_lines(found: Migration, fault: Fault, *, zh: bool) -> list[str]:
-    place = found.source.place(fault.line)
+    place = found.source.place(fault.line, zh=zh)
     quoted = found.source.text(fault.line).strip()[:120]
     return [
         f"  {place or '–'} · {fault.name} · {fault.zh if zh else fault.en}",
@@ -103,7 +103,7 @@ def to_facts(found: Migration, *, zh: bool) -> dict[str, Any]:
         "lines": [
             {
                 "line": entry.line,
-                "place": found.source.place(entry.line),
+                "place": found.source.place(entry.line, zh=zh),
                 "theirs": entry.theirs,
                 "value": entry.value,
                 "state": entry.state,
@@ -119,7 +119,7 @@ def to_facts(found: Migration, *, zh: bool) -> dict[str, Any]:
                 "name": fault.name,
                 "level": fault.level,
                 "line": fault.line,
-                "place": found.source.place(fault.line),
+                "place": found.source.place(fault.line, zh=zh),
                 "why": fault.zh if zh else fault.en,
                 "source": fault.source,
             }
@@ -128,7 +128,7 @@ def to_facts(found: Migration, *, zh: bool) -> dict[str, Any]:
         "unfollowed": [
             {
                 "line": one.line,
-                "place": found.source.place(one.line),
+                "place": found.source.place(one.line, zh=zh),
                 "text": one.text,
                 "why": one.zh if zh else one.en,
             }

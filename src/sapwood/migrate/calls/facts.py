@@ -50,6 +50,13 @@ READERS = {"read_json", "read_csv", "read_excel", "read_parquet", "read_table", 
 BUILDERS = {"json", "csv", "text", "parquet", "pandas", "arrow", "xml", "webdataset"}
 
 
+_TRAINED = ("model", "args", "data_collator", "train_dataset", "eval_dataset")
+_PLACES = {  # arguments by place
+    "Trainer": _TRAINED, "SFTTrainer": _TRAINED, "Seq2SeqTrainer": _TRAINED, "UnslothTrainer": _TRAINED,
+    **dict.fromkeys(ARGUMENTS, ("output_dir",)),
+}  # fmt: skip
+
+
 @dataclass(slots=True)
 class Facts:
     """The calls that decide a run; None where the script has none."""
@@ -137,6 +144,10 @@ def gather(source: Source, script: Script) -> Facts:
     loads = [call for call in script.calls if loads_model(call)]
     facts.trainer = _last(call for call in script.calls if call.last in TRAINERS)
     trained = _end_of_training(script)
+    for call in script.calls:
+        for name, value in zip(_PLACES.get(call.last, ()), call.args, strict=False):
+            call.kwargs.setdefault(name, value)
+            call.lines.setdefault(name, call.line)
     facts.base = next((c for c in loads if script.calls.index(c) < trained), loads[0] if loads else None)
     facts.answering = [c for c in loads if c is not facts.base and script.calls.index(c) >= trained]
     facts.tokenizer = next(
@@ -194,8 +205,6 @@ def _adapter(facts: Facts) -> Call | None:
 
 def _arguments(facts: Facts) -> Call | None:
     given = facts.trainer.kwargs.get("args") if facts.trainer else None
-    if given is None and facts.trainer is not None and len(facts.trainer.args) > 1:
-        given = facts.trainer.args[1]
     if isinstance(given, Call) and given.last in ARGUMENTS:
         return given
     if isinstance(given, Object):  # a dataclass of the script that is filled from the command line

@@ -216,9 +216,9 @@ def _adapter(draft: Draft, facts: Facts) -> None:
         if "Fast" in call.name:
             for key, value in (("lora.rank", 16), ("lora.alpha", 16), ("lora.dropout", 0.0)):
                 draft.default(key, value, "", "the default there", "那边的默认值")
-        else:
+        elif "**" not in call.kwargs:
             defaults(draft, "hf:lora")
-        if "target_modules" not in call.kwargs or call.kwargs["target_modules"] is None:
+        if "**" not in call.kwargs and call.kwargs.get("target_modules") is None:
             _default_targets(draft, facts)
     else:
         _keywords(draft, "hf:lora", call)
@@ -268,14 +268,14 @@ def _training(draft: Draft, facts: Facts) -> None:
                 facts.arguments.line,
                 facts.arguments.last,
                 "",
-                "these come from the command line: bring it too, or set them",
-                "这些来自命令行：请一并提供，或自行设置",
+                "these come from the command line: set what it gave",
+                "这些来自命令行：请把命令行给的值写进配置",
             )
         _keywords(draft, "hf:train", _known_arguments(draft, facts.arguments))
         own = facts.arguments.last
         if "per_device_train_batch_size" not in facts.arguments.kwargs and "**" not in facts.arguments.kwargs:
             draft.micro = 8
-        if "gradient_checkpointing" not in facts.arguments.kwargs and own not in ("SFTConfig",):
+        if not facts.arguments.kwargs.keys() & {"gradient_checkpointing", "**"} and own not in ("SFTConfig",):
             draft.default(
                 "train.gradient_checkpointing",
                 bool(facts.in_unsloth),
@@ -283,7 +283,8 @@ def _training(draft: Draft, facts: Facts) -> None:
                 "the default there",
                 "那边的默认值",
             )
-        defaults(draft, "hf:train")
+        if "**" not in facts.arguments.kwargs:
+            defaults(draft, "hf:train")
         draft.settle()
     if facts.trainer is not None:
         _keywords(draft, "hf:trainer", facts.trainer)

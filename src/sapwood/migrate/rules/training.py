@@ -213,7 +213,7 @@ def packing(case: Case) -> Iterator[Hit]:
 @rule("no-held-out")
 def held_out(case: Case) -> Iterator[Hit]:
     trainer = case.facts.trainer
-    if trainer is not None and case.facts.argument("eval_dataset") is None and len(trainer.args) < 5:
+    if trainer is not None and case.facts.argument("eval_dataset") is None:
         yield hit(trainer.line)
 
 

@@ -43,12 +43,14 @@ class Formatting:
 
 @dataclass(slots=True)
 class Script:
-    """Everything that was found."""
+    """Everything that was found. guessed: tests that nothing is known of. optional: tests of options that a
+    command line may set, and what their defaults give."""
 
     calls: list[Call] = field(default_factory=list[Call])
     assigned: list[Assigned] = field(default_factory=list[Assigned])
     undefined: dict[str, int] = field(default_factory=dict[str, int])
     guessed: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    optional: list[tuple[str, bool, int]] = field(default_factory=list[tuple[str, bool, int]])
     imported: dict[str, int] = field(default_factory=dict[str, int])
     formattings: list[Formatting] = field(default_factory=list[Formatting])
     classes: list[Class] = field(default_factory=list[Class])

@@ -194,7 +194,7 @@ def _parsed(parser: Call, name: str) -> Any:
             fields[argument.kwargs.get("dest") or long.lstrip("-").replace("-", "_")] = _argument(
                 argument, long
             )
-    values = Object("args", fields)
+    values = Object("args", fields, parsed=True)
     return (values, []) if name == "parse_known_args" else values
 
 
@@ -209,7 +209,7 @@ def _argument(argument: Call, name: str) -> Any:
 
 def _default_of(made: Any, line: int) -> Any:
     if isinstance(made, Class):
-        return Object(made.node.name, dict(made.fields), made)
+        return Object(made.node.name, dict(made.fields), made, parsed=True)
     return Call(dotted(made), line, inside=PARSED)
 
 
@@ -259,7 +259,7 @@ def _keyed(machine: Walker, name: str, args: list[Any], kwargs: dict[str, Any], 
     """``dict(a=1)`` and ``Namespace(a=1)``."""
     whole = {**(args[0] if args and isinstance(args[0], dict) else {}), **kwargs}
     if name != "dict":
-        return Object("args", whole)
+        return Object("args", whole, parsed=True)
     machine.key_lines[id(whole)] = lines
     machine.script.kept.append(whole)
     return whole

@@ -195,6 +195,7 @@ class Machine:
         """What a test gives; where that isn't known, what is supposed, which is written down."""
         value = self.value(test, env)
         if not isinstance(value, (Unknown, Call, Attr, Field, Len)) and not _symbolic(value):
+            self._note_option(test, bool(value), env)
             return bool(value)
         text = ast.unparse(test)
         if isinstance(test, ast.Compare) and "len(" in text and self.choices is not None:
@@ -209,6 +210,13 @@ class Machine:
         answer = self.choices[at] if at < len(self.choices) else True
         self.supposed.append((text, answer, test.lineno))
         return answer
+
+    def _note_option(self, test: ast.expr, answer: bool, env: Env) -> None:
+        """An option of a command line decides, by its default."""
+        named = [node.value for node in ast.walk(test) if isinstance(node, ast.Attribute)]
+        holders = [env.get(node.id) for node in named if isinstance(node, ast.Name)]
+        if any(isinstance(of, Object) and of.parsed for of in holders):
+            self.script.optional.append((ast.unparse(test), answer, test.lineno))
 
     def _for(self, node: ast.For, env: Env) -> None:
         values = self.value(node.iter, env)

@@ -178,11 +178,15 @@ class Module:
 
 @dataclass(slots=True, eq=False)
 class Object:
-    """An instance with known attributes: of a class of the script, or what argparse returns."""
+    """An instance with known attributes: of a class of the script, or what argparse returns.
+
+    parsed: a command line may change them.
+    """
 
     name: str
     attrs: dict[str, Any]
     made_by: Class | None = None
+    parsed: bool = False
 
     def items(self) -> dict[str, Any]:
         """What ``vars()`` gives, a library's own defaults among it."""
