@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
-from sapwood.config.sections import Method
+from sapwood.config.kinds import Method
 from sapwood.errors import ModelError, Problem
 from sapwood.types import Batch, Head, LossSum
 
