@@ -184,3 +184,28 @@ SFTTrainer(net, SFTConfig("out"), train_dataset=load_dataset("org/rows"), proces
 def test_places_are_said_in_chinese_too(tmp_path: Path) -> None:
     source = brought("net = AutoModelForCausalLM.from_pretrained('org/base')\n", tmp_path).source
     assert (source.place(3), source.place(3, zh=True)) == ("line 3", "第 3 行")
+
+
+@pytest.mark.parametrize(
+    ("family", "model"),
+    [
+        ("bloom", "bigscience/bloomz-7b1"),
+        ("gpt2", "gpt2"),
+        ("gpt2", "openai-community/gpt2-xl"),
+        ("gpt_neox", "EleutherAI/pythia-12b"),
+        ("gptj", "EleutherAI/gpt-j-6b"),
+        ("gpt_bigcode", "bigcode/starcoderbase"),
+        ("falcon", "tiiuae/falcon-7b"),
+        ("mpt", "mosaicml/mpt-7b"),
+        ("codegen", "Salesforce/codegen-350M-mono"),
+        ("phi", "microsoft/phi-2"),
+        ("opt", "facebook/opt-350m"),
+        ("qwen2", "Qwen/Qwen2.5-0.5B"),
+        ("llama", "meta-llama/Llama-3.1-8B"),
+    ],
+)
+def test_targets_that_are_not_set_are_pefts_own(family: str, model: str, tmp_path: Path) -> None:
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
+
+    text = f'get_peft_model(AutoModelForCausalLM.from_pretrained("{model}"), LoraConfig(r=4))\n'
+    assert brought(text, tmp_path).draft.settings["lora.targets"] == TARGETS[family]

@@ -43,6 +43,12 @@ def test_every_fact_is_right_or_said_to_be_unknown(case: dict[str, Any], tmp_pat
     assert "resists" not in case or any(case["resists"] in one.text for one in found.unfollowed)
 
 
+def test_there_are_at_least_forty_of_them_and_notebooks_among_them() -> None:
+    links = [case["link"] for case in CASES]
+    assert len(set(links)) == len(links) >= 40
+    assert sum("cells" in case for case in CASES) >= 6
+
+
 def test_a_function_that_cannot_be_followed_is_said_with_its_line(tmp_path: Path) -> None:
     found = brought(CASES[0], tmp_path)
     assert any("Wording().full" in one.text and one.line for one in found.unfollowed)
