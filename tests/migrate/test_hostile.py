@@ -85,6 +85,29 @@ def test_a_script_made_to_hang_or_to_crash_does_neither(text: str, tmp_path: Pat
     assert time.process_time() - start < 10
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = load()\n" + "x = concat(x, x)\n" * 200,
+        "class C:\n    def __init__(self):\n        self.a = self.b = self.c = self\nx = C()\n",
+        "class C:\n    def __init__(self):\n        self.a = C()\n        self.b = C()\nx = C()\n",
+        "x = []\nx.append(x)\nx.append(x)\n",
+        "x, y = [], []\nx.append(y)\ny.append(x)\n",
+        "x = {}\nx['a'] = x\n",
+        "x = [1]\n" + "x = [x, x]\n" * 80,
+        "x = [1] * 4096\n" + "x = [x] * 4096\n" * 5,
+        "x = []\n" + "x = [x]\n" * 3000,
+        "x = 'a'\n" + "x = [x + x for _ in range(64)]\n" * 30,
+    ],
+)
+def test_rows_that_come_through_themselves_are_followed_once(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(text + TRAINS.replace("model=model,", "model=model, train_dataset=x,"), encoding="utf-8")
+    start = time.process_time()
+    assert bring(path).draft.settings["base.model"] == "hf:org/base"
+    assert time.process_time() - start < 10
+
+
 @pytest.mark.parametrize("name", ["a.ipynb", "a.py", "a.md", "a.sh", "a.yaml", "a.bin", "a.xyz"])
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe\x00", b"{" * 3000, b"\x80\x04.", b"%PDF-1.4"])
 def test_damaged_files_are_refused_in_words(name: str, data: bytes, tmp_path: Path) -> None:
@@ -112,6 +135,13 @@ def test_a_notebook_of_200_cells_takes_less_than_two_seconds(tmp_path: Path) -> 
     assert time.process_time() - start < 2
     entry = next(e for e in found.draft.entries if e.theirs == "num_train_epochs")
     assert found.source.place(entry.line) == "cell 201 line 4"
+
+
+def test_values_that_lie_too_deep_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("x = load()\n" + "x = x.a\n" * 3000 + "print(x.b())\n" + TRAINS, encoding="utf-8")
+    with pytest.raises(SapwoodError, match="deeper than can be followed"):
+        bring(path)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:

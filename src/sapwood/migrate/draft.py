@@ -69,7 +69,8 @@ class Draft:
         self.entries.append(Entry(line, theirs, show(shown), "unread", "", "", en, zh, matters))
 
     def default(self, key: str, value: Any, theirs: str, en: str, zh: str) -> None:
-        if key not in self.settings and key not in self.unknown:
+        decided = key == "train.epochs" and "train.max_steps" in self.settings
+        if key not in self.settings and key not in self.unknown and not decided:
             self.settings[key] = value
             self.entries.append(Entry(0, theirs, show(value), "default", key, show(value), en, zh))
 

@@ -44,6 +44,14 @@ class Migration:
 
 def bring(path: Path) -> Migration:
     """Raises DataError where it can't be read, or is nothing that trains."""
+    try:
+        return _brought(path)
+    except RecursionError:
+        why = "its values lie in each other deeper than can be followed"
+        raise DataError("this file isn't understood", str(path), why, "bring the part that trains") from None
+
+
+def _brought(path: Path) -> Migration:
     if path.is_dir() or path.suffix == ".bin" or path.name == "adapter_config.json":
         draft, source, kind = read_folder(path)
         return _of_tool(draft, source, kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,7 @@ READERS = {"read_json", "read_csv", "read_excel", "read_parquet", "read_table", 
 BUILDERS = {"json", "csv", "text", "parquet", "pandas", "arrow", "xml", "webdataset"}
 
 
+MAX_STREAM = 400  # values that a dataset is followed through
 _TRAINED = ("model", "args", "data_collator", "train_dataset", "eval_dataset")
 _PLACES = {  # arguments by place
     "Trainer": _TRAINED, "SFTTrainer": _TRAINED, "Seq2SeqTrainer": _TRAINED, "UnslothTrainer": _TRAINED,
@@ -248,26 +249,25 @@ def _of_rows(call: Call) -> bool:
     )
 
 
-def upstream(value: Any, depth: int = 0) -> Iterator[Call]:
-    """The calls that a dataset came through, last first."""
-    if depth > 24:
+def upstream(value: Any, seen: set[int] | None = None) -> Iterator[Call]:
+    """The calls that a dataset came through, last first; each once."""
+    seen = set[int]() if seen is None else seen
+    if id(value) in seen or len(seen) > MAX_STREAM:
         return
+    seen.add(id(value))
+    inner: Iterable[Any] = ()
     if isinstance(value, Attr):
-        yield from upstream(value.of, depth + 1)
+        inner = (value.of,)
     elif isinstance(value, Object):  # a Dataset of the script's own
-        for one in value.attrs.values():
-            yield from upstream(one, depth + 1)
+        inner = value.attrs.values()
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from upstream(one, depth + 1)
+        inner = value
     elif isinstance(value, Call):
         yield value
-        if value.of is not None:
-            yield from upstream(value.of, depth + 1)
-        if value.last not in READERS:
-            for one in (*value.args, *value.kwargs.values()):
-                if isinstance(one, (Call, Attr, list)):
-                    yield from upstream(one, depth + 1)
+        given = () if value.last in READERS else (*value.args, *value.kwargs.values())
+        inner = (value.of, *(one for one in given if isinstance(one, (Call, Attr, list))))
+    for one in inner:
+        yield from upstream(one, seen)
 
 
 def _formatting(facts: Facts) -> Formatting | None:

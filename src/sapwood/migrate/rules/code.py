@@ -208,16 +208,13 @@ def append(case: Case) -> Iterator[Hit]:
 @rule("open-without-encoding")
 def no_encoding(case: Case) -> Iterator[Hit]:
     for call in case.facts.script.calls:
-        path, mode = (
-            first(call, "file"),
-            str(call.args[1] if len(call.args) > 1 else call.kwargs.get("mode", "r")),
-        )
+        path, mode = first(call, "file"), call.args[1] if len(call.args) > 1 else call.kwargs.get("mode", "r")
         text = isinstance(path, str) and path.endswith((".json", ".jsonl", ".csv", ".txt"))
         if (
             call.last == "open"
             and call.of is None
             and text
-            and "b" not in mode
+            and not (isinstance(mode, str) and "b" in mode)
             and "encoding" not in call.kwargs
         ):
             yield hit(call.line)

@@ -12,6 +12,7 @@ from sapwood.migrate.script.classes import instance
 from sapwood.migrate.script.found import Env, Walker
 from sapwood.migrate.script.strings import STRINGS, is_tokenizer, string_method, tokenize, tokenizer_method
 from sapwood.migrate.script.values import (
+    MAX_HELD,
     PARSED,
     Attr,
     Call,
@@ -30,6 +31,7 @@ from sapwood.migrate.script.values import (
     Unknown,
     as_ids,
     dotted,
+    is_too_much,
 )
 
 _SAME = {"list", "tuple", "copy", "deepcopy", "clone", "tolist", "tensor", "LongTensor", "array", "asarray",
@@ -154,6 +156,8 @@ def _only(value: Any) -> Any:
 
 
 def _grow(values: list[Any], name: str, args: list[Any]) -> None:
+    if is_too_much(args, values) or len(values) > MAX_HELD:
+        return
     if name == "append" and args:
         values.append(args[0])
     elif name == "insert" and len(args) == 2 and isinstance(args[0], int):

@@ -34,6 +34,7 @@ from sapwood.migrate.script.values import (
     Unknown,
     as_ids,
     dotted,
+    is_too_much,
 )
 
 MAX_STEPS = 200_000  # statements and expressions that are looked at
@@ -60,6 +61,7 @@ class Machine:
         self.steps = 0
         self.depth = 0
         self.inside: list[str] = []
+        self.running: list[int] = []
         self.choices: list[bool] | None = None
         self.supposed: list[tuple[str, bool, int]] = []
         self.key_lines: dict[int, dict[str, int]] = {}
@@ -73,9 +75,9 @@ class Machine:
             return Unknown(ast.unparse(node)[:80], node.lineno)
         self.depth += 1
         try:
-            if isinstance(node, ast.Call):
-                return call(self, node, env)
-            return evaluate(self, node, env)
+            found = call(self, node, env) if isinstance(node, ast.Call) else evaluate(self, node, env)
+            made = isinstance(found, (list, tuple, dict)) and not isinstance(node, (ast.Name, ast.Constant))
+            return Unknown(ast.unparse(node)[:80], node.lineno) if made and is_too_much(found) else found
         finally:
             self.depth -= 1
 
@@ -157,6 +159,8 @@ class Machine:
             self.bind(target.value, self._masked(ids, target, value, env), env)
             return
         key = self.value(target.slice, env)
+        if isinstance(of, dict) and is_too_much(value, of):
+            return
         if isinstance(of, dict) and isinstance(key, str):
             of[key] = value
             self.key_lines.setdefault(id(of), {})[key] = target.lineno
@@ -266,11 +270,12 @@ class Machine:
 
     def apply(self, function: Function, args: Sequence[Any], kwargs: dict[str, Any], line: int) -> Any:
         """What one of the script's own functions returns."""
-        if len(self.inside) >= MAX_DEPTH or self.inside.count(function.name) > 1:
+        if len(self.inside) >= MAX_DEPTH or self.running.count(id(function.node)) > 1:
             return Unknown(f"{function.name}()", line)
         self.called.add(id(function.node))
         env = self._frame(function, args, kwargs)
         self.inside.append(function.name)
+        self.running.append(id(function.node))
         try:
             if isinstance(function.node, ast.Lambda):
                 return self.value(function.node.body, env)
@@ -281,6 +286,7 @@ class Machine:
             return Unknown(f"{function.name}() ends by {skipped.args[0]}", line)
         finally:
             self.inside.pop()
+            self.running.pop()
         return None
 
     def _frame(self, function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> Env:

@@ -132,7 +132,7 @@ class Row:
     columns: Mapping[str, Any]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Call:
     """A call of something that isn't defined in the script.
 
@@ -176,7 +176,7 @@ class Module:
     name: str
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Object:
     """An instance with known attributes: of a class of the script, or what argparse returns.
 
@@ -194,7 +194,7 @@ class Object:
         return {**inherited, **self.attrs}
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Class:
     """parent: dotted name of a library's class that it is made from. lines: of each field."""
 
@@ -205,7 +205,7 @@ class Class:
     methods: dict[str, Function] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Function:
     """preset: arguments that are given already. owner: the object that it is a method of."""
 
@@ -225,6 +225,7 @@ class Function:
 
 
 MAX_TEXT = 1 << 18  # characters of a text that a script puts together
+MAX_HELD, MAX_NESTED = 5_000, 50  # values of a list or dict, with those inside of them
 PARSED = "command line"  # Call.inside of arguments that a parser makes
 PLAIN = (str, int, float, bool, type(None))
 UNSET: dict[str, Any] = {  # training arguments that a command line needn't name
@@ -239,6 +240,21 @@ UNSET: dict[str, Any] = {  # training arguments that a command line needn't name
 def sets_training(name: str) -> bool:
     """Whether a class of that name holds training arguments."""
     return name.rpartition(".")[2] in ("TrainingArguments", "Seq2SeqTrainingArguments", "SFTConfig")
+
+
+def is_too_much(value: Any, into: Any = None) -> bool:
+    """Whether lists and dicts hold more than can be looked through, or what they are to be put `into`."""
+    todo, seen = [(value, 0)], 0
+    while todo:
+        one, depth = todo.pop()
+        seen += 1
+        if seen > MAX_HELD or depth > MAX_NESTED or (into is not None and one is into):
+            return True
+        if isinstance(one, (list, tuple)):
+            todo += [(inner, depth + 1) for inner in one]
+        elif isinstance(one, dict):
+            todo += [(inner, depth + 1) for inner in one.values()]
+    return False
 
 
 def is_plain(value: Any) -> bool:
