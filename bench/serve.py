@@ -111,10 +111,16 @@ def measure(
     ours, theirs = ([_quantile(side.first, q) for q in (0.5, 0.99)] for side in sides)
     rates = [side.tokens / side.seconds for side in sides]
     return {
-        "name": f"{callers} callers", "ours": rates[0], "llama": rates[1], "ratio": rates[0] / rates[1],
-        "first_p50": ours[0], "first_p99": ours[1], "llama_first_p50": theirs[0], "llama_first_p99": theirs[1],
+        "name": f"{callers} callers",
+        "ours": rates[0],
+        "llama": rates[1],
+        "ratio": rates[0] / rates[1],
+        "first_p50": ours[0],
+        "first_p99": ours[1],
+        "llama_first_p50": theirs[0],
+        "llama_first_p99": theirs[1],
         "first_p99_ratio": ours[1] / theirs[1],
-    }  # fmt: skip
+    }
 
 
 def _quantile(values: Sequence[float], q: float) -> float:
