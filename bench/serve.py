@@ -88,7 +88,7 @@ async def load(side: Side, prompts: Sequence[Sequence[int]], callers: int, token
         async with gate:
             return await ask(session, side, ids, tokens)
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
         began = time.perf_counter()
         found = await asyncio.gather(*(one(session, ids) for ids in prompts))
         side.seconds += time.perf_counter() - began
