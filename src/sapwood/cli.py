@@ -11,7 +11,7 @@ import typer
 from sapwood.commands.line.entry import run
 from sapwood.commands.line.help import Verb, first_steps, group
 from sapwood.commands.line.nested import data_app, model_app
-from sapwood.commands.line.options import RUNS, Config, Json, Moved, Overrides, Runs, Spill
+from sapwood.commands.line.options import RUNS, Config, Json, Moved, Overrides, Runs, Spill, Template
 
 app = group(
     name="sapwood",
@@ -126,17 +126,48 @@ def resume(
 
 @verb()
 def verify(
-    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    run: Annotated[
+        str, typer.Argument(help="a run's id, name, folder, or `last`; or an adapter", metavar="RUN|ADAPTER")
+    ] = "last",
     runs: Runs = RUNS,
     repair: Annotated[
         bool, typer.Option("--repair", help="set damaged parts aside, so that `sapwood resume` goes on")
     ] = False,
+    base: Moved = None,
+    template: Template = None,
     json: Json = False,
 ) -> None:
     """Read every byte of a run and hold it against what was written."""
     from sapwood.commands.verify import verify_run
 
-    verify_run(run, runs, repair=repair, as_json=json)
+    verify_run(run, runs, repair=repair, base=base, template=template, as_json=json)
+
+
+@verb()
+def adopt(
+    adapter: Annotated[Path, typer.Argument(help="what PEFT, mlx-lm or llama.cpp has", metavar="ADAPTER")],
+    base: Moved = None,
+    template: Template = None,
+    system: Annotated[
+        str | None, typer.Option(help="system prompt that it was trained with", metavar="TEXT")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="rows that it should know: its loss on them must be lower"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="folder to create; default: beside the weights", metavar="DIR"),
+    ] = None,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Prove an adapter of another program, and write the sapwood.json that it lacks."""
+    from sapwood.commands.adopt import adopt_adapter
+
+    adopt_adapter(
+        adapter, runs, base=base, template=template, system=system, data=data, out=out, as_json=json
+    )
 
 
 @verb(name="runs")
@@ -174,6 +205,7 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 128,
     seed: Annotated[int, typer.Option(help="of the bootstrap", metavar="N")] = 0,
     base: Moved = None,
+    template: Template = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -181,11 +213,14 @@ def evaluate(
     from sapwood.commands.eval import answer_prompts, eval_run
 
     if prompts is not None:
-        answer_prompts(run, runs, prompts, base=base, max_new_tokens=max_new_tokens, as_json=json)
+        answer_prompts(
+            run, runs, prompts, base=base, template=template, max_new_tokens=max_new_tokens, as_json=json
+        )
         return
     eval_run(
-        run, runs, data, base=base, answers=answers, max_new_tokens=max_new_tokens, seed=seed, as_json=json
-    )
+        run, runs, data, base=base, template=template, answers=answers, max_new_tokens=max_new_tokens,
+        seed=seed, as_json=json,
+    )  # fmt: skip
 
 
 @verb()
@@ -240,6 +275,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 256,
     seed: Annotated[int, typer.Option(help="of the sampling", metavar="N")] = 0,
     base: Moved = None,
+    template: Template = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -253,7 +289,15 @@ def chat(
     )  # fmt: skip
     raise typer.Exit(
         start_chat(
-            target, runs, settings, system=system, prompt=prompt, compare=compare, base=base, as_json=json
+            target,
+            runs,
+            settings,
+            system=system,
+            prompt=prompt,
+            compare=compare,
+            base=base,
+            template=template,
+            as_json=json,
         )
     )
 
@@ -283,9 +327,13 @@ def export(
     run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
     to: Annotated[str, typer.Option(help="merged, gguf-adapter, gguf or ollama", metavar="FORM")],
     file_type: Annotated[
-        str, typer.Option("--type", help="of a whole GGUF model: F16 or Q8_0", metavar="TYPE")
+        str,
+        typer.Option(
+            "--type", help="of a whole GGUF model: F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS …", metavar="TYPE"
+        ),
     ] = "F16",
     base: Moved = None,
+    template: Template = None,
     onto: Annotated[
         str | None,
         typer.Option("--onto", help="merged: also try this base, in full precision", metavar="MODEL"),
@@ -300,7 +348,9 @@ def export(
     """Write what was trained in the form that another program runs, checked against what was trained."""
     from sapwood.commands.export import export_target
 
-    export_target(run, runs, to=to, file_type=file_type, base=base, onto=onto, out=out, as_json=json)
+    export_target(
+        run, runs, to=to, file_type=file_type, base=base, template=template, onto=onto, out=out, as_json=json
+    )
 
 
 @verb()

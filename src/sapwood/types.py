@@ -227,8 +227,6 @@ class BaseSpec:
         tokenizer: a transformers fast tokenizer, with its chat template if it has one.
         hf_config: the transformers config.
         stop_ids: ids on which generation stops (generation config and tokenizer).
-        unpackable: why the architecture can't take packed segments (state-space layers, say); empty where it
-            can.
         notes: what was set right or left out while it was read, for a person.
     """
 
@@ -238,7 +236,6 @@ class BaseSpec:
     tokenizer: Any
     hf_config: Any
     stop_ids: tuple[int, ...]
-    unpackable: str = ""
     notes: tuple[str, ...] = ()
 
 

@@ -33,7 +33,14 @@ TRAINED: dict[str, dict[str, Any]] = {
     "minicpm3": {},
     "mixtral": {},
 }
-REFUSED = {"gpt_oss": "s_aux", "gpt2": "can't be trained", "stablelm": "doesn't hand on", "qwen3_next": ""}
+ALONE = {  # and why
+    "gpt_oss": "it asks for s_aux",
+    "stablelm": "doesn't hand on",
+    "falcon": "",
+    "qwen3_next": "",
+    "lfm2": "the loss of a pack is",
+    "mamba": "",
+}
 
 
 def spec_of(kind: str, **values: Any) -> BaseSpec:
@@ -50,11 +57,23 @@ def test_a_full_size_config_is_tried_out_on_a_tiny_copy(kind: str) -> None:
     assert spec.hf_config.to_dict() == before and torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_trained_is_refused_with_its_reason(kind: str) -> None:
-    with pytest.raises(ModelError, match=REFUSED[kind]) as caught:
-        try_out(spec_of(kind), LoraConfig())
+@pytest.mark.parametrize("kind", ALONE)
+def test_a_model_that_a_pack_would_spoil_takes_each_row_alone(kind: str) -> None:
+    trial = try_out(spec_of(kind), LoraConfig())
+    assert trial.alone and ALONE[kind] in trial.why and trial.rows == 3
+
+
+def test_what_cannot_be_trained_is_refused_with_its_reason() -> None:
+    with pytest.raises(ModelError, match="models can't be trained") as caught:
+        try_out(spec_of("gpt2"), LoraConfig())
     assert all(problem.mend and "/tmp" not in problem.where for problem in caught.value.problems)
+
+
+def test_a_config_that_wants_packs_gets_them_or_the_reason() -> None:
+    assert not try_out(spec_of("llama"), LoraConfig(), "together").alone
+    assert try_out(spec_of("llama"), LoraConfig(), "alone").why == ""
+    with pytest.raises(ModelError, match="the loss of a pack is"):
+        try_out(spec_of("lfm2"), LoraConfig(), "together")
 
 
 def test_a_window_where_there_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,14 +81,14 @@ def test_a_window_where_there_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch
     rule = seam.Rule
     monkeypatch.setattr(seam, "Rule", lambda **values: rule(**values | {"window": WINDOW}))
     with pytest.raises(ModelError, match="the loss of a pack is"):
-        try_out(spec_of("exaone4", **HALF_SLIDING), LoraConfig())
+        try_out(spec_of("exaone4", **HALF_SLIDING), LoraConfig(), "together")
 
 
 def test_a_gradient_that_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = seam.attend
     monkeypatch.setattr(seam, "attend", lambda query, key, *rest: attend(query, key.detach(), *rest))
     with pytest.raises(ModelError, match="the gradient of"):
-        try_out(spec_of("llama"), LoraConfig())
+        try_out(spec_of("llama"), LoraConfig(), "together")
 
 
 @pytest.mark.parametrize("method", ["rslora", "dora", "pissa", "ia3", "prefix", "full"])

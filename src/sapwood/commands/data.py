@@ -25,7 +25,7 @@ def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
     from sapwood.train.trial import tried
 
     config = load_config(path, overrides)
-    study = tried(study_config(config), config)
+    study, config = tried(study_config(config), config)
     device = device_for(config.base.device_map)
     memory = choose_plan(study, config, device)
     expected = estimate(study, settled(config, memory, device), device)
@@ -133,6 +133,14 @@ def trial_lines(proof: Mapping[str, Any]) -> list[str]:
     trial = proof.get("trial")
     if trial is None:
         return []
+    if trial["alone"]:
+        why = (f"a pack isn't exact for this model: {trial['why']}",) if trial["why"] else ()
+        lines = (
+            "each row has a forward pass of its own; beginnings that rows share cost each time",
+            *why,
+            "a tiny random copy gives the loss and the gradient of plain PEFT, and its adapter opens again",
+        )
+        return _under("trial", lines)
     over = f", each longer than the window of {trial['window']}," if trial["window"] else ""
     return [
         f"trial      on a tiny random copy of the model a pack of {trial['rows']} rows{over} gives the loss",

@@ -141,7 +141,7 @@ def give_up_rights() -> None:
 
 def _refuse_events(event: str, arguments: Any) -> None:
     if event.startswith(_FORBIDDEN) and not (event == "import" and arguments[0] in sys.modules):
-        sys.stderr.write(f"it tried what a DataFrame never does: {event}\n")
+        sys.stderr.write(f"it tried what no file of data does: {event}\n")
         sys.stderr.flush()
         os._exit(REFUSED)
 
