@@ -33,7 +33,9 @@ from tests.base.tiny import VOCAB_SIZE, tiny_tokenizer
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LFM2, which has short convolutions beside attention, and rows that share a beginning."""
     folder = tmp_path_factory.mktemp("alone")
-    config: Any = CONFIG_MAPPING["lfm2"](vocab_size=VOCAB_SIZE)
+    config: Any = CONFIG_MAPPING["lfm2"](
+        vocab_size=VOCAB_SIZE, num_hidden_layers=4, layer_types=["conv", "full_attention"] * 2
+    )
     for key in ("bos_token_id", "pad_token_id", "eos_token_id"):
         setattr(config, key, {"eos_token_id": 2}.get(key, 0))
     tiny_model(config, folder / "base", vocabulary=VOCAB_SIZE)

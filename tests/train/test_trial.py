@@ -41,6 +41,7 @@ ALONE = {  # and why
     "lfm2": "the loss of a pack is",
     "mamba": "",
 }
+CONVOLUTIONS: dict[str, Any] = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2}
 
 
 def spec_of(kind: str, **values: Any) -> BaseSpec:
@@ -59,7 +60,7 @@ def test_a_full_size_config_is_tried_out_on_a_tiny_copy(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ALONE)
 def test_a_model_that_a_pack_would_spoil_takes_each_row_alone(kind: str) -> None:
-    trial = try_out(spec_of(kind), LoraConfig())
+    trial = try_out(spec_of(kind, **(CONVOLUTIONS if kind == "lfm2" else {})), LoraConfig())
     assert trial.alone and ALONE[kind] in trial.why and trial.rows == 3
 
 
@@ -73,7 +74,7 @@ def test_a_config_that_wants_packs_gets_them_or_the_reason() -> None:
     assert not try_out(spec_of("llama"), LoraConfig(), "together").alone
     assert try_out(spec_of("llama"), LoraConfig(), "alone").why == ""
     with pytest.raises(ModelError, match="the loss of a pack is"):
-        try_out(spec_of("lfm2"), LoraConfig(), "together")
+        try_out(spec_of("lfm2", **CONVOLUTIONS), LoraConfig(), "together")
 
 
 def test_a_window_where_there_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
