@@ -163,7 +163,7 @@ def adopt(
     json: Json = False,
 ) -> None:
     """Prove an adapter of another program, and write the sapwood.json that it lacks."""
-    from sapwood.commands.adopt import adopt_adapter
+    from sapwood.commands.adapters.adopt import adopt_adapter
 
     adopt_adapter(
         adapter, runs, base=base, template=template, system=system, data=data, out=out, as_json=json
@@ -317,7 +317,7 @@ def combine(
     json: Json = False,
 ) -> None:
     """Several LoRA adapters of one base as one: their weighted sum."""
-    from sapwood.commands.combine import combine_adapters
+    from sapwood.commands.adapters.combine import combine_adapters
 
     combine_adapters(targets, out, weights=weights, how=how, base=base, runs=runs, as_json=json)
 

@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING
 from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_config
 from sapwood.compute.attention import seam
 from sapwood.config.sections import LoraConfig
-from sapwood.errors import ModelError
+from sapwood.errors import ModelError, SapwoodError
 from sapwood.train.trial import try_out
 from sapwood.types import BaseSpec
 
@@ -64,9 +64,13 @@ def test_a_model_that_a_pack_would_spoil_takes_each_row_alone(kind: str) -> None
     assert trial.alone and ALONE[kind] in trial.why and trial.rows == 3
 
 
-def test_what_cannot_be_trained_is_refused_with_its_reason() -> None:
-    with pytest.raises(ModelError, match="models can't be trained") as caught:
-        try_out(spec_of("gpt2"), LoraConfig())
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("gpt2", "no linear layer to adapt"), ("bert-generation", "tokens see those after them")],
+)
+def test_what_cannot_be_trained_is_refused_with_its_reason(kind: str, why: str) -> None:
+    with pytest.raises(SapwoodError, match=why) as caught:
+        try_out(spec_of(kind), LoraConfig())
     assert all(problem.mend and "/tmp" not in problem.where for problem in caught.value.problems)
 
 

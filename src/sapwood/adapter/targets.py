@@ -114,7 +114,11 @@ def _all_linear(model: Any, names: Sequence[str], linears: Sequence[str]) -> tup
     called 0, as the first layer is."""
     others = {name.rpartition(".")[2] for name in set(names) - set(linears)}
     found = {leaf if (leaf := name.rpartition(".")[2]) not in others else name for name in linears}
-    return tuple(sorted(found - taken_for_experts(model, found) - _passed_over(model, found)))
+    targets = found - taken_for_experts(model, found) - _passed_over(model, found)
+    if not targets:
+        why = f"{model.config.model_type} computes its products by layers of its own"
+        raise ConfigError("the model has no linear layer to adapt", "lora.targets", why, "take another model")
+    return tuple(sorted(targets))
 
 
 def _passed_over(model: Any, names: Set[str]) -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from sapwood.adapter.elsewhere.read import is_adapter
 from sapwood.adapter.facts import ADAPTER_DIR, verify_adapter
 from sapwood.adapter.folder import load_adapter
-from sapwood.commands.adopt import moved
+from sapwood.commands.adapters.adopt import moved
 from sapwood.config.file import load_config
 from sapwood.errors import ConfigError, Problem, SapwoodError, StorageError
 from sapwood.prepare.study import DATA

@@ -18,7 +18,7 @@ class Confined(Exception):
 
 def confined(module: str, source: Path) -> bytes:
     """What ``python -m module`` makes of the file on its stdin. The module gives up its rights before it
-    reads the first byte (`data.files.unpickle.give_up_rights`). Raises Confined, and OSError for a file that
+    reads the first byte (`machine.rights.give_up_rights`). Raises Confined, and OSError for a file that
     can't be opened."""
     if not can_confine():
         raise Confined("it is a program, and this system has no way to take a process's rights")

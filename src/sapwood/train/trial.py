@@ -38,6 +38,7 @@ from sapwood.train.loop import batch_of, forward_loss
 from sapwood.types import Base, BaseSpec, Example, RowId
 
 SHARED, OWN = 2 * WINDOW, (3 * WINDOW, 2 * WINDOW, 5)  # tokens of a row that all share, and of each row
+UNTRAINED = "models can't be trained"
 Rows = Literal["auto", "together", "alone"]  # as in the config's pack.rows
 LOSS, GRADIENT, LOGITS = 1e-4, 1e-3, 1e-4  # relative differences in fp32, at most
 
@@ -91,9 +92,8 @@ def try_out(spec: BaseSpec, lora: LoraConfig, rows: Rows = "auto") -> Trial:
         return _tried(spec, lora, False)
     except ModelError as error:
         first = error.problems[0]
-        return replace(
-            _tried(spec, lora, True), why=f"{first.what}: {first.why}" if first.why else first.what
-        )
+        why = first.why if UNTRAINED in first.what else f"{first.what}: {first.why}"
+        return replace(_tried(spec, lora, True), why=why)
 
 
 def _tried(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
@@ -112,7 +112,7 @@ def _tried(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
         raise type(error)(problems) from None
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         why = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"{kind} models can't be trained", spec.source, why, mend) from None
+        raise ModelError(f"{kind} {UNTRAINED}", spec.source, why, mend) from None
 
 
 @contextmanager
@@ -234,18 +234,23 @@ def _compare(
 
 
 def _compare_opened(spec: BaseSpec, adapter: Path, example: Example) -> None:
-    """The adapter as `serve.load` opens it, against plain PEFT."""
+    """The adapter as `serve.load` opens it, against plain PEFT; and that no token sees what it has to say."""
+    plain = _plain_peft(adapter.parent)
     opened = attach_saved(_loaded(spec), *read_adapter(adapter), adapter)
     ids = torch.from_numpy(example.ids.astype(np.int64))[None]
     with torch.no_grad():
         found = opened.peft(input_ids=ids, use_cache=False).logits
-        wanted = _plain_peft(adapter.parent)(input_ids=ids, use_cache=False).logits
+        wanted = plain(input_ids=ids, use_cache=False).logits
+        beginning = plain(input_ids=ids[:, : SHARED // 2], use_cache=False).logits
     gap = float((found - wanted).abs().max() / wanted.abs().max())
     if not gap <= LOGITS:
         _refuse(spec, f"the adapter, opened again, gives logits that differ by {gap:.2g} of the largest")
+    ahead = float((wanted[:, : SHARED // 2] - beginning).abs().max() / wanted.abs().max())
+    if not ahead <= LOGITS:
+        _refuse(spec, f"tokens see those after them: logits change by {ahead:.2g} with what follows")
 
 
 def _refuse(spec: BaseSpec, why: str) -> None:
     kind = spec.hf_config.model_type
     mend = "take a model of another family; this one would be trained to something else"
-    raise ModelError(f"{kind} models can't be trained", spec.source, f"on a tiny copy {why}", mend)
+    raise ModelError(f"{kind} {UNTRAINED}", spec.source, f"on a tiny copy {why}", mend)

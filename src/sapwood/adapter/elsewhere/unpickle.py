@@ -2,7 +2,7 @@
 
 ``python -m sapwood.adapter.elsewhere.unpickle`` reads the file from stdin and writes safetensors to stdout.
 torch's own restricted reader (``weights_only``) builds tensors and containers and nothing else. In case it
-has a hole, the process has given up its rights before the first byte is looked at (`data.files.unpickle`).
+has a hole, the process has given up its rights before the first byte is looked at (`machine.rights`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any
 
-from sapwood.data.files.unpickle import REFUSED, give_up_rights
+from sapwood.machine.rights import REFUSED, give_up_rights
 
 MAX_BYTES = 1 << 30
 
