@@ -110,7 +110,7 @@ def _tried(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
     except SapwoodError as error:
         problems = [replace(problem, mend=problem.mend or mend) for problem in error.problems]
         raise type(error)(problems) from None
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    except Exception as error:  # each architecture and each config class has its own
         why = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(f"{kind} {UNTRAINED}", spec.source, why, mend) from None
 
