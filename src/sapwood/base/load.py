@@ -62,7 +62,7 @@ def grow(base: Base, rows: int) -> Base:
     rows are the adapter's to fill. Changes the model."""
     import torch
 
-    if rows == base.model.get_input_embeddings().weight.shape[0]:
+    if rows <= base.spec.hf_config.get_text_config().vocab_size:
         return base
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
