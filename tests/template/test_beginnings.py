@@ -17,7 +17,6 @@ PLAIN = (
     "start|>",
     "<",
     "|>",
-    "|",
     "assistant\n",
     " ",
     "  ",
@@ -29,6 +28,7 @@ PLAIN = (
     "▁",
     "s>",
 )
+BEHIND = ("", "assistant\n", "model\n", " ", "<", "\n\n")
 
 
 def tokenizer_of(name: str) -> Any:
@@ -54,9 +54,7 @@ def test_they_are_the_tokenizers_own(name: str) -> None:
     prompts, texts = list[str](), list[str]()
     for _ in range(TEXTS):
         head = "".join(rng.choices(pieces, k=rng.randint(0, 9)))
-        prompts.append(
-            head + rng.choice(control) + rng.choice(("", "assistant\n", "model\n", " ", "<", "\n\n"))
-        )
+        prompts.append(head + rng.choice(control) + rng.choice(BEHIND))
         texts.append(prompts[-1] + "".join(rng.choices(pieces, k=rng.randint(0, 5))))
     found = Beginnings(tokenizer, encoder, counted).ids(prompts, texts, own(texts))
     assert found == own(prompts)

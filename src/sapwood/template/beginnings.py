@@ -1,4 +1,4 @@
-"""Ids of a text that begins another one, whose ids are known: a prompt, which begins the text with its answer.
+"""Ids of a text that begins another whose ids are known: a prompt, which begins the text with its answer.
 
 A tokenizer cuts its control tokens out of a text first, and encodes each part between them by itself (class
 AddedVocabulary of the tokenizers library). So up to the last control token of the prompt both texts have the

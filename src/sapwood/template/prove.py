@@ -1,8 +1,8 @@
 """The proof: examples against the tokenizer's own ``apply_chat_template``, before anything is trained.
 
 Every example of every row is compared, by itself. The proof shares no rendering, no encoding, no cache and no
-span with the code that it checks: it asks transformers' public calls anew for the text of each row and of each
-prompt, and for the ids of each text. `template.beginnings` says when those hold the prompt's ids too.
+span with the code that it checks: it asks transformers' public calls anew for the text of each row and of
+each prompt, and for the ids of each text. `template.beginnings` says when those hold the prompt's ids too.
 """
 
 from __future__ import annotations
