@@ -13,6 +13,7 @@ from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.compute.loss import label_loss
 from sapwood.errors import ModelError
+from sapwood.machine.doing import counted, doing
 from sapwood.pack.build import build_pack
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
@@ -60,26 +61,28 @@ def evaluate_rows(
     tuned = row_losses(loaded.model, examples)
     with loaded.without_adapter():
         base = row_losses(loaded.model, examples, alone=True)
-    targets = np.array([example.num_targets for example in examples], np.float64)
-    figures = {"loss": _compare(base, tuned, targets, seed)}
+    weights = np.array([example.weight for example in examples], np.float64)
+    figures = {"loss": _compare(base, tuned, weights, seed)}
     pairs = answer_both(loaded, probes_of(loaded, examples, answers), max_new_tokens)
     if pairs:
         ones = np.ones(len(pairs))
         for name, score in (("chrf", _chrf), ("exact_match", _exact_match), ("stopped", _stopped)):
             both = [np.array([score(pair[i]) for pair in pairs], np.float64) for i in (0, 1)]
             figures[name] = _compare(both[0], both[1], ones, seed)
-    return Evaluation(len(examples), int(targets.sum()), figures, tuple(pairs))
+    targets = sum(example.num_targets for example in examples)
+    return Evaluation(len(examples), targets, figures, tuple(pairs))
 
 
 def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: bool = False) -> np.ndarray:
-    """The sum of each example's losses, in nats: float64[R]. No packing, as each row's own sum is wanted.
+    """The sum of each example's losses by their weights, in nats: float64[R]. No packing, as each row's own
+    sum is wanted.
 
     ``alone``: of the base, while the adapter is switched off, without what a soft prompt puts before a row.
     """
     model.peft.eval()
     sums: list[float] = []
     with torch.no_grad(), packed_attention(model.network, model.backend):
-        for example in examples:
+        for example in counted("measuring the base" if alone else "measuring the adapter", examples):
             pack = build_pack([example], share_prefixes=False)
             if alone:
                 loss = base_loss(model, to_batch(pack, model.device))
@@ -94,7 +97,7 @@ def base_loss(model: LoraModel, batch: Batch) -> LossSum:
     hidden = model.backbone(
         input_ids=batch.ids, position_ids=batch.positions, segments=batch.attention, use_cache=False
     ).last_hidden_state
-    return label_loss(hidden, batch.predict_at, batch.targets, model.head, model.backend)
+    return label_loss(hidden, batch.predict_at, batch.targets, model.head, model.backend, batch.weights)
 
 
 def probes_of(loaded: Loaded, examples: Sequence[Example], number: int) -> list[Probe]:
@@ -133,8 +136,9 @@ def answer_both(loaded: Loaded, probes: Sequence[Probe], max_new_tokens: int) ->
         stop = loaded.renderer.stop_ids
         return answer_probes(loaded.network, loaded.tokenizer, probes, stop, max_new_tokens)
 
-    tuned = answer()
-    with loaded.without_adapter():
+    with doing(f"{len(probes)} answers of the adapter"):
+        tuned = answer()
+    with loaded.without_adapter(), doing(f"{len(probes)} answers of the base"):
         base = answer()
     return list(zip(base, tuned, strict=True))
 

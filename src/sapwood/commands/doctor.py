@@ -77,8 +77,8 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "disk_free": shutil.disk_usage(existing).free,
         "fits": [{"model": model, **plan.to_json()} for model, plan in plans.items()],
         "hubs": {
-            "Hugging Face": _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")),
-            "ModelScope": _answers(os.environ.get("MODELSCOPE_ENDPOINT", "https://modelscope.cn")),
+            "Hugging Face": answers(hub_address()),
+            "ModelScope": answers(os.environ.get("MODELSCOPE_ENDPOINT", "https://modelscope.cn")),
         },
         "pulled": [m.name for m in list_models() if m.path is not None],
         "python": sys.version.split()[0],
@@ -98,7 +98,11 @@ def _processor() -> str:
     return next(named, "").partition(":")[2].strip() or platform.processor() or platform.machine()
 
 
-def _answers(endpoint: str) -> bool:
+def hub_address() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+def answers(endpoint: str) -> bool:
     """Can a connection be made? Nothing is asked for."""
     parts = urlsplit(endpoint)
     try:

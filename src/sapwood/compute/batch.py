@@ -24,4 +24,5 @@ def to_batch(pack: Pack, device: str = "cpu") -> Batch:
         predict_at=tensor(pack.predict_at),
         targets=tensor(pack.targets),
         rows=pack.rows,
+        weights=None if pack.weights is None else torch.from_numpy(pack.weights).to(device),
     )

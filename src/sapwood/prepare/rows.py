@@ -13,7 +13,7 @@ from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError, Problem
 from sapwood.prepare.examples import Examples
 from sapwood.template.encode import Encoded
-from sapwood.template.label import label_encoded
+from sapwood.template.label import label_encoded, span_weights
 from sapwood.template.proof import ProofTally
 from sapwood.template.prove import Labelled, Prover
 from sapwood.template.render import Renderer, Rendering
@@ -151,7 +151,7 @@ def _label(
         if ids is None:
             continue
         try:
-            example = label_encoded(one.rendered, ids)
+            example = _labelled(conversation, one, ids)
             item = Labelled(conversation, one, example, ids.held_control)
             # An example that is too long is not proven, so it is encoded by the tokenizer itself.
             labelled.append(item if rules.fits(example) else _exactly(item.conversation, one, renderer))
@@ -166,7 +166,12 @@ def _label(
 def _exactly(conversation: Conversation, one: Rendering, renderer: Renderer) -> Labelled:
     """An example whose ids and offsets are the tokenizer's own. Raises DataError."""
     encoded = renderer.encode(one.rendered)
-    return Labelled(conversation, one, label_encoded(one.rendered, encoded), encoded.held_control)
+    return Labelled(conversation, one, _labelled(conversation, one, encoded), encoded.held_control)
+
+
+def _labelled(conversation: Conversation, one: Rendering, encoded: Encoded) -> Example:
+    """Raises DataError."""
+    return label_encoded(one.rendered, encoded, span_weights(conversation, one.turns, whole=one.whole))
 
 
 def _prove(
@@ -240,7 +245,8 @@ def cut_to(example: Example, length: int) -> Example:
     """
     learnt = np.flatnonzero(example.trained[:length])
     stop = int(learnt[-1]) + 1 if len(learnt) else length
-    return Example(example.row, example.ids[:stop], example.trained[:stop])
+    weights = None if example.weights is None else example.weights[:stop]
+    return Example(example.row, example.ids[:stop], example.trained[:stop], weights)
 
 
 def longest_of(measured: Sequence[tuple[RowId, int]]) -> list[tuple[RowId, int]]:

@@ -30,6 +30,7 @@ from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import ModelError, SapwoodError
+from sapwood.machine.doing import doing
 from sapwood.pack.build import build_pack
 from sapwood.prepare.study import Study
 from sapwood.train.loop import forward_loss
@@ -98,6 +99,7 @@ def _one_thread() -> Generator[None]:
         torch.set_num_threads(before)
 
 
+@doing("trying a tiny copy of the model")
 def _try(spec: BaseSpec, lora: LoraConfig, folder: Path) -> Trial:
     small = replace(spec, path=folder / "base", hf_config=tiny_model(spec.hf_config, folder / "base"))
     model = attach_lora(_loaded(small), lora)
