@@ -5,29 +5,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sapwood.config.file import flatten, load_config, origins
 from sapwood.config.sections import DataConfig, RunConfig
 from sapwood.errors import DataError
 from sapwood.prepare.language import unread_language
-from sapwood.prepare.study import Study, study_config
 from sapwood.run.files import to_json, write_atomic
 from sapwood.train.schedule import plan_steps
+
+if TYPE_CHECKING:
+    from sapwood.prepare.study import Study
 
 EXAMPLES = 3  # groups of rows that a note names; `--json` has more
 BARS = 40  # characters of the longest bar
 
 
 def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> None:
+    from sapwood.prepare.study import study_config
+
+    config = load_config(path, overrides)
+    study = study_config(config)
+    # torch and PEFT take seconds to import: a fault in the data is told before
     from sapwood.machine.device import device_for
     from sapwood.plan import choose_plan, settings_line, settled
     from sapwood.plan.costs import costly
     from sapwood.plan.time import estimate
     from sapwood.train.trial import tried
 
-    config = load_config(path, overrides)
-    study = tried(study_config(config), config)
+    study = tried(study, config)
     device = device_for(config.base.device_map)
     memory = choose_plan(study, config, device)
     resolved = settled(config, memory, device)
@@ -177,6 +183,7 @@ def _bars(histogram: Sequence[Sequence[int]], cut: int) -> Iterator[str]:
 def show_tokens(
     path: Path | None, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
 ) -> None:
+    from sapwood.prepare.study import study_config
     from sapwood.show.manner import colours
     from sapwood.show.mask import show, show_html, worst_first
 
