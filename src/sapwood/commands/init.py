@@ -7,7 +7,6 @@ from statistics import median
 from typing import Any
 
 from sapwood.base.propose import propose_model
-from sapwood.commands.doctor import answers, hub_address
 from sapwood.commands.line.options import USUAL
 from sapwood.config.file import inline_yaml, load_config, template_yaml
 from sapwood.config.sections import PackConfig, RunConfig
@@ -16,6 +15,7 @@ from sapwood.data.script import is_english, script_of
 from sapwood.data.survey import Survey, survey
 from sapwood.errors import StorageError
 from sapwood.machine.memory import available_memory
+from sapwood.machine.network import answers, hub_address
 from sapwood.run.files import write_atomic
 
 CHARACTERS = 3.2  # a Latin letter's share of a token, with what a template adds: a first guess
