@@ -368,7 +368,9 @@ def test_files_that_are_no_config(text: str, message: str, load: Load) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config file not found · .*run\.yaml · `sapwood init` writes one"):
+    with pytest.raises(
+        ConfigError, match=r"config file not found · .*run\.yaml · sapwood init --data FILE writes one"
+    ):
         load_config(tmp_path / "run.yaml")
     (tmp_path / "runs.yml").write_text("")
     with pytest.raises(ConfigError, match=r"not found .* did you mean .*runs\.yml\?"):

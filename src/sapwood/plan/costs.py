@@ -58,11 +58,12 @@ def _packs(study: Study, config: RunConfig, choice: MemoryChoice, expected: Esti
     larger = config.model_copy(update={"pack": pack, "train": train})
     now, then = packs_a_step(study, config), packs_a_step(study, larger)
     seconds = (now - then) * PACK * choice.plan.layers * expected.steps
-    if seconds < WORTH * expected.seconds:
+    share = seconds / (expected.seconds + seconds)  # the estimate is of full packs
+    if share < WORTH:
         return None
     changes = ["train.micro_batch=null"] if config.train.micro_batch is not None else []
     changes += [f"pack.length={pack.length}"] if pack.length > config.pack.length else []
-    less = f"{duration(seconds)} less ({100 * seconds / expected.seconds:.0f} %)"
+    less = f"{duration(seconds)} less ({100 * share:.0f} %)"
     return (
         f"{now:.0f} passes a step, each with few tokens, where {then:.0f} would do: about {less} with "
         f"{' '.join(changes)}, and the steps stay the same"
