@@ -196,20 +196,6 @@ class Pack:
         return total_weight(len(self.targets), self.weights)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A pack as tensors. ids, positions: int64[1, T]; predict_at, targets: int64[N]; weights: float32[N] or
-    None; ``attention`` is the plan that the attention kernel follows (`pack.segments.AttentionPlan`)."""
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    attention: Any
-    predict_at: torch.Tensor
-    targets: torch.Tensor
-    rows: tuple[RowId, ...]
-    weights: torch.Tensor | None = None
-
-
 # --- model ------------------------------------------------------------------------------------------------
 
 
@@ -277,25 +263,7 @@ class Base:
     matmul_dtype: torch.dtype | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LossSum:
-    """``total`` is a sum over ``num_targets`` targets, each times its weight; it is divided once, per
-    optimizer step, by the sum of their weights."""
-
-    total: torch.Tensor
-    num_targets: int
-
-
 # --- training ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Position in the data: the order is a pure function of (seed, epoch); ``index`` examples of it are
-    done."""
-
-    epoch: int = 0
-    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

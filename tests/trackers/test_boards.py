@@ -200,6 +200,6 @@ def test_a_notebook_shows_the_board_in_a_frame(make_run: Make, tmp_path: Path) -
 def test_every_tracker_has_a_board_here() -> None:
     from typing import get_args
 
-    from sapwood.config.sections import TrackerName
+    from sapwood.config.kinds import TrackerName
 
     assert set(ASK) == set(get_args(TrackerName))
