@@ -17,8 +17,10 @@ from sapwood.prepare.study import Study
 from sapwood.show.figures import duration, size
 
 WORTH = 0.10  # share of the run's time, from which a setting is worth a line
-TWICE = 0.30  # of a step's time, if all layers are computed twice (measured: SmolLM2 on a CPU)
-PACK = 0.004  # seconds that a pack costs for each layer, besides its tokens (measured: the same)
+# Reckoned, not fitted: a second forward pass is half at most of a forward and a backward over frozen weights.
+# A pack of 30 layers costs 170 ms of small operations (docs/log.md, "Even packs").
+TWICE = 0.30  # of a step's time, if all layers are computed twice
+PACK = 0.004  # seconds that a pack costs for each layer, besides its tokens
 USUAL = 1024  # tokens of a pack that wastes little
 
 
