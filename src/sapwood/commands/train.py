@@ -53,7 +53,7 @@ def run_config(
         say("\n".join(study_lines(study, config)))
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
-        adapter = train_study(config, study, shown.show, spill, world, tell=shown.note)
+        adapter = train_study(config, study, shown.show, spill, world, tell=ignore if as_json else shown.note)
     conclude(adapter, as_json=as_json)
     return adapter
 
@@ -75,8 +75,19 @@ def resume_run(
         ) as shown:
             how = before.status if before.cause is None else f"{before.status}: {before.cause}"
             shown.note(f"resuming {before.id} ({how}; {before.step} steps recorded)")
-            adapter = resume(path, shown.show, allow=allow or (), spill=spill, world=world, tell=shown.note)
+            adapter = resume(
+                path,
+                shown.show,
+                allow=allow or (),
+                spill=spill,
+                world=world,
+                tell=ignore if as_json else shown.note,
+            )
         conclude(adapter, as_json=as_json)
+
+
+def ignore(text: str) -> None:
+    """Takes a sentence and does nothing with it: a program finds it in run.json."""
 
 
 def say(text: str) -> None:
