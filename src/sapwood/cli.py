@@ -12,7 +12,7 @@ from sapwood.commands.line import results
 from sapwood.commands.line.entry import run
 from sapwood.commands.line.help import Verb, first_steps, group
 from sapwood.commands.line.nested import data_app, model_app
-from sapwood.commands.line.options import RUNS, Config, Json, Overrides, Runs, Spill
+from sapwood.commands.line.options import RUNS, USUAL, Config, Json, Moved, Overrides, Runs, Spill, Template
 
 app = group(
     name="sapwood",
@@ -74,16 +74,17 @@ def demo(
 
 
 @verb()
-def check(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+def check(config: Config = USUAL, overrides: Overrides = None, json: Json = False) -> None:
     """Everything up to step 0: the proof, the counts, an estimate of memory and time."""
     from sapwood.commands.data import check_config
+    from sapwood.commands.line.config import named_config
 
-    check_config(config, overrides or [], as_json=json)
+    check_config(*named_config(config, overrides or []), as_json=json)
 
 
 @verb()
 def show(
-    config: Config,
+    config: Config = USUAL,
     overrides: Overrides = None,
     row: Annotated[int | None, typer.Option(help="0-based number of a row in the data", metavar="N")] = None,
     count: Annotated[int, typer.Option("-n", help="how many examples", metavar="N")] = 1,
@@ -96,16 +97,21 @@ def show(
 ) -> None:
     """The tokens that the model sees, and which of them it learns."""
     from sapwood.commands.data import show_tokens
+    from sapwood.commands.line.config import named_config
 
-    show_tokens(config, overrides or [], row=row, count=count, worst=worst, html=html)
+    path, words = named_config(config, overrides or [])
+    show_tokens(path, words, row=row, count=count, worst=worst, html=html)
 
 
 @verb()
-def train(config: Config, overrides: Overrides = None, spill: Spill = None, json: Json = False) -> None:
+def train(
+    config: Config = USUAL, overrides: Overrides = None, spill: Spill = None, json: Json = False
+) -> None:
     """Train an adapter."""
+    from sapwood.commands.line.config import named_config
     from sapwood.commands.train import train_config
 
-    train_config(config, overrides or [], spill=spill, as_json=json)
+    train_config(*named_config(config, overrides or []), spill=spill, as_json=json)
 
 
 @verb()
@@ -127,17 +133,48 @@ def resume(
 
 @verb()
 def verify(
-    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    run: Annotated[
+        str, typer.Argument(help="a run's id, name, folder, or `last`; or an adapter", metavar="RUN|ADAPTER")
+    ] = "last",
     runs: Runs = RUNS,
     repair: Annotated[
         bool, typer.Option("--repair", help="set damaged parts aside, so that `sapwood resume` goes on")
     ] = False,
+    base: Moved = None,
+    template: Template = None,
     json: Json = False,
 ) -> None:
     """Read every byte of a run and hold it against what was written."""
     from sapwood.commands.verify import verify_run
 
-    verify_run(run, runs, repair=repair, as_json=json)
+    verify_run(run, runs, repair=repair, base=base, template=template, as_json=json)
+
+
+@verb()
+def adopt(
+    adapter: Annotated[Path, typer.Argument(help="what PEFT, mlx-lm or llama.cpp has", metavar="ADAPTER")],
+    base: Moved = None,
+    template: Template = None,
+    system: Annotated[
+        str | None, typer.Option(help="system prompt that it was trained with", metavar="TEXT")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="rows that it should know: its loss on them must be lower"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="folder to create; default: beside the weights", metavar="DIR"),
+    ] = None,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Prove an adapter of another program, and write the sapwood.json that it lacks."""
+    from sapwood.commands.adapters.adopt import adopt_adapter
+
+    adopt_adapter(
+        adapter, runs, base=base, template=template, system=system, data=data, out=out, as_json=json
+    )
 
 
 @verb(name="runs")
@@ -166,15 +203,25 @@ for result in (results.track, results.chat, results.serve, results.combine, resu
 
 @verb()
 def init(
-    path: Annotated[Path, typer.Argument(help="file to write")] = Path("sapwood.yaml"),
-    data: Annotated[str, typer.Option(help="your file of examples", metavar="FILE")] = "builtin:nursery",
-    model: Annotated[str, typer.Option(help="base model", metavar="MODEL")] = "builtin:smollm2",
+    path: Annotated[Path, typer.Argument(help="file to write")] = USUAL,
+    overrides: Overrides = None,
+    data: Annotated[
+        str, typer.Option(help="your examples: a file, a folder or hf:ORG/NAME", metavar="FILE")
+    ] = "builtin:nursery",
+    model: Annotated[
+        str | None,
+        typer.Option(help="base model; without it one is proposed, by language and memory", metavar="MODEL"),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="every key, with its help")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Write a commented config with every key at its default."""
+    """Look at a file of examples, and write a config for it."""
     from sapwood.commands.init import write_config
 
-    write_config(path, data=data, model=model, force=force)
+    words = overrides or []
+    if "=" in str(path) and not path.exists():
+        path, words = USUAL, [str(path), *words]
+    write_config(path, words, data=data, model=model, every=every, force=force)
 
 
 @verb(name="import")

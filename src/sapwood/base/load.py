@@ -14,6 +14,7 @@ from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.file import read_gguf
 from sapwood.machine.device import CPU, Device
+from sapwood.machine.doing import doing
 from sapwood.machine.memory import available_memory
 from sapwood.native.heap import release_heap, use_heap
 from sapwood.types import Base, BaseSpec, Head
@@ -42,10 +43,9 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
     config = settle_storage(spec, config, device)
     dtype = storage_dtype(config)
     _check_memory(spec, config)
-    if spec.path.is_dir():
-        model = _load_folder(spec, config, dtype)
-    else:
-        model = _load_file(spec, config, dtype)
+    with doing(f"loading {spec.source}"):
+        load = _load_folder if spec.path.is_dir() else _load_file
+        model = load(spec, config, dtype)
     model.eval().requires_grad_(False)
     head = _head(model)
     _check_head(model, head, spec)
@@ -55,6 +55,21 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
     matmul_dtype = torch.float32 if config.products == "fp32" else None
     head = replace(head, matmul_dtype=matmul_dtype)
     return Base(spec, model, head, config.storage, device, matmul_dtype)
+
+
+def grow(base: Base, rows: int) -> Base:
+    """``base`` with so many rows in its embedding and its head, for tokens that an adapter brings; the new
+    rows are the adapter's to fill. Changes the model."""
+    import torch
+
+    if rows <= base.spec.hf_config.get_text_config().vocab_size:
+        return base
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        base.model.resize_token_embeddings(rows, mean_resizing=False)
+    base.model.eval().requires_grad_(False)
+    head = replace(_head(base.model), matmul_dtype=base.head.matmul_dtype)
+    return replace(base, head=head, spec=replace(base.spec, hf_config=base.model.config))
 
 
 def place(network: torch.nn.Module, device: Device) -> None:

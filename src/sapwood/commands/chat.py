@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sapwood.machine.doing import doing
 from sapwood.serve.chat import run_chat
 from sapwood.serve.generate import Settings
 from sapwood.serve.load import open_target
-from sapwood.show.manner import waiting
 
 if TYPE_CHECKING:
     from sapwood.endpoint.library import Library
@@ -27,10 +27,11 @@ def start_chat(
     prompt: str | None,
     compare: bool,
     base: str | None,
+    template: str | None,
     as_json: bool,
 ) -> int:
-    with waiting(f"loading {target}"):
-        loaded = open_target(target, runs, base=base)
+    with doing(f"loading {target}"):
+        loaded = open_target(target, runs, base=base, template=template)
     return run_chat(
         loaded, settings, system=system, prompt=prompt, compare=compare, json=as_json,
         stdin=sys.stdin, stdout=sys.stdout,

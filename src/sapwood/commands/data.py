@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sapwood.config.file import flatten, load_config, origins
 from sapwood.config.sections import DataConfig, RunConfig
 from sapwood.errors import DataError
+from sapwood.prepare.language import unread_language
 from sapwood.run.files import to_json, write_atomic
 from sapwood.train.schedule import plan_steps
 
@@ -20,25 +21,33 @@ EXAMPLES = 3  # groups of rows that a note names; `--json` has more
 BARS = 40  # characters of the longest bar
 
 
-def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
+def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> None:
     from sapwood.prepare.study import study_config
 
     config = load_config(path, overrides)
     study = study_config(config)
     # torch and PEFT take seconds to import: a fault in the data is told before
     from sapwood.machine.device import device_for
-    from sapwood.plan import choose_plan, settled
+    from sapwood.plan import choose_plan, settings_line, settled
+    from sapwood.plan.costs import costly
     from sapwood.plan.time import estimate
     from sapwood.train.trial import tried
 
-    study = tried(study, config)
+    study, config = tried(study, config)
     device = device_for(config.base.device_map)
     memory = choose_plan(study, config, device)
-    expected = estimate(study, settled(config, memory, device), device)
+    resolved = settled(config, memory, device)
+    expected = estimate(study, resolved, device)
+    advice = costly(study, config, memory, device, expected)
     values, places = flatten(config.model_dump(mode="json")), origins(path, overrides)
     if as_json:
         known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}
-        found = {"estimate": expected.to_json(), "memory": memory.to_json(), "config": known}
+        found = {
+            "estimate": expected.to_json(),
+            "memory": memory.to_json(),
+            "config": known,
+            "advice": advice,
+        }
         print(to_json({**study.facts, **found}), end="")
         return
     print(
@@ -47,7 +56,9 @@ def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
                 *_choices(config, values, places),
                 *study_lines(study, config),
                 *expected.lines(),
+                settings_line(resolved),
                 *memory.lines(),
+                *(f"advice     {text}" for text in advice),
             ]
         )
     )
@@ -104,6 +115,8 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
             f"note       {report['control_rows']:,} rows spell a control token; it stays plain text "
             "(template.meant says which tokens are meant)"
         )
+    if (unread := unread_language(study.data.train, study.spec.tokenizer, config.base.model)) is not None:
+        lines.append(f"note       {unread}")
     if (prompt := study.renderer.default_system) is not None:
         lines.append(f"note       rows without a system prompt learn under the template's own: {prompt!r}")
     lines += [
@@ -139,6 +152,14 @@ def trial_lines(proof: Mapping[str, Any]) -> list[str]:
     trial = proof.get("trial")
     if trial is None:
         return []
+    if trial["alone"]:
+        why = (f"a pack isn't exact for this model: {trial['why']}",) if trial["why"] else ()
+        lines = (
+            "each row has a forward pass of its own; beginnings that rows share cost each time",
+            *why,
+            "a tiny random copy gives the loss and the gradient of plain PEFT, and its adapter opens again",
+        )
+        return _under("trial", lines)
     over = f", each longer than the window of {trial['window']}," if trial["window"] else ""
     return [
         f"trial      on a tiny random copy of the model a pack of {trial['rows']} rows{over} gives the loss",
@@ -168,7 +189,7 @@ def _bars(histogram: Sequence[Sequence[int]], cut: int) -> Iterator[str]:
 
 
 def show_tokens(
-    path: Path, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
+    path: Path | None, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
 ) -> None:
     from sapwood.prepare.study import study_config
     from sapwood.show.manner import colours

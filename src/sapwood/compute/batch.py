@@ -14,8 +14,8 @@ from sapwood.types import Pack, RowId
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A pack as tensors. ids, positions: int64[1, T]; predict_at, targets: int64[N]; ``attention`` is the
-    plan that the attention kernel follows."""
+    """A pack as tensors. ids, positions: int64[1, T]; predict_at, targets: int64[N]; weights: float32[N] or
+    None; ``attention`` is the plan that the attention kernel follows."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -23,11 +23,12 @@ class Batch:
     predict_at: torch.Tensor
     targets: torch.Tensor
     rows: tuple[RowId, ...]
+    weights: torch.Tensor | None = None
 
 
-def to_batch(pack: Pack, device: str = "cpu") -> Batch:
+def to_batch(pack: Pack, device: str = "cpu", *, padded: bool = True) -> Batch:
     """The pack as tensors, padded, with its attention plan."""
-    pack = pad_pack(pack)
+    pack = pad_pack(pack) if padded else pack
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(device)
@@ -39,4 +40,5 @@ def to_batch(pack: Pack, device: str = "cpu") -> Batch:
         predict_at=tensor(pack.predict_at),
         targets=tensor(pack.targets),
         rows=pack.rows,
+        weights=None if pack.weights is None else torch.from_numpy(pack.weights).to(device),
     )

@@ -35,13 +35,13 @@ class Files:
 
 
 def base_key(found: Found) -> str:
-    """Equal for all that can be served on one base: its weights, and how they were held."""
-    if found.facts is None or found.whole or found.spec.path.is_file():
-        own = found.folder if found.whole else None
-        return _digest("base", found.spec.fingerprint, _content(own) if own else "")
-    held = found.facts.base
-    kind = "float" if held.storage in FLOATS else f"{held.storage} {held.compute_dtype} {held.double_quant}"
-    return _digest("base", found.spec.fingerprint, kind)
+    """Equal for all that can be served on one base: its weights, how they were held, and its tokens."""
+    own = _content(found.folder) if found.whole and found.folder is not None else ""
+    held = found.facts.base if found.facts is not None and not found.whole else None
+    kind = "float"
+    if held is not None and held.storage not in FLOATS and not found.spec.path.is_file():
+        kind = f"{held.storage} {held.compute_dtype} {held.double_quant}"
+    return _digest("base", found.spec.fingerprint, own, kind, len(found.spec.tokenizer))
 
 
 def ready_files(found: Found) -> Files:
@@ -102,7 +102,9 @@ def _seal(base: Path) -> Path:
 
 def _content(folder: Path) -> str:
     """A hash over an adapter's files, or over those of a model that was trained whole."""
-    names = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    if folder.is_file():
+        return file_sha256(folder)
+    names = sorted(path for path in folder.iterdir() if path.suffix != ".md")
     return _digest(*((path.name, file_sha256(path)) for path in names if path.is_file()))
 
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.facts import FACTS
-from sapwood.adapter.files import SETTINGS
+from sapwood.adapter.elsewhere.read import is_adapter
 from sapwood.endpoint.build import Files, Unfit, base_key, ready_files
 from sapwood.endpoint.proof import Verdict, hold
 from sapwood.endpoint.room import room_for
@@ -221,7 +220,7 @@ class Library:
 
     async def _admit(self, name: str, found: Found, files: Files | None) -> None:
         """Prove it, and give it its name; or say why not."""
-        parent = None if found.facts is None or found.whole else found.spec.source
+        parent = None if found.bare or found.whole else found.spec.source
         if files is None:
             try:
                 loaded = await asyncio.to_thread(load_found, found)
@@ -235,7 +234,11 @@ class Library:
         if files.adapter is not None and files.adapter not in self._llama.setup.adapters:
             self._refuse(name, "llama.cpp refuses its file")
             return
-        verdict = await hold(self._llama, files.adapter, files.reference)
+        try:
+            verdict = await hold(self._llama, files.adapter, files.reference)
+        except Refused as error:  # tokens that the base's file hasn't
+            self._refuse(name, error.message)
+            return
         if verdict.fault:
             self._refuse(name, verdict.fault)
             return
@@ -250,7 +253,7 @@ class Library:
         try:
             bare = await asyncio.to_thread(found[0].alone)
         except SapwoodError:
-            bare = replace(found[0], facts=None, name=name, folder=None)
+            bare = replace(found[0], facts=None, name=name, folder=None, foreign=None)
         self._models[name] = Served(name, bare, self._llama, None, None, parents[0].verdict)
 
     def _loaded(self) -> list[Path]:
@@ -272,7 +275,7 @@ class Library:
 
 def short_name(found: Found) -> str:
     """A run's name without the date and the digits of its folder; a folder's last name; a base as named."""
-    if found.facts is None:
+    if found.bare:
         return found.name
     last = Path(found.name).name or found.name
     return re.sub(r"^\d{8}-\d{6}-(.+?)-[0-9a-f]{4}\b", r"\1", last)
@@ -305,7 +308,7 @@ def _expanded(wanted: Sequence[Wanted], runs: Path) -> list[Wanted]:
 
 
 def _is_one(path: Path) -> bool:
-    return any((path / name).is_file() for name in (RUN, FACTS, SETTINGS, MODEL))
+    return (path / RUN).is_file() or (path / MODEL).is_file() or is_adapter(path)
 
 
 def described(served: Served) -> dict[str, Any]:

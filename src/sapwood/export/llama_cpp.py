@@ -11,11 +11,13 @@ from sapwood.engine.ask import Asked, asked
 from sapwood.engine.process import Setup, require_llama_cpp
 from sapwood.export.check import Outside, Top
 from sapwood.export.traces import TOP, Trace
+from sapwood.machine.doing import doing
 
 WHY = "a GGUF export is checked in llama.cpp itself before it is published"
 ROOM = 64  # tokens of context beside the longest trace
 
 
+@doing("checking in llama.cpp")
 def hear_llama(
     traces: Sequence[Trace],
     stop_ids: Sequence[int],

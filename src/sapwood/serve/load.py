@@ -5,7 +5,6 @@ An adapter is put only on the base, and behind the template, that it was trained
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,37 +13,37 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.adapter.attach import attach_lora, attach_saved
+from sapwood.adapter.elsewhere.read import is_adapter, read_saved
 from sapwood.adapter.facts import (
     ADAPTER_DIR,
     FACTS,
     AdapterFacts,
     facts_of,
     read_facts,
-    unproven,
     verify_adapter,
 )
-from sapwood.adapter.files import SETTINGS, read_adapter, read_tensors
+from sapwood.adapter.files import read_tensors
 from sapwood.adapter.folder import found_base
 from sapwood.adapter.model import LoraModel, restore_adapter
 from sapwood.base.folder import read_json
 from sapwood.base.inspect import inspect_base
-from sapwood.base.load import load_base, place
+from sapwood.base.load import grow, load_base, place
 from sapwood.base.storage.storages import FILLED, weight_bytes
 from sapwood.config.file import load_config
-from sapwood.config.sections import BaseConfig, RunConfig
+from sapwood.config.sections import BaseConfig, RunConfig, Storage
 from sapwood.errors import ConfigError, ModelError, Problem, StorageError
+from sapwood.gguf.file import is_gguf
 from sapwood.machine.device import CPU, device_for
 from sapwood.machine.memory import available_memory
 from sapwood.run.files import verify_dir
 from sapwood.run.query import find_run
 from sapwood.run.store import CHECKPOINTS, CONFIG, RUN
+from sapwood.serve.foreign import Foreign, read_foreign, rows_of, with_tokenizer
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer
 from sapwood.types import Base, BaseSpec
 
 MODEL = "config.json"
-
-log = logging.getLogger("sapwood")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +80,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a person named, before a weight of it is read: enough to render prompts as they were trained.
+    """What a person named, before a weight of its base is read: enough to render prompts as in training.
 
     Attributes:
-        facts: what the adapter's folder says; None of a bare base.
-        spec: the base; renderer, system, name, folder: as in `Loaded`.
+        facts: what the adapter's folder says; None of a bare base, and of another program's adapter.
+        spec: the base, with the tokenizer that the adapter brings; renderer, name, folder: as in `Loaded`.
         trained: the run's config, if ``folder`` is a checkpoint and no finished adapter.
+        foreign: an adapter of another program.
     """
 
     facts: AdapterFacts | None
@@ -95,46 +95,59 @@ class Found:
     name: str
     folder: Path | None = None
     trained: RunConfig | None = None
+    foreign: Foreign | None = None
 
     @property
     def system(self) -> str | None:
         return self.facts.system if self.facts is not None else None
 
-    def alone(self) -> Found:
-        """The base without the adapter, behind its own template. Raises DataError where it ships none."""
-        return Found(None, self.spec, _renderer(self.spec, "auto", None), self.spec.source)
+    @property
+    def bare(self) -> bool:
+        """A base without an adapter."""
+        return self.folder is None
 
     @property
     def whole(self) -> bool:
         """Full fine-tuning: the folder is a model."""
-        return self.trained is None and self.folder is not None and (self.folder / MODEL).is_file()
+        ours = self.facts is not None and self.trained is None and self.folder is not None
+        return ours and self.folder is not None and (self.folder / MODEL).is_file()
+
+    def alone(self) -> Found:
+        """The base without the adapter, behind its own template. Raises DataError where it ships none."""
+        return Found(None, self.spec, _renderer(self.spec, "auto", None), self.spec.source)
 
 
-def open_target(target: str, runs: Path, *, exact: bool = False, base: str | None = None) -> Loaded:
+def open_target(
+    target: str, runs: Path, *, exact: bool = False, base: str | None = None, template: str | None = None
+) -> Loaded:
     """Load what ``target`` names.
 
     Args:
-        target: a run (its id, a beginning of it, its name, ``last``, its folder), an adapter's folder, or a
-            base model (``builtin:NAME``, ``hf:ORG/NAME``, a folder, a ``.gguf`` file). Of an unfinished run
-            the newest checkpoint is taken.
+        target: a run (its id, a beginning of it, its name, ``last``, its folder), an adapter (a folder of
+            ours, PEFT's or mlx-lm's, a GGUF file), or a base model (``builtin:NAME``, ``hf:ORG/NAME``, a
+            folder, a GGUF file). Of an unfinished run the newest checkpoint is taken.
         runs: the folder of runs.
         exact: hold an adapter's base in fp32 where it was trained in a narrower float, and on the CPU.
-        base: where the adapter's base lies now. Its fingerprint decides whether it is the right one.
+        base: where the adapter's base lies now. Its fingerprint decides whether it is the right one, if the
+            adapter knows it.
+        template: the chat template of an adapter that doesn't know its own.
 
     Raises:
         ConfigError: nothing is called that.
         ModelError: the base or the template is not the one that the adapter was trained on, or it is damaged.
     """
-    return load_found(find_target(target, runs, base=base), exact=exact)
+    return load_found(find_target(target, runs, base=base, template=template), exact=exact)
 
 
-def find_target(target: str, runs: Path, *, base: str | None = None) -> Found:
+def find_target(target: str, runs: Path, *, base: str | None = None, template: str | None = None) -> Found:
     """What ``target`` names, without weights. Arguments and errors as `open_target`."""
     path = Path(target)
+    if not (path / RUN).is_file() and is_adapter(path):
+        return _find_adapter(path, target, base, template)
+    if template is not None:
+        raise ConfigError(f"{target} has a template of its own", "--template", "it is for other adapters")
     if (path / RUN).is_file():
         return _find_run(path, base)
-    if (path / FACTS).is_file() or (path / SETTINGS).is_file():
-        return _find_adapter(path, target, base)
     if _names_a_base(target):
         if base is not None:
             raise ConfigError(f"{target} is a base itself", "--base", "it belongs to an adapter")
@@ -145,24 +158,27 @@ def find_target(target: str, runs: Path, *, base: str | None = None) -> Found:
 def load_found(found: Found, *, exact: bool = False) -> Loaded:
     """With its weights. Raises ModelError as `open_target`."""
     facts, folder, spec = found.facts, found.folder, found.spec
+    if found.foreign is not None and folder is not None:
+        return open_foreign(found.foreign, folder, found.name, exact=exact)
     device = CPU if exact else device_for("auto")  # an export is compared on the CPU, in fp32
-    config = facts.base if facts is not None else BaseConfig(model=spec.source)
     told = (found.renderer, found.system, found.name, folder)
     if facts is None or folder is None:
-        base = load_base(spec, config, device)
-        place(base.model, device)
+        device = device_for("auto")
+        base = load_base(spec, BaseConfig(model=spec.source), device)
+        place(base.model, base.device)
         return Loaded(base, None, *told)
     if found.whole:
-        model = load_base(replace(spec, path=folder), config, device)
+        model = load_base(replace(spec, path=folder), facts.base, device)
         place(model.model, device)
         return Loaded(model, None, *told)
-    saved = None if found.trained is not None else read_adapter(folder)  # refused before a base is loaded
-    loaded = load_base(spec, _exact(spec, config) if exact else config, device)
+    saved = None if found.trained is not None else read_saved(folder, None)
+    loaded = load_base(spec, _exact(spec, facts.base) if exact else facts.base, device)
     if saved is None:
         assert found.trained is not None
         adapted = attach_lora(loaded, found.trained.lora, found.trained.train.seed)
         restore_adapter(adapted, read_tensors(folder), folder)
     else:
+        loaded = grow(loaded, rows_of(*saved, spec))
         adapted = attach_saved(loaded, *saved, folder)
     place(adapted.peft, device)
     return Loaded(loaded, None if adapted.method == "full" else adapted, *told)
@@ -173,10 +189,25 @@ def open_base(model: str) -> Loaded:
     return load_found(_bare(model))
 
 
-def open_adapter(folder: Path, name: str, *, exact: bool = False, base: str | None = None) -> Loaded:
+def open_adapter(
+    at: Path, name: str, *, exact: bool = False, base: str | None = None, template: str | None = None
+) -> Loaded:
     """An adapter's folder, as `save_adapter` writes it, wherever it was moved or copied to, or as a hub gives
-    it back. One that another program made needs ``base``, and nothing of it is proven."""
-    return load_found(_find_adapter(folder, name, base), exact=exact)
+    it back; or an adapter of another program, of which nothing is proven."""
+    return load_found(_find_adapter(at, name, base, template), exact=exact)
+
+
+def open_foreign(found: Foreign, at: Path, name: str, *, exact: bool = False) -> Loaded:
+    """An adapter that another program made, on its base."""
+    device = CPU if exact else device_for("auto")
+    config = BaseConfig(model=found.spec.source)
+    if exact or found.dense:
+        config = _exact(found.spec, config, "bf16")
+    rows = rows_of(found.settings, found.tensors, found.spec)
+    loaded = grow(load_base(found.spec, config, device), rows)
+    adapted = attach_saved(loaded, found.settings, found.tensors, at)
+    place(adapted.peft, device)
+    return Loaded(loaded, adapted, found.renderer, None, name, at)
 
 
 # --- inside -----------------------------------------------------------------------------------------------
@@ -187,19 +218,18 @@ def _bare(model: str) -> Found:
     return Found(None, spec, _renderer(spec, "auto", None), model)
 
 
-def _find_adapter(folder: Path, name: str, base: str | None) -> Found:
-    if (folder / FACTS).is_file():
-        verify_adapter(folder, sealed=False)
-        return _found(read_facts(folder), folder, name, base)
-    if base is None:
-        raise ModelError(
-            f"no {FACTS} in the adapter's folder",
-            str(folder),
-            "nothing says which base and which template it was trained on",
-            "--base MODEL says which base, and nothing is proven then; or name a run",
-        )
-    log.warning("%s says nothing of its base and template: nothing is proven", folder)
-    return _found(unproven(BaseConfig(model=base)), folder, name, base)
+def _find_adapter(at: Path, name: str, base: str | None, template: str | None = None) -> Found:
+    if not (at / FACTS).is_file():
+        foreign = read_foreign(at, base, template)
+        return Found(None, foreign.spec, foreign.renderer, name, at, foreign=foreign)
+    if template is not None:
+        why = "the adapter says which one it was trained with"
+        raise ConfigError("the template is known", "--template", why, "leave --template out")
+    verify_adapter(at, sealed=False)
+    facts = read_facts(at)
+    if (at / MODEL).is_file() and (whole := _find_whole(facts, at, name)) is not None:
+        return whole
+    return _found(facts, at, name, base)
 
 
 def _find_run(run: Path, base: str | None) -> Found:
@@ -227,12 +257,26 @@ def _find_run(run: Path, base: str | None) -> Found:
 def _found(
     facts: AdapterFacts, folder: Path, name: str, base: str | None, trained: RunConfig | None = None
 ) -> Found:
-    if trained is None and not (folder / MODEL).is_file():
-        read_adapter(folder)  # refused before the base is looked for
+    whole = trained is None and (folder / MODEL).is_file()  # full fine-tuning: the folder is a model
+    ours = trained is None and not whole
+    if ours:
+        read_saved(folder, None)  # refused before the base is looked for
     spec = found_base(facts, folder, base)
+    if ours:
+        spec, _ = with_tokenizer(spec, folder)
     renderer = _renderer(spec, facts.template_name, facts.clock, facts.meant)
     _verify(facts, folder, renderer)
     return Found(facts, spec, renderer, name, folder, trained)
+
+
+def _find_whole(facts: AdapterFacts, folder: Path, name: str) -> Found | None:
+    """A model that was trained whole, with the tokenizer and the template that its folder has. None if these
+    aren't the ones of the training, as the base's may be."""
+    spec = inspect_base(facts.base.model_copy(update={"model": str(folder)}))
+    renderer = _renderer(spec, "auto", facts.clock, facts.meant)
+    if renderer.fingerprint != facts.template_fingerprint:
+        return None
+    return Found(facts, replace(spec, source=facts.base.model), renderer, name, folder)
 
 
 def _verify(facts: AdapterFacts, folder: Path, renderer: Renderer) -> None:
@@ -263,12 +307,14 @@ def _facts_of_run(run: Path, config: RunConfig) -> AdapterFacts:
 
 def _names_a_base(target: str) -> bool:
     path = Path(target)
-    return ":" in target or (path / MODEL).is_file() or (path.is_file() and path.suffix == ".gguf")
+    return ":" in target or (path / MODEL).is_file() or (path.is_file() and is_gguf(path))
 
 
-def _exact(spec: BaseSpec, config: BaseConfig) -> BaseConfig:
-    """fp32 for what fp32 holds without loss, where memory allows."""
+def _exact(spec: BaseSpec, config: BaseConfig, otherwise: Storage | None = None) -> BaseConfig:
+    """fp32 for what fp32 holds without loss, where memory allows; ``otherwise``: the storage where it
+    doesn't, if not the config's."""
     if config.storage not in ("auto", "fp32", "bf16", "fp16", "gguf"):
         return config
     wide = config.model_copy(update={"storage": "fp32"})
-    return wide if weight_bytes(spec, wide) < FILLED * available_memory() else config
+    narrow = config if otherwise is None else config.model_copy(update={"storage": otherwise})
+    return wide if weight_bytes(spec, wide) < FILLED * available_memory() else narrow

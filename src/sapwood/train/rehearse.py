@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import torch
 
+from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
-from sapwood.compute.attention.seam import packed_attention
 from sapwood.config.sections import RunConfig
 from sapwood.errors import OutOfMemoryError
+from sapwood.machine.doing import doing
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
 from sapwood.train.optim import moment_bytes
 from sapwood.train.schedule import Cursor, members, plan_steps
@@ -21,6 +22,7 @@ MAX_STEPS = 400  # steps whose packs are planned: about a second, and a pack is 
 REFUSALS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
+@doing("trying the longest pack")
 def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
     """Forward and backward over the longest pack, with room for the moments; its tokens.
 
@@ -32,7 +34,7 @@ def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
     model.peft.train()
     with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
         try:
-            with packed_attention(model.network, model.backend):
+            with attending(model):
                 loss = forward_loss(model, batch_of(model, pack))
                 (loss.total / max(1, loss.num_targets)).backward()
             # the optimizer makes its moments at the first step; filled, or the system would only promise them

@@ -15,21 +15,25 @@ FIRST = ("demo", "init", "check", "train", "chat")  # what `sapwood` alone shows
 GROUPS = {
     "Train": ("demo", "init", "import", "check", "show", "train", "resume"),
     "See and measure": ("runs", "verify", "eval", "chat", "track"),
-    "Give away": ("serve", "export", "combine", "push"),
+    "Give away": ("serve", "export", "combine", "adopt", "push"),
     "Models, data, machine": ("model", "data", "doctor", "help"),
 }
 EXAMPLES = {
     "": (
         "sapwood demo",
-        "sapwood init --data rows.jsonl && sapwood train sapwood.yaml",
+        "sapwood init --data rows.csv && sapwood train",
         "sapwood chat last",
     ),
     "demo": ("sapwood demo", "sapwood demo --steps 20"),
-    "init": ("sapwood init --data rows.jsonl --model hf:Qwen/Qwen1.5-0.5B-Chat",),
+    "init": ("sapwood init --data rows.csv", "sapwood init --data rows.csv mine.yaml --all"),
     "import": ("sapwood import train.py", "sapwood import axolotl.yaml --out mine.yaml --html report.html"),
-    "check": ("sapwood check sapwood.yaml", "sapwood check sapwood.yaml pack.length=512 --json"),
+    "check": ("sapwood check", "sapwood check rows.csv", "sapwood check mine.yaml pack.length=512 --json"),
     "show": ("sapwood show sapwood.yaml --row 0", "sapwood show sapwood.yaml --worst --html page.html"),
-    "train": ("sapwood train sapwood.yaml", "sapwood train sapwood.yaml train.lr=2e-4 lora.rank=16"),
+    "train": (
+        "sapwood train",
+        "sapwood train rows.csv",
+        "sapwood train mine.yaml train.lr=2e-4 lora.rank=16",
+    ),
     "resume": ("sapwood resume", "sapwood resume my-run --allow save.every"),
     "verify": ("sapwood verify last", "sapwood verify my-run --repair"),
     "runs": ("sapwood runs --sort loss", "sapwood runs first second --plot both.png"),
@@ -38,6 +42,7 @@ EXAMPLES = {
     "chat": ("sapwood chat last", 'sapwood chat last -p "How do I prune a pear?" --compare'),
     "serve": ("sapwood serve last", "sapwood serve mine=my-run other=path/to/adapter --port 9000"),
     "combine": ("sapwood combine first second --out both --weights 0.7,0.3",),
+    "adopt": ("sapwood adopt folder --data rows.jsonl", "sapwood adopt a.gguf --base M --out mine"),
     "export": ("sapwood export last --to ollama", "sapwood export last --to gguf --type Q8_0"),
     "push": ("sapwood push last ORG/NAME --dry-run",),
     "doctor": ("sapwood doctor",),

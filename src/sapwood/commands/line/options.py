@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[Path, typer.Argument(help="YAML file; `sapwood init` writes one", metavar="CONFIG")]
+Config = Annotated[
+    Path, typer.Argument(help="YAML file, as `sapwood init` writes one; or your data", metavar="CONFIG|DATA")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="section.key=value, wins over the file", metavar="[KEY=VALUE…]")
 ]
@@ -16,10 +18,16 @@ Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs",
 Moved = Annotated[
     str | None, typer.Option("--base", help="where the adapter's base lies now", metavar="MODEL")
 ]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template", help="of an adapter that another program made: its chat template", metavar="T"
+    ),
+]
 Spill = Annotated[
     Path | None,
     typer.Option(
         "--spill-dir", help="folder for the finished adapter where the run's disk is full", metavar="DIR"
     ),
 ]
-RUNS = Path("runs")
+RUNS, USUAL = Path("runs"), Path("sapwood.yaml")
