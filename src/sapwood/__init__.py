@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sapwood.config.file import load_config, parse_config
     from sapwood.config.sections import RunConfig
     from sapwood.errors import SapwoodError, Stopped
+    from sapwood.page.report import show
     from sapwood.pipeline import finetune
     from sapwood.restart import resume
     from sapwood.run.frame import Run, runs
@@ -27,12 +28,14 @@ __version__ = "0.1.0"  # the wheel's too: pyproject.toml reads it here
 __all__ = [
     "Adapter", "Evaluated", "Finished", "Model", "Run", "RunConfig", "Sample", "SapwoodError", "Stepped",
     "Stop", "Stopped", "__version__", "finetune", "load", "load_config", "parse_config", "resume", "runs",
+    "show",
 ]  # fmt: skip
 
 _HOMES = {
     "config.file": "load_config parse_config",
     "config.sections": "RunConfig",
     "errors": "SapwoodError Stopped",
+    "page.report": "show",
     "pipeline": "finetune",
     "restart": "resume",
     "run.frame": "Run runs",

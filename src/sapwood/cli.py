@@ -100,10 +100,21 @@ def show(
 
 
 @verb()
-def train(config: Config, overrides: Overrides = None, spill: Spill = None, json: Json = False) -> None:
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    spill: Spill = None,
+    page: Annotated[bool, typer.Option("--ui", help="open the local page beside it")] = False,
+    json: Json = False,
+) -> None:
     """Train an adapter."""
     from sapwood.commands.train import train_config
 
+    if page:
+        from sapwood.commands.ui import watch_training
+        from sapwood.config.file import load_config
+
+        watch_training(Path(load_config(config, overrides or []).save.dir))
     train_config(config, overrides or [], spill=spill, as_json=json)
 
 
@@ -362,6 +373,40 @@ def import_(
     if lang not in ("en", "zh"):
         raise ConfigError(f"no report in {lang!r}", "--lang", mend="choose en or zh")
     import_file(file, out, zh=lang == "zh", html=html, force=force, check=check, as_json=json)
+
+
+@verb()
+def ui(
+    runs: Runs = RUNS,
+    folder: Annotated[
+        list[Path] | None,
+        typer.Option("--folder", help="files may be named below it; else below this one", metavar="DIR"),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="of this machine; else a free one", metavar="N")] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="only show: nothing can be started or stopped")
+    ] = False,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open it")] = True,
+) -> None:
+    """The local page: data, runs, answers; start, stop, compare, talk, ship."""
+    from sapwood.page.server import Opening, serve
+
+    serve(Opening(runs, tuple(folder or [Path()]), port, read_only, browser))
+
+
+@verb()
+def report(
+    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="file to write; else report.html in the run", metavar="FILE")
+    ] = None,
+    lang: Annotated[str, typer.Option("--lang", help="en or zh", metavar="LANG")] = "en",
+    runs: Runs = RUNS,
+) -> None:
+    """A run as one HTML file that opens from disk: curves, answers, proof, config."""
+    from sapwood.page.report import write_report
+
+    write_report(run, runs, out, lang)
 
 
 @verb()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sapwood.config.file import flatten, load_config, origins
 from sapwood.config.sections import DataConfig, RunConfig
@@ -14,34 +15,57 @@ from sapwood.prepare.study import Study, study_config
 from sapwood.run.files import to_json, write_atomic
 from sapwood.train.schedule import plan_steps
 
+if TYPE_CHECKING:
+    from sapwood.plan import MemoryChoice
+    from sapwood.plan.time import Estimate
+
 EXAMPLES = 3  # groups of rows that a note names; `--json` has more
 BARS = 40  # characters of the longest bar
 
 
-def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What is known before the first step: the study, tried; the plan of memory; the estimate of time."""
+
+    study: Study
+    memory: MemoryChoice
+    expected: Estimate
+
+    def to_json(self, config: RunConfig, places: Mapping[str, str]) -> dict[str, Any]:
+        """``places``: where each key was set."""
+        values = flatten(config.model_dump(mode="json"))
+        known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}
+        found = {"estimate": self.expected.to_json(), "memory": self.memory.to_json(), "config": known}
+        return {**self.study.facts, **found}
+
+
+def checked(config: RunConfig) -> Checked:
+    """Raises as `study_config` does."""
     from sapwood.machine.device import device_for
     from sapwood.plan import choose_plan, settled
     from sapwood.plan.time import estimate
     from sapwood.train.trial import tried
 
-    config = load_config(path, overrides)
     study = tried(study_config(config), config)
     device = device_for(config.base.device_map)
     memory = choose_plan(study, config, device)
-    expected = estimate(study, settled(config, memory, device), device)
-    values, places = flatten(config.model_dump(mode="json")), origins(path, overrides)
+    return Checked(study, memory, estimate(study, settled(config, memory, device), device))
+
+
+def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
+    config = load_config(path, overrides)
+    found, places = checked(config), origins(path, overrides)
     if as_json:
-        known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}
-        found = {"estimate": expected.to_json(), "memory": memory.to_json(), "config": known}
-        print(to_json({**study.facts, **found}), end="")
+        print(to_json(found.to_json(config, places)), end="")
         return
+    values = flatten(config.model_dump(mode="json"))
     print(
         "\n".join(
             [
                 *_choices(config, values, places),
-                *study_lines(study, config),
-                *expected.lines(),
-                *memory.lines(),
+                *study_lines(found.study, config),
+                *found.expected.lines(),
+                *found.memory.lines(),
             ]
         )
     )

@@ -12,7 +12,8 @@ from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError, SapwoodError
 from sapwood.export.gguf_model import FileType
-from sapwood.export.ship import Kind, Order, export, refuse_early
+from sapwood.export.kinds import Kind
+from sapwood.export.ship import Order, export, refuse_early
 from sapwood.prepare.cache import unpack_examples
 from sapwood.prepare.study import DATA, EVAL
 from sapwood.run.files import to_json

@@ -9,7 +9,7 @@ from typing import Any
 from sapwood.adapter.facts import ADAPTER_DIR, FACTS
 from sapwood.errors import ModelError
 from sapwood.export.hub import Parcel, pack, read_checks, send
-from sapwood.export.ship import CHECK
+from sapwood.export.kinds import CHECK
 from sapwood.prepare.study import DATA
 from sapwood.prepare.study import FACTS as STUDY
 from sapwood.run.files import to_json

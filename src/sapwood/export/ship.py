@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
+from typing import Any
 
 from sapwood.adapter.pairs import has_pairs
 from sapwood.base.inspect import inspect_base
@@ -21,6 +21,7 @@ from sapwood.errors import ConfigError, ExportError
 from sapwood.export.check import Check, judge
 from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.gguf_model import FileType, write_gguf_model
+from sapwood.export.kinds import CHECK, Kind
 from sapwood.export.llama_cpp import hear_llama, require_llama_cpp
 from sapwood.export.merge import (
     EXACT,
@@ -45,8 +46,7 @@ from sapwood.run.files import staged_dir, to_json
 from sapwood.serve.load import Loaded
 from sapwood.types import BaseSpec, Example
 
-Kind = Literal["merged", "gguf-adapter", "gguf", "ollama"]
-CHECK, MODELFILE = "check.json", "Modelfile"
+MODELFILE = "Modelfile"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ A row that is done leaves the batch at once, with its part of the cache; the hea
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,9 @@ from sapwood.compute.attention.seam import is_packed
 from sapwood.errors import ConfigError
 from sapwood.serve.choose import Chooser, Settings
 from sapwood.serve.text import TextStream
+
+Watch = Callable[[Tensor, Sequence[int]], object]
+"""Sees the scores, [rows, vocabulary], and the token that was chosen for each row."""
 
 __all__ = ["Answer", "Settings", "answer_batch", "context_length", "generation_attention", "stream"]
 
@@ -52,6 +55,7 @@ def stream(
     prompt_ids: Sequence[int],
     stop_ids: Collection[int],
     settings: Settings,
+    watch: Watch | None = None,
 ) -> Generator[str, None, Answer]:
     """Yield the answer piece by piece, each as soon as its characters are whole; return the `Answer`.
 
@@ -61,6 +65,7 @@ def stream(
     Args:
         model: a causal language model or a PeftModel.
         stop_ids: the answer ends before the first of these.
+        watch: sees the scores that each token was chosen from, before the token is yielded.
 
     Raises:
         ConfigError: the prompt fills the model's context.
@@ -68,7 +73,7 @@ def stream(
     """
     writer = TextStream(tokenizer)
     with generation_attention(model):
-        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer)):
+        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer), watch):
             if token.id is not None and (piece := writer.push(token.id)):
                 yield piece
             if token.last:
@@ -157,6 +162,7 @@ def _decode(
     stop_ids: Collection[int],
     settings: Settings,
     pad: int,
+    watch: Watch | None = None,
 ) -> Iterator[_Token]:
     """Read the prompts (by number) together and yield their tokens, column by column."""
     started = time.perf_counter()
@@ -169,6 +175,8 @@ def _decode(
     while True:
         column += 1
         chosen = chooser.choose(logits, rows.alive)
+        if watch is not None:
+            watch(logits, chosen)
         seconds = time.perf_counter() - started
         done = [token in stops or column == room[row] for row, token in zip(rows.alive, chosen, strict=True)]
         for row, token, last in zip(rows.alive, chosen, done, strict=True):
