@@ -57,6 +57,7 @@ def frame(ink: Ink, choice: Choice, w: Words, *, small: bool = False) -> dict[st
     y: dict[str, Any] = {
         "type": "log" if choice.log and not small else "value", "scale": True,
         "axisLabel": text, "splitLine": {"lineStyle": {"color": ink.grid}}, "splitNumber": 3 if small else 5,
+        "axisLine": {"show": False}, "axisTick": {"show": False},
     }  # fmt: skip
     tooltip = {
         "trigger": "axis", "confine": True, "backgroundColor": ink.paper, "borderColor": ink.grid,
@@ -65,7 +66,7 @@ def frame(ink: Ink, choice: Choice, w: Words, *, small: bool = False) -> dict[st
     options: dict[str, Any] = {
         "animation": False, "xAxis": x, "yAxis": y, "tooltip": tooltip,
         "textStyle": {"fontFamily": "inherit"},
-        "grid": {"left": 8, "right": 14, "top": 28, "bottom": 6 if small else 44, "containLabel": True},
+        "grid": {"left": 8, "right": 14, "top": 28, "bottom": 6 if small else 38, "containLabel": True},
         "series": [],
     }  # fmt: skip
     if small:
@@ -78,7 +79,7 @@ def frame(ink: Ink, choice: Choice, w: Words, *, small: bool = False) -> dict[st
         "legend": {"right": 8, "top": 0, "textStyle": text, **swatch},
         "dataZoom": zoom,
         "toolbox": {
-            "left": 90, "top": -4, "itemSize": 13, "iconStyle": {"borderColor": ink.text},
+            "left": 130, "top": -4, "itemSize": 13, "iconStyle": {"borderColor": ink.text},
             "feature": {
                 "dataZoom": {"yAxisIndex": "none", "title": {"zoom": w("zoom"), "back": w("zoom.back")}},
             },

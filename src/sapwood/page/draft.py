@@ -69,9 +69,13 @@ def to_value(text: str) -> Any:
 
 
 def command(settings: Mapping[str, Any], file: str = "my.yaml") -> str:
-    """The same run from a terminal, every key on the command line."""
-    words = [f"{key}={inline_yaml(value)}" for key, value in settings.items()]
-    return " ".join(["sapwood", "train", file, *(shlex.quote(word) for word in words)])
+    """The same run from a terminal."""
+    data, model = settings.get("data.train", "FILE"), settings.get("base.model")
+    first = data[0] if isinstance(data, list | tuple) and data else data
+    made = ["sapwood", "init", file, "--data", str(first), *(["--model", str(model)] if model else [])]
+    told = {key: value for key, value in settings.items() if key != "base.model" and value != first}
+    words = ["sapwood", "train", file, *(f"{key}={inline_yaml(value)}" for key, value in told.items())]
+    return " \\\n  && ".join(shlex.join(part) for part in (made, words))
 
 
 def refuse_elsewhere(settings: Mapping[str, Any], places: Places) -> None:

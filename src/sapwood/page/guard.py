@@ -50,7 +50,7 @@ class Guard:
         self._cookie = f"sapwood-{port}"
         self._hosts = {f"{name}:{port}" for name in NAMES}
         self._origins = {f"http://{host}" for host in self._hosts}
-        sockets = " ".join(sorted(f"ws://{host}" for host in self._hosts))
+        sockets = " ".join(sorted(f"ws://{host}" for host in self._hosts if "[" not in host))
         self._headers = (*HEADERS, (b"content-security-policy", POLICY.format(sockets=sockets).encode()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

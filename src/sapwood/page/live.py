@@ -8,6 +8,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sapwood.errors import SapwoodError
 from sapwood.run.events import EventRecord
 from sapwood.run.following import Following
 from sapwood.run.pulse import Pulse, Pulses
-from sapwood.run.query import RunSummary, read_samples, run_folders
+from sapwood.run.query import RunSummary, read_samples, run_folders, standing
 
 STEPPED = ("step", "epoch", "tokens", "seconds", "loss", "lr", "grad_norm", "rate", "peak_bytes")
 HELD = ("step", "epoch", "tokens", "seconds", "loss")
@@ -134,6 +135,16 @@ class LiveRun:
         if pulse.condition != "running" or not summary.total_steps or not summary.step:
             return None
         return (summary.total_steps - summary.step) * summary.seconds / summary.step
+
+
+def title_of(path: Path) -> str:
+    """A run as a person tells it from others: its name, and when it was made."""
+    try:
+        about = standing(path).about
+        made = datetime.fromisoformat(str(about.get("created"))).astimezone()
+    except (SapwoodError, ValueError):
+        return path.name
+    return f"{about.get('name', path.name)} · {made:%Y-%m-%d %H:%M}"
 
 
 class LiveRuns:

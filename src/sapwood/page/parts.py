@@ -80,13 +80,14 @@ def table(
     names = [
         re.sub(r"<[^>]*>", "", str(column)) if isinstance(column, Safe) else column for column in columns
     ]
+    named = el("thead", el("tr", heads)) if any(columns) else None
     body = [
         el("tr", [el("td", cell, data_name=str(names[i] or "")) for i, cell in enumerate(row)])
         for row in rows
     ]
     return el(
         "div",
-        el("table", el("thead", el("tr", heads)), el("tbody", body), aria_label=label or None),
+        el("table", named, el("tbody", body), aria_label=label or None),
         cls=f"table {cls}",
         tabindex=0 if "wide" in cls else None,
         role="region" if "wide" in cls else None,

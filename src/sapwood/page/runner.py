@@ -39,6 +39,7 @@ def main(folder: Path) -> int:
         child = subprocess.Popen(
             [sys.executable, "-m", "sapwood", *told["words"]],
             stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
             stdout=out,
             stderr=err,
         )

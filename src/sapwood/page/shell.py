@@ -72,7 +72,9 @@ def frame(view: View, at: str, title: str) -> Generator[None]:
     """The page around a screen."""
     w = view.words
     ui.page_title(f"{title} · sapwood")
-    ui.colors(primary="#2f7d4f" if not view.dark else "#5fb681", secondary="#6b746d", accent="#b7791f")
+    ui.colors(
+        primary="#27703f", secondary="#59625c", accent="#8a5a0b", negative="#a8322a", positive="#27703f"
+    )
     ui.dark_mode(view.dark)
     with ui.element("div").classes("app"):
         ui.html(_rail(view, at), sanitize=False, tag="div").classes("rail-box")
@@ -144,7 +146,7 @@ def head(title: Child, *below: Child) -> Safe:
 
 def button(text: str, act: Callable[[], Any], *, kind: str = "", off: bool = False) -> ui.button:
     """kind: strong for what a screen is for, danger for what can't be taken back, quiet else."""
-    made = ui.button(text, on_click=act).props(f"no-caps unelevated {'disable' if off else ''}")
+    made = ui.button(text, on_click=act, color=None).props(f"no-caps unelevated {'disable' if off else ''}")
     return made.classes(f"btn {kind}")
 
 

@@ -13,6 +13,7 @@ from nicegui import ui
 from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.base.sources import list_models
 from sapwood.errors import SapwoodError
+from sapwood.page.live import title_of
 from sapwood.page.markup import Child, Safe, el, join
 from sapwood.page.shell import Block, View, block, button, frame, guarded, head, problem
 from sapwood.page.texts import Words
@@ -297,7 +298,7 @@ def _targets(view: View) -> dict[str, str]:
         for path in reversed(run_folders(view.state.places.runs))
         if (path / ADAPTER_DIR).is_dir() or any((path / CHECKPOINTS).glob("step-*"))
     ]
-    found = {name: name for name in runs}
+    found = {name: title_of(view.state.places.runs / name) for name in runs}
     found |= {model.name: model.name for model in list_models() if model.path is not None or not runs}
     return found
 

@@ -11,7 +11,7 @@ from nicegui import ui
 
 from sapwood.errors import SapwoodError
 from sapwood.page import curves, parts
-from sapwood.page.live import LiveRun
+from sapwood.page.live import LiveRun, title_of
 from sapwood.page.markup import Child, Safe, el, join
 from sapwood.page.screens.run import controls, window_of
 from sapwood.page.shell import View, block, button, frame, guarded, head, problem
@@ -49,7 +49,7 @@ async def build(view: View, names: list[str]) -> None:
 
 def _choose(view: View, names: list[str]) -> None:
     w = view.words
-    every = [path.name for path in reversed(run_folders(view.state.places.runs))]
+    every = {path.name: title_of(path) for path in reversed(run_folders(view.state.places.runs))}
     field = ui.select(every, value=names, multiple=True, label=w("compare.runs")).props(
         "outlined dense use-chips"
     )

@@ -13,6 +13,7 @@ from nicegui import ui
 
 from sapwood.errors import SapwoodError
 from sapwood.page import parts
+from sapwood.page.live import title_of
 from sapwood.page.markup import Child, Safe, el, join
 from sapwood.page.places import Places
 from sapwood.page.shell import View, block, button, frame, head, problem, tell
@@ -39,7 +40,7 @@ async def build(view: View, query: Query) -> None:
         if run is None and not (query.get("draft", "").isalnum() and draft.is_file()):
             _choose(view)
             return
-        name = run.name if run is not None else draft.stem[:8]
+        name = title_of(run) if run is not None else draft.stem[:8]
         back = f"/run/{run.name}" if run is not None else "/new"
         block(head(w("nav.data"), el("a", name, href=back, cls="name")))
         screen = Screen(view, query, run, draft)
@@ -57,7 +58,7 @@ def _choose(view: View) -> None:
             )
         )
         return
-    rows = [[el("a", path.name, href=f"/data?run={path.name}", cls="name")] for path in found]
+    rows = [[el("a", title_of(path), href=f"/data?run={path.name}", cls="name")] for path in found]
     block(parts.table([w("run")], rows))
 
 

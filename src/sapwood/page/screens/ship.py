@@ -13,6 +13,7 @@ from sapwood.errors import SapwoodError
 from sapwood.export.kinds import CHECK, Kind
 from sapwood.page import parts
 from sapwood.page.jobs import Job
+from sapwood.page.live import title_of
 from sapwood.page.markup import Safe, el, join
 from sapwood.page.shell import View, block, button, frame, guarded, head, tell
 from sapwood.run.query import run_folders
@@ -35,8 +36,8 @@ async def build(view: View, name: str) -> None:
                 )
             )
             return
-        names = [path.name for path in finished]
-        field = ui.select([*dict.fromkeys([run.name, *names])], value=run.name, label=w("run"))
+        names = {path.name: title_of(path) for path in (run, *finished)}
+        field = ui.select(names, value=run.name, label=w("run"))
         field.props("outlined dense").on_value_change(lambda e: ui.navigate.to(f"/ship?run={e.value}"))
         screen = Screen(view, run)
         screen.build()
