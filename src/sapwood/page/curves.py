@@ -72,14 +72,13 @@ def frame(ink: Ink, choice: Choice, w: Words, *, small: bool = False) -> dict[st
     if small:
         return options | {"title": {"textStyle": {**text, "fontWeight": 600}, "left": 4, "top": 0}}
     x |= {"name": w(f"axis.{choice.axis}"), "nameLocation": "middle", "nameGap": 24, "nameTextStyle": text}
-    y |= {"name": w("loss.nats"), "nameTextStyle": {**text, "align": "left"}, "nameGap": 12}
     zoom = [{"type": "inside", "filterMode": "none", "throttle": 60}]
     swatch = {"icon": "roundRect", "itemWidth": 14, "itemHeight": 3}
     return options | {
-        "legend": {"right": 8, "top": 0, "textStyle": text, **swatch},
+        "legend": {"left": 8, "top": 0, "right": 60, "textStyle": text, "type": "scroll", **swatch},
         "dataZoom": zoom,
         "toolbox": {
-            "left": 130, "top": -4, "itemSize": 13, "iconStyle": {"borderColor": ink.text},
+            "right": 4, "top": -4, "itemSize": 13, "iconStyle": {"borderColor": ink.text},
             "feature": {
                 "dataZoom": {"yAxisIndex": "none", "title": {"zoom": w("zoom"), "back": w("zoom.back")}},
             },
@@ -103,7 +102,7 @@ def losses(run: LiveRun, choice: Choice, ink: Ink, w: Words) -> list[dict[str, A
     x, y = _within(x, y, choice.window)
     green, amber = ink.lines[0], ink.lines[1]
     found = [
-        line(w("loss"), thin(x, y, MOST), green, width=1, opacity=0.35, silent=True),
+        line(w("loss.nats"), thin(x, y, MOST), green, width=1, opacity=0.35, silent=True),
         line(w("loss.smooth"), smooth(x, y, choice.smoothing, MOST), green, width=2.2),
     ]
     hx, hy = run.held(choice.axis), run.held("loss")
@@ -133,6 +132,13 @@ def small(run: LiveRun, name: str, choice: Choice, ink: Ink, planned: float | No
             "lineStyle": {"color": ink.lines[4], "type": "dashed"}, "label": {"show": False},
         }  # fmt: skip
     return [drawn]
+
+
+def room(run: LiveRun, planned: float | None) -> dict[str, float]:
+    """The scale of the memory's curve: from nothing to what was used or planned, in GB."""
+    used = run.stepped("peak_bytes")
+    most = max(float(np.nanmax(used)) if len(used) else 0.0, planned or 0.0) / 1e9
+    return {"min": 0, "max": round(1.15 * most, 1) or 1.0}
 
 
 def together(runs: Sequence[LiveRun], choice: Choice, ink: Ink, w: Words) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ def el(tag: str, *children: Child, **attributes: str | int | float | bool | None
         _attribute(name, value) for name, value in attributes.items() if value not in (None, False)
     )
     if tag in EMPTY:
-        return Safe(f"<{tag}{told}>")
+        return Safe(f"<{tag}{told}/>")
     return Safe(f"<{tag}{told}>{join(children)}</{tag}>")
 
 

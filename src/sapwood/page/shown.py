@@ -70,7 +70,7 @@ def study_facts(w: Words, study: Mapping[str, Any]) -> Safe:
     share = 100 * report["targets"] / max(1, report["tokens"])
     accepted = {code: found for code, found in proof["accepted"].items() if found["rows"]}
     checks = [
-        el("li", el("span", "✓" if code not in accepted else "!", cls="tick"), el("code", code),
+        el("li", el("span", "✓" if code not in accepted else "!", cls="tick"), el("span", el("code", code), el("small", w(f"check.{code}"))),
            cls="accepted" if code in accepted else None)
         for code in proof["codes"]
     ]  # fmt: skip

@@ -101,7 +101,7 @@ class Screen:
         bases = [name for name in chosen if not _is_run(self.view, name)]
         runs = [name for name in chosen if _is_run(self.view, name)]
         if runs and not bases:
-            self.panes.append(Pane(self._target(runs[0]), True, w("base")))
+            self.panes.append(Pane(self._target(runs[0]), True, _base_of(self.view, runs[0])))
         self.panes += [Pane(self._target(name), False, self.names[name]) for name in (*bases, *runs)]
         ui.navigate.history.replace(f"/chat?with={','.join(chosen)}")
         self._lay()
@@ -286,8 +286,8 @@ def _turn(w: Words, tokens: list[dict[str, Any]], ended: Mapping[str, Any] | Non
 def _chip(token: Mapping[str, Any]) -> Safe:
     share = float(token["p"])
     kind = "sure" if share >= SURE else "likely" if share >= LIKELY else "open"
-    others = "\n".join(f"{100 * p:5.1f} %  {visible(text)!r}" for text, p in token["others"])
-    said = f"{100 * share:5.1f} %  {visible(token['text'])!r}\n{others}"
+    others = "\n".join(f"{100 * p:5.1f} %  {visible(text)}" for text, p in token["others"])
+    said = f"{100 * share:5.1f} %  {visible(token['text'])}\n{others}"
     return el("span", visible(token["text"]), cls=kind, tabindex=0 if kind != "sure" else None, data_i=said)
 
 
@@ -301,6 +301,12 @@ def _targets(view: View) -> dict[str, str]:
     found = {name: title_of(view.state.places.runs / name) for name in runs}
     found |= {model.name: model.name for model in list_models() if model.path is not None or not runs}
     return found
+
+
+def _base_of(view: View, name: str) -> str:
+    """The base of a run, as its config says."""
+    about = view.state.runs.get(view.state.places.runs / name).about
+    return Path(str(about.get("facts", {}).get("base", ""))).name or view.words("base")
 
 
 def _is_run(view: View, name: str) -> bool:

@@ -102,9 +102,11 @@ class Screen:
         ui.timer(0.05, self._open, once=True)
 
     async def _open(self) -> None:
-        about = {"run": str(self.run)} if self.run is not None else {"yaml": self.draft.read_text("utf-8")}
+        run = str(self.run) if self.run is not None else ""
         try:
-            self._facts = await self.view.state.desk.ask("open_rows", losses=self.losses, **about)
+            self._facts = await self.view.state.desk.ask(
+                "open_rows", run=run, losses=self.losses, **self._about()
+            )
         except SapwoodError as error:
             self._wait.show(problem(error))
             return
@@ -112,10 +114,13 @@ class Screen:
         self._wait.show(Safe(""))
         self._top.show(self._summary())
         await self._show()
-        if self.query.get("row", "").isdecimal():
-            await self._see(int(self.query["row"]))
         if self._facts["counts"]["odd"] is None:
             ui.timer(1.0, self._show, once=True)
+        if self.query.get("row", "").isdecimal():
+            await self._see(int(self.query["row"]))
+
+    def _about(self) -> dict[str, str]:
+        return {} if self.run is not None else {"yaml": self.draft.read_text("utf-8")}
 
     def _summary(self) -> Safe:
         w, facts = self.view.words, self._facts
@@ -161,7 +166,7 @@ class Screen:
     async def _see(self, at: int) -> None:
         w = self.view.words
         try:
-            row = await self.view.state.desk.ask("see_row", key=self._key, at=at)
+            row = await self.view.state.desk.ask("see_row", key=self._key, at=at, **self._about())
         except SapwoodError as error:
             self._row.show(problem(error))
             return
@@ -311,7 +316,7 @@ def chips(w: Words, pieces: list[Mapping[str, Any]], losses: Mapping[str, Any] |
             base = sum(losses["base"][i] or 0.0 for i in span)
             said.append(w("token.loss", own=f"{own:.2f}", base=f"{base:.2f}"))
             if piece["on"]:
-                shade = f"background:color-mix(in srgb,var(--red) {min(70, 14 * own):.0f}%,var(--green-soft))"
+                shade = f"background:color-mix(in srgb,var(--red) {min(45, 9 * own):.0f}%,var(--green-soft))"
         kind = ("on" if piece["on"] else "") + (" ctl" if piece["ctl"] else "")
         text = visible(piece["text"])
         out.append(el("span", text, cls=kind or None, tabindex=0, data_i="\n".join(said), style=shade))

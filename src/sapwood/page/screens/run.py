@@ -164,6 +164,8 @@ class Screen:
         self._main.options["series"] = series
         self._main.update()
         for name, chart in self._small.items():
+            if name == "peak_bytes":
+                chart.options["yAxis"] |= curves.room(self.live, _planned(self.live))
             chart.options["series"] = curves.small(self.live, name, self.choice, ink, _planned(self.live))
             chart.update()
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import threading
 from collections.abc import Generator
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sapwood.config.file import dump_config, load_config, origins
-from sapwood.errors import ConfigError, SapwoodError
+from sapwood.errors import ConfigError, SapwoodError, StorageError
 from sapwood.page.work.rows import RowTable
+from sapwood.prepare.cache import unpack_examples
 from sapwood.prepare.examples import Examples
-from sapwood.prepare.study import DATA, Study, load_study, study_config
 from sapwood.run.store import CONFIG
-from sapwood.types import Example
+
+if TYPE_CHECKING:
+    from sapwood.prepare.study import Study
 
 Work = Generator[Any, None, Any]
+# the files of a run's copy of its data, by the names that `prepare.study` gives them
+DATA, TRAIN, EVAL, STUDY = "data", "train.safetensors", "eval.safetensors", "study.json"
 OPEN = 3  # tables that are kept
-LOSSES = "losses.npz"
 FIRST = 5  # rows that are shown of a file
 
 _tables: dict[str, RowTable] = {}
@@ -106,11 +111,10 @@ def open_rows(run: str = "", yaml: str = "", losses: str = "") -> Work:
     key = run or f"config:{hash(yaml)}"
     table = _tables.get(key)
     if table is None:
-        study = _study(run, yaml)
-        both = [Examples.of(study.data.train), Examples.of(study.data.eval)]
-        table = RowTable(_joined(both), len(both[0]), study.renderer, study.facts["report"])
+        table = _of_run(Path(run)) if run else _of_study(_study(run, yaml))
         _remember(_tables, key, table)
     _measured(table, losses)
+    threading.Thread(target=import_module, args=("sapwood.prepare.study",), daemon=True).start()
     return {"key": key, **_facts(table)}
 
 
@@ -129,21 +133,21 @@ def find_rows(
     }
 
 
-def see_row(key: str, at: int) -> Work:
+def see_row(key: str, at: int, yaml: str = "") -> Work:
     """One row, token by token."""
     from sapwood.show.mask import pieces, summary, visible
 
     yield "reading"
-    table = _table(key)
+    table, renderer = _table(key), _study("" if yaml else key, yaml).renderer
     if not 0 <= at < len(table.examples):
         raise ConfigError(f"there is no row {at}", "row", f"there are {len(table.examples):,}")
     example = table.examples[at]
     shown = [
         {"ids": piece.ids, "text": visible(piece.text), "on": piece.trained, "ctl": piece.control,
          "lines": piece.text.count("\n")}
-        for piece in pieces(example, table.renderer)
+        for piece in pieces(example, renderer)
     ]  # fmt: skip
-    return {"pieces": shown, "summary": summary(example, table.renderer), **table.row(at)}
+    return {"pieces": shown, "summary": summary(example, renderer), **table.row(at)}
 
 
 def warm() -> Work:
@@ -158,14 +162,47 @@ def warm() -> Work:
 
 
 def _study(run: str, yaml: str) -> Study:
-    if run:
-        folder = Path(run)
-        return load_study(folder / DATA, load_config(folder / CONFIG))
-    key = f"config:{hash(yaml)}"
+    from sapwood.prepare.study import load_study, study_config
+
+    key = run or f"config:{hash(yaml)}"
     if key not in _studies:
-        with _as_file(yaml) as path:
-            _remember(_studies, key, study_config(load_config(path)))
+        if run:
+            folder = Path(run)
+            _remember(_studies, key, load_study(folder / DATA, load_config(folder / CONFIG)))
+        else:
+            with _as_file(yaml) as path:
+                _remember(_studies, key, study_config(load_config(path)))
     return _studies[key]
+
+
+def _of_study(study: Study) -> RowTable:
+    both = [Examples.of(study.data.train), Examples.of(study.data.eval)]
+    texts, stop_ids = study.renderer.tokenizer.backend_tokenizer, study.renderer.stop_ids
+    return RowTable(_joined(both), len(both[0]), texts, stop_ids, study.facts["report"])
+
+
+def _of_run(run: Path) -> RowTable:
+    """From the run's own copy; without torch, if the base has its tokenizer in a file."""
+    from sapwood.base.sources import resolve
+
+    base = resolve(load_config(run / CONFIG).base.model, offline=True)
+    file = base / "tokenizer.json"
+    if not file.is_file():
+        return _of_study(_study(str(run), ""))
+    from tokenizers import Tokenizer
+
+    facts = json.loads((run / DATA / STUDY).read_bytes())
+    both = [_unpacked(run / DATA / name) for name in (TRAIN, EVAL)]
+    return RowTable(
+        _joined(both), len(both[0]), Tokenizer.from_file(str(file)), facts["stop_ids"], facts["report"]
+    )
+
+
+def _unpacked(file: Path) -> Examples:
+    try:
+        return Examples.of(unpack_examples(file.read_bytes(), file))
+    except OSError as error:
+        raise StorageError("the run's rows can't be read", str(file), str(error)) from None
 
 
 def _joined(parts: list[Examples]) -> Examples:
@@ -250,5 +287,3 @@ TASKS = {
     "check": check, "parse": parse, "first_rows": first_rows, "bring": bring, "fits": fits,
     "open_rows": open_rows, "find_rows": find_rows, "see_row": see_row, "warm": warm,
 }  # fmt: skip
-
-__all__ = ["TASKS", "Example"]

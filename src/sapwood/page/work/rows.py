@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.prepare.examples import Examples
-from sapwood.template.render import Renderer
 
 ISSUES = ("duplicate", "contradiction", "cut", "end", "empty", "odd", "outlier")
 NEAR_EMPTY = 3  # learnt tokens, the stop token among them, at most
@@ -31,12 +30,14 @@ class RowTable:
     """Examples of both sides, the learnt ones first.
 
     length, learnt: int64[R], tokens and targets. flags: for each issue, bool[R]. held: from which row on rows
-    are held out. loss: float32[R] in nats a target, not a number where it wasn't measured.
+    are held out. loss: float32[R] in nats a target, not a number where it wasn't measured. texts: the fast
+    tokenizer, which decodes; stop_ids: on which an answer may end.
     """
 
     examples: Examples
     held: int
-    renderer: Renderer
+    texts: Any
+    stop_ids: Sequence[int]
     report: Mapping[str, Any]
     length: NDArray[np.int64] = field(init=False)
     learnt: NDArray[np.int64] = field(init=False)
@@ -108,7 +109,7 @@ class RowTable:
         example = self.examples[at]
         learnt = np.flatnonzero(example.trained)
         start = int(learnt[0]) if len(learnt) else len(example)
-        decode: Any = self.renderer.tokenizer.backend_tokenizer.decode
+        decode: Any = self.texts.decode
         before = decode(example.ids[max(0, start - 48) : start].tolist(), skip_special_tokens=True)
         after = decode(example.ids[start : start + 64].tolist(), skip_special_tokens=True)
         return f"{' '.join(before.split())[-PREVIEW // 2 :]} → {' '.join(after.split())[:PREVIEW]}"
@@ -122,7 +123,7 @@ class RowTable:
     def _issues(self) -> dict[str, Flags]:
         whole, prompts = self._hashes()
         equal = _repeated(whole)
-        stops = np.isin(self.examples.ids, self.renderer.stop_ids) & self.examples.trained
+        stops = np.isin(self.examples.ids, self.stop_ids) & self.examples.trained
         ends = self._any(stops)
         cut = ~ends & (self.report.get("cut", 0) > 0) & (self.length >= int(self.report["max_length"]) - 1)
         return {
@@ -159,7 +160,7 @@ class RowTable:
 
     def _decode(self) -> None:
         """All rows as text, without case, for the search; on the way, odd characters."""
-        decode: Any = self.renderer.tokenizer.backend_tokenizer.decode_batch
+        decode: Any = self.texts.decode_batch
         odd = self.flags["odd"]
         for start in range(0, len(self.examples), AT_ONCE):
             part = [
