@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -95,8 +95,7 @@ class Guard:
     async def _welcome(self, scope: Scope, send: Send, query: str) -> None:
         """Leave the key in a cookie and take it out of the address."""
         cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict; Max-Age={SECONDS}"
-        path = urlsplit(scope["path"]).path or "/"
-        to = f"/{path.lstrip('/')}" + (f"?{query}" if query else "")
+        to = f"/{scope['path'].lstrip('/')}" + (f"?{query}" if query else "")
         await _answer(scope, send, 303, "", [(b"set-cookie", cookie.encode()), (b"location", _ascii(to))])
 
     def _with_headers(self, send: Send) -> Send:

@@ -139,8 +139,8 @@ def _state(path: Path, code: int | None, child: int | None, made: float) -> Stat
         return "done" if code == 0 else "failed"
     if (path / CANCELLED).exists():
         return "cancelled"
-    if child is not None:
-        return "working" if lives(child) else "lost"
+    if child is not None:  # between its end and its code, the process around it is still there
+        return "working" if lives(child) or lives(read(path / PID)) else "lost"
     young = read(path / PID) is None and time.time() - made < STARTS
     return "waiting" if young or is_open(path) else "lost"
 

@@ -69,11 +69,7 @@ def study_facts(w: Words, study: Mapping[str, Any]) -> Safe:
     proof, report, rows = study["proof"], study["report"], study["rows"]
     share = 100 * report["targets"] / max(1, report["tokens"])
     accepted = {code: found for code, found in proof["accepted"].items() if found["rows"]}
-    checks = [
-        el("li", el("span", "✓" if code not in accepted else "!", cls="tick"), el("span", el("code", code), el("small", w(f"check.{code}"))),
-           cls="accepted" if code in accepted else None)
-        for code in proof["codes"]
-    ]  # fmt: skip
+    checks = [_check(w, code, accepted=code in accepted) for code in proof["codes"]]
     figures: list[tuple[str, Child, Child]] = [
         (w("rows.learnt"), f"{rows['learnt']:,}", w("rows.held", n=f"{rows['held_out']:,}")),
         (w("tokens"), f"{report['tokens']:,}", w("tokens.learnt", share=f"{share:.0f}")),
@@ -90,6 +86,12 @@ def study_facts(w: Words, study: Mapping[str, Any]) -> Safe:
             _notes(w, study),
         ]
     )
+
+
+def _check(w: Words, code: str, *, accepted: bool) -> Safe:
+    tick = el("span", "!" if accepted else "✓", cls="tick")
+    said = el("span", el("code", code), el("small", w(f"check.{code}")))
+    return el("li", tick, said, cls="accepted" if accepted else None)
 
 
 def _notes(w: Words, study: Mapping[str, Any]) -> Safe:

@@ -95,7 +95,6 @@ class Screen:
 
     def _choose(self, chosen: list[str]) -> None:
         """Panes for what is chosen: the base of the first adapter beside it, if it is the only one."""
-        w = self.view.words
         self.chosen = chosen
         self.panes = []
         bases = [name for name in chosen if not _is_run(self.view, name)]

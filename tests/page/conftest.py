@@ -1,0 +1,77 @@
+"""One server and one really trained run for all tests of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser import browser_page
+from tests.page.hostile import HOSTILE
+from tests.page.shared import Server, made_run, serve, write_rows
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytest.importorskip("nicegui", reason="the page needs NiceGUI: pip install 'sapwood[ui]'")
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and 300 rows, 200 of them hostile."""
+    from tests.base.tiny import tiny_llama
+
+    folder = tmp_path_factory.mktemp("page")
+    tiny_llama(folder)
+    rows = [
+        {"prompt": f"What grows on row {i}?", "completion": f"An apple tree, neighbour {i}."}
+        for i in range(98)
+    ]
+    rows += [rows[3], {"prompt": rows[4]["prompt"], "completion": "Never."}]
+    rows += [{"prompt": f"{i}: {text}", "completion": text} for i, text in enumerate(HOSTILE)]
+    write_rows(folder / "rows.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(home: Path) -> Path:
+    """A run that was really trained, and three that were only recorded."""
+    from sapwood import finetune
+
+    folder = home / "runs"
+    finetune(
+        name="trees", base={"model": str(home / "tiny-llama"), "storage": "fp32"},
+        data={"train": [str(home / "rows.jsonl")], "eval": 8}, train={"max_steps": 3, "batch_size": 4},
+        eval={"samples": 2, "max_new_tokens": 8}, save={"dir": str(folder)},
+    )  # fmt: skip
+    made_run(folder, "first")
+    made_run(folder, "second", lora={"rank": 16})
+    made_run(folder, "stopped", status="stopped")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(runs: Path) -> Path:
+    return next(runs.glob("*-trees-*"))
+
+
+@pytest.fixture(scope="session")
+def server(home: Path, runs: Path) -> Generator[Server]:
+    found = serve(home, runs)
+    yield found
+    found.stop()
+
+
+@contextmanager
+def looking(
+    server: Server, width: int = 1280, height: int = 860, *, dark: bool = False, zh: bool = False
+) -> Generator[Page]:
+    """A browser that was let in."""
+    with browser_page(width, height, dark=dark) as page:
+        page.set_extra_http_headers({"Accept-Language": "zh-CN,zh;q=0.9" if zh else "en-US,en;q=0.9"})
+        page.goto(server.url(f"/?token={server.token}"))
+        page.locator("h1").wait_for()
+        yield page
