@@ -39,14 +39,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def runs(home: Path) -> Path:
     """A run that was really trained, and three that were only recorded."""
-    from sapwood import finetune
+    from sapwood import finetune, parse_config
 
     folder = home / "runs"
-    finetune(
-        name="trees", base={"model": str(home / "tiny-llama"), "storage": "fp32"},
-        data={"train": [str(home / "rows.jsonl")], "eval": 8}, train={"max_steps": 3, "batch_size": 4},
-        eval={"samples": 2, "max_new_tokens": 8}, save={"dir": str(folder)},
-    )  # fmt: skip
+    tree = {
+        "name": "trees", "base": {"model": str(home / "tiny-llama"), "storage": "fp32"},
+        "data": {"train": [str(home / "rows.jsonl")], "eval": 8}, "save": {"dir": str(folder)},
+        "train": {"max_steps": 3, "batch_size": 4}, "eval": {"samples": 2, "max_new_tokens": 8},
+    }  # fmt: skip
+    finetune(parse_config(tree))
     made_run(folder, "first")
     made_run(folder, "second", lora={"rank": 16})
     made_run(folder, "stopped", status="stopped")
