@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser import browser_page
+from tests.browser import chromium, page_in
 from tests.page.hostile import HOSTILE
 from tests.page.shared import Server, made_run, serve, write_rows
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
+
+Looking = Callable[..., "AbstractContextManager[Page]"]
 
 pytest.importorskip("nicegui", reason="the page needs NiceGUI: pip install 'sapwood[ui]'")
 
@@ -66,13 +68,24 @@ def server(home: Path, runs: Path) -> Generator[Server]:
     found.stop()
 
 
-@contextmanager
-def looking(
-    server: Server, width: int = 1280, height: int = 860, *, dark: bool = False, zh: bool = False
-) -> Generator[Page]:
-    """A browser that was let in."""
-    with browser_page(width, height, dark=dark) as page:
-        page.set_extra_http_headers({"Accept-Language": "zh-CN,zh;q=0.9" if zh else "en-US,en;q=0.9"})
-        page.goto(server.url(f"/?token={server.token}"))
-        page.locator("h1").wait_for()
-        yield page
+@pytest.fixture(scope="module")
+def browser() -> Generator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def looking(browser: Browser) -> Looking:
+    """Opens a page of a server for somebody who was let in."""
+
+    @contextmanager
+    def look(
+        server: Server, width: int = 1280, height: int = 860, *, dark: bool = False, zh: bool = False
+    ) -> Generator[Page]:
+        languages = {"Accept-Language": "zh-CN,zh;q=0.9" if zh else "en-US,en;q=0.9"}
+        with page_in(browser, width, height, dark=dark, extra_http_headers=languages) as page:
+            page.goto(server.url(f"/?token={server.token}"))
+            page.locator("h1").wait_for()
+            yield page
+
+    return look

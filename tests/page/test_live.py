@@ -1,4 +1,4 @@
-"""Runs that go on, hang, die; a server that is killed; two tabs; a training from the first click to its end."""
+"""Runs that go on, hang, die; a server that is killed; two tabs; a training from the first click on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from subprocess import Popen
 import pytest
 
 from sapwood.run.query import read_events, summarise
-from tests.page.conftest import looking
+from tests.page.conftest import Looking
 from tests.page.shared import Server, eventually, hold_run, serve
 
 Held = tuple["Popen[str]", Path]
@@ -31,7 +31,7 @@ def held(home: Path, runs: Path) -> Generator[Held]:
 
 
 def test_points_appear_while_the_run_goes_on_and_a_killed_one_shows_as_died_within_ten_seconds(
-    server: Server, held: Held
+    looking: Looking, server: Server, held: Held
 ) -> None:
     process, run = held
     with looking(server) as page:
@@ -51,7 +51,7 @@ def test_points_appear_while_the_run_goes_on_and_a_killed_one_shows_as_died_with
 
 
 def test_a_run_whose_process_is_frozen_shows_as_hung_and_goes_on_when_it_is_woken(
-    server: Server, held: Held
+    looking: Looking, server: Server, held: Held
 ) -> None:
     process, run = held
     with looking(server) as page:
@@ -65,12 +65,13 @@ def test_a_run_whose_process_is_frozen_shows_as_hung_and_goes_on_when_it_is_woke
 
 
 def test_a_server_that_is_killed_touches_no_run_and_an_open_page_goes_on_with_the_next_one(
-    home: Path, runs: Path, held: Held
+    looking: Looking, home: Path, runs: Path, held: Held
 ) -> None:
     process, run = held
     server = serve(home, runs)
     try:
-        with looking(server) as page, looking_too(page, server) as other:
+        with looking(server) as page:
+            other = page.context.new_page()
             page.goto(server.url(f"/run/{run.name}"))
             other.goto(server.url("/"))
             page.locator(".head .status.running").wait_for()
@@ -89,15 +90,8 @@ def test_a_server_that_is_killed_touches_no_run_and_an_open_page_goes_on_with_th
         server.stop()
 
 
-def looking_too(page, server):
-    """A second tab of the same browser."""
-    from contextlib import closing
-
-    return closing(page.context.new_page())
-
-
 def test_from_an_empty_folder_a_dropped_file_becomes_a_finished_run_in_at_most_six_clicks(
-    home: Path, tmp_path: Path
+    looking: Looking, home: Path, tmp_path: Path
 ) -> None:
     """With a tiny base, which is named by typing; the built-in one needs no typing at all."""
     runs = home / "empty"
@@ -133,7 +127,9 @@ def test_from_an_empty_folder_a_dropped_file_becomes_a_finished_run_in_at_most_s
         server.stop()
 
 
-def test_faults_of_the_rows_are_named_with_their_lines_while_one_types(server: Server, home: Path) -> None:
+def test_faults_of_the_rows_are_named_with_their_lines_while_one_types(
+    looking: Looking, server: Server, home: Path
+) -> None:
     bad = home / "bad.jsonl"
     bad.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "only <b>asked</b>"}\n', encoding="utf-8")
     with looking(server) as page:
@@ -149,7 +145,7 @@ def test_faults_of_the_rows_are_named_with_their_lines_while_one_types(server: S
         page.get_by_text("outside the folders").first.wait_for()
 
 
-def test_a_tutorial_is_a_start_and_its_faults_are_named(server: Server, home: Path) -> None:
+def test_a_tutorial_is_a_start_and_its_faults_are_named(looking: Looking, server: Server, home: Path) -> None:
     (home / "train.py").write_text(
         "from transformers import AutoModelForCausalLM, TrainingArguments, Trainer\n"
         "from peft import LoraConfig\n"

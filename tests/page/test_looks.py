@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.page.conftest import looking
+from tests.page.conftest import Looking
 from tests.page.shared import Server
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ SERIOUS = {"serious", "critical"}
 
 
 @pytest.fixture(scope="module", params=LOOKS)
-def look(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[Page, str]]:
+def look(looking: Looking, request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[Page, str]]:
     width, height, dark, zh = LOOKS[request.param]
     with looking(server, width, height, dark=dark, zh=zh) as page:
         yield page, request.param

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from playwright.sync_api import Browser
+
 from sapwood.page.report import report_html, write_report
 from sapwood.page.texts import Words
-from tests.browser import browser_page
-from tests.page.conftest import looking
+from tests.browser import page_in
+from tests.page.conftest import Looking
 from tests.page.hostile import HOSTILE
 from tests.page.shared import Server, made_run, sample, serve
 
 
 def test_two_hundred_hostile_rows_are_text_everywhere_and_none_of_them_runs(
-    server: Server, runs: Path, trained: Path, home: Path
+    browser: Browser, looking: Looking, server: Server, runs: Path, trained: Path, home: Path
 ) -> None:
     made_run(runs, "hostile")
     hostile = next(runs.glob("*-hostile-*"))
@@ -40,7 +42,7 @@ def test_two_hundred_hostile_rows_are_text_everywhere_and_none_of_them_runs(
         assert HOSTILE[0] in page.locator(".said").all_inner_texts()
     report = home / "hostile.html"
     write_report(hostile.name, runs, report, "en")
-    with browser_page(900, 800) as page:
+    with page_in(browser, 900, 800) as page:
         page.goto(report.as_uri())
         page.wait_for_timeout(300)
         assert page.evaluate("window.hit || 0") == 0 and page.locator("main script").count() == 0
@@ -62,7 +64,7 @@ def spoil(run: Path) -> None:
 
 
 def test_rows_are_searched_filtered_sorted_and_one_is_shown_token_by_token(
-    server: Server, trained: Path
+    looking: Looking, server: Server, trained: Path
 ) -> None:
     with looking(server) as page:
         page.goto(server.url(f"/data?run={trained.name}"))
@@ -88,7 +90,7 @@ def test_rows_are_searched_filtered_sorted_and_one_is_shown_token_by_token(
 
 
 def test_base_and_adapter_answer_one_question_and_what_they_say_is_kept(
-    server: Server, trained: Path, runs: Path
+    looking: Looking, server: Server, trained: Path, runs: Path
 ) -> None:
     import json
 
@@ -118,7 +120,7 @@ def test_base_and_adapter_answer_one_question_and_what_they_say_is_kept(
 
 
 def test_a_page_that_only_shows_has_no_button_that_changes_anything(
-    home: Path, runs: Path, trained: Path
+    looking: Looking, home: Path, runs: Path, trained: Path
 ) -> None:
     found = serve(home, runs, 0, "--read-only")
     try:
@@ -133,7 +135,7 @@ def test_a_page_that_only_shows_has_no_button_that_changes_anything(
         found.stop()
 
 
-def test_language_and_light_are_switched_on_the_page_and_stay(server: Server) -> None:
+def test_language_and_light_are_switched_on_the_page_and_stay(looking: Looking, server: Server) -> None:
     with looking(server) as page:
         page.get_by_role("button", name="Switch language").click()
         page.get_by_role("heading", name="训练").wait_for()
@@ -144,7 +146,9 @@ def test_language_and_light_are_switched_on_the_page_and_stay(server: Server) ->
         assert page.locator("html").get_attribute("data-dark") == "1"
 
 
-def test_screens_are_reached_by_keys_and_the_content_by_the_first_tab(server: Server) -> None:
+def test_screens_are_reached_by_keys_and_the_content_by_the_first_tab(
+    looking: Looking, server: Server
+) -> None:
     with looking(server) as page:
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip"
@@ -153,14 +157,16 @@ def test_screens_are_reached_by_keys_and_the_content_by_the_first_tab(server: Se
         page.get_by_role("heading", name="New run").wait_for()
 
 
-def test_a_report_holds_the_run_in_one_file_in_either_language(trained: Path, tmp_path: Path) -> None:
+def test_a_report_holds_the_run_in_one_file_in_either_language(
+    browser: Browser, trained: Path, tmp_path: Path
+) -> None:
     for lang, words in (("en", "Held-out"), ("zh", "留出损失")):
         text = report_html(trained, Words("zh" if lang == "zh" else "en"))
         assert words in text and "<svg" in text and "template-ids" in text and "train.max_steps" in text
         assert "<script" not in text and 'src="' not in text and "http" not in text.replace("http-equiv", "")
     file = tmp_path / "report.html"
     write_report(trained.name, trained.parent, file, "en")
-    with browser_page(390, 800, dark=True) as page:
+    with page_in(browser, 390, 800, dark=True) as page:
         page.goto(file.as_uri())
         assert page.locator("svg.chart polyline.line").first.bounding_box()
         assert (

@@ -126,7 +126,8 @@ def style() -> str:
 
 
 EXTRA = (
-    "*{box-sizing:border-box}body{margin:0}.main{max-width:70rem}.copy{display:none}.legend .key:empty{display:none}"
+    "*{box-sizing:border-box}body{margin:0}"
+    ".main{max-width:70rem}.copy{display:none}.legend .key:empty{display:none}"
     ".card.small{margin:0;padding:.6rem .8rem}"
     ".sub>*{margin-right:.3rem}"
 )
