@@ -13,8 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 WARM = (
+    "sapwood.cli",
+    "sapwood.commands.train",
+    "sapwood.serve.chat",
+    "sapwood.evaluate",
+    "matplotlib.figure",
     "sapwood.restart",
-    "sapwood.compute.linear.group",
+    "sapwood.compute.linear.layer",
     "transformers.models.llama.modeling_llama",
     "sapwood.prepare.study",
     "tests.forks",

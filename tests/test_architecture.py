@@ -58,7 +58,7 @@ DOORS = {
     "bitsandbytes": {"base/storage/bnb_linear", "train/optim"},
     "peft": {
         *(f"adapter/{name}" for name in ("forms", "methods", "targets", "combine")),
-        "compute/linear/group",
+        "compute/linear/layer",
         "train/trial",
     },
     "datasets": {"data/files/hub"},

@@ -7,9 +7,6 @@ import io
 import json
 import os
 import re
-import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +21,7 @@ from sapwood import cli
 from sapwood.config.file import load_config
 from sapwood.errors import ConfigError, DataError
 from tests.base.tiny import tiny_llama
+from tests.shell import in_a_terminal, shell
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +64,6 @@ def call(*arguments: str) -> Result:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
-
-
-def shell(
-    *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """The real program in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "sapwood", *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        cwd=cwd,
-        timeout=120,
-        env={**os.environ, **(env or {})},
-    )
 
 
 def test_check_reports_and_trains_nothing(home: Path) -> None:
@@ -234,10 +217,7 @@ def test_bad_input_gets_one_clear_error(case: str, home: Path) -> None:
     arguments, code, words = BAD[case]
     before = sorted(p for p in home.rglob("*") if "runs" not in p.parts)
     runs = len(list((home / "runs").iterdir()))
-    done = subprocess.run(
-        [sys.executable, "-m", "sapwood", *arguments],
-        capture_output=True, text=True, cwd=home, timeout=120, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    done = shell(*arguments, cwd=home, env={"HF_HUB_OFFLINE": "1"})
     said = done.stderr
     assert "Traceback" not in said
     assert done.returncode == code, said
@@ -352,23 +332,16 @@ def test_verbose_is_taken_anywhere(home: Path) -> None:
 @pytest.mark.parametrize("how", ["NO_COLOR", "--no-color", "TERM"])
 def test_no_colour_where_none_is_wanted(how: str, home: Path) -> None:
     """In a terminal: `show` paints, unless it was told not to."""
-    import pexpect
-
     environment = {**os.environ, "TERM": "xterm"}
     environment.pop("NO_COLOR", None)
-    plain = {
-        **environment,
-        **({"NO_COLOR": "1"} if how == "NO_COLOR" else {"TERM": "dumb"} if how == "TERM" else {}),
-    }
-    command = [sys.executable, "-m", "sapwood", "show", "my.yaml", "--row", "0"]
+    plain = {"NO_COLOR": {"NO_COLOR": "1"}, "TERM": {"TERM": "dumb"}}.get(how, {})
+    words = ["show", "my.yaml", "--row", "0"]
     extra = ["--no-color"] if how == "--no-color" else []
-    shown = pexpect.run(shlex.join([*command, *extra]), cwd=home, env=plain, timeout=120).decode()
+    shown = in_a_terminal(*words, *extra, cwd=home, env=environment | plain)
     assert "⟦Wat" in shown and "\x1b[" not in shown
     if how == "NO_COLOR":
-        assert (
-            "\x1b[1;32m" in pexpect.run(shlex.join(command), cwd=home, env=environment, timeout=120).decode()
-        )
-        assert "\x1b[" not in shell("show", "my.yaml", "--row", "0", cwd=home).stdout
+        assert "\x1b[1;32m" in in_a_terminal(*words, cwd=home, env=environment)
+        assert "\x1b[" not in shell(*words, cwd=home).stdout
 
 
 def test_the_last_lines_offer_what_comes_next(home: Path) -> None:

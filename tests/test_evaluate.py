@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sapwood.evaluate import Compared, evaluate_rows, probes_of, row_losses
 from sapwood.run.query import find_run, read_events, read_samples
 from sapwood.scores import Interval
 from sapwood.serve.load import open_base, open_target
+from tests.shell import shell
 from tests.test_pipeline import make_config
 
 
@@ -30,8 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sapwood_eval(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sapwood", "eval", str(run), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return shell("eval", str(run), *arguments)
 
 
 def test_losses_are_those_that_the_training_measured(run: Path) -> None:

@@ -17,7 +17,8 @@ from sapwood.base.storage.frozen import DenseWeight, freeze
 from sapwood.compute.dropout import keep_mask
 from sapwood.compute.linear import group as linear_group
 from sapwood.compute.linear import reference
-from sapwood.compute.linear.group import InputGroup, LoraLinear
+from sapwood.compute.linear.group import InputGroup
+from sapwood.compute.linear.layer import LoraLinear
 from sapwood.config.sections import LoraConfig
 from sapwood.native.ops import Dropout
 from tests.base.tiny import ARCHITECTURES

@@ -20,7 +20,6 @@ from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
 from sapwood.compute.flow import flow_of
 from sapwood.compute.lighten import lighten
-from sapwood.compute.linear.group import LoraLinear, speed_up
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ModelError
 from sapwood.types import Base
@@ -74,6 +73,8 @@ def attach_saved(
 
 def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
     """``base`` with PEFT's modules for ``settings``, as they start at ``seed``, on the fast paths."""
+    from sapwood.compute.linear.layer import LoraLinear, speed_up
+
     on_linears = settings.peft_type == "LORA"
     if on_linears:
         settings._register_custom_module({nn.Linear: LoraLinear})

@@ -14,7 +14,6 @@ import torch
 
 from sapwood.adapter.methods import SVD_ROUNDS
 from sapwood.base.load import load_base
-from sapwood.compute.linear.group import LoraLinear
 from sapwood.config.sections import BaseConfig
 from sapwood.types import Base
 
@@ -25,6 +24,8 @@ def start_from_rest(adapted: Any, base: Base) -> None:
 
     The original weights are loaded beside the quantised ones, in fp32, and dropped again.
     """
+    from sapwood.compute.linear.layer import LoraLinear
+
     original = load_base(base.spec, BaseConfig(model=base.spec.source, storage="fp32")).model
     for name, module in adapted.get_base_model().named_modules():
         if not isinstance(module, LoraLinear):

@@ -6,11 +6,12 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from sapwood.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MATRIX = 2  # dimensions of a linear's weight; experts are stacks of matrices
 
@@ -101,6 +102,8 @@ def _modules(model: Any) -> tuple[list[tuple[str, nn.Module]], list[str]]:
 
 
 def _linears(model: Any) -> dict[str, nn.Linear]:
+    from torch import nn
+
     head = model.get_output_embeddings()
     modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
     return {name: m for name, m in modules if isinstance(m, nn.Linear) and m is not head}

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from sapwood.config.file import flatten, load_config, origins
 from sapwood.config.sections import DataConfig, RunConfig
 from sapwood.errors import DataError
-from sapwood.prepare.study import Study, study_config
 from sapwood.run.files import to_json, write_atomic
 from sapwood.train.schedule import plan_steps
 
 if TYPE_CHECKING:
     from sapwood.plan import MemoryChoice
     from sapwood.plan.time import Estimate
+    from sapwood.prepare.study import Study
 
 EXAMPLES = 3  # groups of rows that a note names; `--json` has more
 BARS = 40  # characters of the longest bar
@@ -41,12 +41,16 @@ class Checked:
 
 def checked(config: RunConfig) -> Checked:
     """Raises as `study_config` does."""
+    from sapwood.prepare.study import study_config
+
+    study = study_config(config)
+    # torch and PEFT take seconds to import: a fault in the data is told before
     from sapwood.machine.device import device_for
     from sapwood.plan import choose_plan, settled
     from sapwood.plan.time import estimate
     from sapwood.train.trial import tried
 
-    study = tried(study_config(config), config)
+    study = tried(study, config)
     device = device_for(config.base.device_map)
     memory = choose_plan(study, config, device)
     return Checked(study, memory, estimate(study, settled(config, memory, device), device))
@@ -188,6 +192,7 @@ def _bars(histogram: Sequence[Sequence[int]], cut: int) -> Iterator[str]:
 def show_tokens(
     path: Path, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
 ) -> None:
+    from sapwood.prepare.study import study_config
     from sapwood.show.manner import colours
     from sapwood.show.mask import show, show_html, worst_first
 

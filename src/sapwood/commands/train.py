@@ -40,12 +40,13 @@ def run_config(
 ) -> Adapter:
     """Study, say what was found, train, sum up."""
     from sapwood.commands.data import study_lines
-    from sapwood.pipeline import train_study
     from sapwood.prepare.study import study_config
     from sapwood.train.schedule import plan_steps
 
     check_run_folder(Path(config.save.dir))
     study = study_config(config)
+    from sapwood.pipeline import train_study  # torch and PEFT: a fault in the data is told before
+
     if not as_json and not quiet():
         say("\n".join(study_lines(study, config)))
     steps = plan_steps(len(study.data.train), config.train).total_steps

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sapwood.compute.linear.group import LoraLinear
 from sapwood.compute.norm import LightNorm
+
+if TYPE_CHECKING:
+    from sapwood.compute.linear.layer import LoraLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ def flow_of(network: Any, matmul_dtype: torch.dtype | None, storage_dtype: torch
     it is the one of products, or something in a layer has weights that take no other input."""
     if matmul_dtype is None or matmul_dtype == storage_dtype:
         return None
+    from sapwood.compute.linear.layer import LoraLinear
+
     decoder: nn.Module = network.get_decoder()
     layers = [module for module in decoder.modules() if isinstance(module, LoraLinear)]
     covered = {id(network.get_input_embeddings())}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sapwood.compute.linear.compiled import GatedSaved, NativeCall, gated_backward, gated_forward
-from sapwood.compute.linear.group import InputGroup, LoraLinear
+from sapwood.compute.linear.group import InputGroup
 from sapwood.compute.linear.reference import Call
 
 
@@ -113,6 +113,8 @@ class LightMlp:
 
 def _group_of(linears: list[Any]) -> InputGroup | None:
     """The group of these linears where all are adapted the plain way, and nothing else is in it."""
+    from sapwood.compute.linear.layer import LoraLinear
+
     if not all(isinstance(linear, LoraLinear) and linear.is_fast() for linear in linears):
         return None
     return linears[0].group if linears[0].group.members == linears else None

@@ -1,0 +1,75 @@
+"""The command line in a process of its own, forked from one that has imported everything: a start costs a
+tenth of a second, where a cold one costs seconds of imports."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.forks import exit_code
+
+
+def shell(
+    *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What `sapwood ARGUMENTS` prints, and what it leaves with. ``env`` is added to the environment; what a
+    library reads from it while it is imported comes too late."""
+    with tempfile.TemporaryDirectory() as name:
+        out, err = Path(name) / "out", Path(name) / "err"
+        where = str(cwd or Path.cwd())
+        code = exit_code(_program, arguments, where, {**os.environ, **(env or {})}, str(out), str(err))
+        told = [file.read_bytes().decode("utf-8", "replace") for file in (out, err)]
+    return subprocess.CompletedProcess(["sapwood", *arguments], code, *told)
+
+
+def in_a_terminal(*arguments: str, cwd: Path, env: Mapping[str, str]) -> str:
+    """What a terminal is sent by it; ``env`` is the whole environment."""
+    master, slave = os.openpty()
+    sent: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the end, as a terminal tells it
+            while piece := os.read(master, 65536):
+                sent.append(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    where = os.ttyname(slave)
+    code = exit_code(_program, arguments, str(cwd), dict(env), where, where)
+    os.close(slave)
+    reader.join()
+    os.close(master)
+    told = b"".join(sent).decode()
+    assert code == 0, told
+    return told
+
+
+def _program(arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    from sapwood.cli import main
+
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    encoding = env.get("PYTHONIOENCODING", "utf-8")
+    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, out, None), (2, err, None)):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT if flags is None else flags)
+        os.dup2(handle, number)
+        os.close(handle)
+    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding)
+    sys.stdout = _stream(1, encoding, "strict")
+    sys.stderr = _stream(2, encoding, "backslashreplace")
+    sys.argv = ["sapwood", *arguments]
+    main()
+
+
+def _stream(number: int, encoding: str, errors: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(number, "w", closefd=False)), encoding, errors, write_through=True
+    )
