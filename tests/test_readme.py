@@ -55,6 +55,7 @@ OTHERWISE = {  # lines that set a machine up, and who runs them
     "make demo": "the first thing that CI's own machine does",
     ". .venv/bin/activate": "`make test` is inside",
     "python -m pip install": "`make install`, with every extra",
+    "sapwood ui": "tests/page, in a browser",
 }
 
 

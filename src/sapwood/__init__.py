@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sapwood.config.file import load_config, parse_config
     from sapwood.config.sections import RunConfig
     from sapwood.errors import SapwoodError, Stopped
-    from sapwood.page.report import show
+    from sapwood.page.drawn.report import show
     from sapwood.pipeline import finetune
     from sapwood.restart import resume
     from sapwood.run.frame import Run, runs
@@ -35,7 +35,6 @@ _HOMES = {
     "config.file": "load_config parse_config",
     "config.sections": "RunConfig",
     "errors": "SapwoodError Stopped",
-    "page.report": "show",
     "pipeline": "finetune",
     "restart": "resume",
     "run.frame": "Run runs",
@@ -47,6 +46,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    if name == "show":  # the folder of that name, which can be called
+        return import_module("sapwood.show")
     for home, names in _HOMES.items():
         if name in names.split():
             return getattr(import_module(f"sapwood.{home}"), name)

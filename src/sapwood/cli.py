@@ -389,7 +389,8 @@ def ui(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open it")] = True,
 ) -> None:
     """The local page: data, runs, answers; start, stop, compare, talk, ship."""
-    from sapwood.page.server import Opening, serve
+    from sapwood.page.opening import Opening
+    from sapwood.page.server import serve
 
     serve(Opening(runs, tuple(folder or [Path()]), port, read_only, browser))
 
@@ -404,7 +405,7 @@ def report(
     runs: Runs = RUNS,
 ) -> None:
     """A run as one HTML file that opens from disk: curves, answers, proof, config."""
-    from sapwood.page.report import write_report
+    from sapwood.page.drawn.report import write_report
 
     write_report(run, runs, out, lang)
 

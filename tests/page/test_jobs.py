@@ -8,9 +8,9 @@ import pytest
 
 from sapwood.errors import ConfigError
 from sapwood.page.actions import Actions
-from sapwood.page.jobs import Job, Jobs
 from sapwood.page.places import Places
-from sapwood.page.runner import JOB, PID
+from sapwood.page.work.jobs import Job, Jobs
+from sapwood.page.work.runner import JOB, PID
 from sapwood.run.files import to_json
 from tests.page.shared import eventually, hold_run
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import sapwood
+from sapwood.commands.ui import watch_training
 from sapwood.config.file import load_config
 from sapwood.errors import ConfigError
 from sapwood.page import draft
-from sapwood.page.markup import el, join
-from sapwood.page.parts import differing
+from sapwood.page.drawn.markup import el, join
+from sapwood.page.drawn.parts import differing
+from sapwood.page.drawn.svg import chart, smooth, sparkline, thin
+from sapwood.page.drawn.texts import TEXTS, Words, language
 from sapwood.page.places import Places
-from sapwood.page.svg import chart, smooth, sparkline, thin
-from sapwood.page.texts import TEXTS, Words, language
 from sapwood.template.proof import CHECKS
 from tests.page.hostile import HOSTILE
+from tests.page.shared import made_run
 
 SOURCE = Path(__file__).parents[2] / "src" / "sapwood" / "page"
 
@@ -119,3 +123,22 @@ def test_a_draft_is_the_config_that_its_fields_say(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="outside the folders"):
         draft.refuse_elsewhere({"data.train": ["/etc/passwd"]}, Places.of(tmp_path, []))
+
+
+def test_a_notebook_shows_a_run_in_a_frame_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_run(tmp_path, "<b>name</b>")
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", lambda value, **_: shown.append(value))
+    sapwood.show("last", tmp_path)  # type: ignore[operator]
+    text = shown[0]._repr_html_()
+    assert text.startswith("<iframe sandbox") and text.count("<") == 2  # all else is in an attribute, escaped
+    assert "&lt;svg" in text and "&amp;lt;b&amp;gt;name" in text and not shown[0].goes_on
+
+
+def test_train_opens_the_page_of_its_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("subprocess.Popen", lambda words, **_: started.append(words))
+    watch_training(Path("elsewhere"))
+    assert started[0][1:] == ["-m", "sapwood", "ui", "--runs", "elsewhere"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from sapwood.page.report import report_html, write_report
-from sapwood.page.texts import Words
+from sapwood.page.drawn.report import report_html, write_report
+from sapwood.page.drawn.texts import Words
 from tests.browser import page_in
 from tests.page.conftest import Looking
 from tests.page.hostile import HOSTILE

@@ -12,8 +12,8 @@ from typing import Any
 
 from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.errors import ConfigError
-from sapwood.page.jobs import Job, Jobs
 from sapwood.page.places import Places
+from sapwood.page.work.jobs import Job, Jobs
 from sapwood.run.files import write_atomic
 from sapwood.run.lock import holder, is_locked
 

@@ -9,14 +9,14 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from nicegui import app, run, ui
 
 from sapwood.page.actions import Actions
-from sapwood.page.desk import Desk
-from sapwood.page.jobs import Jobs
+from sapwood.page.drawn.shown import ASSETS
+from sapwood.page.drawn.texts import Words, language
 from sapwood.page.live import LiveRuns
+from sapwood.page.opening import Opening
 from sapwood.page.places import Places
-from sapwood.page.server import Opening
 from sapwood.page.shell import State, View
-from sapwood.page.shown import ASSETS
-from sapwood.page.texts import Words, language
+from sapwood.page.work.desk import Desk
+from sapwood.page.work.jobs import Jobs
 
 VERSION = "1"
 
@@ -112,7 +112,7 @@ def _pages(state: State) -> None:
 def _files(state: State) -> None:
     @app.get("/report/{name}")
     async def report(request: Request, name: str) -> Response:
-        from sapwood.page.report import report_html
+        from sapwood.page.drawn.report import report_html
 
         path = state.places.run(name.removesuffix(".html"))
         if path is None:

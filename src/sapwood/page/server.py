@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import secrets
 import socket
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sapwood.errors import ConfigError
 from sapwood.machine.extras import needs
+from sapwood.page.opening import Opening
 
 HOST, PORT = "127.0.0.1", 8765
 TRIED = 20  # ports after the first one, where that is taken
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """How the page is opened. ``token``: the key; None makes or finds this user's own."""
-
-    runs: Path
-    folders: tuple[Path, ...] = ()
-    port: int | None = None
-    read_only: bool = False
-    browser: bool = True
-    path: str = "/"
 
 
 def serve(opening: Opening) -> None:

@@ -11,12 +11,12 @@ from nicegui import ui
 
 from sapwood.errors import SapwoodError
 from sapwood.page.actions import Actions
-from sapwood.page.desk import Desk
-from sapwood.page.jobs import Jobs
+from sapwood.page.drawn.markup import Child, Safe, el
+from sapwood.page.drawn.texts import Words
 from sapwood.page.live import LiveRuns
-from sapwood.page.markup import Child, Safe, el
 from sapwood.page.places import Places
-from sapwood.page.texts import Words
+from sapwood.page.work.desk import Desk
+from sapwood.page.work.jobs import Jobs
 
 PLACES = (
     ("home", "/", "M3 11 12 4l9 7v9h-6v-6H9v6H3z"),

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sapwood.adapter.soft_prompt import lead_length
+from sapwood.errors import ConfigError
 from sapwood.serve.generate import generation_attention
 from sapwood.serve.load import Loaded
 from sapwood.types import Example
@@ -30,8 +32,11 @@ def likeliest(logits: Tensor, token: int, count: int = RUNNERS_UP) -> tuple[floa
 def token_losses(loaded: Loaded, example: Example, *, base: bool = False) -> NDArray[np.float32]:
     """-log p of each token after those before it, in nats: float32[T], not a number for the first.
 
-    base: of the base alone.
+    base: of the base alone. Raises ConfigError for a soft prompt, whose tokens stand before all positions.
     """
+    if lead_length(loaded.network):
+        what = "losses of single tokens aren't measured with a soft prompt"
+        raise ConfigError(what, loaded.name, "its virtual tokens stand before every position")
     device = next(loaded.network.parameters()).device
     ids = torch.tensor(example.ids[None].astype(np.int64), device=device)
     found = np.full(len(example), np.nan, np.float32)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from nicegui import ui
 
-from sapwood.page import parts
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Safe
+from sapwood.page.drawn.shown import compared
 from sapwood.page.live import LiveRun, Seen
-from sapwood.page.markup import Safe
 from sapwood.page.shell import View, block
-from sapwood.page.shown import compared
 
 
 def build(view: View, live: LiveRun) -> Callable[[Seen], None]:

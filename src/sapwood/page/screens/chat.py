@@ -13,10 +13,10 @@ from nicegui import ui
 from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.base.sources import list_models
 from sapwood.errors import SapwoodError
+from sapwood.page.drawn.markup import Child, Safe, el, join
+from sapwood.page.drawn.texts import Words
 from sapwood.page.live import title_of
-from sapwood.page.markup import Child, Safe, el, join
 from sapwood.page.shell import Block, View, block, button, frame, guarded, head, problem
-from sapwood.page.texts import Words
 from sapwood.run.query import run_folders
 from sapwood.run.store import CHECKPOINTS
 from sapwood.show.figures import visible

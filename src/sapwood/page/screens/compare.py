@@ -10,12 +10,12 @@ from nicegui import run as threads
 from nicegui import ui
 
 from sapwood.errors import SapwoodError
-from sapwood.page import curves, parts
+from sapwood.page.drawn import curves, parts
+from sapwood.page.drawn.markup import Child, Safe, el, join
+from sapwood.page.drawn.texts import Words
 from sapwood.page.live import LiveRun, title_of
-from sapwood.page.markup import Child, Safe, el, join
 from sapwood.page.screens.run import controls, window_of
 from sapwood.page.shell import View, block, button, frame, guarded, head, problem
-from sapwood.page.texts import Words
 from sapwood.run.query import compare_runs, run_folders
 from sapwood.scores import perplexity
 from sapwood.show.figures import UNKNOWN, duration, number, steps, visible

@@ -12,13 +12,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from nicegui import ui
 
 from sapwood.errors import SapwoodError
-from sapwood.page import parts
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Child, Safe, el, join
+from sapwood.page.drawn.svg import bars
+from sapwood.page.drawn.texts import Words
 from sapwood.page.live import title_of
-from sapwood.page.markup import Child, Safe, el, join
 from sapwood.page.places import Places
 from sapwood.page.shell import View, block, button, frame, head, problem, tell
-from sapwood.page.svg import bars
-from sapwood.page.texts import Words
 from sapwood.run.query import run_folders
 from sapwood.show.figures import UNKNOWN, number, visible
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sapwood.page import parts
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Safe, el, join
+from sapwood.page.drawn.shown import config_of, proof_of
 from sapwood.page.live import LiveRun, Seen
-from sapwood.page.markup import Safe, el, join
 from sapwood.page.shell import View, block
-from sapwood.page.shown import config_of, proof_of
 from sapwood.run.lock import holder
 from sapwood.run.query import boards
 from sapwood.show.figures import visible

@@ -9,12 +9,12 @@ from pathlib import Path
 from nicegui import run, ui
 
 from sapwood.base.sources import list_models
-from sapwood.page import parts
-from sapwood.page.jobs import Job
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Child, Safe, el, join
+from sapwood.page.drawn.svg import sparkline
 from sapwood.page.live import LiveRun, Seen
-from sapwood.page.markup import Child, Safe, el, join
 from sapwood.page.shell import View, block, button, frame, guarded, head
-from sapwood.page.svg import sparkline
+from sapwood.page.work.jobs import Job
 from sapwood.show.figures import UNKNOWN, duration, number, size
 
 EVERY = 0.8  # seconds between two looks

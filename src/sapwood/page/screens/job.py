@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from sapwood.page import parts
-from sapwood.page.jobs import Job
-from sapwood.page.markup import Safe, el, join
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Safe, el, join
 from sapwood.page.shell import View, block, frame, head
+from sapwood.page.work.jobs import Job
 from sapwood.run.lock import holder
 from sapwood.run.query import run_folders
 from sapwood.show.figures import visible

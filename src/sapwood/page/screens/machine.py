@@ -8,8 +8,8 @@ from typing import Any
 from nicegui import ui
 
 from sapwood.errors import SapwoodError
-from sapwood.page import parts
-from sapwood.page.markup import Child, Safe, el, join
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Child, Safe, el, join
 from sapwood.page.shell import View, block, frame, head, problem
 from sapwood.show.figures import size
 

@@ -14,8 +14,9 @@ from sapwood.base.sources import list_models
 from sapwood.config.faults import help_of
 from sapwood.config.file import inline_yaml, parse_config
 from sapwood.errors import SapwoodError
-from sapwood.page import draft, parts, shown
-from sapwood.page.markup import Child, Safe, el, join
+from sapwood.page import draft
+from sapwood.page.drawn import parts, shown
+from sapwood.page.drawn.markup import Child, Safe, el, join
 from sapwood.page.screens.data import keep_draft
 from sapwood.page.shell import View, block, button, frame, head, problem, tell
 from sapwood.show.figures import duration, size, visible

@@ -9,9 +9,9 @@ from nicegui import run as threads
 from nicegui import ui
 
 from sapwood.errors import SapwoodError
-from sapwood.page import curves, parts
+from sapwood.page.drawn import curves, parts
+from sapwood.page.drawn.markup import Safe, el, join
 from sapwood.page.live import LiveRun, Seen
-from sapwood.page.markup import Safe, el, join
 from sapwood.page.screens import answers, facts
 from sapwood.page.shell import Block, View, block, button, frame, guarded, head, problem
 from sapwood.show.figures import duration, number, size

@@ -11,11 +11,11 @@ from nicegui import ui
 from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.errors import SapwoodError
 from sapwood.export.kinds import CHECK, Kind
-from sapwood.page import parts
-from sapwood.page.jobs import Job
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Safe, el, join
 from sapwood.page.live import title_of
-from sapwood.page.markup import Safe, el, join
 from sapwood.page.shell import View, block, button, frame, guarded, head, tell
+from sapwood.page.work.jobs import Job
 from sapwood.run.query import run_folders
 from sapwood.show.figures import size, visible
 

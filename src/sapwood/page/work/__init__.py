@@ -1,1 +1,1 @@
-"""What a process of its own computes for the page: checks, rows, answers. Nothing here draws."""
+"""Processes of their own: command lines that the page starts, and helpers that compute for it."""

@@ -1,6 +1,6 @@
 """Command lines of sapwood that the page started: trainings, those that wait, exports, evaluations.
 
-Each is a process of its own (`page.runner`) with a folder below the runs, so that a page that is closed or
+Each is a process of its own (`page.work.runner`) with a folder below the runs, so that a page that is closed
 killed touches none of them, and the next one finds them all.
 """
 
@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from sapwood.page.runner import CANCELLED, CHILD, ERR, EXIT, JOB, OUT, PID, is_open, lives, read
+from sapwood.page.work.runner import CANCELLED, CHILD, ERR, EXIT, JOB, OUT, PID, is_open, lives, read
 from sapwood.run.files import to_json
 
 FOLDER = Path(".page") / "jobs"
@@ -88,7 +88,7 @@ class Jobs:
         )
         self._started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "sapwood.page.runner", str(path)],
+                [sys.executable, "-m", "sapwood.page.work.runner", str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from sapwood.errors import ConfigError, SapwoodError
-from sapwood.page import parts
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Child, Safe, el, join
+from sapwood.page.drawn.shown import ASSETS, compared, config_of, proof_of
+from sapwood.page.drawn.svg import Line, chart, smooth, thin
+from sapwood.page.drawn.texts import Words
 from sapwood.page.live import LiveRun
-from sapwood.page.markup import Child, Safe, el, join
-from sapwood.page.shown import ASSETS, compared, config_of, proof_of
-from sapwood.page.svg import Line, chart, smooth, thin
-from sapwood.page.texts import Words
 from sapwood.run.files import write_atomic
 from sapwood.run.query import find_run
 from sapwood.show.figures import duration, number

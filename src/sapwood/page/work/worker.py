@@ -1,4 +1,4 @@
-"""The process behind a `page.desk.Desk`: ``python -m sapwood.page.worker NAME``.
+"""The process behind a `page.work.desk.Desk`: ``python -m sapwood.page.work.worker NAME``.
 
 Questions come as lines on stdin, one at a time is worked on, replies go to what was stdout. What a library
 prints goes nowhere. It ends when stdin does, so none is left behind when the page's server is killed.
@@ -17,10 +17,10 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from sapwood.errors import SapwoodError
-from sapwood.page.desk import gone_as
+from sapwood.page.work.desk import gone_as
 
 Work = Callable[..., Generator[Any, None, Any]]
-TABLES = {"desk": "sapwood.page.work.desk", "voice": "sapwood.page.work.voice"}
+TABLES = {"desk": "sapwood.page.work.proof", "voice": "sapwood.page.work.voice"}
 NICE = 5  # a training matters more
 
 

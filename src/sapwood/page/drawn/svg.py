@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.page.markup import Safe, el
+from sapwood.page.drawn.markup import Safe, el
 from sapwood.show.plot import smoothed
 
 MARGIN = (8, 14, 26, 48)  # top, right, bottom, left

@@ -1,4 +1,4 @@
-"""A process of its own around one command line of sapwood: ``python -m sapwood.page.runner JOB``.
+"""A process of its own around one command line of sapwood: ``python -m sapwood.page.work.runner JOB``.
 
 It outlives the page that started it. A training that is to wait begins when every job before it has ended and
 no run of the folder is held. What happens is in the job's folder::

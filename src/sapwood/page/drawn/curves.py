@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sapwood.page.drawn.svg import smooth, thin
+from sapwood.page.drawn.texts import Words
 from sapwood.page.live import AXES, LiveRun
-from sapwood.page.svg import smooth, thin
-from sapwood.page.texts import Words
 
 Points = NDArray[np.float64]
 PALETTE = ("#2f7d4f", "#b7791f", "#2f6f9f", "#9b4f96", "#b3473f", "#4f7f7a", "#7a6a2f", "#5b5fc7")

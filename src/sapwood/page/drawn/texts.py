@@ -9,7 +9,7 @@ from typing import Literal
 Language = Literal["en", "zh"]
 TAGS = {"en": "en", "zh": "zh-CN"}
 
-TABLE = Path(__file__).parents[1] / "assets" / "page-texts.json"
+TABLE = Path(__file__).parents[2] / "assets" / "page-texts.json"
 TEXTS: dict[str, tuple[str, str]] = {
     key: (en, zh) for key, (en, zh) in json.loads(TABLE.read_bytes()).items()
 }

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sapwood.page.drawn.markup import Child, Safe, el, join
+from sapwood.page.drawn.texts import Words
 from sapwood.page.live import Seen
-from sapwood.page.markup import Child, Safe, el, join
-from sapwood.page.texts import Words
 from sapwood.show.figures import UNKNOWN, duration, number, size, steps
 from sapwood.show.figures import visible as plain
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from sapwood.config.file import flatten, parse_config
 from sapwood.errors import SapwoodError
-from sapwood.page import parts
-from sapwood.page.markup import Child, Safe, el, join
-from sapwood.page.svg import bars
-from sapwood.page.texts import Words
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Child, Safe, el, join
+from sapwood.page.drawn.svg import bars
+from sapwood.page.drawn.texts import Words
 from sapwood.run.query import read_config
 from sapwood.run.store import CONFIG
 from sapwood.show.figures import visible
 
-ASSETS = Path(__file__).parents[1] / "assets" / "page"
+ASSETS = Path(__file__).parents[2] / "assets" / "page"
 STUDY = Path("data") / "study.json"
 GROUPS = 20  # of equal rows that are named
 Sample = Mapping[str, Any]
