@@ -34,10 +34,12 @@ FRAMES = """() => new Promise((done) => {
   const count = (now) => { frames++; now - began < 2000 ? requestAnimationFrame(count) : done(frames / 2); };
   requestAnimationFrame(count);
 })"""
-NOTE = """() => { window.seen = []; const at = document.querySelector('.tiles .progress span');
-  new MutationObserver(() => seen.push([Date.now() / 1000, parseInt(document.querySelector(
-    '.tiles .progress span').innerText)])).observe(document.querySelector('.tiles').parentElement.parentElement,
-    { subtree: true, childList: true, characterData: true }); }"""
+NOTE = """() => {
+  window.seen = [];
+  const figure = () => parseInt(document.querySelector('.tiles .progress span').innerText);
+  new MutationObserver(() => seen.push([Date.now() / 1000, figure()]))
+    .observe(document.querySelector('main'), { subtree: true, childList: true, characterData: true });
+}"""
 
 
 def timed(act: Callable[[], Any]) -> float:

@@ -111,10 +111,10 @@ def train(
     from sapwood.commands.train import train_config
 
     if page:
-        from sapwood.commands.ui import watch_training
         from sapwood.config.file import load_config
+        from sapwood.page.server import open_beside
 
-        watch_training(Path(load_config(config, overrides or []).save.dir))
+        open_beside(Path(load_config(config, overrides or []).save.dir))
     train_config(config, overrides or [], spill=spill, as_json=json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 
 import sapwood
-from sapwood.commands.ui import watch_training
 from sapwood.config.file import load_config
 from sapwood.errors import ConfigError
 from sapwood.page import draft
@@ -19,6 +19,7 @@ from sapwood.page.drawn.parts import differing
 from sapwood.page.drawn.svg import chart, smooth, sparkline, thin
 from sapwood.page.drawn.texts import TEXTS, Words, language
 from sapwood.page.places import Places
+from sapwood.page.server import open_beside
 from sapwood.template.proof import CHECKS
 from tests.page.hostile import HOSTILE
 from tests.page.shared import made_run
@@ -128,7 +129,9 @@ def test_a_draft_is_the_config_that_its_fields_say(tmp_path: Path) -> None:
 def test_a_notebook_shows_a_run_in_a_frame_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_run(tmp_path, "<b>name</b>")
+    run = made_run(tmp_path, "plain")
+    about = json.loads((run / "run.json").read_bytes())
+    (run / "run.json").write_text(json.dumps({**about, "name": "<b>name"}), encoding="utf-8")
     shown: list[Any] = []
     monkeypatch.setattr("IPython.display.display", lambda value, **_: shown.append(value))
     sapwood.show("last", tmp_path)  # type: ignore[operator]
@@ -140,5 +143,5 @@ def test_a_notebook_shows_a_run_in_a_frame_of_its_own(
 def test_train_opens_the_page_of_its_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr("subprocess.Popen", lambda words, **_: started.append(words))
-    watch_training(Path("elsewhere"))
+    open_beside(Path("elsewhere"))
     assert started[0][1:] == ["-m", "sapwood", "ui", "--runs", "elsewhere"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import secrets
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from sapwood.errors import ConfigError
@@ -48,6 +51,18 @@ def serve(opening: Opening) -> None:
         binding_refresh_interval=None, show_welcome_message=False, reconnect_timeout=8.0,
         uvicorn_logging_level="error", **options,
     )  # fmt: skip
+
+
+def open_beside(runs: Path) -> None:
+    """Open the page in a process of its own, which goes on when the training has ended."""
+    needs("nicegui", "ui", "sapwood train --ui")
+    subprocess.Popen(
+        [sys.executable, "-m", "sapwood", "ui", "--runs", str(runs)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=sys.platform != "win32",
+    )
 
 
 def free_port(wanted: int | None) -> int:

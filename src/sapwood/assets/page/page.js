@@ -30,15 +30,6 @@
     : el?.matches?.("[data-choose]") ? `[data-choose][value="${CSS.escape(el.value)}"]` : null;
   const restore = () => {
     for (const box of document.querySelectorAll("[data-choose]")) box.checked = chosen.has(box.value);
-    // the library's upload button has no name of its own, and its field can be reached twice
-    for (const drop of document.querySelectorAll(".drop")) {
-      const title = drop.querySelector(".q-uploader__title")?.textContent ?? "";
-      for (const button of drop.querySelectorAll(".q-btn:not([aria-label])")) button.setAttribute("aria-label", title);
-      for (const field of drop.querySelectorAll("input[type=file]:not([aria-label])")) {
-        field.setAttribute("aria-label", title);
-        field.tabIndex = -1;
-      }
-    }
     link();
     if (focused && document.activeElement === document.body) document.querySelector(focused)?.focus({ preventScroll: true });
   };

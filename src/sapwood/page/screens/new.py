@@ -71,9 +71,11 @@ class Screen:
         with ui.element("section").classes("card"):
             block(el("h2", w("new.data")))
             if not self.view.read_only:
-                ui.upload(label=w("new.drop"), on_upload=self._dropped, auto_upload=True).props(
-                    f'flat bordered accept="{",".join((*DATA, *STARTS))}"'
-                ).classes("drop")
+                drop = ui.upload(label=w("new.drop"), on_upload=self._dropped, auto_upload=True).classes(
+                    "drop"
+                )
+                drop.props(f'flat bordered accept="{",".join((*DATA, *STARTS))}"')
+                button(w("new.pick"), lambda: drop.run_method("pickFiles"))
             self._input("data.train", w("new.path"))
             self._first = block(Safe(""))
             block(el("p", w("new.bring"), cls="quiet"))
