@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
-from nicegui import app, run, ui
+from nicegui import app, ui
 
 from sapwood.page.actions import Actions
 from sapwood.page.drawn.shown import ASSETS
@@ -118,5 +119,5 @@ def _files(state: State) -> None:
         if path is None:
             return PlainTextResponse("no such run", 404)
         words = Words(language(request.cookies.get("lang"), request.headers.get("accept-language", "")))
-        content: Any = await run.io_bound(report_html, path, words)
+        content: Any = await asyncio.to_thread(report_html, path, words)
         return HTMLResponse(content)

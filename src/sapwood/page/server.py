@@ -56,13 +56,10 @@ def serve(opening: Opening) -> None:
 def open_beside(runs: Path) -> None:
     """Open the page in a process of its own, which goes on when the training has ended."""
     needs("nicegui", "ui", "sapwood train --ui")
-    subprocess.Popen(
-        [sys.executable, "-m", "sapwood", "ui", "--runs", str(runs)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=sys.platform != "win32",
-    )
+    words = [sys.executable, "-m", "sapwood", "ui", "--runs", str(runs)]
+    nowhere = subprocess.DEVNULL
+    apart = sys.platform != "win32"
+    subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=apart)
 
 
 def free_port(wanted: int | None) -> int:

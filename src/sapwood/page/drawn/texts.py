@@ -30,7 +30,7 @@ class Words:
 
 def language(chosen: str | None, accepted: str) -> Language:
     """What a person chose, else the first of the browser's languages that is one of ours."""
-    if chosen in ("en", "zh"):
-        return chosen
+    ours: tuple[Language, ...] = ("en", "zh")
     wanted = [part.partition(";")[0].strip().lower() for part in accepted.split(",")]
-    return next((lang for tag in wanted for lang in ("en", "zh") if tag.startswith(lang)), "en")
+    wanted = [chosen or "", *wanted]
+    return next((lang for tag in wanted for lang in ours if tag.startswith(lang)), "en")

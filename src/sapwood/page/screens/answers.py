@@ -42,8 +42,7 @@ def build(view: View, live: LiveRun) -> Callable[[Seen], None]:
 
     def refresh(seen: Seen) -> None:
         last = max(0, len(steps()) - 1)
-        slider._props["max"] = max(1, last)
-        slider.update()
+        slider.props(f"max={max(1, last)}")
         if newest[0]:
             slider.set_value(last)
         draw()

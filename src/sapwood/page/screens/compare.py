@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nicegui import run as threads
 from nicegui import ui
 
 from sapwood.errors import SapwoodError
@@ -33,7 +33,7 @@ async def build(view: View, names: list[str]) -> None:
         path = view.state.places.run(name)
         if path is not None:
             try:
-                found.append(await threads.io_bound(view.state.runs.get, path))
+                found.append(await asyncio.to_thread(view.state.runs.get, path))
             except SapwoodError as error:
                 block(problem(error))
     with frame(view, "compare", w("nav.compare")):
@@ -87,7 +87,7 @@ class Screen:
         self.view.state.actions.evaluate(run, EVALUATED)
 
     async def look(self) -> None:
-        seen = [(await threads.io_bound(run.look)).changed for run in self.runs]
+        seen = [(await asyncio.to_thread(run.look)).changed for run in self.runs]
         jobs = [f"{job.id}{job.state}" for job in self.view.state.jobs.all() if job.verb == "eval"]
         if seen != self._seen or jobs != self._jobs:
             self._seen, self._jobs = seen, jobs

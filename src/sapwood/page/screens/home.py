@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from nicegui import run, ui
+from nicegui import ui
 
 from sapwood.base.sources import list_models
 from sapwood.page.drawn import parts
@@ -44,7 +47,7 @@ async def build(view: View, sort: str = "date") -> None:
         shown: list[tuple[str, ...]] = []
 
         async def look() -> None:
-            found = await run.io_bound(state.runs.all)
+            found = await asyncio.to_thread(state.runs.all)
             jobs = state.jobs.all()
             tiles.show(_tiles(view, found, jobs))
             table.show(_table(view, found, sort))
@@ -55,7 +58,7 @@ async def build(view: View, sort: str = "date") -> None:
                 _queue(view, queue, waiting)
 
         await look()
-        models.show(await run.io_bound(_models, view))
+        models.show(await asyncio.to_thread(_models, view))
         ui.timer(EVERY, look)
 
 
@@ -106,7 +109,7 @@ def _table(view: View, found: list[tuple[LiveRun, Seen]], sort: str) -> Safe:
 
 
 def _sorted(found: list[tuple[LiveRun, Seen]], sort: str) -> list[tuple[LiveRun, Seen]]:
-    keys = {
+    keys: dict[str, Callable[[Seen], Any]] = {
         "name": lambda s: s.summary.name.lower(),
         "status": lambda s: (s.pulse.condition != "running", s.pulse.condition),
         "held": lambda s: s.summary.best_eval_loss if s.summary.best_eval_loss is not None else float("inf"),

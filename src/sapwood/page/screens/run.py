@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from nicegui import run as threads
 from nicegui import ui
 
 from sapwood.errors import SapwoodError
@@ -28,8 +29,8 @@ async def build(view: View, id: str, tab: str = "curves") -> None:
             block(parts.empty(w("run.none"), id, el("a", w("home.title"), href="/", cls="btn")))
         return
     try:
-        live = await threads.io_bound(view.state.runs.get, path)
-        seen = await threads.io_bound(live.look)
+        live = await asyncio.to_thread(view.state.runs.get, path)
+        seen = await asyncio.to_thread(live.look)
     except SapwoodError as error:
         with frame(view, "home", id):
             block(problem(error))
@@ -75,7 +76,7 @@ class Screen:
 
     async def look(self) -> None:
         try:
-            seen = await threads.io_bound(self.live.look)
+            seen = await asyncio.to_thread(self.live.look)
         except SapwoodError:
             return
         self._show(seen)
@@ -208,8 +209,7 @@ def controls(view: View, choice: curves.Choice, choose: Callable[[curves.Choice]
     now = [choice]
 
     def change(**new: Any) -> None:
-        old = {"axis": now[0].axis, "smoothing": now[0].smoothing, "log": now[0].log}
-        now[0] = curves.Choice(**{**old, **new})
+        now[0] = replace(now[0], window=None, **new)
         choose(now[0])
 
     with ui.element("div").classes("toolbar"):

@@ -81,19 +81,10 @@ class Jobs:
         return self.read(path)
 
     def _spawn(self, path: Path) -> None:
-        detached: dict[str, Any] = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if sys.platform == "win32"
-            else {"start_new_session": True}
-        )
+        words = [sys.executable, "-m", "sapwood.page.work.runner", str(path)]
+        nowhere, apart = subprocess.DEVNULL, sys.platform != "win32"
         self._started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "sapwood.page.work.runner", str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                **detached,
-            )
+            subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=apart)
         )
 
     def cancel(self, job: Job) -> None:
