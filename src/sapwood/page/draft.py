@@ -110,3 +110,12 @@ def sections() -> dict[str, dict[str, Any]]:
         if isinstance(kind, type) and issubclass(kind, Section):
             found[name] = dict(kind.model_fields)
     return found
+
+
+def tree_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Key paths as the tree that a config is."""
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    return tree

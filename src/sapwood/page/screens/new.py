@@ -17,6 +17,7 @@ from sapwood.errors import SapwoodError
 from sapwood.page import draft
 from sapwood.page.drawn import parts, shown
 from sapwood.page.drawn.markup import Child, Safe, el, join
+from sapwood.page.screens import pieces
 from sapwood.page.screens.data import keep_draft
 from sapwood.page.shell import View, block, button, frame, head, problem, tell
 from sapwood.show.figures import duration, size, visible
@@ -80,7 +81,7 @@ class Screen:
             self._first = block(Safe(""))
             block(el("p", w("new.bring"), cls="quiet"))
             with ui.element("div").classes("toolbar"):
-                found = _configs(self.view)
+                found = pieces.configs(self.view)
                 self._from = ui.select(
                     found, label=w("new.from"), with_input=True, new_value_mode="add-unique"
                 )
@@ -132,7 +133,7 @@ class Screen:
         field.classes("field wide" if key == "data.train" else "field")
         told = field_of(key.split("."))
         if told is not None:
-            field.props(f'hint="{_attribute(help_of(told))}"')
+            field.props(f'hint="{pieces.attribute(help_of(told))}"')
         field.on_value_change(lambda e: self._typed(key, e.value))
         self._fields[key] = field
 
@@ -244,7 +245,7 @@ class Screen:
                 self.put(key, value)
         self._filling = False
         self._changed()
-        await self._look(str(_first(settings.get("data.train", ""))))
+        await self._look(str(pieces.first(settings.get("data.train", ""))))
         ui.notify(w("new.brought", path=path), type="positive")
 
     async def _brought(self, path: str) -> tuple[str, Safe]:
@@ -252,20 +253,20 @@ class Screen:
         if Path(path).suffix in (".yaml", ".yml"):
             text = Path(path).read_text(encoding="utf-8")
             try:
-                parse_config(draft_tree(draft.from_yaml(text)))
+                parse_config(draft.tree_of(draft.from_yaml(text)))
                 return text, Safe("")
             except SapwoodError:
                 pass  # another tool's, perhaps: it says so itself
         w = self.view.words
         found = await self.view.state.desk.ask("bring", path=path, lang=w.lang)
-        return found["yaml"], _report(self.view, found["report"])
+        return found["yaml"], pieces.report(self.view, found["report"])
 
     # --- the proof ----------------------------------------------------------------------------------------
 
     async def _prove(self, number: int) -> None:
         w = self.view.words
         yaml = self._text()
-        self._yaml.show(_written(self.view, self.settings, yaml))
+        self._yaml.show(pieces.written(self.view, self.settings, yaml))
         await asyncio.sleep(TYPING)
         if number != self._number:
             return
@@ -274,7 +275,7 @@ class Screen:
             return
         try:
             draft.refuse_elsewhere(self.settings, self.view.state.places)
-            parse_config(draft_tree(self.settings), "config")
+            parse_config(draft.tree_of(self.settings), "config")
             self._said.show(el("p", w("new.proving"), cls="quiet", role="status"))
             async for reply in self.view.state.desk.stream("check", yaml=yaml):
                 if number != self._number:
@@ -293,7 +294,7 @@ class Screen:
         lines: list[Child] = []
         for one in error.problems[: error.shown]:
             found = PLACE.match(one.where)
-            shown = _line(found["path"], int(found["line"]), self.view) if found else ""
+            shown = pieces.line(found["path"], int(found["line"]), self.view) if found else ""
             lines.append(
                 el(
                     "li",
@@ -308,9 +309,10 @@ class Screen:
     def _show_proof(self, yaml: str, found: Mapping[str, Any]) -> None:
         w, plan, time = self.view.words, found["memory"], found["estimate"]
         self._proven = yaml
-        rows = el(
-            "a", w("new.see"), href=f"/data?draft={keep_draft(self.view.state.places, yaml)}", cls="btn"
-        )
+        rows = None  # an address of the rows needs a file, and a page that only shows writes none
+        if not self.view.read_only:
+            name = keep_draft(self.view.state.places, yaml)
+            rows = el("a", w("new.see"), href=f"/data?draft={name}", cls="btn")
         verdict = w(
             "new.fits" if plan["fits"] else "new.tight", need=size(plan["peak"]), room=size(plan["available"])
         )
@@ -337,7 +339,7 @@ class Screen:
                 ]
             )
         )
-        self._plan.show(_storages(self.view, plan))
+        self._plan.show(pieces.storages(self.view, plan))
         self._proof.show(el("details", el("summary", w("tab.proof")), shown.study_facts(w, found)))
         self._allow(True)
 
@@ -350,104 +352,10 @@ class Screen:
         return draft.to_yaml(self.settings if runs == "runs" else {**self.settings, "save.dir": runs})
 
     def _go(self, *, waits: bool) -> None:
-        title = str(self.settings.get("name") or Path(str(_first(self.settings["data.train"]))).stem)
+        title = str(self.settings.get("name") or Path(str(pieces.first(self.settings["data.train"]))).stem)
         try:
             job = self.view.state.actions.train(self._proven, title, waits=waits)
         except (SapwoodError, OSError) as error:
             tell(error)
             return
         ui.navigate.to("/" if waits else f"/job/{job.id}")
-
-
-# --- pieces -----------------------------------------------------------------------------------------------
-
-
-def draft_tree(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Key paths as the tree that a config is."""
-    tree: dict[str, Any] = {}
-    for key, value in settings.items():
-        section, _, name = key.rpartition(".")
-        (tree.setdefault(section, {}) if section else tree)[name] = value
-    return tree
-
-
-def _written(view: View, settings: Mapping[str, Any], yaml: str) -> Safe:
-    w = view.words
-    return join(
-        [
-            el("h2", w("new.yaml")), parts.code(yaml, w("copy")),
-            el("h2", w("new.command")), parts.code(draft.command(settings), w("copy")),
-        ]
-    )  # fmt: skip
-
-
-def _storages(view: View, plan: Mapping[str, Any]) -> Safe:
-    """What would need less, in plain words: `sapwood check` has the same table."""
-    w = view.words
-    rows = [
-        [one["storage"], w("new.layers", n=one["recomputed"], of=one["layers"]), size(one["peak"]),
-         "✓" if one["fits"] else w("new.nofit")]
-        for one in sorted([plan, *plan["others"]], key=lambda one: -one["peak"])
-    ]  # fmt: skip
-    columns = ["base.storage", w("new.recomputed"), w("memory"), ""]
-    return el("details", el("summary", w("new.cheaper")), parts.table(columns, rows))
-
-
-def _report(view: View, report: Mapping[str, Any]) -> Safe:
-    """What was wrong in what was brought, and what couldn't be taken over, by line."""
-    w = view.words
-    faults = [
-        el("li", el("b", fault["name"]), el("code", fault["place"] or ""), el("span", fault["why"]),
-           cls=None if fault["level"] == "fault" else "note")
-        for fault in report["faults"]
-    ]  # fmt: skip
-    lost = [
-        el(
-            "li",
-            el("code", line["place"] or ""),
-            el("span", f"{line['theirs']} {line['value']}"),
-            el("em", line["remark"]),
-        )
-        for line in report["lines"]
-        if line["matters"]
-    ]
-    return join(
-        [
-            el(
-                "h3",
-                w("new.report", kind=report["kind"], n=len(report["settings"]), faults=len(report["faults"])),
-            ),
-            el("ul", faults, cls="problems soft") if faults else None,
-            el("details", el("summary", w("new.lost", n=len(lost))), el("ul", lost, cls="problems soft"))
-            if lost
-            else None,
-        ]
-    )
-
-
-def _configs(view: View) -> list[str]:
-    """Configs that lie at the top of the page's folders, and recipes."""
-    found: list[Path] = []
-    for folder in view.state.places.folders[1:]:
-        found += [*sorted(folder.glob("*.y*ml")), *sorted(folder.glob("recipes/*.y*ml"))]
-    return [draft.near(path) for path in found[:100]]
-
-
-def _line(path: str, number: int, view: View) -> str:
-    """A line of a file that the page may open."""
-    try:
-        view.state.places.allowed(path, "row")
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            return next(
-                (visible(line[:4000].rstrip("\n")) for i, line in enumerate(file, 1) if i == number), ""
-            )
-    except (SapwoodError, OSError):
-        return ""
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list | tuple) and value else value
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;")
