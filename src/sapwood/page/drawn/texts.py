@@ -30,7 +30,10 @@ class Words:
 
 def language(chosen: str | None, accepted: str) -> Language:
     """What a person chose, else the first of the browser's languages that is one of ours."""
-    ours: tuple[Language, ...] = ("en", "zh")
     wanted = [part.partition(";")[0].strip().lower() for part in accepted.split(",")]
-    wanted = [chosen or "", *wanted]
-    return next((lang for tag in wanted for lang in ours if tag.startswith(lang)), "en")
+    for tag in (chosen or "", *wanted):
+        if tag.startswith("zh"):
+            return "zh"
+        if tag.startswith("en"):
+            return "en"
+    return "en"
