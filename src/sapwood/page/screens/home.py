@@ -57,9 +57,11 @@ async def build(view: View, sort: str = "date") -> None:
                 shown[:] = [key]
                 _queue(view, queue, waiting)
 
-        await look()
-        models.show(await asyncio.to_thread(_models, view))
-        ui.timer(EVERY, look)
+        table.show(el("p", w("wait"), cls="quiet", role="status"))
+        models.show(_models(view))
+        ui.timer(
+            EVERY, look
+        )  # the first look is at once, but a long run's log is no reason to wait for the page
 
 
 def _sorts(view: View, sort: str) -> Safe:
