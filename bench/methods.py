@@ -30,7 +30,7 @@ LEARNING_RATES = {"full": 2e-5, "ia3": 1e-2, "prompt": 1e-2, "p-tuning": 1e-3, "
 
 
 def main() -> int:
-    from sapwood.config.sections import Method
+    from sapwood.config.kinds import Method
 
     parser = arguments(__doc__, rows=0)
     parser.add_argument("--only", action="append", choices=get_args(Method), help="a method, may be repeated")

@@ -191,8 +191,8 @@ def ours(job: Job) -> Result:
     from sapwood.adapter.attach import attach_lora
     from sapwood.train.loop import pack_examples, train
     from sapwood.train.optim import new_state
-    from sapwood.train.schedule import members, plan_steps
-    from sapwood.types import Cursor, TrainData
+    from sapwood.train.schedule import Cursor, members, plan_steps
+    from sapwood.types import TrainData
 
     config, examples = settings_of(job), load_examples(job)
     base = open_base(job)

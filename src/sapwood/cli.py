@@ -8,10 +8,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from sapwood.commands.line import results
 from sapwood.commands.line.entry import run
 from sapwood.commands.line.help import Verb, first_steps, group
 from sapwood.commands.line.nested import data_app, model_app
-from sapwood.commands.line.options import RUNS, Config, Json, Moved, Overrides, Runs, Spill
+from sapwood.commands.line.options import RUNS, Config, Json, Overrides, Runs, Spill
 
 app = group(
     name="sapwood",
@@ -169,166 +170,9 @@ def list_runs(
     show_runs(names or [], runs, sort=sort, csv=csv, plot=plot, as_json=json)
 
 
-@verb(name="eval")
-def evaluate(
-    run: Annotated[
-        str, typer.Argument(help="a run, or an adapter folder with --data", metavar="RUN|ADAPTER")
-    ] = "last",
-    data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="rows to measure on; without it, those held out")
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="questions, one a line: both models answer, nothing is measured"),
-    ] = None,
-    answers: Annotated[int, typer.Option(help="questions that both models answer", metavar="N")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 128,
-    seed: Annotated[int, typer.Option(help="of the bootstrap", metavar="N")] = 0,
-    base: Moved = None,
-    runs: Runs = RUNS,
-    json: Json = False,
-) -> None:
-    """Compare a run's adapter with its base on the same rows, with a confidence interval."""
-    from sapwood.commands.eval import answer_prompts, eval_run
-
-    if prompts is not None:
-        answer_prompts(run, runs, prompts, base=base, max_new_tokens=max_new_tokens, as_json=json)
-        return
-    eval_run(
-        run, runs, data, base=base, answers=answers, max_new_tokens=max_new_tokens, seed=seed, as_json=json
-    )
-
-
-@verb()
-def track(
-    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
-    to: Annotated[
-        list[str] | None,
-        typer.Option("--to", help="swanlab, tensorboard, wandb, trackio, mlflow", metavar="TRACKER"),
-    ] = None,
-    cloud: Annotated[bool, typer.Option("--cloud", help="send it; the key is in the environment")] = False,
-    project: Annotated[
-        str | None, typer.Option(help="what the tracker calls the collection", metavar="NAME")
-    ] = None,
-    follow: Annotated[bool, typer.Option(hidden=True)] = False,
-    runs: Runs = RUNS,
-    json: Json = False,
-) -> None:
-    """Tell a tracker of a run, or of what it hasn't been told yet."""
-    from sapwood.commands.track import follow_run, track_run
-
-    settings = [f"track.to=[{', '.join(to)}]"] if to else []
-    settings += ["track.mode=cloud"] if cloud else []
-    settings += [f"track.project={project}"] if project else []
-    if follow:
-        follow_run(Path(run), settings)
-    else:
-        track_run(run, runs, settings, as_json=json)
-
-
-@verb()
-def chat(
-    target: Annotated[
-        str, typer.Argument(help="a run, an adapter folder, or a base model", metavar="RUN|ADAPTER")
-    ] = "last",
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="one question, one answer", metavar="TEXT")
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="the base's answer beside the adapter's")
-    ] = False,
-    system: Annotated[
-        str | None, typer.Option(help="system prompt; the run's own without it", metavar="TEXT")
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token", metavar="X")] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(help="sample from this share of the probability", metavar="X")
-    ] = 1.0,
-    top_k: Annotated[int, typer.Option(help="sample from so many tokens; 0 for all", metavar="N")] = 0,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="above 1 discourages what was said", metavar="X")
-    ] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 256,
-    seed: Annotated[int, typer.Option(help="of the sampling", metavar="N")] = 0,
-    base: Moved = None,
-    runs: Runs = RUNS,
-    json: Json = False,
-) -> None:
-    """Talk to a trained model, rendered exactly as it was trained."""
-    from sapwood.commands.chat import start_chat
-    from sapwood.serve.generate import Settings
-
-    settings = Settings(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
-        repetition_penalty=repetition_penalty, seed=seed,
-    )  # fmt: skip
-    raise typer.Exit(
-        start_chat(
-            target, runs, settings, system=system, prompt=prompt, compare=compare, base=base, as_json=json
-        )
-    )
-
-
-@verb()
-def combine(
-    targets: Annotated[list[str], typer.Argument(help="runs or adapter folders", metavar="RUN|ADAPTER…")],
-    out: Annotated[Path, typer.Option(help="folder of the new adapter", metavar="DIR")],
-    weights: Annotated[
-        str | None, typer.Option(help="0.7,0.3: one for each; equal shares without", metavar="LIST")
-    ] = None,
-    how: Annotated[
-        str, typer.Option(help="cat (the exact sum), svd (of one's rank), linear, ties, dare-ties …")
-    ] = "cat",
-    base: Moved = None,
-    runs: Runs = RUNS,
-    json: Json = False,
-) -> None:
-    """Several LoRA adapters of one base as one: their weighted sum."""
-    from sapwood.commands.combine import combine_adapters
-
-    combine_adapters(targets, out, weights=weights, how=how, base=base, runs=runs, as_json=json)
-
-
-@verb()
-def export(
-    run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
-    to: Annotated[str, typer.Option(help="merged, gguf-adapter, gguf or ollama", metavar="FORM")],
-    file_type: Annotated[
-        str, typer.Option("--type", help="of a whole GGUF model: F16 or Q8_0", metavar="TYPE")
-    ] = "F16",
-    base: Moved = None,
-    onto: Annotated[
-        str | None,
-        typer.Option("--onto", help="merged: also try this base, in full precision", metavar="MODEL"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="folder to create; default: exports/ in the run's folder", metavar="DIR"),
-    ] = None,
-    runs: Runs = RUNS,
-    json: Json = False,
-) -> None:
-    """Write what was trained in the form that another program runs, checked against what was trained."""
-    from sapwood.commands.export import export_target
-
-    export_target(run, runs, to=to, file_type=file_type, base=base, onto=onto, out=out, as_json=json)
-
-
-@verb()
-def push(
-    run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
-    repo: Annotated[str, typer.Argument(help="ORG/NAME on Hugging Face", metavar="REPO")],
-    dry: Annotated[
-        bool, typer.Option("--dry-run", help="show every file and the card; send nothing")
-    ] = False,
-    private: Annotated[bool, typer.Option("--private", help="nobody else may see it")] = False,
-    runs: Runs = RUNS,
-    json: Json = False,
-) -> None:
-    """Publish a finished adapter on Hugging Face. The token is read from HF_TOKEN."""
-    from sapwood.commands.push import push_run
-
-    push_run(run, repo, runs, dry=dry, private=private, as_json=json)
+verb(name="eval")(results.evaluate)
+for result in (results.track, results.chat, results.combine, results.export, results.push):
+    verb()(result)
 
 
 @verb()

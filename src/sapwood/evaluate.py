@@ -10,15 +10,15 @@ import torch
 
 from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
-from sapwood.compute.batch import to_batch
-from sapwood.compute.loss import label_loss
+from sapwood.compute.batch import Batch, to_batch
+from sapwood.compute.loss import LossSum, label_loss
 from sapwood.errors import ModelError
 from sapwood.pack.build import build_pack
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
 from sapwood.serve.probe import answer_probes
 from sapwood.train.loop import batch_of, forward_loss
-from sapwood.types import Batch, Example, LossSum, Probe, Sample
+from sapwood.types import Example, Probe, Sample
 
 
 @dataclass(frozen=True, slots=True)

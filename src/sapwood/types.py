@@ -175,19 +175,6 @@ class Pack:
     rows: tuple[RowId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A pack as tensors. ids, positions: int64[1, T]; predict_at, targets: int64[N]; ``attention`` is the
-    plan that the attention kernel follows (`pack.segments.AttentionPlan`)."""
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    attention: Any
-    predict_at: torch.Tensor
-    targets: torch.Tensor
-    rows: tuple[RowId, ...]
-
-
 # --- model ------------------------------------------------------------------------------------------------
 
 
@@ -255,24 +242,7 @@ class Base:
     matmul_dtype: torch.dtype | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LossSum:
-    """``total`` is a sum over ``num_targets`` targets; it is divided once, per optimizer step."""
-
-    total: torch.Tensor
-    num_targets: int
-
-
 # --- training ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Position in the data: the order is a pure function of (seed, epoch); ``index`` examples of it are
-    done."""
-
-    epoch: int = 0
-    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

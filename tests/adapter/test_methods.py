@@ -25,7 +25,8 @@ from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.base.load import load_base
 from sapwood.config.doubts import doubts
 from sapwood.config.file import parse_config
-from sapwood.config.sections import BaseConfig, LoraConfig, Method, RunConfig
+from sapwood.config.kinds import Method
+from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import ConfigError, Stopped
 from sapwood.run.query import find_run
 from sapwood.serve.generate import Settings, answer_batch

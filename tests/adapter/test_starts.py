@@ -11,7 +11,8 @@ from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.model import LoraModel, adapter_tensors
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
-from sapwood.config.sections import BaseConfig, LoraConfig, Method
+from sapwood.config.kinds import Method
+from sapwood.config.sections import BaseConfig, LoraConfig
 from tests.base.tiny import tiny_llama
 from tests.parity.cases import tiny_base
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from sapwood.base.storage.int8_linear import LEVELS, TINY, outliers_of
 from sapwood.compute.attention.segments import AttentionPlan, Rule, chain_of
 from sapwood.compute.backend import Backend
+from sapwood.compute.loss import LossSum
 from sapwood.machine.device import CPU
-from sapwood.types import Head, LossSum, Segment
+from sapwood.types import Head, Segment
 
 FASTEST = Backend.of(CPU)
 

@@ -34,7 +34,8 @@ from sapwood.compute.attention.segments import (
 from sapwood.compute.backend import Backend
 from sapwood.compute.loss import label_loss
 from sapwood.config.file import dump_config, parse_config
-from sapwood.config.sections import BaseConfig, LoraConfig, Method, Optimizer, RunConfig
+from sapwood.config.kinds import Method, Optimizer
+from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import Stopped
 from sapwood.machine.device import device_for
 from sapwood.pack.build import build_pack

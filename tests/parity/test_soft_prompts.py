@@ -9,7 +9,8 @@ from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.model import LoraModel
 from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import to_batch
-from sapwood.config.sections import LoraConfig, Method
+from sapwood.config.kinds import Method
+from sapwood.config.sections import LoraConfig
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
 from sapwood.types import Example
 from tests.parity.cases import config, random_examples, tiny_base

@@ -11,8 +11,8 @@ import torch
 
 from sapwood.adapter.model import LoraModel, adapter_tensors
 from sapwood.config.sections import RunConfig
-from sapwood.train.schedule import members, plan_steps
-from sapwood.types import Cursor, Example
+from sapwood.train.schedule import Cursor, members, plan_steps
+from sapwood.types import Example
 
 
 def in_training_order(examples: Sequence[Example], config: RunConfig, steps: int) -> list[Example]:

@@ -19,7 +19,9 @@ from sapwood.template import words as module
 from sapwood.template.render import Renderer
 from sapwood.template.words import Words
 from sapwood.types import Conversation, Message, RowId
+from tests.base.tiny import CHATML
 from tests.template.cases import CLOCK, real
+from tests.template.real_tokenizers import real_tokenizer
 from tests.template.test_any_conversation import BENIGN
 
 PATTERN = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -88,6 +90,19 @@ def test_rows_whose_words_are_not_the_tokenizers_get_the_tokenizers_ids() -> Non
     assert not batch.problems
     exact = [renderer.encode(renderer.render(one)[0]).ids.tolist() for one in given]
     assert [example.ids.tolist() for example in batch.examples] == exact
+
+
+def test_a_text_that_is_guessed_wrong_is_rendered_by_the_template() -> None:
+    """The template looks at a content: a row of the same roles as one before gets another text around it."""
+    leaves = "{{ '<|im_start|>tool\\nleaves<|im_end|>\\n' }}"
+    template = "{% if 'tree' in messages[0].content %}" + leaves + "{% endif %}" + CHATML
+    given = rows(["a shrub", "a tree", "a fern", "another tree"])
+    batch = prove_batch(given, Renderer(real_tokenizer("qwen1_5"), template), RULES)
+    assert not batch.problems
+    exact = Renderer(real_tokenizer("qwen1_5"), template)
+    expected = [exact.encode(exact.render(one)[0]).ids.tolist() for one in given]
+    assert [example.ids.tolist() for example in batch.examples] == expected
+    assert len({len(ids) for ids in expected[:2]}) == 2
 
 
 def test_words_that_lie_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

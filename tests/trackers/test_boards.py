@@ -180,6 +180,6 @@ def test_the_board_that_is_named_shows_the_curve(
 def test_every_tracker_has_a_board_here() -> None:
     from typing import get_args
 
-    from sapwood.config.sections import TrackerName
+    from sapwood.config.kinds import TrackerName
 
     assert set(ASK) == set(get_args(TrackerName))

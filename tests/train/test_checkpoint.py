@@ -17,7 +17,8 @@ from sapwood.run.files import verify_dir
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, save_checkpoint
 from sapwood.train.loop import train
 from sapwood.train.optim import TrainState, moments
-from sapwood.types import Cursor, Stepped
+from sapwood.train.schedule import Cursor
+from sapwood.types import Stepped
 from tests.train.runs import adapter, data, same_bits, six_steps, start
 
 SETTINGS = six_steps()

@@ -27,8 +27,8 @@ from sapwood.pack.build import build_pack
 from sapwood.train.checkpoint import load_checkpoint, save_checkpoint
 from sapwood.train.loop import evaluate, forward_loss, optimizer_step, pack_examples, train
 from sapwood.train.optim import new_state
-from sapwood.train.schedule import learning_rate, order, plan_steps
-from sapwood.types import Cursor, Evaluated, Event, Example, Finished, Head, RowId, Sample, Stepped, TrainData
+from sapwood.train.schedule import Cursor, learning_rate, order, plan_steps
+from sapwood.types import Evaluated, Event, Example, Finished, Head, RowId, Sample, Stepped, TrainData
 from tests.parity.cases import config, random_examples, tiny_base
 from tests.train.runs import STEPS, adapter, data, same_bits, six_steps, start, timeless
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from sapwood.config.sections import Optimizer, TrainConfig
+from sapwood.config.kinds import Optimizer
+from sapwood.config.sections import TrainConfig
 from sapwood.errors import StorageError
 from sapwood.train.optim import MOMENTS, TrainState, moment_bytes, moments, new_state, restore_moments
-from sapwood.types import Cursor
+from sapwood.train.schedule import Cursor
 
 
 def parameters() -> dict[str, nn.Parameter]:

@@ -15,8 +15,7 @@ from sapwood.errors import OutOfMemoryError
 from sapwood.run.query import list_runs
 from sapwood.train.loop import pack_examples, train
 from sapwood.train.rehearse import longest_pack, out_of_memory, rehearse
-from sapwood.train.schedule import members, plan_steps
-from sapwood.types import Cursor
+from sapwood.train.schedule import Cursor, members, plan_steps
 from tests.crash.work import tiny_config
 from tests.forks import exit_code
 from tests.train.runs import adapter, data, same_bits, six_steps, start, timeless

@@ -18,8 +18,7 @@ from transformers import (
 )
 
 from sapwood.config.sections import TrainConfig
-from sapwood.train.schedule import learning_rate, members, order, plan_steps
-from sapwood.types import Cursor
+from sapwood.train.schedule import Cursor, learning_rate, members, order, plan_steps
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import is_prefix, lead_embeddings, lead_keys, lead_length
-from sapwood.types import Batch, Segment
+from sapwood.compute.batch import Batch
+from sapwood.types import Segment
 
 NOISE = -1  # the input that NEFTune's generator is seeded for; dropout counts from 0
 

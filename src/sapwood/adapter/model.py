@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.compute.backend import Backend
+from sapwood.compute.batch import Batch
 from sapwood.compute.dropout import DropoutClock
-from sapwood.config.sections import Method
+from sapwood.compute.loss import LossSum
+from sapwood.config.kinds import Method
 from sapwood.errors import ModelError, Problem
-from sapwood.types import Batch, Head, LossSum
+from sapwood.types import Head
 
 if TYPE_CHECKING:
     from sapwood.compute.flow import Flow

@@ -26,7 +26,7 @@ def import_file(
     found = bring(path)
     there = find_files(found.draft, path if path.is_dir() else path.parent)
     validated(found.draft)
-    config = config_yaml(found, zh=zh, template=str(template))
+    config = config_yaml(found, zh=zh, template=str(template), out=str(out))
     _write(out, config, force=force)
     if found.draft.template is not None:
         _write(template, found.draft.template, force=force)
@@ -48,16 +48,15 @@ def _write(path: Path, text: str, *, force: bool) -> None:
 
 
 def _tell(found: Migration, out: Path, html: Path | None, checked: Any, *, zh: bool) -> None:
-    print("\n".join(lines(found, zh=zh)))
-    print(
-        f"\nwrote {out}" + (f" and {out.with_suffix('.jinja')}" if found.draft.template is not None else "")
-    )
-    if html is not None:
-        print(f"wrote {html}")
+    wrote, look = ("已写入", "请先看一遍，然后：") if zh else ("wrote", "look at it, then:")
+    print("\n".join(lines(found, zh=zh)) + "\n")
+    templates = [out.with_suffix(".jinja")] if found.draft.template is not None else []
+    for path in (out, *templates, *([html] if html is not None else [])):
+        print(f"{wrote} {path}")
     if checked is not None:
         print(f"\nsapwood check {out}\n{checked}".rstrip())
     else:
-        print(f"  look at it, then: sapwood check {out}\n                    sapwood train {out}")
+        print(f"  {look}\n    sapwood check {out}\n    sapwood train {out}")
 
 
 def _checked(out: Path, *, as_json: bool) -> Any:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from sapwood.compute.attention.segments import AttentionPlan
 from sapwood.pack.build import pad_pack
-from sapwood.types import Batch, Pack
+from sapwood.types import Pack, RowId
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A pack as tensors. ids, positions: int64[1, T]; predict_at, targets: int64[N]; ``attention`` is the
+    plan that the attention kernel follows."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    attention: AttentionPlan
+    predict_at: torch.Tensor
+    targets: torch.Tensor
+    rows: tuple[RowId, ...]
 
 
 def to_batch(pack: Pack, device: str = "cpu") -> Batch:

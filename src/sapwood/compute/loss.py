@@ -11,6 +11,7 @@ over the vocabulary once more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +21,19 @@ from sapwood.compute.backend import Backend
 from sapwood.native import loss as native
 from sapwood.native.loss import Streams
 from sapwood.native.workspace import converted
-from sapwood.types import Head, LossSum
+from sapwood.types import Head
 
 ROWS, VOCABULARY = 1024, 4096  # targets and tokens at a time: fresh memory for more costs too much
 PAD_TO = 32
 Read = Callable[..., tuple[Tensor, Tensor]]  # `read_logits`, or its compiled form
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """``total`` is a sum over ``num_targets`` targets; it is divided once, per optimizer step."""
+
+    total: torch.Tensor
+    num_targets: int
 
 
 class _LabelLoss(torch.autograd.Function):

@@ -4,7 +4,6 @@ init` and the error messages read them from here. `config_file` reads and writes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +19,19 @@ from pydantic import (
 )
 
 from sapwood.config.faults import config_error
+from sapwood.config.kinds import (
+    Accepted,
+    Method,
+    Number,
+    Optimizer,
+    Storage,
+    Strings,
+    TrackerName,
+    Weight,
+    as_float,
+    as_tuple,
+    list_to_tuple,
+)
 from sapwood.config.words import Column, Format, Role, known_encoding
 
 
@@ -34,46 +46,6 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
-
-
-def _list_to_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _as_tuple(value: Any) -> Any:
-    """A single string stands for a list of one."""
-    return (value,) if isinstance(value, str) else _list_to_tuple(value)
-
-
-def _as_float(value: Any) -> Any:
-    """YAML writes 3 where a person means 3.0; a bool is never a number."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return value
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf  # refused with the bounds of its field
-
-
-Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-Number = Annotated[float, BeforeValidator(_as_float)]
-
-
-Weight = Annotated[float, BeforeValidator(_as_float), Field(gt=0, le=100)]
-TrackerName = Literal["swanlab", "tensorboard", "wandb", "trackio", "mlflow"]
-Method = Literal[
-    "lora", "rslora", "dora", "lora+", "pissa", "loftq", "ia3", "prompt", "p-tuning", "prefix", "full"
-]  # fmt: skip
-Optimizer = Literal[
-    "adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "adafactor", "lion", "lion-8bit", "sgd"
-]  # fmt: skip
-Accepted = Literal[
-    "stop", "early-stop", "pad-target", "prompt-ids", "double-bos", "missing-end", "content-lost",
-    "control-text",
-]  # fmt: skip
-
-
-Storage = Literal["auto", "fp32", "bf16", "fp16", "gguf", "nf4", "fp4", "int8", "int8-compute"]
 
 
 class BaseConfig(Section):
@@ -98,9 +70,9 @@ class BaseConfig(Section):
 class DataConfig(Section):
     train: Strings
     """files, folders, or hf:ORG/NAME[/FILE]: JSON, JSONL, CSV, TSV, Parquet, text; rows of any shape below"""
-    weights: Annotated[tuple[Weight, ...], BeforeValidator(_list_to_tuple)] = ()
+    weights: Annotated[tuple[Weight, ...], BeforeValidator(list_to_tuple)] = ()
     """for each entry of train, how often an epoch sees its rows: 2 twice, 0.5 a fixed half; empty: once"""
-    eval: Annotated[float | str, BeforeValidator(_as_float)] = 0.05
+    eval: Annotated[float | str, BeforeValidator(as_float)] = 0.05
     """held-out rows: a fraction of train, a number of rows (2 or more), a file, or 0 for none"""
     format: Format = "auto"
     """shape of a row; auto looks at the keys and asks in a doubtful case; docs/data.md lists them all"""
@@ -163,7 +135,7 @@ class TemplateConfig(Section):
     overlong: Literal["error", "drop", "cut"] = "error"
     """rows longer than pack.length: stop and name them; leave them out; or cut them, with no stop token at
     the cut. What is left out or cut is counted"""
-    accept: Annotated[tuple[Accepted, ...], BeforeValidator(_as_tuple)] = ()
+    accept: Annotated[tuple[Accepted, ...], BeforeValidator(as_tuple)] = ()
     """codes of the proof that may fail, for data that is meant so; the proof records each, with its rows"""
     meant: Strings = ()
     """control tokens that answers of the data spell and mean, such as <think> and </think> under a template
@@ -196,7 +168,7 @@ class LoraConfig(Section):
     """which of the base's biases are trained too: none, those of the adapted layers, all"""
     virtual_tokens: int = Field(default=20, ge=1, le=1024)
     """prompt, p-tuning and prefix only: how many tokens are learnt"""
-    targets: Annotated[str | tuple[str, ...], BeforeValidator(_list_to_tuple)] = "all-linear"
+    targets: Annotated[str | tuple[str, ...], BeforeValidator(list_to_tuple)] = "all-linear"
     """all-linear, a list of module names (q_proj, v_proj …), or one regular expression over full names; ia3
     takes all-linear as keys, values and the MLP's last product"""
 
@@ -298,7 +270,7 @@ class SaveConfig(Section):
 
 
 class TrackConfig(Section):
-    to: Annotated[tuple[TrackerName, ...], BeforeValidator(_as_tuple)] = ()
+    to: Annotated[tuple[TrackerName, ...], BeforeValidator(as_tuple)] = ()
     """trackers to report to besides the run's own folder: swanlab, tensorboard, wandb, trackio, mlflow"""
     mode: Literal["offline", "cloud", "disabled"] = "offline"
     """offline writes beside the runs, to be sent later; cloud sends, with a key from the environment"""

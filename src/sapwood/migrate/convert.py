@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from sapwood.migrate.amounts import AMOUNTS
-from sapwood.migrate.converter import Convert, chosen, unknown, unread, word_of
+from sapwood.migrate.converter import Convert, chosen, is_text, unknown, unread, when, word_of
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.formats import FORMATS
 from sapwood.migrate.script.values import is_plain
@@ -55,31 +55,21 @@ def _method(method: str) -> Convert:
     return convert
 
 
+METHODS = {
+    "lora": "lora", "qlora": "lora", "full": "full", "dora": "dora", "ia3": "ia3", "prefix": "prefix",
+    "prefix_tuning": "prefix", "prompt_tuning": "prompt", "p_tuning": "p-tuning",
+}  # fmt: skip
+_one_of = chosen("lora.method", METHODS, ("method", "方法"))
+
+
 def _adapter_kind(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    words = {
-        "lora": "lora",
-        "qlora": "lora",
-        "full": "full",
-        "dora": "dora",
-        "ia3": "ia3",
-        "prefix": "prefix",
-    }
-    ours = words.get(word_of(value)) if value is not None else "full"
-    if ours is None:
-        draft.unread(
-            line,
-            theirs,
-            value,
-            "no such method here: choose lora.method",
-            "这里没有这个方法：请选择 lora.method",
-        )
-        return
-    if draft.settings.get("lora.method", "lora") == "lora":
-        draft.take("lora.method", ours, line, theirs, value, en, zh)
-    if word_of(value) == "qlora" and "base.storage" not in draft.settings:
-        draft.take(
-            "base.storage", "nf4", line, theirs, value, "qlora: the base in 4 bits", "qlora：底座为 4 比特"
-        )
+    """Nothing set is a full fine-tune there; what another key said of the method stays."""
+    known = value is None or word_of(value) in METHODS
+    if not known or draft.settings.get("lora.method", "lora") == "lora":
+        _one_of(draft, theirs, "full" if value is None else value, line, en, zh)
+    if value is not None and word_of(value) == "qlora" and "base.storage" not in draft.settings:
+        said = "qlora: the base in 4 bits", "qlora：底座为 4 比特"
+        draft.take("base.storage", "nf4", line, theirs, value, *said)
 
 
 def _init(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
@@ -161,13 +151,6 @@ def _output(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) 
         )
 
 
-def _model(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    if not isinstance(value, str) or not value:
-        unread(draft, theirs, value, line)
-        return
-    draft.take("base.model", model_name(value), line, theirs, value, en, zh)
-
-
 def model_name(value: str) -> str:
     """A hub's ORG/NAME as ``hf:``; a path as it is."""
     parts = value.split("/")
@@ -200,17 +183,6 @@ FAMILY_OF = {
 }  # fmt: skip
 
 
-def _train_on_prompt(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    if is_plain(value):
-        draft.take("template.train_on", "all" if value is True else "assistant", line, theirs, value, en, zh)
-    else:
-        unread(draft, theirs, value, line)
-
-
-def _mask_prompt(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    _train_on_prompt(draft, theirs, not value if is_plain(value) else value, line, en, zh)
-
-
 def _device_map(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
     names = ("auto", "balanced", "balanced_low_0", "sequential", "cpu", "cuda")
     word = "cuda" if isinstance(value, str) and value.startswith("cuda") else value
@@ -226,55 +198,19 @@ def _keep_best(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: st
     draft.take("save.adapter", "best" if value is True else "last", line, theirs, value, en, zh)
 
 
-def _name(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-
-    if isinstance(value, str) and value:
-        draft.take("name", re.sub(r"[^\w.-]+", "-", value)[:64], line, theirs, value, en, zh)
-
-
-def _type(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    """PEFT's own word for the method."""
-    words = {
-        "lora": "lora",
-        "prefix_tuning": "prefix",
-        "prompt_tuning": "prompt",
-        "p_tuning": "p-tuning",
-        "ia3": "ia3",
-    }
-    ours = words.get(word_of(value))
-    if ours is None:
-        draft.unread(
-            line,
-            theirs,
-            value,
-            "no such method here: choose lora.method",
-            "这里没有这个方法：请选择 lora.method",
-        )
-    else:
-        draft.take("lora.method", ours, line, theirs, value, en, zh)
-
-
 CONVERT: dict[str, Convert] = {
     "unknown": unknown,
     **FORMATS, **AMOUNTS,
-
-
-
-
     "optimizer": chosen("train.optimizer", OPTIMIZERS, ("optimizer", "优化器")),
     "schedule": chosen("train.schedule", SCHEDULES, ("schedule", "学习率计划")),
-
-
-
-     "targets": _targets, "dora": _method("dora"), "rslora": _method("rslora"),
-    "pissa": _method("pissa"), "kind": _adapter_kind, "init": _init, "type": _type,
-    "checkpointing": _checkpointing,
-    "report": _report, "swanlab": _project("swanlab"), "wandb": _project("wandb"),
-    "trackio": _project("trackio"),
-    "mlflow": _project("mlflow"), "project": _project(""), "use_swanlab": _tracker("swanlab"),
-    "use_wandb": _tracker("wandb"), "use_tensorboard": _tracker("tensorboard"),
-    "use_mlflow": _tracker("mlflow"),
-    "use_trackio": _tracker("trackio"), "output": _output, "model": _model, "template": _template,
-    "train_on_prompt": _train_on_prompt, "mask_prompt": _mask_prompt,
-    "device_map": _device_map, "keep_best": _keep_best, "name": _name,
+    "targets": _targets, "init": _init, "kind": _adapter_kind, "type": _one_of,
+    **{method: _method(method) for method in ("dora", "rslora", "pissa")},
+    "checkpointing": _checkpointing, "output": _output, "template": _template, "report": _report,
+    **{tracker: _project(tracker) for tracker in ("swanlab", "wandb", "trackio", "mlflow")},
+    **{f"use_{tracker}": _tracker(tracker) for tracker in TRACKERS},
+    "project": _project(""), "device_map": _device_map, "keep_best": _keep_best,
+    "model": when("base.model", is_text, model_name),
+    "name": when("name", is_text, lambda name: re.sub(r"[^\w.-]+", "-", name)[:64]),
+    "train_on_prompt": when("template.train_on", is_plain, lambda it: "all" if it is True else "assistant"),
+    "mask_prompt": when("template.train_on", is_plain, lambda it: "assistant" if it else "all"),
 }  # fmt: skip

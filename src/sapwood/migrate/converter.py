@@ -11,6 +11,7 @@ from sapwood.migrate.script.values import dotted
 Convert = Callable[[Draft, str, Any, int, str, str], None]
 
 
+NOT_SET = ("not set: the default here", "未设置：用这里的默认值")
 UNKNOWN = ("its value isn't known before it runs", "运行之前不知道它的值")
 
 
@@ -40,7 +41,7 @@ def chosen(key: str, words: dict[str, str], what: tuple[str, str]) -> Convert:
         if ours is not None:
             draft.take(key, ours, line, theirs, value, en, zh)
         elif value is None:
-            draft.note(key, line, theirs, value, "not set: the default here", "未设置：用这里的默认值")
+            draft.note(key, line, theirs, value, *NOT_SET)
         else:
             draft.unread(
                 line,
@@ -51,6 +52,24 @@ def chosen(key: str, words: dict[str, str], what: tuple[str, str]) -> Convert:
             )
 
     return convert
+
+
+def when(key: str, fits: Callable[[Any], bool], ours: Callable[[Any], Any] = lambda value: value) -> Convert:
+    """Taken over where `fits` says so, as `ours` writes it."""
+
+    def convert(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
+        if fits(value):
+            draft.take(key, ours(value), line, theirs, value, en, zh)
+        elif value is None:
+            draft.note(key, line, theirs, value, *NOT_SET)
+        else:
+            unread(draft, theirs, value, line)
+
+    return convert
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def unknown(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:

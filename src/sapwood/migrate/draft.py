@@ -46,6 +46,7 @@ class Draft:
     folder: Path = Path()
     lines: dict[str, int] = field(default_factory=dict[str, int])
     template: str | None = None  # text of a .jinja file to be written
+    unknown: set[str] = field(default_factory=set[str])  # keys that are given, by values that aren't known
     resists: list[tuple[int, str, str, str]] = field(default_factory=list[tuple[int, str, str, str]])
 
     def take(
@@ -68,9 +69,15 @@ class Draft:
         self.entries.append(Entry(line, theirs, show(shown), "unread", "", "", en, zh, matters))
 
     def default(self, key: str, value: Any, theirs: str, en: str, zh: str) -> None:
-        if key not in self.settings:
+        decided = key == "train.epochs" and "train.max_steps" in self.settings
+        if key not in self.settings and key not in self.unknown and not decided:
             self.settings[key] = value
             self.entries.append(Entry(0, theirs, show(value), "default", key, show(value), en, zh))
+
+    def forget(self, key: str) -> None:
+        """What was taken for a key before what decides it was seen."""
+        self.settings.pop(key, None)
+        self.entries = [entry for entry in self.entries if entry.key != key]
 
     def tidy(self) -> None:
         """The same line twice is one."""
@@ -81,7 +88,9 @@ class Draft:
         if self.micro is not None:
             self.settings.setdefault("train.micro_batch", self.micro)
         size = self.whole or (self.micro or 1) * (self.accumulation or 1) * self.devices
-        if self.micro or self.accumulation or self.whole:
+        if "train.batch_size" in self.unknown and self.whole is None:
+            self.settings.pop("train.batch_size", None)
+        elif self.micro or self.accumulation or self.whole:
             self.settings["train.batch_size"] = size
         if self.settings.get("lora.method") == "full" and self.settings.get("base.storage") != "fp32":
             self.take(

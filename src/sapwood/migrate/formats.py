@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sapwood.migrate.converter import Convert, chosen, number_of, unread, word_of
+from sapwood.migrate.converter import Convert, chosen, number_of, unread, when, word_of
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.script.values import is_plain
 
@@ -75,20 +75,6 @@ def _quantization_bit(draft: Draft, theirs: str, value: Any, line: int, en: str,
         draft.unread(line, theirs, value, "4 and 8 bits are here, no others", "这里只有 4 比特和 8 比特")
 
 
-def _quant_type(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    if value in ("nf4", "fp4"):
-        draft.take("base.storage", value, line, theirs, value, en, zh)
-    else:
-        unread(draft, theirs, value, line)
-
-
-def _double(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    if isinstance(value, bool):
-        draft.take("base.double_quant", value, line, theirs, value, en, zh)
-    else:
-        unread(draft, theirs, value, line)
-
-
 FORMATS: dict[str, Convert] = {
     "storage": _storage,
     "bf16": _mixed("bf16"),
@@ -97,7 +83,7 @@ FORMATS: dict[str, Convert] = {
     "nf4": _bits("nf4"),
     "8bit": _bits("int8"),
     "quantization_bit": _quantization_bit,
-    "quant_type": _quant_type,
+    "quant_type": when("base.storage", lambda value: value in ("nf4", "fp4")),
     "compute": chosen("base.compute_dtype", DTYPES, ("number format", "数值格式")),
-    "double": _double,
+    "double": when("base.double_quant", lambda value: isinstance(value, bool)),
 }

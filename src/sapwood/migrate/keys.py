@@ -41,6 +41,16 @@ class Table:
         return key in self.keys or key in self.instead
 
 
+# Keys that a converter decides: the tool's default for them must not stand in for a value that isn't known.
+_DECIDES = {
+    "@warmup_steps": "train.warmup", "@warmup_ratio": "train.warmup", "@epochs": "train.epochs",
+    "@max_steps": "train.max_steps train.epochs", "@targets": "lora.targets", "@length": "pack.length",
+    "@held_out": "data.eval", "@checkpointing": "train.gradient_checkpointing",
+    "@double": "base.double_quant", "@micro": "train.batch_size", "@accumulation": "train.batch_size",
+    "@whole": "train.batch_size",
+}  # fmt: skip
+
+
 @cache
 def table(name: str) -> Table:
     """`hf:lora` is the part `lora` of the file `hf`."""
@@ -68,7 +78,11 @@ def apply(draft: Draft, name: str, theirs: str, value: Any, line: int, shown_as:
     """One setting of theirs, by the table `name`; a key that isn't in it is listed as unknown."""
     known, label = table(name), shown_as or theirs
     if theirs in known.keys:
+        before = len(draft.entries)
         _taken(draft, known, theirs, value, line, label)
+        if any(entry.state == "unread" for entry in draft.entries[before:]):
+            ours = known.keys[theirs]
+            draft.unknown.update(_DECIDES.get(ours, "").split() if ours.startswith("@") else [ours])
     elif theirs in known.instead:
         group = known.instead[theirs]
         idle = value in (None, False, "", 0) or value == [] or value == {}

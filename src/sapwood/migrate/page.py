@@ -33,7 +33,7 @@ def report_page(found: Migration, config: str, *, zh: bool) -> str:
     sections: list[str] = []
     for title, level in ((word["faults"], "fault"), (word["notes"], "note")):
         rows = [
-            f'<li class="{level}"><b>{_safe(fault.name)}</b> {_safe(found.source.place(fault.line))}: '
+            f'<li class="{level}"><b>{_safe(fault.name)}</b> {_safe(found.source.place(fault.line, zh=zh))}: '
             f"{_safe(fault.zh if zh else fault.en)}<br>"
             f"<code>{_safe(found.source.text(fault.line).strip()[:200])}</code>"
             f"<br><small>{word['source']}: {_safe(fault.source)}</small></li>"
@@ -47,7 +47,7 @@ def report_page(found: Migration, config: str, *, zh: bool) -> str:
     sections += _list(
         word["unfollowed"],
         [
-            f"<li>{_safe(found.source.place(one.line))}: {_safe(one.zh if zh else one.en)}<br>"
+            f"<li>{_safe(found.source.place(one.line, zh=zh))}: {_safe(one.zh if zh else one.en)}<br>"
             f"<code>{_safe(one.text)}</code></li>"
             for one in found.unfollowed
         ],

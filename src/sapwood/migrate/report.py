@@ -52,10 +52,15 @@ def lines(found: Migration, *, zh: bool) -> list[str]:
     if found.unfollowed:
         out += ["", f"{word['unfollowed']}:"]
         out += [
-            f"  {found.source.place(one.line)}: {one.zh if zh else one.en}: {one.text[:160]}"
+            f"  {found.source.place(one.line, zh=zh)}: {one.zh if zh else one.en}: {shown(one.text)}"
             for one in found.unfollowed
         ]
     return out
+
+
+def shown(text: str) -> str:
+    """A piece of a script in one line."""
+    return text.replace("\n", "\\n")[:160]
 
 
 def ordered(found: Migration) -> list[Entry]:
@@ -64,18 +69,22 @@ def ordered(found: Migration) -> list[Entry]:
 
 
 def entry_line(found: Migration, entry: Entry, *, zh: bool) -> str:
-    place = found.source.place(entry.line)
-    theirs = f"{entry.theirs}={entry.value}" if entry.theirs and entry.value else entry.theirs or entry.value
+    place = found.source.place(entry.line, zh=zh)
+    theirs = (
+        f"{entry.theirs}={shown(entry.value)}"
+        if entry.theirs and entry.value
+        else entry.theirs or entry.value
+    )
     said = entry.zh if zh else entry.en
     here = f"{entry.key}: {entry.ours}" if entry.ours else entry.key
-    state = "" if here else f"[{words(zh)[entry.state]}]"
+    state = "" if here else f"[{words(zh)['unread' if entry.matters else entry.state]}]"
     head = f"{place}: " if place else ""
     text = f"{head}{theirs[:100]}  →  {' '.join(part for part in (here, state) if part)}"
     return f"{text}  ({said})" if said else text
 
 
 def _fault_lines(found: Migration, fault: Fault, *, zh: bool) -> list[str]:
-    place = found.source.place(fault.line)
+    place = found.source.place(fault.line, zh=zh)
     quoted = found.source.text(fault.line).strip()[:120]
     return [
         f"  {place or '–'} · {fault.name} · {fault.zh if zh else fault.en}",
@@ -94,7 +103,7 @@ def to_facts(found: Migration, *, zh: bool) -> dict[str, Any]:
         "lines": [
             {
                 "line": entry.line,
-                "place": found.source.place(entry.line),
+                "place": found.source.place(entry.line, zh=zh),
                 "theirs": entry.theirs,
                 "value": entry.value,
                 "state": entry.state,
@@ -110,7 +119,7 @@ def to_facts(found: Migration, *, zh: bool) -> dict[str, Any]:
                 "name": fault.name,
                 "level": fault.level,
                 "line": fault.line,
-                "place": found.source.place(fault.line),
+                "place": found.source.place(fault.line, zh=zh),
                 "why": fault.zh if zh else fault.en,
                 "source": fault.source,
             }
@@ -119,7 +128,7 @@ def to_facts(found: Migration, *, zh: bool) -> dict[str, Any]:
         "unfollowed": [
             {
                 "line": one.line,
-                "place": found.source.place(one.line),
+                "place": found.source.place(one.line, zh=zh),
                 "text": one.text,
                 "why": one.zh if zh else one.en,
             }

@@ -15,28 +15,28 @@ SECTIONS = ("base", "data", "template", "pack", "lora", "train", "eval", "save",
 LANGUAGES = ("en", "zh")
 
 
-def config_yaml(found: Migration, *, zh: bool, template: str = "") -> str:
-    """template: the path of a written .jinja file, where there is one."""
+def config_yaml(found: Migration, *, zh: bool, template: str = "", out: str = "sapwood.yaml") -> str:
+    """template: the path of a written .jinja file, where there is one; out: of the config itself."""
     draft = found.draft
     name = Path(found.source.path).name
     head = (
         f"来自 {name}；每个键后面是它的出处。" if zh else f"from {name}; behind each key, where it is from."
     )
-    out = [f"# {head}", "#   sapwood check sapwood.yaml", "#   sapwood train sapwood.yaml"]
+    text = [f"# {head}", f"#   sapwood check {out}", f"#   sapwood train {out}"]
     if "name" in draft.settings:
-        out += [_line(found, "name", draft.settings["name"], zh=zh, indent="")]
+        text += [_line(found, "name", draft.settings["name"], zh=zh, indent="")]
     for section in SECTIONS:
         keys = [key for key in draft.settings if key.startswith(f"{section}.")]
         keys.sort(key=lambda key: list(_fields(section)).index(key.partition(".")[2]))
         if keys or section == "data":
-            out += ["", f"{section}:"]
+            text += ["", f"{section}:"]
         if section == "data" and "data.train" not in draft.settings:
             said = "没有说明是哪些数据" if zh else "which rows it was isn't said"
-            out.append(f"  train: data.jsonl  # {said}")
+            text.append(f"  train: data.jsonl  # {said}")
         for key in keys:
             value: Any = template if draft.settings[key] == "@template" else draft.settings[key]
-            out.append(_line(found, key, value, zh=zh, indent="  "))
-    return "\n".join(out) + "\n"
+            text.append(_line(found, key, value, zh=zh, indent="  "))
+    return "\n".join(text) + "\n"
 
 
 def _fields(section: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _line(found: Migration, key: str, value: Any, *, zh: bool, indent: str) -> s
 
 
 def _origin(found: Migration, entry: Entry, *, zh: bool) -> str:
-    place = found.source.place(entry.line)
+    place = found.source.place(entry.line, zh=zh)
     said = entry.zh if zh else entry.en
     theirs = (
         f"{entry.theirs}={entry.value}"

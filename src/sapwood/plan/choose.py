@@ -11,7 +11,8 @@ from sapwood.adapter.methods import STORAGES
 from sapwood.base.inspect import skeleton
 from sapwood.base.storage.storages import candidates, smaller_storages, with_storage
 from sapwood.compute.recompute import layers_to_recompute
-from sapwood.config.sections import BaseConfig, RunConfig, Storage
+from sapwood.config.kinds import Storage
+from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.machine.device import Device
 from sapwood.machine.measure import machine_facts
 from sapwood.plan.memory import (

@@ -19,8 +19,8 @@ from sapwood.machine.measure import dtype_name, machine_facts
 from sapwood.prepare.study import Study
 from sapwood.show.figures import duration
 from sapwood.train.loop import pack_examples
-from sapwood.train.schedule import members, plan_steps
-from sapwood.types import Cursor, Pack
+from sapwood.train.schedule import Cursor, members, plan_steps
+from sapwood.types import Pack
 
 EFFICIENCY = 0.28  # of the matrix rate, over everything that isn't a product
 SAMPLED_STEPS = 8

@@ -15,7 +15,7 @@ from sapwood.prepare.examples import Examples
 from sapwood.template.encode import Encoded
 from sapwood.template.label import label_encoded
 from sapwood.template.proof import ProofTally
-from sapwood.template.prove import Labelled, Prover
+from sapwood.template.prove import Fault, Labelled, Prover
 from sapwood.template.render import Renderer, Rendering
 from sapwood.types import Conversation, Example, RowId
 
@@ -81,119 +81,110 @@ def prove_rows(
 
 
 def prove_batch(conversations: Sequence[Conversation], renderer: Renderer, rules: Rules) -> ProvenBatch:
-    """What these conversations become. A row that can't be trusted is a problem; the others go on."""
-    faults = _Faults()
-    rendered = _render(conversations, renderer, rules, faults)
-    encoded = _encode(rendered, renderer, faults)
-    labelled = _label(rendered, encoded, renderer, rules, faults)
+    """What these conversations become. A row that can't be trusted is a problem; the others go on.
+
+    Texts and ids are guessed first, which is faster. A row whose guess fails in any way is done again, by the
+    template and the tokenizer themselves, and what they give is what counts.
+    """
     prover = Prover(renderer, rules.vocab_rows, rules.template.accept)
-    proven = _prove(labelled, prover, renderer, rules, faults)
+    work = _Work(renderer, rules, prover)
+    outcomes = work.done(conversations, quick=True)
+    again = [i for i, outcome in enumerate(outcomes) if not outcome.is_right]
+    slow = work.done([conversations[i] for i in again], quick=False)
+    for i, outcome in zip(again, slow, strict=True):
+        outcomes[i] = outcome
+    proven = [item for outcome in outcomes for item in outcome.items]
+    fitting = [item for item in proven if rules.fits(item.example)]
+    for item in fitting:
+        prover.check_said(item)
+    prover.count(fitting)
     found = _measured(len(conversations), proven, renderer, rules)
     _keep(proven, found, prover, renderer, rules)
-    found.tally, found.problems = prover.tally, faults.in_order(conversations)
+    found.tally = prover.tally
+    for conversation, outcome in zip(conversations, outcomes, strict=True):
+        found.problems += outcome.problems
+        for fault in outcome.faults:
+            found.problems += prover.fault(conversation.row, fault)
     return found
 
 
 # --- the steps ----------------------------------------------------------------------------------------------
 
-Rendered = list[tuple[Conversation, Rendering]]
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of a conversation: its examples, the checks that they fail, and why there are none.
+
+    whole: no example is too long; such ones aren't proven.
+    """
+
+    items: list[Labelled] = field(default_factory=list[Labelled])
+    faults: list[Fault] = field(default_factory=list[Fault])
+    problems: list[Problem] = field(default_factory=list[Problem])
+    whole: bool = True
+
+    @property
+    def is_right(self) -> bool:
+        return self.whole and not self.faults and not self.problems
 
 
-class _Faults:
-    """Problems of the rows of a batch, as the steps find them."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Render, encode, label, and hold against the truth."""
 
-    def __init__(self) -> None:
-        self._found: dict[RowId, list[Problem]] = {}
+    renderer: Renderer
+    rules: Rules
+    prover: Prover
 
-    def add(self, row: RowId, problems: Sequence[Problem]) -> None:
-        if problems:
-            self._found.setdefault(row, []).extend(problems)
-
-    def in_order(self, conversations: Sequence[Conversation]) -> list[Problem]:
-        """In the order of the rows."""
-        rows = dict.fromkeys(conversation.row for conversation in conversations) if self._found else ()
-        return [problem for row in rows for problem in self._found.get(row, ())]
-
-
-def _render(
-    conversations: Sequence[Conversation], renderer: Renderer, rules: Rules, faults: _Faults
-) -> Rendered:
-    rendered: Rendered = []
-    for conversation in conversations:
-        try:
-            found = renderer.renderings(conversation, rules.template.train_on)
-            rendered += [(conversation, one) for one in found]
-        except DataError as error:
-            faults.add(conversation.row, error.problems)
-    return rendered
-
-
-def _encode(rendered: Rendered, renderer: Renderer, faults: _Faults) -> list[Encoded | None]:
-    """By their words where that can be. None for a row that can't be encoded."""
-    try:
-        return list(renderer.encode_many([one.rendered for _, one in rendered], quick=True))
-    except DataError:  # find each of them
-        out: list[Encoded | None] = []
-        for conversation, one in rendered:
+    def done(self, conversations: Sequence[Conversation], *, quick: bool) -> list[_Outcome]:
+        """One for each. ``quick``: by guesses where these can be made; faults then mean little."""
+        outcomes = [_Outcome() for _ in conversations]
+        rendered: list[tuple[int, Rendering]] = []
+        for i, conversation in enumerate(conversations):
             try:
-                out.append(renderer.encode(one.rendered))
+                found = self.renderer.renderings(conversation, self.rules.template.train_on, quick=quick)
+                rendered += [(i, one) for one in found]
             except DataError as error:
-                faults.add(conversation.row, error.problems)
-                out.append(None)
-        return out
+                outcomes[i].problems += error.problems
+        for (i, one), ids in zip(rendered, self._encoded(rendered, outcomes, quick=quick), strict=True):
+            if ids is not None:
+                self._label(outcomes[i], conversations[i], one, ids)
+        self._compare(outcomes)
+        return outcomes
 
+    def _encoded(
+        self, rendered: Sequence[tuple[int, Rendering]], outcomes: Sequence[_Outcome], *, quick: bool
+    ) -> list[Encoded | None]:
+        """None for a text that can't be encoded."""
+        try:
+            return [*self.renderer.encode_many([one.rendered for _, one in rendered], quick=quick)]
+        except DataError:  # find each of them
+            found: list[Encoded | None] = []
+            for i, one in rendered:
+                try:
+                    found.append(self.renderer.encode(one.rendered))
+                except DataError as error:
+                    outcomes[i].problems += error.problems
+                    found.append(None)
+            return found
 
-def _label(
-    rendered: Rendered, encoded: Sequence[Encoded | None], renderer: Renderer, rules: Rules, faults: _Faults
-) -> list[Labelled]:
-    labelled: list[Labelled] = []
-    for (conversation, one), ids in zip(rendered, encoded, strict=True):
-        if ids is None:
-            continue
+    def _label(self, outcome: _Outcome, conversation: Conversation, one: Rendering, ids: Encoded) -> None:
         try:
             example = label_encoded(one.rendered, ids)
-            item = Labelled(conversation, one, example, ids.held_control)
-            # An example that is too long is not proven, so it is encoded by the tokenizer itself.
-            labelled.append(item if rules.fits(example) else _exactly(item.conversation, one, renderer))
-        except DataError:
-            try:
-                labelled.append(_exactly(conversation, one, renderer))
-            except DataError as error:
-                faults.add(conversation.row, error.problems)
-    return labelled
+        except DataError as error:
+            outcome.problems += error.problems
+            return
+        outcome.items.append(Labelled(conversation, one, example, ids.held_control))
+        outcome.whole &= self.rules.fits(example)
 
-
-def _exactly(conversation: Conversation, one: Rendering, renderer: Renderer) -> Labelled:
-    """An example whose ids and offsets are the tokenizer's own. Raises DataError."""
-    encoded = renderer.encode(one.rendered)
-    return Labelled(conversation, one, label_encoded(one.rendered, encoded), encoded.held_control)
-
-
-def _prove(
-    labelled: Sequence[Labelled], prover: Prover, renderer: Renderer, rules: Rules, faults: _Faults
-) -> list[Labelled]:
-    """Hold each example that fits against what the tokenizer itself gives for its conversation. One that was
-    encoded by its words, and fails, is encoded exactly and held against it again."""
-    checked = [item for item in labelled if rules.fits(item.example)]
-    truths = iter(prover.truths([(item.conversation, item.rendering) for item in checked]))
-    proven: list[Labelled] = []
-    for item in labelled:
-        row = item.conversation.row
-        if rules.fits(item.example):
-            truth = next(truths)
-            prover.check_said(item)
-            if wrong := prover.check(item, truth):
-                try:
-                    item = _exactly(item.conversation, item.rendering, renderer)
-                except DataError as error:
-                    faults.add(row, error.problems)
-                    continue
-                wrong = prover.check(item, truth)
-            for fault in wrong:
-                faults.add(row, prover.fault(row, fault))
-        proven.append(item)
-    prover.count([item for item in proven if rules.fits(item.example)])
-    return proven
+    def _compare(self, outcomes: Sequence[_Outcome]) -> None:
+        """Hold each example that fits against what the tokenizer itself gives for its conversation."""
+        pairs = [
+            (outcome, item) for outcome in outcomes for item in outcome.items if self.rules.fits(item.example)
+        ]
+        truths = self.prover.truths([(item.conversation, item.rendering) for _, item in pairs])
+        for (outcome, item), truth in zip(pairs, truths, strict=True):
+            outcome.faults += self.prover.check(item, truth)
 
 
 def _measured(rows: int, proven: Sequence[Labelled], renderer: Renderer, rules: Rules) -> ProvenBatch:

@@ -1,7 +1,8 @@
 """The proof: examples against the tokenizer's own ``apply_chat_template``, before anything is trained.
 
 Every example of every row is compared, by itself. The proof shares no rendering, no encoding, no cache and no
-span with the code that it checks: it asks transformers' public call anew for each text and each prompt.
+span with the code that it checks: it asks transformers' public calls anew for the text of each row and of
+each prompt, and for the ids of each text. `template.beginnings` says when those hold the prompt's ids too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import DataError, Problem
+from sapwood.template.beginnings import Beginnings
 from sapwood.template.proof import CHECKS, COUNTED, VERSION, Failed, Proof, ProofTally
 from sapwood.template.render import Renderer, Rendering
 from sapwood.template.said.kept import Keeping, Lost
@@ -67,6 +69,7 @@ class Prover:
         self._faults: list[Fault] = []
         self._renderer = renderer
         self._tokenizer = renderer.tokenizer
+        self._beginnings = Beginnings(renderer.tokenizer, renderer.encoder, self._ids)
         self._vocab_rows = vocab_rows
         self._stops = set(renderer.stop_ids)
         self._keeping = Keeping(renderer.encoder.pattern)
@@ -78,7 +81,7 @@ class Prover:
         if not items:
             return []
         texts = [one.rendered.text for _, one in items]
-        own = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        own = self._ids(texts)
         truths = [Truth(text, ids, []) for text, ids in zip(texts, own, strict=True)]
         for tools, members in _by_tools(items):
             chats = {i: as_dicts(self._renderer.fitted(items[i][0]).messages) for i in members}
@@ -86,22 +89,26 @@ class Prover:
             with self._renderer.frozen_truth(tools) as template:
                 known: dict[str, Any] = {"tools": tools or None, "chat_template": template}
                 whole = [chats[i][: items[i][1].upto] for i in members]
-                for i, text in zip(members, self._apply(whole, tokenize=False, **known), strict=True):
+                for i, text in zip(members, self._apply(whole, **known), strict=True):
                     truths[i] = Truth(text, own[i], [])
-                known |= {"tokenize": True, "return_dict": False, "add_generation_prompt": True}
                 before = [chats[i][:turn] for i, turn in asked]
-                for (i, _), ids in zip(asked, self._apply(before, **known), strict=True):
+                prompts = self._apply(before, add_generation_prompt=True, **known)
+                whole, known_ids = [texts[i] for i, _ in asked], [own[i] for i, _ in asked]
+                for (i, _), ids in zip(asked, self._beginnings.ids(prompts, whole, known_ids), strict=True):
                     truths[i].prompts.append(ids)
         return truths
 
-    def _apply(self, chats: list[Any], **options: Any) -> list[Any]:
-        if not any(message["content"] is None for chat in chats for message in chat):
-            return self._tokenizer.apply_chat_template(chats, **options)
-        prompt = options.get("add_generation_prompt", False)
-        texts = self._renderer.with_nulls(chats, options["chat_template"], options["tools"], prompt=prompt)
-        if not options["tokenize"]:
-            return texts
+    def _ids(self, texts: list[str]) -> list[list[int]]:
         return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+    def _apply(self, chats: list[Any], *, add_generation_prompt: bool = False, **options: Any) -> list[str]:
+        if any(message["content"] is None for chat in chats for message in chat):
+            template, tools = options["chat_template"], options["tools"]
+            return self._renderer.with_nulls(chats, template, tools, prompt=add_generation_prompt)
+        told: Any = self._tokenizer.apply_chat_template(
+            chats, tokenize=False, add_generation_prompt=add_generation_prompt, **options
+        )
+        return told
 
     def check(self, item: Labelled, truth: Truth) -> list[Fault]:
         """What is wrong with an example, codes that may fail included. Counts nothing."""

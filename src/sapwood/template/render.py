@@ -116,13 +116,15 @@ class Renderer:
         """
         return [rendering.rendered for rendering in self.renderings(conversation, train_on)]
 
-    def renderings(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendering]:
-        """`render`, with the facts that the proof needs."""
+    def renderings(
+        self, conversation: Conversation, train_on: TrainOn = "assistant", *, quick: bool = False
+    ) -> list[Rendering]:
+        """`render`, with the facts that the proof needs. ``quick``: texts may be guessed, see `View`."""
         if conversation.text is not None and not conversation.messages:
             return [self._document(conversation)]
         trained = trained_turns(conversation, train_on)
         conversation = self.fitted(conversation)
-        view, messages = self._view(conversation), conversation.messages
+        view, messages = self._view(conversation, quick=quick), conversation.messages
         whole = self._whole(view, trained)
         if train_on == "all":
             return [_all_of(whole or self._one_turn(view, trained[-1], messages[trained[-1]]))]
@@ -404,10 +406,11 @@ class Renderer:
         except DataError:
             return None
 
-    def _view(self, conversation: Conversation) -> View:
+    def _view(self, conversation: Conversation, *, quick: bool = False) -> View:
         template = self.template_for(conversation.tools)
         skeletons = self._skeletons.setdefault(template, {})
-        return View(conversation, self._chat(template), self.encoder, self._special, skeletons, self.meant)
+        chat = self._chat(template)
+        return View(conversation, chat, self.encoder, self._special, skeletons, self.meant, quick)
 
     def _chat(self, template: str) -> ChatTemplate:
         if template not in self._compiled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,8 @@ from sapwood.template.said.apart import is_taken_apart, map_between, pattern_of
 from sapwood.types import Conversation, Message, Span
 
 Dicts = list[dict[str, Any]]
-# What a template writes around the contents of messages with these roles; rows alike are located by it.
+# What a template writes around the contents of messages with these roles, nothing where that can't be told;
+# rows alike are located by it.
 Skeletons = dict[tuple[bool, tuple[str, ...]], tuple[str, ...]]
 MAX_SKELETONS = 1000
 
@@ -30,8 +32,10 @@ class View:
         special: Mapping[str, str],
         skeletons: Skeletons | None = None,
         meant: Sequence[str] = (),
+        quick: bool = False,
     ) -> None:
-        """``meant``: control text that an answer may hold and then means."""
+        """``meant``: control text that an answer may hold and then means. ``quick``: a text is guessed from
+        one of another conversation with the same roles, where there is nothing but their contents in it."""
         self.row = conversation.row
         self._messages = as_dicts(conversation.messages)
         self._tools = plain(conversation.tools) or None
@@ -40,13 +44,34 @@ class View:
         self._special = special
         self._meant = meant
         self._skeletons: Skeletons = {} if skeletons is None else skeletons
+        self._quick = quick and not chat.marked
         self._texts: dict[tuple[int, bool], str] = {}
 
     def text(self, upto: int, prompt: bool = False) -> str:
         """The first ``upto`` messages; with ``prompt``, up to where the model is to write."""
         if (upto, prompt) not in self._texts:
-            self._texts[upto, prompt] = self._render(self._messages[:upto], self._tools, prompt)
+            filled = self._filled(upto, prompt) if self._quick else None
+            self._texts[upto, prompt] = filled or self._render(self._messages[:upto], self._tools, prompt)
         return self._texts[upto, prompt]
+
+    def _filled(self, upto: int, prompt: bool) -> str | None:
+        """The guess; None where there is none."""
+        contents = self._plain_turns(upto)
+        if contents is None or any(map(self._encoder.may_hold_end, contents)):
+            return None
+        shape = self._shape(upto, prompt)
+        skeleton = self._skeletons.get(shape)
+        if skeleton is None and len(self._skeletons) < MAX_SKELETONS:
+            text = self._texts[upto, prompt] = self._render(self._messages[:upto], self._tools, prompt)
+            self.content(text, upto, prompt)
+            self._skeletons.setdefault(shape, ())  # asked once
+            return text
+        if not skeleton:
+            return None
+        return "".join(itertools.chain.from_iterable(zip(skeleton, [*contents, ""], strict=True)))
+
+    def _shape(self, upto: int, prompt: bool) -> tuple[bool, tuple[str, ...]]:
+        return prompt, tuple(message["role"] for message in self._messages[:upto])
 
     def marked_text(self, upto: int) -> tuple[str, dict[int, tuple[int, int]]]:
         """The text, and the template's own generation marks by message, where they tell all answers apart."""
@@ -70,7 +95,7 @@ class View:
         encoder = self._encoder
         own = self._own_control(upto, prompt)
         plain_turns = self._plain_turns(upto) if not own else None
-        shape = (prompt, tuple(message["role"] for message in self._messages[:upto]))
+        shape = self._shape(upto, prompt)
         if plain_turns is not None and (spans := _fitted(text, plain_turns, self._skeletons.get(shape))):
             return spans
         self._refuse_control_keys()
@@ -202,7 +227,7 @@ def _between(text: str, spans: Sequence[Span]) -> tuple[str, ...]:
 
 def _fitted(text: str, contents: Sequence[str], skeleton: tuple[str, ...] | None) -> tuple[Span, ...] | None:
     """Where the contents stand, if the text is the skeleton filled with them; None if it isn't."""
-    if skeleton is None:
+    if not skeleton:
         return None
     spans: list[Span] = []
     at = 0

@@ -16,7 +16,7 @@ from sapwood.errors import SapwoodError, StorageError
 from sapwood.run.files import MANIFEST, discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
 from sapwood.train.processes.world import World
-from sapwood.types import Cursor
+from sapwood.train.schedule import Cursor
 
 SCHEMA = 1
 

@@ -19,8 +19,8 @@ from sapwood.adapter.inputs import hidden_states
 from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import lead_length
 from sapwood.compute.attention.seam import packed_attention
-from sapwood.compute.batch import to_batch
-from sapwood.compute.loss import label_loss
+from sapwood.compute.batch import Batch, to_batch
+from sapwood.compute.loss import LossSum, label_loss
 from sapwood.config.sections import RunConfig
 from sapwood.errors import BadStepError, NumericsError
 from sapwood.native.heap import release_heap
@@ -32,13 +32,11 @@ from sapwood.train.optim import TrainState
 from sapwood.train.processes.world import ALONE, World
 from sapwood.train.schedule import learning_rate, members, plan_steps
 from sapwood.types import (
-    Batch,
     Evaluated,
     Event,
     Example,
     Finished,
     Head,
-    LossSum,
     Pack,
     Sample,
     Stepped,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sapwood.config.sections import TrainConfig
 from sapwood.errors import StorageError
-from sapwood.types import Cursor
+from sapwood.train.schedule import Cursor
 
 BLOCKWISE_FROM = 4096  # elements from which bitsandbytes keeps moments in 8 bits, a scale for each block
 FASTER = "lora_B"  # what LoRA+ gives the higher rate

@@ -14,8 +14,8 @@ from sapwood.config.sections import RunConfig
 from sapwood.errors import OutOfMemoryError
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
 from sapwood.train.optim import moment_bytes
-from sapwood.train.schedule import members, plan_steps
-from sapwood.types import Cursor, Pack, TrainData
+from sapwood.train.schedule import Cursor, members, plan_steps
+from sapwood.types import Pack, TrainData
 
 MAX_STEPS = 400  # steps whose packs are planned: about a second, and a pack is never longer than pack.length
 REFUSALS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")

@@ -13,9 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.config.sections import TrainConfig
-from sapwood.types import Cursor
 
 INVERSE_SQRT_SCALE = 10_000  # steps, where there is no warm-up to take the scale from (as in transformers)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Position in the data: the order is a pure function of (seed, epoch); ``index`` examples of it are
+    done."""
+
+    epoch: int = 0
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sapwood.base.inspect import skeleton
-from sapwood.config.sections import BaseConfig, Storage
+from sapwood.config.kinds import Storage
+from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError
 from sapwood.gguf.file import GgufFile, read_gguf
 from sapwood.gguf.types import unknown_types

@@ -33,7 +33,7 @@ def set_columns(learning: Learning, user: Text, answer: Text) -> None:
         or literals.strip()
     ):
         bad = user if others or literals.strip() or not fields or len(fields) > 2 else answer
-        learning.resists.append((bad.line or learning.line, quote(bad)))
+        learning.resists.append((bad.line or learning.line, quote(bad) or "a turn without a column"))
     if fields and answers:
         _name_columns(learning, fields[:2], answers[-1])
 

@@ -26,6 +26,9 @@ from sapwood.migrate.script.values import (
     dotted,
 )
 
+_PROMPTS = ("prompt", "instruction", "input", "question", "query")
+_ANSWERS = ("completion", "output", "response", "answer")
+
 
 def recognise(formatting: Formatting, text_field: str = "", model: str = "") -> Learning:
     """model: its name, in lower case; it tells families apart whose marks are alike."""
@@ -70,11 +73,12 @@ def _of_columns(learning: Learning, result: dict[str, Any], text_field: str) -> 
     for name in (text_field, "text", "formatted_text", "formatted_chat", "prompt", *result):
         value = result.get(name)
         value = value[0] if isinstance(value, list) and value and not isinstance(value[0], dict) else value
-        if name in ("prompt", "instruction") and (
-            "completion" in result or "output" in result or "response" in result
-        ):
+        if not isinstance(value, Text) or (name in _PROMPTS and any(key in result for key in _ANSWERS)):
             continue
-        if isinstance(value, Text) and (name in (text_field, "text") or _answers(value)):
+        if name in _PROMPTS and name != text_field and not _ends_with_answer(value):
+            learning.resists.append((value.line or learning.line, f"{name}: {quote(value)}"))
+            return learning
+        if name in (text_field, "text") or _answers(value):
             return _of_text(learning, value)
     for name in ("messages", "conversations", "conversation"):
         value = result.get(name)
@@ -82,15 +86,7 @@ def _of_columns(learning: Learning, result: dict[str, Any], text_field: str) -> 
             value = value[0] if isinstance(value[0], list) else value
             learning.learnt = ""
             return _of_messages(learning, value)
-    pair = next(
-        (
-            (p, c)
-            for p in ("prompt", "instruction", "input")
-            for c in ("completion", "output", "response")
-            if p in result and c in result
-        ),
-        None,
-    )
+    pair = next(((p, c) for p in _PROMPTS for c in _ANSWERS if p in result and c in result), None)
     if pair is None:
         return None
     prompt, answer = result[pair[0]], result[pair[1]]
@@ -99,6 +95,12 @@ def _of_columns(learning: Learning, result: dict[str, Any], text_field: str) -> 
     learning.own = True
     set_columns(learning, as_text(prompt), as_text(answer))
     return learning
+
+
+def _ends_with_answer(value: Text) -> bool:
+    """Whether the last column of a text goes by a name that answers have."""
+    fields = [part for part in value.parts if isinstance(part, Field)]
+    return bool(fields) and any(word in fields[-1].name.lower() for word in (*_ANSWERS, "label", "target"))
 
 
 def _answers(value: Text) -> bool:

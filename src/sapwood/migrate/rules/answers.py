@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from sapwood.migrate.calls.facts import first
 from sapwood.migrate.rules.rule import Case, Hit, hit, rule
-from sapwood.migrate.script.facts import first
 from sapwood.migrate.script.values import Call, Special, Unknown, dotted
 
 _OWN = r"llama-?[23]|gemma|qwen1\.5|qwen2|qwen3|mistral|mixtral|phi-?[34]|smollm|glm-4-9b-chat-hf"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 
+from sapwood.migrate.calls.facts import ARGUMENTS, TRAINERS, first
 from sapwood.migrate.rules.rule import Case, Hit, hit, rule
-from sapwood.migrate.script.facts import ARGUMENTS, TRAINERS, first
 from sapwood.migrate.script.values import Call, Unknown
 
 _IMPORTS = {
@@ -18,6 +18,7 @@ _IMPORTS = {
     "peft.prepare_model_for_int8_training": "prepare_model_for_kbit_training; here it isn't needed",
     "trl.DataCollatorForCompletionOnlyLM": "completion_only_loss; here template.train_on",
     "transformers.TextDataset": "the datasets library; here data.train",
+    "trl.setup_chat_format": "clone_chat_template; here template.name",
     "datasets.load_metric": "the evaluate library; here `sapwood eval`",
     "modelscope.swift": "ms-swift",
 }  # fmt: skip
@@ -54,6 +55,15 @@ _GONE = {
         "resume_download": "nothing; it always does",
     },
 }  # fmt: skip
+_CHINESE = {
+    "takes a share below 1": "小于 1 时是比例", "it isn't needed": "不需要", "not needed": "不需要",
+    "each run has its own folder": "每次运行有自己的文件夹", "rows are packed": "样本打包",
+    "always": "始终如此",
+    "the model's own": "用模型自己的", "the tracker's own setting": "跟踪工具自己的设置",
+    "it is the only form": "只有这一种", "it always does": "总是如此", "the datasets library": "datasets 库",
+    "the evaluate library": "evaluate 库", "since swanlab 0.8": "自 swanlab 0.8 起为", "nothing": "无需替代",
+    "; here ": "；这里：", "; ": "；",
+}  # fmt: skip
 _PIN = re.compile(r"\b(transformers|peft|trl|accelerate|bitsandbytes|datasets)==([0-9][\w.]*)")
 _DTYPE = re.compile(r"torch\.(b?f\w+|half|bf16|fp16|fp32)")
 _DTYPES = {"bfloat16", "float16", "float32", "float64", "float", "half", "from_numpy", "full", "functional",
@@ -86,14 +96,21 @@ def gone_import(case: Case) -> Iterator[Hit]:
     for name, line in case.facts.script.imported.items():
         for old, instead in _IMPORTS.items():
             if name == old or name.startswith(f"{old}."):
-                yield hit(line, name=name, instead=instead)
+                yield hit(line, name=name, **_instead(instead))
+
+
+def _instead(text: str) -> dict[str, str]:
+    chinese = text
+    for phrase, ours in _CHINESE.items():
+        chinese = chinese.replace(phrase, ours)
+    return {"instead": text, "instead_zh": chinese}
 
 
 @rule("argument-gone")
 def gone(case: Case) -> Iterator[Hit]:
     for call in case.facts.script.calls:
         yield from (
-            hit(call.lines.get(name, call.line), call=_name(call), name=name, instead=_GONE[kind][name])
+            hit(call.lines.get(name, call.line), call=_name(call), name=name, **_instead(_GONE[kind][name]))
             for kind in _kind(case, call)
             for name in call.kwargs
             if name in _GONE[kind]
@@ -191,16 +208,13 @@ def append(case: Case) -> Iterator[Hit]:
 @rule("open-without-encoding")
 def no_encoding(case: Case) -> Iterator[Hit]:
     for call in case.facts.script.calls:
-        path, mode = (
-            first(call, "file"),
-            str(call.args[1] if len(call.args) > 1 else call.kwargs.get("mode", "r")),
-        )
+        path, mode = first(call, "file"), call.args[1] if len(call.args) > 1 else call.kwargs.get("mode", "r")
         text = isinstance(path, str) and path.endswith((".json", ".jsonl", ".csv", ".txt"))
         if (
             call.last == "open"
             and call.of is None
             and text
-            and "b" not in mode
+            and not (isinstance(mode, str) and "b" in mode)
             and "encoding" not in call.kwargs
         ):
             yield hit(call.line)

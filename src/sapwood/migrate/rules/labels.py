@@ -85,12 +85,7 @@ def end_doubled(case: Case) -> Iterator[Hit]:
         return
     end = SHAPES[learning.family].end
     extra = [s for s in _specials(learning) if s.name in ("eos", "pad")]
-    if (
-        end
-        and end in _ends(learning)
-        and extra
-        and not (learning.family == "chatml" and extra[0].name == "eos" and False)
-    ):
+    if end and end in _ends(learning) and extra:
         yield hit(extra[0].line or learning.end_line, end=end)
 
 

@@ -8,9 +8,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from sapwood.migrate.calls.facts import Facts
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.formatting.learning import Learning
-from sapwood.migrate.script.facts import Facts
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,12 @@ def lr(case: Case) -> Iterator[Hit]:
 def lr_default(case: Case) -> Iterator[Hit]:
     call = case.facts.arguments
     plain = call is not None and call.last.endswith("TrainingArguments") and _peft(case)
-    if call is not None and plain and not call.kwargs.keys() & {"learning_rate", "**"}:
+    if (
+        call is not None
+        and plain
+        and not case.facts.by_command
+        and not call.kwargs.keys() & {"learning_rate", "**"}
+    ):
         yield hit(call.line)
 
 
@@ -158,7 +163,7 @@ def hidden(case: Case) -> Iterator[Hit]:
     given = [name for name in ("max_seq_length", "max_length") if facts.line(name)]
     if given and facts.argument(given[0]) is None:
         yield hit(facts.line(given[0]))
-    elif not given and not (case.learning and case.learning.is_ids):
+    elif not given and not facts.by_command and not (case.learning and case.learning.is_ids):
         yield hit(facts.trainer.line)
 
 
@@ -208,7 +213,7 @@ def packing(case: Case) -> Iterator[Hit]:
 @rule("no-held-out")
 def held_out(case: Case) -> Iterator[Hit]:
     trainer = case.facts.trainer
-    if trainer is not None and case.facts.argument("eval_dataset") is None and len(trainer.args) < 5:
+    if trainer is not None and case.facts.argument("eval_dataset") is None:
         yield hit(trainer.line)
 
 

@@ -8,30 +8,26 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from sapwood.migrate.script.access import attribute, item
 from sapwood.migrate.script.found import Env, Walker
-from sapwood.migrate.script.loops import list_comprehension
+from sapwood.migrate.script.loops import dict_comprehension, list_comprehension
 from sapwood.migrate.script.values import (
-    Attr,
     Call,
-    Class,
     Coded,
     Encoded,
     Field,
     Filler,
     Function,
     Ids,
-    Module,
     Object,
     Ones,
     Part,
-    Row,
     Special,
     Text,
     Unknown,
     as_ids,
     as_text,
     concat,
-    dotted,
     is_plain,
     joined,
     plain_text,
@@ -39,11 +35,6 @@ from sapwood.migrate.script.values import (
 
 MAX_NUMBER = 2**63
 MAX_ITEMS = 4096  # of a list, or characters of a string that is repeated
-ROLES = {
-    "eos_token": "eos", "eos_token_id": "eos", "pad_token": "pad", "pad_token_id": "pad", "bos_token": "bos",
-    "bos_token_id": "bos", "unk_token": "unk", "unk_token_id": "unk", "eod_id": "<|endoftext|>",
-    "im_end_id": "<|im_end|>", "im_start_id": "<|im_start|>",
-}  # fmt: skip
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Eq: operator.eq, ast.NotEq: operator.ne,
@@ -71,60 +62,6 @@ def _name(machine: Walker, node: ast.Name, env: Env) -> Any:
 
 def _attribute(machine: Walker, node: ast.Attribute, env: Env) -> Any:
     return attribute(machine.value(node.value, env), node.attr, node.lineno)
-
-
-def attribute(of: Any, name: str, line: int) -> Any:
-    if isinstance(of, Object):
-        return of.attrs.get(name, Unknown(f"{of.name}.{name}", line))
-    if isinstance(of, Class):
-        return of.fields.get(name, Unknown(f"{of.node.name}.{name}", line))
-    if isinstance(of, Coded):
-        return item(of, name, line)
-    if isinstance(of, Call) and name in of.attrs and name not in ROLES:
-        return of.attrs[name]
-    if name in ROLES and not isinstance(of, Module):
-        return Special(ROLES[name], line)
-    if isinstance(of, Call) and name in of.kwargs:
-        return of.kwargs[name]
-    if isinstance(of, Call) and name in ("model", "tokenizer") and of.last == "from_pretrained":
-        return Attr(of, name, line)
-    if isinstance(of, Call) and name == "column_names":
-        return Attr(of, name, line)
-    if isinstance(of, Module):
-        return Module(f"{of.name}.{name}")
-    return Attr(of, name, line)
-
-
-def item(of: Any, key: Any, line: int) -> Any:
-    """``of[key]``."""
-    if isinstance(of, Row):
-        known = of.columns.get(key) if isinstance(key, str) else None
-        if known is not None:
-            return known
-        return Field((str(key),), line) if isinstance(key, (str, int)) else Unknown("a row", line)
-    if isinstance(of, Field):
-        if isinstance(key, (str, int)) and not isinstance(key, bool):
-            return Field((*of.path, str(key)), line)
-        return of
-    if isinstance(of, Coded):
-        if isinstance(key, str) and key in of.extra:
-            return of.extra[key]
-        return {"input_ids": of.ids, "attention_mask": Ones()}.get(
-            key, of.ids if key == 0 else Unknown(str(key), line)
-        )
-    if isinstance(of, dict) and isinstance(key, (str, int)):
-        return of.get(key, Unknown(f"[{key!r}]", line))
-    if isinstance(of, (list, tuple)) and isinstance(key, int) and -len(of) <= key < len(of):
-        return of[key]
-    if isinstance(of, (list, tuple)) and len(of) == 1:
-        return of[0]
-    if isinstance(of, Ids) and key == 0:
-        return of
-    if isinstance(of, Call):
-        return (
-            of if isinstance(key, str) and not of.name.endswith("environ") else Attr(of, f"[{key!r}]", line)
-        )
-    return Unknown(f"{dotted(of)}[{key if is_plain(key) else dotted(key)!r}]", line)
 
 
 def _subscript(machine: Walker, node: ast.Subscript, env: Env) -> Any:
@@ -333,6 +270,6 @@ _NODES: dict[type, Callable[[Walker, Any, Env], Any]] = {
     ast.JoinedStr: _joinedstr, ast.BinOp: _binop, ast.Compare: _compare, ast.BoolOp: _boolop,
     ast.UnaryOp: _unaryop, ast.IfExp: _ifexp, ast.List: _list, ast.Tuple: _list, ast.Set: _list,
     ast.Dict: _dict, ast.ListComp: list_comprehension, ast.GeneratorExp: list_comprehension,
-    ast.SetComp: list_comprehension,
+    ast.SetComp: list_comprehension, ast.DictComp: dict_comprehension,
     ast.Lambda: _lambda, ast.NamedExpr: _named,
 }  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sapwood.migrate.script.values import Call, Function
+from sapwood.migrate.script.values import Call, Class, Function
 
 Env = ChainMap[str, Any]
 
@@ -43,14 +43,18 @@ class Formatting:
 
 @dataclass(slots=True)
 class Script:
-    """Everything that was found."""
+    """Everything that was found. guessed: tests that nothing is known of. optional: tests of options that a
+    command line may set, and what their defaults give."""
 
     calls: list[Call] = field(default_factory=list[Call])
     assigned: list[Assigned] = field(default_factory=list[Assigned])
     undefined: dict[str, int] = field(default_factory=dict[str, int])
     guessed: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    optional: list[tuple[str, bool, int]] = field(default_factory=list[tuple[str, bool, int]])
     imported: dict[str, int] = field(default_factory=dict[str, int])
     formattings: list[Formatting] = field(default_factory=list[Formatting])
+    classes: list[Class] = field(default_factory=list[Class])
+    rounds: list[tuple[Any, int]] = field(default_factory=list[tuple[Any, int]])  # turns of a training loop
     functions: list[Function] = field(default_factory=list[Function])
     names: dict[str, Any] = field(default_factory=dict[str, Any])
     chats: list[tuple[Any, int]] = field(

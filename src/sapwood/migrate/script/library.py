@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from sapwood.migrate.script.expressions import attribute, item
+from sapwood.migrate.script.access import attribute, item
+from sapwood.migrate.script.builtin import BUILTINS
+from sapwood.migrate.script.classes import instance
 from sapwood.migrate.script.found import Env, Walker
-from sapwood.migrate.script.loops import elements
 from sapwood.migrate.script.strings import STRINGS, is_tokenizer, string_method, tokenize, tokenizer_method
 from sapwood.migrate.script.values import (
+    MAX_HELD,
     PARSED,
     Attr,
     Call,
@@ -20,7 +22,6 @@ from sapwood.migrate.script.values import (
     Field,
     Function,
     Ids,
-    Len,
     Module,
     Object,
     Ones,
@@ -30,6 +31,7 @@ from sapwood.migrate.script.values import (
     Unknown,
     as_ids,
     dotted,
+    is_too_much,
 )
 
 _SAME = {"list", "tuple", "copy", "deepcopy", "clone", "tolist", "tensor", "LongTensor", "array", "asarray",
@@ -49,7 +51,7 @@ def call(machine: Walker, node: ast.Call, env: Env) -> Any:
     if isinstance(callee, Function):
         return machine.apply(callee, args, kwargs, node.lineno)
     if isinstance(callee, Class):
-        return _instance(callee, args, kwargs)
+        return instance(machine, callee, args, kwargs, node.lineno)
     if isinstance(function, ast.Attribute):
         done, value = _method(machine, of, function.attr, args, kwargs, lines, node, env)
         if done:
@@ -84,12 +86,6 @@ def _arguments(machine: Walker, node: ast.Call, env: Env) -> tuple[list[Any], di
             kwargs.setdefault("**", value)
             lines.setdefault("**", keyword.lineno)
     return args, kwargs, lines
-
-
-def _instance(made: Class, args: Sequence[Any], kwargs: dict[str, Any]) -> Object:
-    fields = dict(made.fields)
-    fields.update(zip(fields, args, strict=False))
-    return Object(made.node.name, {**fields, **kwargs})
 
 
 # --- methods ----------------------------------------------------------------------------------------------
@@ -160,6 +156,8 @@ def _only(value: Any) -> Any:
 
 
 def _grow(values: list[Any], name: str, args: list[Any]) -> None:
+    if is_too_much(args, values) or len(values) > MAX_HELD:
+        return
     if name == "append" and args:
         values.append(args[0])
     elif name == "insert" and len(args) == 2 and isinstance(args[0], int):
@@ -185,8 +183,8 @@ _DICTS: dict[str, Callable[[dict[Any, Any], list[Any]], Any]] = {
 
 
 def _parsed(parser: Call, name: str) -> Any:
-    if parser.last == "HfArgumentParser" or name == "parse_args_into_dataclasses":
-        classes = parser.args[0] if parser.args else []
+    if parser.last in ("HfArgumentParser", "TrlParser", "H4ArgumentParser"):
+        classes = parser.args[0] if parser.args else parser.kwargs.get("dataclass_types", [])
         made = [
             _default_of(one, parser.line)
             for one in (classes if isinstance(classes, (list, tuple)) else [classes])
@@ -200,7 +198,7 @@ def _parsed(parser: Call, name: str) -> Any:
             fields[argument.kwargs.get("dest") or long.lstrip("-").replace("-", "_")] = _argument(
                 argument, long
             )
-    values = Object("args", fields)
+    values = Object("args", fields, parsed=True)
     return (values, []) if name == "parse_known_args" else values
 
 
@@ -215,7 +213,7 @@ def _argument(argument: Call, name: str) -> Any:
 
 def _default_of(made: Any, line: int) -> Any:
     if isinstance(made, Class):
-        return Object(made.node.name, dict(made.fields))
+        return Object(made.node.name, dict(made.fields), made, parsed=True)
     return Call(dotted(made), line, inside=PARSED)
 
 
@@ -229,7 +227,7 @@ def _library(
     lines: dict[str, int],
 ) -> Any:
     name, line = dotted(callee), node.lineno
-    builtin = _BUILTINS.get(name) if isinstance(callee, Unknown) else None
+    builtin = BUILTINS.get(name) if isinstance(callee, Unknown) else None
     if builtin is not None:
         return builtin(args, node)
     last = name.rpartition(".")[2]
@@ -240,10 +238,14 @@ def _library(
         and not isinstance(args[0], list)
     ):
         return ids
+    if name in ("dict", "Namespace", "argparse.Namespace", "types.SimpleNamespace", "SimpleNamespace"):
+        return _keyed(machine, name, args, kwargs, lines)
     if name.endswith("path.join") and all(isinstance(a, str) for a in args) and args:
         return "/".join(str(a).rstrip("/") if i < len(args) - 1 else str(a) for i, a in enumerate(args))
     if name in ("os.getenv", "os.environ.get"):
-        return args[1] if len(args) > 1 else Unknown(ast.unparse(node)[:80], line)
+        alone = args[:1] and args[0] in ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # one process: none is set
+        unset = None if alone else Unknown(ast.unparse(node)[:80], line)
+        return args[1] if len(args) > 1 else unset
     if last == "partial" and args and isinstance(args[0], Function):
         return Function(args[0].node, args[0].env, {**args[0].preset, **kwargs})
     if name in ("fire.Fire", "Fire", "typer.run") and args and isinstance(args[0], Function):
@@ -255,6 +257,16 @@ def _library(
     machine.script.calls.append(made)
     _mapped(machine, made)
     return made
+
+
+def _keyed(machine: Walker, name: str, args: list[Any], kwargs: dict[str, Any], lines: dict[str, int]) -> Any:
+    """``dict(a=1)`` and ``Namespace(a=1)``."""
+    whole = {**(args[0] if args and isinstance(args[0], dict) else {}), **kwargs}
+    if name != "dict":
+        return Object("args", whole, parsed=True)
+    machine.key_lines[id(whole)] = lines
+    machine.script.kept.append(whole)
+    return whole
 
 
 def root(value: Any) -> Any:
@@ -289,46 +301,3 @@ def _mapped(machine: Walker, made: Call) -> None:
         )
     elif isinstance(result, Row):
         made.columns.update(result.columns)
-
-
-def _length(args: list[Any], node: ast.Call) -> Any:
-    value = args[0] if args else None
-    if isinstance(value, (str, list, tuple, dict)) and not (isinstance(value, list) and as_ids(value)):
-        return len(value)
-    ids = as_ids(value)
-    return Len(ids if ids is not None else value)
-
-
-def _range(args: list[Any], node: ast.Call) -> Any:
-    if args and all(isinstance(a, int) for a in args):
-        return list(range(*args)[:64]) if 0 not in args[2:] else []
-    return [Unknown("i", node.lineno)]
-
-
-def _zip(args: list[Any], node: ast.Call) -> Any:
-    return [tuple(row) for row in zip(*(elements(a, node) for a in args), strict=False)]
-
-
-def _enumerate(args: list[Any], node: ast.Call) -> Any:
-    return list(enumerate(elements(args[0], node))) if args else []
-
-
-def _first(args: list[Any], node: ast.Call) -> Any:
-    return args[0] if args else Unknown(ast.unparse(node), node.lineno)
-
-
-def _cast(kind: Callable[[Any], Any]) -> Callable[[list[Any], ast.Call], Any]:
-    def cast(args: list[Any], node: ast.Call) -> Any:
-        try:
-            return kind(args[0]) if args and isinstance(args[0], (str, int, float)) else _first(args, node)
-        except (ValueError, OverflowError):
-            return Unknown(ast.unparse(node), node.lineno)
-
-    return cast
-
-
-_BUILTINS: dict[str, Callable[[list[Any], ast.Call], Any]] = {
-    "len": _length, "range": _range, "zip": _zip, "enumerate": _enumerate, "list": _first, "tuple": _first,
-    "str": _first, "int": _cast(int), "float": _cast(float), "bool": _first, "tqdm": _first, "sorted": _first,
-    "reversed": _first, "iter": _first, "set": _first,
-}  # fmt: skip

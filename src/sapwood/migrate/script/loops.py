@@ -34,6 +34,31 @@ def _over_ids(machine: Walker, node: Any, ids: Ids, env: Env) -> Any:
     return ids if isinstance(node.elt, ast.Name) else Unknown(ast.unparse(node)[:200], node.lineno)
 
 
+def dict_comprehension(machine: Walker, node: ast.DictComp, env: Env) -> Any:
+    over, inner = node.generators[0], env.new_child()
+    out: dict[Any, Any] = {}
+    for element in elements(machine.value(over.iter, env), over.iter):
+        machine.bind(over.target, element, inner)
+        if all(machine.decide(test, inner) for test in over.ifs):
+            key = machine.value(node.key, inner)
+            if not isinstance(key, (str, int)):
+                return Unknown(ast.unparse(node)[:200], node.lineno)
+            out[key] = machine.value(node.value, inner)
+    machine.script.kept.append(out)
+    return out
+
+
+def rounds(machine: Walker, over: ast.expr, env: Env) -> Any:
+    """How often ``for _ in range(…)`` goes round; None where it goes over anything else."""
+    while isinstance(over, ast.Call) and ast.unparse(over.func).rpartition(".")[2] == "tqdm" and over.args:
+        over = over.args[0]
+    if not isinstance(over, ast.Call) or ast.unparse(over.func) not in ("range", "trange") or not over.args:
+        return None
+    bounds = [machine.value(one, env) for one in over.args]
+    known = all(isinstance(one, int) for one in bounds) and 0 not in bounds[2:]
+    return len(range(*bounds)) if known else Unknown(ast.unparse(over), over.lineno)
+
+
 def elements(value: Any, node: ast.expr) -> list[Any]:
     """What a loop goes through: what is known, or one that stands for all."""
     if isinstance(value, (list, tuple)):

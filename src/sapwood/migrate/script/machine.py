@@ -9,15 +9,15 @@ from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any
 
+from sapwood.migrate.script.classes import define
 from sapwood.migrate.script.expressions import evaluate
 from sapwood.migrate.script.found import Assigned, Env, Formatting, Script, Way
 from sapwood.migrate.script.library import call
-from sapwood.migrate.script.loops import elements
+from sapwood.migrate.script.loops import elements, rounds
 from sapwood.migrate.script.values import (
     Attr,
     Call,
     Chat,
-    Class,
     Coded,
     Encoded,
     Field,
@@ -34,6 +34,7 @@ from sapwood.migrate.script.values import (
     Unknown,
     as_ids,
     dotted,
+    is_too_much,
 )
 
 MAX_STEPS = 200_000  # statements and expressions that are looked at
@@ -60,6 +61,7 @@ class Machine:
         self.steps = 0
         self.depth = 0
         self.inside: list[str] = []
+        self.running: list[int] = []
         self.choices: list[bool] | None = None
         self.supposed: list[tuple[str, bool, int]] = []
         self.key_lines: dict[int, dict[str, int]] = {}
@@ -73,9 +75,9 @@ class Machine:
             return Unknown(ast.unparse(node)[:80], node.lineno)
         self.depth += 1
         try:
-            if isinstance(node, ast.Call):
-                return call(self, node, env)
-            return evaluate(self, node, env)
+            found = call(self, node, env) if isinstance(node, ast.Call) else evaluate(self, node, env)
+            made = isinstance(found, (list, tuple, dict)) and not isinstance(node, (ast.Name, ast.Constant))
+            return Unknown(ast.unparse(node)[:80], node.lineno) if made and is_too_much(found) else found
         finally:
             self.depth -= 1
 
@@ -157,6 +159,8 @@ class Machine:
             self.bind(target.value, self._masked(ids, target, value, env), env)
             return
         key = self.value(target.slice, env)
+        if isinstance(of, dict) and is_too_much(value, of):
+            return
         if isinstance(of, dict) and isinstance(key, str):
             of[key] = value
             self.key_lines.setdefault(id(of), {})[key] = target.lineno
@@ -182,23 +186,8 @@ class Machine:
         self.script.functions.append(function)
 
     def _classdef(self, node: ast.ClassDef, env: Env) -> None:
-        fields: dict[str, Any] = {}
-        for inner in node.body:
-            if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
-                fields[inner.target.id] = self._default(inner, env)
-            elif isinstance(inner, ast.Assign) and isinstance(inner.targets[0], ast.Name):
-                fields[inner.targets[0].id] = self.value(inner.value, env)
-        env[node.name] = Class(node, fields)
-
-    def _default(self, node: ast.AnnAssign, env: Env) -> Any:
-        value = self.value(node.value, env) if node.value is not None else Unknown(ast.unparse(node.target))
-        if isinstance(value, Call) and value.last in ("field", "Field"):
-            factory = value.kwargs.get("default_factory")
-            if isinstance(factory, Function):
-                return self.apply(factory, [], {}, node.lineno)
-            first = value.args[0] if value.args else Unknown(f"{ast.unparse(node.target)}", node.lineno)
-            return value.kwargs.get("default", first)
-        return value
+        env[node.name] = made = define(self, node, env)
+        self.script.classes.append(made)
 
     def _if(self, node: ast.If, env: Env) -> None:
         if self.decide(node.test, env):
@@ -210,6 +199,7 @@ class Machine:
         """What a test gives; where that isn't known, what is supposed, which is written down."""
         value = self.value(test, env)
         if not isinstance(value, (Unknown, Call, Attr, Field, Len)) and not _symbolic(value):
+            self._note_option(test, bool(value), env)
             return bool(value)
         text = ast.unparse(test)
         if isinstance(test, ast.Compare) and "len(" in text and self.choices is not None:
@@ -225,8 +215,18 @@ class Machine:
         self.supposed.append((text, answer, test.lineno))
         return answer
 
+    def _note_option(self, test: ast.expr, answer: bool, env: Env) -> None:
+        """An option of a command line decides, by its default."""
+        named = [node.value for node in ast.walk(test) if isinstance(node, ast.Attribute)]
+        holders = [env.get(node.id) for node in named if isinstance(node, ast.Name)]
+        if any(isinstance(of, Object) and of.parsed for of in holders):
+            self.script.optional.append((ast.unparse(test), answer, test.lineno))
+
     def _for(self, node: ast.For, env: Env) -> None:
-        for item in elements(self.value(node.iter, env), node.iter)[:MAX_TURNS]:
+        values = self.value(node.iter, env)
+        if self.choices is None and ".backward(" in ast.unparse(node):
+            self.script.rounds.append((rounds(self, node.iter, env), node.lineno))
+        for item in elements(values, node.iter)[:MAX_TURNS]:
             self.bind(node.target, item, env)
             try:
                 self.run(node.body, env)
@@ -270,11 +270,12 @@ class Machine:
 
     def apply(self, function: Function, args: Sequence[Any], kwargs: dict[str, Any], line: int) -> Any:
         """What one of the script's own functions returns."""
-        if len(self.inside) >= MAX_DEPTH or self.inside.count(function.name) > 1:
+        if len(self.inside) >= MAX_DEPTH or self.running.count(id(function.node)) > 1:
             return Unknown(f"{function.name}()", line)
         self.called.add(id(function.node))
         env = self._frame(function, args, kwargs)
         self.inside.append(function.name)
+        self.running.append(id(function.node))
         try:
             if isinstance(function.node, ast.Lambda):
                 return self.value(function.node.body, env)
@@ -285,6 +286,7 @@ class Machine:
             return Unknown(f"{function.name}() ends by {skipped.args[0]}", line)
         finally:
             self.inside.pop()
+            self.running.pop()
         return None
 
     def _frame(self, function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> Env:
@@ -304,6 +306,8 @@ class Machine:
             env[name] = (
                 self.value(defaults[name], outer) if name in defaults else Unknown(name, function.node.lineno)
             )
+        if function.owner is not None:
+            env["self"] = function.owner
         env.update(zip(names, args, strict=False))
         known = {*names, *(a.arg for a in arguments.kwonlyargs)}
         env.update({k: v for k, v in {**function.preset, **kwargs}.items() if k in known})

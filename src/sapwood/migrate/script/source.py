@@ -49,9 +49,10 @@ class Source:
     trees: list[ast.Module] = field(default_factory=list[ast.Module])
     skipped: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
 
-    def place(self, line: int) -> str:
+    def place(self, line: int, *, zh: bool = False) -> str:
         """``line 12``, or ``cell 3 line 2``."""
-        return self.labels[line - 1] if 0 < line <= len(self.labels) else ""
+        label = self.labels[line - 1] if 0 < line <= len(self.labels) else ""
+        return re.sub(r"line (\d+)", r"第 \1 行", re.sub(r"cell (\d+)", r"单元格 \1", label)) if zh else label
 
     def text(self, line: int) -> str:
         return self.lines[line - 1] if 0 < line <= len(self.lines) else ""
@@ -60,12 +61,26 @@ class Source:
 def read_text(path: Path) -> str:
     """Raises DataError."""
     try:
+        if path.exists() and not path.is_file():
+            raise DataError("no file", str(path), "it is a pipe, a device or a folder", "name a file")
         if path.stat().st_size > MAX_BYTES:
             raise DataError("the file is too large", str(path), f"more than {MAX_BYTES:,} bytes")
-        return path.read_bytes().decode("utf-8-sig", errors="replace")
+        return _decoded(path.read_bytes())
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise DataError("the file can't be read", str(path), why, "name a file that is there") from None
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8, UTF-16 by its mark, else GB18030, which editors of a Chinese Windows write."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", errors="replace")
+    for encoding in ("utf-8-sig", "gb18030"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return data.decode("utf-8", errors="replace")
 
 
 def read_source(path: Path) -> Source:
@@ -91,9 +106,10 @@ def _fenced(lines: Sequence[str]) -> bool:
 
 def _notebook(path: Path, text: str) -> Source:
     try:
-        cells: list[Any] = json.loads(text)["cells"]
-        pieces = [(str(cell["cell_type"]), "".join(cell["source"])) for cell in cells]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        tree: Any = json.loads(text)
+        cells: list[Any] = tree["cells"] if "cells" in tree else tree["worksheets"][0]["cells"]
+        pieces = [(str(c["cell_type"]), "".join(c["source"] if "source" in c else c["input"])) for c in cells]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise DataError("not a notebook", str(path), "it holds no cells", "save it as .ipynb again") from None
     source = Source(str(path), [], [])
     for i, (kind, body) in enumerate(pieces):
@@ -144,7 +160,7 @@ def _language(told: str, body: str) -> str:
 def _parse(source: Source, block: Block) -> None:
     """The tree of a block, with the file's own line numbers; statements that don't parse are skipped."""
     text = _PROMPT.sub("", block.text) if ">>> " in block.text else block.text
-    lines = [_without_magic(line) for line in text.splitlines()]
+    lines = _without_magic(text.splitlines())
     for _ in range(REPAIRS):
         try:
             tree = ast.parse("\n".join(lines))
@@ -159,10 +175,16 @@ def _parse(source: Source, block: Block) -> None:
     source.skipped.append((block.first, "this isn't Python"))
 
 
-def _without_magic(line: str) -> str:
-    if not _LEFT_OUT.match(line):
-        return line
-    return line[: len(line) - len(line.lstrip())] + "pass"
+def _without_magic(lines: Sequence[str]) -> list[str]:
+    """A command becomes ``pass``, and the lines that it goes on in become empty."""
+    out: list[str] = []
+    goes_on = False
+    for line in lines:
+        command = not goes_on and _LEFT_OUT.match(line) is not None
+        indent = line[: len(line) - len(line.lstrip())]
+        out.append("" if goes_on else f"{indent}pass" if command else line)
+        goes_on = (command or goes_on) and line.rstrip().endswith("\\")
+    return out
 
 
 def _blank(source: Source, block: Block, lines: list[str], error: SyntaxError) -> bool:

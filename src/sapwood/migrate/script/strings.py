@@ -6,7 +6,8 @@ import ast
 from string import Formatter
 from typing import Any
 
-from sapwood.migrate.script.expressions import ids_of, item, settle
+from sapwood.migrate.script.access import item
+from sapwood.migrate.script.expressions import ids_of, settle
 from sapwood.migrate.script.found import Walker
 from sapwood.migrate.script.loops import elements
 from sapwood.migrate.script.values import (

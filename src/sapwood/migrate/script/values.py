@@ -132,7 +132,7 @@ class Row:
     columns: Mapping[str, Any]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Call:
     """A call of something that isn't defined in the script.
 
@@ -176,25 +176,43 @@ class Module:
     name: str
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Object:
-    """An instance with known attributes: a dataclass of the script, or what argparse returns."""
+    """An instance with known attributes: of a class of the script, or what argparse returns.
+
+    parsed: a command line may change them.
+    """
 
     name: str
     attrs: dict[str, Any]
+    made_by: Class | None = None
+    parsed: bool = False
+
+    def items(self) -> dict[str, Any]:
+        """What ``vars()`` gives, a library's own defaults among it."""
+        inherited = UNSET if self.made_by is not None and sets_training(self.made_by.parent) else {}
+        return {**inherited, **self.attrs}
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Class:
+    """parent: dotted name of a library's class that it is made from. lines: of each field."""
+
     node: ast.ClassDef
     fields: dict[str, Any]
+    parent: str = ""
+    lines: dict[str, int] = field(default_factory=dict[str, int])
+    methods: dict[str, Function] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Function:
+    """preset: arguments that are given already. owner: the object that it is a method of."""
+
     node: ast.FunctionDef | ast.Lambda
     env: ChainMap[str, Any]
     preset: dict[str, Any] = field(default_factory=dict[str, Any])
+    owner: Object | None = None
 
     @property
     def name(self) -> str:
@@ -207,8 +225,36 @@ class Function:
 
 
 MAX_TEXT = 1 << 18  # characters of a text that a script puts together
+MAX_HELD, MAX_NESTED = 5_000, 50  # values of a list or dict, with those inside of them
 PARSED = "command line"  # Call.inside of arguments that a parser makes
 PLAIN = (str, int, float, bool, type(None))
+UNSET: dict[str, Any] = {  # training arguments that a command line needn't name
+    "fp16": False, "bf16": False, "seed": 42, "local_rank": -1, "do_train": False, "do_eval": False,
+    "do_predict": False, "gradient_checkpointing": False, "deepspeed": None, "fsdp": "", "max_steps": -1,
+    "resume_from_checkpoint": None, "eval_strategy": "no", "evaluation_strategy": "no", "push_to_hub": False,
+    "num_train_epochs": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
+    "learning_rate": 5e-5, "load_best_model_at_end": False, "remove_unused_columns": True,
+}  # fmt: skip
+
+
+def sets_training(name: str) -> bool:
+    """Whether a class of that name holds training arguments."""
+    return name.rpartition(".")[2] in ("TrainingArguments", "Seq2SeqTrainingArguments", "SFTConfig")
+
+
+def is_too_much(value: Any, into: Any = None) -> bool:
+    """Whether lists and dicts hold more than can be looked through, or what they are to be put `into`."""
+    todo, seen = [(value, 0)], 0
+    while todo:
+        one, depth = todo.pop()
+        seen += 1
+        if seen > MAX_HELD or depth > MAX_NESTED or (into is not None and one is into):
+            return True
+        if isinstance(one, (list, tuple)):
+            todo += [(inner, depth + 1) for inner in one]
+        elif isinstance(one, dict):
+            todo += [(inner, depth + 1) for inner in one.values()]
+    return False
 
 
 def is_plain(value: Any) -> bool:
@@ -229,7 +275,7 @@ def dotted(value: Any) -> str:
         return f"{value.name}()"
     if isinstance(value, Unknown):
         return value.text
-    if isinstance(value, Special):
+    if isinstance(value, (Special, Object, Function)):
         return value.name
     return type(value).__name__
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+from sapwood.migrate.script.classes import instance
 from sapwood.migrate.script.found import Script
 from sapwood.migrate.script.machine import Machine, Returned, Skipped
-from sapwood.migrate.script.values import Function
+from sapwood.migrate.script.values import Class, Function
 
 
 def walk(trees: Sequence[ast.Module]) -> Script:
@@ -22,10 +23,25 @@ def walk(trees: Sequence[ast.Module]) -> Script:
     for function in list(machine.script.functions):
         if id(function.node) not in machine.called and _formats(function):
             machine.format(function, {}, function.node.lineno, mapped=False)
+    for made in machine.script.classes:
+        _instantiated(machine, made)
     for function in list(machine.script.functions):  # a `main` that only another file calls
         if id(function.node) not in machine.called and "train" in ast.unparse(function.node):
             machine.apply(function, [], {}, function.node.lineno)
     return machine.script
+
+
+def _instantiated(machine: Machine, made: Class) -> None:
+    """A class that trains, and that only another file makes an object of: its methods in their order."""
+    text = ast.unparse(made.node)
+    begin = made.methods.get("__init__")
+    used = begin is not None and id(begin.node) in machine.called
+    if used or ("from_pretrained" not in text and ".train(" not in text):
+        return
+    one = instance(machine, made, [], {}, made.node.lineno)
+    for method in made.methods.values():
+        if id(method.node) not in machine.called and not _formats(method):
+            machine.apply(Function(method.node, method.env, owner=one), [], {}, method.node.lineno)
 
 
 def _formats(function: Function) -> bool:

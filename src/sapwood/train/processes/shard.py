@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from sapwood.adapter.methods import DENSE
 from sapwood.adapter.model import LoraModel
+from sapwood.compute.batch import Batch
+from sapwood.compute.loss import LossSum
 from sapwood.config.sections import RunConfig
 from sapwood.errors import ConfigError
 from sapwood.machine.device import Device
 from sapwood.train.loop import decoder_loss
 from sapwood.train.processes.vocabulary import divide_vocabulary
 from sapwood.train.processes.world import World
-from sapwood.types import Base, Batch, LossSum
+from sapwood.types import Base
 
 
 def mesh_of(world: World, device: Device) -> Any:

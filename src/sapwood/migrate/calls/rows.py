@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from sapwood.migrate.calls.facts import BUILDERS, Facts, first, upstream
 from sapwood.migrate.draft import Draft
-from sapwood.migrate.script.facts import BUILDERS, Facts, first, upstream
 from sapwood.migrate.script.values import Call, is_plain
 
 _LINK = re.compile(r"\(([^()\s]+\.(?:jsonl?|csv|tsv|parquet))\)|`([^`\s]+\.(?:jsonl?|csv|tsv|parquet))`")
+_HUB = re.compile(r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(?P<at>@[^/]+)?/(?P<file>.+)")
 _PART = re.compile(r"^(\w+)(\[.*\])?$")
 
 
@@ -57,8 +58,11 @@ def _loaded(draft: Draft, call: Call) -> None:
     if isinstance(files, dict):
         held = next((files[k] for k in ("validation", "test", "eval", "valid", "dev") if k in files), None)
         files = files.get("train")
-        if isinstance(held, str):
-            draft.take("data.eval", held, line, "data_files", held)
+        if isinstance(held, str) and (path := ours(held)) is not None:
+            draft.take("data.eval", path, line, "data_files", held)
+        elif held is not None:
+            said = "which file isn't known here: set data.eval", "不知道是哪个文件：请设置 data.eval"
+            draft.unread(line, "data_files", held, *said)
     if isinstance(name, str) and name in BUILDERS:
         _file(draft, call, files, "data_files")
         _kind(draft, call, name)
@@ -131,11 +135,22 @@ def _kind(draft: Draft, call: Call, name: str) -> None:
         )
 
 
+def ours(path: str) -> str | None:
+    """A file as data.train has it; None for a revision that it can't name."""
+    match = _HUB.fullmatch(path)
+    if match is None:
+        return path
+    at = match["at"] or ""
+    return None if at == "@refs" else f"hf:{match['name']}{at}/{match['file']}"
+
+
 def _file(draft: Draft, call: Call, path: Any, theirs: str) -> None:
     line = call.lines.get("data_files", call.line)
-    paths = [path] if isinstance(path, str) else path
-    if isinstance(paths, (list, tuple)) and paths and all(isinstance(p, str) for p in paths):
-        draft.take("data.train", list(paths), line, theirs, path)
+    given: Any = [path] if isinstance(path, str) else path
+    plain = isinstance(given, (list, tuple)) and given and all(isinstance(p, str) for p in given)
+    paths = [ours(p) for p in given] if plain else []
+    if paths and None not in paths:
+        draft.take("data.train", paths, line, theirs, path)
     else:
         draft.unread(
             line,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+from sapwood.migrate.calls.chat import read_template
+from sapwood.migrate.calls.facts import Facts
+from sapwood.migrate.calls.rows import read_held_out, read_source_of_rows
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.formatting.learning import SHAPES, Learning
 from sapwood.migrate.formatting.recognise import recognise
-from sapwood.migrate.script.facts import Facts
-from sapwood.migrate.script.rows import read_held_out, read_source_of_rows
 from sapwood.migrate.script.values import is_plain
 
 _BASES = (
@@ -29,6 +30,7 @@ def read_rows(draft: Draft, facts: Facts) -> Learning | None:
         _learning(draft, facts, learning)
     else:
         _as_they_are(draft, facts)
+    read_template(draft, facts)
     return learning
 
 
@@ -177,6 +179,19 @@ def _trained(draft: Draft, facts: Facts, learning: Learning) -> None:
         )
 
 
+def _not_found(draft: Draft, facts: Facts) -> None:
+    """A trainer that takes ids, and nothing found that makes them."""
+    call = facts.trainer or facts.optimizer
+    if call is not None and (call is facts.optimizer or call.last in ("Trainer", "Seq2SeqTrainer")):
+        draft.unread(
+            call.lines.get("train_dataset", call.line),
+            "train_dataset",
+            "",
+            "how its rows become text couldn't be followed: set data.columns and template.name",
+            "无法跟踪样本如何变成文本：请设置 data.columns 与 template.name",
+        )
+
+
 def _as_they_are(draft: Draft, facts: Facts) -> None:
     """Rows that nothing formats: their own shape, by their keys."""
     field = _text_field(facts)
@@ -193,7 +208,10 @@ def _as_they_are(draft: Draft, facts: Facts) -> None:
             "text that is rendered already is read back into turns",
             "已套好模板的文本会还原成多轮对话",
         )
-    if facts.trainer is None or (not field and facts.trainer.last not in ("SFTTrainer", "UnslothTrainer")):
+    if not field and (facts.trainer is None or facts.trainer.last not in ("SFTTrainer", "UnslothTrainer")):
+        _not_found(draft, facts)
+        return
+    if facts.trainer is None:
         return
     shown = "\n".join(block.text for block in facts.source.shown)
     name = next((n for n, s in SHAPES.items() if s.own and s.needs in shown and n != "chatglm3"), "")

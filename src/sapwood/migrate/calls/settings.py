@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
+from sapwood.migrate.calls.facts import PEFT, Facts, first
+from sapwood.migrate.calls.training import read_loop
 from sapwood.migrate.convert import CONVERT, model_name
 from sapwood.migrate.draft import Draft
-from sapwood.migrate.keys import apply, defaults
-from sapwood.migrate.script.facts import PEFT, Facts, first
+from sapwood.migrate.keys import apply, defaults, table
 from sapwood.migrate.script.values import PARSED, Attr, Call, Special, Unknown
 
 _TRACKERS = {"SwanLabCallback": "swanlab", "init": "", "WandbCallback": "wandb", "MLflowCallback": "mlflow"}
@@ -46,6 +48,7 @@ def read_settings(draft: Draft, facts: Facts) -> None:
     _attributes(draft, facts)
     _adapter(draft, facts)
     _training(draft, facts)
+    read_loop(draft, facts)
     _trackers(draft, facts)
     _keywords(draft, "hf:generate", facts.generate)
 
@@ -74,6 +77,7 @@ def _base(draft: Draft, facts: Facts) -> None:
     _model(draft, facts, model, line)
     own = ("load_in_4bit",) if facts.in_unsloth else ()
     _keywords(draft, "hf:load", base, skip=(*names, *own, "config"))
+    _other_quantization(draft, facts, base)
     if own and "load_in_4bit" in base.kwargs:  # always nf4 there
         CONVERT["nf4"](draft, own[0], base.kwargs[own[0]], base.lines[own[0]], "", "")
     if facts.in_unsloth and "load_in_4bit" not in base.kwargs:
@@ -86,6 +90,16 @@ def _base(draft: Draft, facts: Facts) -> None:
             "not needed: gradients reach the adapter with and without recomputed layers",
             "不需要：有没有梯度检查点，梯度都能到达适配器",
         )
+
+
+def _other_quantization(draft: Draft, facts: Facts, base: Call) -> None:
+    given = base.kwargs.get("quantization_config")
+    if given is not None and facts.quantize is None:
+        said = (
+            "how the base is packed isn't known here: set base.storage",
+            "不知道底座如何量化：请设置 base.storage",
+        )
+        draft.unread(base.lines["quantization_config"], "quantization_config", given, *said)
 
 
 def _model(draft: Draft, facts: Facts, model: Any, line: int) -> None:
@@ -175,8 +189,13 @@ def _shown(value: Any) -> Any:
 
 def _adapter(draft: Draft, facts: Facts) -> None:
     call = facts.adapter
+    given = next((c for c in (facts.trainer, *facts.calls("get_peft_model")) if c and _adapts(c)), None)
+    if call is None and given is not None:
+        said = "which adapter it is isn't known here: set lora", "不知道是什么适配器：请设置 lora"
+        draft.unread(given.lines.get("peft_config", given.line), "peft_config", "", *said)
+        return
     if call is None:
-        where = facts.trainer or facts.arguments
+        where = facts.trainer or facts.arguments or facts.optimizer
         if where is not None:
             said = "no adapter is made: the whole base is trained", "没有适配器：训练整个底座"
             draft.take("lora.method", "full", where.line, "no adapter", "", *said)
@@ -197,15 +216,29 @@ def _adapter(draft: Draft, facts: Facts) -> None:
         if "Fast" in call.name:
             for key, value in (("lora.rank", 16), ("lora.alpha", 16), ("lora.dropout", 0.0)):
                 draft.default(key, value, "", "the default there", "那边的默认值")
-        else:
+        elif "**" not in call.kwargs:
             defaults(draft, "hf:lora")
-        if "lora.targets" not in draft.settings:
-            _default_targets(draft, facts, call)
+        if "**" not in call.kwargs and call.kwargs.get("target_modules") is None:
+            _default_targets(draft, facts)
     else:
         _keywords(draft, "hf:lora", call)
 
 
-def _default_targets(draft: Draft, facts: Facts, call: Call) -> None:
+def _adapts(call: Call) -> bool:
+    """Whether a call is given an adapter's settings."""
+    return call.last == "get_peft_model" or call.kwargs.get("peft_config") is not None
+
+
+_PEFT_TARGETS = (  # peft's table, by what models are called; every other one of it has q_proj and v_proj
+    (r"bloom|pythia|gpt-?neox|dolly|falcon|redpajama", ["query_key_value"]),
+    (r"^gpt2|/gpt2|distilgpt2|dialogpt|starcoder(?!2)|santacoder|bigcode", ["c_attn"]),
+    (r"\bmpt\b", ["Wqkv"]),
+    (r"codegen-|codegen2", ["qkv_proj"]),
+    (r"phi-?[12]\b|phi-1_5", ["q_proj", "v_proj", "fc1", "fc2"]),
+)
+
+
+def _default_targets(draft: Draft, facts: Facts) -> None:
     """peft's own table: attention only, by the architecture's name."""
     name = (facts.model_id or "").lower()
     en, zh = "not set: what peft chooses for this architecture", "未设置：peft 为该架构选的默认值"
@@ -222,7 +255,10 @@ def _default_targets(draft: Draft, facts: Facts, call: Call) -> None:
             "lora.targets", ["q_proj", "k_proj", "v_proj"], "target_modules", f"{en} (query_key_value)", zh
         )
     else:
-        draft.default("lora.targets", ["q_proj", "v_proj"], "target_modules", en, zh)
+        known = next(
+            (names for words, names in _PEFT_TARGETS if re.search(words, name)), ["q_proj", "v_proj"]
+        )
+        draft.default("lora.targets", known, "target_modules", en, zh)
 
 
 def _training(draft: Draft, facts: Facts) -> None:
@@ -232,14 +268,14 @@ def _training(draft: Draft, facts: Facts) -> None:
                 facts.arguments.line,
                 facts.arguments.last,
                 "",
-                "these come from the command line: bring it too, or set them",
-                "这些来自命令行：请一并提供，或自行设置",
+                "these come from the command line: set what it gave",
+                "这些来自命令行：请把命令行给的值写进配置",
             )
-        _keywords(draft, "hf:train", facts.arguments)
+        _keywords(draft, "hf:train", _known_arguments(draft, facts.arguments))
         own = facts.arguments.last
         if "per_device_train_batch_size" not in facts.arguments.kwargs and "**" not in facts.arguments.kwargs:
             draft.micro = 8
-        if "gradient_checkpointing" not in facts.arguments.kwargs and own not in ("SFTConfig",):
+        if not facts.arguments.kwargs.keys() & {"gradient_checkpointing", "**"} and own not in ("SFTConfig",):
             draft.default(
                 "train.gradient_checkpointing",
                 bool(facts.in_unsloth),
@@ -247,11 +283,12 @@ def _training(draft: Draft, facts: Facts) -> None:
                 "the default there",
                 "那边的默认值",
             )
-        defaults(draft, "hf:train")
+        if "**" not in facts.arguments.kwargs:
+            defaults(draft, "hf:train")
         draft.settle()
     if facts.trainer is not None:
         _keywords(draft, "hf:trainer", facts.trainer)
-        if facts.trainer.last not in ("Trainer", "SFTTrainer", "Seq2SeqTrainer", "UnslothTrainer"):
+        if facts.prefers:
             draft.unread(
                 facts.trainer.line,
                 facts.trainer.last,
@@ -259,6 +296,18 @@ def _training(draft: Draft, facts: Facts) -> None:
                 "not here: sapwood learns answers, no preferences",
                 "这里没有：sapwood 学习回答，不做偏好优化",
             )
+
+
+def _known_arguments(draft: Draft, call: Call) -> Call:
+    """Without the fields that a dataclass of the script adds: they are followed to where they are used."""
+    if call.inside != PARSED:
+        return call
+    added = [name for name in call.kwargs if name not in table("hf:train")]
+    for name in added:
+        said = "the script's own: followed to where it is used", "脚本自己的参数：已跟踪到使用它的地方"
+        draft.instead(call.lines.get(name, call.line), name, call.kwargs[name], *said)
+    kept = {name: value for name, value in call.kwargs.items() if name not in added}
+    return Call(call.name, call.line, kwargs=kept, lines=call.lines, inside=call.inside)
 
 
 def _trackers(draft: Draft, facts: Facts) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,10 +39,23 @@ TRAINERS = {
     "Trainer", "SFTTrainer", "Seq2SeqTrainer", "UnslothTrainer", "DPOTrainer", "ORPOTrainer", "KTOTrainer",
     "CPOTrainer", "RewardTrainer", "GRPOTrainer", "PPOTrainer",
 }  # fmt: skip
+ANSWERING = {"Trainer", "SFTTrainer", "Seq2SeqTrainer", "UnslothTrainer"}
+OPTIMIZERS = {
+    "AdamW", "Adam", "SGD", "Adafactor", "Lion", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit",
+    "PagedAdamW32bit", "Adam8bit", "FusedAdam", "DeepSpeedCPUAdam",
+}  # fmt: skip
 READERS = {"read_json", "read_csv", "read_excel", "read_parquet", "read_table", "read_pickle",
 "load_from_disk",
            "load_dataset", "from_json", "from_csv", "from_parquet", "from_text", "open"}  # fmt: skip
 BUILDERS = {"json", "csv", "text", "parquet", "pandas", "arrow", "xml", "webdataset"}
+
+
+MAX_STREAM = 400  # values that a dataset is followed through
+_TRAINED = ("model", "args", "data_collator", "train_dataset", "eval_dataset")
+_PLACES = {  # arguments by place
+    "Trainer": _TRAINED, "SFTTrainer": _TRAINED, "Seq2SeqTrainer": _TRAINED, "UnslothTrainer": _TRAINED,
+    **dict.fromkeys(ARGUMENTS, ("output_dir",)),
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -63,6 +76,7 @@ class Facts:
     formatting: Formatting | None = None
     answering: list[Call] = field(default_factory=list[Call])
     generate: Call | None = None
+    optimizer: Call | None = None
 
     def calls(self, *names: str) -> list[Call]:
         return [call for call in self.script.calls if call.last in names]
@@ -88,6 +102,16 @@ class Facts:
             if isinstance(one.value, Special) and one.value.name == "eos":
                 return one.line
         return 0
+
+    @property
+    def prefers(self) -> bool:
+        """Whether the trainer learns preferences or rewards, and no answers."""
+        return self.trainer is not None and self.trainer.last not in ANSWERING
+
+    @property
+    def by_command(self) -> bool:
+        """Whether a command line, which isn't here, sets the training arguments."""
+        return self.arguments is not None and self.arguments.inside == PARSED
 
     @property
     def in_unsloth(self) -> bool:
@@ -121,6 +145,10 @@ def gather(source: Source, script: Script) -> Facts:
     loads = [call for call in script.calls if loads_model(call)]
     facts.trainer = _last(call for call in script.calls if call.last in TRAINERS)
     trained = _end_of_training(script)
+    for call in script.calls:
+        for name, value in zip(_PLACES.get(call.last, ()), call.args, strict=False):
+            call.kwargs.setdefault(name, value)
+            call.lines.setdefault(name, call.line)
     facts.base = next((c for c in loads if script.calls.index(c) < trained), loads[0] if loads else None)
     facts.answering = [c for c in loads if c is not facts.base and script.calls.index(c) >= trained]
     facts.tokenizer = next(
@@ -131,6 +159,7 @@ def gather(source: Source, script: Script) -> Facts:
     facts.arguments = _arguments(facts)
     facts.quantize = _quantize(facts)
     facts.generate = next((c for c in script.calls if c.last == "generate"), None)
+    facts.optimizer = next((c for c in script.calls if c.last in OPTIMIZERS), None)
     _data(facts)
     facts.formatting = _formatting(facts)
     return facts
@@ -177,15 +206,12 @@ def _adapter(facts: Facts) -> Call | None:
 
 def _arguments(facts: Facts) -> Call | None:
     given = facts.trainer.kwargs.get("args") if facts.trainer else None
-    if given is None and facts.trainer is not None and len(facts.trainer.args) > 1:
-        given = facts.trainer.args[1]
     if isinstance(given, Call) and given.last in ARGUMENTS:
         return given
     if isinstance(given, Object):  # a dataclass of the script that is filled from the command line
         line = facts.trainer.line if facts.trainer else 0
-        return Call(
-            given.name, line, kwargs=given.attrs, lines=dict.fromkeys(given.attrs, line), inside=PARSED
-        )
+        lines = given.made_by.lines if given.made_by is not None else {}
+        return Call(given.name, line, kwargs=given.attrs, lines=dict(lines), inside=PARSED)
     found = [c for c in facts.script.calls if c.last in ARGUMENTS or c.last.endswith("TrainingArguments")]
     return found[-1] if found else None
 
@@ -223,40 +249,50 @@ def _of_rows(call: Call) -> bool:
     )
 
 
-def upstream(value: Any, depth: int = 0) -> Iterator[Call]:
-    """The calls that a dataset came through, last first."""
-    if depth > 24:
+def upstream(value: Any, seen: set[int] | None = None) -> Iterator[Call]:
+    """The calls that a dataset came through, last first; each once."""
+    seen = set[int]() if seen is None else seen
+    if id(value) in seen or len(seen) > MAX_STREAM:
         return
+    seen.add(id(value))
+    inner: Iterable[Any] = ()
     if isinstance(value, Attr):
-        yield from upstream(value.of, depth + 1)
+        inner = (value.of,)
+    elif isinstance(value, Object):  # a Dataset of the script's own
+        inner = value.attrs.values()
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from upstream(one, depth + 1)
+        inner = value
     elif isinstance(value, Call):
         yield value
-        if value.of is not None:
-            yield from upstream(value.of, depth + 1)
-        if value.last not in READERS:
-            for one in (*value.args, *value.kwargs.values()):
-                if isinstance(one, (Call, Attr, list)):
-                    yield from upstream(one, depth + 1)
+        given = () if value.last in READERS else (*value.args, *value.kwargs.values())
+        inner = (value.of, *(one for one in given if isinstance(one, (Call, Attr, list))))
+    for one in inner:
+        yield from upstream(one, seen)
 
 
 def _formatting(facts: Facts) -> Formatting | None:
     """The function whose result is trained on."""
+    if facts.prefers:
+        return None
     given = facts.trainer.kwargs.get("formatting_func") if facts.trainer else None
     for found in facts.script.formattings:
         if isinstance(given, Function) and found.function.node is given.node:
             return found
     lines = {call.line for call in facts.chain}
-    mapped = [f for f in facts.script.formattings if f.mapped and f.line in lines] or [
-        f for f in facts.script.formattings if f.mapped
-    ]
+    others = {call.line for call in facts.calls("map", "apply") if _of_others(facts, call)}
+    usable = [f for f in facts.script.formattings if f.line not in others]
+    mapped = [f for f in usable if f.mapped and f.line in lines] or [f for f in usable if f.mapped]
     useful = [f for f in mapped if any(_useful(way.result) for way in f.ways)]
     if useful:
         return useful[-1]
-    rest = [f for f in facts.script.formattings if any(_useful(way.result) for way in f.ways)]
+    rest = [f for f in usable if any(_useful(way.result) for way in f.ways)]
     return rest[0] if rest else None
+
+
+def _of_others(facts: Facts, call: Call) -> bool:
+    """Whether a mapping is of rows that another call reads than the one whose rows are trained on."""
+    read = next((one for one in upstream(call.of) if one.last in READERS), None)
+    return bool(facts.chain) and read is not None and facts.data is not None and read is not facts.data
 
 
 def _useful(result: Any) -> bool:
