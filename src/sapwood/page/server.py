@@ -49,7 +49,7 @@ def serve(opening: Opening) -> None:
     ui.run(
         host=HOST, port=port, title="sapwood", dark=None, reload=False, show=False, tailwind=False,
         binding_refresh_interval=None, show_welcome_message=False, reconnect_timeout=8.0,
-        uvicorn_logging_level="error", **options,
+        uvicorn_logging_level="critical", **options,
     )  # fmt: skip
 
 

@@ -59,9 +59,7 @@ async def build(view: View, sort: str = "date") -> None:
 
         table.show(el("p", w("wait"), cls="quiet", role="status"))
         models.show(_models(view))
-        ui.timer(
-            EVERY, look
-        )  # the first look is at once, but a long run's log is no reason to wait for the page
+        ui.timer(EVERY, look)  # its first look is at once; the page doesn't wait for a long run's log
 
 
 def _sorts(view: View, sort: str) -> Safe:
