@@ -12,7 +12,7 @@ from sapwood.commands.line import results
 from sapwood.commands.line.entry import run
 from sapwood.commands.line.help import Verb, first_steps, group
 from sapwood.commands.line.nested import data_app, model_app
-from sapwood.commands.line.options import RUNS, Config, Json, Overrides, Runs, Spill
+from sapwood.commands.line.options import RUNS, Config, Json, Moved, Overrides, Runs, Spill, Template
 
 app = group(
     name="sapwood",
@@ -138,17 +138,48 @@ def resume(
 
 @verb()
 def verify(
-    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    run: Annotated[
+        str, typer.Argument(help="a run's id, name, folder, or `last`; or an adapter", metavar="RUN|ADAPTER")
+    ] = "last",
     runs: Runs = RUNS,
     repair: Annotated[
         bool, typer.Option("--repair", help="set damaged parts aside, so that `sapwood resume` goes on")
     ] = False,
+    base: Moved = None,
+    template: Template = None,
     json: Json = False,
 ) -> None:
     """Read every byte of a run and hold it against what was written."""
     from sapwood.commands.verify import verify_run
 
-    verify_run(run, runs, repair=repair, as_json=json)
+    verify_run(run, runs, repair=repair, base=base, template=template, as_json=json)
+
+
+@verb()
+def adopt(
+    adapter: Annotated[Path, typer.Argument(help="what PEFT, mlx-lm or llama.cpp has", metavar="ADAPTER")],
+    base: Moved = None,
+    template: Template = None,
+    system: Annotated[
+        str | None, typer.Option(help="system prompt that it was trained with", metavar="TEXT")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="rows that it should know: its loss on them must be lower"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="folder to create; default: beside the weights", metavar="DIR"),
+    ] = None,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Prove an adapter of another program, and write the sapwood.json that it lacks."""
+    from sapwood.commands.adapters.adopt import adopt_adapter
+
+    adopt_adapter(
+        adapter, runs, base=base, template=template, system=system, data=data, out=out, as_json=json
+    )
 
 
 @verb(name="runs")

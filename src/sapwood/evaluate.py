@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
-from sapwood.compute.attention.seam import packed_attention
+from sapwood.adapter.soft_prompt import lead_length
 from sapwood.compute.batch import Batch, to_batch
 from sapwood.compute.loss import LossSum, label_loss
 from sapwood.errors import ModelError
@@ -18,7 +19,7 @@ from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perple
 from sapwood.serve.load import Loaded
 from sapwood.serve.probe import answer_probes
 from sapwood.train.loop import batch_of, forward_loss
-from sapwood.types import Example, Probe, Sample
+from sapwood.types import Example, Head, Probe, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def evaluate_rows(
         raise ModelError("nothing to compare: a base without an adapter", loaded.name, mend=mend)
     tuned = row_losses(loaded.model, examples)
     with loaded.without_adapter():
-        base = row_losses(loaded.model, examples, alone=True)
+        base = row_losses(loaded.model, examples, alone=loaded.base.head)
     targets = np.array([example.num_targets for example in examples], np.float64)
     figures = {"loss": _compare(base, tuned, targets, seed)}
     pairs = answer_both(loaded, probes_of(loaded, examples, answers), max_new_tokens)
@@ -71,30 +72,30 @@ def evaluate_rows(
     return Evaluation(len(examples), int(targets.sum()), figures, tuple(pairs))
 
 
-def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: bool = False) -> np.ndarray:
+def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: Head | None = None) -> np.ndarray:
     """The sum of each example's losses, in nats: float64[R]. No packing, as each row's own sum is wanted.
 
-    ``alone``: of the base, while the adapter is switched off, without what a soft prompt puts before a row.
+    ``alone``: the base's own head, while the adapter is switched off; the losses are the base's then, without
+    what a soft prompt puts before a row.
     """
     model.peft.eval()
+    model = replace(model, alone=not lead_length(model.peft))  # any model can do it by its own attention
     sums: list[float] = []
-    with torch.no_grad(), packed_attention(model.network, model.backend):
+    with torch.no_grad(), attending(model):
         for example in examples:
             pack = build_pack([example], share_prefixes=False)
-            if alone:
-                loss = base_loss(model, to_batch(pack, model.device))
+            if alone is not None:
+                loss = base_loss(model, to_batch(pack, model.device, padded=False), alone)
             else:
                 loss = forward_loss(model, batch_of(model, pack))
             sums.append(float(loss.total))
     return np.array(sums, np.float64)
 
 
-def base_loss(model: LoraModel, batch: Batch) -> LossSum:
+def base_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
     """The loss of the decoder by itself."""
-    hidden = model.backbone(
-        input_ids=batch.ids, position_ids=batch.positions, segments=batch.attention, use_cache=False
-    ).last_hidden_state
-    return label_loss(hidden, batch.predict_at, batch.targets, model.head, model.backend)
+    hidden = model.backbone(input_ids=batch.ids, use_cache=False).last_hidden_state
+    return label_loss(hidden, batch.predict_at, batch.targets, head, model.backend)
 
 
 def probes_of(loaded: Loaded, examples: Sequence[Example], number: int) -> list[Probe]:

@@ -94,7 +94,9 @@ def train_study(
     refuse_model_folder(config)
     for doubt in [*doubts(config), *study.spec.notes]:
         log.warning("%s", doubt)
-    study = tried(study, config)
+    study, config = tried(study, config)
+    if why := study.facts["proof"]["trial"]["why"]:
+        log.warning("each row has a forward pass of its own: %s", why)
     device = world.device(config.base.device_map)
     choice = choose_plan(study, config, device)
     config = settled(config, choice, device)
@@ -135,7 +137,7 @@ def train_run(
             base, model = place(base, model)
         require_room(run.path, model, keep + bool(study.data.eval))
         rehearse(model, study.data, config)
-        state = start_or_resume(run, model, config, notes)
+        state = start_or_resume(run, model, config, study.spec, notes)
         share_state(world, model, state)
         sampler = sampler_of(model, study, config)
         measure = measure_of(evaluators, model, study, config.data.system, world)

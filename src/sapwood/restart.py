@@ -78,7 +78,7 @@ def reopen_study(
     before it had a copy reads the sources again."""
     folder = run.path / DATA
     fresh = not folder.exists() and not checkpoints(run.path)
-    study = tried(study_config(config), config) if fresh else load_study(folder, config)
+    study = tried(study_config(config), config)[0] if fresh else load_study(folder, config)
     now = fingerprints(study)
     changed = accept_changes(run, {key: facts[key] for key in now}, now, allow)
     if fresh:

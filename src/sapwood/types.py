@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 Role = Literal["system", "user", "assistant", "tool"]
+Kind = Literal["merged", "gguf-adapter", "gguf", "ollama"]  # the forms of an export
+CHECK = "check.json"  # in an export: how it was held against what was trained
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -214,8 +216,6 @@ class BaseSpec:
         tokenizer: a transformers fast tokenizer, with its chat template if it has one.
         hf_config: the transformers config.
         stop_ids: ids on which generation stops (generation config and tokenizer).
-        unpackable: why the architecture can't take packed segments (state-space layers, say); empty where it
-            can.
         notes: what was set right or left out while it was read, for a person.
     """
 
@@ -225,7 +225,6 @@ class BaseSpec:
     tokenizer: Any
     hf_config: Any
     stop_ids: tuple[int, ...]
-    unpackable: str = ""
     notes: tuple[str, ...] = ()
 
 

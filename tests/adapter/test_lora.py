@@ -227,7 +227,7 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
         (b"\xff\xfe", "not valid JSON"),
         (b"[]", "not a JSON object"),
         (b"{}", "adapter type None"),
-        (b'{"peft_type": "LOHA"}', "adapter type 'LOHA' .* known here: LORA, IA3"),
+        (b'{"peft_type": "BOFT"}', "adapter type 'BOFT' .* known here: LORA"),
     ],
 )
 def test_a_config_that_is_not_a_lora_is_refused(content: bytes, message: str, tmp_path: Path) -> None:

@@ -68,7 +68,6 @@ def test_a_folder_loads_as_transformers_loads_it(tmp_path: Path, arch: str) -> N
     assert base.storage == "fp32"
     assert not base.model.training
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
-    assert not base.spec.unpackable
     assert base.spec.stop_ids == (2,)
     text = "Hello 123 你好 zebra"
     assert base.spec.tokenizer(text).input_ids == AutoTokenizer.from_pretrained(path)(text).input_ids
@@ -333,7 +332,6 @@ def test_a_gguf_file_gives_the_model_that_was_written(tmp_path: Path, arch: str)
     assert base.spec.stop_ids == (2,)
     assert base.spec.tokenizer.chat_template
     assert base.spec.tokenizer.pad_token_id == 0
-    assert not base.spec.unpackable
 
 
 def test_an_untied_gguf_head_has_its_own_weights(tmp_path: Path) -> None:
@@ -393,7 +391,6 @@ def test_gguf_configs_are_bounded_by_the_file(tmp_path: Path) -> None:
 
 def test_smollm2_knows_the_capital_of_france(smollm2_spec: BaseSpec) -> None:
     assert smollm2_spec.stop_ids == (2,)
-    assert not smollm2_spec.unpackable
     assert smollm2_spec.hf_config.rope_parameters == {"rope_type": "default", "rope_theta": 100_000.0}
     base = load_base(smollm2_spec, BaseConfig(storage="fp32"))
     chat = [{"role": "user", "content": "What is the capital of France?"}]

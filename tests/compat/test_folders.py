@@ -14,6 +14,7 @@ from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig
 from sapwood.export.ship import Order, export
+from sapwood.template.render import Renderer
 from tests.base.tiny import CHATML, tiny_model_dir
 from tests.compat.old import require_old
 from tests.export.tuned import tuned_on
@@ -119,7 +120,7 @@ def test_a_model_trained_whole_says_the_same_in_transformers_4(name: str, tmp_pa
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     folder = tmp_path / "whole"
     folder.mkdir()
-    write_model(model, spec, folder)
+    write_model(model, spec, Renderer(spec.tokenizer, None, spec.stop_ids), folder)
     held_alike(folder, spec.tokenizer, CHATML, spec.stop_ids)
     with torch.no_grad():
         trained = model.network(torch.tensor([IDS])).logits

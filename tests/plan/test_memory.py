@@ -72,6 +72,19 @@ def test_what_layers_keep_is_counted_from_shapes(
     assert kept_bytes(model, PACK) == pytest.approx(4 * (layers + last), rel=0.05)
 
 
+@pytest.mark.parametrize("arch", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("chosen", [1, 2])
+def test_what_experts_keep_is_counted_for_each_that_a_token_goes_through(arch: str, chosen: int) -> None:
+    wide = {"intermediate_size": 512, "moe_intermediate_size": 512}
+    base = tiny_base(arch, num_experts_per_tok=chosen, **wide)
+    shapes = shapes_of(base.model)
+    model = attach_lora(base, LoraConfig(rank=1, dropout=0.1))
+    size = footprint(PACK, attention_of(base.model, CPU))
+    layers = shapes.layers * (shapes.kept * size.tokens + shapes.heads * size.kept_scores)
+    last = shapes.hidden * (size.tokens + size.targets)
+    assert kept_bytes(model, PACK) == pytest.approx(4 * (layers + last), rel=0.08)
+
+
 def test_weights_and_adapter_are_counted_from_shapes() -> None:
     for tied in (True, False):
         base = tiny_base("llama", tie_word_embeddings=tied)

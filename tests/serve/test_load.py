@@ -20,6 +20,7 @@ from sapwood.run.files import staged_dir
 from sapwood.run.store import open_run
 from sapwood.serve.load import Loaded, open_target
 from tests.base.tiny import tiny_llama
+from tests.gguf.tiny_gguf import tiny_gguf
 from tests.serve.tiny_chat import LORA, SYSTEM, tiny_adapter, tuned
 
 IDS = torch.tensor([[5, 80, 300, 41]])
@@ -107,6 +108,13 @@ def test_a_model_too_large_for_the_gpu_says_how_to_take_the_cpu(monkeypatch: pyt
     monkeypatch.setattr(load_module, "move", full)
     with pytest.raises(ModelError, match=r"doesn't fit on the GPU .*2 GiB.* CUDA_VISIBLE_DEVICES= "):
         load_module.place(torch.nn.Linear(1, 1), Device("cuda"))
+
+
+def test_a_gguf_file_is_one_whatever_it_is_called(tmp_path: Path) -> None:
+    """Ollama keeps models as sha256-… without an ending."""
+    blob = tmp_path / "sha256-0a1b2c"
+    tiny_gguf("llama", blob)
+    assert torch.isfinite(logits(open_target(str(blob), tmp_path).network)).all()
 
 
 def test_an_unknown_base_is_named_by_its_kind(tmp_path: Path) -> None:
@@ -227,7 +235,8 @@ def test_facts_that_are_no_object_are_refused(tmp_path: Path, content: str) -> N
 def test_an_adapter_of_unknown_origin_is_refused(tmp_path: Path) -> None:
     folder = tiny_adapter(tmp_path)
     (folder / "sapwood.json").unlink()
-    with pytest.raises(ModelError, match="which base and which template"):
+    edit(folder / "adapter_config.json", base_model_name_or_path="/nowhere/gone")
+    with pytest.raises(ModelError, match=r"names /nowhere/gone; .* --base MODEL"):
         open_target(str(folder), tmp_path)
 
 
@@ -235,8 +244,12 @@ def test_an_adapter_of_unknown_origin_is_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"use_dora": True}, "lora_magnitude_vector is missing"),
-        ({"lora_bias": True}, "lora_bias"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"lora_bias": True}, r"lora_B.bias is missing"),
+        (
+            {"rank_pattern": {"q_proj": 2}},
+            r"q_proj.lora_A.weight is \[4, 64\], where the model has \[2, 64\]",
+        ),
+        ({"rank_pattern": {"q_proj": 4096}}, "a rank is 4096"),
         ({"r": "gone"}, "r is 8"),
         ({"r": 0}, "r: 0"),
         ({"r": 8}, "lora_A"),

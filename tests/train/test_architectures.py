@@ -1,6 +1,7 @@
 """What `check` passes, `train` trains: over the architectures that transformers knows, each as a tiny folder.
 
-A few of them in every run; all of them with SAPWOOD_ALL_ARCHITECTURES=1.
+A few of them in every run; all of them with SAPWOOD_ALL_ARCHITECTURES=1. SAPWOOD_FAMILIES=FILE gets a line of
+JSON for each: docs/families.py makes its page of them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from sapwood import finetune
 from sapwood.base.tiny import tiny_config, tiny_model
 from sapwood.commands.data import check_config
 from sapwood.errors import SapwoodError
+from sapwood.gguf.families import FAMILIES
+from sapwood.serve.generate import Settings, answer_batch
+from sapwood.serve.load import open_target
 from tests.base.tiny import VOCAB_SIZE, tiny_tokenizer
 
-SAMPLE = ("llama", "exaone4", "seed_oss", "gpt_oss", "qwen3_moe", "deepseek_v3", "falcon")
+SAMPLE = ("llama", "exaone4", "gpt_oss", "qwen3_moe", "deepseek_v3", "falcon", "mamba", "gpt_bigcode")
 EVERY = sorted(kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind in CONFIG_MAPPING)
 KINDS = EVERY if os.environ.get("SAPWOOD_ALL_ARCHITECTURES") else SAMPLE
 
@@ -55,5 +59,20 @@ def test_what_check_passes_train_trains(kind: str, tmp_path: Path) -> None:
         check_config(tmp_path / "run.yaml", [], as_json=False)
     except SapwoodError as error:
         assert all(problem.what for problem in error.problems)
+        note(kind, "refused", f"{error.problems[0].what}: {error.problems[0].why}")
         return
-    assert finetune(load_config(tmp_path / "run.yaml", [])).path.is_dir()
+    adapter = finetune(load_config(tmp_path / "run.yaml", []))
+    loaded = open_target(str(adapter.path), tmp_path)
+    answers = answer_batch(
+        loaded.network, loaded.tokenizer, [[5, 80, 300], [7]], (2,), Settings(max_new_tokens=3)
+    )
+    assert len(answers) == 2
+    rows = load_config(adapter.path.parent / "config.yaml").pack.rows
+    gguf = any(kind in family.kinds for family in FAMILIES.values())
+    note(kind, rows, adapter.facts["proof"]["trial"]["why"], gguf=gguf)
+
+
+def note(kind: str, rows: str, why: str, **facts: Any) -> None:
+    if (file := os.environ.get("SAPWOOD_FAMILIES")) is not None:
+        with Path(file).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"kind": kind, "rows": rows, "why": why, **facts}) + "\n")

@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING
 from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_config
 from sapwood.compute.attention import seam
 from sapwood.config.sections import LoraConfig
-from sapwood.errors import ModelError
+from sapwood.errors import ModelError, SapwoodError
 from sapwood.train.trial import try_out
 from sapwood.types import BaseSpec
 
@@ -33,7 +33,15 @@ TRAINED: dict[str, dict[str, Any]] = {
     "minicpm3": {},
     "mixtral": {},
 }
-REFUSED = {"gpt_oss": "s_aux", "gpt2": "can't be trained", "stablelm": "doesn't hand on", "qwen3_next": ""}
+ALONE = {  # and why
+    "gpt_oss": "it asks for s_aux",
+    "stablelm": "doesn't hand on",
+    "falcon": "",
+    "qwen3_next": "",
+    "lfm2": "the loss of a pack is",
+    "mamba": "",
+}
+CONVOLUTIONS: dict[str, Any] = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2}
 
 
 def spec_of(kind: str, **values: Any) -> BaseSpec:
@@ -50,11 +58,27 @@ def test_a_full_size_config_is_tried_out_on_a_tiny_copy(kind: str) -> None:
     assert spec.hf_config.to_dict() == before and torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_trained_is_refused_with_its_reason(kind: str) -> None:
-    with pytest.raises(ModelError, match=REFUSED[kind]) as caught:
+@pytest.mark.parametrize("kind", ALONE)
+def test_a_model_that_a_pack_would_spoil_takes_each_row_alone(kind: str) -> None:
+    trial = try_out(spec_of(kind, **(CONVOLUTIONS if kind == "lfm2" else {})), LoraConfig())
+    assert trial.alone and ALONE[kind] in trial.why and trial.rows == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("gpt2", "no linear layer to adapt"), ("bert-generation", "tokens see those after them")],
+)
+def test_what_cannot_be_trained_is_refused_with_its_reason(kind: str, why: str) -> None:
+    with pytest.raises(SapwoodError, match=why) as caught:
         try_out(spec_of(kind), LoraConfig())
     assert all(problem.mend and "/tmp" not in problem.where for problem in caught.value.problems)
+
+
+def test_a_config_that_wants_packs_gets_them_or_the_reason() -> None:
+    assert not try_out(spec_of("llama"), LoraConfig(), "together").alone
+    assert try_out(spec_of("llama"), LoraConfig(), "alone").why == ""
+    with pytest.raises(ModelError, match="the loss of a pack is"):
+        try_out(spec_of("lfm2", **CONVOLUTIONS), LoraConfig(), "together")
 
 
 def test_a_window_where_there_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,14 +86,14 @@ def test_a_window_where_there_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch
     rule = seam.Rule
     monkeypatch.setattr(seam, "Rule", lambda **values: rule(**values | {"window": WINDOW}))
     with pytest.raises(ModelError, match="the loss of a pack is"):
-        try_out(spec_of("exaone4", **HALF_SLIDING), LoraConfig())
+        try_out(spec_of("exaone4", **HALF_SLIDING), LoraConfig(), "together")
 
 
 def test_a_gradient_that_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = seam.attend
     monkeypatch.setattr(seam, "attend", lambda query, key, *rest: attend(query, key.detach(), *rest))
     with pytest.raises(ModelError, match="the gradient of"):
-        try_out(spec_of("llama"), LoraConfig())
+        try_out(spec_of("llama"), LoraConfig(), "together")
 
 
 @pytest.mark.parametrize("method", ["rslora", "dora", "pissa", "ia3", "prefix", "full"])

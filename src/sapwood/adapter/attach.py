@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sapwood.adapter.effective import effective_head
+from sapwood.adapter.elsewhere.restore import restore_saved
 from sapwood.adapter.full import unfreeze
 from sapwood.adapter.loftq import start_from_rest
 from sapwood.adapter.methods import peft_settings, refuse_storage, saved_settings, with_adapter
-from sapwood.adapter.model import ADAPTER, LoraModel, restore_adapter
+from sapwood.adapter.model import ADAPTER, LoraModel
 from sapwood.adapter.soft_prompt import is_prefix, lead_length
 from sapwood.base.inspect import first_line
 from sapwood.compute.backend import Backend
@@ -50,7 +52,7 @@ def attach_saved(
     base: Base, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Path
 ) -> LoraModel:
     """An adapter of any form that `forms` understands, on ``base``, to be talked to. ``settings`` and
-    ``tensors``: what `files.read_adapter` read from ``source``.
+    ``tensors``: what was read from ``source``.
 
     Raises ModelError where a tensor doesn't fit, naming each.
     """
@@ -60,8 +62,8 @@ def attach_saved(
     except (ValueError, TypeError) as error:
         raise ModelError("adapter config is not valid", str(source), first_line(error)) from None
     if not lead_length(model.peft):
-        restore_adapter(model, tensors, source)
-        return model
+        restore_saved(model.peft, tensors, source)
+        return replace(model, head=effective_head(model))
     wanted.inference_mode = True
     embedding = model.peft.prompt_encoder[ADAPTER].embedding
     saved = tensors.get("prompt_embeddings")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapter.files import read_adapter
+from sapwood.adapter.elsewhere.read import read_saved
+from sapwood.adapter.files import write_files
 from sapwood.adapter.model import ADAPTER
 from sapwood.base.inspect import skeleton
 from sapwood.errors import ConfigError, ModelError
@@ -17,6 +19,7 @@ from sapwood.types import BaseSpec
 
 How = Literal["cat", "svd", "linear", "ties", "dare-ties", "dare-linear", "magnitude-prune"]
 HOWS: tuple[How, ...] = get_args(How)
+BESIDE = ("modules_to_save", "trainable_token_indices", "lora_bias", "rank_pattern", "alpha_pattern")
 EXACT = ("cat", "svd")  # whose sum is that of the updates; the others mix A and B each for itself
 
 
@@ -31,14 +34,18 @@ def combine(
     """
     from peft import PeftModel, get_peft_model_state_dict
 
-    ranks = [_rank(folder) for folder in folders]
+    read = [read_saved(folder, spec.hf_config) for folder in folders]
+    ranks = [_rank(settings, folder) for (settings, _), folder in zip(read, folders, strict=True)]
     if how not in EXACT and len(set(ranks)) > 1:
         why = f"{how} adds the matrices of equal ranks; these have {', '.join(map(str, ranks))}"
         raise ConfigError("the adapters' ranks differ", "--how", why, "take cat or svd")
     names = [f"part{i}" for i in range(len(folders))]
-    model: Any = PeftModel.from_pretrained(_shapes(spec), str(folders[0]), adapter_name=names[0])
-    for name, folder in zip(names[1:], folders[1:], strict=True):
-        model.load_adapter(str(folder), adapter_name=name)
+    with tempfile.TemporaryDirectory() as place:
+        for name, (settings, tensors) in zip(names, read, strict=True):
+            write_files(tensors, settings | {"base_model_name_or_path": spec.source}, Path(place, name))
+        model: Any = PeftModel.from_pretrained(_shapes(spec), str(Path(place, names[0])), names[0])
+        for name in names[1:]:
+            model.load_adapter(str(Path(place, name)), adapter_name=name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # dare draws what it drops
         model.add_weighted_adapter(
@@ -50,13 +57,16 @@ def combine(
     return {name: tensor.float().contiguous() for name, tensor in tensors.items()}, settings
 
 
-def _rank(folder: Path) -> int:
-    settings, _ = read_adapter(folder)
+def _rank(settings: Mapping[str, Any], folder: Path) -> int:
     plain = settings["peft_type"] == "LORA" and not settings.get("use_dora")
     if not plain or settings.get("bias", "none") != "none":
         kind = "DoRA" if settings.get("use_dora") else settings["peft_type"]
         why = "only updates that are products of two matrices add up"
         raise ModelError(f"a {kind} adapter can't be combined", str(folder), why)
+    if odd := [key for key in BESIDE if settings.get(key)]:
+        raise ModelError(
+            f"an adapter with {odd[0]} can't be combined", str(folder), "nothing says how it adds"
+        )
     return int(settings["r"])
 
 

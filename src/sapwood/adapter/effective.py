@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from sapwood.adapter.model import ADAPTER, LoraModel
-from sapwood.adapter.pairs import LoraPair, lora_layers
+from sapwood.adapter.pairs import LoraPair, adapted_modules, is_pair, lora_layers, whole
 from sapwood.errors import ModelError
+from sapwood.types import Head
 
 Change = Callable[[Tensor], Tensor]
 """A dense float32 parameter of the base as the adapter's owner would have it."""
@@ -20,11 +23,15 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
     """One for each parameter that the adapter changes, by its name in the transformers model.
 
     LoRA and its kind (arXiv 2106.09685): W + s B A. DoRA (arXiv 2402.09353): the rows of that, brought to
-    the learnt magnitudes. IA3 (arXiv 2205.05638): rows scaled, or columns where inputs are. Raises ModelError
-    for soft prompts, which are no weights.
+    the learnt magnitudes. IA3 (arXiv 2205.05638): rows scaled, or columns where inputs are. What PEFT knows a
+    difference of weights for (AdaLoRA, LoHa, LoKr, VeRA): W plus that. Whole modules and rows of tokens that
+    were trained: themselves. Raises ModelError for soft prompts, which are no weights.
     """
     changes: dict[str, Change] = {}
     for name, layer in lora_layers(model):
+        if layer.lora_bias[ADAPTER]:
+            why = f"the one of {name} is added beside its base's"
+            raise ModelError("an adapter with biases of its own can't be merged", "", why)
         pair = LoraPair.of(name, layer)
         magnitudes = getattr(layer, "lora_magnitude_vector", {})
         dora = magnitudes[ADAPTER].weight.detach().float().cpu() if ADAPTER in magnitudes else None
@@ -34,6 +41,7 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
         changes[f"{name}.weight"] = partial(_scaled, scale)
         if not layer.is_feedforward and layer.get_base_layer().bias is not None:
             changes[f"{name}.bias"] = partial(_scaled, scale[:, 0])
+    changes |= _differences(model) | _replaced(model)
     if not changes:
         kind = model.peft.peft_config[ADAPTER].peft_type.value.lower().replace("_", " ")
         why = "it stands before every prompt and is no part of the weights"
@@ -41,12 +49,48 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
     return changes
 
 
+def effective_head(model: LoraModel) -> Head:
+    """The head as data, with what the adapter makes of it: a LoRA on it, a head trained as a whole, or rows
+    of tokens."""
+    out = model.network.get_output_embeddings()
+    if (tokens := getattr(out, "token_adapter", None)) is not None:
+        weight = tokens.get_merged_weights([ADAPTER])
+    elif (own := whole(out)) is not None:
+        weight = own.get_parameter("weight")
+    elif ADAPTER in getattr(out, "lora_A", {}):
+        weight = out.get_base_layer().weight + out.get_delta_weight(ADAPTER)
+    else:
+        return model.head
+    return replace(model.head, weight=weight.detach())
+
+
+def _differences(model: LoraModel) -> dict[str, Change]:
+    """Of layers that PEFT knows a difference of weights for, LoRA's pairs aside."""
+    found: dict[str, Change] = {}
+    for name, layer in adapted_modules(model):
+        if not is_pair(layer) and hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight"):
+            module, leaf = name.replace(".base_layer", ""), getattr(layer, "parameter_name", "weight")
+            found[f"{module}.{leaf}"] = partial(_plus, layer.get_delta_weight)
+    return found
+
+
+def _replaced(model: LoraModel) -> dict[str, Change]:
+    found: dict[str, Change] = {}
+    for name, layer in adapted_modules(model):
+        if (own := whole(layer)) is not None:
+            for leaf, parameter in own.named_parameters():
+                found[f"{name}.{leaf}"] = partial(_instead, parameter.detach().float().cpu())
+        tokens = getattr(layer, "token_adapter", None)
+        if tokens is not None and tokens.tied_adapter is None:
+            found[f"{name}.weight"] = partial(
+                _rows, tokens.token_indices[ADAPTER], tokens.trainable_tokens_delta[ADAPTER].detach().cpu()
+            )
+    return found
+
+
 def _ia3_layers(model: LoraModel) -> list[tuple[str, Any]]:
-    modules = cast("Iterable[tuple[str, nn.Module]]", model.peft.named_modules())
     return [
-        (name.removeprefix("base_model.model."), module)
-        for name, module in modules
-        if ADAPTER in getattr(module, "ia3_l", {})
+        (name, module) for name, module in adapted_modules(model) if ADAPTER in getattr(module, "ia3_l", {})
     ]
 
 
@@ -58,6 +102,20 @@ def _dora(pair: LoraPair, magnitudes: Tensor, weight: Tensor) -> Tensor:
     """magnitudes: float32[out]."""
     moved = _lora(pair, weight)
     return moved * (magnitudes / moved.norm(dim=1))[:, None]
+
+
+def _plus(difference: Callable[[str], Tensor], weight: Tensor) -> Tensor:
+    with torch.no_grad():
+        return weight + difference(ADAPTER).float().cpu()
+
+
+def _instead(own: Tensor, _: Tensor) -> Tensor:
+    return own
+
+
+def _rows(tokens: Sequence[int], rows: Tensor, weight: Tensor) -> Tensor:
+    """rows: float[tokens, D]."""
+    return weight.index_copy(0, torch.tensor(tokens), rows.to(weight))
 
 
 def _scaled(scale: Tensor, parameter: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.adapter.elsewhere.pickled import pickled_tensors
 from sapwood.adapter.forms import defaults, refuse_unknown_settings, refuse_unknown_tensors
 from sapwood.adapter.model import ADAPTER, LoraModel, adapter_tensors
 from sapwood.adapter.soft_prompt import lead_length
@@ -19,6 +21,14 @@ from sapwood.base.sources import hub_id
 from sapwood.errors import ModelError, NumericsError
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+PICKLED = "adapter_model.bin"  # how PEFT saved before safetensors
+SIZES = {  # where settings tell a size: the key, and the tensors whose first dimension it is
+    "LORA": ("r", ".lora_A."),
+    "LOHA": ("r", ".hada_w1_b"),
+    "VERA": ("r", ".vera_lambda_d"),
+    **dict.fromkeys(("ADALORA", "LOKR", "IA3"), ("r", "")),
+}
+TWICE = re.compile(r"\.(modules_to_save|original_module)\.\w+$")  # PEFT also saves these of a grown embedding
 ALWAYS = ("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "bias")
 
 
@@ -92,7 +102,7 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     told = {
         key: value
         for key, value in settings.items()
-        if key in ALWAYS or (key != "peft_version" and value != usual[key])
+        if key in ALWAYS or (key != "peft_version" and value != usual.get(key))
     }
     told |= {"inference_mode": True, "base_model_name_or_path": hub_id(told["base_model_name_or_path"])}
     return {key: _json(value) for key, value in told.items()}
@@ -107,17 +117,23 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     where = str(_insist(folder / SETTINGS))
     settings = read_json(folder / SETTINGS)
     refuse_unknown_settings(settings, where)
-    tensors = read_tensors(folder)
-    refuse_unknown_tensors(settings["peft_type"], tensors, str(folder / WEIGHTS))
+    tensors = {name: t for name, t in read_tensors(folder).items() if not TWICE.search(name)}
+    refuse_unknown_tensors(settings, tensors, str(folder / WEIGHTS))
     _refuse_misfit(settings, tensors, where)
     return settings, tensors
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """What is trained, from a checkpoint or an adapter's folder."""
+    """What is trained, from a checkpoint or an adapter's folder; a pickle is read in a process of its own."""
+    if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
+        return pickled_tensors(folder / PICKLED)
+    return load_tensors(_insist(folder / WEIGHTS))
+
+
+def load_tensors(weights: Path) -> dict[str, Tensor]:
+    """Of a safetensors file. Raises ModelError for one that is damaged."""
     from safetensors.torch import load_file
 
-    weights = _insist(folder / WEIGHTS)
     try:
         return load_file(weights)
     except Exception as error:
@@ -127,12 +143,18 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def _refuse_misfit(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
     """Sizes that the settings tell, and the tensors have: nothing is allocated for a size that is only
     told."""
-    virtual = settings["peft_type"] not in ("LORA", "IA3")
-    key, part = ("num_virtual_tokens", "prompt_embeddings") if virtual else ("r", ".lora_A.")
-    told = settings.get(key, defaults(settings["peft_type"]).get(key))
-    for name, tensor in tensors.items():
-        if part in name and len(tensor) != told:
-            raise ModelError(f"{key} is {told!r}", where, f"{name} has {len(tensor)}")
+    kind = settings["peft_type"]
+    key, part = SIZES.get(kind, ("num_virtual_tokens", "prompt_embeddings"))
+    told = settings.get(key, defaults(kind).get(key))
+    ranks = {name: len(tensor) for name, tensor in tensors.items() if part and part in name}
+    pattern: Mapping[str, int] = settings.get("rank_pattern") or {}
+    if pattern and key == "r":
+        if ranks and (most := max([told, *pattern.values()])) > max(ranks.values()):
+            raise ModelError(f"a rank is {most}", where, f"the largest tensor has {max(ranks.values())}")
+        return
+    for name, rank in ranks.items():
+        if rank != told:
+            raise ModelError(f"{key} is {told!r}", where, f"{name} has {rank}")
 
 
 def _name(kind: Any) -> str:
@@ -148,12 +170,5 @@ def _json(value: Any) -> Any:
 def _insist(path: Path) -> Path:
     if path.is_file():
         return path
-    pickled = path.with_suffix(".bin")
-    if path.suffix == ".safetensors" and pickled.is_file():
-        why, mend = (
-            f"only {pickled.name}, which runs code when it is opened",
-            "save it once more with a newer PEFT",
-        )
-    else:
-        why, mend = "not an adapter folder", "name a run or its adapter/"
-    raise ModelError(f"no {path.name}", str(path.parent), why, mend)
+    mend = "name a run or its adapter/"
+    raise ModelError(f"no {path.name}", str(path.parent), "not an adapter folder", mend)

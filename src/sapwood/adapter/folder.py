@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.adapter.combine import How, combine
+from sapwood.adapter.elsewhere.read import told_base
 from sapwood.adapter.facts import (
     ADAPTER_DIR,
     CARD,
+    FACTS,
     AdapterFacts,
     read_facts,
+    unproven,
     verify_adapter,
     write_facts,
 )
@@ -22,8 +25,9 @@ from sapwood.adapter.files import WEIGHTS, write_adapter, write_files
 from sapwood.adapter.full import write_model
 from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import inspect_base
-from sapwood.config.sections import RunConfig
-from sapwood.errors import ModelError, Problem
+from sapwood.base.sources import named_on_hub
+from sapwood.config.sections import BaseConfig, RunConfig
+from sapwood.errors import ModelError, Problem, SapwoodError
 from sapwood.run.files import operation, staged_dir
 from sapwood.template.render import Renderer
 from sapwood.types import Adapter, Base, BaseSpec
@@ -64,7 +68,7 @@ def save_adapter(
     with staged_dir(folder) as staging:
         operation("write", staging / WEIGHTS)
         if model.method == "full":
-            write_model(model, base.spec, staging)
+            write_model(model, base.spec, renderer, staging)
         else:
             write_adapter(model, staging)
         _describe(facts, staging)
@@ -72,33 +76,32 @@ def save_adapter(
 
 
 def save_combined(
-    folder: Path, parts: Sequence[Adapter], weights: Sequence[float], how: How, base: str | None = None
+    folder: Path, parts: Sequence[Path], weights: Sequence[float], how: How, base: str | None = None
 ) -> Adapter:
-    """Write the weighted sum of ``parts`` to ``folder``, with the facts that they share. ``base``: where
-    their base lies now.
+    """Write the weighted sum of the adapters in ``parts`` to ``folder``, with the facts that they share. If
+    one of them is of another program, nothing of the sum is proven either, and it is plain PEFT. ``base``:
+    where their base lies now.
 
     Raises ModelError where they were trained on different bases or behind different templates.
     """
-    first = parts[0]
+    known = [(part, read_facts(part)) for part in parts if (part / FACTS).is_file()]
+    for part, _ in known:
+        verify_adapter(part, sealed=False)
     problems = [
-        Problem(
-            f"{part.path} was trained {where} than {first.path}", str(part.path), "their sum means nothing"
-        )
-        for part in parts[1:]
+        Problem(f"{part} was trained {where} than {known[0][0]}", str(part), "their sum means nothing")
+        for part, facts in known[1:]
         for where, same in (
-            ("on another base", part.base_fingerprint == first.base_fingerprint),
-            ("behind another template", part.template_fingerprint == first.template_fingerprint),
+            ("on another base", facts.base_fingerprint == known[0][1].base_fingerprint),
+            ("behind another template", facts.template_fingerprint == known[0][1].template_fingerprint),
         )
         if not same
     ]
     if problems:
         raise ModelError(problems)
-    facts = read_facts(first.path)
-    spec = found_base(facts, first.path, base)
-    tensors, settings = combine(spec, [part.path for part in parts], weights, how)
-    combined = [
-        {"adapter": str(part.path), "weight": weight} for part, weight in zip(parts, weights, strict=True)
-    ]
+    spec = found_base(known[0][1], known[0][0], base) if known else foreign_base(parts[0], base)
+    tensors, settings = combine(spec, parts, weights, how)
+    combined = [{"adapter": str(part), "weight": weight} for part, weight in zip(parts, weights, strict=True)]
+    facts = known[0][1] if known else unproven(BaseConfig(model=spec.source))
     lora = dict(facts.lora) | {
         "method": "lora", "rank": settings["r"], "alpha": settings["lora_alpha"],
         "targets": sorted(settings["target_modules"]),
@@ -113,7 +116,8 @@ def save_combined(
     )
     with staged_dir(folder) as staging:
         write_files(tensors, settings, staging)
-        _describe(facts, staging)
+        if len(known) == len(parts):
+            _describe(facts, staging)
     return facts.adapter(folder)
 
 
@@ -137,6 +141,26 @@ def found_base(facts: AdapterFacts, adapter: Path, base: str | None = None) -> B
             "name the right one with --base, put the original weights back there, or train on the new ones",
         )
     return spec
+
+
+def foreign_base(place: Path, base: str | None) -> BaseSpec:
+    """The base of an adapter of another program: ``base``, or the one that its files name. Raises
+    ModelError."""
+    told = told_base(place) if base is None else base
+    if told is None:
+        why = "its files name no base"
+        raise ModelError("nothing says on which base", str(place), why, "say which: --base MODEL")
+    beside = place.parent / told
+    name = str(beside) if not Path(told).exists() and beside.exists() else named_on_hub(told)
+    try:
+        return found_base(unproven(BaseConfig(model=name)), place)
+    except SapwoodError as error:
+        if base is not None:
+            raise
+        why = f"the adapter names {told}; {error.problems[0].what}"
+        raise ModelError(
+            "the adapter's base isn't there", str(place), why, "say which: --base MODEL"
+        ) from None
 
 
 def _place(facts: AdapterFacts, adapter: Path) -> str:

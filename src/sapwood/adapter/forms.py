@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 from sapwood.errors import ModelError, Problem
 
@@ -22,14 +22,28 @@ TOLD = frozenset(
 )
 # Starts after which the original base with A and B is the whole truth.
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+MEND = "open it with the program that made it, or merge it into its base there"
 MOST = 2**16  # rank, and how far alpha may be from 1
 # Numbers of a file from elsewhere, before any memory is taken or any product computed by them.
 BOUNDS: dict[str, Callable[[Any], bool]] = {
     "r": lambda rank: type(rank) is int and 1 <= rank <= MOST,
+    "init_r": lambda rank: type(rank) is int and 1 <= rank <= MOST,
     "lora_alpha": lambda alpha: type(alpha) in (int, float) and math.isfinite(alpha) and 0 < alpha <= MOST,
 }
 VIRTUAL = frozenset(
     {"num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
+)
+
+
+# Where an adapter is put; whole modules beside it.
+PLACED = frozenset(
+    {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"}
+)
+PATTERNS = frozenset({"rank_pattern", "alpha_pattern"})
+LYCORIS = PLACED | PATTERNS | {"r", "alpha", "rank_dropout", "module_dropout", "init_weights"}
+LORA = PLACED | {"r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out", "init_lora_weights"}
+SCHEDULE = frozenset(  # how AdaLoRA came to its ranks
+    {"target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"}
 )
 
 
@@ -44,13 +58,29 @@ class Form:
 
 FORMS = {
     "LORA": Form(
-        frozenset(
-            {"r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "use_dora"}
-            | {"init_lora_weights"}
-        ),
-        r"\.lora_[AB]\.weight|\.lora_magnitude_vector|\.bias",
+        LORA
+        | PATTERNS
+        | {"use_rslora", "use_dora", "lora_bias", "target_parameters", "trainable_token_indices"}
+        | {"ensure_weight_tying"},
+        r"\.lora_[AB]\.(weight|bias)|\.lora_embedding_[AB]|\.lora_magnitude_vector|\.bias"
+        r"|\.trainable_tokens_delta|\.base_layer\.weight",
     ),
-    "IA3": Form(frozenset({"target_modules", "feedforward_modules", "init_ia3_weights"}), r"\.ia3_l"),
+    "ADALORA": Form(LORA | {"rank_pattern"} | SCHEDULE, r"\.lora_[ABE]|\.ranknum|\.bias"),
+    "LOHA": Form(LYCORIS | {"use_effective_conv2d"}, r"\.hada_w[12]_[ab]"),
+    "LOKR": Form(
+        LYCORIS | {"decompose_both", "decompose_factor", "rank_dropout_scale"}, r"\.lokr_w[12](_[ab])?"
+    ),
+    "VERA": Form(
+        PLACED
+        | {"r", "projection_prng_key", "save_projection", "vera_dropout", "d_initial", "bias"}
+        | {"fan_in_fan_out", "init_weights"},
+        r"\.vera_lambda_[bd]|\.vera_[AB]|\.bias",
+    ),
+    "IA3": Form(
+        frozenset({"target_modules", "feedforward_modules", "init_ia3_weights"})
+        | {"exclude_modules", "modules_to_save", "fan_in_fan_out"},
+        r"\.ia3_l",
+    ),
     "PROMPT_TUNING": Form(
         VIRTUAL
         | {"prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"},
@@ -71,16 +101,21 @@ def refuse_unknown_settings(settings: Mapping[str, Any], where: str) -> None:
     form = FORMS.get(kind) if isinstance(kind, str) else None
     if form is None:
         why = f"known here: {', '.join(FORMS)}" if "peft_type" in settings else "the file isn't PEFT's"
-        raise ModelError(f"adapter type {kind!r} isn't supported", where, why, _mend(settings))
+        raise ModelError(f"adapter type {kind!r} isn't supported", where, why, MEND)
     usual = defaults(str(kind))
     odd = [
         f"{key}: {_short(value)}"
         for key, value in settings.items()
         if key not in form.free | TOLD and not _as_usual(key, value, usual)
     ]
-    odd += [
-        f"{key}: {_short(settings[key])}" for key, fits in BOUNDS.items() if not fits(settings.get(key, 1))
+    numbers = [(key, key, settings.get(key, 1)) for key in BOUNDS]
+    numbers += [
+        (key, one, value)
+        for key, one in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
+        if kind != "ADALORA"
+        for value in _values(settings.get(key))
     ]
+    odd += [f"{key}: {_short(value)}" for key, one, value in numbers if not BOUNDS[one](value)]
     start = settings.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
         odd.append(f"init_lora_weights: {_short(start)}, which changes the base's own weights")
@@ -90,19 +125,22 @@ def refuse_unknown_settings(settings: Mapping[str, Any], where: str) -> None:
                 f"the adapter's form isn't supported: {text}",
                 where,
                 "it would be opened as something else",
-                _mend(settings),
+                MEND,
             )
             for text in odd
         ]
         raise ModelError(problems)
 
 
-def refuse_unknown_tensors(kind: str, names: Iterable[str], where: str) -> None:
-    """Raises ModelError naming tensors that no adapter of PEFT's type ``kind`` has in a known form: a saved
-    head or embedding, for example."""
-    odd = sorted(name for name in names if not re.search(f"(?:{FORMS[kind].tensors})$", name))
+def refuse_unknown_tensors(settings: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Raises ModelError naming tensors that no adapter with these settings has in a known form: a head that
+    ``modules_to_save`` doesn't name, for example."""
+    kind = settings["peft_type"]
+    whole = "|".join(map(re.escape, settings.get("modules_to_save") or ()))
+    known = re.compile(f"(?:{FORMS[kind].tensors}" + (rf"|\.(?:{whole})\.\w+" if whole else "") + ")$")
+    odd = sorted(name for name in names if not known.search(name))
     if odd:
-        why = f"{len(odd)} such tensors; a plain {kind} adapter has none"
+        why = f"{len(odd)} such tensors; a {kind} adapter with these settings has none"
         raise ModelError(f"the adapter holds {odd[0]}", where, why, "open it with PEFT")
 
 
@@ -125,12 +163,13 @@ def _as_usual(key: str, value: Any, usual: Mapping[str, Any]) -> bool:
     return value == default or (not value and not default)
 
 
+def _values(pattern: Any) -> list[Any]:
+    """What a pattern of ranks or scales says of modules; the pattern itself if it is none."""
+    if isinstance(pattern, Mapping):
+        return list(cast("Mapping[str, Any]", pattern).values())
+    return [pattern] if pattern else []
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def _mend(settings: Mapping[str, Any]) -> str:
-    if "fine_tune_type" in settings:
-        return "it is MLX's: convert it to PEFT's format first"
-    return "open it with the program that made it, or merge it into its base there"

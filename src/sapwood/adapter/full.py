@@ -9,6 +9,7 @@ from sapwood.adapter.model import LoraModel
 from sapwood.base.write import write_folder
 from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
+from sapwood.template.render import Renderer
 from sapwood.types import Base, BaseSpec
 
 
@@ -32,7 +33,8 @@ def unfreeze(base: Base, seed: int) -> LoraModel:
     )
 
 
-def write_model(model: LoraModel, spec: BaseSpec, folder: Path) -> None:
-    """A folder in Hugging Face layout, with the tokenizer and its chat template."""
+def write_model(model: LoraModel, spec: BaseSpec, renderer: Renderer, folder: Path) -> None:
+    """A folder in Hugging Face layout, with the tokenizer, and with the chat template and the stop ids that
+    were trained with."""
     weights = ((name, parameter.detach()) for name, parameter in model.network.named_parameters())
-    write_folder(weights, model.network, spec, spec.tokenizer.chat_template, spec.stop_ids, folder)
+    write_folder(weights, model.network, spec, renderer.template, renderer.stop_ids, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import is_prefix, lead_embeddings, lead_keys, lead_length
+from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import Batch
 from sapwood.types import Segment
 
@@ -25,9 +26,17 @@ def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
     flow = model.flow.through(model.network.get_input_embeddings()) if model.flow else nullcontext()
     with flow as saved_dtype:
         inputs, attention = _inputs(model, batch)
-        attention = replace(attention, saved_dtype=saved_dtype)
-        out = model.backbone(**inputs, position_ids=batch.positions, segments=attention, use_cache=False)
+        if model.alone:
+            out = model.backbone(**inputs, use_cache=False)
+        else:
+            attention = replace(attention, saved_dtype=saved_dtype)
+            out = model.backbone(**inputs, position_ids=batch.positions, segments=attention, use_cache=False)
     return out.last_hidden_state
+
+
+def attending(model: LoraModel) -> AbstractContextManager[None]:
+    """While open, the model attends as `hidden_states` expects: by the plan of a pack, or as it is."""
+    return nullcontext() if model.alone else packed_attention(model.network, model.backend)
 
 
 def _inputs(model: LoraModel, batch: Batch) -> tuple[dict[str, Any], Any]:

@@ -35,6 +35,7 @@ class LoraModel:
     backend: by which forms it computes, and where.
     divided: where the base lies in parts in several processes, what brings it together for one pack.
     flow: the format of activations between layers, where it isn't the base's own.
+    alone: each row has a forward pass of its own, by the model's own attention.
     neftune: strength of the noise on the embeddings while training.
     start: tensors as they were at the start, where the end needs them: PiSSA's A and B, the base's biases.
     """
@@ -49,6 +50,7 @@ class LoraModel:
     backend: Backend
     divided: Callable[[LoraModel, Batch], LossSum] | None = None
     flow: Flow | None = None
+    alone: bool = False
     neftune: float = 0.0
     method: Method = "lora"
     start: Mapping[str, Tensor] = field(default_factory=dict)
@@ -83,7 +85,7 @@ def restore_adapter(model: LoraModel, tensors: Mapping[str, Tensor], source: Pat
     problems = [
         Problem(f"adapter tensor {name} is {fault}", str(source), mend="use the base and config that made it")
         for name in sorted(set(model.parameters) | set(tensors))
-        if (fault := _misfit(model.parameters.get(name), tensors.get(name)))
+        if (fault := misfit(model.parameters.get(name), tensors.get(name)))
     ]
     if problems:
         raise ModelError(problems)
@@ -92,7 +94,8 @@ def restore_adapter(model: LoraModel, tensors: Mapping[str, Tensor], source: Pat
             parameter.copy_(tensors[name])
 
 
-def _misfit(own: Tensor | None, saved: Tensor | None) -> str:
+def misfit(own: Tensor | None, saved: Tensor | None) -> str:
+    """What is wrong with a saved tensor in the place of the model's own; empty if it fits."""
     if own is None:
         return "not part of this model"
     if saved is None:

@@ -35,19 +35,44 @@ class LoraPair:
         return len(self.a)
 
 
+def adapted_modules(model: LoraModel) -> list[tuple[str, Any]]:
+    """Every module, by its name in the transformers model."""
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.peft.named_modules())
+    return [(name.removeprefix("base_model.model."), module) for name, module in modules]
+
+
+def is_pair(module: Any) -> bool:
+    """One of PEFT's LoRA layers on a linear, DoRA's among them; AdaLoRA's and those of experts are others."""
+    sides = getattr(module, "lora_A", None)
+    return isinstance(sides, nn.ModuleDict) and ADAPTER in sides and not hasattr(module, "parameter_name")
+
+
+def whole(module: Any) -> nn.Module | None:
+    """What was trained in the place of a whole module of the base, if PEFT keeps that around it."""
+    kept = getattr(module, "modules_to_save", None)
+    return kept[ADAPTER] if isinstance(kept, nn.ModuleDict) and ADAPTER in kept else None
+
+
 def lora_layers(model: LoraModel) -> list[tuple[str, Any]]:
-    """PEFT's LoRA layers, DoRA's among them, by the name of the linear in the transformers model."""
-    return [
-        (name.removeprefix("base_model.model."), module)
-        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.peft.named_modules())
-        if hasattr(module, "lora_A") and ADAPTER in cast("Any", module).lora_A
-    ]
+    """`is_pair`, by the name of the linear in the transformers model."""
+    return [(name, module) for name, module in adapted_modules(model) if is_pair(module)]
 
 
 def has_pairs(model: LoraModel) -> bool:
     """Is the adapter pairs of matrices, and nothing else?"""
-    layers = lora_layers(model)
-    return bool(layers) and not any(ADAPTER in getattr(layer, "lora_variant", {}) for _, layer in layers)
+    return bool(lora_layers(model)) and not _beside_pairs(model)
+
+
+def _beside_pairs(model: LoraModel) -> list[str]:
+    """Modules where the adapter is more than a pair of matrices, or something else."""
+    return [
+        name
+        for name, module in adapted_modules(model)
+        if whole(module) is not None
+        or hasattr(module, "token_adapter")
+        or (ADAPTER in getattr(module, "lora_A", {}) and not is_pair(module))
+        or (is_pair(module) and (ADAPTER in module.lora_variant or module.lora_bias[ADAPTER]))
+    ]
 
 
 def lora_pairs(model: LoraModel) -> list[LoraPair]:
@@ -58,7 +83,7 @@ def lora_pairs(model: LoraModel) -> list[LoraPair]:
     if not layers:
         kind = model.peft.peft_config[ADAPTER].peft_type.value
         raise ModelError(f"a {kind} adapter has no pairs of matrices", "", "a LoRA file holds those", mend)
-    if odd := [name for name, layer in layers if ADAPTER in getattr(layer, "lora_variant", {})]:
-        why = "DoRA and the like have no scale"
+    if odd := _beside_pairs(model):
+        why = "magnitudes, whole modules and the like have no scale"
         raise ModelError("the adapter is more than pairs of matrices", odd[0], why, mend)
     return [LoraPair.of(name, layer) for name, layer in layers]

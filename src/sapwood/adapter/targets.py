@@ -114,7 +114,28 @@ def _all_linear(model: Any, names: Sequence[str], linears: Sequence[str]) -> tup
     called 0, as the first layer is."""
     others = {name.rpartition(".")[2] for name in set(names) - set(linears)}
     found = {leaf if (leaf := name.rpartition(".")[2]) not in others else name for name in linears}
-    return tuple(sorted(found - taken_for_experts(model, found)))
+    targets = found - taken_for_experts(model, found) - _passed_over(model, found)
+    if not targets:
+        why = f"{model.config.model_type} computes its products by layers of its own"
+        raise ConfigError("the model has no linear layer to adapt", "lora.targets", why, "take another model")
+    return tuple(sorted(targets))
+
+
+def _passed_over(model: Any, names: Set[str]) -> set[str]:
+    """Linears that PEFT can't adapt because their model reads their weights without calling them (Mamba's
+    out_proj). Found by asking it."""
+    from peft import LoraConfig as PeftConfig
+    from peft.tuners.tuners_utils import (
+        _check_lora_target_modules_mamba,  # pyright: ignore[reportPrivateUsage]
+    )
+
+    odd: set[str] = set()
+    for name in names:
+        try:
+            _check_lora_target_modules_mamba(PeftConfig(target_modules=[name]), model, name)
+        except ValueError:
+            odd.add(name)
+    return odd
 
 
 def _without_experts(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...] | str:

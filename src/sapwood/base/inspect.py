@@ -31,7 +31,6 @@ DROPOUT = re.compile(
 )  # attention_dropout, resid_pdrop, hidden_dropout_prob
 
 log = logging.getLogger("sapwood.base")
-PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
 # --- before the weights -----------------------------------------------------------------------------------
@@ -52,8 +51,8 @@ def _inspect_folder(source: str, path: Path) -> BaseSpec:
     hf_config = _native_config(folder)
     notes = without_dropout(hf_config)
     _check_size(hf_config, folder)
-    tokenizer = chatglm_tokenizer(path) if is_chatglm(folder.config) else _folder_tokenizer(path)
-    _check_vocabulary(tokenizer, hf_config.vocab_size, path)
+    tokenizer = chatglm_tokenizer(path) if is_chatglm(folder.config) else read_tokenizer_of(path)
+    _check_vocabulary(tokenizer, hf_config.get_text_config().vocab_size, path)
     generation = path / "generation_config.json"
     stops = _ids(read_json(generation).get("eos_token_id")) if generation.is_file() else []
     hashes = [("config.json", file_sha256(path / "config.json"))]
@@ -64,8 +63,7 @@ def _inspect_folder(source: str, path: Path) -> BaseSpec:
         fingerprint=_fingerprint(hashes),
         tokenizer=tokenizer,
         hf_config=hf_config,
-        stop_ids=_stop_ids([*stops, *_ids(hf_config.eos_token_id)], tokenizer),
-        unpackable=_unpackable(hf_config),
+        stop_ids=_stop_ids([*stops, *_eos(hf_config)], tokenizer),
         notes=notes,
     )
 
@@ -87,7 +85,7 @@ def _inspect_file(source: str, path: Path) -> BaseSpec:
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = read.chat_template
-    _check_vocabulary(tokenizer, hf_config.vocab_size, path)
+    _check_vocabulary(tokenizer, hf_config.get_text_config().vocab_size, path)
     return BaseSpec(
         source=source,
         path=path,
@@ -95,7 +93,6 @@ def _inspect_file(source: str, path: Path) -> BaseSpec:
         tokenizer=tokenizer,
         hf_config=hf_config,
         stop_ids=_stop_ids(read.stop_ids, tokenizer),
-        unpackable=_unpackable(hf_config),
     )
 
 
@@ -149,9 +146,10 @@ def without_dropout(hf_config: Any) -> tuple[str, ...]:
 def _check_size(hf_config: Any, folder: Folder) -> None:
     """Compare what the config describes with what the files hold, before anything is allocated for it."""
     where = str(folder.path / "config.json")
-    if hf_config.num_hidden_layers > len(folder.shapes):
+    layers = hf_config.get_text_config().num_hidden_layers
+    if layers > len(folder.shapes):
         why = f"the weights hold {len(folder.shapes):,} tensors"
-        raise ModelError(f"the config describes {hf_config.num_hidden_layers:,} layers", where, why)
+        raise ModelError(f"the config describes {layers:,} layers", where, why)
     described = sum(parameter.numel() for parameter in _on_meta(hf_config, where).parameters())
     if described > folder.num_elements:
         why = f"it describes {described:,} parameters, the files hold {folder.num_elements:,}"
@@ -159,7 +157,7 @@ def _check_size(hf_config: Any, folder: Folder) -> None:
         raise ModelError("the config doesn't fit the weights", where, why, mend)
 
 
-def _folder_tokenizer(path: Path) -> Any:
+def read_tokenizer_of(path: Path) -> Any:
     """The folder's tokenizer. tokenizer.json is taken as it stands: AutoTokenizer rebuilds the pre-tokenizer
     of some families by model type (Qwen2's, say), whatever the file holds."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -215,19 +213,6 @@ def _check_vocabulary(tokenizer: Any, rows: int, path: Path) -> None:
         log.warning("%s: %s; text that contains it is refused", path, why)
 
 
-def _unpackable(hf_config: Any) -> str:
-    """Why rows of a pack would see each other in a model of ``hf_config``; empty where they needn't."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    layers = getattr(hf_config.get_text_config(), "layer_types", None) or ["full_attention"]
-    if odd := sorted({str(layer) for layer in layers} - PACKABLE_LAYERS):
-        return f"layers of kind {', '.join(odd)} mix its tokens, beside attention"
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(hf_config)]
-    if not getattr(model, "_supports_attention_backend", False):
-        return "its attention in transformers can't be told which rows a pack holds"
-    return ""
-
-
 def _fingerprint(hashes: Sequence[tuple[str, str]]) -> str:
     return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in hashes).encode()).hexdigest()
 
@@ -235,6 +220,12 @@ def _fingerprint(hashes: Sequence[tuple[str, str]]) -> str:
 def _stop_ids(ids: Sequence[int], tokenizer: Any) -> tuple[int, ...]:
     eos = tokenizer.eos_token_id
     return tuple(dict.fromkeys([*ids, *([] if eos is None else [int(eos)])]))
+
+
+def _eos(hf_config: Any) -> list[int]:
+    """What the config says, of the whole or of the language model in it."""
+    configs = (hf_config, hf_config.get_text_config())
+    return [id for config in configs for id in _ids(getattr(config, "eos_token_id", None))]
 
 
 def _ids(value: Any) -> list[int]:

@@ -57,6 +57,21 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
     return Base(spec, model, head, config.storage, device, matmul_dtype)
 
 
+def grow(base: Base, rows: int) -> Base:
+    """``base`` with so many rows in its embedding and its head, for tokens that an adapter brings; the new
+    rows are the adapter's to fill. Changes the model."""
+    import torch
+
+    if rows <= base.spec.hf_config.get_text_config().vocab_size:
+        return base
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        base.model.resize_token_embeddings(rows, mean_resizing=False)
+    base.model.eval().requires_grad_(False)
+    head = replace(_head(base.model), matmul_dtype=base.head.matmul_dtype)
+    return replace(base, head=head, spec=replace(base.spec, hf_config=base.model.config))
+
+
 def place(network: torch.nn.Module, device: Device) -> None:
     """`move` of a model that is only talked to. Raises ModelError where it doesn't fit there."""
     import torch

@@ -78,6 +78,15 @@ def hub_id(model: str) -> str:
     return name.partition("@")[0] if f"{kind}:" in HUBS and name else model
 
 
+def named_on_hub(name: str) -> str:
+    """The inverse of `hub_id`: what other libraries call a model, as ``base.model`` has it. A built-in that
+    is here already is that one; a path, and what is no name on a hub, stay as they are."""
+    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return name
+    own = (known.name for known in BUILTINS.values() if known.hub == name and known.pulled)
+    return next((f"{BUILTIN}{known}" for known in own), f"hf:{name}")
+
+
 def list_models() -> list[ModelInfo]:
     """The built-in models, and whether they are pulled."""
     return [

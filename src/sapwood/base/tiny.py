@@ -14,7 +14,7 @@ from typing import Any
 
 WINDOW = 8
 VOCABULARY = 256
-MOST = 64_000_000  # parameters; a copy that is larger isn't tiny
+MOST = 100_000_000  # parameters; a copy that is larger isn't tiny
 EXPERTS = 4
 LIMITS = {  # keys of configs, and what they are at most in the copy
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), EXPERTS),
@@ -29,17 +29,19 @@ LIMITS = {  # keys of configs, and what they are at most in the copy
 WIDE = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "intermediate_size_mlp", "mlp_dim")
 
 
-def tiny_config(hf_config: Any, vocabulary: int = VOCABULARY) -> Any:
+def tiny_config(hf_config: Any, vocabulary: int = VOCABULARY, *, narrow: bool = True) -> Any:
     """The config of the tiny copy of a model of ``hf_config``, which stays as it is. ``vocabulary``: its rows
-    at most."""
+    at most. narrow: fewer heads, and as wide as they are; otherwise it only has fewer layers, for a family
+    whose widths depend on each other in ways of their own."""
     config = copy.deepcopy(hf_config)
     text = config.get_text_config()
     for key, most in LIMITS.items():
         _limit(text, key, most)
     for key in ("vocab_size", "vocab_size_per_layer_input"):
         _limit(text, key, vocabulary)
-    _narrow(text)
-    _shorten(text)
+    if narrow:
+        _narrow(text)
+    _shorten(text, pairs=narrow)
     for key in list(text.to_dict()):
         if key.endswith("token_id"):
             _limit(text, key, vocabulary - 1)
@@ -51,25 +53,33 @@ def tiny_model(hf_config: Any, folder: Path, vocabulary: int = VOCABULARY, seed:
 
     Raises ValueError where a config of this kind can't be made tiny, and whatever transformers raises.
     """
+    try:
+        model = _built(tiny_config(hf_config, vocabulary), seed)
+    except Exception:  # each architecture has its own
+        model = _built(tiny_config(hf_config, vocabulary, narrow=False), seed)
+    model.save_pretrained(folder)
+    return model.config
+
+
+def _built(config: Any, seed: int) -> Any:
+    """A random model that runs."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = tiny_config(hf_config, vocabulary)
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if size > MOST:
-        raise ValueError(f"a copy of two layers still has {size:,} parameters")
-    with torch.random.fork_rng(devices=[]):
+        raise ValueError(f"a copy of a few layers still has {size:,} parameters")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
-            with torch.no_grad():
-                if parameter.dim() < 2:  # norms and biases start constant, which would hide a mix-up
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-                else:
-                    parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
-    model.save_pretrained(folder)
-    return config
+            if parameter.dim() < 2:  # norms and biases start constant, which would hide a mix-up
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            else:
+                parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+        model.eval()(input_ids=torch.arange(4)[None], use_cache=False)
+    return model
 
 
 def _narrow(text: Any) -> None:
@@ -87,8 +97,9 @@ def _narrow(text: Any) -> None:
         _limit(text, key, 2 * text.hidden_size)
 
 
-def _shorten(text: Any) -> None:
-    """One layer of each kind, two at least. What is said of each layer is a list as long as the layers."""
+def _shorten(text: Any, *, pairs: bool) -> None:
+    """One layer of each kind, two at least if ``pairs``. What is said of each layer is a list as long as the
+    layers."""
     count = text.num_hidden_layers
     each = {
         key: list(value)
@@ -100,7 +111,7 @@ def _shorten(text: Any) -> None:
         kinds.setdefault(repr([str(values[i]) for values in each.values()]), i)
     chosen = sorted(kinds.values())[:4]
     shared = getattr(text, "num_kv_shared_layers", 0) or 0
-    if shared or len(chosen) == 1:  # layers that take keys from others need others before them
+    if shared or (pairs and len(chosen) == 1):  # layers that take keys from others need others before them
         chosen = chosen * 2
     for key, values in each.items():
         setattr(text, key, [values[i] for i in chosen])

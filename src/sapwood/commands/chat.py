@@ -20,10 +20,11 @@ def start_chat(
     prompt: str | None,
     compare: bool,
     base: str | None,
+    template: str | None,
     as_json: bool,
 ) -> int:
     with waiting(f"loading {target}"):
-        loaded = open_target(target, runs, base=base)
+        loaded = open_target(target, runs, base=base, template=template)
     return run_chat(
         loaded, settings, system=system, prompt=prompt, compare=compare, json=as_json,
         stdin=sys.stdin, stdout=sys.stdout,

@@ -50,7 +50,7 @@ def checked(config: RunConfig) -> Checked:
     from sapwood.plan.time import estimate
     from sapwood.train.trial import tried
 
-    study = tried(study, config)
+    study, config = tried(study, config)
     device = device_for(config.base.device_map)
     memory = choose_plan(study, config, device)
     return Checked(study, memory, estimate(study, settled(config, memory, device), device))
@@ -161,6 +161,14 @@ def trial_lines(proof: Mapping[str, Any]) -> list[str]:
     trial = proof.get("trial")
     if trial is None:
         return []
+    if trial["alone"]:
+        why = (f"a pack isn't exact for this model: {trial['why']}",) if trial["why"] else ()
+        lines = (
+            "each row has a forward pass of its own; beginnings that rows share cost each time",
+            *why,
+            "a tiny random copy gives the loss and the gradient of plain PEFT, and its adapter opens again",
+        )
+        return _under("trial", lines)
     over = f", each longer than the window of {trial['window']}," if trial["window"] else ""
     return [
         f"trial      on a tiny random copy of the model a pack of {trial['rows']} rows{over} gives the loss",

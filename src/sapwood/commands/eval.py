@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sapwood.adapter.elsewhere.read import is_adapter
 from sapwood.adapter.facts import FACTS, read_facts
-from sapwood.adapter.files import SETTINGS
 from sapwood.config.file import load_config
 from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig
 from sapwood.errors import ConfigError, DataError
@@ -42,6 +42,7 @@ def eval_run(
     data: Path | None,
     *,
     base: str | None = None,
+    template: str | None = None,
     answers: int,
     max_new_tokens: int,
     seed: int,
@@ -50,14 +51,14 @@ def eval_run(
     """Measure on the run's own held-out rows, or on ``data``, read and proved as the run's were. ``name`` may
     be an adapter's folder, which holds no rows."""
     folder = Path(name)
-    alone = (folder / SETTINGS).is_file() and not (folder / RUN).is_file()
+    alone = is_adapter(folder) and not (folder / RUN).is_file()
     place = folder if alone else query.find_run(runs, name)
-    config = _config_of(folder, data) if alone else load_config(place / CONFIG)
+    config = _config_of(folder, data, template) if alone else load_config(place / CONFIG)
     if config.lora.method == "full":
         why = "full fine-tuning leaves another model, and no adapter to switch off"
         raise ConfigError("nothing to compare", str(place), why, "`sapwood runs` has its held-out losses")
     with waiting(f"loading {place.name}"):
-        loaded = open_target(str(place), runs, base=base)
+        loaded = open_target(str(place), runs, base=base, template=template)
     examples = held_out(place) if data is None else prepare_file(data, config, loaded)
     if not examples:
         mend = f"sapwood eval {place} --data FILE"
@@ -72,12 +73,19 @@ def eval_run(
 
 
 def answer_prompts(
-    name: str, runs: Path, file: Path, *, base: str | None = None, max_new_tokens: int, as_json: bool
+    name: str,
+    runs: Path,
+    file: Path,
+    *,
+    base: str | None = None,
+    template: str | None = None,
+    max_new_tokens: int,
+    as_json: bool,
 ) -> None:
     """Both models' answers to the questions in ``file``, one a line, as `sapwood chat` would ask them."""
     questions = read_questions(file)
     with waiting(f"loading {name}"):
-        loaded = open_target(name, runs, base=base)
+        loaded = open_target(name, runs, base=base, template=template)
     require_adapter(loaded)
     pairs = answer_both(loaded, [_as_probe(loaded, file, i, text) for i, text in questions], max_new_tokens)
     if as_json:
@@ -111,14 +119,14 @@ def _as_probe(loaded: Loaded, file: Path, line: int, text: str) -> Probe:
     return Probe(RowId(str(file), line - 1, line), text, tuple(ids), "")
 
 
-def _config_of(folder: Path, data: Path | None) -> RunConfig:
+def _config_of(folder: Path, data: Path | None, template: str | None) -> RunConfig:
     """How rows are read for an adapter that lies alone: as its facts say, and by defaults."""
     if data is None:
         why = "an adapter's folder holds no rows"
         raise ConfigError("no rows to measure on", str(folder), why, "--data FILE, or name the run")
     rows = DataConfig(train=(str(data),))
     if not (folder / FACTS).is_file():
-        return RunConfig(data=rows)
+        return RunConfig(data=rows, template=TemplateConfig(name=template or "auto"))
     told = read_facts(folder)
     return RunConfig(
         data=rows.model_copy(update={"system": told.system}), template=TemplateConfig(name=told.template_name)

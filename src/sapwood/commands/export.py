@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
+from sapwood.adapter.elsewhere.read import is_adapter, told_base
 from sapwood.adapter.facts import FACTS, read_facts
 from sapwood.base.inspect import inspect_base
-from sapwood.base.sources import resolve
+from sapwood.base.sources import named_on_hub, resolve
 from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError, SapwoodError
-from sapwood.export.gguf_model import FileType
-from sapwood.export.kinds import Kind
+from sapwood.export.quantise import FileType
 from sapwood.export.ship import Order, export, refuse_early
 from sapwood.prepare.cache import unpack_examples
 from sapwood.prepare.study import DATA, EVAL
@@ -20,7 +20,7 @@ from sapwood.run.files import to_json
 from sapwood.run.query import find_run
 from sapwood.run.store import CONFIG, RUN
 from sapwood.serve.load import Loaded, open_target
-from sapwood.types import Example
+from sapwood.types import Example, Kind
 
 HELD = 64  # held-out examples, the first ones, on which ways to merge are compared
 
@@ -32,6 +32,7 @@ def export_target(
     to: str,
     file_type: str,
     base: str | None,
+    template: str | None,
     onto: str | None,
     out: Path | None,
     as_json: bool,
@@ -39,14 +40,14 @@ def export_target(
     """Write what ``target`` names as ``to``, say how well it was met, and what to type next."""
     for value, choices, where, more in (
         (to, get_args(Kind), "--to", ""),
-        (file_type, get_args(FileType), "--type", "; llama-quantize makes other types of the F16 file"),
+        (file_type, get_args(FileType), "--type", "; llama-quantize makes others of the F16 file"),
     ):
         if value not in choices:
             mend = f"choose {', '.join(choices)}{more}"
             raise ConfigError(f"{value!r} can't be exported to", where, mend=mend)
     if (config := _base_of(target, runs, base)) is not None:
         refuse_early(inspect_base(config), cast("Kind", to))
-    trained = open_target(target, runs, exact=True, base=base)
+    trained = open_target(target, runs, exact=True, base=base, template=template)
     run = run_of(trained)
     held = _held_out(run) if run is not None and to == "merged" else ()
     order = Order(cast("Kind", to), cast("FileType", file_type), onto, held)
@@ -70,6 +71,8 @@ def _base_of(target: str, runs: Path, base: str | None) -> BaseConfig | None:
     try:
         if (folder / FACTS).is_file():
             model = read_facts(folder).base.model
+        elif is_adapter(folder):
+            model = named_on_hub(told_base(folder) or "")
         else:
             run = folder if (folder / RUN).is_file() else find_run(runs, target)
             model = load_config(run / CONFIG).base.model

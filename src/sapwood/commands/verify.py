@@ -7,16 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sapwood.adapter.facts import ADAPTER_DIR
+from sapwood.adapter.elsewhere.read import is_adapter
+from sapwood.adapter.facts import ADAPTER_DIR, verify_adapter
 from sapwood.adapter.folder import load_adapter
+from sapwood.commands.adapters.adopt import moved
 from sapwood.config.file import load_config
-from sapwood.errors import Problem, SapwoodError, StorageError
+from sapwood.errors import ConfigError, Problem, SapwoodError, StorageError
 from sapwood.prepare.study import DATA
 from sapwood.run import query
 from sapwood.run.files import set_aside, to_json, verify_dir, write_atomic
 from sapwood.run.identity import read_about
 from sapwood.run.lines import read_lines, to_line
-from sapwood.run.store import EVENTS, SAMPLES, reopen_run
+from sapwood.run.store import EVENTS, RUN, SAMPLES, reopen_run
+from sapwood.serve.load import open_target
 from sapwood.train.checkpoint import checkpoints
 
 
@@ -31,10 +34,25 @@ class Finding:
     vital: bool = False
 
 
-def verify_run(name: str, runs: Path, *, repair: bool, as_json: bool) -> None:
-    """Print a line for each part. Raises StorageError naming what is damaged and was not repaired."""
-    run = query.find_run(runs, name)
-    findings = repair_run(run) if repair else examine_run(run)
+def verify_run(
+    name: str,
+    runs: Path,
+    *,
+    repair: bool,
+    base: str | None = None,
+    template: str | None = None,
+    as_json: bool,
+) -> None:
+    """Print a line for each part. Raises StorageError naming what is damaged and was not repaired. ``name``
+    may be an adapter, of another program too: it is opened on its base then."""
+    run = Path(name)
+    if (run / RUN).is_file() or not is_adapter(run):
+        run = query.find_run(runs, name)
+        findings = repair_run(run) if repair else examine_run(run)
+    elif repair:
+        raise ConfigError("an adapter by itself can't be repaired", "--repair", "nothing says what it was")
+    else:
+        findings = examine_adapter(run, runs, base, template)
     if as_json:
         rows = [
             {"part": f.part, "problems": [str(p) for p in f.problems], "repaired": f.repaired}
@@ -64,6 +82,15 @@ def examine_run(run: Path) -> list[Finding]:
         for folder in sorted((run / "exports").glob("[!.]*"))
     ]
     return findings + [_look(run, log, lambda n=log: _check_log(run / n)) for log in (EVENTS, SAMPLES)]
+
+
+def examine_adapter(place: Path, runs: Path, base: str | None, template: str | None) -> list[Finding]:
+    """Look at an adapter as what it would be used for: its files, and whether it opens and says something."""
+    findings = [_look(place, "files", lambda: verify_adapter(place, sealed=False))] if place.is_dir() else []
+    return [
+        *findings,
+        _look(place, "opens", lambda: moved(open_target(str(place), runs, base=base, template=template))),
+    ]
 
 
 def repair_run(run: Path) -> list[Finding]:

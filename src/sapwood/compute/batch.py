@@ -25,9 +25,9 @@ class Batch:
     rows: tuple[RowId, ...]
 
 
-def to_batch(pack: Pack, device: str = "cpu") -> Batch:
+def to_batch(pack: Pack, device: str = "cpu", *, padded: bool = True) -> Batch:
     """The pack as tensors, padded, with its attention plan."""
-    pack = pad_pack(pack)
+    pack = pad_pack(pack) if padded else pack
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(device)

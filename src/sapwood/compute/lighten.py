@@ -35,8 +35,12 @@ def _light_norm(module: Any, backend: Backend) -> LightNorm | None:
     if not named or not isinstance(weight, Tensor) or weight.dim() != 1 or eps is None:
         return None
     x = _random(3, len(weight), like=weight)
+    try:
+        own = module(x)
+    except TypeError:  # it wants more than its input, a gate for example
+        return None
     for unit_offset in (False, True):
-        if torch.equal(RmsNorm.apply(x, weight, eps, unit_offset), module(x)):  # type: ignore[arg-type]
+        if torch.equal(RmsNorm.apply(x, weight, eps, unit_offset), own):  # type: ignore[arg-type]
             compiled = backend.takes(len(weight), saved_dtype=weight.dtype)
             return LightNorm(module, eps, unit_offset, compiled)
     return None

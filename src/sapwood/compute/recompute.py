@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from torch import nn
+
+from sapwood.errors import ModelError
+
 Layers = Literal["auto"] | bool | int
 
 
@@ -19,13 +23,26 @@ def layers_to_recompute(choice: Layers, layers: int) -> int:
     return layers if choice is True else min(choice, layers)
 
 
+def decoder_layers(network: Any) -> list[Any]:
+    """The layers of a transformers model's decoder, whatever it calls the list."""
+    text = network.config.get_text_config()
+    found = [
+        module
+        for module in network.get_decoder().modules()
+        if isinstance(module, nn.ModuleList) and len(module) == text.num_hidden_layers
+    ]
+    if not found:
+        raise ModelError(f"{text.model_type} models can't be trained", "", "they have no list of layers")
+    return list(found[0])
+
+
 def recompute_layers(network: Any, choice: Layers) -> int:
     """Let the first layers of a transformers model recompute what they need. Returns how many do.
 
     Gradients are those of a model that keeps everything, to the bit: a dropout mask is a function of a
     counter, and the same kernels see the same numbers.
     """
-    layers = list(network.get_decoder().layers)
+    layers = decoder_layers(network)
     count = layers_to_recompute(choice, len(layers))
     if count:
         network.activation_checkpointing_enable({"use_reentrant": False})

@@ -41,6 +41,8 @@ MEANT = {
     "lora.dropout": "lora_dropout",
     "lora.targets": """target_modules lora_target lora_target_modules lora_target_linear modules_to_save
         target_layers target""",
+    "lora.start_from": """from continue adapter_name_or_path adapter_to_resume resume_adapter_file
+        lora_model_dir load_adapter""",
     "lora.b_ratio": "loraplus_lr_ratio loraplus_ratio lora_plus_ratio",
     "lora.virtual_tokens": "num_virtual_tokens prompt_tuning prefix_length pre_seq_len",
     "train.lr": "learning_rate lr learning_rate_multiplier",

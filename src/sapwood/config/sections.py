@@ -149,6 +149,9 @@ class PackConfig(Section):
     """tokens in one forward pass at most; also the longest row that is accepted"""
     share_prefixes: bool = True
     """compute a beginning that several examples of a step share (the system prompt, say) once"""
+    rows: Literal["auto", "together", "alone"] = "auto"
+    """together: rows share a forward pass; alone: each has its own, as layers that mix tokens otherwise than
+    by attention need; auto asks a tiny copy of the model. The loss is the same"""
 
 
 class LoraConfig(Section):
@@ -171,6 +174,9 @@ class LoraConfig(Section):
     targets: Annotated[str | tuple[str, ...], BeforeValidator(list_to_tuple)] = "all-linear"
     """all-linear, a list of module names (q_proj, v_proj …), or one regular expression over full names; ia3
     takes all-linear as keys, values and the MLP's last product"""
+    start_from: str | None = None
+    """an adapter to go on from: a run's folder, or an adapter of PEFT, mlx-lm or llama.cpp; method, rank,
+    alpha and targets are its own"""
 
     @property
     def on_linears(self) -> bool:

@@ -1,15 +1,16 @@
-"""A whole model as one GGUF file: weights in F16 or Q8_0, and all that llama.cpp wants to know beside."""
+"""A whole model as one GGUF file: its weights in a type, and all that llama.cpp wants to know beside."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from sapwood.errors import ExportError
 from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters
+from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import architecture_of
 from sapwood.gguf.file import read_gguf
@@ -18,13 +19,16 @@ from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec
 
-FileType = Literal["F16", "Q8_0"]
-_FILE_TYPES = {"F16": 1, "Q8_0": 7}  # llama.cpp's own numbers for "mostly" these
 _OWN = ("general.architecture", "general.file_type", "general.quantization_version", "general.alignment")
 
 
 def write_gguf_model(
-    parameters: Parameters, spec: BaseSpec, renderer: Renderer, path: Path, kind: FileType
+    parameters: Parameters,
+    spec: BaseSpec,
+    renderer: Renderer,
+    path: Path,
+    kind: FileType,
+    tied: bool = False,
 ) -> None:
     """Write a transformers model.
 
@@ -32,30 +36,30 @@ def write_gguf_model(
         parameters: its weights by name, dense: merged, or the base's own.
         spec: where metadata comes from: a base that was a GGUF file hands its own on.
         renderer: its template and its stop token are what the file says.
+        tied: the head is the embedding, which then has the head's type.
 
     Raises:
         ExportError: something of the model has no place in the format.
     """
-    from gguf.quants import quantize
-
     from gguf import GGMLQuantizationType, GGUFWriter
 
     config = spec.hf_config
     architecture = architecture_of(config)
     names = {module: name for name, module in module_names(architecture, config.num_hidden_layers).items()}
     writer = GGUFWriter(path, architecture)
-    writer.add_file_type(_FILE_TYPES[kind])
+    writer.add_file_type(NUMBERS[kind])
     writer.add_quantization_version(2)
     for key, value in {**_metadata(spec, config), **_template(spec, renderer)}.items():
         _add(writer, key, value)
-    for parameter, tensor in parameters:
-        module, _, leaf = parameter.rpartition(".")
-        if module not in names:
-            raise ExportError(f"{parameter} has no place in a GGUF file", str(path), architecture)
-        values = to_file_layout(architecture, names[module], tensor.cpu().numpy(), config)
-        fits = values.ndim > 1 and values.shape[-1] % 32 == 0
-        packed = GGMLQuantizationType[("F32" if values.ndim == 1 else kind if fits else "F16")]
-        writer.add_tensor(f"{names[module]}.{leaf}", quantize(values, packed), raw_dtype=packed)
+    with Quantiser() as quantiser:
+        for parameter, tensor in parameters:
+            module, _, leaf = parameter.rpartition(".")
+            if module not in names:
+                raise ExportError(f"{parameter} has no place in a GGUF file", str(path), architecture)
+            values = to_file_layout(architecture, names[module], tensor.cpu().numpy(), config)
+            packed = type_of(kind, names[module], values.shape, config.num_hidden_layers, tied)
+            blocks = quantiser.packed(packed, values)
+            writer.add_tensor(f"{names[module]}.{leaf}", blocks, raw_dtype=GGMLQuantizationType[packed])
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
         writer.add_tensor(DIVISORS, divisors)
     writer.write_header_to_file()

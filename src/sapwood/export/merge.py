@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from sapwood.template.render import Renderer
 from sapwood.types import Example
 
 EXACT = 1e-4  # largest difference of log p between merged and adapter, both in fp32
+AROUND = re.compile(
+    r"(\.token_adapter)?(\.base_layer)+$|\.original_module$"
+)  # what PEFT puts around a module
+OF_ADAPTER = re.compile(r"\.(lora_|ia3_l|hada_|lokr_|vera_|modules_to_save\.|trainable_tokens|ranknum)")
 Parameters = Iterable[tuple[str, Tensor]]
 
 
@@ -31,13 +36,12 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
     """Every weight of a transformers model as a dense float32 matrix under its own name, whatever it is held
     in and whether or not an adapter sits on it; one after the other, so that memory stays small."""
     tied = is_tied(network)
-    head = network.get_output_embeddings()
-    modules: Iterable[tuple[str, nn.Module]] = network.named_modules()
+    modules: list[tuple[str, nn.Module]] = list(network.named_modules())
+    head = next(name for name, module in modules if module is network.get_output_embeddings())
     for name, module in modules:
-        of_adapter = any(part in name for part in (".lora_", ".ia3_l"))
-        if of_adapter or hasattr(module, "lora_A") or hasattr(module, "ia3_l") or (tied and module is head):
+        own = AROUND.sub("", name)
+        if OF_ADAPTER.search(name) or hasattr(module, "base_layer") or (tied and own == head):
             continue
-        own = name.removesuffix(".base_layer")
         if isinstance(module, GgufEmbedding):
             yield f"{own}.weight", module.packed.dense().float()
             continue
@@ -63,8 +67,19 @@ def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, 
 
 
 def changes_of(trained: Loaded) -> dict[str, Change]:
-    """What the adapter makes of weights; nothing of a model whose own weights were trained."""
-    return {} if trained.model is None else weight_changes(trained.model)
+    """What the adapter makes of weights; nothing of a model whose own weights were trained. Raises
+    ExportError where a head that is the embedding would have to differ from it."""
+    if trained.model is None:
+        return {}
+    changes, network = weight_changes(trained.model), trained.base.model
+    config = trained.base.spec.hf_config.get_text_config()
+    ends = network.get_input_embeddings(), network.get_output_embeddings()
+    names = [name for name, module in network.named_modules() if any(module is end for end in ends)]
+    apart = any(f"{name}.weight" in changes for name in names)
+    if getattr(config, "tie_word_embeddings", False) and apart and not hasattr(ends[0], "token_adapter"):
+        why = "its base's head is the embedding, and the adapter changes one of the two, or each by itself"
+        raise ExportError("the merged model would need a head of its own", trained.name, why)
+    return changes
 
 
 def write_merged(parameters: Parameters, trained: Loaded, folder: Path) -> None:

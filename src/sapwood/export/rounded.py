@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change
 from sapwood.base.storage.frozen import freeze
+from sapwood.export.quantise import Quantiser
 from sapwood.export.traces import Trace, far_from, rows_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.map import parameter_names
 
+FLOATS = ("F32", "F16", "BF16")
 BLOCKS_OF_256 = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 Form = Callable[[str, Tensor], str]
 """(module, its weight) -> GGUF's name of the type that the weight has in the file."""
@@ -55,16 +58,44 @@ def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, writ
     """While open, linears and embeddings of ``network`` compute with rounded operands, in fp32."""
     before: list[tuple[nn.Module, Any]] = []
     try:
-        for name, outer, base in _weights(network):
-            before.append((outer, outer.__dict__.get("forward")))
-            made = _embedding if isinstance(base, nn.Embedding) else _linear
-            outer.forward = partial(made, name, outer, outer.forward, base, form, changes, written)
-        yield
+        with Quantiser() as quantiser:
+            rounder = _Rounder(form, quantiser)
+            for name, outer, base in _weights(network):
+                before.append((outer, outer.__dict__.get("forward")))
+                made = _embedding if isinstance(base, nn.Embedding) else _linear
+                outer.forward = partial(made, name, outer, outer.forward, base, rounder, changes, written)
+            yield
     finally:
         for outer, own in before:
             del outer.forward
             if own is not None:
                 outer.forward = own
+
+
+@dataclass(slots=True)
+class _Rounder:
+    """Numbers as they come out of a type again. A type that takes a search for each block is searched
+    for once for each weight; its blocks are kept meanwhile, as large as the file."""
+
+    form: Form
+    quantiser: Quantiser
+    blocks: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def values(self, kind: str, values: Tensor) -> Tensor:
+        if kind in FLOATS or kind == "Q8_0":
+            return in_form(kind, values)
+        flat = values.detach().reshape(-1, values.shape[-1]).cpu().numpy()
+        return self._dense(kind, self.quantiser.packed(kind, flat), values)
+
+    def whole(self, name: str, kind: str, weight: Tensor) -> Tensor:
+        if kind in FLOATS or kind == "Q8_0":
+            return in_form(kind, weight)
+        if name not in self.blocks:
+            self.blocks[name] = self.quantiser.packed(kind, weight.detach().cpu().numpy())
+        return self._dense(kind, self.blocks[name], weight)
+
+    def _dense(self, kind: str, blocks: Any, like: Tensor) -> Tensor:
+        return torch.from_numpy(self.quantiser.dense(kind, blocks)).view(like.shape).to(like)
 
 
 def _weights(network: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
@@ -83,19 +114,19 @@ def _linear(
     outer: Any,
     whole: Callable[[Tensor], Tensor],
     base: Any,
-    form: Form,
+    rounder: _Rounder,
     changes: Mapping[str, Change] | None,
     written: bool,
     x: Tensor,
 ) -> Tensor:
     weight, bias = freeze(base).dense().float(), base.bias
     bias = None if bias is None else bias.float()
-    kind = form(name, weight)
+    kind = rounder.form(name, weight)
     beside = whole(x) - base(x) if outer is not base and changes is None else 0
     if changes is not None:
         weight = changes.get(f"{name}.weight", _same)(weight)
         bias = None if bias is None else changes.get(f"{name}.bias", _same)(bias)
-    weight = in_form(kind, weight) if written else weight
+    weight = rounder.whole(name, kind, weight) if written else weight
     return (nn.functional.linear(input_of(kind, _as_narrow(x)), weight, bias) + beside).to(x.dtype)
 
 
@@ -104,14 +135,16 @@ def _embedding(
     outer: Any,
     whole: Callable[[Tensor], Tensor],
     base: Any,
-    form: Form,
+    rounder: _Rounder,
     changes: Mapping[str, Change] | None,
     written: bool,
     ids: Tensor,
 ) -> Tensor:
     """Rows are rounded one by one, so those that were looked up can be."""
     rows = whole(ids)
-    return in_form(form(name, rows), rows.float()).to(rows.dtype) if written else rows
+    if not written:
+        return rows
+    return rounder.values(rounder.form(name, rows), rows.float()).to(rows.dtype)
 
 
 def _as_narrow(x: Tensor) -> Tensor:
@@ -163,7 +196,7 @@ def in_form(kind: str, values: Tensor) -> Tensor:
 
 def input_of(kind: str, x: Tensor) -> Tensor:
     """What llama.cpp multiplies a weight of type ``kind`` with: 16-bit floats, or blocks of 8-bit numbers."""
-    if kind in ("F32", "F16", "BF16"):
+    if kind in FLOATS:
         return in_form(kind, x)
     return _in_blocks(x, 256 if kind in BLOCKS_OF_256 or kind.startswith("IQ") else 32)
 

@@ -20,8 +20,7 @@ from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError, ExportError
 from sapwood.export.check import Check, judge
 from sapwood.export.gguf_adapter import write_gguf_adapter
-from sapwood.export.gguf_model import FileType, write_gguf_model
-from sapwood.export.kinds import CHECK, Kind
+from sapwood.export.gguf_model import write_gguf_model
 from sapwood.export.llama_cpp import hear_llama, require_llama_cpp
 from sapwood.export.merge import (
     EXACT,
@@ -38,13 +37,14 @@ from sapwood.export.merge import (
     write_merged,
 )
 from sapwood.export.ollama import modelfile
+from sapwood.export.quantise import FileType, require_quantiser
 from sapwood.export.read_back import config_facts, gguf_facts
 from sapwood.export.rounded import in_bf16, types_in, whole_file, yardstick
 from sapwood.export.traces import Trace, far_from, rows_of, said_by, trace_prompts
 from sapwood.gguf.facts import refuse_unwritable
 from sapwood.run.files import staged_dir, to_json
 from sapwood.serve.load import Loaded
-from sapwood.types import BaseSpec, Example
+from sapwood.types import CHECK, BaseSpec, Example, Kind
 
 MODELFILE = "Modelfile"
 
@@ -97,6 +97,7 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
     if order.onto is not None and order.kind != "merged":
         raise ConfigError("only a merged folder is made with another base", "--onto", f"--to {order.kind}")
     refuse_early(trained.base.spec, order.kind)
+    require_quantiser(order.file_type)
     with staged_dir(final) as stage:
         done = _WRITERS[order.kind](trained, order, stage)
         done.path = final
@@ -149,9 +150,11 @@ def _gguf(trained: Loaded, order: Order, stage: Path) -> Exported:
 def _model_file(trained: Loaded, traces: Sequence[Trace], stage: Path, kind: FileType) -> Check:
     """``model.gguf``, as llama.cpp says it and as `gguf` reads it back."""
     model, spec, renderer = stage / "model.gguf", trained.base.spec, trained.renderer
-    write_gguf_model(merged_parameters(trained), spec, renderer, model, kind)
-    facts = gguf_facts(model, spec.hf_config, is_tied(trained.base.model))
-    noise = yardstick(trained.network, traces, whole_file(kind), changes_of(trained), written=True)
+    tied = is_tied(trained.base.model)
+    write_gguf_model(merged_parameters(trained), spec, renderer, model, kind, tied)
+    facts = gguf_facts(model, spec.hf_config, tied)
+    form = whole_file(kind) if kind in ("F16", "Q8_0") else types_in(model)[0]
+    noise = yardstick(trained.network, traces, form, changes_of(trained), written=True)
     heard = hear_llama(traces, renderer.stop_ids, model, None, template=True)
     return judge(traces, heard, kind, noise, facts)
 

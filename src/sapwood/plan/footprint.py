@@ -33,7 +33,9 @@ Attention = Literal["plain", "capped", "compiled"]  # capped: the model caps its
 def attention_of(network: Any, device: Device) -> Attention:
     """How a transformers model attends there. network: on the meta device, for example."""
     text = network.config.get_text_config()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // (
+        getattr(text, "num_attention_heads", None) or 1
+    )
     if Backend.of(device).takes(head_dim):
         return "compiled"
     return "plain" if getattr(text, "attn_logit_softcapping", None) is None else "capped"

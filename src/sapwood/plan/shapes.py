@@ -17,10 +17,19 @@ from typing import Any, cast
 from torch import nn
 
 from sapwood.adapter.targets import adapted_linears, resolve_targets
+from sapwood.compute.recompute import decoder_layers
 from sapwood.config.sections import LoraConfig
 
 LAST_LINEARS = ("o_proj", "down_proj", "out_proj", "dense", "fc2", "dense_4h_to_h")  # read what others made
 GATED = {"up_proj", "gate_up_proj"}  # beside them down_proj's input is computed again
+PER_TOKEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_topk",
+    "moe_k",
+    "moe_top_k",
+    "top_k_experts",
+)
 HEAD_NORMS = {"q_norm": "q_proj", "k_norm": "k_proj"}
 
 
@@ -57,22 +66,25 @@ class Shapes:
 def shapes_of(network: Any) -> Shapes:
     """network: a transformers model, on the meta device say."""
     text = network.config.get_text_config()
-    layers = list(network.get_decoder().layers)
+    layers = decoder_layers(network)
+    heads = getattr(text, "num_attention_heads", None) or 1  # layers without attention have none
     decoder = sum(parameter.numel() for parameter in network.get_decoder().parameters())
     embedding = network.get_input_embeddings().weight.numel()
     outs = [linear.out_features for _, linear in _linears(layers[0])]
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
     return Shapes(
         layers=len(layers),
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
-        heads=text.num_attention_heads,
+        heads=heads,
         linears=decoder - embedding,
         embedding=embedding,
         tied=bool(getattr(text, "tie_word_embeddings", False)),
-        kept=max(map(_kept, layers)),
-        widest=max([text.hidden_size, *outs]),
+        kept=max(_kept(layer) + _kept_by_experts(layer, text) for layer in layers),
+        widest=max(
+            [text.hidden_size, *outs, *(2 * one for layer in layers for one in _experts(layer, text))]
+        ),
         cache=2 * key_heads * head_dim,
     )
 
@@ -125,6 +137,20 @@ def trained_parameters(network: Any, config: LoraConfig) -> int:
 def _linears(layer: nn.Module) -> list[tuple[str, nn.Linear]]:
     modules = cast("Iterable[tuple[str, nn.Module]]", layer.named_modules())
     return [(name, module) for name, module in modules if isinstance(module, nn.Linear)]
+
+
+def _experts(layer: nn.Module, text: Any) -> list[int]:
+    """For each mixture of a layer, how wide one token's experts are together, between their two products."""
+    chosen = next((value for key in PER_TOKEN if isinstance(value := getattr(text, key, None), int)), 1)
+    downs = [p for name, p in layer.named_parameters() if p.dim() == 3 and name.endswith("down_proj")]
+    return [chosen * p.shape[1:].numel() // text.hidden_size for p in downs]
+
+
+def _kept_by_experts(layer: nn.Module, text: Any) -> int:
+    """Elements that one token leaves behind in its experts, which are stacks of matrices and no linears: what
+    gate and up give, the activated gate, their product with the weight of each expert, and its gradient."""
+    chosen = next((value for key in PER_TOKEN if isinstance(value := getattr(text, key, None), int)), 1)
+    return sum(3 * width + chosen * text.hidden_size for width in _experts(layer, text))
 
 
 def _kept(layer: nn.Module) -> int:

@@ -22,7 +22,7 @@ from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.config.sections import RunConfig
 from sapwood.data.files.folder import held_out_files
 from sapwood.data.files.sources import digest
-from sapwood.errors import ModelError, SapwoodError, StorageError
+from sapwood.errors import SapwoodError, StorageError
 from sapwood.machine.device import device_for
 from sapwood.prepare.cache import open_entry, pack_entry, pack_examples, unpack_examples
 from sapwood.prepare.dataset import prepare_dataset, read
@@ -58,9 +58,6 @@ def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
     device_for(config.base.device_map)  # no GPU where one is named: said now, not after the weights
     spec = inspect_base(config.base)
-    if spec.unpackable:
-        what, mend = f"{spec.hf_config.model_type} models can't be packed", "take a model of another family"
-        raise ModelError(what, config.base.model, spec.unpackable, mend)
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
     refuse_misfits(network, config)
     renderer = make_renderer(spec, config)

@@ -6,10 +6,14 @@ A batch is padded on the left, so that the newest tokens of all rows stand in on
      p0  p1  p2  p3 | a0  a1 …        mask 1 1 1 1 1 1, positions 0 1 2 3 4 5
 
 A row that is done leaves the batch at once, with its part of the cache; the head sees the last column only.
+Models that keep a state beside keys and values (Mamba, gated delta networks) take one row at a time. Whether
+their cache can be trusted is asked at the first token: with it and without it the scores must be the same.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +33,8 @@ Watch = Callable[[Tensor, Sequence[int]], object]
 """Sees the scores, [rows, vocabulary], and the token that was chosen for each row."""
 
 __all__ = ["Answer", "Settings", "answer_batch", "context_length", "generation_attention", "stream"]
+
+CLOSE = 0.02  # of the largest score: what a number format makes of the same sums in another order
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ def answer_batch(
     """
     for prompt in prompts:
         _room(model, len(prompt), settings)
+    batch_size = 1 if _keeps_state(_unwrapped(model)) else batch_size
     by_length = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # the largest batch comes first
     answers: dict[int, Answer] = {}
     with generation_attention(model):
@@ -209,7 +216,11 @@ class _Rows:
         columns = torch.arange(self.width + steps, device=device)
         mask = columns >= self.width - lengths[:, None]
         self.alive = list(prompts)
-        self._cache = DynamicCache(config=_unwrapped(model).config)
+        network = _unwrapped(model)
+        self._takes = inspect.signature(network.forward).parameters
+        self._doubtful = _keeps_state(network)
+        cached = "past_key_values" in self._takes
+        self._cache: Any = DynamicCache(config=network.config) if cached else None
         with torch.no_grad():
             lead = fill_cache(model, _unwrapped(model), self._cache, len(prompts))
         # a soft prompt lies in the cache, and the base itself goes on from there
@@ -218,11 +229,19 @@ class _Rows:
         self.mask = torch.cat([mask.new_ones(len(prompts), lead), mask], 1)
         self.width += lead
         self.position = lengths[:, None] + lead
+        self._asked = False
 
     def read(self) -> Tensor:
         """All prompts at once -> logits [B, vocabulary] of each row's first new token."""
         positions = self.mask[:, : self.width].long().cumsum(1).sub_(1).clamp_(min=0)
-        return self._forward(self.ids, positions[:, self._lead :])
+        positions = positions[:, self._lead :]
+        try:
+            return self._forward(self.ids, positions)
+        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):
+            if not self._doubtful or self._cache is None:
+                raise
+            self._cache = None  # it wants a cache of its own kind
+            return self._forward(self.ids, positions)
 
     def step(self, chosen: Sequence[int], keep: Sequence[int]) -> Tensor:
         """Append each row's token and go on with `alive[i]` for i in ``keep`` -> logits, as `read`."""
@@ -233,9 +252,28 @@ class _Rows:
             ids, self.mask, self.position = ids[index], self.mask[index], self.position[index]
             self._cache.batch_select_indices(index)
         self.width += 1
+        if self._doubtful:
+            return self._step_with_care(ids)
         logits = self._forward(ids, self.position)
         self.position = self.position + 1
         return logits
+
+    def _step_with_care(self, ids: Tensor) -> Tensor:
+        """`step` of one row whose cache may not be what its model expects. Without it, all is read anew."""
+        self.ids = torch.cat([self.ids, ids], 1)
+        position, self.position = self.position, self.position + 1
+        if self._cache is not None and self._asked:
+            return self._forward(ids, position)
+        self._asked, cache, self._cache = True, self._cache, None
+        whole = self._forward(self.ids, torch.arange(self.width, device=ids.device)[None])
+        if cache is not None:
+            self._cache = cache
+            with contextlib.suppress(AttributeError, TypeError, ValueError, IndexError, RuntimeError):
+                gap = (self._forward(ids, position) - whole).abs().max()
+                if gap <= CLOSE * whole.abs().max():
+                    return whole
+            self._cache = None
+        return whole
 
     # no_grad and not inference_mode: a buffer that a model replaces while it runs (stretched rotary
     # frequencies) would stay an inference tensor, which training can't use. Around the pass only: held over a
@@ -243,17 +281,17 @@ class _Rows:
     @torch.no_grad()
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         mask = self.mask[:, : self.width]
-        output = self._model(
-            input_ids=ids,
-            attention_mask=None if bool(mask.all()) else mask.long(),
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
+        told = {
+            "attention_mask": None if bool(mask.all()) else mask.long(),
+            "position_ids": positions,
+            "past_key_values": self._cache,
+            "use_cache": self._cache is not None,
             # as a tensor: the slice that a number makes isn't contiguous, and the product with the head would
             # then copy the head once for each row
-            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=ids.device),
-        )
-        return output.logits[:, -1]
+            "logits_to_keep": torch.tensor([ids.shape[1] - 1], device=ids.device),
+        }
+        known = {key: value for key, value in told.items() if key in self._takes and value is not None}
+        return self._model(input_ids=ids, **known).logits[:, -1]
 
 
 def _room(model: Any, prompt_tokens: int, settings: Settings) -> int:
@@ -272,6 +310,12 @@ def _room(model: Any, prompt_tokens: int, settings: Settings) -> int:
             "shorten it",
         )
     return min(settings.max_new_tokens, limit - prompt_tokens)
+
+
+def _keeps_state(network: Any) -> bool:
+    """Beside keys and values: such a model can't be given padding, nor a part of its cache."""
+    takes = inspect.signature(network.forward).parameters
+    return bool(getattr(network, "_is_stateful", False)) or "past_key_values" not in takes
 
 
 def _unwrapped(model: Any) -> Any:

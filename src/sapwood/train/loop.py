@@ -15,10 +15,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sapwood.adapter.inputs import hidden_states
+from sapwood.adapter.inputs import attending, hidden_states
 from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import lead_length
-from sapwood.compute.attention.seam import packed_attention
 from sapwood.compute.batch import Batch, to_batch
 from sapwood.compute.loss import LossSum, label_loss
 from sapwood.config.sections import RunConfig
@@ -122,7 +121,9 @@ def train(
 def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int = 1) -> list[Pack]:
     """The forward passes of one optimizer step, of all processes. NEFTune's noise belongs to a row, so that
     its beginning is no other row's."""
-    share, most = config.pack.share_prefixes and not config.train.neftune, config.train.micro_batch
+    alone = config.pack.rows == "alone"
+    share = config.pack.share_prefixes and not config.train.neftune and not alone
+    most = 1 if alone else config.train.micro_batch
     ids = [example.ids for example in examples]
     bins = plan_for(processes, ids, config.pack.length, share_prefixes=share, most=most)
     return [build_pack([examples[i] for i in chosen], share_prefixes=share) for chosen in bins]
@@ -130,7 +131,7 @@ def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int
 
 def batch_of(model: LoraModel, pack: Pack) -> Batch:
     """The pack as the model takes it, behind the soft prompt where there is one and it is switched on."""
-    return to_batch(with_lead(pack, lead_length(model.peft)), model.device)
+    return to_batch(with_lead(pack, lead_length(model.peft)), model.device, padded=not model.alone)
 
 
 def optimizer_step(
@@ -151,7 +152,7 @@ def optimizer_step(
     magnified = 2.0 ** math.floor(math.log2(num_targets))
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    with packed_attention(model.network, model.backend):
+    with attending(model):
         for index, factor in own_share(model, packs, world):
             model.clock.pack = index
             torch.manual_seed(model.clock.at(GENERATOR))
@@ -210,7 +211,7 @@ def evaluate(
     packs = pack_examples(examples, config, world.size)
     num_targets = sum(len(pack.targets) for pack in packs)
     total = 0.0
-    with torch.no_grad(), packed_attention(model.network, model.backend):
+    with torch.no_grad(), attending(model):
         for index, factor in own_share(model, packs, world):
             total += factor * float(forward_loss(model, batch_of(model, packs[index])).total)
     total = world.totals(total)[0]

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
+from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
-from sapwood.compute.attention.seam import packed_attention
 from sapwood.config.sections import RunConfig
 from sapwood.errors import OutOfMemoryError
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
@@ -32,7 +32,7 @@ def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
     model.peft.train()
     with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
         try:
-            with packed_attention(model.network, model.backend):
+            with attending(model):
                 loss = forward_loss(model, batch_of(model, pack))
                 (loss.total / max(1, loss.num_targets)).backward()
             # the optimizer makes its moments at the first step; filled, or the system would only promise them

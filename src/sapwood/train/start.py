@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
+from sapwood.adapter.elsewhere.restore import restore_saved
+from sapwood.adapter.elsewhere.start import start_tensors
 from sapwood.adapter.model import LoraModel
 from sapwood.config.sections import RunConfig
 from sapwood.errors import StorageError
 from sapwood.run.store import RunStore
 from sapwood.train.checkpoint import load_checkpoint, newest_good
 from sapwood.train.optim import TrainState, new_state
+from sapwood.types import BaseSpec
 
 log = logging.getLogger("sapwood")
 
@@ -21,9 +25,10 @@ def fresh_state(model: LoraModel, config: RunConfig) -> TrainState:
 
 
 def start_or_resume(
-    run: RunStore, model: LoraModel, config: RunConfig, notes: Sequence[str] = ()
+    run: RunStore, model: LoraModel, config: RunConfig, spec: BaseSpec, notes: Sequence[str] = ()
 ) -> TrainState:
-    """A fresh state, or that of the newest checkpoint that verifies."""
+    """A fresh state, on the adapter that the run goes on from if there is one; or that of the newest
+    checkpoint that verifies."""
     state = fresh_state(model, config)
     checkpoint, damaged = newest_good(run.path)
     if checkpoint is not None:
@@ -37,6 +42,8 @@ def start_or_resume(
         )
     else:
         run.truncate_events(0)
+        if config.lora.start_from is not None:
+            restore_saved(model.peft, start_tensors(config.lora, spec), Path(config.lora.start_from))
     for text in [*notes, *damaged]:
         say(run, state.step, text)
     return state

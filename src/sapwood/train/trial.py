@@ -3,7 +3,9 @@ compared with what plain transformers and PEFT do.
 
 One pack of rows that share a beginning, each longer than the layers' window, is computed as in training,
 forward and backward. Then its adapter is written, read and opened as `sapwood chat` opens it. Value and
-gradient must be those of each row alone, by the architecture's own attention and PEFT's own layers.
+gradient must be those of each row alone, by the architecture's own attention and PEFT's own layers. A model
+for which they aren't (its layers mix tokens otherwise, or its attention can't be told what a pack holds) is
+tried with a pass for each row.
 """
 
 from __future__ import annotations
@@ -14,61 +16,87 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sapwood.adapter.attach import attach_lora, attach_saved
+from sapwood.adapter.elsewhere.start import started
 from sapwood.adapter.files import read_adapter, write_adapter
+from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import first_line, quiet
 from sapwood.base.load import load_base
 from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_model
-from sapwood.compute.attention.seam import packed_attention
-from sapwood.compute.batch import to_batch
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import ModelError, SapwoodError
 from sapwood.pack.build import build_pack
 from sapwood.prepare.study import Study
-from sapwood.train.loop import forward_loss
+from sapwood.train.loop import batch_of, forward_loss
 from sapwood.types import Base, BaseSpec, Example, RowId
 
 SHARED, OWN = 2 * WINDOW, (3 * WINDOW, 2 * WINDOW, 5)  # tokens of a row that all share, and of each row
+UNTRAINED = "models can't be trained"
+Rows = Literal["auto", "together", "alone"]  # as in the config's pack.rows
 LOSS, GRADIENT, LOGITS = 1e-4, 1e-3, 1e-4  # relative differences in fp32, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Rows and tokens of the pack that was computed both ways; the window that the rows exceed, None where
-    the model has none."""
+    """Rows and tokens of what was computed both ways; the window that the rows exceed, None where the model
+    has none. alone: each row has to have a pass of its own, and ``why``; empty where the config says so."""
 
     rows: int
     tokens: int
     window: int | None
+    alone: bool = False
+    why: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "rows": self.rows,
             "tokens": self.tokens,
             "window": self.window,
+            "alone": self.alone,
+            "why": self.why,
             "loss_within": LOSS,
             "gradient_within": GRADIENT,
         }
 
 
-def tried(study: Study, config: RunConfig) -> Study:
-    """The study with the trial's result in its proof. Raises ModelError where the trial fails."""
-    trial = try_out(study.spec, config.lora)
-    return replace(study, facts={**study.facts, "proof": {**study.facts["proof"], "trial": trial.to_json()}})
+def tried(study: Study, config: RunConfig) -> tuple[Study, RunConfig]:
+    """The study with the trial's result in its proof, and the config with what `pack.rows` came to, and with
+    the settings of an adapter that it goes on from. Raises ModelError where the trial fails."""
+    config = config.model_copy(update={"lora": started(config.lora, study.spec)})
+    trial = try_out(study.spec, config.lora, config.pack.rows)
+    if trial.alone and config.lora.lead:
+        why = f"{config.lora.method} puts what is learnt before the rows of a pack, and here rows are alone"
+        why = f"{why}: {trial.why}" if trial.why else why
+        raise ModelError("this model takes no soft prompt", "lora.method", why, "lora.method=lora")
+    facts = {**study.facts, "proof": {**study.facts["proof"], "trial": trial.to_json()}}
+    pack = config.pack.model_copy(update={"rows": "alone" if trial.alone else "together"})
+    return replace(study, facts=facts), config.model_copy(update={"pack": pack})
 
 
-def try_out(spec: BaseSpec, lora: LoraConfig) -> Trial:
-    """Train and open again, on a tiny copy of ``spec``'s model. Changes no generator.
+def try_out(spec: BaseSpec, lora: LoraConfig, rows: Rows = "auto") -> Trial:
+    """Train and open again, on a tiny copy of ``spec``'s model: rows together, or alone if that fails and
+    ``rows`` leaves it open. Changes no generator.
 
     Raises ModelError: with what differs, or with why the architecture can't do what training asks of it.
     """
+    if rows != "auto":
+        return _tried(spec, lora, rows == "alone")
+    try:
+        return _tried(spec, lora, False)
+    except ModelError as error:
+        first = error.problems[0]
+        why = first.why if UNTRAINED in first.what else f"{first.what}: {first.why}"
+        return replace(_tried(spec, lora, True), why=why)
+
+
+def _tried(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
     kind = spec.hf_config.model_type
     mend = "take a model of another family"
     try:
@@ -78,13 +106,13 @@ def try_out(spec: BaseSpec, lora: LoraConfig) -> Trial:
             quiet(),
             _one_thread(),
         ):
-            return _try(spec, _plain(lora), Path(folder))
+            return _try(spec, _plain(lora), Path(folder), alone)
     except SapwoodError as error:
         problems = [replace(problem, mend=problem.mend or mend) for problem in error.problems]
         raise type(error)(problems) from None
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    except Exception as error:  # each architecture and each config class has its own
         why = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"{kind} models can't be trained", spec.source, why, mend) from None
+        raise ModelError(f"{kind} {UNTRAINED}", spec.source, why, mend) from None
 
 
 @contextmanager
@@ -98,23 +126,27 @@ def _one_thread() -> Generator[None]:
         torch.set_num_threads(before)
 
 
-def _try(spec: BaseSpec, lora: LoraConfig, folder: Path) -> Trial:
+def _try(spec: BaseSpec, lora: LoraConfig, folder: Path, alone: bool) -> Trial:
     small = replace(spec, path=folder / "base", hf_config=tiny_model(spec.hf_config, folder / "base"))
-    model = attach_lora(_loaded(small), lora)
+    model = replace(attach_lora(_loaded(small), lora), alone=alone)
     _wake(model)
     examples = _rows()
-    pack = build_pack(examples)
+    packs = [build_pack([example]) for example in examples] if alone else [build_pack(examples)]
     write_adapter(model, folder / "adapter")
     model.peft.train()
-    with packed_attention(model.network, model.backend):
-        loss = forward_loss(model, to_batch(pack))
-        loss.total.backward()
+    found_loss = 0.0
+    with attending(model):
+        for pack in packs:
+            loss = forward_loss(model, batch_of(model, pack))
+            loss.total.backward()
+            found_loss += float(loss.total.detach())
     found = {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
-    wanted_loss, wanted = _alone(folder, examples)
-    _compare(small, float(loss.total.detach()), wanted_loss, found, wanted)
+    wanted_loss, wanted = _plainly(folder, examples)
+    _compare(small, found_loss, wanted_loss, found, wanted)
     _compare_opened(small, folder / "adapter", examples[0])
     window = getattr(small.hf_config.get_text_config(), "sliding_window", None)
-    return Trial(len(examples), len(pack.ids), window if isinstance(window, int) else None)
+    tokens = sum(len(pack.ids) for pack in packs)
+    return Trial(len(examples), tokens, window if isinstance(window, int) else None, alone)
 
 
 def _plain(lora: LoraConfig) -> LoraConfig:
@@ -152,7 +184,7 @@ def _rows() -> list[Example]:
     return rows
 
 
-def _alone(folder: Path, examples: Sequence[Example]) -> tuple[float, dict[str, Tensor]]:
+def _plainly(folder: Path, examples: Sequence[Example]) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients by plain transformers and PEFT, row by row."""
     model = _plain_peft(folder)
     total = 0.0
@@ -202,18 +234,23 @@ def _compare(
 
 
 def _compare_opened(spec: BaseSpec, adapter: Path, example: Example) -> None:
-    """The adapter as `serve.load` opens it, against plain PEFT."""
+    """The adapter as `serve.load` opens it, against plain PEFT; and that no token sees what it has to say."""
+    plain = _plain_peft(adapter.parent)
     opened = attach_saved(_loaded(spec), *read_adapter(adapter), adapter)
     ids = torch.from_numpy(example.ids.astype(np.int64))[None]
     with torch.no_grad():
         found = opened.peft(input_ids=ids, use_cache=False).logits
-        wanted = _plain_peft(adapter.parent)(input_ids=ids, use_cache=False).logits
+        wanted = plain(input_ids=ids, use_cache=False).logits
+        beginning = plain(input_ids=ids[:, : SHARED // 2], use_cache=False).logits
     gap = float((found - wanted).abs().max() / wanted.abs().max())
     if not gap <= LOGITS:
         _refuse(spec, f"the adapter, opened again, gives logits that differ by {gap:.2g} of the largest")
+    ahead = float((wanted[:, : SHARED // 2] - beginning).abs().max() / wanted.abs().max())
+    if not ahead <= LOGITS:
+        _refuse(spec, f"tokens see those after them: logits change by {ahead:.2g} with what follows")
 
 
 def _refuse(spec: BaseSpec, why: str) -> None:
     kind = spec.hf_config.model_type
-    mend = "take a model of another family; packing would train something else"
-    raise ModelError(f"{kind} models can't be packed", spec.source, f"on a tiny copy {why}", mend)
+    mend = "take a model of another family; this one would be trained to something else"
+    raise ModelError(f"{kind} {UNTRAINED}", spec.source, f"on a tiny copy {why}", mend)

@@ -15,7 +15,7 @@ FIRST = ("demo", "init", "check", "train", "chat")  # what `sapwood` alone shows
 GROUPS = {
     "Train": ("demo", "init", "import", "check", "show", "train", "resume"),
     "See and measure": ("runs", "verify", "eval", "chat", "track"),
-    "Give away": ("export", "combine", "push"),
+    "Give away": ("export", "combine", "adopt", "push"),
     "Models, data, machine": ("model", "data", "doctor", "help"),
 }
 EXAMPLES = {
@@ -37,6 +37,7 @@ EXAMPLES = {
     "track": ("sapwood track last --to tensorboard",),
     "chat": ("sapwood chat last", 'sapwood chat last -p "How do I prune a pear?" --compare'),
     "combine": ("sapwood combine first second --out both --weights 0.7,0.3",),
+    "adopt": ("sapwood adopt folder --data rows.jsonl", "sapwood adopt a.gguf --base M --out mine"),
     "export": ("sapwood export last --to ollama", "sapwood export last --to gguf --type Q8_0"),
     "push": ("sapwood push last ORG/NAME --dry-run",),
     "doctor": ("sapwood doctor",),

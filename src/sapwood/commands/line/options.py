@@ -16,6 +16,12 @@ Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs",
 Moved = Annotated[
     str | None, typer.Option("--base", help="where the adapter's base lies now", metavar="MODEL")
 ]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template", help="of an adapter that another program made: its chat template", metavar="T"
+    ),
+]
 Spill = Annotated[
     Path | None,
     typer.Option(

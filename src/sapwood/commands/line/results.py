@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sapwood.commands.line.options import RUNS, Json, Moved, Runs
+from sapwood.commands.line.options import RUNS, Json, Moved, Runs, Template
 
 
 def evaluate(
@@ -25,6 +25,7 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 128,
     seed: Annotated[int, typer.Option(help="of the bootstrap", metavar="N")] = 0,
     base: Moved = None,
+    template: Template = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -32,11 +33,14 @@ def evaluate(
     from sapwood.commands.eval import answer_prompts, eval_run
 
     if prompts is not None:
-        answer_prompts(run, runs, prompts, base=base, max_new_tokens=max_new_tokens, as_json=json)
+        answer_prompts(
+            run, runs, prompts, base=base, template=template, max_new_tokens=max_new_tokens, as_json=json
+        )
         return
     eval_run(
-        run, runs, data, base=base, answers=answers, max_new_tokens=max_new_tokens, seed=seed, as_json=json
-    )
+        run, runs, data, base=base, template=template, answers=answers, max_new_tokens=max_new_tokens,
+        seed=seed, as_json=json,
+    )  # fmt: skip
 
 
 def track(
@@ -89,6 +93,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 256,
     seed: Annotated[int, typer.Option(help="of the sampling", metavar="N")] = 0,
     base: Moved = None,
+    template: Template = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -102,7 +107,15 @@ def chat(
     )  # fmt: skip
     raise typer.Exit(
         start_chat(
-            target, runs, settings, system=system, prompt=prompt, compare=compare, base=base, as_json=json
+            target,
+            runs,
+            settings,
+            system=system,
+            prompt=prompt,
+            compare=compare,
+            base=base,
+            template=template,
+            as_json=json,
         )
     )
 
@@ -121,7 +134,7 @@ def combine(
     json: Json = False,
 ) -> None:
     """Several LoRA adapters of one base as one: their weighted sum."""
-    from sapwood.commands.combine import combine_adapters
+    from sapwood.commands.adapters.combine import combine_adapters
 
     combine_adapters(targets, out, weights=weights, how=how, base=base, runs=runs, as_json=json)
 
@@ -130,9 +143,13 @@ def export(
     run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
     to: Annotated[str, typer.Option(help="merged, gguf-adapter, gguf or ollama", metavar="FORM")],
     file_type: Annotated[
-        str, typer.Option("--type", help="of a whole GGUF model: F16 or Q8_0", metavar="TYPE")
+        str,
+        typer.Option(
+            "--type", help="of a whole GGUF model: F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS …", metavar="TYPE"
+        ),
     ] = "F16",
     base: Moved = None,
+    template: Template = None,
     onto: Annotated[
         str | None,
         typer.Option("--onto", help="merged: also try this base, in full precision", metavar="MODEL"),
@@ -147,7 +164,9 @@ def export(
     """Write what was trained in the form that another program runs, checked against what was trained."""
     from sapwood.commands.export import export_target
 
-    export_target(run, runs, to=to, file_type=file_type, base=base, onto=onto, out=out, as_json=json)
+    export_target(
+        run, runs, to=to, file_type=file_type, base=base, template=template, onto=onto, out=out, as_json=json
+    )
 
 
 def push(

@@ -95,6 +95,10 @@ def speed_up(
             hook.remove()
     groups: list[InputGroup] = []
     for index, (_, members) in enumerate(readers):
+        try:
+            frozen = freeze_together([module.get_base_layer() for module in members])
+        except TypeError:  # an architecture's own linear: PEFT's forward computes it
+            continue
         compiled = backend.takes(
             *(size for m in members for size in m.sizes),
             rank=max(m.r[m.adapter] for m in members),
@@ -102,7 +106,6 @@ def speed_up(
             saved_dtype=storage_dtype,
         )
         groups.append(InputGroup(members, index, clock, matmul_dtype, storage_dtype, compiled))
-        frozen = freeze_together([module.get_base_layer() for module in members])
         for module, weight in zip(members, frozen, strict=True):
             module.frozen, module.group = weight, groups[-1]
     return groups

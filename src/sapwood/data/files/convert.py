@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from sapwood.data.files.encoding import read_lines
 from sapwood.data.problems import printable
 from sapwood.errors import DataError, StorageError
+from sapwood.machine.confined import Confined, confined
 from sapwood.machine.system import can_confine
 
-SECONDS = 300
+READER = "sapwood.data.files.unpickle"
 BY_HAND = "frame.to_json('data.jsonl', orient='records', lines=True)"
 
 
@@ -30,30 +29,16 @@ def convert_pickle(source: Path, target: Path, *, force: bool = False) -> int:
         raise StorageError("the file is there already", str(target), mend="name another, or add --force")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with source.open("rb") as file, temporary.open("wb") as out:
-            done = subprocess.run(
-                [sys.executable, "-B", "-s", "-m", "sapwood.data.files.unpickle"],
-                stdin=file,
-                capture_output=True,
-                timeout=SECONDS,
-                cwd="/",
-                env=_environment(),
-                check=False,
-            )
-            if done.returncode:
-                why = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [
-                    _ending(done.returncode)
-                ]
-                mend = f"if you trust its origin: {BY_HAND}"
-                raise DataError("the pickle is refused", where, printable(why[0])[:400], mend)
-            out.write(done.stdout)
+        with temporary.open("wb") as out:
+            out.write(confined(READER, source))
             out.flush()
             os.fsync(out.fileno())
         with temporary.open("rb") as file:
             rows = sum(1 for _ in read_lines(file))
         temporary.replace(target)
-    except subprocess.TimeoutExpired:
-        raise DataError("the pickle is refused", where, f"it was not read in {SECONDS} s") from None
+    except Confined as error:
+        mend = f"if you trust its origin: {BY_HAND}"
+        raise DataError("the pickle is refused", where, printable(str(error))[:400], mend) from None
     except OSError as error:
         at = error.filename or target
         raise StorageError(
@@ -62,13 +47,3 @@ def convert_pickle(source: Path, target: Path, *, force: bool = False) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return rows
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of ours but where the code lies: no token, no proxy."""
-    paths = [str(Path(path).absolute()) for path in sys.path if path]
-    return {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def _ending(code: int) -> str:
-    return f"reading it ended by signal {-code}" if code < 0 else f"reading it failed with code {code}"

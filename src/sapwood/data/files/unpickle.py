@@ -18,12 +18,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from sapwood.machine.system import set_limits
+from sapwood.machine.rights import MEMORY, REFUSED, give_up_rights
 
 MAX_PICKLE_BYTES = 1 << 30
-MEMORY = 6 << 30
-SECONDS = 120
-REFUSED = 3  # exit code: stderr says why
 MAX_DEPTH = 32
 
 # Where DataFrames and their parts are pickled from, in pandas 1 to 3 and numpy 1 to 2.
@@ -49,18 +46,6 @@ _NAMES = {
     "builtins": "slice bytearray set frozenset complex",
 }
 ALLOWED = {(module, name) for module, found in _NAMES.items() for name in found.split()}
-_FORBIDDEN = (
-    "open",
-    "import",
-    "compile",
-    "exec",
-    "os.",
-    "socket.",
-    "subprocess.",
-    "shutil.",
-    "ctypes.",
-    "pty.",
-)
 
 
 class Refused(Exception):
@@ -125,25 +110,6 @@ def table() -> dict[tuple[str, str], Any]:
         except (ImportError, AttributeError):
             continue  # a name of an older or a newer pandas
     return found
-
-
-def give_up_rights() -> None:
-    """From here on this process can compute, read stdin and write stdout and stderr."""
-    set_limits("AS", MEMORY, MEMORY)
-    set_limits("CPU", SECONDS, SECONDS)
-    set_limits("CORE", 0, 0)
-    set_limits("FSIZE", 0, 0)
-    set_limits("NPROC", 0, 0)
-    os.closerange(3, 65_536)
-    set_limits("NOFILE", 3, 3)
-    sys.addaudithook(_refuse_events)
-
-
-def _refuse_events(event: str, arguments: Any) -> None:
-    if event.startswith(_FORBIDDEN) and not (event == "import" and arguments[0] in sys.modules):
-        sys.stderr.write(f"it tried what a DataFrame never does: {event}\n")
-        sys.stderr.flush()
-        os._exit(REFUSED)
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:

@@ -10,7 +10,6 @@ from nicegui import ui
 
 from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.errors import SapwoodError
-from sapwood.export.kinds import CHECK, Kind
 from sapwood.page.drawn import parts
 from sapwood.page.drawn.markup import Safe, el, join
 from sapwood.page.live import title_of
@@ -18,6 +17,7 @@ from sapwood.page.shell import View, block, button, frame, guarded, head, tell
 from sapwood.page.work.jobs import Job
 from sapwood.run.query import run_folders
 from sapwood.show.figures import size, visible
+from sapwood.types import CHECK, Kind
 
 EVERY = 1.0
 TYPES = ("F16", "Q8_0")

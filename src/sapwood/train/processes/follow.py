@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def loading(
     mesh = mesh_of(world, device) if config.train.shard == "base" and world.size > 1 else None
 
     def place(base: Base, model: LoraModel) -> tuple[Base, LoraModel]:
+        model = replace(model, alone=config.pack.rows == "alone")
         recompute_layers(model.network, config.train.gradient_checkpointing)
         if mesh is not None:
             base, model = divide_base(base, model, mesh)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sapwood.adapter.combine import HOWS
-from sapwood.adapter.facts import ADAPTER_DIR, FACTS
-from sapwood.adapter.folder import load_adapter, save_combined
+from sapwood.adapter.elsewhere.read import is_adapter
+from sapwood.adapter.facts import ADAPTER_DIR
+from sapwood.adapter.folder import save_combined
 from sapwood.errors import ConfigError
 from sapwood.run.files import to_json
 from sapwood.run.query import find_run
@@ -30,13 +31,13 @@ def combine_adapters(
         raise ConfigError(f"no combination {how!r}", "--how", mend=f"one of {', '.join(HOWS)}")
     if out.exists():
         raise ConfigError("the folder is there already", str(out), mend="name a new one")
-    parts = [load_adapter(folder_of(target, runs), sealed=False) for target in targets]
+    parts = [folder_of(target, runs) for target in targets]
     adapter = save_combined(out, parts, shares, how, base)
     if as_json:
         print(to_json({"path": str(adapter.path), "rank": adapter.rank, **adapter.facts["combined"]}))
         return
     for part, share in zip(parts, shares, strict=True):
-        print(f"{share:8.3f}  {part.path}")
+        print(f"{share:8.3f}  {part}")
     print(f"rank {adapter.rank}: {adapter.path}")
 
 
@@ -58,4 +59,4 @@ def read_weights(text: str | None, number: int) -> list[float]:
 
 def folder_of(target: str, runs: Path) -> Path:
     path = Path(target)
-    return path if (path / FACTS).is_file() else find_run(runs, target) / ADAPTER_DIR
+    return path if is_adapter(path) else find_run(runs, target) / ADAPTER_DIR

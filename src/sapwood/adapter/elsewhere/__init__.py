@@ -1,0 +1,1 @@
+"""Adapters of other programs, read as what PEFT would have saved: settings and tensors."""

@@ -1,0 +1,88 @@
+"""LoRA adapters in GGUF files, as llama.cpp applies them: the inverse of `export.gguf_adapter`.
+
+``NAME.weight.lora_a`` [r, in] and ``.lora_b`` [out, r]; the product is multiplied by ``adapter.lora.alpha``
+/ r, or by 1 if alpha is 0 (llama.cpp's ``llama-adapter.h``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.errors import ModelError, Problem
+from sapwood.gguf.families import architecture_of
+from sapwood.gguf.file import GgufFile
+from sapwood.gguf.map import module_names, rotary_heads, unpermute
+
+NAME = re.compile(r"(?P<tensor>.+)\.weight\.lora_(?P<part>[ab])")
+HUB = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)")
+
+
+def holds_adapter(file: GgufFile) -> bool:
+    return file.metadata.get("general.type") == "adapter"
+
+
+def base_of(file: GgufFile) -> str | None:
+    """The base that the file names, if it does."""
+    address = file.metadata.get("general.base_model.0.repo_url")
+    found = HUB.match(address) if isinstance(address, str) else None
+    return found[1] if found else None
+
+
+def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """PEFT's settings and tensors. config: of the base, as transformers has it.
+
+    Raises ModelError for another architecture than the base's, and for tensors that have no place in it.
+    """
+    where = str(file.path)
+    kind, architecture = file.metadata.get("adapter.type"), architecture_of(config)
+    if kind != "lora":
+        raise ModelError(f"adapter type {kind!r} isn't supported", where, "a LoRA is read")
+    if file.architecture != architecture:
+        why = f"it is for {file.architecture}, the base is {architecture}"
+        raise ModelError("the adapter doesn't fit this base", where, why)
+    modules = module_names(architecture, config.num_hidden_layers)
+    named = {name: NAME.fullmatch(name) for name in file.tensors}
+    problems = [
+        Problem(f"the adapter holds {name}", where, f"{architecture} has no linear for it")
+        for name, found in named.items()
+        if found is None or found["tensor"] not in modules or "token_embd" in name
+    ]
+    if problems:
+        raise ModelError(problems)
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for name, found in named.items():
+        assert found is not None
+        values = file.tensors[name].dense()
+        heads = rotary_heads(architecture, found["tensor"], config)
+        if found["part"] == "b" and heads is not None:
+            values = unpermute(values, heads)
+        module = modules[found["tensor"]]
+        if found["part"] == "a":
+            ranks[module] = len(values)
+        tensors[f"base_model.model.{module}.lora_{found['part'].upper()}.weight"] = torch.from_numpy(
+            values.copy()
+        )
+    return _settings(ranks, file.metadata.get("adapter.lora.alpha"), where), tensors
+
+
+def _settings(ranks: dict[str, int], alpha: Any, where: str) -> dict[str, Any]:
+    if not ranks or not isinstance(alpha, int | float):
+        raise ModelError("the adapter is not whole", where, "it has no matrices" if not ranks else "no alpha")
+    rank = max(ranks.values())
+    others = {module: own for module, own in ranks.items() if own != rank}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": float(alpha) or float(rank),
+        "rank_pattern": others,
+        "alpha_pattern": {} if alpha else {module: float(own) for module, own in others.items()},
+        "target_modules": sorted(ranks),
+        "bias": "none",
+        "base_model_name_or_path": None,
+    }

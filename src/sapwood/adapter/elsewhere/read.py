@@ -1,0 +1,61 @@
+"""An adapter that lies somewhere: of which program it is, what it says of its base, and what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sapwood.adapter.elsewhere.gguf import base_of, from_gguf, holds_adapter
+from sapwood.adapter.elsewhere.mlx import from_mlx, is_mlx
+from sapwood.adapter.facts import FACTS
+from sapwood.adapter.files import SETTINGS, read_adapter
+from sapwood.adapter.forms import refuse_unknown_settings
+from sapwood.base.folder import read_json
+from sapwood.errors import ModelError
+from sapwood.gguf.file import is_gguf, read_gguf
+
+ZERO = (".lora_B.", ".lora_embedding_B")  # what is zero before a first step
+
+
+def is_adapter(place: Path) -> bool:
+    """Does an adapter lie there: a folder of ours, PEFT's or mlx-lm's, or a GGUF file that holds one?"""
+    if place.is_dir():
+        return (place / SETTINGS).is_file() or (place / FACTS).is_file()
+    return is_gguf(place) and holds_adapter(read_gguf(place))
+
+
+def told_base(place: Path) -> str | None:
+    """What an adapter of another program says of its base: a name on a hub, or a path."""
+    if place.is_file():
+        return base_of(read_gguf(place))
+    settings = read_json(place / SETTINGS)
+    name = settings.get("model" if is_mlx(settings) else "base_model_name_or_path")
+    return name if isinstance(name, str) and name else None
+
+
+def read_saved(place: Path, config: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An adapter's settings and tensors, as PEFT would have saved them.
+
+    config: of its base, as transformers has it; rows of a GGUF file's matrices stand by its heads. Raises
+    ModelError: damaged, or of no known form.
+    """
+    if place.is_file():
+        settings, tensors = from_gguf(read_gguf(place), config)
+    elif (place / SETTINGS).is_file() and is_mlx(told := read_json(place / SETTINGS)):
+        settings, tensors = from_mlx(told, place)
+    else:
+        return read_adapter(place)
+    refuse_unknown_settings(settings, str(place))
+    return settings, tensors
+
+
+def refuse_inert(tensors: Mapping[str, Tensor], place: Path) -> None:
+    """Raises ModelError for a LoRA that is as it was before its first step."""
+    zero = [tensor for name, tensor in tensors.items() if any(part in name for part in ZERO)]
+    rest = [name for name in tensors if not any(part in name for part in (*ZERO, ".lora_A.", "embedding_A"))]
+    if zero and not rest and not any(tensor.any() for tensor in zero):
+        why = "every B is zero, as before a first step"
+        raise ModelError("the adapter changes nothing", str(place), why, "take it from the end of its run")

@@ -1,0 +1,1 @@
+"""Verbs on adapters that lie by themselves."""
