@@ -19,8 +19,9 @@ EN = """# Files and rows that sapwood reads
 
 JSON, JSONL, CSV, TSV, Parquet, Arrow, Excel (`.xlsx`) and text, each perhaps packed by gzip, zstd, xz, bzip2
 or zip. A folder stands for its files: those named train are learnt, those named validation (or else test) are
-held out if `data.eval` isn't set, and `sapwood check` says so. Folders of `datasets.save_to_disk` are read
-too.
+held out if `data.eval` isn't set, and `sapwood check` says so. So it is with a dataset of a hub
+(`hf:ORG/NAME`). Folders of `datasets.save_to_disk` are read too. LLaMA-Factory's `dataset_info.json` beside a
+file says what its columns, turns and roles are called.
 
 `sapwood check` says in one line how rows are read. What can be read in two ways is a question, with each
 answer ready to copy. Column names may be in another case or in Chinese; `data.columns` maps any other.
@@ -34,7 +35,8 @@ ZH = """# sapwood 能读取的文件与数据行
 
 支持 JSON、JSONL、CSV、TSV、Parquet、Arrow、Excel（`.xlsx`）与文本，也可用 gzip、zstd、xz、bzip2 或 zip 压缩。
 文件夹代表其中的文件：名为 train 的用于学习；未设置 `data.eval` 时，名为 validation（否则 test）的留作评估，
-`sapwood check` 会说明。`datasets.save_to_disk` 保存的文件夹也能读取。
+`sapwood check` 会说明；hub 数据集（`hf:ORG/NAME`）同样如此。`datasets.save_to_disk` 保存的文件夹也能读取。
+文件旁的 LLaMA-Factory `dataset_info.json` 说明其列、轮次与角色的名称。
 
 `sapwood check` 用一行说明数据行如何读取。若有两种读法，会给出可直接复制的两个答案。列名可用其他大小写或中文；
 其他名称用 `data.columns` 映射。
@@ -46,7 +48,9 @@ MARKS_EN = """
 ## What a turn may say about itself
 
 `train`, `training`, `loss` (true: learnt), `loss_mask`, `weight` (1: learnt, 0: not) and `mask` (true: not
-learnt) decide for their turn. A row with `label: false`, as KTO has it, is a bad example: `data.bad_rows:
+learnt) decide for their turn. `weight: 0.5` counts each learnt token of the turn by half, or of the whole row
+if the row says it; the two multiply. A loss is then the sum of weight times loss over the sum of the weights,
+in training and in evaluation. A row with `label: false`, as KTO has it, is a bad example: `data.bad_rows:
 drop` leaves it out. None of these is ever ignored, unless `data.ignore` names it.
 
 ## Keys
@@ -56,6 +60,7 @@ drop` leaves it out. None of these is ever ignored, unless `data.ignore` names i
 | `data.columns` | the file's own names: `data.columns.prompt=frage data.columns.completion=antwort` |
 | `data.roles` | whose turn it is: `data.roles.moderator=system` |
 | `data.ignore` | keys that mean nothing here: `data.ignore=label` |
+| `data.empty` | `drop` leaves rows out that lack their prompt or their answer; they are counted |
 | `data.bad_rows` | `drop` leaves rows out that can't be read; they are counted and listed in the run |
 | `data.answers` | `first` learns the first of several answers |
 | `data.paths` | `all` learns each path of a tree of replies |
@@ -70,7 +75,9 @@ MARKS_ZH = """
 ## 轮次自带的标记
 
 `train`、`training`、`loss`（true 表示学习）、`loss_mask`、`weight`（1 学习，0 不学习）与
-`mask`（true 表示不学习）决定该轮是否学习。KTO 的 `label: false` 是反例：
+`mask`（true 表示不学习）决定该轮是否学习。`weight: 0.5` 使该轮每个被学习的 token 只计一半；
+写在行上则对整行生效，两者相乘。此时损失为加权损失之和除以权重之和，训练与评估皆然。
+KTO 的 `label: false` 是反例：
 `data.bad_rows: drop` 将其排除。这些标记都不会被忽略，除非写入
 `data.ignore`。
 
@@ -81,6 +88,7 @@ MARKS_ZH = """
 | `data.columns` | 文件自己的列名：`data.columns.prompt=frage data.columns.completion=antwort` |
 | `data.roles` | 角色名称的映射：`data.roles.moderator=system` |
 | `data.ignore` | 在此无意义的键：`data.ignore=label` |
+| `data.empty` | `drop` 排除缺少提示或回答的行，并计数 |
 | `data.bad_rows` | `drop` 排除无法读取的行，计数并列在运行记录中 |
 | `data.answers` | `first` 学习多个回答中的第一个 |
 | `data.paths` | `all` 学习回复树的每条路径 |

@@ -152,6 +152,7 @@ def test_resume_of_a_finished_run_is_quick_and_harmless(home: Path) -> None:
 
 def test_init_writes_a_config_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.json").write_text('[{"instruction": "Tree?", "output": "Water it."}]')
     assert "wrote my.yaml" in call("init", "my.yaml", "--data", "rows.json").output
     assert load_config(tmp_path / "my.yaml").data.train == ("rows.json",)
     done = shell("init", "my.yaml", cwd=tmp_path)

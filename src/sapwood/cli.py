@@ -12,7 +12,7 @@ from sapwood.commands.line import results
 from sapwood.commands.line.entry import run
 from sapwood.commands.line.help import Verb, first_steps, group
 from sapwood.commands.line.nested import data_app, model_app
-from sapwood.commands.line.options import RUNS, Config, Json, Moved, Overrides, Runs, Spill, Template
+from sapwood.commands.line.options import RUNS, USUAL, Config, Json, Moved, Overrides, Runs, Spill, Template
 
 app = group(
     name="sapwood",
@@ -74,16 +74,17 @@ def demo(
 
 
 @verb()
-def check(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+def check(config: Config = USUAL, overrides: Overrides = None, json: Json = False) -> None:
     """Everything up to step 0: the proof, the counts, an estimate of memory and time."""
     from sapwood.commands.data import check_config
+    from sapwood.commands.line.config import named_config
 
-    check_config(config, overrides or [], as_json=json)
+    check_config(*named_config(config, overrides or []), as_json=json)
 
 
 @verb()
 def show(
-    config: Config,
+    config: Config = USUAL,
     overrides: Overrides = None,
     row: Annotated[int | None, typer.Option(help="0-based number of a row in the data", metavar="N")] = None,
     count: Annotated[int, typer.Option("-n", help="how many examples", metavar="N")] = 1,
@@ -96,27 +97,31 @@ def show(
 ) -> None:
     """The tokens that the model sees, and which of them it learns."""
     from sapwood.commands.data import show_tokens
+    from sapwood.commands.line.config import named_config
 
-    show_tokens(config, overrides or [], row=row, count=count, worst=worst, html=html)
+    path, words = named_config(config, overrides or [])
+    show_tokens(path, words, row=row, count=count, worst=worst, html=html)
 
 
 @verb()
 def train(
-    config: Config,
+    config: Config = USUAL,
     overrides: Overrides = None,
     spill: Spill = None,
     page: Annotated[bool, typer.Option("--ui", help="open the local page beside it")] = False,
     json: Json = False,
 ) -> None:
     """Train an adapter."""
+    from sapwood.commands.line.config import named_config
     from sapwood.commands.train import train_config
 
+    path, words = named_config(config, overrides or [])
     if page:
         from sapwood.config.file import load_config
         from sapwood.page.server import open_beside
 
-        open_beside(Path(load_config(config, overrides or []).save.dir))
-    train_config(config, overrides or [], spill=spill, as_json=json)
+        open_beside(Path(load_config(path, words).save.dir))
+    train_config(path, words, spill=spill, as_json=json)
 
 
 @verb()
@@ -208,15 +213,25 @@ for result in (results.track, results.chat, results.combine, results.export, res
 
 @verb()
 def init(
-    path: Annotated[Path, typer.Argument(help="file to write")] = Path("sapwood.yaml"),
-    data: Annotated[str, typer.Option(help="your file of examples", metavar="FILE")] = "builtin:nursery",
-    model: Annotated[str, typer.Option(help="base model", metavar="MODEL")] = "builtin:smollm2",
+    path: Annotated[Path, typer.Argument(help="file to write")] = USUAL,
+    overrides: Overrides = None,
+    data: Annotated[
+        str, typer.Option(help="your examples: a file, a folder or hf:ORG/NAME", metavar="FILE")
+    ] = "builtin:nursery",
+    model: Annotated[
+        str | None,
+        typer.Option(help="base model; without it one is proposed, by language and memory", metavar="MODEL"),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="every key, with its help")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Write a commented config with every key at its default."""
+    """Look at a file of examples, and write a config for it."""
     from sapwood.commands.init import write_config
 
-    write_config(path, data=data, model=model, force=force)
+    words = overrides or []
+    if "=" in str(path) and not path.exists():
+        path, words = USUAL, [str(path), *words]
+    write_config(path, words, data=data, model=model, every=every, force=force)
 
 
 @verb(name="import")

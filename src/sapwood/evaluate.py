@@ -14,6 +14,7 @@ from sapwood.adapter.soft_prompt import lead_length
 from sapwood.compute.batch import Batch, to_batch
 from sapwood.compute.loss import LossSum, label_loss
 from sapwood.errors import ModelError
+from sapwood.machine.doing import counted, doing
 from sapwood.pack.build import build_pack
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
@@ -61,19 +62,21 @@ def evaluate_rows(
     tuned = row_losses(loaded.model, examples)
     with loaded.without_adapter():
         base = row_losses(loaded.model, examples, alone=loaded.base.head)
-    targets = np.array([example.num_targets for example in examples], np.float64)
-    figures = {"loss": _compare(base, tuned, targets, seed)}
+    weights = np.array([example.weight for example in examples], np.float64)
+    figures = {"loss": _compare(base, tuned, weights, seed)}
     pairs = answer_both(loaded, probes_of(loaded, examples, answers), max_new_tokens)
     if pairs:
         ones = np.ones(len(pairs))
         for name, score in (("chrf", _chrf), ("exact_match", _exact_match), ("stopped", _stopped)):
             both = [np.array([score(pair[i]) for pair in pairs], np.float64) for i in (0, 1)]
             figures[name] = _compare(both[0], both[1], ones, seed)
-    return Evaluation(len(examples), int(targets.sum()), figures, tuple(pairs))
+    targets = sum(example.num_targets for example in examples)
+    return Evaluation(len(examples), targets, figures, tuple(pairs))
 
 
 def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: Head | None = None) -> np.ndarray:
-    """The sum of each example's losses, in nats: float64[R]. No packing, as each row's own sum is wanted.
+    """The sum of each example's losses by their weights, in nats: float64[R]. No packing, as each row's own
+    sum is wanted.
 
     ``alone``: the base's own head, while the adapter is switched off; the losses are the base's then, without
     what a soft prompt puts before a row.
@@ -82,7 +85,7 @@ def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: Head | N
     model = replace(model, alone=not lead_length(model.peft))  # any model can do it by its own attention
     sums: list[float] = []
     with torch.no_grad(), attending(model):
-        for example in examples:
+        for example in counted("measuring the base" if alone else "measuring the adapter", examples):
             pack = build_pack([example], share_prefixes=False)
             if alone is not None:
                 loss = base_loss(model, to_batch(pack, model.device, padded=False), alone)
@@ -95,7 +98,7 @@ def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: Head | N
 def base_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
     """The loss of the decoder by itself."""
     hidden = model.backbone(input_ids=batch.ids, use_cache=False).last_hidden_state
-    return label_loss(hidden, batch.predict_at, batch.targets, head, model.backend)
+    return label_loss(hidden, batch.predict_at, batch.targets, head, model.backend, batch.weights)
 
 
 def probes_of(loaded: Loaded, examples: Sequence[Example], number: int) -> list[Probe]:
@@ -134,8 +137,9 @@ def answer_both(loaded: Loaded, probes: Sequence[Probe], max_new_tokens: int) ->
         stop = loaded.renderer.stop_ids
         return answer_probes(loaded.network, loaded.tokenizer, probes, stop, max_new_tokens)
 
-    tuned = answer()
-    with loaded.without_adapter():
+    with doing(f"{len(probes)} answers of the adapter"):
+        tuned = answer()
+    with loaded.without_adapter(), doing(f"{len(probes)} answers of the base"):
         base = answer()
     return list(zip(base, tuned, strict=True))
 

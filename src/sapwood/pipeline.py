@@ -14,10 +14,11 @@ from sapwood.config.doubts import doubts, refuse_model_folder
 from sapwood.config.file import dump_config
 from sapwood.config.sections import RunConfig
 from sapwood.machine.device import Device
-from sapwood.machine.measure import machine_facts
+from sapwood.machine.measure import machine_facts, measure_when_idle, measured_busy
 from sapwood.machine.signals import stop_signals
-from sapwood.plan import choose_plan, settled
+from sapwood.plan import choose_plan, settings_line, settled
 from sapwood.plan.advice import with_advice
+from sapwood.plan.time import Correction, Estimate, estimate
 from sapwood.prepare.given import Rows, config_of
 from sapwood.prepare.study import DATA, Study, save_study, study_config
 from sapwood.run.identity import identity_of
@@ -43,12 +44,15 @@ from sapwood.train.saving import (
 )
 from sapwood.train.schedule import plan_steps
 from sapwood.train.start import say, start_or_resume
+from sapwood.train.threads import Threads
 from sapwood.train.trial import tried
 from sapwood.types import Adapter, Event, Stepped, Stop
 
+log = logging.getLogger("sapwood")
 Watcher = Callable[[Event], object]
 """Sees every event after it is recorded; ends the run, saved, where it returns a `Stop`."""
-log = logging.getLogger("sapwood")
+Teller = Callable[[str], None]
+"""Takes a sentence of the program's own: how long it will take, what computes it."""
 
 
 def finetune(
@@ -88,6 +92,7 @@ def train_study(
     spill: Path | None = None,
     world: World = ALONE,
     evaluators: Sequence[Evaluator] = (),
+    tell: Teller = log.info,
 ) -> Adapter:
     """`finetune`, for a caller that has shown the study to somebody first. In several processes this is what
     the first one does; the others `follow`."""
@@ -98,21 +103,29 @@ def train_study(
     if why := study.facts["proof"]["trial"]["why"]:
         log.warning("each row has a forward pass of its own: %s", why)
     device = world.device(config.base.device_map)
+    measure_when_idle(device)
     choice = choose_plan(study, config, device)
-    config = settled(config, choice, device)
+    asked, config = config, settled(config, choice, device)
     refuse_division(config, world)
-    steps = plan_steps(len(study.data.train), config.train).total_steps
-    facts = {**study.facts, "total_steps": steps, "machine": machine_facts(device)}
+    expected = estimate(study, config, device)
+    tell(settings_line(config))
+    tell(expected.time_line())
+    facts = {**study.facts, "total_steps": expected.steps, "machine": machine_facts(device)}
     facts |= {
         "identity": identity_of(config),
         "kernels": kernels_of(world, device),
         "memory": choice.to_json(),
+        "estimate": expected.to_json(),
     }
+    watch_threads = asked.train.threads is None and world.size == 1 and measured_busy(device)
     with open_run(
         Path(config.save.dir), name=config.name, config_yaml=dump_config(config), facts=facts
     ) as run:
         save_study(run.path / DATA, study)
-        return train_run(run, config, study, device, watch, spill, world=world, evaluators=evaluators)
+        return train_run(
+            run, config, study, device, watch, spill, world=world, evaluators=evaluators, tell=tell,
+            expected=expected, watch_threads=watch_threads,
+        )  # fmt: skip
 
 
 def train_run(
@@ -125,9 +138,13 @@ def train_run(
     notes: Sequence[str] = (),
     world: World = ALONE,
     evaluators: Sequence[Evaluator] = (),
+    tell: Teller = log.info,
+    expected: Estimate | None = None,
+    watch_threads: bool = False,
 ) -> Adapter:
     """From the newest checkpoint, or from the start, to the adapter. ``notes`` go to the log once the log is
-    cut back to the checkpoint."""
+    cut back to the checkpoint. ``expected`` is put right by the first steps. watch_threads: their number was
+    measured on a busy machine, and is measured again when it is idle."""
     total_steps, keep = plan_steps(len(study.data.train), config.train).total_steps, config.save.keep
     with keeping_status(run), stop_signals() as stop, with_advice(run, study, config, device), partners():
         invite(world, config, study)
@@ -142,6 +159,9 @@ def train_run(
         sampler = sampler_of(model, study, config)
         measure = measure_of(evaluators, model, study, config.data.system, world)
         clock, losses = SaveClock(config.save, total_steps), LossWatch()
+        threads = Threads(run, config.train.threads, device, watch=watch_threads)
+        threads.begin(state.step)
+        correction = Correction(expected) if expected is not None else None
         lost = kept_when_lost(run, model, state, keep, world)
         with lost, partners(), followed(run, config.track) as look_after_trackers:
             for event in train(model, study.data, state, config, sampler, world, measure):
@@ -149,7 +169,10 @@ def train_run(
                 look_after_trackers(event.step)
                 if watch is not None and isinstance(watch(event), Stop):
                     stop.asked = True
+                if correction is not None and (line := correction.seen(event)) is not None:
+                    tell(line)
                 if isinstance(event, Stepped):
+                    threads.stepped(event.step, tell)
                     if (text := event.skipped or losses.warning(event)) is not None:
                         say(run, event.step, text)
                     if world.any(bool(stop)):

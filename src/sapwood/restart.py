@@ -11,7 +11,8 @@ from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.errors import StorageError
 from sapwood.machine.device import Device
-from sapwood.pipeline import Watcher, train_run
+from sapwood.pipeline import Teller, Watcher, log, train_run
+from sapwood.plan import settings_line
 from sapwood.prepare.study import DATA, Study, fingerprints, load_study, save_study, study_config
 from sapwood.run.files import set_aside
 from sapwood.run.identity import Change, accept_changes, changes, identity_of, read_about
@@ -32,6 +33,7 @@ def resume(
     spill: Path | None = None,
     world: World = ALONE,
     evaluators: Sequence[Evaluator] = (),
+    tell: Teller = log.info,
 ) -> Adapter:
     """Go on with an interrupted run. On the same machine the adapter is, bit for bit, the one that an
     undisturbed run would have given. A finished run is returned as it is.
@@ -52,7 +54,8 @@ def resume(
         notes += [f"resumed with a change that --allow named: {change}" for change in [*changed, *others]]
         device = world.device(config.base.device_map)
         notes += other_machine(about, world, device)
-        return train_run(run, config, study, device, watch, spill, notes, world, evaluators)
+        tell(settings_line(config))
+        return train_run(run, config, study, device, watch, spill, notes, world, evaluators, tell)
 
 
 def finished_adapter(run: RunStore, notes: list[str]) -> Adapter | None:

@@ -88,12 +88,14 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """``text``: the row is text that somebody rendered, or a document; ``messages`` is then empty until
-    `template.unrender` has read it, and stays so for a document."""
+    `template.unrender` has read it, and stays so for a document. ``weight``: what each of its learnt tokens
+    counts in the loss, 1 when None; that of a turn multiplies it."""
 
     row: RowId
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     text: str | None = None
+    weight: float | None = None
 
 
 # --- template ---------------------------------------------------------------------------------------------
@@ -120,11 +122,13 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """ids: int32[T]. trained: bool[T], True where the token is to be learnt; at least one is."""
+    """ids: int32[T]. trained: bool[T], True where the token is to be learnt; at least one is.
+    weights: float32[T], what a learnt token counts in the loss; None: each counts 1."""
 
     row: RowId
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -132,6 +136,16 @@ class Example:
     @property
     def num_targets(self) -> int:
         return int(self.trained.sum())
+
+    @property
+    def weight(self) -> float:
+        """What its learnt tokens count together: what the sum of their losses is divided by."""
+        return total_weight(self.num_targets, None if self.weights is None else self.weights[self.trained])
+
+
+def total_weight(targets: int, weights: NDArray[np.float32] | None) -> float:
+    """The sum of the weights of so many targets; their number where none has a weight of its own."""
+    return targets if weights is None else float(weights.sum(dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +180,8 @@ class Pack:
     """Several examples side by side, computed in one forward pass.
 
     ids, positions: int32[T]. predict_at, targets: int32[N]: the hidden state at ``predict_at[i]`` predicts
-    ``targets[i]``. ``rows`` are the examples in it.
+    ``targets[i]``. ``rows`` are the examples in it. weights: float32[N], what each target counts in the loss;
+    None: 1.
     """
 
     ids: NDArray[np.int32]
@@ -175,6 +190,12 @@ class Pack:
     predict_at: NDArray[np.int32]
     targets: NDArray[np.int32]
     rows: tuple[RowId, ...]
+    weights: NDArray[np.float32] | None = None
+
+    @property
+    def weight(self) -> float:
+        """What its targets count together."""
+        return total_weight(len(self.targets), self.weights)
 
 
 # --- model ------------------------------------------------------------------------------------------------
@@ -246,8 +267,8 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One optimizer step. ``loss`` is the mean over the step's targets, in nats. ``skipped`` says why the
-    optimizer was left out, where loss or gradient were no numbers."""
+    """One optimizer step. ``loss`` is the mean over the step's targets by their weights, in nats. ``skipped``
+    says why the optimizer was left out, where loss or gradient were no numbers."""
 
     step: int
     loss: float

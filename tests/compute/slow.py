@@ -41,14 +41,20 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPl
 
 
 def whole_loss(
-    hidden: Tensor, predict_at: Tensor, targets: Tensor, head: Head, _: Backend = FASTEST
+    hidden: Tensor,
+    predict_at: Tensor,
+    targets: Tensor,
+    head: Head,
+    _: Backend = FASTEST,
+    weights: Tensor | None = None,
 ) -> LossSum:
     """`loss.label_loss` by all logits, then `torch.nn.functional.cross_entropy`."""
     logits = torch.nn.functional.linear(hidden[0, predict_at], head.weight[:], head.bias).float()
     if head.softcap is not None:
         logits = torch.tanh(logits / head.softcap) * head.softcap
     logits = logits * head.scale
-    return LossSum(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets))
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    return LossSum((losses if weights is None else losses * weights).sum(), len(targets))
 
 
 def rounded_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:

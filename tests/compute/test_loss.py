@@ -69,6 +69,43 @@ def test_value_and_gradient_equal_the_reference(
     torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", HEADS, ids=str)
+def test_targets_with_weights_equal_a_plain_weighted_loss(
+    backend: Backend, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_module, "ROWS", 40)  # three parts of the targets, the last one short
+    monkeypatch.setattr(loss_module, "VOCABULARY", 16)
+    hidden, predict_at, targets, weight, bias = case()
+    weights = torch.rand(len(targets), generator=torch.Generator().manual_seed(5)) * 3
+    head = Head(weight, **(options | {"bias": bias if "bias" in options else None}))
+    value, grad = run(label_loss, hidden, predict_at, targets, head, backend, weights, factor=0.3)
+    expected, wanted = run(whole_loss, hidden, predict_at, targets, head, backend, weights, factor=0.3)
+    assert value == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(grad, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_trained_head_learns_by_the_weights_too(backend: Backend) -> None:
+    hidden, predict_at, targets, weight, bias = case()
+    weights = torch.rand(len(targets), generator=torch.Generator().manual_seed(6)) * 3
+    found: list[tuple[Tensor, ...]] = []
+    for function in (label_loss, whole_loss):
+        own = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+        rows = hidden.clone().requires_grad_()
+        loss = function(rows, predict_at, targets, Head(*own, softcap=3.0), backend, weights)
+        found.append(torch.autograd.grad(loss.total, own))
+    for ours, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_one_change_no_bit(backend: Backend) -> None:
+    hidden, predict_at, targets, weight, _ = case()
+    ones = torch.ones(len(targets))
+    value, grad = run(label_loss, hidden, predict_at, targets, Head(weight), backend, ones)
+    plain, plain_grad = run(label_loss, hidden, predict_at, targets, Head(weight), backend)
+    assert value == plain
+    assert torch.equal(grad, plain_grad)
+
+
 def test_bf16_follows_the_reference_loosely(backend: Backend) -> None:
     hidden, predict_at, targets, weight, _ = case(torch.bfloat16)
     value, grad = run(label_loss, hidden, predict_at, targets, Head(weight), backend)

@@ -368,7 +368,9 @@ def test_files_that_are_no_config(text: str, message: str, load: Load) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config file not found · .*run\.yaml · `sapwood init` writes one"):
+    with pytest.raises(
+        ConfigError, match=r"config file not found · .*run\.yaml · sapwood init --data FILE writes one"
+    ):
         load_config(tmp_path / "run.yaml")
     (tmp_path / "runs.yml").write_text("")
     with pytest.raises(ConfigError, match=r"not found .* did you mean .*runs\.yml\?"):
@@ -444,12 +446,13 @@ def test_a_dumped_config_keeps_the_order_of_the_sections() -> None:
 )
 def test_the_template_reads_back_as_the_defaults(data: str, model: str, tmp_path: Path) -> None:
     path = tmp_path / "sapwood.yaml"
-    path.write_text(template_yaml(data, model), encoding="utf-8")
-    assert load_config(path) == parse_config({"data": {"train": data}, "base": {"model": model}})
+    config = parse_config({"data": {"train": data}, "base": {"model": model}})
+    path.write_text(template_yaml(config), encoding="utf-8")
+    assert load_config(path) == config
 
 
 def test_the_template_names_every_key_with_its_help() -> None:
-    text = template_yaml("rows.jsonl")
+    text = template_yaml(parse_config({"data": {"train": "rows.jsonl"}}))
     for section in sections().values():
         for key, field in section.model_fields.items():
             assert f"{key}: " in text
@@ -458,7 +461,7 @@ def test_the_template_names_every_key_with_its_help() -> None:
 
 
 def test_every_key_of_the_template_may_be_deleted(tmp_path: Path) -> None:
-    lines = template_yaml("rows.jsonl").splitlines()
+    lines = template_yaml(parse_config({"data": {"train": "rows.jsonl"}})).splitlines()
     kept = [line for line in lines if not line.startswith("  ") or line.startswith("  train:")]
     path = tmp_path / "sapwood.yaml"
     path.write_text("\n".join(kept), encoding="utf-8")

@@ -190,7 +190,11 @@ def test_missing_keys_are_listed_by_row(tmp_path: Path) -> None:
         ({"message": []}, "rename 'message' to 'messages'"),
         (
             {"frage": "a", "antwort": "b"},
-            "data.columns.prompt=frage data.columns.completion=antwort or data.columns.prompt=antwort",
+            "say which: data.columns.prompt=frage data.columns.completion=antwort",
+        ),
+        (
+            {"eins": "a", "zwei": "b"},
+            "data.columns.prompt=eins data.columns.completion=zwei or data.columns.prompt=zwei",
         ),
         ({}, "it has no keys"),
     ],

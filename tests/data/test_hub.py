@@ -96,11 +96,11 @@ def hub() -> Generator[str]:
         server.shutdown()
 
 
-def read(hub: str, home: Path, *paths: str) -> object:
+def read(hub: str, home: Path, *paths: str, code: str = READ) -> object:
     env = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "http_proxy", "HTTP_PROXY"):
         env.pop(name, None)
-    command = [sys.executable, "-c", READ, *paths]
+    command = [sys.executable, "-c", code, *paths]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -118,6 +118,28 @@ def test_without_a_file_the_training_files_are_read(hub: str, tmp_path: Path) ->
     assert isinstance(found, list)
     names = [name for name, _ in found]
     assert names == ["hf:org/name/data/train-0.jsonl:1", "hf:org/name/data/train-1.jsonl:1"]
+
+
+HELD = """
+import json, sys
+from sapwood.config.sections import DataConfig
+from sapwood.data.formats import ReadReport, read_conversations
+from sapwood.data.held_out import held_out_files
+found = [held_out_files(DataConfig(train=(sys.argv[1],), **more)) for more in ({}, {"eval": 0.1})]
+report = ReadReport()
+found.append([str(one.row) for one in read_conversations(DataConfig(train=(sys.argv[1],)), found[0])])
+found.append(list(read_conversations(DataConfig(train=(sys.argv[1],)), report=report)) and report.notes())
+print(json.dumps(found))
+"""
+
+
+def test_another_split_of_the_dataset_is_held_out_if_the_user_names_none(hub: str, tmp_path: Path) -> None:
+    held, named, rows, notes = read(hub, tmp_path, "hf:org/name", code=HELD)  # type: ignore[misc]
+    assert held == ["hf:org/name/data/test-0.jsonl"]
+    assert named == []
+    assert rows == ["hf:org/name/data/test-0.jsonl:1"]
+    assert "'test-0.jsonl' is another split, and not learnt" in notes[0]
+    assert read(hub, tmp_path, "hf:org/name/data/train-0.jsonl", code=HELD)[0] == []  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -257,9 +257,9 @@ def test_several_answers_are_a_question_and_its_mends_work(tmp_path: Path) -> No
 
 
 def test_two_columns_of_unknown_names_are_a_question_with_both_answers(tmp_path: Path) -> None:
-    message = refused(tmp_path, lines({"frage": "q", "antwort": "a"}))
+    message = refused(tmp_path, lines({"eins": "q", "zwei": "a"}))
     found = re.findall(r"data\.columns\.prompt=(\w+) data\.columns\.completion=(\w+)", message)
-    assert found == [("frage", "antwort"), ("antwort", "frage")]
+    assert found == [("eins", "zwei"), ("zwei", "eins")]
     columns = {"prompt": "frage", "completion": "antwort"}
     assert texts(read(tmp_path, lines({"frage": "q", "antwort": "a"}), columns=columns)[0]) == [Q, A]
 
@@ -463,6 +463,65 @@ def test_dataset_info_beside_a_file_names_its_columns_and_is_no_data(tmp_path: P
         assert "dataset_info.json beside it has columns read: 'frage' as 'instruction'" in report.notes()[0]
 
 
+def described(folder: Path, entry: dict[str, Any], *rows: Any, **data: Any) -> tuple[list[Any], ReadReport]:
+    (folder / "mine.json").write_text(json.dumps(rows))
+    (folder / "dataset_info.json").write_text(json.dumps({"m": {"file_name": "mine.json", **entry}}))
+    report = ReadReport()
+    config = DataConfig(train=("mine.json",), **data)
+    return list(read_conversations(config, root=folder, report=report)), report
+
+
+def test_dataset_info_names_the_keys_of_turns_and_whose_they_are(tmp_path: Path) -> None:
+    tags = {
+        "role_tag": "wer", "content_tag": "was", "user_tag": "kunde", "assistant_tag": "wren",
+        "observation_tag": "ergebnis", "function_tag": "aufruf", "system_tag": "rahmen",
+    }  # fmt: skip
+    said = [("rahmen", "s"), ("kunde", "q"), ("aufruf", '{"name": "f", "arguments": {}}'), ("ergebnis", "1")]
+    turns = [{"wer": role, "was": text} for role, text in (*said, ("wren", "a"))]
+    entry = {"formatting": "sharegpt", "columns": {"messages": "gespraech"}, "tags": tags}
+    (found,), report = described(tmp_path, entry, {"gespraech": turns})
+    assert [message.role for message in found.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+    assert found.messages[2].tool_calls[0]["function"]["name"] == "f"
+    assert "'wren' as 'assistant'" in report.notes()[0]
+
+
+def test_a_ranking_of_dataset_info_is_one_question_whose_answer_works(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "q"}]
+    ranked = {
+        "conversations": turns,
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+    }
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+    entry = {"formatting": "sharegpt", "ranking": True, "columns": columns}
+    with pytest.raises(DataError) as caught:
+        described(tmp_path, entry, *[ranked] * 5)
+    (problem,) = caught.value.problems
+    assert problem.what == "row is a pair of answers to compare (5 times)"
+    mapped = dict(word.removeprefix("data.columns.").split("=") for word in problem.mend.split())
+    (found,), _ = described(tmp_path, entry, ranked, columns=mapped)
+    assert texts(found) == [Q, A]
+    plain = {"frage": "q", "gut": "a", "schlecht": "b"}
+    entry = {"ranking": True, "columns": {"prompt": "frage", "chosen": "gut", "rejected": "schlecht"}}
+    with pytest.raises(DataError, match=r"data\.columns\.prompt=frage data\.columns\.completion=gut"):
+        described(tmp_path, entry, plain)
+
+
+def test_dataset_info_names_the_mark_of_bad_answers(tmp_path: Path) -> None:
+    columns = {"prompt": "instruction", "response": "output", "kto_tag": "gut"}
+    rows = [{"instruction": "q", "output": "a", "gut": good} for good in (True, False)]
+    with pytest.raises(DataError, match="the row is labelled as bad"):
+        described(tmp_path, {"columns": columns}, *rows)
+    found, _ = described(tmp_path, {"columns": columns}, *rows, bad_rows="drop")
+    assert len(found) == 1
+
+
 # --- messages -----------------------------------------------------------------------------------------------
 
 
@@ -493,7 +552,7 @@ def test_bad_rows_are_left_out_by_name_counted_and_listed(tmp_path: Path) -> Non
 ASKED = {  # every other file of the collection is read
     "08-iconv-mend-damages-the-text": "data.encoding=",
     "kto.jsonl": "data.bad_rows=drop",
-    "qa_null.jsonl": "data.bad_rows=drop",
+    "qa_null.jsonl": "data.empty=drop",
     "sg_odd.jsonl": "data.bad_rows=drop",
     "dataset_info.json": "",
     "state.json": "",
@@ -517,6 +576,7 @@ def test_files_as_people_have_them_are_read_or_asked_about(name: str) -> None:
     with pytest.raises(DataError) as caught:
         list(read_conversations(config, root=REAL))
     assert mend in str(caught.value)
-    if mend == "data.bad_rows=drop":
-        dropping = DataConfig(train=(name,), bad_rows="drop")
+    if mend.endswith("=drop"):
+        key = mend.removeprefix("data.").removesuffix("=drop")
+        dropping = DataConfig.model_validate({"train": [name], key: "drop"})
         assert list(read_conversations(dropping, root=REAL))

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sapwood.config.sections import DataConfig, RunConfig
-from sapwood.data.files.folder import held_out_files
+from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig
 from sapwood.data.formats import ReadReport, read_conversations
+from sapwood.data.held_out import held_out_files
 from sapwood.errors import DataError
 from sapwood.prepare.dataset import prepare_dataset
 from sapwood.prepare.rows import Rules
 from sapwood.prepare.split import learnt_answers, split_eval
-from sapwood.types import Conversation
+from sapwood.types import Conversation, Example
 from tests.template.cases import tiny
 
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -66,17 +66,92 @@ def test_a_turn_that_another_tool_marks_is_not_learnt(mark: dict[str, Any], tmp_
     assert not report.ignored_keys
 
 
-def test_a_fractional_weight_is_refused_with_mends_that_work(tmp_path: Path) -> None:
-    turns = [TURNS[0], {**TURNS[1], "weight": 0.5}]
-    message = refused(tmp_path, {"messages": turns})
-    assert "data.ignore=weight" in message
-    assert "data.bad_rows=drop" in message
-    (found,) = read(tmp_path, {"messages": turns}, ignore="weight")
-    assert learnt_answers(found, "assistant") == [1]
-    assert len(read(tmp_path, {"messages": turns}, {"messages": TURNS}, bad_rows="drop")) == 1
-    assert "a weight other than 0 and 1" in refused(
-        tmp_path, {"prompt": "q", "completion": "a", "weight": 0.5}
+def prepared(folder: Path, *rows: Any, processes: int = 1, **sections: Any) -> list[Example]:
+    name = write(folder, *rows)
+    config = RunConfig(data=DataConfig(train=(str(folder / name),), eval=0.0), **sections)
+    rules = Rules(config.template, 256, 512)
+    return [*prepare_dataset(config, tiny(), rules, processes).train.examples]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_fractional_weights_of_turns_and_rows_count_in_the_loss(tmp_path: Path, processes: int) -> None:
+    turns = [TURNS[0], {**TURNS[1], "weight": 0.5}, TURNS[0], {**TURNS[1], "loss": True}]
+    rows = [{"messages": turns}, {"messages": turns, "weight": 0.5}, {"messages": TURNS}]
+    both, row, plain = prepared(tmp_path, *rows, processes=processes)
+    runs = np.flatnonzero(np.diff(both.trained.astype(int), prepend=0) == 1)
+    assert both.weights is not None
+    assert both.weights[both.trained & (np.arange(len(both)) < runs[1])].tolist() == [0.5] * (
+        both.num_targets // 2
     )
+    assert both.weights[runs[1] :][both.trained[runs[1] :]].tolist() == [1] * (both.num_targets // 2)
+    assert row.weight == both.weight / 2
+    assert plain.weight == plain.num_targets
+
+
+def test_rows_with_a_fractional_weight_are_counted_and_other_rows_keep_theirs(tmp_path: Path) -> None:
+    report = ReadReport()
+    rows = [{"prompt": "q", "completion": "a", "weight": weight} for weight in (0.5, 1, "2.5", 1.0)]
+    found = read(tmp_path, *rows, report=report)
+    assert [one.weight for one in found] == [0.5, None, 2.5, None]
+    assert any("2 rows have a weight" in note for note in report.notes())
+    assert [one.weight for one in read(tmp_path, *rows, ignore="weight")] == [None] * 4
+
+
+def test_a_row_of_text_has_its_weight(tmp_path: Path) -> None:
+    (found,) = prepared(
+        tmp_path, {"text": "a document", "weight": 0.25}, template=TemplateConfig(train_on="all")
+    )
+    assert found.weight == found.num_targets / 4
+
+
+def test_a_weight_that_can_be_none_is_refused_with_mends_that_work(tmp_path: Path) -> None:
+    row = {"prompt": "q", "completion": "a"}
+    for weight in (-1, 1e9, 1e-9):
+        message = refused(tmp_path, {**row, "weight": weight})
+        assert "'weight' is no weight" in message
+        assert "data.ignore=weight" in message
+        assert "data.bad_rows=drop" in message
+        assert read(tmp_path, {**row, "weight": weight}, ignore="weight")[0].weight is None
+        assert len(read(tmp_path, {**row, "weight": weight}, row, bad_rows="drop")) == 1
+    assert "data.ignore=weight" in refused(tmp_path, {**row, "weight": "much"})
+
+
+def test_turns_with_weights_can_not_be_learnt_as_one_text(tmp_path: Path) -> None:
+    turns = [TURNS[0], {**TURNS[1], "weight": 0.5}]
+    with pytest.raises(DataError, match=r"template\.train_on=all learns every turn alike"):
+        prepared(tmp_path, {"messages": turns}, template=TemplateConfig(train_on="all"))
+
+
+BLANK = [
+    {"prompt": "q", "completion": ""},
+    {"prompt": " ", "completion": "a"},
+    {"prompt": "q", "completion": None},
+    {"messages": []},
+    {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None}]},
+    {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "a"}]},
+]
+
+
+@pytest.mark.parametrize("blank", BLANK, ids=str)
+def test_rows_without_prompt_or_answer_are_an_error_or_left_out_by_name(
+    blank: dict[str, Any], tmp_path: Path
+) -> None:
+    good = {"messages": TURNS} if "messages" in blank else {"prompt": "q", "completion": "a"}
+    message = refused(tmp_path, *[blank] * 10, good)
+    assert message.count("\n") == 0
+    assert "(10 times)" in message
+    assert "data.empty=drop leaves such rows out" in message
+    report = ReadReport()
+    assert len(read(tmp_path, *[blank] * 10, good, empty="drop", report=report)) == 1
+    (note,) = [note for note in report.notes() if "left out" in note]
+    assert note.startswith(
+        "10 rows without prompt or answer are left out (data.empty: drop), first rows.jsonl:1"
+    )
+
+
+def test_a_blank_row_with_another_fault_is_no_blank_row(tmp_path: Path) -> None:
+    message = refused(tmp_path, {"prompt": "", "completion": {"a": 1}}, empty="drop")
+    assert "'completion' is an object" in message
 
 
 def test_nulls_that_only_the_columns_type_brought_are_dropped_and_counted(tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def test_marks_of_other_tools_say_which_turns_are_learnt(bad: dict[str, Any], go
     assert [message.trained for message in convert(turns).messages] == [None, False, None, True]
 
 
+def test_fractions_are_what_a_turn_counts() -> None:
+    turns = [USER, {**ANSWER, "weight": 0.5}, USER, {**ANSWER, "weight": "2", "train": True}, USER]
+    marked = [(message.trained, message.weight) for message in convert([*turns, ANSWER]).messages]
+    assert marked == [(None, None), (True, 0.5), (None, None), (True, 2), (None, None), (None, None)]
+
+
 def test_a_mark_that_hides_no_user_turn_does_not_make_it_learnt() -> None:
     turns = [{**USER, "weight": 1.0}, {**ANSWER, "weight": 1.0}, {**USER, "mask": False}, ANSWER]
     assert [message.trained for message in convert(turns).messages] == [None, True, None, None]
@@ -82,8 +88,11 @@ def test_a_mark_that_hides_no_user_turn_does_not_make_it_learnt() -> None:
     ("turn", "words"),
     [
         ({**ANSWER, "train": "no"}, "'messages[1].train' is not true or false · rows.json:2 · found \"no\""),
-        ({**ANSWER, "weight": 0.5}, "'messages[1].weight' is a weight other than 0 and 1"),
-        ({**ANSWER, "weight": 0.5}, "data.ignore=weight learns them whole"),
+        ({**ANSWER, "weight": -0.5}, "'messages[1].weight' is no weight"),
+        ({**ANSWER, "weight": -0.5}, "data.ignore=weight lets each count 1"),
+        ({**ANSWER, "weight": 0.5, "loss": 0.25}, "the marks of 'messages[1]' contradict each other"),
+        ({**ANSWER, "weight": 0.5, "train": False}, "the marks of 'messages[1]' contradict each other"),
+        ({**ANSWER, "mask": 0.5}, "'messages[1].mask' is not true or false"),
         ({**ANSWER, "weight": 0, "train": True}, "the marks of 'messages[1]' contradict each other"),
         ({**USER, "train": True}, "'messages[1].train' is true on a turn of the user"),
         ({**ANSWER, "reasoning": "a", "reasoning_content": "b"}, "two different reasonings"),

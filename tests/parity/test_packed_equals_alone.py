@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -45,7 +48,10 @@ def alone(model: LoraModel, examples: list[Example]) -> tuple[float, dict[str, t
         ids = torch.from_numpy(example.ids).long()[None].to(model.device)
         logits = model.peft(input_ids=ids, use_cache=False).logits[0, :-1].float()
         at = torch.from_numpy(example.trained[1:]).to(model.device)
-        loss = torch.nn.functional.cross_entropy(logits[at], ids[0, 1:][at], reduction="sum")
+        losses = torch.nn.functional.cross_entropy(logits[at], ids[0, 1:][at], reduction="none")
+        if example.weights is not None:
+            losses = losses * torch.from_numpy(example.weights[1:]).to(model.device)[at]
+        loss = losses.sum()
         loss.backward()
         total += float(loss.detach())
     for module, group in groups.items():
@@ -67,6 +73,22 @@ def test_one_pack_equals_examples_alone(arch: str, share: bool) -> None:
     examples = random_examples(6, shared=20)
     expected, expected_grads = alone(model, examples)
     found, found_grads = through_packs(model, [build_pack(examples, share_prefixes=share)])
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert_same(found_grads, expected_grads)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_pack_of_weighted_examples_equals_them_alone(share: bool) -> None:
+    model = lora_model()
+    rng = np.random.default_rng(4)
+    examples = [
+        replace(example, weights=rng.uniform(0.1, 3, len(example)).astype(np.float32) if i % 3 else None)
+        for i, example in enumerate(random_examples(6, shared=20))
+    ]
+    expected, expected_grads = alone(model, examples)
+    pack = build_pack(examples, share_prefixes=share)
+    assert pack.weight == pytest.approx(sum(example.weight for example in examples))
+    found, found_grads = through_packs(model, [pack])
     assert found == pytest.approx(expected, rel=1e-5)
     assert_same(found_grads, expected_grads)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -102,6 +103,25 @@ def test_what_is_wrong_is_told_in_the_order_of_the_rows(tmp_path: Path) -> None:
         f"{tmp_path}/rows.jsonl:{i + 1}" for i in (2, 20, 33)
     ]
     assert "[overlong] 1 of 37" in problems[0][0]
+
+
+def test_one_fault_of_many_rows_is_one_message_with_a_count(tmp_path: Path) -> None:
+    refusing = (
+        "{% if messages[0]['content'] != 'x' %}{{ raise_exception('no ' ~ messages | length) }}{% endif %}"
+    )
+    with pytest.raises(DataError) as caught:
+        found(config_of([write(tmp_path, [row(i) for i in range(40)])]), template=refusing + CHATML)
+    (problem,) = caught.value.problems
+    assert problem.what == "[template] the chat template refuses this row (40 times)"
+    assert problem.where.endswith("and 37 more")
+
+
+def test_a_renderer_travels_to_another_process_with_all_that_it_was_told() -> None:
+    renderer = Renderer(tiny_tokenizer(), clock=CLOCK, meant=("<think>",), close_thinking=True)
+    again = pickle.loads(pickle.dumps(renderer))
+    assert again.fingerprint == renderer.fingerprint
+    assert again.meant == ("<think>",)
+    assert again._close_thinking
 
 
 def test_rows_that_can_not_be_read_are_told_by_two_processes_too(tmp_path: Path) -> None:

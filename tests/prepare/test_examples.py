@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sapwood.prepare import examples as module
+from sapwood.prepare.cache import pack_examples, unpack_examples
 from sapwood.prepare.examples import Examples
 from sapwood.types import Example, RowId
 
@@ -31,6 +36,42 @@ def test_they_are_a_sequence() -> None:
     assert Examples.of(found) is found
     with pytest.raises(IndexError):
         found[4]
+
+
+def test_weights_go_where_their_examples_go() -> None:
+    own = np.array([1, 1, 0.5, 0.5, 2], np.float32)
+    some = [SOME[0], replace(SOME[1], weights=own), *SOME[2:]]
+    found = Examples.of(some)
+
+    def weights(examples: Sequence[Example]) -> list[list[float] | None]:
+        return [None if one.weights is None else one.weights.tolist() for one in examples]
+
+    wanted = [[1] * 3, own.tolist(), [1], [1] * 8]
+    assert weights(found) == wanted
+    assert weights(found[1:3]) == wanted[1:3]
+    assert weights(found.take(np.array([3, 1, 1]))) == [wanted[3], wanted[1], wanted[1]]
+    growing = module.Growing()
+    for part in (Examples.of(SOME[:1]), Examples.of(some[1:2]), Examples.of(SOME[2:])):
+        growing.add(part)
+    grown = growing.finish()
+    assert weights(grown) == wanted
+    assert grown.digest() == found.digest() != Examples.of(SOME).digest()
+    again = unpack_examples(pack_examples(some), Path("train"))
+    assert weights(again) == wanted
+    assert [one.weight for one in again] == [1, 0.5 + 0.5 + 2, 0, 6]
+
+
+def test_examples_without_weights_are_stored_as_before() -> None:
+    assert "weights" not in Examples.of(SOME).tensors()
+    assert [one.weights for one in unpack_examples(pack_examples(SOME), Path("train"))] == [None] * 4
+
+
+def test_weights_of_another_length_are_damage() -> None:
+    tensors = Examples.of([replace(SOME[1], weights=np.ones(5, np.float32))]).tensors()
+    with pytest.raises(ValueError, match="weights"):
+        Examples.from_tensors(tensors | {"weights": np.ones(4, np.float32)}, ["a"])
+    with pytest.raises(ValueError, match="weights"):
+        Examples.from_tensors(tensors | {"weights": np.full(5, np.nan, np.float32)}, ["a"])
 
 
 def test_they_are_counted_without_being_made() -> None:

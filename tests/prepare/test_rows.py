@@ -7,6 +7,7 @@ import pytest
 
 from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError
+from sapwood.prepare import report as report_module
 from sapwood.prepare.report import prepare
 from sapwood.prepare.rows import BATCH
 from sapwood.template.render import Renderer
@@ -159,7 +160,8 @@ def test_no_rows_at_all_is_an_error():
         run([])
 
 
-def test_a_thousand_problems_are_enough():
+def test_after_so_many_problems_nobody_reads_on(monkeypatch):
+    monkeypatch.setattr(report_module, "MAX_PROBLEMS", 1000)
     taken = []
 
     def endless():
@@ -167,7 +169,7 @@ def test_a_thousand_problems_are_enough():
             taken.append(i)
             yield chat("no answer", index=i)
 
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="reading stopped after 1,024 problems"):
         run(endless())
     assert len(taken) <= 1000 + BATCH
 

@@ -129,12 +129,12 @@ def test_name_and_tool_call_id_reach_the_template():
 
 def test_a_weight_that_the_loss_would_ignore_is_refused():
     with pytest.raises(DataError, match=r"\[turn\] message 2 has the weight 0.5"):
-        tiny().render(chat("q", "a", weight=0.5))
+        tiny().render(chat("q", "a", weight=0.5), "all")
 
 
 def test_batches_for_other_processes_keep_every_field_of_a_message():
     every = Message("assistant", None, "why", ({"name": "f"},), False, "n", "id", 0.5)
-    batch = [Conversation(RowId("data.json", 3, 4), (Message("user", "q"), every), (TOOL,))]
+    batch = [Conversation(RowId("data.json", 3, 4), (Message("user", "q"), every), (TOOL,), None, 2.5)]
     assert _unpacked(_packed(batch)) == batch
 
 

@@ -22,7 +22,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from sapwood.errors import ConfigError
 from sapwood.run.query import boards, read_events, summarise
+from sapwood.show.board import Board
 from sapwood.show.tables import summary
 from tests.run.conftest import Make
 
@@ -175,6 +177,24 @@ def test_the_board_that_is_named_shows_the_curve(
     found = sorted(ASK[tracker](see, run, port))
     assert [step for step, _ in found] == [step for step, _ in truth]
     assert [value for _, value in found] == pytest.approx([value for _, value in truth], rel=1e-6)
+
+
+def test_a_notebook_shows_the_board_in_a_frame(make_run: Make, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = make_run()
+    with pytest.raises(ConfigError, match="no board to show"):
+        Board(str(run))
+    told = subprocess.run(
+        [sys.executable, "-m", "sapwood", "track", str(run), "--to", "tensorboard"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    board = Board(str(run))
+    assert "<html" in ask(board.address)
+    assert f'src="{board.address}"' in board._repr_html_()
+    board.close()
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", int(board.address.rpartition(":")[2])), timeout=1)
 
 
 def test_every_tracker_has_a_board_here() -> None:

@@ -43,6 +43,27 @@ def mean_loss(model: LoraModel, examples: list[Example]) -> float:
     return total / sum(example.num_targets for example in examples)
 
 
+def test_a_step_is_divided_by_the_sum_of_its_weights() -> None:
+    settings = six_steps()
+    examples = [
+        replace(example, weights=np.full(len(example), 0.25 + i, np.float32))
+        for i, example in enumerate(random_examples(4, shared=10))
+    ]
+    model, state = start(settings)
+    sums = sum(mean_loss(model, plain([one])) * one.weight for one in examples)
+    found = evaluate(model, examples, settings, 0).loss
+    assert found == pytest.approx(sums / sum(one.weight for one in examples), rel=1e-5)
+    whole = [replace(one, weights=np.full(len(one), 3, np.float32)) for one in examples]
+    assert evaluate(model, whole, settings, 0).loss == pytest.approx(mean_loss(model, plain(whole)))
+    loss, _ = optimizer_step(model, pack_examples(examples, settings), state, 0.0, 0.0)
+    assert loss == pytest.approx(found, rel=1e-5)
+
+
+def plain(examples: list[Example]) -> list[Example]:
+    """The same without weights."""
+    return [replace(example, weights=None) for example in examples]
+
+
 def shape(events: list[Event]) -> list[tuple[str, int]]:
     return [(type(event).__name__, event.step) for event in events]
 

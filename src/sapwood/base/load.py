@@ -14,6 +14,7 @@ from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.file import read_gguf
 from sapwood.machine.device import CPU, Device
+from sapwood.machine.doing import doing
 from sapwood.machine.memory import available_memory
 from sapwood.native.heap import release_heap, use_heap
 from sapwood.types import Base, BaseSpec, Head
@@ -42,10 +43,9 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
     config = settle_storage(spec, config, device)
     dtype = storage_dtype(config)
     _check_memory(spec, config)
-    if spec.path.is_dir():
-        model = _load_folder(spec, config, dtype)
-    else:
-        model = _load_file(spec, config, dtype)
+    with doing(f"loading {spec.source}"):
+        load = _load_folder if spec.path.is_dir() else _load_file
+        model = load(spec, config, dtype)
     model.eval().requires_grad_(False)
     head = _head(model)
     _check_head(model, head, spec)

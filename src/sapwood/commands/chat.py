@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from sapwood.machine.doing import doing
 from sapwood.serve.chat import run_chat
 from sapwood.serve.generate import Settings
 from sapwood.serve.load import open_target
-from sapwood.show.manner import waiting
 
 
 def start_chat(
@@ -23,7 +23,7 @@ def start_chat(
     template: str | None,
     as_json: bool,
 ) -> int:
-    with waiting(f"loading {target}"):
+    with doing(f"loading {target}"):
         loaded = open_target(target, runs, base=base, template=template)
     return run_chat(
         loaded, settings, system=system, prompt=prompt, compare=compare, json=as_json,

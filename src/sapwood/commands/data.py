@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sapwood.config.file import flatten, load_config, origins
 from sapwood.config.sections import DataConfig, RunConfig
 from sapwood.errors import DataError
+from sapwood.prepare.language import unread_language
 from sapwood.run.files import to_json, write_atomic
 from sapwood.train.schedule import plan_steps
 
@@ -25,18 +26,22 @@ BARS = 40  # characters of the longest bar
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What is known before the first step: the study, tried; the plan of memory; the estimate of time."""
+    """What is known before the first step: the config as it will run, the study, tried; the plan of memory;
+    the estimate of time; and what would cost less."""
 
+    config: RunConfig
+    resolved: RunConfig
     study: Study
     memory: MemoryChoice
     expected: Estimate
+    advice: Sequence[str]
 
-    def to_json(self, config: RunConfig, places: Mapping[str, str]) -> dict[str, Any]:
+    def to_json(self, places: Mapping[str, str]) -> dict[str, Any]:
         """``places``: where each key was set."""
-        values = flatten(config.model_dump(mode="json"))
+        values = flatten(self.config.model_dump(mode="json"))
         known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}
-        found = {"estimate": self.expected.to_json(), "memory": self.memory.to_json(), "config": known}
-        return {**self.study.facts, **found}
+        found = {"estimate": self.expected.to_json(), "memory": self.memory.to_json()}
+        return {**self.study.facts, **found, "config": known, "advice": self.advice}
 
 
 def checked(config: RunConfig) -> Checked:
@@ -47,29 +52,35 @@ def checked(config: RunConfig) -> Checked:
     # torch and PEFT take seconds to import: a fault in the data is told before
     from sapwood.machine.device import device_for
     from sapwood.plan import choose_plan, settled
+    from sapwood.plan.costs import costly
     from sapwood.plan.time import estimate
     from sapwood.train.trial import tried
 
     study, config = tried(study, config)
     device = device_for(config.base.device_map)
     memory = choose_plan(study, config, device)
-    return Checked(study, memory, estimate(study, settled(config, memory, device), device))
+    resolved = settled(config, memory, device)
+    expected = estimate(study, resolved, device)
+    return Checked(config, resolved, study, memory, expected, costly(study, config, memory, device, expected))
 
 
-def check_config(path: Path, overrides: list[str], *, as_json: bool) -> None:
-    config = load_config(path, overrides)
-    found, places = checked(config), origins(path, overrides)
+def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> None:
+    found, places = checked(load_config(path, overrides)), origins(path, overrides)
     if as_json:
-        print(to_json(found.to_json(config, places)), end="")
+        print(to_json(found.to_json(places)), end="")
         return
-    values = flatten(config.model_dump(mode="json"))
+    from sapwood.plan import settings_line
+
+    values = flatten(found.config.model_dump(mode="json"))
     print(
         "\n".join(
             [
-                *_choices(config, values, places),
-                *study_lines(found.study, config),
+                *_choices(found.config, values, places),
+                *study_lines(found.study, found.config),
                 *found.expected.lines(),
+                settings_line(found.resolved),
                 *found.memory.lines(),
+                *(f"advice     {text}" for text in found.advice),
             ]
         )
     )
@@ -126,6 +137,8 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
             f"note       {report['control_rows']:,} rows spell a control token; it stays plain text "
             "(template.meant says which tokens are meant)"
         )
+    if (unread := unread_language(study.data.train, study.spec.tokenizer, config.base.model)) is not None:
+        lines.append(f"note       {unread}")
     if (prompt := study.renderer.default_system) is not None:
         lines.append(f"note       rows without a system prompt learn under the template's own: {prompt!r}")
     lines += [
@@ -198,7 +211,7 @@ def _bars(histogram: Sequence[Sequence[int]], cut: int) -> Iterator[str]:
 
 
 def show_tokens(
-    path: Path, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
+    path: Path | None, overrides: list[str], *, row: int | None, count: int, worst: bool, html: Path | None
 ) -> None:
     from sapwood.prepare.study import study_config
     from sapwood.show.manner import colours

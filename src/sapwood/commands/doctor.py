@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import socket
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from sapwood.base.sources import list_models
 from sapwood.machine.device import device_for
 from sapwood.machine.measure import machine_facts as measured_facts
 from sapwood.machine.measure import torch_dtype
 from sapwood.machine.memory import available_memory, total_memory
+from sapwood.machine.network import answers, hub_address
 from sapwood.machine.system import kernel_file
 from sapwood.native.build import why_not
 from sapwood.native.heap import why_no_heap
@@ -77,8 +76,8 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "disk_free": shutil.disk_usage(existing).free,
         "fits": [{"model": model, **plan.to_json()} for model, plan in plans.items()],
         "hubs": {
-            "Hugging Face": _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")),
-            "ModelScope": _answers(os.environ.get("MODELSCOPE_ENDPOINT", "https://modelscope.cn")),
+            "Hugging Face": answers(hub_address()),
+            "ModelScope": answers(os.environ.get("MODELSCOPE_ENDPOINT", "https://modelscope.cn")),
         },
         "pulled": [m.name for m in list_models() if m.path is not None],
         "python": sys.version.split()[0],
@@ -96,14 +95,3 @@ def _version(package: str) -> str:
 def _processor() -> str:
     named = (line for line in kernel_file("/proc/cpuinfo") if line.startswith("model name"))
     return next(named, "").partition(":")[2].strip() or platform.processor() or platform.machine()
-
-
-def _answers(endpoint: str) -> bool:
-    """Can a connection be made? Nothing is asked for."""
-    parts = urlsplit(endpoint)
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        with socket.create_connection((parts.hostname or "", port), timeout=3):
-            return True
-    except OSError:
-        return False

@@ -15,6 +15,7 @@ from sapwood.config.file import load_config
 from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluate import Compared, Evaluation, answer_both, evaluate_rows
+from sapwood.machine.doing import doing
 from sapwood.prepare.cache import unpack_examples
 from sapwood.prepare.dataset import read
 from sapwood.prepare.report import prepare
@@ -24,7 +25,7 @@ from sapwood.run.files import to_json
 from sapwood.run.store import CONFIG, RUN
 from sapwood.serve.load import Loaded, open_target
 from sapwood.serve.session import require_adapter
-from sapwood.show.manner import colours, waiting
+from sapwood.show.manner import colours
 from sapwood.show.tables import side_by_side
 from sapwood.types import Example, Message, Probe, RowId, Sample
 
@@ -57,7 +58,7 @@ def eval_run(
     if config.lora.method == "full":
         why = "full fine-tuning leaves another model, and no adapter to switch off"
         raise ConfigError("nothing to compare", str(place), why, "`sapwood runs` has its held-out losses")
-    with waiting(f"loading {place.name}"):
+    with doing(f"loading {place.name}"):
         loaded = open_target(str(place), runs, base=base, template=template)
     examples = held_out(place) if data is None else prepare_file(data, config, loaded)
     if not examples:
@@ -84,7 +85,7 @@ def answer_prompts(
 ) -> None:
     """Both models' answers to the questions in ``file``, one a line, as `sapwood chat` would ask them."""
     questions = read_questions(file)
-    with waiting(f"loading {name}"):
+    with doing(f"loading {name}"):
         loaded = open_target(name, runs, base=base, template=template)
     require_adapter(loaded)
     pairs = answer_both(loaded, [_as_probe(loaded, file, i, text) for i, text in questions], max_new_tokens)

@@ -21,7 +21,9 @@ from sapwood.train.processes.world import ALONE, World, join
 from sapwood.types import Adapter
 
 
-def train_config(path: Path, overrides: list[str], *, spill: Path | None = None, as_json: bool) -> None:
+def train_config(
+    path: Path | None, overrides: list[str], *, spill: Path | None = None, as_json: bool
+) -> None:
     with join() as world:
         if world.leads:
             run_config(load_config(path, overrides), spill=spill, as_json=as_json, world=world)
@@ -51,7 +53,7 @@ def run_config(
         say("\n".join(study_lines(study, config)))
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
-        adapter = train_study(config, study, shown.show, spill, world)
+        adapter = train_study(config, study, shown.show, spill, world, tell=ignore if as_json else shown.note)
     conclude(adapter, as_json=as_json)
     return adapter
 
@@ -73,8 +75,19 @@ def resume_run(
         ) as shown:
             how = before.status if before.cause is None else f"{before.status}: {before.cause}"
             shown.note(f"resuming {before.id} ({how}; {before.step} steps recorded)")
-            adapter = resume(path, shown.show, allow=allow or (), spill=spill, world=world)
+            adapter = resume(
+                path,
+                shown.show,
+                allow=allow or (),
+                spill=spill,
+                world=world,
+                tell=ignore if as_json else shown.note,
+            )
         conclude(adapter, as_json=as_json)
+
+
+def ignore(text: str) -> None:
+    """Takes a sentence and does nothing with it: a program finds it in run.json."""
 
 
 def say(text: str) -> None:

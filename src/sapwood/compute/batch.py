@@ -14,8 +14,8 @@ from sapwood.types import Pack, RowId
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A pack as tensors. ids, positions: int64[1, T]; predict_at, targets: int64[N]; ``attention`` is the
-    plan that the attention kernel follows."""
+    """A pack as tensors. ids, positions: int64[1, T]; predict_at, targets: int64[N]; weights: float32[N] or
+    None; ``attention`` is the plan that the attention kernel follows."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -23,6 +23,7 @@ class Batch:
     predict_at: torch.Tensor
     targets: torch.Tensor
     rows: tuple[RowId, ...]
+    weights: torch.Tensor | None = None
 
 
 def to_batch(pack: Pack, device: str = "cpu", *, padded: bool = True) -> Batch:
@@ -39,4 +40,5 @@ def to_batch(pack: Pack, device: str = "cpu", *, padded: bool = True) -> Batch:
         predict_at=tensor(pack.predict_at),
         targets=tensor(pack.targets),
         rows=pack.rows,
+        weights=None if pack.weights is None else torch.from_numpy(pack.weights).to(device),
     )

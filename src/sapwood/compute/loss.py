@@ -30,7 +30,8 @@ Read = Callable[..., tuple[Tensor, Tensor]]  # `read_logits`, or its compiled fo
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """``total`` is a sum over ``num_targets`` targets; it is divided once, per optimizer step."""
+    """``total`` is a sum over ``num_targets`` targets, each times its weight; it is divided once, per
+    optimizer step, by the sum of their weights."""
 
     total: torch.Tensor
     num_targets: int
@@ -38,25 +39,28 @@ class LossSum:
 
 class _LabelLoss(torch.autograd.Function):
     """rows: [N, D], targets: int64[N] -> sum of cross-entropies, fp32 scalar. weight, bias: the head's own
-    where they take a gradient."""
+    where they take a gradient. counts: fp32[N], what each of them is multiplied with, or None."""
 
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, weight: Tensor | None, bias: Tensor | None, targets: Tensor, head: Head,
-        read: Read,
+        read: Read, counts: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        parts = range(0, len(rows), ROWS)
-        streams = [_Stream(rows[i : i + ROWS], targets[i : i + ROWS], head, read) for i in parts]
+        parts = [slice(i, i + ROWS) for i in range(0, len(rows), ROWS)]
+        streams = [_Stream(rows[few], targets[few], head, read) for few in parts]
         for start, part in _weights(head, rows.dtype):
             for stream in streams:
                 stream.read(start, part)
-        ends = [stream.end() for stream in streams]
+        ends = [
+            stream.end(None if counts is None else counts[few])
+            for stream, few in zip(streams, parts, strict=True)
+        ]
         if rows.requires_grad:
             slopes = [slope for _, slope in ends if slope is not None]
             grad = torch.cat(slopes) if slopes else torch.empty_like(rows)
             trained = weight is not None or bias is not None
             ctx.save_for_backward(grad, *((rows, targets, _logs(streams, rows)) if trained else ()))
-        ctx.head = head
+        ctx.head, ctx.counts = head, counts
         return sum((losses.sum() for losses, _ in ends), torch.zeros((), device=rows.device))
 
     @staticmethod
@@ -65,10 +69,10 @@ class _LabelLoss(torch.autograd.Function):
         of_weight = of_bias = None
         if others:
             rows, targets, logs = others
-            of_weight, of_bias = _head_gradients(ctx.head, rows, targets, logs, grad_total)
+            of_weight, of_bias = _head_gradients(ctx.head, rows, targets, logs, grad_total, ctx.counts)
         _, weight_learns, bias_learns, *_ = ctx.needs_input_grad
         own = of_weight if weight_learns else None, of_bias if bias_learns else None
-        return grad * grad_total.to(grad.dtype), *own, None, None, None
+        return grad * grad_total.to(grad.dtype), *own, None, None, None, None
 
 
 def _logs(streams: Sequence[_Stream], rows: Tensor) -> Tensor:
@@ -77,7 +81,7 @@ def _logs(streams: Sequence[_Stream], rows: Tensor) -> Tensor:
 
 
 def _head_gradients(
-    head: Head, rows: Tensor, targets: Tensor, logs: Tensor, factor: Tensor
+    head: Head, rows: Tensor, targets: Tensor, logs: Tensor, factor: Tensor, counts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The gradients of a trained head's weight, [vocabulary, D], and bias, times ``factor``."""
     grad, grad_bias = rows.new_zeros(head.weight.shape), rows.new_zeros(head.weight.shape[0])
@@ -90,7 +94,8 @@ def _head_gradients(
             inside = ((targets[few] >= start) & (targets[few] < part.stop)).nonzero()[:, 0]
             slopes[inside, targets[few][inside] - start] -= 1.0  # p - 1
             slopes = slopes if tanh is None else slopes.mul_(1.0 - tanh.square())
-            slopes = slopes.mul_(factor * head.scale).to(rows.dtype)
+            slopes = slopes.mul_(factor * head.scale)
+            slopes = (slopes if counts is None else slopes.mul_(counts[few].unsqueeze(1))).to(rows.dtype)
             grad[part].addmm_(slopes.T, rows[few])
             grad_bias[part] += slopes.sum(0)
     return grad, grad_bias
@@ -145,15 +150,18 @@ class _Stream:
         """fp32[N]: the logarithm of the sum of all exponentials."""
         return (self._streams.top + self._streams.total.log())[: self._size]
 
-    def end(self) -> tuple[Tensor, Tensor | None]:
-        """float32[N], and [N, D] where the rows take a gradient."""
+    def end(self, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """float32[N], and [N, D] where the rows take a gradient; both times ``counts``, fp32[N], if given."""
         streams = self._streams
         losses = streams.top + streams.total.log() - streams.label
+        found = losses[: self._size] if counts is None else losses[: self._size] * counts
         if self._others is None or self._own is None:
-            return losses[: self._size], None
+            return found, None
         own = torch.expm1(-losses).mul_(streams.slope).unsqueeze(1)  # p - 1
-        grad = self._others.div_(streams.total.unsqueeze(1)).addcmul_(own, self._own)
-        return losses[: self._size], grad.mul_(self._head.scale).to(self._rows.dtype)[: self._size]
+        grad = self._others.div_(streams.total.unsqueeze(1)).addcmul_(own, self._own).mul_(self._head.scale)
+        if counts is not None:
+            grad[: self._size].mul_(counts.unsqueeze(1))
+        return found, grad.to(self._rows.dtype)[: self._size]
 
 
 def read_logits(
@@ -194,15 +202,23 @@ def _finished(logits: Tensor, softcap: float | None, scale: float) -> tuple[Tens
     return (logits * scale if scale != 1.0 else logits), tanh
 
 
-def label_loss(hidden: Tensor, predict_at: Tensor, targets: Tensor, head: Head, backend: Backend) -> LossSum:
-    """Sum of -log p(targets[i] | hidden[predict_at[i]]).
+def label_loss(
+    hidden: Tensor,
+    predict_at: Tensor,
+    targets: Tensor,
+    head: Head,
+    backend: Backend,
+    weights: Tensor | None = None,
+) -> LossSum:
+    """Sum of -weights[i] * log p(targets[i] | hidden[predict_at[i]]).
 
-    hidden: [1, T, D] after the final norm; predict_at, targets: int64[N]. An empty N gives 0.
+    hidden: [1, T, D] after the final norm; predict_at, targets: int64[N]; weights: fp32[N], or None for 1
+    each. An empty N gives 0.
     """
     rows = hidden[0].index_select(0, predict_at)  # hidden_TD[predict_at] -> rows_ND
     read = native.read_logits if backend.takes(matmul_dtype=head.matmul_dtype or rows.dtype) else read_logits
     weight, bias = (
         x if isinstance(x, Tensor) and x.requires_grad else None for x in (head.weight, head.bias)
     )
-    total = _LabelLoss.apply(rows, weight, bias, targets, head, read)
+    total = _LabelLoss.apply(rows, weight, bias, targets, head, read, weights)
     return LossSum(total, len(targets))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.config.faults import field_below, help_of
-from sapwood.config.sections import FORMAT, BaseConfig, DataConfig, RunConfig, Section
+from sapwood.config.sections import FORMAT, RunConfig, Section
 from sapwood.config.yaml_words import explain, explain_scalar
 from sapwood.errors import ConfigError
 
@@ -86,10 +86,9 @@ def dump_config(config: RunConfig) -> str:
     return stream.getvalue()
 
 
-def template_yaml(data: str, model: str = BaseConfig().model) -> str:
-    """A commented config with every key at its default: what `sapwood init` writes."""
-    config = RunConfig(data=DataConfig(train=(data,)), base=BaseConfig(model=model))
-    out = ["# sapwood: every key with its default. Keys that you delete keep their default.", ""]
+def template_yaml(config: RunConfig) -> str:
+    """A commented config with every key: what `sapwood init --all` writes."""
+    out = ["# sapwood: every key. Those that you delete have their default.", ""]
     for name, field in RunConfig.model_fields.items():
         value = getattr(config, name)
         if not isinstance(value, Section):
@@ -152,7 +151,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
-        mend = f"did you mean {path.parent / near[0]}?" if near else "`sapwood init` writes one"
+        mend = f"did you mean {path.parent / near[0]}?" if near else "sapwood init --data FILE writes one"
         raise ConfigError("config file not found", str(path), mend=mend) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("config file can't be read", str(path), str(error)) from None

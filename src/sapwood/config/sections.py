@@ -90,6 +90,8 @@ class DataConfig(Section):
     """rows with several answers to one question: one refuses them, first learns the first"""
     paths: Literal["best", "all"] = "best"
     """rows that are trees of replies: the path of the best-ranked replies, or each path as a row"""
+    empty: Literal["error", "drop"] = "error"
+    """rows without a prompt or an answer: stop and name them; or leave them out, counted"""
     bad_rows: Literal["error", "drop"] = "error"
     """rows that can't be read: stop and name them; or leave them out, counted and listed in the run"""
     overlap: Literal["error", "allow"] = "error"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sapwood.config.words import Column
 from sapwood.data.problems import names, nearest, printable
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row
 
-OPTIONAL = {"system", "history", "tools", "input"}  # a row may do without
+OPTIONAL = {"system", "history", "tools", "input", "label"}  # a row may do without
 
 
-def rename(row: Row, columns: Mapping[Column, str]) -> Row:
+def rename(row: Row, columns: Mapping[str, str]) -> Row:
     """The row under the keys of ``columns`` (key -> the file's column), and its other columns as they are.
 
     A column that stands for a key hides one that bears the key's name by chance. Raises DataError naming

@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sapwood.config.sections import DataConfig
-from sapwood.config.words import Column
 from sapwood.data.columns import rename
-from sapwood.data.described import described_columns
+from sapwood.data.described import Described, described
 from sapwood.data.files.sources import stream_rows
+from sapwood.data.guess import ROWS, Guess, guess_columns
 from sapwood.data.problems import ProblemLog, printable
 from sapwood.data.report import ReadReport
 from sapwood.data.shapes.calls import read_tools
-from sapwood.data.shapes.marks import check_row
+from sapwood.data.shapes.marks import row_weight
 from sapwood.data.shapes.match import Match, closest, detect_format, matches, no_shape
 from sapwood.data.shapes.names import TEXT, renamed
 from sapwood.data.shapes.pairs import read_pair
-from sapwood.data.shapes.record import Options, Record
+from sapwood.data.shapes.record import BlankError, Options, Record
 from sapwood.data.shapes.table import SHAPES
 from sapwood.errors import DataError, Problem
 from sapwood.types import Conversation, Message, Row, RowId
@@ -52,7 +53,7 @@ def to_conversation(
         options: what the config says about the reading of rows.
         report: counts the row in, if given.
 
-    Raises DataError with every problem of the row.
+    Raises DataError with every problem of the row, BlankError where its only fault is that nothing is there.
     """
     match = _fixed(row, format) if isinstance(format, str) else format
     record = Record(row, options)
@@ -71,16 +72,17 @@ def to_conversation(
         messages = shape.read(record, match.keys)
         if "tools" in row.value or "functions" in row.value:
             tools = read_tools(record)
+    weight: float | None = None
     if not record.value.keys().isdisjoint(ASKED):
-        check_row(record)
+        weight = row_weight(record)
         _check_context(record)
     if record.options.mapped:
         _check_mapped(record)
     if record.problems:
-        raise DataError(record.problems)
+        raise (BlankError if record.is_blank else DataError)(record.problems)
     if system and text is None and messages[0].role != "system":
         messages.insert(0, Message("system", system))
-    conversation = Conversation(row.id, tuple(messages), tools, text)
+    conversation = Conversation(row.id, tuple(messages), tools, text, weight)
     if report is not None:
         _count(report, conversation, record)
     return conversation
@@ -121,13 +123,15 @@ def read_conversations(
     Raises DataError behind the last good row, with the problems of all rows and files: take what it yields
     for good only when it has come to its end.
     """
-    log = ProblemLog(drop=config.bad_rows == "drop")
+    log = ProblemLog(drop=config.bad_rows == "drop", drop_blank=config.empty == "drop")
     shapes = _Shapes(config, log, root if root is not None else Path.cwd())
     options = Options.of(config)
     for row in stream_rows(config.train if paths is None else paths, root, log, config):
         try:
             for one, match in shapes.of(row):
                 yield to_conversation(one, match, system=config.system, options=options, report=report)
+        except BlankError as error:
+            log.blank_row(*error.problems)
         except DataError as error:
             log.bad_row(*error.problems)
     shapes.check()
@@ -150,13 +154,16 @@ class _Plan:
 class _Source:
     """What the rows of one file were. found: shape -> first row of it; bare: rows of `BARE`; moved: rows that
     came in by the unfolding of others; last: how the last row was read; columns: key -> the file's own name
-    of it."""
+    of it; guess: its columns, where they were asked for."""
 
     found: dict[str, RowId] = field(default_factory=dict[str, RowId])
     bare: int = 0
     moved: int = 0
     last: Match | None = None
-    columns: Mapping[Column, str] = field(default_factory=dict[Column, str])
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    described: Described = field(default_factory=Described)
+    asked: bool = False
+    guess: Guess | None = None
 
 
 class _Shapes:
@@ -191,6 +198,7 @@ class _Shapes:
             source = self._sources[row.id.source] = self._new_source(row.id.source)
         if source.columns:
             row = rename(row, source.columns)
+        row = source.described.read(row)
         plan = self._plan(row, source)
         if plan.renames:
             row = Row(row.id, {plan.renames.get(key, key): value for key, value in row.value.items()})
@@ -211,11 +219,12 @@ class _Shapes:
 
     def _new_source(self, name: str) -> _Source:
         """Columns as data.columns maps them, or else as a description beside the file does."""
-        columns = self._config.columns or described_columns(name, self._root)
-        if columns and not self._config.columns:
-            told = ", ".join(f"'{printable(column)}' as '{key}'" for key, column in columns.items())
+        if self._config.columns:
+            return _Source(columns={**self._config.columns})
+        found = described(name, self._root)
+        if told := found.told():
             self._log.say(f"{printable(name)}: dataset_info.json beside it has columns read: {told}")
-        return _Source(columns=columns)
+        return _Source(columns=found.columns, described=found)
 
     def _plan(self, row: Row, source: _Source) -> _Plan:
         bare = row.value.get("instruction", "") is None
@@ -244,7 +253,15 @@ class _Shapes:
             return found[0]
         if not found and source.last is not None:  # the file has shown its shape: the row lacks a key of it
             return source.last
-        raise DataError([no_shape(str(row.id), row.value, found)])
+        raise DataError([no_shape(str(row.id), row.value, found, lambda: self._guess(source, row))])
+
+    def _guess(self, source: _Source, row: Row) -> Guess | None:
+        """The columns of the file, by its first rows, which are read once more for that."""
+        if not source.asked:
+            again = stream_rows([row.id.source], self._root, ProblemLog(), self._config)
+            source.guess = guess_columns([one.value for one in islice(again, ROWS)] or [row.value])
+            source.asked = True
+        return source.guess
 
     def check(self) -> None:
         """Adds a problem for each file with rows of several shapes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,28 +90,42 @@ class _Fault:
         return [(at, Problem(f"{one.what} ({self.count:,} times)", where, one.why, one.mend))]
 
 
+def _kind(problem: Problem) -> tuple[str, str]:
+    """What problems of one fault have in common. A template refuses rows in its own words, and its mend names
+    the roles of the row."""
+    other = problem.why if problem.what.startswith("[template]") else problem.mend
+    return _NUMBER.sub("#", problem.what), _NUMBER.sub("#", other)
+
+
+def _short(problems: Sequence[Problem]) -> str:
+    return "; ".join(f"{problem.where}: {problem.what}" for problem in problems)
+
+
 class ProblemLog:
     """Problems in the order in which they were met. One fault of many rows is one problem with a count;
     `MAX_KEPT` faults are told apart, and all are counted.
 
     ``counts``: what was done with rows that are read, and with how many. ``said``: facts about whole files,
-    in order. ``dropped``: what is wrong with the
-    rows that were left out, where ``drop`` asks for that.
+    in order. ``dropped``: what is wrong with the rows
+    that were left out, where ``drop`` asks for that; ``blank`` the same of rows without prompt or answer,
+    where ``drop_blank`` asks for that.
     """
 
-    def __init__(self, *, drop: bool = False) -> None:
+    def __init__(self, *, drop: bool = False, drop_blank: bool = False) -> None:
         self.total = 0
         self.counts: Counter[str] = Counter()
         self.said: dict[str, None] = {}
         self.dropped: list[str] = []
         self.num_dropped = 0
-        self._drop = drop
+        self.blank: list[str] = []
+        self.num_blank = 0
+        self._drop, self._drop_blank = drop, drop_blank
         self._faults: dict[tuple[str, str], _Fault] = {}
 
     def add(self, *problems: Problem) -> None:
         for problem in problems:
             self.total += 1
-            key = _NUMBER.sub("#", problem.what), _NUMBER.sub("#", problem.mend)
+            key = _kind(problem)
             fault = self._faults.get(key)
             if fault is None:
                 if len(self._faults) == MAX_KEPT:
@@ -132,7 +146,16 @@ class ProblemLog:
             return
         self.num_dropped += 1
         if len(self.dropped) < MAX_KEPT:
-            self.dropped.append("; ".join(f"{problem.where}: {problem.what}" for problem in problems))
+            self.dropped.append(_short(problems))
+
+    def blank_row(self, *problems: Problem) -> None:
+        """A row that lacks its prompt or its answer: an error, or the reason why it is left out."""
+        if not self._drop_blank:
+            self.bad_row(*problems)
+            return
+        self.num_blank += 1
+        if len(self.blank) < MAX_KEPT:
+            self.blank.append(_short(problems))
 
     @property
     def kept(self) -> list[Problem]:

@@ -22,6 +22,7 @@ class ReadReport:
         bare_rows: rows without an instruction, in files where others have one; their input is the prompt.
         counts: what was done with rows, in words -> how many. said: facts about whole files.
         dropped: rows left out by data.bad_rows, each with its fault (1,000 at most); num_dropped counts all.
+        blank, num_blank: the same of data.empty.
     """
 
     rows: int = 0
@@ -33,6 +34,8 @@ class ReadReport:
     said: list[str] = field(default_factory=list[str])
     dropped: list[str] = field(default_factory=list[str])
     num_dropped: int = 0
+    blank: list[str] = field(default_factory=list[str])
+    num_blank: int = 0
 
     def take(self, log: ProblemLog) -> None:
         """What the readers of the files counted."""
@@ -41,6 +44,8 @@ class ReadReport:
         self.said += [line for line in log.said if line not in self.said]
         self.dropped += log.dropped
         self.num_dropped += log.num_dropped
+        self.blank += log.blank
+        self.num_blank += log.num_blank
 
     def notes(self) -> list[str]:
         """One sentence for each fact worth a line."""
@@ -51,6 +56,10 @@ class ReadReport:
         if self.num_dropped:
             first = "; ".join(self.dropped[:3])
             notes.append(f"{self.num_dropped:,} bad rows are left out (data.bad_rows: drop), first {first}")
+        if self.num_blank:
+            first = "; ".join(self.blank[:3])
+            told = f"{self.num_blank:,} rows without prompt or answer are left out (data.empty: drop)"
+            notes.append(f"{told}, first {first}")
         if self.ignored_keys:
             most = max(self.ignored_keys.values())
             notes.append(f"ignored keys: {names(self.ignored_keys)} (in up to {most:,} rows)")

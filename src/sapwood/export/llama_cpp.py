@@ -16,6 +16,7 @@ from sapwood.errors import ExportError
 from sapwood.export.check import Outside, Top
 from sapwood.export.llama_child import ANSWERS, QUESTIONS
 from sapwood.export.traces import TOP, Trace
+from sapwood.machine.doing import doing
 from sapwood.machine.extras import install
 
 Question = dict[str, Any]
@@ -57,6 +58,7 @@ def _prompt(trace: Trace, template: bool) -> Question:
     return {"ask": "prompt", "messages": [{"role": m.role, "content": m.content} for m in trace.messages]}
 
 
+@doing("checking in llama.cpp")
 def ask(model: Path, adapter: Path | None, context: int, questions: Sequence[Question]) -> list[Any]:
     """Load ``model`` (with ``adapter``) and answer `llama_child.Llama`'s questions. Raises ExportError with
     llama.cpp's own last words where it refuses a file."""

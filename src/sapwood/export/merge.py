@@ -171,14 +171,16 @@ def _kl(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def held_out_loss(model: Any, examples: Sequence[Example]) -> float:
-    """Mean over the targets, in nats."""
+    """Mean over the targets by their weights, in nats."""
     total = torch.zeros(())
     for example in examples:
         ids = torch.tensor(example.ids, dtype=torch.long)  # a copy: the run's own arrays can't be written
         rows = log_probs(model, ids.tolist(), 1)[:-1]  # [T - 1, V]: row t predicts token t + 1
         target = rows.gather(1, ids[1:, None])[:, 0]
-        total -= target[torch.tensor(example.trained)[1:]].sum()
-    return float(total) / sum(example.num_targets for example in examples)
+        learnt = torch.tensor(example.trained)[1:]
+        weights = 1 if example.weights is None else torch.tensor(example.weights)[1:][learnt]
+        total -= (target[learnt] * weights).sum()
+    return float(total) / sum(example.weight for example in examples)
 
 
 def exact_difference(model: Any, traces: Sequence[Trace]) -> float:

@@ -42,6 +42,7 @@ from sapwood.export.read_back import config_facts, gguf_facts
 from sapwood.export.rounded import in_bf16, types_in, whole_file, yardstick
 from sapwood.export.traces import Trace, far_from, rows_of, said_by, trace_prompts
 from sapwood.gguf.facts import refuse_unwritable
+from sapwood.machine.doing import doing
 from sapwood.run.files import staged_dir, to_json
 from sapwood.serve.load import Loaded
 from sapwood.types import CHECK, BaseSpec, Example, Kind
@@ -99,7 +100,8 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
     refuse_early(trained.base.spec, order.kind)
     require_quantiser(order.file_type)
     with staged_dir(final) as stage:
-        done = _WRITERS[order.kind](trained, order, stage)
+        with doing(f"writing {order.kind}"):
+            done = _WRITERS[order.kind](trained, order, stage)
         done.path = final
         done.use = done.use.replace("{folder}", quote(str(final))).replace("{path}", repr(str(final)))
         (stage / CHECK).write_text(to_json(done.to_json()), encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.machine.doing import counted
 from sapwood.serve.generate import Settings, answer_batch, generation_attention
 from sapwood.serve.load import Loaded
 from sapwood.types import Message
@@ -57,7 +58,8 @@ def trace_prompts(trained: Loaded) -> list[Trace]:
     settings = Settings(max_new_tokens=ANSWER_TOKENS)
     answers = answer_batch(network, trained.tokenizer, prompts, renderer.stop_ids, settings)
     traces: list[Trace] = []
-    for messages, ids, answer in zip(asked, prompts, answers, strict=True):
+    whole = counted("hearing the trained model", list(zip(asked, prompts, answers, strict=True)))
+    for messages, ids, answer in whole:
         said = list(answer.ids)
         told = log_probs(network, ids + said, len(ids))
         text = renderer.prompt_text(messages)
@@ -73,7 +75,8 @@ def said_by(network: Any, traces: Sequence[Trace]) -> list[Trace]:
 
 def rows_of(network: Any, traces: Sequence[Trace]) -> list[Tensor]:
     """What a model says after the traces, as `Trace.trained`."""
-    return [log_probs(network, trace.ids + trace.answer, len(trace.ids)) for trace in traces]
+    told = counted("hearing the rounded model", traces)
+    return [log_probs(network, trace.ids + trace.answer, len(trace.ids)) for trace in told]
 
 
 def far_from(traces: Sequence[Trace], told: Sequence[Tensor]) -> float:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sapwood.machine.device import Device
+from sapwood.machine.load import BUSY, LoadMeter, load_now
 
 if TYPE_CHECKING:
     import torch
@@ -61,11 +62,7 @@ def fastest_threads(storage_dtype: str, matmul_dtype: str) -> int:
     every = torch.get_num_threads()
     if every == 1:
         return every
-    try:
-        torch.set_num_threads(every // 2)
-        half = _gflops(storage_dtype, matmul_dtype)
-    finally:
-        torch.set_num_threads(every)
+    half = rate_with_threads(storage_dtype, matmul_dtype, every // 2)
     return every if product_rates(storage_dtype)[matmul_dtype] >= FASTER * half else every // 2
 
 
@@ -75,25 +72,47 @@ def machine_facts(device: Device) -> dict[str, Any]:
 
     On a CPU the forward product (x W^T) and the backward one (g W) of one projection are timed in each
     format, and with half of the threads, for about half a second in all; on CUDA bf16 is taken where the
-    device has it. Measured once a process.
+    device has it. Measured once a process, unless `measure_again` is called. ``load``: the share of the
+    processors' time that others took meanwhile.
     """
     import torch
 
     if device.dense_dtype is not None:
         return {"device": device.name, "dtype": device.dense_dtype}
+    meter = LoadMeter.start()
+    most = torch.get_num_threads()
     rates = {storage_dtype: product_rates(storage_dtype) for storage_dtype in ("fp32", "bf16")}
     matmul_dtype = fastest_matmul_dtype("bf16", device)
     name = "bf16" if rates["bf16"][matmul_dtype] >= NEAR * rates["fp32"]["fp32"] else "fp32"
     matmul_dtype = matmul_dtype if name == "bf16" else "fp32"
+    threads = fastest_threads(name, matmul_dtype)
     return {
         "device": "cpu",
         "dtype": name,
         "products": matmul_dtype,
         "gflops": {dtype: round(max(found.values()), 1) for dtype, found in rates.items()},
         "bf16_gflops": {way: round(rate, 1) for way, rate in rates["bf16"].items()},
-        "threads": fastest_threads(name, matmul_dtype),
+        "threads": threads,
+        "most_threads": most,
+        "load": round(meter.share(), 2),
         "capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def measured_busy(device: Device) -> bool:
+    """Did others keep the machine busy when it was measured?"""
+    return machine_facts(device).get("load", 0.0) >= BUSY
+
+
+def measure_when_idle(device: Device) -> bool:
+    """Measure anew, with all threads, if others kept the machine busy before and have gone; was it done?"""
+    if not measured_busy(device) or load_now() >= BUSY:
+        return False
+    set_threads(machine_facts(device)["most_threads"])
+    for known in (machine_facts, fastest_threads, product_rates, _rates):
+        known.cache_clear()
+    machine_facts(device)
+    return True
 
 
 def set_threads(number: int) -> None:
@@ -116,6 +135,18 @@ def kernel_facts(device: Device) -> dict[str, Any]:
         "threads": threads,
         "compiled": device.compiled,
     }
+
+
+def rate_with_threads(storage_dtype: str, matmul_dtype: str, threads: int) -> float:
+    """GFLOP/s with so many threads, whatever is set."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _gflops(storage_dtype, matmul_dtype)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _gflops(storage_dtype: str, matmul_dtype: str) -> float:

@@ -71,6 +71,19 @@ def build_pack(examples: Sequence[Example], *, share_prefixes: bool = True) -> P
         predict_at=np.concatenate(predict_at).astype(np.int32),
         targets=np.concatenate(targets).astype(np.int32),
         rows=tuple(example.row for example in examples),
+        weights=_weights(examples, trained),
+    )
+
+
+def _weights(examples: Sequence[Example], trained: Sequence[np.ndarray]) -> np.ndarray | None:
+    """float32[N], what each target counts; None where no example says so."""
+    if all(example.weights is None for example in examples):
+        return None
+    return np.concatenate(
+        [
+            np.ones(len(at), np.float32) if example.weights is None else example.weights[at]
+            for example, at in zip(examples, trained, strict=True)
+        ]
     )
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from sapwood.adapter.methods import STORAGES
 from sapwood.base.inspect import skeleton
-from sapwood.base.storage.storages import candidates, smaller_storages, with_storage
+from sapwood.base.storage.storages import candidates, smaller_storages, storage_dtype, with_storage
 from sapwood.compute.recompute import layers_to_recompute
 from sapwood.config.kinds import Storage
 from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.machine.device import Device
-from sapwood.machine.measure import machine_facts
+from sapwood.machine.measure import dtype_name, machine_facts
 from sapwood.plan.memory import (
     MARGIN,
     MemoryPlan,
@@ -121,6 +121,17 @@ def settled(config: RunConfig, choice: MemoryChoice, device: Device) -> RunConfi
     if train.threads is None:
         train = train.model_copy(update={"threads": machine_facts(device).get("threads")})
     return config.model_copy(update={"base": choice.base, "train": train})
+
+
+def settings_line(config: RunConfig) -> str:
+    """What computes a run, in words. ``config`` has no ``auto`` left."""
+    base, train = config.base, config.train
+    products = "fp32" if base.products == "fp32" else dtype_name(storage_dtype(base))
+    threads = f", {train.threads} thread{'s' * (train.threads != 1)}" if train.threads is not None else ""
+    layers = train.gradient_checkpointing
+    count = "all" if layers is True else layers or "no"
+    twice = f"{count} layers computed twice"
+    return f"computes   weights in {base.storage}, products in {products}{threads}, {twice}"
 
 
 def cheaper(study: Study, config: RunConfig, device: Device) -> list[str]:

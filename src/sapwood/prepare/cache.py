@@ -21,7 +21,7 @@ from sapwood.types import Example
 PIECE = 16 << 20  # bytes that are hashed at once
 ALIGNED = 64  # bytes: where the examples of an entry begin
 DIGEST = 32
-STORED = {"I32": np.int32, "I64": np.int64, "U8": np.uint8}  # safetensors' names
+STORED = {"F32": np.float32, "I32": np.int32, "I64": np.int64, "U8": np.uint8}  # safetensors' names
 
 Chunk = bytes | memoryview
 

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.config.sections import RunConfig
-from sapwood.data.files.folder import held_out_files
 from sapwood.data.files.sources import size_of
 from sapwood.data.formats import ReadReport, read_conversations
+from sapwood.data.held_out import held_out_files
+from sapwood.data.problems import ProblemLog
 from sapwood.errors import DataError, Problem
+from sapwood.machine.doing import doing
 from sapwood.machine.system import cores
 from sapwood.prepare.overlap import Overlap
 from sapwood.prepare.pool import LARGE, prove_batches
@@ -59,10 +61,15 @@ def prepare_dataset(
     there are so much data. Raises DataError with every problem of every row."""
     count = _processes(config) if processes is None else processes
     reading = _Reading(config, renderer)
-    totals = Tally(rules), Tally(rules)
-    with closing(prove_batches(_batches(reading.sides()), renderer, rules, count)) as proven:
+    log = ProblemLog()  # of both sides: a fault that they share is told once
+    totals = Tally(rules, log), Tally(rules, log)
+    with (
+        closing(prove_batches(_batches(reading.sides()), renderer, rules, count)) as proven,
+        doing("proving rows") as far,
+    ):
         for side, batch in proven:
             totals[side].add(batch)
+            far(f"{sum(total.rows for total in totals):,}")
             if totals[side].hopeless:
                 break
     train, measured = _finish(totals, renderer, config.data.eval != 0, _overlapping(reading))
@@ -161,5 +168,5 @@ def _finish(
         except DataError as error:
             problems += error.problems
     if problems:
-        raise DataError(problems)
+        raise DataError([*dict.fromkeys(problems)])
     return found[0], found[1] if measures else None

@@ -18,12 +18,13 @@ COPIED = 65_536  # examples that are copied at once
 class Examples(Sequence[Example]):
     """Examples one behind the other; each is made when it is asked for.
 
-    ids: int32[tokens]; trained: bool[tokens]; bounds: int64[examples + 1], where each begins and the last
+    ids: int32[tokens]; trained: bool[tokens]; weights: float32[tokens], or None where every token counts 1;
+    bounds: int64[examples + 1], where each begins and the last
     ends. Where each came from: ``source``, int32[examples], counts in ``sources``; ``number`` of the row in
     it and ``line`` (0 for none), int64[examples].
     """
 
-    __slots__ = ("bounds", "ids", "line", "number", "source", "sources", "trained")
+    __slots__ = ("bounds", "ids", "line", "number", "source", "sources", "trained", "weights")
 
     def __init__(
         self,
@@ -32,8 +33,9 @@ class Examples(Sequence[Example]):
         bounds: NDArray[np.int64],
         rows: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]],
         sources: Sequence[str],
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
-        self.ids, self.trained, self.bounds = ids, trained, bounds
+        self.ids, self.trained, self.bounds, self.weights = ids, trained, bounds, weights
         self.source, self.number, self.line = rows
         self.sources = sources
 
@@ -53,7 +55,8 @@ class Examples(Sequence[Example]):
         ids = np.concatenate([np.empty(0, np.int32), *(one.ids for one in found)], dtype=np.int32)
         trained = np.concatenate([np.empty(0, np.bool_), *(one.trained for one in found)], dtype=np.bool_)
         bounds = np.cumsum([0, *map(len, found)])
-        return cls(ids, trained, bounds, rows, list(known))
+        weights = joined_weights([(one.weights, len(one)) for one in found])
+        return cls(ids, trained, bounds, rows, list(known), weights)
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -70,7 +73,8 @@ class Examples(Sequence[Example]):
             return self.take(np.arange(start, stop, step))
         at = range(len(self))[index]
         start, stop = self.bounds[at], self.bounds[at + 1]
-        return Example(self.row(at), self.ids[start:stop], self.trained[start:stop])
+        weights = None if self.weights is None else self.weights[start:stop]
+        return Example(self.row(at), self.ids[start:stop], self.trained[start:stop], weights)
 
     def row(self, at: int) -> RowId:
         """Where an example came from."""
@@ -100,12 +104,17 @@ class Examples(Sequence[Example]):
             np.concatenate([self.ids[edges[at] : edges[at + 1]] for at in chosen], out=ids[into])
             np.concatenate([self.trained[edges[at] : edges[at + 1]] for at in chosen], out=trained[into])
         rows = self.source[places], self.number[places], self.line[places]
-        return Examples(ids, trained, bounds, rows, self.sources)
+        weights = self.weights
+        if weights is not None:
+            weights = np.concatenate([weights[:0], *(weights[edges[at] : edges[at + 1]] for at in places)])
+        return Examples(ids, trained, bounds, rows, self.sources, weights)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What is stored: `from_tensors` gives the examples again, with ``sources``."""
         span = slice(self.bounds[0], self.bounds[-1])
+        weights = {} if self.weights is None else {"weights": self.weights[span]}
         return {
+            **weights,
             "ids": self.ids[span],
             "trained": self.trained[span].view(np.uint8),
             "length": self.lengths,
@@ -125,9 +134,12 @@ class Examples(Sequence[Example]):
             raise ValueError("its parts don't belong together")
         if tensors["trained"].max(initial=0) > 1:
             raise ValueError("a flag is neither 0 nor 1")
+        weights = tensors.get("weights")
+        if weights is not None and (len(weights) not in tokens or not np.isfinite(weights).all()):
+            raise ValueError("its weights don't belong to its tokens")
         bounds = np.concatenate([[0], np.cumsum(length)])
         where = (source, tensors["index"], tensors["line"])
-        return cls(tensors["ids"], tensors["trained"].view(np.bool_), bounds, where, sources)
+        return cls(tensors["ids"], tensors["trained"].view(np.bool_), bounds, where, sources, weights)
 
     def digest(self) -> str:
         """sha256 over the examples and where each came from."""
@@ -139,7 +151,8 @@ class Examples(Sequence[Example]):
 
     def _slice(self, start: int, stop: int) -> Examples:
         rows = (self.source[start:stop], self.number[start:stop], self.line[start:stop])
-        return Examples(self.ids, self.trained, self.bounds[start : stop + 1], rows, self.sources)
+        bounds = self.bounds[start : stop + 1]
+        return Examples(self.ids, self.trained, bounds, rows, self.sources, self.weights)
 
 
 @dataclass(slots=True)
@@ -152,13 +165,14 @@ class _Columns:
     source: list[NDArray[np.int32]]
     number: list[NDArray[np.int64]]
     line: list[NDArray[np.int64]]
+    weights: list[tuple[NDArray[np.float32] | None, int]]
 
 
 class Growing:
     """Examples while they come."""
 
     def __init__(self) -> None:
-        self._columns = _Columns([], [], [], [], [], [])
+        self._columns = _Columns([], [], [], [], [], [], [])
         self._sources: dict[str, int] = {}
         self.count = 0
 
@@ -172,6 +186,8 @@ class Growing:
         columns.source.append(np.array(known, np.int32)[examples.source])
         columns.number.append(examples.number)
         columns.line.append(examples.line)
+        own = None if examples.weights is None else examples.weights[span]
+        columns.weights.append((own, examples.num_tokens))
         self.count += len(examples)
 
     def finish(self) -> Examples:
@@ -181,7 +197,17 @@ class Growing:
         number, line = _joined(columns.number, np.int64), _joined(columns.line, np.int64)
         rows = (_joined(columns.source, np.int32), number, line)
         ids, trained = _joined(columns.ids, np.int32), _joined(columns.trained, np.bool_)
-        return Examples(ids, trained, bounds, rows, list(self._sources))
+        weights = joined_weights(columns.weights)
+        columns.weights.clear()
+        return Examples(ids, trained, bounds, rows, list(self._sources), weights)
+
+
+def joined_weights(pieces: Sequence[tuple[NDArray[np.float32] | None, int]]) -> NDArray[np.float32] | None:
+    """Weights of tokens, one piece behind the other: each has so many tokens, and None for 1 each. None where
+    no piece has weights."""
+    if all(own is None for own, _ in pieces):
+        return None
+    return np.concatenate([np.ones(tokens, np.float32) if own is None else own for own, tokens in pieces])
 
 
 def _joined(pieces: list[NDArray[Any]], dtype: type) -> NDArray[Any]:

@@ -155,6 +155,7 @@ def _packed(batch: Batch) -> list[Any]:
             [_FIELDS(message) for message in one.messages],
             one.tools,
             one.text,
+            one.weight,
         )
         for one in batch
     ]
@@ -162,6 +163,6 @@ def _packed(batch: Batch) -> list[Any]:
 
 def _unpacked(packed: Sequence[Any]) -> Batch:
     return [
-        Conversation(RowId(*row), tuple([Message(*message) for message in messages]), tools, text)
-        for row, messages, tools, text in packed
+        Conversation(RowId(*row), tuple([Message(*message) for message in messages]), tools, text, weight)
+        for row, messages, tools, text, weight in packed
     ]

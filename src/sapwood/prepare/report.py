@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.config.sections import TemplateConfig
+from sapwood.data.problems import ProblemLog
 from sapwood.errors import DataError, Problem
 from sapwood.prepare.examples import Examples, Growing
 from sapwood.prepare.rows import ProvenBatch, Rules, longest_of, prove_rows
@@ -105,7 +106,8 @@ def prepare(
         template, max_length, vocab_rows: see `Rules`.
 
     Raises:
-        DataError: with every problem of every row (1,000 at most), among them rows that are too long.
+        DataError: with every problem of every row, among them rows that are too long. A fault that many rows
+        share is one problem with a count.
     """
     rules = Rules(template, max_length, vocab_rows)
     total = Tally(rules)
@@ -119,7 +121,8 @@ def prepare(
 class Tally:
     """Sums up batches in the order of their rows: ``add`` each, then ``finish``."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, log: ProblemLog | None = None) -> None:
+        """``log``: where problems go, if others add to it too."""
         self._rules = rules
         self._examples = Growing()
         self._lengths: list[NDArray[np.int64]] = []
@@ -127,12 +130,17 @@ class Tally:
         self._dropped, self._cut = _Rows(), _Rows()
         self._rows = self._cut_answers = self._characters = self._unknown = 0
         self._proven = ProofTally()
-        self._problems: list[Problem] = []
+        self._problems = log if log is not None else ProblemLog()
+
+    @property
+    def rows(self) -> int:
+        """How many were seen."""
+        return self._rows
 
     @property
     def hopeless(self) -> bool:
         """There are so many problems that one more row tells nobody anything."""
-        return len(self._problems) >= MAX_PROBLEMS
+        return self._problems.total >= MAX_PROBLEMS
 
     def add(self, batch: ProvenBatch) -> None:
         """Count in a batch of later rows."""
@@ -146,11 +154,13 @@ class Tally:
         self._characters += batch.characters
         self._unknown += batch.unknown
         self._proven.add(batch.tally)
-        self._problems += batch.problems
+        self._problems.add(*batch.problems)
 
     def finish(self, renderer: Renderer) -> Preparation:
         """What was proven. Raises DataError as `prepare` does."""
-        problems = [*self._proven.problems(), *self._problems]
+        problems = [*self._proven.problems(), *self._problems.kept]
+        if self.hopeless:
+            problems.append(Problem(f"reading stopped after {self._problems.total:,} problems"))
         if self._dropped.count and self._rules.template.overlong == "error":
             problems = [self._too_long(), *problems]
         if problems:

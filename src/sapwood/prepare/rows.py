@@ -13,7 +13,7 @@ from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError, Problem
 from sapwood.prepare.examples import Examples
 from sapwood.template.encode import Encoded
-from sapwood.template.label import label_encoded
+from sapwood.template.label import label_encoded, span_weights
 from sapwood.template.proof import ProofTally
 from sapwood.template.prove import Fault, Labelled, Prover
 from sapwood.template.render import Renderer, Rendering
@@ -170,7 +170,8 @@ class _Work:
 
     def _label(self, outcome: _Outcome, conversation: Conversation, one: Rendering, ids: Encoded) -> None:
         try:
-            example = label_encoded(one.rendered, ids)
+            weights = span_weights(conversation, one.turns, whole=one.whole)
+            example = label_encoded(one.rendered, ids, weights)
         except DataError as error:
             outcome.problems += error.problems
             return
@@ -231,7 +232,8 @@ def cut_to(example: Example, length: int) -> Example:
     """
     learnt = np.flatnonzero(example.trained[:length])
     stop = int(learnt[-1]) + 1 if len(learnt) else length
-    return Example(example.row, example.ids[:stop], example.trained[:stop])
+    weights = None if example.weights is None else example.weights[:stop]
+    return Example(example.row, example.ids[:stop], example.trained[:stop], weights)
 
 
 def longest_of(measured: Sequence[tuple[RowId, int]]) -> list[tuple[RowId, int]]:

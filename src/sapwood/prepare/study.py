@@ -20,8 +20,8 @@ from sapwood.base.cache import cache_dir
 from sapwood.base.hubs import revision_of
 from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.config.sections import RunConfig
-from sapwood.data.files.folder import held_out_files
 from sapwood.data.files.sources import digest
+from sapwood.data.held_out import held_out_files
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.machine.device import device_for
 from sapwood.prepare.cache import open_entry, pack_entry, pack_examples, unpack_examples
@@ -124,7 +124,10 @@ def _prepare(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int
             "learnt": train.report.rows,
             "held_out": measured.report.rows if measured is not None else 0,
             "notes": found.notes.notes(),
-            "left_out": {"count": found.notes.num_dropped, "rows": found.notes.dropped},
+            "left_out": {
+                "count": found.notes.num_dropped + found.notes.num_blank,
+                "rows": [*found.notes.dropped, *found.notes.blank],
+            },
         },
         "duplicates": _groups(found.hashes.duplicates(found.learnt)),
         "contradictions": _groups(found.hashes.contradictions(found.learnt)),

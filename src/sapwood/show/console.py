@@ -6,9 +6,11 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
+from sapwood.machine.doing import Patient, told_to
 from sapwood.run.lines import to_line
 from sapwood.run.store import KINDS, event_data
 from sapwood.scores import perplexity
@@ -187,11 +189,20 @@ class LiveReporter(TextReporter):
         super().__init__(stream, total_steps, base_loss)
         self._panel: Panel = Panel(title, total_steps, Pace(total_steps, time.monotonic))
         self._console = Console(file=cast("TextIO", stream), force_terminal=True, highlight=False)
+        self._opened = ExitStack()
         self._live = Live(self._panel, console=self._console, refresh_per_second=2)
         self._live.start()
 
+    def __enter__(self) -> Self:
+        self._opened.enter_context(told_to(Patient(self._doing)))
+        return self
+
     def close(self) -> None:
+        self._opened.close()
         self._live.stop()
+
+    def _doing(self, text: str) -> None:
+        self._panel.doing = text
 
     def _stepped(self, event: Stepped) -> None:
         self._panel.stepped(event)

@@ -7,7 +7,11 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+
+from sapwood.machine.doing import Patient, told_to
+
+LOG_SECONDS = 10.0  # between two lines about one thing, in a log
 
 
 class Terminal(Protocol):
@@ -26,12 +30,38 @@ def quiet() -> bool:
 
 
 @contextmanager
-def waiting(text: str) -> Generator[None]:
-    """A spinner on stderr with ``text``, for as long as the block takes; nothing where nobody looks."""
-    if quiet() or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+def progress() -> Generator[None]:
+    """While open, stderr says what takes long, and how far it is: in place on a terminal, line by line in a
+    log."""
+    if quiet():
         yield
         return
-    from rich.console import Console
-
-    with Console(stderr=True, highlight=False).status(text):
+    in_place = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    patient = Patient(_Spinner()) if in_place else Patient(_line, every=LOG_SECONDS, after=LOG_SECONDS)
+    with told_to(patient):
         yield
+
+
+class _Spinner:
+    """A line that rich draws again and again, for as long as there is something to say."""
+
+    def __init__(self) -> None:
+        self._status: Any = None
+
+    def __call__(self, text: str) -> None:
+        if not text:
+            if self._status is not None:
+                self._status.stop()
+                self._status = None
+        elif self._status is None:
+            from rich.console import Console
+
+            self._status = Console(stderr=True, highlight=False).status(text)
+            self._status.start()
+        else:
+            self._status.update(text)
+
+
+def _line(text: str) -> None:
+    if text:
+        print(f"sapwood: {text}", file=sys.stderr, flush=True)

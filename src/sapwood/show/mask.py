@@ -67,6 +67,9 @@ def summary(example: Example, renderer: Renderer) -> str:
     line = f"{len(example)} tokens, {example.num_targets} trained ({share:.0f} %)"
     if not example.num_targets:
         return f"{line}: nothing to learn ✗"
+    if example.weights is not None:
+        told = sorted({float(weight) for weight in example.weights[example.trained]})
+        line += f", weight {' and '.join(f'{weight:g}' for weight in told)}"
     last = int(example.ids[example.trained][-1])
     name = visible(str(renderer.tokenizer.convert_ids_to_tokens(last)))
     return f"{line}, ends with {name} {'✓' if last in renderer.stop_ids else '✗ (not a stop token)'}"

@@ -32,6 +32,7 @@ class Panel:
         self._last: Stepped | None = None
         self._held_out = ""
         self.finished = False
+        self.doing = ""
 
     def stepped(self, event: Stepped) -> None:
         self._pace.stepped(event)
@@ -57,6 +58,7 @@ class Panel:
         step = self._last.step if self._last else 0
         left = self._pace.left()
         ahead = "done" if self.finished else f"left {duration(left)}" if left is not None else "first step …"
+        ahead = self.doing or ahead
         grid = Table.grid(padding=(0, 2), expand=True)
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True)

@@ -27,7 +27,7 @@ from sapwood.types import Conversation, Example, RowId
 
 Fault = tuple[str, str]  # the code of a check, and why it fails
 SHOWN = 60  # characters of an example
-MAX_PROBLEMS = 1000  # after so many, one more row tells nobody anything
+MAX_PROBLEMS = 20_000  # after so many, one more row tells nobody anything
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,8 @@ class Renderer:
 
     def __reduce__(self) -> Any:
         """A renderer travels to another process as what it is made of."""
-        return Renderer, (self.tokenizer, self._given, self.stop_ids, self.clock)
+        means = self.meant, self._close_thinking
+        return Renderer, (self.tokenizer, self._given, self.stop_ids, self.clock, *means)
 
     def render(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendered]:
         """The conversation as text, with spans over what is to be learnt.

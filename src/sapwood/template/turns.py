@@ -22,12 +22,12 @@ def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
                 "template.train_on=all learns every turn",
                 "set template.train_on=assistant, or delete the mark",
             )
-        if message.weight not in (None, 1):
+        if message.weight not in (None, 1) and train_on == "all":
             raise DataError(
                 f"[turn] message {i + 1} has the weight {message.weight:g}",
                 str(conversation.row),
-                "the loss counts each token of a turn once",
-                "write train: true or train: false",
+                "template.train_on=all learns every turn alike",
+                "set template.train_on=assistant, or data.ignore=weight",
             )
         if message.trained and message.role != "assistant":
             raise DataError(

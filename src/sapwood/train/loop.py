@@ -22,6 +22,7 @@ from sapwood.compute.batch import Batch, to_batch
 from sapwood.compute.loss import LossSum, label_loss
 from sapwood.config.sections import RunConfig
 from sapwood.errors import BadStepError, NumericsError
+from sapwood.machine.doing import counted, doing
 from sapwood.native.heap import release_heap
 from sapwood.pack.build import build_pack, with_lead
 from sapwood.pack.plan import plan_for
@@ -143,13 +144,13 @@ def optimizer_step(
     world: World = ALONE,
 ) -> tuple[float, float]:
     """Forward and backward over ``packs``, clip, step. Returns the mean loss and the gradient's norm before
-    clipping. The sums of all packs are divided once, by all targets of the step, so that any split into packs
-    and among processes gives the same gradient. A pack's dropout masks belong to its number in the step:
-    they don't depend on who computes it."""
-    num_targets = sum(len(pack.targets) for pack in packs)
+    clipping. The sums of all packs are divided once, by all targets of the step (the sum of their weights),
+    so that any split into packs and among processes gives the same gradient. A pack's dropout masks belong to
+    its number in the step: they don't depend on who computes it."""
+    weight = sum(pack.weight for pack in packs)
     # Near one for each target on the way back: a share of a step's loss is lost below fp16's smallest number.
     # A power of two changes no bit of the others.
-    magnified = 2.0 ** math.floor(math.log2(num_targets))
+    magnified = 2.0 ** math.floor(math.log2(weight))
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     with attending(model):
@@ -157,12 +158,12 @@ def optimizer_step(
             model.clock.pack = index
             torch.manual_seed(model.clock.at(GENERATOR))
             loss = forward_loss(model, batch_of(model, packs[index]))
-            (loss.total * (factor / num_targets * magnified)).backward()
+            (loss.total * (factor / weight * magnified)).backward()
             total += factor * float(loss.total.detach())
     world.add_up(gradients(state))
     for gradient in gradients(state):
         gradient.div_(magnified)
-    mean = world.totals(total)[0] / num_targets
+    mean = world.totals(total)[0] / weight
     norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), max_grad_norm or math.inf))
     _refuse_bad_numbers(mean, norm, packs, state.step + 1)
     state.set_rate(lr)
@@ -192,7 +193,8 @@ def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
 
 def decoder_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
     """`forward_loss` where every weight is at hand."""
-    return label_loss(hidden_states(model, batch), batch.predict_at, batch.targets, head, model.backend)
+    hidden = hidden_states(model, batch)
+    return label_loss(hidden, batch.predict_at, batch.targets, head, model.backend, batch.weights)
 
 
 def evaluate(
@@ -204,15 +206,17 @@ def evaluate(
     world: World = ALONE,
     measure: Measure | None = None,
 ) -> Evaluated:
-    """Held-out loss: the mean over all targets. Leaves the model in training mode, and no generator moved.
+    """Held-out loss: the mean over all targets by their weights. Leaves the model in training mode, and no
+    generator moved.
     ``measure``: further figures, which join the scores of the samples."""
     started = time.monotonic()
     model.peft.eval()
     packs = pack_examples(examples, config, world.size)
     num_targets = sum(len(pack.targets) for pack in packs)
     total = 0.0
+    what = "measuring the base" if step == 0 else f"measuring after step {step}"
     with torch.no_grad(), attending(model):
-        for index, factor in own_share(model, packs, world):
+        for index, factor in counted(what, own_share(model, packs, world)):
             total += factor * float(forward_loss(model, batch_of(model, packs[index])).total)
     total = world.totals(total)[0]
     if not math.isfinite(total):
@@ -222,14 +226,16 @@ def evaluate(
             "the base is damaged" if step == 0 else "the adapter would give no answer",
             "check the base model's files" if step == 0 else "lower train.lr, and start anew",
         )
-    samples = tuple(sampler()) if sampler is not None else ()
+    with doing("answering the sample questions"):
+        samples = tuple(sampler()) if sampler is not None else ()
     scores = score_answers(samples)
     if measure is not None:
         with torch.random.fork_rng():
             scores |= measure()
     model.peft.train()
     seconds = time.monotonic() - started
-    return Evaluated(step, total / num_targets, num_targets, seconds, samples, scores)
+    mean = total / sum(pack.weight for pack in packs)
+    return Evaluated(step, mean, num_targets, seconds, samples, scores)
 
 
 def _refuse_bad_numbers(loss: float, norm: float, packs: Sequence[Pack], step: int) -> None:

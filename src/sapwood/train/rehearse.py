@@ -12,6 +12,7 @@ from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
 from sapwood.config.sections import RunConfig
 from sapwood.errors import OutOfMemoryError
+from sapwood.machine.doing import doing
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
 from sapwood.train.optim import moment_bytes
 from sapwood.train.schedule import Cursor, members, plan_steps
@@ -21,6 +22,7 @@ MAX_STEPS = 400  # steps whose packs are planned: about a second, and a pack is 
 REFUSALS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
+@doing("trying the longest pack")
 def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
     """Forward and backward over the longest pack, with room for the moments; its tokens.
 

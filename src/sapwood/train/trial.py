@@ -32,6 +32,7 @@ from sapwood.base.load import load_base
 from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_model
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import ModelError, SapwoodError
+from sapwood.machine.doing import doing
 from sapwood.pack.build import build_pack
 from sapwood.prepare.study import Study
 from sapwood.train.loop import batch_of, forward_loss
@@ -126,6 +127,7 @@ def _one_thread() -> Generator[None]:
         torch.set_num_threads(before)
 
 
+@doing("trying a tiny copy of the model")
 def _try(spec: BaseSpec, lora: LoraConfig, folder: Path, alone: bool) -> Trial:
     small = replace(spec, path=folder / "base", hf_config=tiny_model(spec.hf_config, folder / "base"))
     model = replace(attach_lora(_loaded(small), lora), alone=alone)

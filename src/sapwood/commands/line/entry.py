@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from sapwood.errors import ConfigError, Problem, SapwoodError
 from sapwood.machine.system import busy_processes
+from sapwood.show.manner import progress
 
 BUSY = 0.4  # running processes a core, before this one, from which a machine counts as busy
 ANYWHERE = {
@@ -57,7 +58,8 @@ def run(app: Any) -> NoReturn:
     manner.settle()
     as_json = "--json" in arguments
     try:
-        code = app(arguments, standalone_mode=False, prog_name="sapwood")
+        with progress():
+            code = app(arguments, standalone_mode=False, prog_name="sapwood")
         sys.exit(code if isinstance(code, int) else 0)
     except SapwoodError as error:
         if manner.debug:

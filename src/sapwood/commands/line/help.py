@@ -21,15 +21,19 @@ GROUPS = {
 EXAMPLES = {
     "": (
         "sapwood demo",
-        "sapwood init --data rows.jsonl && sapwood train sapwood.yaml",
+        "sapwood init --data rows.csv && sapwood train",
         "sapwood chat last",
     ),
     "demo": ("sapwood demo", "sapwood demo --steps 20"),
-    "init": ("sapwood init --data rows.jsonl --model hf:Qwen/Qwen1.5-0.5B-Chat",),
+    "init": ("sapwood init --data rows.csv", "sapwood init --data rows.csv mine.yaml --all"),
     "import": ("sapwood import train.py", "sapwood import axolotl.yaml --out mine.yaml --html report.html"),
-    "check": ("sapwood check sapwood.yaml", "sapwood check sapwood.yaml pack.length=512 --json"),
+    "check": ("sapwood check", "sapwood check rows.csv", "sapwood check mine.yaml pack.length=512 --json"),
     "show": ("sapwood show sapwood.yaml --row 0", "sapwood show sapwood.yaml --worst --html page.html"),
-    "train": ("sapwood train sapwood.yaml", "sapwood train sapwood.yaml train.lr=2e-4 lora.rank=16"),
+    "train": (
+        "sapwood train",
+        "sapwood train rows.csv",
+        "sapwood train mine.yaml train.lr=2e-4 lora.rank=16",
+    ),
     "resume": ("sapwood resume", "sapwood resume my-run --allow save.every"),
     "verify": ("sapwood verify last", "sapwood verify my-run --repair"),
     "runs": ("sapwood runs --sort loss", "sapwood runs first second --plot both.png"),

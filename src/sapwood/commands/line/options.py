@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[Path, typer.Argument(help="YAML file; `sapwood init` writes one", metavar="CONFIG")]
+Config = Annotated[
+    Path, typer.Argument(help="YAML file, as `sapwood init` writes one; or your data", metavar="CONFIG|DATA")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="section.key=value, wins over the file", metavar="[KEY=VALUE…]")
 ]
@@ -28,4 +30,4 @@ Spill = Annotated[
         "--spill-dir", help="folder for the finished adapter where the run's disk is full", metavar="DIR"
     ),
 ]
-RUNS = Path("runs")
+RUNS, USUAL = Path("runs"), Path("sapwood.yaml")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sapwood.config.sections import DataConfig
 from sapwood.data.files.paths import BUILTIN, HUB, SUFFIXES, URL, is_data
 from sapwood.data.problems import ProblemLog, names, printable
 from sapwood.errors import DataError
@@ -80,30 +79,15 @@ def files_of(source: str, root: Path, log: ProblemLog | None = None) -> list[str
         why = f"it has only {names([Path(name).name for name in found.held])}"
         mend = f"name the file: data.train={printable(found.held[0])}"
         raise DataError("none of the folder's files is to train on", printable(source), why, mend)
-    if log is not None and (found.held or found.rest):
+    if log is not None:
+        say_splits(log, source, found)
+    return list(found.train)
+
+
+def say_splits(log: ProblemLog, source: str, found: Splits) -> None:
+    """Which files of an entry are learnt, if some are not."""
+    if found.held or found.rest:
         learnt, other = (
             names([Path(name).name for name in part]) for part in (found.train, [*found.held, *found.rest])
         )
         log.say(f"{printable(source)}: {learnt} is learnt; {other} is another split, and not learnt")
-    return list(found.train)
-
-
-def held_out_files(config: DataConfig, root: Path | None = None) -> list[str]:
-    """The held-out files: that of data.eval; if data.eval isn't set, what folders of data.train name as their
-    validation split, or else as their test split."""
-    here = root if root is not None else Path.cwd()
-    if isinstance(config.eval, str):
-        try:
-            splits = folder_splits(config.eval, here)
-        except DataError:
-            return [config.eval]  # reading it says what is wrong
-        return list(splits.held or splits.train)
-    if "eval" in config.model_fields_set:
-        return []
-    found: list[str] = []
-    for source in config.train:
-        try:
-            found += folder_splits(source, here).held
-        except DataError:
-            continue  # reading it says what is wrong
-    return found

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from sapwood.data.files.folder import TEST, TRAIN, VALIDATION
+from sapwood.data.files.folder import TEST, TRAIN, VALIDATION, Splits, say_splits, splits_of
 from sapwood.data.files.paths import HUB, is_data
-from sapwood.data.problems import printable
+from sapwood.data.problems import ProblemLog, printable
 from sapwood.errors import DataError
 from sapwood.machine.extras import install
 
@@ -21,27 +21,59 @@ _PATH = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/
 SHOWN = 8  # files that a message names
 
 
-def hub_files(path: str) -> dict[str, str]:
+def hub_files(path: str, log: ProblemLog | None = None) -> dict[str, str]:
     """``hf:ORG/NAME[@REVISION][/FILE]``: name of each file -> its copy on this disk.
 
-    FILE may hold ``*``. Without it the training files are taken where it is clear which those are. Raises
-    DataError.
+    FILE may hold ``*``. Without it the training files are taken where it is clear which those are; ``log`` is
+    told which. Raises DataError.
     """
-    where = printable(path)
+    found = hub_splits(path)
+    if log is not None:
+        say_splits(log, path, found)
+    base = _base(path)
+    urls = _urls(path)
+    listed = [urls[name.removeprefix(f"{HUB}{base}/")] for name in found.train]
+    local = _ask(printable(path), lambda datasets: datasets.DownloadManager().download(listed))
+    return dict(zip(found.train, local, strict=True))
+
+
+def hub_splits(path: str) -> Splits:
+    """The files of ``hf:ORG/NAME[@REVISION][/FILE]`` by their splits, each as a path of its own; without FILE
+    those of the training files' folder and kind are held out. Raises DataError."""
+    where, base, names = printable(path), _base(path), list(_urls(path))
+    if _match(path)["file"]:
+        return Splits([f"{HUB}{base}/{name}" for name in names])
+    data = [name for name in names if is_data(PurePosixPath(name).name)]
+    chosen = training_files(data, base, where)
+    kinds = {_kind(name) for name in chosen}
+    other = splits_of([name for name in data if name not in chosen and _kind(name) in kinds])
+    parts = ([name for name in data if name in chosen], other.held, [*other.train, *other.rest])
+    return Splits(*([f"{HUB}{base}/{name}" for name in part] for part in parts))
+
+
+def _match(path: str) -> re.Match[str]:
     match = _PATH.fullmatch(path)
     if match is None or (match["file"] and not is_data(match["file"].replace("*", "x"))):
         mend = "write hf:ORG/NAME, hf:ORG/NAME/FILE or hf:ORG/NAME@REVISION/FILE; FILE may hold *"
-        raise DataError("the path names no data file of a dataset", where, "", mend)
-    revision = f"@{match['revision']}" if match["revision"] else ""
-    base = f"{match['name']}{revision}"
-    listed = _ask(where, lambda _: _listed(match["file"] or "**", base))
-    names = [url.split("/", 5)[-1] for url in listed]
-    if not match["file"]:
-        chosen = training_files([name for name in names if is_data(PurePosixPath(name).name)], base, where)
-        listed = [url for url, name in zip(listed, names, strict=True) if name in chosen]
-        names = [name for name in names if name in chosen]
-    local = _ask(where, lambda datasets: datasets.DownloadManager().download(listed))
-    return dict(zip([f"{HUB}{base}/{name}" for name in names], local, strict=True))
+        raise DataError("the path names no data file of a dataset", printable(path), "", mend)
+    return match
+
+
+def _base(path: str) -> str:
+    """``ORG/NAME[@REVISION]``."""
+    match = _match(path)
+    return f"{match['name']}@{match['revision']}" if match["revision"] else match["name"]
+
+
+def _urls(path: str) -> dict[str, str]:
+    """Name of each file that the path may mean, in its dataset -> the hub's address of it."""
+    pattern = _match(path)["file"] or "**"
+    listed: list[str] = _ask(printable(path), lambda _: _listed(pattern, _base(path)))
+    return {url.split("/", 5)[-1]: url for url in listed}
+
+
+def _kind(name: str) -> tuple[PurePosixPath, str]:
+    return PurePosixPath(name).parent, PurePosixPath(name).suffix.lower()
 
 
 def training_files(names: Sequence[str], base: str, where: str) -> set[str]:
@@ -54,8 +86,7 @@ def training_files(names: Sequence[str], base: str, where: str) -> set[str]:
     chosen = [name for name in names if TRAIN.search(name) and not other(name)]
     if not chosen and not any(map(other, names)):
         chosen = list(names)
-    kinds = {(PurePosixPath(name).parent, PurePosixPath(name).suffix.lower()) for name in chosen}
-    if len(kinds) == 1:
+    if len({_kind(name) for name in chosen}) == 1:
         return {*chosen}
     if not names:
         raise DataError("the dataset holds no data file that can be read", where)

@@ -75,7 +75,7 @@ def stream_rows(
 def _files(path: str, root: Path, log: ProblemLog | None = None) -> dict[str, str]:
     """Name of each file of an entry -> where it is. Raises DataError."""
     if path.startswith(HUB):
-        return hub_files(path)
+        return hub_files(path, log)
     return {name: name for name in files_of(path, root, log)}
 
 

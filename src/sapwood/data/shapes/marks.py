@@ -19,34 +19,44 @@ TURN_MARKS = {
 }
 OWN = ("train", "training")  # true here makes any turn learnt; the others speak of the assistant's only
 GOOD = {"true": True, "false": False}
+LEAST, MOST = 1e-4, 1e4  # weights: sums of them stay exact enough
+WEIGHED = "have a weight: each learnt token counts so much in the loss, which is divided by the sum of them"
 
 
-def trained(record: Record, turn: Mapping[str, Any], path: str, role: str) -> bool | None:
-    """Whether the marks of a turn ask for it to be learnt; None where it has none."""
-    found: dict[str, bool] = {}
+def marked(record: Record, turn: Mapping[str, Any], path: str, role: str) -> tuple[bool | None, float | None]:
+    """Whether the marks of a turn ask for it to be learnt, None where it has none; and what its tokens count
+    in the loss, None for 1."""
+    found: dict[str, float] = {}  # key -> what it says that the turn counts
     for key, means in TURN_MARKS.items():
         value = turn.get(key)
         if value is None or key in record.options.ignore:
             continue
-        learnt = _truth(record, value, f"{path}.{key}", key)
-        if learnt is None:
-            return None
-        if learnt == means and role != "assistant" and key not in OWN:
+        counts = _counts(record, value, f"{path}.{key}", key, fractions=means)
+        if counts is None:
+            return None, None
+        counts = counts if means else 1 - counts
+        if counts and role != "assistant" and key not in OWN:
             continue  # says that it isn't hidden, and is learnt no more than any other turn of the role
-        found[key] = learnt == means
-    if len({*found.values()}) > 1:
+        found[key] = counts
+    said = {*found.values()}
+    weights = said - {0, 1}
+    if len(weights) > 1 or (0 in said and len(said) > 1):
         told = " and ".join(f"'{key}'" for key in found)
         record.fault(f"the marks of '{path}' contradict each other: {told}", mend="keep one of them")
-        return None
-    if True in found.values() and role != "assistant":
+        return None, None
+    learnt = max(said) > 0 if said else None
+    if learnt and role != "assistant":
         key = next(iter(found))
         why = "only the assistant's turns are learnt"
         record.fault(f"'{path}.{key}' is true on a turn of the {role}", why, f"data.ignore={key}")
-    return next(iter(found.values()), None)
+    if weights:
+        record.count(WEIGHED)
+    return learnt, next(iter(weights), None)
 
 
-def check_row(record: Record) -> None:
-    """The marks of a whole row. A row that is marked as bad is a problem, so that it is left out by name."""
+def row_weight(record: Record) -> float | None:
+    """What the marks of a whole row say that its tokens count in the loss, None for 1. A row that is marked
+    as bad is a problem, so that it is left out by name."""
     label, weight = (
         None if key in record.options.ignore else record.value.get(key) for key in ("label", "weight")
     )
@@ -62,26 +72,39 @@ def check_row(record: Record) -> None:
         why = "it may say which answers are bad, or be a class of the text"
         record.fault("'label' is 0 or 1, which can mean two things", why, "data.ignore=label, or rename it")
     if weight is None:
-        return
+        return None
     record.optional("weight")
-    if _truth(record, weight, "weight", "weight") is False:
-        record.fault(
-            "the row has weight 0", "it is not to be learnt", f"{DROP}; data.ignore=weight learns it"
-        )
+    counts = _counts(record, weight, "weight", "weight", fractions=True)
+    if counts == 0:
+        why = "it is not to be learnt"
+        record.fault("the row has weight 0", why, f"{DROP}; data.ignore=weight learns it")
+    if not counts or counts == 1:
+        return None
+    record.count(WEIGHED)
+    return counts
 
 
-def _truth(record: Record, value: Any, path: str, key: str) -> bool | None:
-    """True or false, also as 0 or 1; None behind a fault."""
-    if isinstance(value, str):  # a table's cell
-        value = {**GOOD, "0": False, "1": True, "0.0": False, "1.0": True}.get(
-            value.strip().casefold(), value
-        )
-    if isinstance(value, bool | int | float) and value in (0, 1):
-        return bool(value)
-    if isinstance(value, int | float) and value > 0:
-        why = f"found {excerpt(value)}; a turn is learnt or it isn't, there is nothing between"
-        mend = f"data.ignore={key} learns them whole, {DROP}"
-        record.fault(f"'{path}' is a weight other than 0 and 1", why, mend)
-    else:
+def _counts(record: Record, value: Any, path: str, key: str, *, fractions: bool) -> float | None:
+    """What a mark says that a turn counts: 0 or 1, also in words, or a number between `LEAST` and `MOST` if
+    ``fractions`` mean something; None behind a fault."""
+    number = _number(value)
+    if number in (0, 1):
+        return number
+    if number is None or not fractions:
         record.fault(f"'{path}' is not true or false", f"found {excerpt(value)}", f"data.ignore={key}")
-    return None
+        return None
+    if not LEAST <= number <= MOST:
+        why = f"found {excerpt(value)}; weights go from {LEAST:g} to {MOST:,.0f}, and 0 is not learnt"
+        record.fault(f"'{path}' is no weight", why, f"data.ignore={key} lets each count 1; {DROP}")
+        return None
+    return number
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str):  # a table's cell
+        word = value.strip().casefold()
+        try:
+            return float(GOOD[word]) if word in GOOD else float(word)
+        except ValueError:
+            return None
+    return float(value) if isinstance(value, bool | int | float) else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
+from sapwood.data.guess import Guess
 from sapwood.data.problems import names, nearest, printable
 from sapwood.data.shapes.names import (
     ANSWERS,
@@ -20,6 +21,7 @@ from sapwood.data.shapes.shape import Shape
 from sapwood.data.shapes.table import SHAPES
 from sapwood.errors import Problem
 
+LIKELY = 0.8  # share of a shape's keys, misspelt ones among them, from which it is that shape
 WEAK = (TEXT, "data", "turns")  # what these hold beside a shape's own keys is something else
 
 
@@ -83,8 +85,11 @@ def closest(keys: Collection[str], shape: Shape) -> tuple[str, ...]:
     return max(shape.keys, key=lambda wanted: _score(wanted, keys))
 
 
-def no_shape(row: str, value: Mapping[str, Any], found: list[Match]) -> Problem:
-    """The question, with each answer ready to copy; or what such a row would need."""
+def no_shape(
+    row: str, value: Mapping[str, Any], found: list[Match], guess: Callable[[], Guess | None] = lambda: None
+) -> Problem:
+    """The question, with each answer ready to copy; or what such a row would need. ``guess``: gives the
+    columns that may be prompt and answer in its file."""
     where = printable(row)
     if found:
         columns = {"/".join(one.keys) for one in found}
@@ -104,10 +109,10 @@ def no_shape(row: str, value: Mapping[str, Any], found: list[Match]) -> Problem:
         )
         why = "one answer is better than the other; sapwood learns examples, and could learn the chosen one"
         return Problem("row is a pair of answers to compare", where, why, mend)
-    return Problem("row has the keys of no known shape", where, why, _advice(value))
+    return Problem("row has the keys of no known shape", where, why, _advice(value, guess))
 
 
-def _advice(value: Mapping[str, Any]) -> str:
+def _advice(value: Mapping[str, Any], guess: Callable[[], Guess | None]) -> str:
     """What to map, rename or add so that such a row has a shape."""
     keys = [*value]
     wanted = [
@@ -115,19 +120,14 @@ def _advice(value: Mapping[str, Any]) -> str:
         ("question", "answer"), ("messages",), ("conversations",),
     ]  # fmt: skip
     best = max(wanted, key=lambda want: _score(want, keys))
-    texts = [key for key, item in value.items() if isinstance(item, str)]
     lists = [key for key, item in value.items() if isinstance(item, list) and item]
+    missing = [key for key in best if key not in keys]
+    if _score(best, keys) <= LIKELY and (columns := guess()) is not None:
+        return f"say which: {columns.told()}"
     if _score(best, keys) > 0:
-        missing = [key for key in best if key not in keys]
         return f"{' and '.join(best)} make a row: {'; '.join(repair(key, keys) for key in missing)}"
     if len(lists) == 1:
         return f"if the turns are in it: data.columns.messages={printable(lists[0])}"
-    if len(texts) == 2:
-        one, two = map(printable, texts)
-        return (
-            f"say which: data.columns.prompt={one} data.columns.completion={two} or "
-            f"data.columns.prompt={two} data.columns.completion={one}"
-        )
     return "say what they are: data.columns.prompt=… data.columns.completion=…, or data.columns.messages=…"
 
 

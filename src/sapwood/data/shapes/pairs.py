@@ -8,7 +8,7 @@ from typing import Any, cast
 from sapwood.data.problems import excerpt
 from sapwood.data.shapes.names import EXTRAS
 from sapwood.data.shapes.nested import looks_nested, unpacked
-from sapwood.data.shapes.record import DROP, Record
+from sapwood.data.shapes.record import DROP, DROP_BLANK, Record
 from sapwood.data.shapes.turn import read_turn
 from sapwood.data.shapes.turns import in_order, messages_of
 from sapwood.types import Message
@@ -50,7 +50,7 @@ def _prompt(record: Record, key: str) -> str | None:
                 record.count(f"have a 'context': it follows '{key}' in the prompt, after a line break")
     if prompt is not None and not prompt.strip() and not extras:
         both = f"'{key}' and 'input' are" if "input" in record.value and key != "input" else f"'{key}' is"
-        record.fault(f"{both} empty", mend=f"write the prompt, or {DROP}")
+        record.blank(f"{both} empty", mend=f"write the prompt, or {DROP_BLANK}")
     if record.value.get("instruction", "") is None:
         record.optional("instruction")  # null: read, and nothing
     if not extras:
@@ -66,7 +66,7 @@ def _one_answer(record: Record, value: Any, key: str) -> Any:
         return value
     answers = [*dict.fromkeys(map(_hashable, cast(list[Any], value)))]
     if not answers:
-        record.fault(f"'{key}' is empty", "there is no answer to learn", DROP)
+        record.blank(f"'{key}' is empty", "there is no answer to learn", DROP_BLANK)
         return None
     if len(answers) > 1 and not record.options.first_answer:
         what = f"'{key}' has {len(answers)} different answers"
@@ -131,7 +131,7 @@ def _read_history(record: Record, history: Any) -> list[Message]:
         for side, role in enumerate(("user", "assistant")):
             value = cast(list[Any], pair)[side]
             if value is None:
-                record.fault(f"'{path}[{side}]' is null", mend=f"write the text, or {DROP}")
+                record.blank(f"'{path}[{side}]' is null")
             text = record.filled(value, f"{path}[{side}]")
             messages.append(Message("user" if role == "user" else "assistant", text or ""))
     return messages

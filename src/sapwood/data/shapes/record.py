@@ -11,10 +11,15 @@ from sapwood.config.words import Role
 from sapwood.data.files.json_text import Decimal
 from sapwood.data.problems import excerpt, kind, printable
 from sapwood.data.shapes.names import repair
-from sapwood.errors import Problem
+from sapwood.errors import DataError, Problem
 from sapwood.types import Row
 
 DROP = "data.bad_rows=drop leaves such rows out"
+DROP_BLANK = "data.empty=drop leaves such rows out"
+
+
+class BlankError(DataError):
+    """A row lacks its prompt or its answer, and nothing else is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Record:
     """A row under inspection. ``problems`` and ``counts`` (what was done with it, in words) grow; nothing
     here raises for what the row holds."""
 
-    __slots__ = ("_read", "_row", "_unread", "counts", "options", "problems", "value")
+    __slots__ = ("_blanks", "_read", "_row", "_unread", "counts", "options", "problems", "value")
 
     def __init__(self, row: Row, options: Options | None = None) -> None:
         self.value: Mapping[str, Any] = row.value if isinstance(row.value, dict) else {}
@@ -44,8 +49,19 @@ class Record:
         self.problems: list[Problem] = []
         self.counts: set[str] = set()
         self._row = row.id
+        self._blanks = 0
         self._read: set[str] = set()
         self._unread: set[str] = set()
+
+    def blank(self, what: str, why: str = "", mend: str = f"write the text, or {DROP_BLANK}") -> None:
+        """A fault: there is nothing where something is to be learnt, or to be asked."""
+        self._blanks += 1
+        self.fault(what, why, mend)
+
+    @property
+    def is_blank(self) -> bool:
+        """Are blanks all that is wrong?"""
+        return len(self.problems) == self._blanks > 0
 
     def fault(self, what: str, why: str = "", mend: str = "") -> None:
         what, why, mend = (printable(part) for part in (what, why, mend))  # keys of the row are in them
@@ -75,7 +91,7 @@ class Record:
         if key not in self.value:
             self.fault(f"'{key}' is missing", mend=repair(key, self.value.keys()))
         elif self.value[key] is None:
-            self.fault(f"'{key}' is null", "there is nothing to learn", f"write the text, or {DROP}")
+            self.blank(f"'{key}' is null", "there is nothing to learn")
         return self.value.get(key)
 
     def text(self, value: Any, path: str) -> str | None:
@@ -95,7 +111,7 @@ class Record:
         if text is None or text.strip():
             return text
         why = "it holds only white space" if text else ""
-        self.fault(f"'{path}' is empty", why, f"write the text, or {DROP}")
+        self.blank(f"'{path}' is empty", why)
         return None
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from sapwood.data.problems import excerpt, nearest
 from sapwood.data.shapes.calls import calls_in, former_call, read_calls
-from sapwood.data.shapes.marks import TURN_MARKS, trained
+from sapwood.data.shapes.marks import TURN_MARKS, marked
 from sapwood.data.shapes.record import DROP, Record
 from sapwood.data.shapes.roles import CALLS, role_of
 from sapwood.types import Message, Role
@@ -33,13 +33,13 @@ def read_turn(record: Record, turn: Turn, path: str) -> Message:
     content_key = _content_key(turn, role_key)
     name = _value(record, turn, role_key, path)
     role = role_of(record, name, f"{path}.{role_key}")
-    learnt = trained(record, turn, path, role)
+    learnt, weight = marked(record, turn, path, role)
     if isinstance(name, str) and name.strip().casefold() in CALLS:
         given = _value(record, turn, content_key, path)
         if isinstance(given, str):
             given = record.filled(given, f"{path}.{content_key}")
         calls = calls_in(record, given, f"{path}.{content_key}")
-        return Message("assistant", None, tool_calls=calls, trained=learnt)
+        return Message("assistant", None, tool_calls=calls, trained=learnt, weight=weight)
     calls = read_calls(record, turn.get("tool_calls"), f"{path}.tool_calls")
     if turn.get("function_call") is not None:
         calls = (*calls, *former_call(record, turn["function_call"], f"{path}.function_call"))
@@ -54,6 +54,7 @@ def read_turn(record: Record, turn: Turn, path: str) -> Message:
         learnt,
         record.text(turn.get("name"), f"{path}.name"),
         record.text(turn.get("tool_call_id"), f"{path}.tool_call_id"),
+        weight,
     )
 
 
@@ -69,7 +70,7 @@ def _value(record: Record, turn: Turn, key: str, path: str) -> Any:
         mend = f"rename '{near}' to '{key}'" if near is not None else f"add '{key}'"
         record.fault(f"'{path}.{key}' is missing", mend=mend)
     elif turn[key] is None:
-        record.fault(f"'{path}.{key}' is null", mend=f"write the text, or {DROP}")
+        record.blank(f"'{path}.{key}' is null")
     return turn.get(key)
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sapwood.data.problems import excerpt, kind
 from sapwood.data.shapes.nested import unpacked
-from sapwood.data.shapes.record import DROP, Record
+from sapwood.data.shapes.record import DROP, DROP_BLANK, Record
 from sapwood.data.shapes.roles import CALLS, ROLES
 from sapwood.data.shapes.turn import CONTENT_KEYS, ROLE_KEYS, read_turn
 from sapwood.types import Message, Role
@@ -36,11 +36,13 @@ def read_turns(record: Record, keys: tuple[str, ...]) -> list[Message]:
     turns = unpacked(record, record.required(key), key)
     if turns is None:
         if len(record.problems) == before:
-            record.fault(f"'{key}' is empty", mend=f"a list of turns is needed; {DROP}")
+            record.blank(f"'{key}' is empty", mend=f"a list of turns is needed; {DROP_BLANK}")
         return []
     if not isinstance(turns, list) or not turns:
-        what = "empty" if turns == [] else f"{kind(turns)}, not a list"
-        record.fault(f"'{key}' is {what}", mend=f"a list of turns is needed; {DROP}")
+        if turns == []:
+            record.blank(f"'{key}' is empty", mend=f"a list of turns is needed; {DROP_BLANK}")
+        else:
+            record.fault(f"'{key}' is {kind(turns)}, not a list", mend=f"a list of turns is needed; {DROP}")
         return []
     messages = messages_of(record, cast(list[Any], turns), key)
     messages = in_order(record, messages, key)
@@ -76,7 +78,7 @@ def messages_of(record: Record, turns: list[Any], key: str) -> list[Message]:
             if calls and calling:  # several calls at once: one turn of the assistant
                 before = messages.pop()
                 both_calls = (*before.tool_calls, *message.tool_calls)
-                message = Message("assistant", None, None, both_calls, message.trained)
+                message = Message("assistant", None, None, both_calls, message.trained, weight=message.weight)
             calling = calls
             messages.append(message)
     return messages
@@ -106,7 +108,7 @@ def _role_name(turn: Mapping[str, Any]) -> str:
 
 def _speech(record: Record, value: Any, path: str, asked: bool) -> Message:
     if value is None:
-        record.fault(f"'{path}' is null", mend=f"write the text, or {DROP}")
+        record.blank(f"'{path}' is null")
     return Message("user" if asked else "assistant", record.filled(value, path) or "")
 
 

@@ -40,9 +40,8 @@ def check(yaml: str) -> Work:
 
     yield "reading"
     with _as_file(yaml) as path:
-        config = load_config(path)
-        found = checked(config)
-        facts = found.to_json(config, origins(path))
+        found = checked(load_config(path))
+        facts = found.to_json(origins(path))
     key = f"config:{hash(yaml)}"
     _remember(_studies, key, found.study)
     return {**facts, "lines": found.expected.lines() + found.memory.lines(), "key": key}

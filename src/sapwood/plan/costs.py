@@ -1,0 +1,108 @@
+"""Settings that cost much on the machine at hand, each with the figure, and what to type instead.
+
+A recipe is written for the machine of its author: gradient checkpointing for a small GPU, packs of two rows,
+one thread. What `auto` would do is known here, so that the difference can be told.
+"""
+
+from __future__ import annotations
+
+from sapwood.base.storage.storages import with_storage
+from sapwood.compute.recompute import layers_to_recompute
+from sapwood.config.sections import RunConfig
+from sapwood.machine.device import Device
+from sapwood.machine.measure import machine_facts, product_rates, rate_with_threads
+from sapwood.plan.choose import MemoryChoice
+from sapwood.plan.time import Estimate, packs_a_step
+from sapwood.prepare.study import Study
+from sapwood.show.figures import duration, size
+
+WORTH = 0.10  # share of the run's time, from which a setting is worth a line
+# Reckoned, not fitted: a second forward pass is half at most of a forward and a backward over frozen weights.
+# A pack of 30 layers costs 170 ms of small operations (docs/log.md, "Even packs").
+TWICE = 0.30  # of a step's time, if all layers are computed twice
+PACK = 0.004  # seconds that a pack costs for each layer, besides its tokens
+USUAL = 1024  # tokens of a pack that wastes little
+
+
+def costly(
+    study: Study, config: RunConfig, choice: MemoryChoice, device: Device, expected: Estimate
+) -> list[str]:
+    """A sentence for each. config: as it was given, with its ``auto``; expected: of what it means here."""
+    found = [_twice(config, choice, expected), _packs(study, config, choice, expected)]
+    if device.is_cpu:
+        found += [_format(study, config, choice, device, expected), _threads(config, device, expected)]
+    return [text for text in found if text is not None]
+
+
+def _twice(config: RunConfig, choice: MemoryChoice, expected: Estimate) -> str | None:
+    """Layers that are computed twice where the memory doesn't ask for it."""
+    plan = choice.plan
+    asked = layers_to_recompute(config.train.gradient_checkpointing, plan.layers)
+    once = next((p for p in choice.others if p.storage == plan.storage and not p.recomputed), None)
+    if not asked or once is None or not once.fits:
+        return None
+    share = TWICE * asked / plan.layers
+    seconds = expected.seconds * share / (1 + share)
+    if share / (1 + share) < WORTH:
+        return None
+    room = f"{size(once.peak)} of the {size(once.available)} to be had suffice without"
+    less = f"{duration(seconds)} less ({100 * share / (1 + share):.0f} %)"
+    return (
+        f"train.gradient_checkpointing computes {asked} of {plan.layers} layers twice, for nothing: {room}; "
+        f"about {less} with train.gradient_checkpointing=auto"
+    )
+
+
+def _packs(study: Study, config: RunConfig, choice: MemoryChoice, expected: Estimate) -> str | None:
+    """Packs that hold few tokens: each costs the same small operations."""
+    pack = config.pack.model_copy(update={"length": max(USUAL, config.pack.length)})
+    train = config.train.model_copy(update={"micro_batch": None})
+    larger = config.model_copy(update={"pack": pack, "train": train})
+    now, then = packs_a_step(study, config), packs_a_step(study, larger)
+    seconds = (now - then) * PACK * choice.plan.layers * expected.steps
+    share = seconds / (expected.seconds + seconds)  # the estimate is of full packs
+    if share < WORTH:
+        return None
+    changes = ["train.micro_batch=null"] if config.train.micro_batch is not None else []
+    changes += [f"pack.length={pack.length}"] if pack.length > config.pack.length else []
+    less = f"{duration(seconds)} less ({100 * share:.0f} %)"
+    return (
+        f"{now:.0f} passes a step, each with few tokens, where {then:.0f} would do: about {less} with "
+        f"{' '.join(changes)}, and the steps stay the same"
+    )
+
+
+def _format(
+    study: Study, config: RunConfig, choice: MemoryChoice, device: Device, expected: Estimate
+) -> str | None:
+    """A dense format that was named although this processor is faster in another."""
+    named, facts = config.base.storage, machine_facts(device)
+    if named not in ("fp32", "bf16") or named == facts["dtype"]:
+        return None
+    products = with_storage(study.spec, config.base, named, device).products
+    own = product_rates(named)["fp32" if products == "fp32" else named]
+    best = max(product_rates(facts["dtype"]).values())
+    fits = any(plan.storage == facts["dtype"] and plan.fits for plan in choice.others)
+    saved = 1 - own / best
+    if saved < WORTH or not fits:
+        return None
+    return (
+        f"base.storage={named} multiplies {best / own:.1f} times slower here than {facts['dtype']}: about "
+        f"{duration(expected.seconds * saved)} less ({100 * saved:.0f} %) with base.storage=auto"
+    )
+
+
+def _threads(config: RunConfig, device: Device, expected: Estimate) -> str | None:
+    """Fewer threads than help, or more than there are processors for."""
+    named, facts = config.train.threads, machine_facts(device)
+    if named is None or named == facts["threads"]:
+        return None
+    name, products = facts["dtype"], facts["products"]
+    own, best = (rate_with_threads(name, products, count) for count in (named, facts["threads"]))
+    saved = 1 - own / best
+    if saved < WORTH:
+        return None
+    return (
+        f"train.threads={named} reaches {100 * own / best:.0f} % of the rate of {facts['threads']}: about "
+        f"{duration(expected.seconds * saved)} less ({100 * saved:.0f} %) without it"
+    )

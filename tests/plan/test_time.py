@@ -1,0 +1,116 @@
+"""How long a run takes: what is said before it, what its first steps put right, what costs much."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sapwood.config.file import load_config
+from sapwood.config.sections import RunConfig
+from sapwood.machine.device import CPU
+from sapwood.plan import choose_plan, settings_line, settled
+from sapwood.plan import costs as costs_module
+from sapwood.plan.costs import costly
+from sapwood.plan.time import Correction, Estimate, estimate
+from sapwood.prepare.study import Study, study_config
+from sapwood.types import Evaluated, Stepped
+from tests.base.tiny import tiny_llama
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("time")
+    tiny_llama(folder)
+    rows = [{"prompt": f"Tree {i}?", "completion": f"Water tree {i} " * 9} for i in range(64)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def config_of(home: Path, *words: str) -> RunConfig:
+    given = [f"base.model={home / 'tiny-llama'}", f"data.train={home / 'rows.jsonl'}", "base.storage=fp32"]
+    return load_config(None, [*given, "train.batch_size=16", *words])
+
+
+@pytest.fixture(scope="module")
+def study(home: Path) -> Study:
+    return study_config(config_of(home))
+
+
+def said(study: Study, config: RunConfig) -> tuple[Estimate, list[str]]:
+    choice = choose_plan(study, config, CPU)
+    expected = estimate(study, settled(config, choice, CPU), CPU)
+    return expected, costly(study, config, choice, CPU, expected)
+
+
+def stepped(step: int, seconds: float) -> Stepped:
+    return Stepped(step, 1.0, 10, 20, 1e-4, 1.0, seconds, 0)
+
+
+EXPECTED = Estimate(
+    seconds=1000, seconds_per_step=9, steps=100, first=(8, 10, 9), rounds=5, evaluation=20,
+    parameters=1, trained=1, fill=1, saved=0,
+)  # fmt: skip
+
+
+def test_the_load_of_others_is_said_beside_the_time() -> None:
+    assert EXPECTED.time_line() == (
+        "time       about 16m40s (9.0 s a step) on this machine, which nobody else keeps busy now"
+    )
+    from dataclasses import replace
+
+    beside = replace(EXPECTED, load=0.48).time_line()
+    assert "beside the other programs of now, which take 48 % of the processors" in beside
+
+
+def test_three_steps_put_the_estimate_right() -> None:
+    correction = Correction(EXPECTED)
+    assert correction.seen(Evaluated(0, 3.0, 10, 10.0)) is None
+    assert correction.seen(stepped(1, 30.0)) is None, "it warms up"
+    assert correction.seen(stepped(2, 5.0)) is None
+    line = correction.seen(stepped(3, 4.5))
+    truth = 10 + 30 + 9.5 + 97 * 4.5 + 4 * 10
+    assert correction.seconds() == pytest.approx(truth, rel=0.01)
+    assert line == "time       about 8m46s in all, by the first 3 steps"
+    assert correction.seen(stepped(4, 5.0)) is None, "once"
+
+
+def test_a_run_that_goes_on_says_nothing_of_its_first_steps() -> None:
+    correction = Correction(EXPECTED)
+    assert [correction.seen(stepped(step, 5.0)) for step in (40, 41, 42, 43)] == [None] * 4
+
+
+def test_what_computes_the_run_is_one_line(home: Path, study: Study) -> None:
+    config = config_of(home, "train.threads=1")
+    line = settings_line(settled(config, choose_plan(study, config, CPU), CPU))
+    assert line.startswith("computes   weights in fp32, products in fp32, 1 thread, no layers computed twice")
+
+
+def test_settings_that_cost_much_are_named_with_the_figure_and_what_to_type(
+    home: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert said(study, config_of(home))[1] == []
+    expected, advice = said(study, config_of(home, "train.gradient_checkpointing=true"))
+    assert len(advice) == 1
+    assert "computes 2 of 2 layers twice, for nothing" in advice[0]
+    assert "less (23 %) with train.gradient_checkpointing=auto" in advice[0]
+    monkeypatch.setattr(costs_module, "PACK", expected.seconds_per_step)
+    small = config_of(home, "pack.length=96", "train.micro_batch=1")
+    assert "15 passes a step, each with few tokens, where 2 would do" in said(study, small)[1][0]
+    assert "with train.micro_batch=null pack.length=1024" in said(study, small)[1][0]
+
+
+def test_a_format_or_a_number_of_threads_that_is_slow_here_is_named(
+    home: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"dtype": "bf16", "products": "bf16", "threads": 2}
+    monkeypatch.setattr(costs_module, "machine_facts", lambda device: facts)
+    monkeypatch.setattr(
+        costs_module, "product_rates", lambda name: {"fp32": 50.0, name: 50.0 if name == "fp32" else 100.0}
+    )
+    monkeypatch.setattr(costs_module, "rate_with_threads", lambda name, products, count: 60.0 * count)
+    _, advice = said(study, config_of(home, "train.threads=1"))
+    assert "base.storage=fp32 multiplies 2.0 times slower here than bf16" in advice[0]
+    assert "less (50 %) with base.storage=auto" in advice[0]
+    assert "train.threads=1 reaches 50 % of the rate of 2" in advice[1]
