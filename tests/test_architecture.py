@@ -21,6 +21,7 @@ MOST_FILES, MOST_AT_THE_TOP = 16, 9
 LAYERS = (
     {"__main__", "__init__"},
     {"cli"},
+    {"page"},
     {"commands"},
     {"restart", "migrate", "endpoint"},
     {"pipeline", "export"},
@@ -62,6 +63,15 @@ DOORS = {
         "train/trial",
     },
     "datasets": {"data/files/hub"},
+    "nicegui": {
+        *(f"page/{name}" for name in ("server", "routes", "shell")),
+        *(
+            f"page/screens/{name}"
+            for name in ("answers", "chat", "compare", "data", "home", "job", "machine")
+        ),
+        *(f"page/screens/{name}" for name in ("new", "run", "ship")),
+    },
+    "fastapi": {"page/routes"},
     "sacrebleu": {"scores"},
     "portalocker": {"run/lock", "base/builtin"},
     "xllamacpp": {"engine/child"},

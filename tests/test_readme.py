@@ -57,6 +57,7 @@ OTHERWISE = {  # lines that set a machine up, and who runs them
     "python -m pip install": "`make install`, with every extra",
     "sapwood serve": "tests/endpoint/test_faults.py starts it and asks",
     "curl": "tests/endpoint/test_openai.py, by a client",
+    "sapwood ui": "tests/page, in a browser",
 }
 
 

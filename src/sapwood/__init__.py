@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sapwood.config.file import load_config, parse_config
     from sapwood.config.sections import RunConfig
     from sapwood.errors import SapwoodError, Stopped
+    from sapwood.page.drawn.report import show
     from sapwood.pipeline import finetune
     from sapwood.restart import resume
     from sapwood.run.frame import Run, runs
@@ -27,6 +28,7 @@ __version__ = "0.1.0"  # the wheel's too: pyproject.toml reads it here
 __all__ = [
     "Adapter", "Evaluated", "Finished", "Model", "Run", "RunConfig", "Sample", "SapwoodError", "Stepped",
     "Stop", "Stopped", "__version__", "finetune", "load", "load_config", "parse_config", "resume", "runs",
+    "show",
 ]  # fmt: skip
 
 _HOMES = {
@@ -44,6 +46,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    if name == "show":  # the folder of that name, which can be called
+        return import_module("sapwood.show")
     for home, names in _HOMES.items():
         if name in names.split():
             return getattr(import_module(f"sapwood.{home}"), name)

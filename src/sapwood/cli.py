@@ -105,13 +105,23 @@ def show(
 
 @verb()
 def train(
-    config: Config = USUAL, overrides: Overrides = None, spill: Spill = None, json: Json = False
+    config: Config = USUAL,
+    overrides: Overrides = None,
+    spill: Spill = None,
+    page: Annotated[bool, typer.Option("--ui", help="open the local page beside it")] = False,
+    json: Json = False,
 ) -> None:
     """Train an adapter."""
     from sapwood.commands.line.config import named_config
     from sapwood.commands.train import train_config
 
-    train_config(*named_config(config, overrides or []), spill=spill, as_json=json)
+    path, words = named_config(config, overrides or [])
+    if page:
+        from sapwood.config.file import load_config
+        from sapwood.page.server import open_beside
+
+        open_beside(Path(load_config(path, words).save.dir))
+    train_config(path, words, spill=spill, as_json=json)
 
 
 @verb()
@@ -253,6 +263,41 @@ def import_(
     if lang not in ("en", "zh"):
         raise ConfigError(f"no report in {lang!r}", "--lang", mend="choose en or zh")
     import_file(file, out, zh=lang == "zh", html=html, force=force, check=check, as_json=json)
+
+
+@verb()
+def ui(
+    runs: Runs = RUNS,
+    folder: Annotated[
+        list[Path] | None,
+        typer.Option("--folder", help="files may be named below it; else below this one", metavar="DIR"),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="of this machine; else a free one", metavar="N")] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="only show: nothing can be started or stopped")
+    ] = False,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open it")] = True,
+) -> None:
+    """The local page: data, runs, answers; start, stop, compare, talk, ship."""
+    from sapwood.page.opening import Opening
+    from sapwood.page.server import serve
+
+    serve(Opening(runs, tuple(folder or [Path()]), port, read_only, browser))
+
+
+@verb()
+def report(
+    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="file to write; else report.html in the run", metavar="FILE")
+    ] = None,
+    lang: Annotated[str, typer.Option("--lang", help="en or zh", metavar="LANG")] = "en",
+    runs: Runs = RUNS,
+) -> None:
+    """A run as one HTML file that opens from disk: curves, answers, proof, config."""
+    from sapwood.page.drawn.report import write_report
+
+    write_report(run, runs, out, lang)
 
 
 @verb()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 Role = Literal["system", "user", "assistant", "tool"]
+Kind = Literal["merged", "gguf-adapter", "gguf", "ollama"]  # the forms of an export
+CHECK = "check.json"  # in an export: how it was held against what was trained
 
 
 # --- data -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,42 @@ from sapwood.run.files import to_json, write_atomic
 from sapwood.train.schedule import plan_steps
 
 if TYPE_CHECKING:
+    from sapwood.plan import MemoryChoice
+    from sapwood.plan.time import Estimate
     from sapwood.prepare.study import Study
 
 EXAMPLES = 3  # groups of rows that a note names; `--json` has more
 BARS = 40  # characters of the longest bar
 
 
-def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What is known before the first step: the config as it will run, the study, tried; the plan of memory;
+    the estimate of time; and what would cost less."""
+
+    config: RunConfig
+    resolved: RunConfig
+    study: Study
+    memory: MemoryChoice
+    expected: Estimate
+    advice: Sequence[str]
+
+    def to_json(self, places: Mapping[str, str]) -> dict[str, Any]:
+        """``places``: where each key was set."""
+        values = flatten(self.config.model_dump(mode="json"))
+        known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}
+        found = {"estimate": self.expected.to_json(), "memory": self.memory.to_json()}
+        return {**self.study.facts, **found, "config": known, "advice": self.advice}
+
+
+def checked(config: RunConfig) -> Checked:
+    """Raises as `study_config` does."""
     from sapwood.prepare.study import study_config
 
-    config = load_config(path, overrides)
     study = study_config(config)
     # torch and PEFT take seconds to import: a fault in the data is told before
     from sapwood.machine.device import device_for
-    from sapwood.plan import choose_plan, settings_line, settled
+    from sapwood.plan import choose_plan, settled
     from sapwood.plan.costs import costly
     from sapwood.plan.time import estimate
     from sapwood.train.trial import tried
@@ -38,27 +61,26 @@ def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> N
     memory = choose_plan(study, config, device)
     resolved = settled(config, memory, device)
     expected = estimate(study, resolved, device)
-    advice = costly(study, config, memory, device, expected)
-    values, places = flatten(config.model_dump(mode="json")), origins(path, overrides)
+    return Checked(config, resolved, study, memory, expected, costly(study, config, memory, device, expected))
+
+
+def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> None:
+    found, places = checked(load_config(path, overrides)), origins(path, overrides)
     if as_json:
-        known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}
-        found = {
-            "estimate": expected.to_json(),
-            "memory": memory.to_json(),
-            "config": known,
-            "advice": advice,
-        }
-        print(to_json({**study.facts, **found}), end="")
+        print(to_json(found.to_json(places)), end="")
         return
+    from sapwood.plan import settings_line
+
+    values = flatten(found.config.model_dump(mode="json"))
     print(
         "\n".join(
             [
-                *_choices(config, values, places),
-                *study_lines(study, config),
-                *expected.lines(),
-                settings_line(resolved),
-                *memory.lines(),
-                *(f"advice     {text}" for text in advice),
+                *_choices(found.config, values, places),
+                *study_lines(found.study, found.config),
+                *found.expected.lines(),
+                settings_line(found.resolved),
+                *found.memory.lines(),
+                *(f"advice     {text}" for text in found.advice),
             ]
         )
     )

@@ -13,14 +13,14 @@ from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError, SapwoodError
 from sapwood.export.quantise import FileType
-from sapwood.export.ship import Kind, Order, export, refuse_early
+from sapwood.export.ship import Order, export, refuse_early
 from sapwood.prepare.cache import unpack_examples
 from sapwood.prepare.study import DATA, EVAL
 from sapwood.run.files import to_json
 from sapwood.run.query import find_run
 from sapwood.run.store import CONFIG, RUN
 from sapwood.serve.load import Loaded, open_target
-from sapwood.types import Example
+from sapwood.types import Example, Kind
 
 HELD = 64  # held-out examples, the first ones, on which ways to merge are compared
 

@@ -9,11 +9,11 @@ from typing import Any
 from sapwood.adapter.facts import ADAPTER_DIR, FACTS
 from sapwood.errors import ModelError
 from sapwood.export.hub import Parcel, pack, read_checks, send
-from sapwood.export.ship import CHECK
 from sapwood.prepare.study import DATA
 from sapwood.prepare.study import FACTS as STUDY
 from sapwood.run.files import to_json
 from sapwood.run.query import find_run
+from sapwood.types import CHECK
 
 
 def push_run(name: str, repo: str, runs: Path, *, dry: bool, private: bool, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
+from typing import Any
 
 from sapwood.adapter.pairs import has_pairs
 from sapwood.base.inspect import inspect_base
@@ -46,10 +46,9 @@ from sapwood.gguf.facts import refuse_unwritable
 from sapwood.machine.doing import doing
 from sapwood.run.files import staged_dir, to_json
 from sapwood.serve.load import Loaded
-from sapwood.types import BaseSpec, Example
+from sapwood.types import CHECK, BaseSpec, Example, Kind
 
-Kind = Literal["merged", "gguf-adapter", "gguf", "ollama"]
-CHECK, MODELFILE = "check.json", "Modelfile"
+MODELFILE = "Modelfile"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,3 +30,13 @@ def requirements(extra: str) -> list[str]:
         wanted = []
     marked = re.compile(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]")
     return [name.strip() for name, _, marker in wanted if marked.search(marker)] or [extra]
+
+
+def needs(library: str, extra: str, where: str) -> None:
+    """Raise ConfigError where ``library`` of an extra isn't installed; nothing is imported."""
+    from importlib.util import find_spec
+
+    from sapwood.errors import ConfigError
+
+    if find_spec(library) is None:
+        raise ConfigError(f"{where} needs {library}", where, mend=install(extra))

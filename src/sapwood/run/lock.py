@@ -97,11 +97,12 @@ def is_locked(run: Path) -> bool:
 
 def why_it_ended(run: Path) -> str | None:
     """What is known of the end of the process that held the run last; None where another machine did."""
-    owner = _owner(run)
+    owner = holder(run)
     return cause_of_death(owner, circumstances()) if owner.get("host") == socket.gethostname() else None
 
 
-def _owner(run: Path) -> dict[str, Any]:
+def holder(run: Path) -> dict[str, Any]:
+    """Who holds the run, or held it last: pid, host, since when. Empty where it isn't known."""
     with contextlib.suppress(OSError, ValueError):
         owner = json.loads((run / HOLDER).read_bytes())
         return owner if isinstance(owner, dict) else {}
@@ -109,7 +110,7 @@ def _owner(run: Path) -> dict[str, Any]:
 
 
 def _locked(path: Path) -> LockedError:
-    owner = _owner(path.parent)
+    owner = holder(path.parent)
     who = "process {pid} on {host}, since {started}".format(
         **{"pid": "unknown", "host": "this disk", "started": "an unknown time", **owner}
     )

@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from sapwood.errors import ConfigError, StorageError
+from sapwood.run.events import EventRecord, Tally, valid
 from sapwood.run.lines import read_lines
 from sapwood.run.lock import is_locked, why_it_ended
 from sapwood.run.store import CONFIG, EVENTS, RUN, SAMPLES, STATUS
@@ -17,19 +18,6 @@ from sapwood.run.store import CONFIG, EVENTS, RUN, SAMPLES, STATUS
 LAST = "last"
 TRACKERS = "trackers"  # in a run: what was sent to each, and how it is seen; beside the runs: what they share
 SEE = "see"
-
-
-class EventRecord(TypedDict):
-    """A line of events.jsonl.
-
-    ``t`` is in seconds since 1970; ``kind`` is stepped, evaluated, finished, checkpoint or note.
-    """
-
-    seq: int
-    t: float
-    step: int
-    kind: str
-    data: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +62,12 @@ class Comparison:
     config: Mapping[str, tuple[Any, ...]]
 
 
+def run_folders(root: Path) -> list[Path]:
+    """Oldest first. By what run.json says: copying changes a folder's own times."""
+    runs = [path for path in root.iterdir() if _is_run(path)] if root.is_dir() else []
+    return sorted(runs, key=lambda path: (str(_read_json(path / RUN).get("created", "")), path.name))
+
+
 def find_run(root: Path, text: str) -> Path:
     """The run that a person means: its full id, its path, a beginning of its id that no other has, its name,
     or ``last``, the newest.
@@ -82,7 +76,7 @@ def find_run(root: Path, text: str) -> Path:
     """
     if text and _is_run(Path(text)):
         return Path(text)
-    runs = _runs_by_age(root)
+    runs = run_folders(root)
     if not runs:
         raise ConfigError("no runs yet", str(root), mend="`sapwood train CONFIG` makes one")
     ids = {path.name: path for path in runs}
@@ -106,45 +100,71 @@ def find_run(root: Path, text: str) -> Path:
 
 def list_runs(root: Path) -> list[RunSummary]:
     """All runs below ``root``, newest first."""
-    return [summarise(path) for path in reversed(_runs_by_age(root))]
+    return [summarise(path) for path in reversed(run_folders(root))]
 
 
 def summarise(run: Path) -> RunSummary:
     """One run in figures. Raises StorageError where ``run`` holds none."""
+    found = standing(run)
+    lines = read_lines(run / EVENTS)
+    events = valid(lines.records)
+    tally = Tally()
+    tally.add(events)
+    return summary_of(found, tally, lines.garbage + len(lines.records) - len(events))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a run's small files say: ``about`` of run.json, ``status`` of status.json, and who holds it."""
+
+    path: Path
+    about: Mapping[str, Any]
+    status: Mapping[str, Any]
+    held: bool
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self.about.get("facts", {})
+
+    @property
+    def crashed(self) -> bool:
+        """It says running, but nobody holds it."""
+        return self.status.get("status") == "running" and not self.held
+
+
+def standing(run: Path) -> Standing:
+    """Raises StorageError where ``run`` holds none."""
     about = _read_json(run / RUN)
     if not about:
         raise StorageError(
             "not a run", str(run), f"it has no readable {RUN}", "`sapwood runs` lists the runs"
         )
     held = is_locked(run)  # before the status: a run that ends in between then reads as what it ended as
-    status = _read_json(run / STATUS)
-    facts = about.get("facts", {})
-    lines = read_lines(run / EVENTS)
-    events = _valid(lines.records)
-    crashed = status.get("status") == "running" and not held
-    steps = [event for event in events if event["kind"] == "stepped"]
-    evals = [event for event in events if event["kind"] == "evaluated"]
-    losses = [loss for event in evals if (loss := event["data"].get("loss")) is not None]
-    step_seconds = _total(steps, "seconds")
+    return Standing(run, about, _read_json(run / STATUS), held)
+
+
+def summary_of(found: Standing, tally: Tally, damaged_lines: int) -> RunSummary:
+    """One run in figures, of which ``tally`` has summed up the events."""
+    run, about, status = found.path, found.about, found.status
     return RunSummary(
         id=run.name,
         name=str(about.get("name", run.name)),
         path=run,
-        status="crashed" if crashed else str(status.get("status", "unknown")),
-        cause=why_it_ended(run) if crashed else None,
+        status="crashed" if found.crashed else str(status.get("status", "unknown")),
+        cause=why_it_ended(run) if found.crashed else None,
         created=str(about.get("created", "")),
-        base=str(facts.get("base", "")),
+        base=str(found.facts.get("base", "")),
         parent=about.get("parent"),
-        step=max((event["step"] for event in events), default=0),
-        total_steps=status.get("total_steps", facts.get("total_steps")),
-        loss=steps[-1]["data"].get("loss") if steps else None,
-        best_eval_loss=min(losses, default=None),
-        base_eval_loss=next((event["data"].get("loss") for event in evals if event["step"] == 0), None),
-        last_eval_loss=losses[-1] if losses else None,
-        tokens_per_second=_total(steps, "num_tokens") / step_seconds if step_seconds else None,
-        seconds=step_seconds + _total(evals, "seconds"),
-        skipped_steps=sum(event["data"].get("skipped") is not None for event in steps),
-        damaged_lines=lines.garbage + len(lines.records) - len(events),
+        step=tally.step,
+        total_steps=status.get("total_steps", found.facts.get("total_steps")),
+        loss=tally.loss,
+        best_eval_loss=tally.best_loss,
+        base_eval_loss=tally.base_loss,
+        last_eval_loss=tally.held_loss,
+        tokens_per_second=tally.tokens_per_second,
+        seconds=tally.step_seconds + tally.eval_seconds,
+        skipped_steps=tally.skipped,
+        damaged_lines=damaged_lines,
     )
 
 
@@ -155,7 +175,7 @@ def read_events(run: Path, offset: int = 0) -> tuple[list[EventRecord], int]:
     them). After a resume the file may be shorter than ``offset``: reading goes on from its end.
     """
     lines = read_lines(run / EVENTS, offset)
-    return _valid(lines.records), lines.next_offset
+    return valid(lines.records), lines.next_offset
 
 
 def read_samples(run: Path) -> list[dict[str, Any]]:
@@ -201,28 +221,8 @@ def _is_run(path: Path) -> bool:
     return (path / RUN).is_file()
 
 
-def _runs_by_age(root: Path) -> list[Path]:
-    """Oldest first. By what run.json says: copying changes a folder's own times."""
-    runs = [path for path in root.iterdir() if _is_run(path)] if root.is_dir() else []
-    return sorted(runs, key=lambda path: (str(_read_json(path / RUN).get("created", "")), path.name))
-
-
 def _names(runs: Sequence[Path]) -> list[str]:
     return list(dict.fromkeys(str(_read_json(path / RUN).get("name", "")) for path in runs))
-
-
-def _valid(records: Sequence[dict[str, Any]]) -> list[EventRecord]:
-    """The records that are events."""
-    types = {"seq": int, "t": (int, float), "step": int, "kind": str, "data": dict}
-    return [
-        cast("EventRecord", record)
-        for record in records
-        if all(isinstance(record.get(key), kind) for key, kind in types.items())
-    ]
-
-
-def _total(events: Sequence[EventRecord], key: str) -> float:
-    return sum(event["data"].get(key) or 0 for event in events)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import contextlib
 import inspect
 import math
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,9 @@ from sapwood.compute.attention.seam import is_packed
 from sapwood.errors import ConfigError
 from sapwood.serve.choose import Chooser, Settings
 from sapwood.serve.text import TextStream
+
+Watch = Callable[[Tensor, Sequence[int]], object]
+"""Sees the scores, [rows, vocabulary], and the token that was chosen for each row."""
 
 __all__ = ["Answer", "Settings", "answer_batch", "context_length", "generation_attention", "stream"]
 
@@ -59,6 +62,7 @@ def stream(
     prompt_ids: Sequence[int],
     stop_ids: Collection[int],
     settings: Settings,
+    watch: Watch | None = None,
 ) -> Generator[str, None, Answer]:
     """Yield the answer piece by piece, each as soon as its characters are whole; return the `Answer`.
 
@@ -68,6 +72,7 @@ def stream(
     Args:
         model: a causal language model or a PeftModel.
         stop_ids: the answer ends before the first of these.
+        watch: sees the scores that each token was chosen from, before the token is yielded.
 
     Raises:
         ConfigError: the prompt fills the model's context.
@@ -75,7 +80,7 @@ def stream(
     """
     writer = TextStream(tokenizer)
     with generation_attention(model):
-        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer)):
+        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer), watch=watch):
             if token.id is not None and (piece := writer.push(token.id)):
                 yield piece
             if token.last:
@@ -200,6 +205,7 @@ def _decode(
     settings: Settings,
     pad: int,
     top: int | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[_Token]:
     """Read the prompts (by number) together and yield their tokens, column by column; with ``top``, also how
     likely they were."""
@@ -213,6 +219,8 @@ def _decode(
     while True:
         column += 1
         chosen = chooser.choose(logits, rows.alive)
+        if watch is not None:
+            watch(logits, chosen)
         seconds = time.perf_counter() - started
         done = [token in stops or column == room[row] for row, token in zip(rows.alive, chosen, strict=True)]
         for i, (row, token, last) in enumerate(zip(rows.alive, chosen, done, strict=True)):

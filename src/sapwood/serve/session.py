@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sapwood.errors import ConfigError
-from sapwood.serve.generate import Answer, Settings, context_length, stream
+from sapwood.serve.generate import Answer, Settings, Watch, context_length, stream
 from sapwood.serve.load import Loaded
 from sapwood.types import Message
 
@@ -23,6 +23,7 @@ class ChatSession:
         messages: what was said so far, the system prompt first. An answer that was stopped half-way is kept
             as far as it was written.
         last: the last answer that came to its end.
+        watch: sees the scores behind each token, where somebody wants to.
     """
 
     def __init__(self, loaded: Loaded, settings: Settings, system: str | None = None) -> None:
@@ -31,6 +32,7 @@ class ChatSession:
         self.system = loaded.system if system is None else system
         self.messages: list[Message] = []
         self.last: Answer | None = None
+        self.watch: Watch | None = None
         self._asked = 0
         self.reset()
 
@@ -91,7 +93,9 @@ class ChatSession:
         loaded = self.loaded
         with loaded.without_adapter() if base else nullcontext():
             stop_ids = loaded.renderer.stop_ids
-            return (yield from stream(loaded.network, loaded.tokenizer, prompt, stop_ids, settings))
+            return (
+                yield from stream(loaded.network, loaded.tokenizer, prompt, stop_ids, settings, self.watch)
+            )
 
 
 def compare(

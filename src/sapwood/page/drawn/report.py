@@ -1,0 +1,193 @@
+"""A run as one HTML file: curves, answers, proof, config. It opens from disk and runs no script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sapwood.errors import ConfigError, SapwoodError
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Child, Safe, el, join
+from sapwood.page.drawn.shown import ASSETS, compared, config_of, proof_of
+from sapwood.page.drawn.svg import Line, chart, smooth, thin
+from sapwood.page.drawn.texts import Words
+from sapwood.page.live import LiveRun
+from sapwood.run.files import write_atomic
+from sapwood.run.query import find_run
+from sapwood.show.figures import duration, number
+
+FILE = "report.html"
+SMALL = ("lr", "grad_norm", "rate", "peak_bytes")
+# No script and no address: a report can't do anything.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def write_report(name: str, runs: Path, out: Path | None, lang: str) -> None:
+    """`sapwood report`. Raises ConfigError where nothing is called that."""
+    if lang not in ("en", "zh"):
+        raise ConfigError(f"no report in {lang!r}", "--lang", mend="choose en or zh")
+    run = find_run(runs, name)
+    file = out or run / FILE
+    write_atomic(file, report_html(run, Words("en" if lang == "en" else "zh")))
+    print(f"wrote {file}")
+
+
+def report_html(run: Path, w: Words) -> str:
+    """The whole document, light or dark as its reader's system is."""
+    live = LiveRun(run)
+    seen = live.look()
+    body = join(
+        [
+            overview(live, w),
+            el("h2", w("tab.answers")),
+            _answers(live, w),
+            el("h2", w("tab.proof")),
+            proof_of(w, run),
+            el("h2", w("tab.config")),
+            config_of(w, run),
+        ]
+    )
+    head = join(
+        [
+            el("meta", charset="utf-8"),
+            Safe(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+            el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            el("title", f"{seen.summary.name} · sapwood"),
+            Safe(f"<style>{style()}</style>"),
+        ]
+    )
+    page = el("html", el("head", head), el("body", el("main", body, cls="main")), lang=w.lang_tag)
+    return f"<!doctype html>{page}"
+
+
+def overview(live: LiveRun, w: Words) -> Safe:
+    """Status, figures and curves: the part that a notebook shows too."""
+    seen = live.look()
+    run = seen.summary
+    said = parts.why(w, seen)
+    figures: list[tuple[str, Child, Child]] = [
+        (w("progress"), parts.progress(run.step, run.total_steps, seen.pulse.condition),
+         w("left", time=duration(seen.left)) if seen.left is not None else ""),
+        (w("loss"), number(run.loss, 3), ""),
+        (w("held"), parts.held_out(w, run.base_eval_loss, run.best_eval_loss),
+         w("base.at", loss=number(run.base_eval_loss, 3))),
+        (w("speed"), number(run.tokens_per_second, 0), ""),
+        (w("time"), duration(run.seconds), ""),
+    ]  # fmt: skip
+    below = [parts.status(w, seen), el("code", run.id), el("span", run.base)]
+    return join(
+        [
+            el("header", el("h1", run.name), el("p", below, cls="sub"), cls="head"),
+            el("p", said, cls="notice") if said else None,
+            parts.tiles(figures),
+            loss_chart(live, w),
+            el("div", [_small(live, w, name) for name in SMALL], cls="small-charts"),
+        ]
+    )  # fmt: skip
+
+
+def loss_chart(live: LiveRun, w: Words) -> Safe:
+    x, y = live.stepped("step"), live.stepped("loss")
+    hx, hy = live.held("step"), live.held("loss")
+    good = np.isfinite(hy)
+    lines = [
+        Line(w("loss"), *(part.tolist() for part in thin(x, y, 800)), kind="raw"),
+        Line(w("loss.smooth"), *(part.tolist() for part in smooth(x, y, 0.02)), kind="smooth"),
+        Line(w("held"), hx[good].tolist(), hy[good].tolist(), kind="held", dots=True),
+    ]
+    return el("section", chart(lines, label=w("loss.nats")), cls="card")
+
+
+def _small(live: LiveRun, w: Words, name: str) -> Safe:
+    scale = 1e9 if name == "peak_bytes" else 1.0
+    x, y = thin(live.stepped("step"), live.stepped(name) / scale, 400)
+    drawn = chart([Line("", x.tolist(), y.tolist())], width=360, height=150, label=w(f"curve.{name}"))
+    return el("section", el("h3", w(f"curve.{name}")), drawn, cls="card small")
+
+
+def _answers(live: LiveRun, w: Words) -> Safe:
+    samples = live.samples()
+    steps = [int(sample["step"]) for sample in samples]
+    if not steps:
+        return el("p", w("answers.none"), cls="quiet")
+    return compared(w, samples, max(steps), dict(live.scores))
+
+
+def style() -> str:
+    """The page's own style sheets, with the light that the system has."""
+    frame, pieces = (ASSETS / name for name in ("page.css", "parts.css"))
+    text = frame.read_text(encoding="utf-8")
+    dark = text.split(':root[data-dark="1"] {', 1)[1].split("}", 1)[0]
+    return (
+        f"{text}{pieces.read_text(encoding='utf-8')}@media (prefers-color-scheme: dark) {{:root {{{dark}}}}}"
+        + EXTRA
+    )
+
+
+EXTRA = (
+    "*{box-sizing:border-box}body{margin:0}"
+    ".main{max-width:70rem}.copy{display:none}.legend .key:empty{display:none}"
+    ".card.small{margin:0;padding:.6rem .8rem}"
+    ".sub>*{margin-right:.3rem}"
+)
+
+
+class Shown:
+    """A run in a notebook: `sapwood.show`. It is drawn anew while it goes on, if ``live``."""
+
+    def __init__(self, run: Path, w: Words) -> None:
+        self._live, self._words = LiveRun(run), w
+
+    def _repr_html_(self) -> str:
+        """A frame of its own, so that no style of it reaches the notebook."""
+        import html
+
+        main = el("main", overview(self._live, self._words), cls="main")
+        inner = f"<style>{style()}</style><body>{main}</body>"
+        return (
+            f'<iframe sandbox srcdoc="{html.escape(inner)}" style="width:100%;height:860px;border:0" '
+            f'title="sapwood"></iframe>'
+        )
+
+    @property
+    def goes_on(self) -> bool:
+        return self._live.look().pulse.condition in ("running", "hung")
+
+
+def show(
+    run: str | Path = "last", folder: str | Path = "runs", *, live: bool = True, lang: str = "en"
+) -> None:
+    """Show a run in a Jupyter notebook: status, figures, curves; drawn anew every two seconds as it trains.
+
+    Args:
+        run: its id, its name, its folder, or ``last``. Raises ConfigError where nothing is called that.
+        folder: where runs are. lang: en or zh.
+        live: go on in the background until the run has ended.
+    """
+    try:
+        from IPython.display import display
+    except ModuleNotFoundError:
+        mend = "run it in Jupyter, or `sapwood report` writes a file"
+        raise ConfigError("there is no notebook to show it in", "sapwood.show", "no IPython", mend) from None
+    shown = Shown(find_run(Path(folder), str(run)), Words("zh" if lang == "zh" else "en"))
+    handle = display(shown, display_id=True)
+    if live and handle is not None and shown.goes_on:
+        import threading
+
+        threading.Thread(target=_follow, args=(shown, handle), daemon=True).start()
+
+
+def _follow(shown: Shown, handle: object, every: float = 2.0) -> None:
+    import time
+
+    update = getattr(handle, "update")  # noqa: B009
+    while True:
+        time.sleep(every)
+        try:
+            goes_on = shown.goes_on
+            update(shown)
+        except SapwoodError:  # the run is gone
+            return
+        if not goes_on:
+            return

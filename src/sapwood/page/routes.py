@@ -1,0 +1,123 @@
+"""Addresses: which screen is where. No GET changes anything."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from nicegui import app, ui
+
+from sapwood.page.actions import Actions
+from sapwood.page.drawn.shown import ASSETS
+from sapwood.page.drawn.texts import Words, language
+from sapwood.page.live import LiveRuns
+from sapwood.page.opening import Opening
+from sapwood.page.places import Places
+from sapwood.page.shell import State, View
+from sapwood.page.work.desk import Desk
+from sapwood.page.work.jobs import Jobs
+
+VERSION = "1"
+
+
+def register(opening: Opening) -> State:
+    """Make the pages of this server."""
+    places = Places.of(opening.runs, opening.folders)
+    jobs = Jobs(places.runs)
+    state = State(
+        places,
+        LiveRuns(places.runs),
+        jobs,
+        Actions(places, jobs, read_only=opening.read_only),
+        Desk("desk"),
+        Desk("voice"),
+    )
+    app.add_static_files("/assets", ASSETS, max_cache_age=0)
+    _pages(state)
+    _files(state)
+    return state
+
+
+def view_of(state: State, request: Request) -> View:
+    """The language and the light that this browser wants, and its part of the page's head."""
+    cookies = request.cookies
+    words = Words(language(cookies.get("lang"), request.headers.get("accept-language", "")))
+    dark = cookies.get("dark") == "1"
+    ui.add_head_html(
+        f'<script>document.documentElement.lang="{words.lang_tag}";'
+        f'document.documentElement.dataset.dark="{int(dark)}";</script>'
+        f'<script src="/assets/page.js"></script>'
+        f'<link rel="stylesheet" href="/assets/page.css"><link rel="stylesheet" href="/assets/parts.css">'
+    )
+    return View(words, dark, state)
+
+
+def _pages(state: State) -> None:
+    @ui.page("/")
+    async def home(request: Request, sort: str = "date") -> None:
+        from sapwood.page.screens import home
+
+        await home.build(view_of(state, request), sort)
+
+    @ui.page("/run/{id}")
+    async def a_run(request: Request, id: str, tab: str = "curves") -> None:
+        from sapwood.page.screens import run
+
+        await run.build(view_of(state, request), id, tab)
+
+    @ui.page("/job/{id}")
+    async def job(request: Request, id: str) -> None:
+        from sapwood.page.screens import job
+
+        await job.build(view_of(state, request), id)
+
+    @ui.page("/data")
+    async def data(request: Request) -> None:
+        from sapwood.page.screens import data
+
+        await data.build(view_of(state, request), dict(request.query_params))
+
+    @ui.page("/new")
+    async def new(request: Request) -> None:
+        from sapwood.page.screens import new
+
+        await new.build(view_of(state, request), dict(request.query_params))
+
+    @ui.page("/compare")
+    async def compare(request: Request, runs: str = "") -> None:
+        from sapwood.page.screens import compare
+
+        await compare.build(view_of(state, request), [name for name in runs.split(",") if name])
+
+    @ui.page("/chat")
+    async def chat(request: Request) -> None:
+        from sapwood.page.screens import chat
+
+        await chat.build(view_of(state, request), request.query_params.get("with", ""))
+
+    @ui.page("/ship")
+    async def ship(request: Request, run: str = "") -> None:
+        from sapwood.page.screens import ship
+
+        await ship.build(view_of(state, request), run)
+
+    @ui.page("/machine")
+    async def machine(request: Request) -> None:
+        from sapwood.page.screens import machine
+
+        await machine.build(view_of(state, request))
+
+
+def _files(state: State) -> None:
+    @app.get("/report/{name}")
+    async def report(request: Request, name: str) -> Response:
+        from sapwood.page.drawn.report import report_html
+
+        path = state.places.run(name.removesuffix(".html"))
+        if path is None:
+            return PlainTextResponse("no such run", 404)
+        words = Words(language(request.cookies.get("lang"), request.headers.get("accept-language", "")))
+        content: Any = await asyncio.to_thread(report_html, path, words)
+        return HTMLResponse(content)

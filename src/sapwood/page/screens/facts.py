@@ -1,0 +1,70 @@
+"""The log, the config and the proof of a run, as tabs of its screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sapwood.page.drawn import parts
+from sapwood.page.drawn.markup import Safe, el, join
+from sapwood.page.drawn.shown import config_of, proof_of
+from sapwood.page.live import LiveRun, Seen
+from sapwood.page.shell import View, block
+from sapwood.run.lock import holder
+from sapwood.run.query import boards
+from sapwood.show.figures import visible
+
+
+def log(view: View, live: LiveRun) -> Callable[[Seen], None]:
+    """What the command said, where the page started it, and the notes of the record."""
+    shown = block(Safe(""))
+
+    def refresh(seen: Seen) -> None:
+        shown.show(log_of(view, live))
+
+    return refresh
+
+
+def log_of(view: View, live: LiveRun) -> Safe:
+    w = view.words
+    pid = holder(live.path).get("pid")
+    jobs = [job for job in view.state.jobs.all() if job.child is not None and job.child == pid]
+    jobs += [job for job in view.state.jobs.all() if job.verb == "resume" and job.title == live.path.name]
+    said = "\n".join(visible(job.said()) for job in dict.fromkeys(jobs))
+    notes = [
+        [
+            datetime.fromtimestamp(e["t"]).strftime("%H:%M:%S"),
+            str(e["step"]),
+            w(f"kind.{e['kind']}"),
+            _note(e["data"]),
+        ]
+        for e in reversed(live.notes)
+    ]
+    links = [el("li", f"{name}: ", el("code", see)) for name, see in boards(live.path).items()]
+    return join(
+        [
+            el("h2", w("log.said")),
+            el("pre", said, cls="log", tabindex=0) if said else el("p", w("log.elsewhere"), cls="quiet"),
+            el("h2", w("log.record")),
+            parts.table([w("time"), w("step"), w("kind"), ""], notes)
+            if notes
+            else el("p", w("log.none"), cls="quiet"),
+            el("h2", w("trackers")) if links else None,
+            el("ul", links) if links else None,
+        ]
+    )
+
+
+def _note(data: Mapping[str, Any]) -> str:
+    return visible("; ".join(f"{key}: {value}" for key, value in data.items() if not isinstance(value, dict)))
+
+
+def config(view: View, live: LiveRun) -> Callable[[Seen], None]:
+    block(config_of(view.words, live.path))
+    return lambda seen: None
+
+
+def proof(view: View, live: LiveRun) -> Callable[[Seen], None]:
+    block(proof_of(view.words, live.path))
+    return lambda seen: None

@@ -1,0 +1,235 @@
+"""A run: its curves, its answers, its log, its config, its proof; and the buttons that stop and go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from nicegui import ui
+
+from sapwood.errors import SapwoodError
+from sapwood.page.drawn import curves, parts
+from sapwood.page.drawn.markup import Safe, el, join
+from sapwood.page.live import LiveRun, Seen
+from sapwood.page.screens import answers, facts
+from sapwood.page.shell import Block, View, block, button, frame, guarded, head, problem
+from sapwood.show.figures import duration, number, size
+
+EVERY = 0.4  # seconds between two looks
+TABS = ("curves", "answers", "log", "config", "proof")
+
+
+async def build(view: View, id: str, tab: str = "curves") -> None:
+    w = view.words
+    path = view.state.places.run(id)
+    if path is None:
+        with frame(view, "home", id):
+            block(parts.empty(w("run.none"), id, el("a", w("home.title"), href="/", cls="btn")))
+        return
+    try:
+        live = await asyncio.to_thread(view.state.runs.get, path)
+        seen = await asyncio.to_thread(live.look)
+    except SapwoodError as error:
+        with frame(view, "home", id):
+            block(problem(error))
+        return
+    screen = Screen(view, live, tab if tab in TABS else "curves")
+    with frame(view, "home", seen.summary.name):
+        screen.build(seen)
+    ui.timer(EVERY, screen.look)
+
+
+class Screen:
+    """One person's look at one run."""
+
+    def __init__(self, view: View, live: LiveRun, tab: str) -> None:
+        self.view, self.live, self.tab = view, live, tab
+        self.choice = curves.Choice()
+        self._changed = -1
+        self._condition = ""
+        self._refresh: Callable[[Seen], None] = lambda seen: None
+
+    def build(self, seen: Seen) -> None:
+        w = self.view.words
+        with ui.element("div").classes("run-head"):
+            self._title = block(self._head(seen))
+            self._buttons = ui.element("div").classes("actions")
+        self._tiles = block(Safe(""))
+        tabs = [
+            el("a", w(f"tab.{name}"), href=f"/run/{seen.summary.id}?tab={name}",
+               aria_current="page" if name == self.tab else None)
+            for name in TABS
+        ]  # fmt: skip
+        rows = el("a", w("tab.rows"), href=f"/data?run={seen.summary.id}")
+        block(el("nav", tabs, rows, cls="tabs", aria_label=w("run")))
+        build: dict[str, Callable[[], Callable[[Seen], None]]] = {
+            "curves": self._curves,
+            "answers": lambda: answers.build(self.view, self.live),
+            "log": lambda: facts.log(self.view, self.live),
+            "config": lambda: facts.config(self.view, self.live),
+            "proof": lambda: facts.proof(self.view, self.live),
+        }
+        self._refresh = build[self.tab]()
+        self._show(seen)
+
+    async def look(self) -> None:
+        try:
+            seen = await asyncio.to_thread(self.live.look)
+        except SapwoodError:
+            return
+        self._show(seen)
+
+    def _show(self, seen: Seen) -> None:
+        self._title.show(self._head(seen))
+        self._tiles.show(self._figures(seen))
+        condition = f"{seen.pulse.condition} {seen.pulse.why}"
+        if condition != self._condition:
+            self._condition = condition
+            self._actions(seen)
+        if seen.changed != self._changed or self.tab == "log":
+            self._changed = seen.changed
+            self._refresh(seen)
+
+    def _head(self, seen: Seen) -> Safe:
+        w, summary = self.view.words, seen.summary
+        said = parts.why(w, seen)
+        below = [parts.status(w, seen), el("code", summary.id), el("span", summary.base)]
+        return join([head(summary.name, below), el("p", said, cls="notice") if said else None])
+
+    def _actions(self, seen: Seen) -> None:
+        w, view, summary = self.view.words, self.view, seen.summary
+        act = view.state.actions
+        self._buttons.clear()
+        with self._buttons:
+            if not view.read_only:
+                if seen.pulse.condition == "hung" and seen.pulse.why == "frozen":
+                    button(w("wake"), guarded(lambda: act.wake(self.live.path)))
+                if seen.pulse.condition in ("running", "hung"):
+                    button(w("stop"), guarded(lambda: act.stop(self.live.path)), kind="strong")
+                elif seen.pulse.condition in ("stopped", "died", "failed"):
+                    button(w("resume"), guarded(lambda: act.resume(self.live.path)), kind="strong")
+            block(
+                el(
+                    "span",
+                    el("a", w("nav.chat"), href=f"/chat?with={summary.id}", cls="btn"),
+                    el("a", w("nav.ship"), href=f"/ship?run={summary.id}", cls="btn"),
+                    el("a", w("nav.compare"), href=f"/compare?runs={summary.id}", cls="btn"),
+                    el("a", w("report"), href=f"/report/{summary.id}.html", cls="btn", download=True),
+                    cls="links",
+                )
+            )
+
+    def _figures(self, seen: Seen) -> Safe:
+        w, run = self.view.words, seen.summary
+        planned = _planned(self.live)
+        peaks = self.live.stepped("peak_bytes")
+        peak = float(peaks.max()) if len(peaks) else None
+        left = w("left", time=duration(seen.left)) if seen.left is not None else ""
+        plan = w("planned", size=size(planned)) if planned else ""
+        return parts.tiles(
+            [
+                (w("progress"), parts.progress(run.step, run.total_steps, seen.pulse.condition), left),
+                (w("loss"), number(run.loss, 3), ""),
+                (
+                    w("held"),
+                    parts.held_out(w, run.base_eval_loss, run.best_eval_loss),
+                    w("base.at", loss=number(run.base_eval_loss, 3)),
+                ),
+                (w("speed"), number(run.tokens_per_second, 0), w("tokens.second")),
+                (w("time"), duration(run.seconds), ""),
+                (w("memory"), parts.memory(peak), plan),
+            ]
+        )
+
+    # --- curves -------------------------------------------------------------------------------------------
+
+    def _curves(self) -> Callable[[Seen], None]:
+        w, ink = self.view.words, curves.Ink.of(self.view.dark)
+        controls(self.view, self.choice, self._choose)
+        self._main = ui.echart(curves.frame(ink, self.choice, w)).classes("main-chart")
+        self._main.props(f'role=img aria-label="{w("curves.label")}"')
+        self._main.on("chart:datazoom", self._zoomed, throttle=0.15, leading_events=False)
+        self._small: dict[str, ui.echart] = {}
+        with ui.element("div").classes("small-charts"):
+            for name in curves.SMALL:
+                options = curves.frame(ink, self.choice, w, small=True)
+                options["title"]["text"] = w(f"curve.{name}")
+                self._small[name] = ui.echart(options).classes("small-chart")
+        return self._draw
+
+    def _draw(self, seen: Seen | None = None) -> None:
+        w, ink = self.view.words, curves.Ink.of(self.view.dark)
+        series = curves.losses(self.live, self.choice, ink, w)
+        self._main.options["series"] = series
+        self._main.update()
+        for name, chart in self._small.items():
+            if name == "peak_bytes":
+                chart.options["yAxis"] |= curves.room(self.live, _planned(self.live))
+            chart.options["series"] = curves.small(self.live, name, self.choice, ink, _planned(self.live))
+            chart.update()
+
+    def _choose(self, choice: curves.Choice) -> None:
+        self.choice = choice
+        w, ink = self.view.words, curves.Ink.of(self.view.dark)
+        for chart, small in ((self._main, False), *((c, True) for c in self._small.values())):
+            title = chart.options.get("title")
+            chart.options.update(curves.frame(ink, choice, w, small=small))
+            if title:
+                chart.options["title"] = title
+        self._draw()
+
+    def _zoomed(self, event: Any) -> None:
+        """A closer look gets more points of what is seen."""
+        window = window_of(event.args, self.live.stepped(self.choice.axis))
+        choice = curves.Choice(self.choice.axis, self.choice.smoothing, self.choice.log, window)
+        if choice.window != self.choice.window and len(self.live.stepped("step")) > curves.MOST:
+            self.choice = choice
+            self._draw()
+
+
+def window_of(args: dict[str, Any], x: curves.Points) -> tuple[float, float] | None:
+    """The part of the x axis that ECharts says is seen."""
+    told = (args.get("batch") or [args])[0]
+    if not len(x):
+        return None
+    if told.get("startValue") is not None and told.get("start") is None:
+        return float(told["startValue"]), float(told["endValue"])
+    start, end = float(told.get("start", 0)), float(told.get("end", 100))
+    if start <= 0 and end >= 100:
+        return None
+    low, span = float(x[0]), float(x[-1] - x[0])
+    return low + span * start / 100, low + span * end / 100
+
+
+def controls(view: View, choice: curves.Choice, choose: Callable[[curves.Choice], None]) -> None:
+    """The x axis, the smoothing, the scale."""
+    w = view.words
+    now = [choice]
+
+    def change(**new: Any) -> None:
+        now[0] = replace(now[0], window=None, **new)
+        choose(now[0])
+
+    with ui.element("div").classes("toolbar"):
+        axes = {name: w(f"axis.{name}") for name in curves.AXES}
+        ui.toggle(axes, value=choice.axis, on_change=lambda e: change(axis=curves.axis_of(e.value))).props(
+            "no-caps unelevated dense"
+        ).classes("toggle")
+        with ui.element("label").classes("slider"):
+            ui.label(w("smoothing"))
+            ui.slider(min=0, max=0.1, step=0.005, value=choice.smoothing).props(
+                f'aria-label="{w("smoothing")}"'
+            ).on("update:model-value", lambda e: change(smoothing=float(e.args)), throttle=0.1)
+        ui.switch(w("log"), value=choice.log, on_change=lambda e: change(log=bool(e.value)))
+
+
+def _planned(live: LiveRun) -> float | None:
+    """The peak of memory that was planned, in bytes."""
+    told: Any = live.about.get("facts", {}).get("memory") or {}
+    peak = told.get("peak")
+    return float(peak) if isinstance(peak, int | float) else None
+
+
+__all__ = ["Block", "Screen", "build", "controls", "window_of"]
