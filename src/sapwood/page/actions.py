@@ -43,13 +43,15 @@ class Actions:
         self.may()
         pid = self._holder(run)
         if _frozen(pid):
-            os.kill(pid, signal.SIGCONT)
+            self.wake(run)
         os.kill(pid, signal.SIGTERM)
 
     def wake(self, run: Path) -> None:
         """Let a process go on that a signal has stopped."""
+        import psutil
+
         self.may()
-        os.kill(self._holder(run), signal.SIGCONT)
+        psutil.Process(self._holder(run)).resume()
 
     def resume(self, run: Path) -> Job:
         self.may()

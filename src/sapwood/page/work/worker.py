@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from sapwood.errors import SapwoodError
+from sapwood.machine.system import step_back
 from sapwood.page.work.desk import gone_as
 
 Work = Callable[..., Generator[Any, None, Any]]
@@ -41,8 +42,7 @@ def main(name: str) -> None:
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    if hasattr(os, "nice"):
-        os.nice(NICE)
+    step_back(NICE)
     asked: queue.Queue[dict[str, Any]] = queue.Queue()
     stops = Stops()
     threading.Thread(target=_listen, args=(asked, stops), daemon=True).start()
