@@ -54,6 +54,7 @@ def in_a_terminal(*arguments: str, cwd: Path, env: Mapping[str, str]) -> str:
 def _program(arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     from sapwood.cli import main
 
+    home = Path.cwd()
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -66,7 +67,10 @@ def _program(arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str
     sys.stdout = _stream(1, encoding, "strict")
     sys.stderr = _stream(2, encoding, "backslashreplace")
     sys.argv = ["sapwood", *arguments]
-    main()
+    try:
+        main()
+    finally:
+        os.chdir(home)  # where what measures the coverage leaves its file
 
 
 def _stream(number: int, encoding: str, errors: str) -> io.TextIOWrapper:

@@ -228,9 +228,10 @@ def test_each_value_says_where_it_comes_from(home: Path, capsys: pytest.CaptureF
 def test_the_resolved_config_is_in_the_run(home: Path, tmp_path: Path) -> None:
     config = tiny_config(home, tmp_path, train={"max_steps": 1}, data={"eval": 0})
     kept = load_config(finetune(config).path.parent / "config.yaml")
-    settled = {"base": {"products"}, "train": {"gradient_checkpointing", "threads"}}  # what `auto` means here
+    # what `auto` means here
+    settled = {"base": {"products"}, "pack": {"rows"}, "train": {"gradient_checkpointing", "threads"}}
     assert kept.model_dump(exclude=settled) == config.model_dump(exclude=settled)
-    assert kept.base.products != "auto"
+    assert kept.base.products != "auto" and kept.pack.rows == "together"
 
 
 def test_no_path_is_expanded(home: Path) -> None:

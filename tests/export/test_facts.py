@@ -144,6 +144,7 @@ def test_the_command_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest
             to="gguf",
             file_type="F16",
             base=str(base),
+            template=None,
             onto=None,
             out=None,
             as_json=False,

@@ -14,8 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 FIRST = ("demo", "init", "check", "train", "chat")  # what `sapwood` alone shows
 GROUPS = {
     "Train": ("demo", "init", "import", "check", "show", "train", "resume"),
-    "See and measure": ("runs", "verify", "eval", "chat", "track"),
-    "Give away": ("serve", "export", "combine", "adopt", "push"),
+    "See and measure": ("ui", "runs", "verify", "eval", "chat", "track"),
+    "Give away": ("serve", "export", "combine", "adopt", "push", "report"),
     "Models, data, machine": ("model", "data", "doctor", "help"),
 }
 EXAMPLES = {
@@ -40,6 +40,8 @@ EXAMPLES = {
     "eval": ("sapwood eval last", "sapwood eval last --prompts questions.txt"),
     "track": ("sapwood track last --to tensorboard",),
     "chat": ("sapwood chat last", 'sapwood chat last -p "How do I prune a pear?" --compare'),
+    "ui": ("sapwood ui", "sapwood ui --read-only --port 8800"),
+    "report": ("sapwood report last", "sapwood report last --lang zh"),
     "serve": ("sapwood serve last", "sapwood serve mine=my-run other=path/to/adapter --port 9000"),
     "combine": ("sapwood combine first second --out both --weights 0.7,0.3",),
     "adopt": ("sapwood adopt folder --data rows.jsonl", "sapwood adopt a.gguf --base M --out mine"),
