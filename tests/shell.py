@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tests.forks import exit_code
 
+ROOT = Path(__file__).parents[1]
+
 
 def shell(
     *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -24,7 +26,7 @@ def shell(
     with tempfile.TemporaryDirectory() as name:
         out, err = Path(name) / "out", Path(name) / "err"
         where = str(cwd or Path.cwd())
-        code = exit_code(_program, arguments, where, {**os.environ, **(env or {})}, str(out), str(err))
+        code = _run(arguments, where, {**os.environ, **(env or {})}, str(out), str(err))
         told = [file.read_bytes().decode("utf-8", "replace") for file in (out, err)]
     return subprocess.CompletedProcess(["sapwood", *arguments], code, *told)
 
@@ -42,7 +44,7 @@ def in_a_terminal(*arguments: str, cwd: Path, env: Mapping[str, str]) -> str:
     reader = threading.Thread(target=read)
     reader.start()
     where = os.ttyname(slave)
-    code = exit_code(_program, arguments, str(cwd), dict(env), where, where)
+    code = _run(arguments, str(cwd), dict(env), where, where)
     os.close(slave)
     reader.join()
     os.close(master)
@@ -51,10 +53,14 @@ def in_a_terminal(*arguments: str, cwd: Path, env: Mapping[str, str]) -> str:
     return told
 
 
+def _run(arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> int:
+    with contextlib.chdir(ROOT):  # what measures the coverage leaves its file where the parent was started
+        return exit_code(_program, arguments, cwd, env, out, err)
+
+
 def _program(arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     from sapwood.cli import main
 
-    home = Path.cwd()
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -67,10 +73,7 @@ def _program(arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str
     sys.stdout = _stream(1, encoding, "strict")
     sys.stderr = _stream(2, encoding, "backslashreplace")
     sys.argv = ["sapwood", *arguments]
-    try:
-        main()
-    finally:
-        os.chdir(home)  # where what measures the coverage leaves its file
+    main()
 
 
 def _stream(number: int, encoding: str, errors: str) -> io.TextIOWrapper:
