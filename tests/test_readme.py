@@ -74,6 +74,8 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     rows = [{"instruction": f"Tree {i}?", "output": f"Water tree {i} well."} for i in range(40)]
     for file in ("my.json", "other.json"):
         Path(file).write_text(json.dumps(rows))
+    table = [f"{row['instruction']},{row['output']}" for row in rows]
+    Path("my.csv").write_text("\n".join(["instruction,output", *table]) + "\n")
     model, ran = tiny_llama(tmp_path), 0
     for line in lines_of("README.md"):
         if line.startswith(tuple(OTHERWISE)):
@@ -85,7 +87,8 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
             assert program == "sapwood", line
             run_in_one(arguments)
         config = Path("my.yaml")
-        config.write_text(config.read_text().replace("builtin:smollm2", model.name))
+        text = config.read_text().replace("model: builtin:smollm2", f"model: {model.name}\n  storage: fp32")
+        config.write_text(text if "eval:" in text else f"{text}eval:\n  samples: 1\n  max_new_tokens: 8\n")
         ran += 1
     assert ran > 15
     for found in ("tokens.html", "runs/*/loss.png", "runs/*/exports/*/check.json", "runs/trackers/mlflow"):
