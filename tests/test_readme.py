@@ -67,6 +67,7 @@ def lines_of(name: str) -> list[str]:
     return [line.partition(" #")[0].strip() for line in lines if line.strip()]
 
 
+@pytest.mark.timeout(900)
 def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, in their order, with the tiny model in place of the built-in one. The other README has
     the same ones, see below."""
