@@ -67,7 +67,6 @@ def lines_of(name: str) -> list[str]:
     return [line.partition(" #")[0].strip() for line in lines if line.strip()]
 
 
-@pytest.mark.timeout(900)
 def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, in their order, with the tiny model in place of the built-in one. The other README has
     the same ones, see below."""
@@ -88,7 +87,7 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
             assert program == "sapwood", line
             run_in_one(arguments)
         config = Path("my.yaml")
-        text = config.read_text().replace("model: builtin:smollm2", f"model: {model.name}\n  storage: fp32")
+        text = re.sub(r"model: \w+:\S+", f"model: {model.name}", config.read_text())  # whichever was proposed
         config.write_text(text if "eval:" in text else f"{text}eval:\n  samples: 1\n  max_new_tokens: 8\n")
         ran += 1
     assert ran > 15
