@@ -80,7 +80,7 @@ def stream(
     """
     writer = TextStream(tokenizer)
     with generation_attention(model):
-        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer), watch=watch):
+        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer), watch):
             if token.id is not None and (piece := writer.push(token.id)):
                 yield piece
             if token.last:
@@ -114,12 +114,18 @@ def written(
 ) -> Generator[Written]:
     """`stream` token by token, each with its probability and the ``top`` likeliest ones."""
     writer = TextStream(tokenizer)
+    log_prob, best = math.nan, tuple[tuple[int, float], ...]()
+
+    def watch(logits: Tensor, chosen: Sequence[int]) -> None:
+        nonlocal log_prob, best
+        log_prob, best = likely(logits[0], chosen[0], top)
+
     with generation_attention(model):
-        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer), top):
+        for token in _decode(model, {0: prompt_ids}, stop_ids, settings, _pad_id(tokenizer), watch):
             piece = writer.push(token.id) if token.id is not None else ""
             if token.last:
                 piece += writer.flush(cut=token.id is not None)
-            yield Written(token.id, piece, token.last, token.log_prob, token.top)
+            yield Written(token.id, piece, token.last, log_prob, best)
 
 
 def answer_batch(
@@ -194,8 +200,6 @@ class _Token:
     id: int | None
     last: bool
     seconds: float
-    log_prob: float = math.nan
-    top: tuple[tuple[int, float], ...] = ()
 
 
 def _decode(
@@ -204,11 +208,9 @@ def _decode(
     stop_ids: Collection[int],
     settings: Settings,
     pad: int,
-    top: int | None = None,
     watch: Watch | None = None,
 ) -> Iterator[_Token]:
-    """Read the prompts (by number) together and yield their tokens, column by column; with ``top``, also how
-    likely they were."""
+    """Read the prompts (by number) together and yield their tokens, column by column."""
     started = time.perf_counter()
     stops = frozenset(stop_ids)
     room = {row: _room(model, len(prompt), settings) for row, prompt in prompts.items()}
@@ -223,16 +225,15 @@ def _decode(
             watch(logits, chosen)
         seconds = time.perf_counter() - started
         done = [token in stops or column == room[row] for row, token in zip(rows.alive, chosen, strict=True)]
-        for i, (row, token, last) in enumerate(zip(rows.alive, chosen, done, strict=True)):
-            likely = _likely(logits[i], token, top) if top is not None else (math.nan, ())
-            yield _Token(row, None if token in stops else token, last, seconds, *likely)
+        for row, token, last in zip(rows.alive, chosen, done, strict=True):
+            yield _Token(row, None if token in stops else token, last, seconds)
         if all(done):
             return
         logits = rows.step(chosen, [i for i, last in enumerate(done) if not last])
 
 
-def _likely(logits: Tensor, token: int, top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """log p of ``token``, and the ``top`` likeliest tokens with theirs."""
+def likely(logits: Tensor, token: int, top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """logits: [vocabulary] -> log p of ``token``, and the ``top`` likeliest tokens with theirs."""
     log_p = logits.float().log_softmax(-1)
     best = log_p.topk(top) if top else None
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True) if best is not None else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from sapwood.adapter.soft_prompt import lead_length
 from sapwood.errors import ConfigError
-from sapwood.serve.generate import generation_attention
+from sapwood.serve.generate import generation_attention, likely
 from sapwood.serve.load import Loaded
 from sapwood.types import Example
 
@@ -22,10 +23,8 @@ AT_ONCE = 256  # positions whose scores are held at once
 
 def likeliest(logits: Tensor, token: int, count: int = RUNNERS_UP) -> tuple[float, list[tuple[int, float]]]:
     """logits: [vocabulary] -> the probability of ``token``, and the likeliest other ones with theirs."""
-    shares = logits.float().softmax(-1)
-    best = shares.topk(count + 1)
-    others = [(int(i), float(p)) for i, p in zip(best.indices, best.values, strict=True) if int(i) != token]
-    return float(shares[token]), others[:count]
+    log_p, best = likely(logits, token, count + 1)
+    return math.exp(log_p), [(id, math.exp(p)) for id, p in best if id != token][:count]
 
 
 @torch.no_grad()

@@ -98,10 +98,10 @@ def _proof(loaded: Loaded, data: Path | None, template: str | None, system: str 
     config = RunConfig(data=rows, template=TemplateConfig(name=template or "auto"))
     examples = prepare_file(data, config, loaded)
     assert loaded.model is not None
-    targets = sum(example.num_targets for example in examples)
+    weight = sum(example.weight for example in examples)
     with loaded.without_adapter():
-        base = float(row_losses(loaded.model, examples, alone=loaded.base.head).sum()) / targets
-    own = float(row_losses(loaded.model, examples).sum()) / targets
+        base = float(row_losses(loaded.model, examples, alone=loaded.base.head).sum()) / weight
+    own = float(row_losses(loaded.model, examples).sum()) / weight
     if not own < base:
         why = f"its loss on {len(examples):,} rows is {own:.4f}, that of the base alone {base:.4f}"
         mend = "name the base and the template that it was trained with, or rows that it was trained on"

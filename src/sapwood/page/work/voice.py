@@ -94,7 +94,8 @@ def prove_off(loaded: Loaded) -> dict[str, Any]:
 
 
 def row_losses(run: str, runs: str, file: str, most: int) -> Work:
-    """The mean loss of each row, in nats a target, into ``file``; held-out rows first, ``most`` in all."""
+    """The mean loss of each row, in nats a target by their weights, into ``file``; held-out rows first,
+    ``most`` in all."""
     from sapwood.evaluate import row_losses as measure
 
     yield {"done": 0, "of": 0}
@@ -108,7 +109,7 @@ def row_losses(run: str, runs: str, file: str, most: int) -> Work:
         part = order[i : i + 8]
         rows = [train[at] if at < len(train) else held[at - len(train)] for at in part]
         sums = measure(loaded.model, rows)
-        losses[part] = sums / [row.num_targets for row in rows]
+        losses[part] = sums / [row.weight for row in rows]
         yield {"done": i + len(part), "of": len(order)}
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(Path(file), _npz(losses))
