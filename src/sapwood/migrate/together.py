@@ -17,7 +17,6 @@ from sapwood.migrate.shell.walk import Note, Shell
 from sapwood.migrate.shell.words import Names, Started, Word
 from sapwood.migrate.tools.command import Command, command_of
 
-
 TRL = Path("trl sft")  # a command of trl's own, which a script of ours stands for
 
 

@@ -290,6 +290,8 @@ def _training(draft: Draft, facts: Facts) -> None:
                 "那边的默认值",
             )
         if "**" not in facts.arguments.kwargs:
+            if own == "SFTConfig":  # of transformers' own defaults it changes this one
+                draft.default("train.lr", 2e-5, "", "the default there", "那边的默认值")
             defaults(draft, "hf:train")
         draft.settle()
     if facts.trainer is not None:

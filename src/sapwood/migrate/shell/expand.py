@@ -6,6 +6,7 @@ import ast
 import operator
 import os
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sapwood.migrate.shell.words import Names, Word, joined, split
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 _INNER = re.compile(r"(?P<length>#?)(?P<name>\w+|[@*#])(?P<at>\[[^\]]*\])?(?P<rest>.*)", re.DOTALL)
-_ARITHMETIC = {
+_ARITHMETIC: dict[type, Callable[[int, int], int]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }  # fmt: skip

@@ -50,7 +50,8 @@ def as_bash(text: str, suffix: str) -> str:
 
 
 def _line(line: str, suffix: str) -> str:
-    line = re.sub(r"^\s*(?:[$>!] ?)+(?=[A-Za-z./])", "", line)  # a prompt
+    if suffix not in SHELLS:
+        line = re.sub(r"^\s*(?:[$>] +|! ?)+(?=[A-Za-z./])", "", line)  # a prompt
     line = re.sub(r"(?:\s\^|(?<=\s)`)\s*$", r" \\", line)
     if suffix in (".bat", ".cmd"):
         line = re.sub(r"^\s*(?:@?rem\b|::)", "#", line, flags=re.IGNORECASE)

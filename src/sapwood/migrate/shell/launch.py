@@ -47,8 +47,8 @@ class Launch:
             names = [f"{path}.py", f"src/{path}.py", f"{path}/__main__.py", f"src/{path}/__main__.py"]
         elif Path(self.script.text).is_absolute():
             names.append(Path(self.script.text).name)
-        known = [self.folder, *folders]
-        return next((path for name in names if (path := find(name, known)) is not None), None)
+        found = [find(name, [self.folder, *folders]) for name in names]
+        return next((path for path in found if path is not None), None)
 
 
 def launch_of(started: Started, pages: Pages) -> Launch | None:

@@ -21,7 +21,7 @@ MAX_STEPS, MAX_DEPTH = 20_000, 8
 _THROUGH = {
     "program", "compound_statement", "do_group", "subshell", "pipeline", "redirected_statement", "ERROR",
 }  # fmt: skip
-_IDLE = {"echo", "printf", "set", "mkdir", "pip", "pip3", "git", "conda", "module", "exit", "shift", "rm"}
+_IDLE = {"echo", "printf", "set", "mkdir", "pip", "pip3", "git", "module", "exit", "shift", "rm"}
 Note = tuple[int, str, str, str]
 SUPPOSED = ("it isn't known before it runs: read as true", "运行之前不知道结果：按真处理")
 SKIPPED = (
@@ -269,7 +269,9 @@ class Shell:
         content = read_text(path)
         before = self.pages.add(path, content.splitlines())
         inner = Shell(self.pages, names, self.depth + 1)
+        inner.steps = self.steps
         inner.read([Block(before + 1, as_bash(content, path.suffix), "shell")])
+        self.steps = inner.steps
         self.started += inner.started
         self.notes += inner.notes
         if sourced:

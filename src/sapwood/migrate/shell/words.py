@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+MAX_TEXT, MAX_WORDS = 1 << 16, 4096  # characters of one word, words of an array
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -52,7 +53,7 @@ class Names:
         """A value that isn't known stands in for none that is."""
         if name in self.values and not all(word.known for word in words):
             return
-        self.values[name] = words
+        self.values[name] = words[:MAX_WORDS]
 
     def environment(self) -> dict[str, Word]:
         """What a program sees."""
@@ -103,5 +104,8 @@ def typed(text: str) -> Any:
 
 
 def joined(words: Iterable[Word], line: int, between: str = " ") -> Word:
+    """A text that grows beyond all measure isn't known."""
     given = list(words)
-    return Word(between.join(word.text for word in given), line, all(word.known for word in given))
+    text = between.join(word.text for word in given)
+    known = len(text) <= MAX_TEXT and all(word.known for word in given)
+    return Word(text[:MAX_TEXT], line, known)
