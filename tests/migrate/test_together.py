@@ -142,6 +142,27 @@ def test_a_shell_script_that_starts_another_is_followed(tmp_path: Path) -> None:
     assert any("gone.sh" in one.text for one in found.unfollowed)
 
 
+def test_options_that_a_script_never_looks_at_are_said(tmp_path: Path) -> None:
+    script = TRAIN.replace(
+        "args = parser.parse_args()", "class args:\n    model, lr, rank, out = 'a/b', 1e-4, 8, 'o'"
+    )
+    found = started("python train.py --lr 3e-4\n", tmp_path, script=script)
+    assert found.draft.settings["train.lr"] == 1e-4
+    assert "--lr 3e-4" in told(found)
+
+
+def test_a_page_is_started_by_its_script_and_not_by_what_it_installs(tmp_path: Path) -> None:
+    page = (
+        "```sh\npython train.py --lr 7e-4\npython -m pip install --upgrade pip\npython ask.py --lr 9\n```\n"
+    )
+    (tmp_path / "go.md").write_text(page + f"```python\n{TRAIN}```\n", encoding="utf-8")
+    found = bring(tmp_path / "go.md")
+    assert (found.draft.settings["train.lr"], found.kind) == (
+        7e-4,
+        "script train.py, as it is started on line 2",
+    )
+
+
 def test_what_a_shell_does_not_say_is_said_with_its_line(tmp_path: Path) -> None:
     text = "R=$(shuf -i 1-9 -n 1)\nif [ -f x ]; then L=1e-4; fi\n"
     text += "python train.py --rank $R --lr $L --out <yours>\n"

@@ -19,7 +19,16 @@ from sapwood.migrate.script.source import Source, read_source, read_text
 from sapwood.migrate.script.walk import walk
 from sapwood.migrate.shell.grammar import SHELLS
 from sapwood.migrate.shell.pages import Pages
-from sapwood.migrate.together import TRL, Begun, Commands, built_in, given_by, joined_source, read_commands
+from sapwood.migrate.together import (
+    TRL,
+    Begun,
+    Commands,
+    built_in,
+    given_by,
+    joined_source,
+    own_command,
+    read_commands,
+)
 from sapwood.migrate.tools.configs import read_tool, tool_of, tool_of_command
 from sapwood.migrate.tools.folder import read_folder
 
@@ -79,8 +88,7 @@ def _of_text(path: Path) -> Migration:
     """Its own Python, if that trains; else what its last command starts that trains."""
     source = read_source(path) if path.suffix in CODE else _plain(path)
     commands = read_commands(path, source) if path.suffix not in PYTHON else _no_commands(path, source)
-    own = next((one for one in reversed(commands.begun) if one.launch is not None and one.path is None), None)
-    found = _of_script(source, given_by(own, commands.pages), commands) if source.trees else None
+    found = _of_script(source, own_command(commands), commands) if source.trees else None
     if found is not None and (found.trains or not commands.begun):
         return found.migration
     for begun in reversed(commands.begun):
@@ -108,7 +116,7 @@ def _of_begun(begun: Begun, page: Source, commands: Commands) -> Migration | Non
     if begun.path is not None:
         own = built_in(begun.path) if begun.path == TRL else read_source(begun.path)
         source = joined_source(own, begun.path, commands.pages, page)
-        found = _of_script(source, given_by(begun, commands.pages), commands)
+        found = _of_script(source, begun, commands)
         if found is not None and found.trains:
             return found.migration
     if begun.command is None:
@@ -133,8 +141,9 @@ class _Read:
     trains: bool
 
 
-def _of_script(source: Source, given: Given, commands: Commands) -> _Read | None:
+def _of_script(source: Source, begun: Begun | None, commands: Commands) -> _Read | None:
     """None where nothing in it trains or loads a model."""
+    given = given_by(begun, commands.pages)
     script = walk(source.trees, given)
     facts, draft = gather(source, script), Draft(devices=given.devices)
     trains = bool(facts.adapter or facts.arguments or facts.trainer or facts.optimizer)
@@ -145,9 +154,12 @@ def _of_script(source: Source, given: Given, commands: Commands) -> _Read | None
     learning = read_rows(draft, facts)
     draft.settle()
     _tell_options(draft, given)
+    if begun is not None and begun.path is not None and given.words and not given.asked:
+        said = "the script never looks at its options", "脚本从不读取命令行选项"
+        draft.unread(given.line, " ".join(word.text for word in given.words), "", *said)
     draft.tidy()
     faults = find_faults(Case(facts, draft, learning))
-    begun = next((one for one in commands.begun if given.words is not None and one.line == given.line), None)
+    begun = begun if begun is not None and (given.asked or begun.path is not None) else None
     notes = [*_unfollowed(source, script, draft), *_notes(commands, begun), *_others(commands, begun)]
     notes.sort(key=lambda one: one.line)
     kind = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,9 @@ from sapwood.migrate.shell.words import Names, Started, Word
 from sapwood.migrate.tools.command import Command, command_of
 
 TRL = Path("trl sft")  # a command of trl's own, which a script of ours stands for
+
+
+_TRAINS = re.compile(r"train|tun|sft|lora")
 
 
 @dataclass(slots=True)
@@ -76,6 +80,17 @@ def built_in(path: Path) -> Source:
     text = files("sapwood.migrate").joinpath("tables", "trl_sft.txt").read_text("utf-8")
     lines = text.splitlines()
     return Source(str(path), lines, [f"line {i + 1}" for i in range(len(lines))], trees=[ast.parse(text)])
+
+
+def own_command(commands: Commands) -> Begun | None:
+    """What starts a page's own Python: a script without a file, best one whose name says that it trains."""
+    found = [
+        one
+        for one in reversed(commands.begun)
+        if one.launch and one.path is None and one.launch.script.text.endswith(".py")
+    ]
+    named = [one for one in found if one.launch and _TRAINS.search(one.launch.script.text.lower())]
+    return next(iter((*named, *found)), None)
 
 
 def given_by(begun: Begun | None, pages: Pages) -> Given:

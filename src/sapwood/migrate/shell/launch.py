@@ -18,6 +18,7 @@ _MODULES = {
     "torch.distributed.launch", "torch.distributed.run", "accelerate.commands.launch",
     "deepspeed.launcher.runner",
 }  # fmt: skip
+_NO_TRAINING = {"pip", "venv", "ipykernel", "jupyter", "http.server", "json.tool", "nltk", "spacy", "build"}
 _WITH_VALUE = {"-W", "-X", "--with", "--env-file", "-p", "--python"}
 _EACH = ("nproc_per_node", "num_gpus", "num_processes", "nproc")
 UNSAID = ("how many devices it is isn't known: read as one", "不知道有几个设备：按一个处理")
@@ -66,6 +67,8 @@ def launch_of(started: Started, pages: Pages) -> Launch | None:
         place, module = _target(words, at + 1, launcher=True)
         if place is None:
             return None
+    if module and words[place].text.partition(" ")[0] in _NO_TRAINING:
+        return None
     made = Launch(words[place], module, words[place + 1 :], started.line, started.folder, started.environment)
     if launcher:
         _devices(made, words[at], words[at + 1 : place], pages)
