@@ -143,9 +143,8 @@ def test_a_shell_script_that_starts_another_is_followed(tmp_path: Path) -> None:
 
 
 def test_options_that_a_script_never_looks_at_are_said(tmp_path: Path) -> None:
-    script = TRAIN.replace(
-        "args = parser.parse_args()", "class args:\n    model, lr, rank, out = 'a/b', 1e-4, 8, 'o'"
-    )
+    given = "args = argparse.Namespace(model='a/b', lr=1e-4, rank=8, out='o')"
+    script = TRAIN.replace("args = parser.parse_args()", given)
     found = started("python train.py --lr 3e-4\n", tmp_path, script=script)
     assert found.draft.settings["train.lr"] == 1e-4
     assert "--lr 3e-4" in told(found)
