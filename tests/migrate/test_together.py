@@ -319,14 +319,15 @@ def test_modules_beside_a_script_are_followed_and_nothing_of_them_runs(tmp_path:
             "settings.py": f"RATE = 3e-4\nopen({str(mark)!r}, 'w')\n"
             "if __name__ == '__main__':\n    RATE = 1\n",
             "parts/__init__.py": "from .made import options\n",
-            "parts/made.py": "from settings import *\n\ndef options():\n    return {'learning_rate': RATE}\n",
+            "parts/made.py": "from settings import *\nSEED = 7\n\ndef options():\n    return {'learning_rate': RATE}\n",
             "torch.py": "raise SystemExit\n",
         },
     )
-    script = TRAIN.replace("import argparse", "import argparse\nimport parts").replace(
-        "learning_rate=args.lr", "**parts.options()"
+    script = TRAIN.replace("import argparse", "import argparse\nimport parts, parts.made as made").replace(
+        "learning_rate=args.lr", "**parts.options(), seed=made.SEED"
     )
-    assert started("python train.py\n", tmp_path, script=script).draft.settings["train.lr"] == 3e-4
+    got = started("python train.py\n", tmp_path, script=script).draft.settings
+    assert (got["train.lr"], got["train.seed"]) == (3e-4, 7)
     assert not mark.exists()
 
 

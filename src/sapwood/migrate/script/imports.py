@@ -20,7 +20,8 @@ _HERE = "\0folder"  # of a module's names: where it lies
 def bind_import(machine: Walker, node: ast.Import, env: Env) -> None:
     for alias in node.names:
         machine.script.imported[alias.name] = node.lineno
-        known = _module(machine, alias.name, 0, env) if "." not in alias.name else None
+        whole = bool(alias.asname) or "." not in alias.name
+        known = _module(machine, alias.name, 0, env) if whole else None
         name = alias.name if alias.asname else alias.name.partition(".")[0]
         env[alias.asname or name] = Object(name, known) if known is not None else Module(name)
 
