@@ -319,7 +319,8 @@ def test_modules_beside_a_script_are_followed_and_nothing_of_them_runs(tmp_path:
             "settings.py": f"RATE = 3e-4\nopen({str(mark)!r}, 'w')\n"
             "if __name__ == '__main__':\n    RATE = 1\n",
             "parts/__init__.py": "from .made import options\n",
-            "parts/made.py": "from settings import *\nSEED = 7\n\ndef options():\n    return {'learning_rate': RATE}\n",
+            "parts/made.py": "from settings import *\nSEED = 7\n\n"
+            "def options():\n    return {'learning_rate': RATE}\n",
             "torch.py": "raise SystemExit\n",
         },
     )
