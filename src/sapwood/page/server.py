@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sapwood.errors import ConfigError
 from sapwood.machine.extras import needs
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 HOST, PORT = "127.0.0.1", 8765
 TRIED = 20  # ports after the first one, where that is taken
 WAITING = 128  # connections that wait while the server starts
+CLIENTS = ("aiohttp", "requests", "websocket")  # Socket.IO imports them where it can; a server needs none
 OBJECTS = 100_000  # that are made between two looks of the garbage collector: imports make many, a log more
 
 
@@ -50,8 +53,9 @@ def serve(opening: Opening) -> None:
 
 def application(opening: Opening, token: str, port: int) -> ASGIApp:
     """The pages, and the guard around all of them."""
-    from fastapi import FastAPI
-    from nicegui import app, ui
+    with _hidden(*CLIENTS):
+        from fastapi import FastAPI
+        from nicegui import app, ui
 
     from sapwood.page.guard import Guard
     from sapwood.page.routes import register
@@ -69,6 +73,18 @@ def application(opening: Opening, token: str, port: int) -> ASGIApp:
         binding_refresh_interval=None, show_welcome_message=False, reconnect_timeout=8.0,
     )  # fmt: skip
     return Guard(outside, token=token, port=port)
+
+
+@contextmanager
+def _hidden(*names: str) -> Generator[None]:
+    """Inside, importing one of these libraries fails, as if it weren't installed."""
+    absent: dict[str, Any] = {name: None for name in names if name not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def _open_browser(address: str) -> None:

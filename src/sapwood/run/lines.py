@@ -145,7 +145,7 @@ class LineLog:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The object that a line is; `json.loads` takes twice as long, as it guesses the encoding of each line."""
+    """The object that a line is. `json.loads` takes twice as long: it guesses the encoding of each line."""
     try:
         text = line.decode("utf-8", "surrogatepass").strip(SPACE)
         value, end = _decode(text)

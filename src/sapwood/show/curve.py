@@ -36,14 +36,12 @@ def curve(
 
     points = [_mean(finite, i, 2 * width) for i in range(2 * width)] if len(finite) > 2 * width else finite
     high, low = max(points), min(points)
-    span = (high - low) or 1.0
-    edge = 1e-6  # the canvas leaves its upper edges out
-    canvas = Canvas(width, height, xmin=0.0, ymin=0.0, xmax=1.0, ymax=1.0)
-    last = max(len(points), at_least, 2) - 1
-    places = [(min(i / last, 1 - edge), min((v - low) / span, 1 - edge)) for i, v in enumerate(points)]
+    canvas = Canvas(width, height, xmin=0, ymin=0, xmax=2 * width, ymax=4 * height)  # in dots
+    across = (2 * width - 1) / (max(len(points), at_least, 2) - 1)
+    up = (4 * height - 1) / ((high - low) or 1.0)
+    places = [(i * across, (value - low) * up) for i, value in enumerate(points)]
     for (x0, y0), (x1, y1) in pairwise([places[0], *places]):
         canvas.line(x0, y0, x1, y1)
-        canvas.point(x1, y1)  # a line may leave its ends out
     drawn = canvas.plot().split("\n")
     lines = tuple("".join(map(_plain, line)) if ascii_only else line for line in drawn)
     return Drawing(lines, high, low)
