@@ -14,7 +14,7 @@ from sapwood.page.drawn.shown import config_of, proof_of
 from sapwood.page.live import LiveRun, Seen
 from sapwood.page.shell import View, block
 from sapwood.page.work.jobs import tail
-from sapwood.page.work.runner import OUT
+from sapwood.page.work.runner import ERR, OUT
 from sapwood.run.lock import holder
 from sapwood.run.query import boards
 from sapwood.show.figures import visible
@@ -68,7 +68,7 @@ def log_of(view: View, live: LiveRun) -> Safe:
 @cache
 def _told_of(job: Path, id: str) -> bool:
     """Whether a command that has ended named the run: the process that holds a resumed run is another one."""
-    return id in tail(job / OUT)
+    return any(id in tail(job / name) for name in (OUT, ERR))
 
 
 def _note(data: Mapping[str, Any]) -> str:
