@@ -68,7 +68,7 @@ class Server:
 
 
 def environment(home: Path) -> dict[str, str]:
-    paths = [str(SRC), str(SRC.parent)]
+    paths = [str(SRC), str(SRC.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     inherited = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}  # NiceGUI looks for it
     caches = {"HF_HUB_CACHE": str(home / "hf"), "MODELSCOPE_CACHE": str(home / "ms")}
     return {
