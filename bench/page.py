@@ -1,12 +1,17 @@
 """How quick the local page is: first paint, an event's way to the screen, a run of 100,000 steps, 100,000
-rows, and what it costs beside a run. ``python bench/page.py [--rows N] [--steps N]``; needs Chromium.
+rows, and what it costs a training. ``python bench/page.py [--rows N] [--steps N]``; needs Chromium.
+
+What is counted and not timed is held by tests: clicks from an empty folder to a training
+(``tests/page/test_live.py``), hostile texts (``test_screens.py``), faults of access (``test_looks.py``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,13 +20,22 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.base.tiny import tiny_llama
 from tests.browser import chromium, page_in
-from tests.page.shared import hold_run, made_run, serve, stepped, write_rows
+from tests.page.shared import (
+    Server,
+    environment,
+    eventually,
+    hold_run,
+    made_run,
+    serve,
+    stepped,
+    write_rows,
+)  # fmt: skip
 
 from bench import common
 from sapwood.config.file import dump_config, parse_config
@@ -29,6 +43,17 @@ from sapwood.prepare.study import DATA, save_study, study_config
 from sapwood.run.store import EVENTS, event_data, open_run
 
 WATCHED = 20.0  # seconds over which events and cost are watched
+STARTS = 3  # of the page; the figure is their median
+TURNS, TURN, SETTLED = (
+    8,
+    12.0,
+    3.0,
+)  # of a training with the page and without; seconds of a turn, and before it
+PAINTED = """() => {
+  const first = performance.getEntriesByName('first-contentful-paint')[0];
+  return first ? (performance.timeOrigin + first.startTime) / 1000 : null;
+}"""
+EVEN = {"prompt": "How old is the tree?", "completion": "It is ninety years old, neighbour, and well. " * 12}
 FRAMES = """() => new Promise((done) => {
   const began = performance.now(); let frames = 0;
   const count = (now) => { frames++; now - began < 2000 ? requestAnimationFrame(count) : done(frames / 2); };
@@ -85,19 +110,92 @@ def measure(home: Path, steps: int, rows: int) -> dict[str, float]:
     runs, found = home / "runs", dict[str, float]()
     made_run(runs, "first")
     long, many = long_run(runs, steps), rows_run(home, runs, rows)
-    with chromium() as browser, page_in(browser, 1280, 860) as page:
-        began = time.perf_counter()
+    with chromium() as browser:
+        starts = [first_look(browser, home, runs) for _ in range(STARTS)]
+        for name in starts[0]:
+            found[name] = statistics.median(start[name] for start in starts)
+        with page_in(browser, 1280, 860) as page:
+            server = serve(home, runs)
+            try:
+                page.goto(server.url(f"/?token={server.token}"))
+                look_at_steps(page, server.url(f"/run/{long.name}"), steps, found)
+                look_at_rows(page, server.url(f"/data?run={many.name}"), found)
+                watch(page, server, home, runs, found)
+                found["slowdown of a training, %"] = slowdown(page, server, home, runs)
+            finally:
+                server.stop()
+    return found
+
+
+def first_look(browser: Browser, home: Path, runs: Path) -> dict[str, float]:
+    """From the command to what is seen of home, in a browser that has nothing of it in its cache."""
+    with page_in(browser, 1280, 860) as page:
+        began = time.time()
         server = serve(home, runs)
+        said = time.time()
         try:
             page.goto(server.url(f"/?token={server.token}"))
-            page.locator("h1").wait_for()
-            found["first paint, s"] = time.perf_counter() - began
-            look_at_steps(page, server.url(f"/run/{long.name}"), steps, found)
-            look_at_rows(page, server.url(f"/data?run={many.name}"), found)
-            watch(page, server, home, runs, found)
+            page.locator(".runs tbody tr").first.wait_for()
+            listed = time.time()
+            painted = float(page.evaluate(PAINTED))
         finally:
             server.stop()
-    return found
+    return {
+        "address said, s": said - began, "first paint, s": painted - began, "runs listed, s": listed - began
+    }  # fmt: skip
+
+
+def slowdown(page: Page, server: Server, home: Path, runs: Path) -> float:
+    """By how much a step takes longer while its run is watched: one training, watched and alone in turns.
+
+    Every step has the same tokens. While it is alone, the server is frozen and the page is empty.
+    """
+    (home / "large").mkdir()
+    base = tiny_llama(home / "large", hidden_size=512, intermediate_size=1408, num_hidden_layers=8)
+    rows = write_rows(home / "even.jsonl", [EVEN] * 64)
+    words = [
+        f"data.train={rows}", "data.eval=0", f"base.model={base}", "base.storage=fp32", "name=even",
+        f"save.dir={runs}", "save.every=100000", "train.max_steps=100000", "train.batch_size=4",
+        "train.lr=1e-6", "eval.samples=0",
+    ]  # fmt: skip
+    training = subprocess.Popen(
+        [sys.executable, "-m", "sapwood", "train", *words], env=environment(home), cwd=home,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        run = eventually_run(runs, "even")
+        turns: list[tuple[bool, float, float]] = []
+        for turn in range(TURNS):
+            watched = turn % 2 == 0
+            server.process.send_signal(signal.SIGCONT if watched else signal.SIGSTOP)
+            page.goto(server.url(f"/run/{run.name}") if watched else "about:blank")
+            time.sleep(SETTLED)
+            began = time.time()
+            time.sleep(TURN)
+            turns.append((watched, began, time.time()))
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+        training.kill()
+        training.wait()
+    steps = [e for e in map(json.loads, (run / EVENTS).read_text().splitlines()) if e["kind"] == "stepped"]
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    for watched, began, ended in turns:
+        taken[watched] += [
+            e["data"]["seconds"] for e in steps if began < e["t"] - e["data"]["seconds"] and e["t"] < ended
+        ]
+    print(f"steps: {len(taken[True])} watched, {len(taken[False])} alone")
+    return 100 * (statistics.median(taken[True]) / statistics.median(taken[False]) - 1)
+
+
+def eventually_run(runs: Path, name: str, steps: int = 8) -> Path:
+    """The run of that name, when it has made its first steps."""
+
+    def going() -> list[Path]:
+        found = runs.glob(f"*-{name}-*")
+        return [run for run in found if (run / EVENTS).read_bytes().count(b'"stepped"') >= steps]
+
+    eventually(going, 180)
+    return going()[0]
 
 
 def look_at_steps(page: Page, address: str, steps: int, found: dict[str, float]) -> None:

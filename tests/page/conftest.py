@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.base.caches import in_hugging_face
 from tests.browser import chromium, page_in
 from tests.page.hostile import HOSTILE
 from tests.page.shared import Server, made_run, serve, write_rows
@@ -23,11 +24,13 @@ pytest.importorskip("nicegui", reason="the page needs NiceGUI: pip install 'sapw
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny model and 300 rows, 200 of them hostile."""
+    """A folder with a tiny model, a cache of a hub, and 300 rows, 200 of them hostile."""
     from tests.base.tiny import tiny_llama
 
     folder = tmp_path_factory.mktemp("page")
     tiny_llama(folder)
+    in_hugging_face(folder / "hf", "model:org/held-base", config__json=b"{}", model__safetensors=b"x" * 9000)
+    in_hugging_face(folder / "hf", "model:org/held-adapter", adapter_config__json=b"{}")
     rows = [
         {"prompt": f"What grows on row {i}?", "completion": f"An apple tree, neighbour {i}."}
         for i in range(98)

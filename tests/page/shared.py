@@ -70,7 +70,13 @@ class Server:
 def environment(home: Path) -> dict[str, str]:
     paths = [str(SRC), str(SRC.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     inherited = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}  # NiceGUI looks for it
-    return {**inherited, "PYTHONPATH": os.pathsep.join(paths), "XDG_STATE_HOME": str(home / "state")}
+    caches = {"HF_HUB_CACHE": str(home / "hf"), "MODELSCOPE_CACHE": str(home / "ms")}
+    return {
+        **inherited,
+        **caches,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "XDG_STATE_HOME": str(home / "state"),
+    }
 
 
 def serve(home: Path, runs: Path, port: int = 0, *options: str) -> Server:

@@ -90,7 +90,7 @@ def test_a_server_that_is_killed_touches_no_run_and_an_open_page_goes_on_with_th
         server.stop()
 
 
-def test_from_an_empty_folder_a_dropped_file_becomes_a_finished_run_in_at_most_six_clicks(
+def test_from_an_empty_folder_a_dropped_file_becomes_a_run_in_six_clicks_that_is_stopped_and_resumed(
     looking: Looking, home: Path, tmp_path: Path
 ) -> None:
     """With a tiny base, which is named by typing; the built-in one needs no typing at all."""
@@ -110,15 +110,21 @@ def test_from_an_empty_folder_a_dropped_file_becomes_a_finished_run_in_at_most_s
             base = page.get_by_label("base.model")
             base.fill(str(home / "tiny-llama"))
             base.press("Enter")
-            page.get_by_label("train.epochs").fill("0.1")
+            page.get_by_label("train.epochs").fill("4")
             page.get_by_text("Every row is proved").wait_for(timeout=120_000)
             page.get_by_role("button", name="Start", exact=True).click()
             clicks += 1
             page.wait_for_url(re.compile("/run/"), timeout=120_000)
-            page.locator(".head .status.finished").wait_for(timeout=120_000)
             assert clicks <= 6
-            done = summarise(next(path for path in runs.iterdir() if (path / "run.json").is_file()))
-            assert done.status == "finished" and done.step == done.total_steps
+            page.get_by_role("button", name="Save and stop").click()
+            page.locator(".head .status.stopped").wait_for(timeout=60_000)
+            run = next(path for path in runs.iterdir() if (path / "run.json").is_file())
+            stopped = summarise(run)
+            assert stopped.status == "stopped" and stopped.step < (stopped.total_steps or 0)
+            page.get_by_role("button", name="Resume").click()
+            page.locator(".head .status.finished").wait_for(timeout=120_000)
+            done = summarise(run)
+            assert done.status == "finished" and done.step == done.total_steps == stopped.total_steps
             assert page.locator(".tiles .progress span").inner_text() == f"{done.step}/{done.step}"
             page.locator("nav.tabs a", has_text="Log").click()
             page.get_by_text("proof").first.wait_for()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from playwright.sync_api import Browser
@@ -133,6 +134,19 @@ def test_a_page_that_only_shows_has_no_button_that_changes_anything(
                 assert page.locator(".q-btn.btn").count() == 0, path
     finally:
         found.stop()
+
+
+def test_home_lists_what_caches_and_runs_hold_and_what_they_take_of_the_disk(
+    looking: Looking, server: Server, trained: Path
+) -> None:
+    with looking(server) as page:
+        page.locator("tr", has_text="hf:org/held-base").wait_for(timeout=60_000)
+        assert "model" in page.locator("tr", has_text="hf:org/held-base").inner_text()
+        assert "adapter" in page.locator("tr", has_text="hf:org/held-adapter").inner_text()
+        assert "trained here" in page.locator(f'tr:has(a[href="/ship?run={trained.name}"])').inner_text()
+        disk = page.locator(".tiles > div", has_text="Disk used")
+        disk.get_by_text("caches").wait_for()  # what is free was there before
+        assert re.search(r"runs [\d.]+ [kMG]B, caches [\d.]+ [kMG]?B; .* free", disk.inner_text())
 
 
 def test_language_and_light_are_switched_on_the_page_and_stay(looking: Looking, server: Server) -> None:

@@ -88,19 +88,9 @@ def test_a_resumed_run_knows_the_loss_of_its_base() -> None:
     assert out.getvalue() == "held-out 3.0000 (perplexity 20.09) at step 40 (base 4.0000, -1.0000, -25 %)\n"
 
 
-def test_samples_show_prompt_answer_and_stop_reason_without_control_characters() -> None:
-    answers = (sample("one\n\x1b[2Jtwo"), sample("cut", stopped=False), *[sample("more")] * 5)
-    lines = lines_of(lambda plain, clock: plain.show(evaluated(0, 3.0, *answers)))
-    assert lines[1:7] == [
-        "  prompt  What grows?",
-        "  answer  one",
-        r"          \x1b[2Jtwo",
-        "          [stopped by itself]",
-        "  prompt  What grows?",
-        "  answer  cut",
-    ]
-    assert lines[7] == "          [cut at 42 tokens]"
-    assert lines[-1] == "  … and 3 more in samples.jsonl"
+def test_answers_are_not_shown_on_the_way() -> None:
+    lines = lines_of(lambda plain, clock: plain.show(evaluated(0, 3.0, sample("one"))))
+    assert lines == ["held-out 3.0000 (perplexity 20.09) at step 0 (the base)"]
 
 
 def test_a_step_that_took_no_time_has_no_rate() -> None:
@@ -135,14 +125,14 @@ from sapwood.types import Finished
 """
 TRAINING = """
 with reporter(sys.stdout, 30, title="sapwood demo") as live:
-    live.show(evaluated(0, 3.0, sample("[bold]I am an AI[/bold] \\x1b[2J :tree:", stopped=False)))
+    live.show(evaluated(0, 3.0, sample("I am an AI", stopped=False)))
     for step in range(1, 31):
         live.show(stepped(step, 3.0 - step / 20))
         if step == 15:
             time.sleep(1.2)
             print("a warning from a library")
     live.show(evaluated(30, 1.5, sample()))
-    live.note("saved checkpoints/step-000030")
+    live.note("[bold]saved[/bold] :tree: checkpoints/step-000030")
     live.show(Finished(30, "done", 61.0))
 print("after")
 """
@@ -181,11 +171,11 @@ def test_a_person_sees_a_panel_that_stays_in_place() -> None:
     shown = words(output)
     assert "╭─ sapwood demo " in shown
     assert "step 30/30  100 %  done" in shown
-    assert re.search(r"^│ 2\.95 █[█▇▆▅▄▃▂▁]+ *│", shown, re.MULTILINE)
+    assert re.search(r"^│ 2\.95 [\u2801-\u28ff]", shown, re.MULTILINE)  # braille
     assert "loss 1.5000   held-out 1.5000 (-1.5000, -50 %)" in shown
     assert "lr 9.1e-05   tokens/s 310   peak memory 1.8 GB" in shown
     assert "a warning from a library" in shown
-    assert r"[bold]I am an AI[/bold] \x1b[2J :tree:" in shown
+    assert "[bold]saved[/bold] :tree: checkpoints/step-000030" in shown
     assert shown.rstrip().endswith("after")
     assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1  # the cursor comes back
     widest = max(len(line) for line in shown.replace("\r", "\n").splitlines() if "│" in line)
@@ -212,7 +202,7 @@ def test_an_ascii_terminal_gets_a_curve_of_its_own() -> None:
     output = on_terminal(TRAINING, PYTHONIOENCODING="ascii")
     assert output.isascii()
     assert "step 30/30" in words(output)
-    assert re.search(r"2\.95 #[#%*+=:. -]+", words(output))
+    assert re.search(r"2\.95 [':.]+", words(output))
 
 
 def test_a_terminal_that_goes_away_does_not_stop_the_training() -> None:

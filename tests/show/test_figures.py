@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 
-from sapwood.show.figures import change, curve, duration, number, size, steps, stop_reason, visible
+from sapwood.show.figures import change, duration, number, size, steps, stop_reason, visible
 from tests.run.shared import sample
 
 
@@ -48,20 +46,3 @@ def test_a_terminal_never_sees_what_could_command_it() -> None:
     assert shown == r"\x1b]0;title\x07\x0d\x9b2J\u202egnp.exe\u2028\udc80\x7f"
     assert visible("两行\nline 👩‍🌾 é") == "两行\nline 👩‍🌾 é"
     assert visible("abcdef", 3) == "abc…"
-
-
-def test_a_curve_falls_from_the_top_to_the_bottom() -> None:
-    drawn = curve([8, 7, 6, 5, 4, 3, 2, 1], 8)
-    assert drawn == ["█▇▆▅▄▃▂▁"]
-    tall = curve([3.0, 2.0, 1.0], 3, 2)
-    assert tall == ["█▁ ", "██▁"]
-    assert [set(line) <= set(" .:-=+*%#") for line in curve([3, 1], 6, 2, ascii_only=True)] == [True, True]
-
-
-def test_a_curve_has_its_width_whatever_the_number_of_values() -> None:
-    for count in (1, 2, 59, 60, 61, 1000):
-        (line,) = curve([math.sin(n) for n in range(count)], 60)
-        assert len(line) == 60
-    assert curve([], 10, 3) == ["", "", ""]
-    assert curve([1.0], 0) == [""]
-    assert curve([2.0, math.nan, 2.0], 2) == ["▁▁"]

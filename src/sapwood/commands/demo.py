@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
-import sys
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,9 +13,7 @@ from sapwood.config.sections import RunConfig
 from sapwood.machine.device import device_for
 from sapwood.run import query
 from sapwood.run.files import to_json, write_atomic
-from sapwood.show.manner import colours
-from sapwood.show.tables import side_by_side
-from sapwood.types import RowId, Sample
+from sapwood.types import Sample
 
 HELD_OUT_ANSWERS = 40
 
@@ -32,12 +28,6 @@ def run_demo(runs: Path, steps: int | None) -> None:
     run = adapter.path.parent
     answers = held_out_answers(run, config)
     stopped = sum(answer.stopped for answer in answers)
-    print("\nThe same prompts, before and after:\n")
-    print(
-        side_by_side(
-            before_and_after(run), shutil.get_terminal_size((100, 24)).columns, color=colours(sys.stdout)
-        )
-    )
     figures, peak = query.summarise(run), device_for(config.base.device_map).peak_bytes()
     facts = {
         "seconds": round(time.monotonic() - started, 1),
@@ -50,15 +40,6 @@ def run_demo(runs: Path, steps: int | None) -> None:
     write_atomic(run / "demo.json", to_json(facts))
     print(f"{stopped} of {len(answers)} held-out answers ended by the model's own stop token")
     print(f"{facts['seconds']:.0f} s in all, peak memory {peak / 1e9:.2f} GB")
-
-
-def before_and_after(run: Path) -> list[tuple[Sample, Sample]]:
-    """The run's probes as the base answered them (step 0) and as the adapter does (the last evaluation)."""
-    samples = query.read_samples(run)
-    first, last = samples[0]["step"], samples[-1]["step"]
-    before = [_sample(s) for s in samples if s["step"] == first]
-    after = [_sample(s) for s in samples if s["step"] == last]
-    return list(zip(before, after, strict=True))
 
 
 def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:
@@ -74,9 +55,3 @@ def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:
     probes = choose_probes(held_out, loaded.renderer, HELD_OUT_ANSWERS)
     tokenizer, stop_ids = loaded.base.spec.tokenizer, loaded.renderer.stop_ids
     return answer_probes(loaded.network, tokenizer, probes, stop_ids, 2 * config.eval.max_new_tokens)
-
-
-def _sample(record: dict[str, object]) -> Sample:
-    row = record["row"]
-    values = {name: record[name] for name in ("prompt", "answer", "reference", "num_tokens", "stopped")}
-    return Sample(row=RowId(**row) if isinstance(row, dict) else RowId(str(row), 0), **values)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from sapwood.adapter.facts import ADAPTER_DIR
+from sapwood.commands.answers import show_answers
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.run import query
@@ -113,7 +114,7 @@ def say_result(run: Path | None, adapter: Path) -> None:
 
 
 def sum_up(run: Path, *, as_json: bool) -> None:
-    """The curve as a picture, and the figures with the commands for what comes next."""
+    """The curve as a picture, answers before and after, figures, and the commands for what comes next."""
     from sapwood.show.plot import keep_curve
 
     keep_curve(run)
@@ -122,7 +123,9 @@ def sum_up(run: Path, *, as_json: bool) -> None:
     elif quiet():
         say(str(run))
     else:
-        tables.summary(cast("TextIO", SafeStream(sys.stdout)), query.summarise(run))
+        out = SafeStream(sys.stdout)
+        show_answers(run, out)
+        tables.summary(cast("TextIO", out), query.summarise(run))
 
 
 def check_run_folder(folder: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.errors import ConfigError
 from sapwood.page.places import Places
 from sapwood.page.work.jobs import Job, Jobs
@@ -79,6 +78,8 @@ class Actions:
 
     def dry_push(self, run: Path, repo: str) -> Job:
         """What a push would send. Sending itself stays with the command line, where the key is."""
+        from sapwood.adapter.facts import ADAPTER_DIR
+
         self.may()
         if not (run / ADAPTER_DIR).is_dir():
             raise ConfigError("the run has no finished adapter", run.name, mend="let it finish first")

@@ -6,9 +6,12 @@ import contextlib
 import threading
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate, groupby
+from math import nan
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,11 @@ class LiveRun:
     def about(self) -> dict[str, Any]:
         return dict(self._following.standing.about)
 
+    @property
+    def name(self) -> str:
+        """What a person called it; known before its log is read."""
+        return str(self.about.get("name", self.path.name))
+
     def stepped(self, name: str) -> NDArray[np.float64]:
         """A value of every step: float64[steps], not a number where it is unknown."""
         return np.array(self._stepped[name])
@@ -101,40 +109,64 @@ class LiveRun:
         return self._samples[1]
 
     def _take(self, events: Sequence[EventRecord]) -> None:
+        """Events in their order; steps in one go as far as nothing stands between them: there are many."""
         self._events += len(events)
-        for event in events:
-            data, kind = event["data"], event["kind"]
-            seconds = data.get("seconds") or 0.0
+        for kind, group in groupby(events, key=itemgetter("kind")):
             if kind == "stepped":
-                self._seconds += seconds
-                self._tokens += data.get("num_tokens") or 0
-                rate = (data.get("num_tokens") or 0) / seconds if seconds else float("nan")
-                given = {**data, "rate": rate}
-                self._put(self._stepped, event["step"], data.get("epoch") or 0.0, given)
+                self._take_steps(list(group))
             elif kind == "evaluated":
-                self._seconds += seconds
-                epochs = self._stepped["epoch"]
-                self._put(self._held, event["step"], epochs[-1] if epochs else 0.0, data)
-                if data.get("scores"):
-                    self._scores.append((event["step"], data["scores"]))
+                for event in group:
+                    self._take_evaluation(event)
             else:
-                self.notes.append(event)
+                self.notes.extend(group)
 
-    def _put(self, columns: dict[str, array[float]], step: int, epoch: float, data: dict[str, Any]) -> None:
-        """A line more; where a step is recorded twice the later one counts."""
-        steps = columns["step"]
-        if steps and steps[-1] >= step:
-            for column in columns.values():
-                column.pop()
-        known = {"step": step, "epoch": epoch, "tokens": self._tokens, "seconds": self._seconds}
+    def _take_steps(self, events: Sequence[EventRecord]) -> None:
+        told = [event["data"] for event in events]
+        seconds, tokens = _values(told, "seconds", 0.0), _values(told, "num_tokens", 0.0)
+        spent, read = (list(accumulate(new, initial=old))[1:] for new, old in
+                       ((seconds, self._seconds), (tokens, self._tokens)))  # fmt: skip
+        self._seconds, self._tokens = spent[-1], read[-1]
+        self._put(
+            self._stepped,
+            {
+                **{name: _values(told, name) for name in ("loss", "lr", "grad_norm", "peak_bytes")},
+                "step": [float(event["step"]) for event in events],
+                "epoch": _values(told, "epoch", 0.0),
+                "tokens": read,
+                "seconds": spent,
+                "rate": [n / s if s else nan for n, s in zip(tokens, seconds, strict=True)],
+            },
+        )
+
+    def _take_evaluation(self, event: EventRecord) -> None:
+        data, epochs = event["data"], self._stepped["epoch"]
+        self._seconds += data.get("seconds") or 0.0
+        at = {"step": event["step"], "epoch": epochs[-1] if epochs else 0.0, "tokens": self._tokens}
+        known = {**at, "seconds": self._seconds, "loss": _values([data], "loss")[0]}
+        self._put(self._held, {name: [float(value)] for name, value in known.items()})
+        if data.get("scores"):
+            self._scores.append((event["step"], data["scores"]))
+
+    def _put(self, columns: dict[str, array[float]], values: Mapping[str, Sequence[float]]) -> None:
+        """Lines more; where a step is recorded twice the later one counts."""
+        fresh = max(0, len(columns["step"]) - 1)
         for name, column in columns.items():
-            value = known[name] if name in known else data.get(name)
-            column.append(float("nan") if value is None else float(value))
+            column.extend(values[name])
+        steps = np.array(columns["step"][fresh:])
+        if len(steps) > 1 and (steps[1:] <= steps[:-1]).any():
+            keep = np.append(steps[:-1] < steps[1:], True)
+            for name, column in columns.items():
+                columns[name] = column[:fresh] + array("d", np.array(column[fresh:])[keep].tolist())
 
     def _left(self, summary: RunSummary, pulse: Pulse) -> float | None:
         if pulse.condition != "running" or not summary.total_steps or not summary.step:
             return None
         return (summary.total_steps - summary.step) * summary.seconds / summary.step
+
+
+def _values(told: Sequence[dict[str, Any]], name: str, unknown: float = nan) -> list[float]:
+    """That value of each event, ``unknown`` where it has none."""
+    return [unknown if (value := data.get(name)) is None else value for data in told]
 
 
 def title_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from typing import Any
 
 from fastapi import Request
@@ -19,7 +20,10 @@ from sapwood.page.shell import State, View
 from sapwood.page.work.desk import Desk
 from sapwood.page.work.jobs import Jobs
 
-VERSION = "1"
+YEAR = 365 * 86400  # seconds for which a browser needn't ask again: the address changes with the files
+STATIC = (
+    f"/assets/{sha256(b''.join(file.read_bytes() for file in sorted(ASSETS.iterdir()))).hexdigest()[:12]}"
+)
 
 
 def register(opening: Opening) -> State:
@@ -34,7 +38,7 @@ def register(opening: Opening) -> State:
         Desk("desk"),
         Desk("voice"),
     )
-    app.add_static_files("/assets", ASSETS, max_cache_age=0)
+    app.add_static_files(STATIC, ASSETS, max_cache_age=YEAR)
     _pages(state)
     _files(state)
     return state
@@ -48,8 +52,8 @@ def view_of(state: State, request: Request) -> View:
     ui.add_head_html(
         f'<script>document.documentElement.lang="{words.lang_tag}";'
         f'document.documentElement.dataset.dark="{int(dark)}";</script>'
-        f'<script src="/assets/page.js"></script>'
-        f'<link rel="stylesheet" href="/assets/page.css"><link rel="stylesheet" href="/assets/parts.css">'
+        f'<script src="{STATIC}/page.js"></script>'
+        f'<link rel="stylesheet" href="{STATIC}/page.css"><link rel="stylesheet" href="{STATIC}/parts.css">'
     )
     return View(words, dark, state)
 

@@ -2,60 +2,95 @@
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import secrets
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sapwood.errors import ConfigError
 from sapwood.machine.extras import needs
 from sapwood.page.opening import Opening
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
 HOST, PORT = "127.0.0.1", 8765
 TRIED = 20  # ports after the first one, where that is taken
+WAITING = 128  # connections that wait while the server starts
+CLIENTS = ("aiohttp", "requests", "websocket")  # Socket.IO imports them where it can; a server needs none
+OBJECTS = 100_000  # that are made between two looks of the garbage collector: imports make many, a log more
 
 
 def serve(opening: Opening) -> None:
-    """Serve until a signal comes. Raises ConfigError where the library or a port is missing."""
+    """Serve until a signal comes. Raises ConfigError where the library or a port is missing.
+
+    The port is open and the browser on its way before the library is imported: who comes early waits in the
+    queue of the port, and the two starts overlap.
+    """
     needs("nicegui", "ui", "sapwood ui")
-    from nicegui import app, background_tasks, ui
+    gc.set_threshold(OBJECTS)
+    listening = listen(opening.port)
+    port, token = int(listening.getsockname()[1]), key()
+    address = f"http://{HOST}:{port}{opening.path}"
+    keyed = f"{address}{'&' if '?' in address else '?'}token={token}"
+    print(f"sapwood ui  {keyed}", flush=True)
+    if opening.browser:
+        threading.Thread(target=_open_browser, args=(keyed,), daemon=True).start()
+    import uvicorn
+
+    config = uvicorn.Config(
+        application(opening, token, port), log_level="critical", access_log=False, ws="wsproto",
+        timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def application(opening: Opening, token: str, port: int) -> ASGIApp:
+    """The pages, and the guard around all of them."""
+    with _hidden(*CLIENTS):
+        from fastapi import FastAPI
+        from nicegui import app, ui
 
     from sapwood.page.guard import Guard
     from sapwood.page.routes import register
 
-    port = free_port(opening.port)
-    token = key()
     state = register(opening)
-    app.add_middleware(Guard, token=token, port=port)
-    address = f"http://{HOST}:{port}{opening.path}"
-    keyed = f"{address}{'&' if '?' in address else '?'}token={token}"
-
-    async def say() -> None:
-        await answers(port)
-        print(f"sapwood ui  {keyed}", flush=True)
-        if opening.browser:
-            import webbrowser
-
-            webbrowser.open(keyed)
-
-    def started() -> None:
-        background_tasks.create(say())
 
     async def stopped() -> None:
         await state.desk.close()
         await state.voice.close()
 
-    app.on_startup(started)
     app.on_shutdown(stopped)
-    options: dict[str, Any] = {"access_log": False, "timeout_graceful_shutdown": 2}
-    ui.run(
-        host=HOST, port=port, title="sapwood", dark=None, reload=False, show=False, tailwind=False,
+    outside = FastAPI(openapi_url=None)
+    ui.run_with(  # nothing is compressed: the way is short, and a processor may be training
+        outside, title="sapwood", dark=None, tailwind=False, gzip_middleware_factory=None,
         binding_refresh_interval=None, show_welcome_message=False, reconnect_timeout=8.0,
-        uvicorn_logging_level="critical", **options,
     )  # fmt: skip
+    return Guard(outside, token=token, port=port)
+
+
+@contextmanager
+def _hidden(*names: str) -> Generator[None]:
+    """Inside, importing one of these libraries fails, as if it weren't installed."""
+    absent: dict[str, Any] = {name: None for name in names if name not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+def _open_browser(address: str) -> None:
+    import webbrowser
+
+    webbrowser.open(address)
 
 
 def open_beside(runs: Path) -> None:
@@ -67,30 +102,21 @@ def open_beside(runs: Path) -> None:
     subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=apart)
 
 
-def free_port(wanted: int | None) -> int:
-    """``wanted``, or the first free one from `PORT` on. Raises ConfigError where it is taken."""
+def listen(wanted: int | None) -> socket.socket:
+    """A socket at ``wanted``, or at the first free port from `PORT` on; connections wait in it until somebody
+    takes them. Raises ConfigError where the port is taken."""
     ports = [wanted] if wanted is not None else range(PORT, PORT + TRIED)
     for port in ports:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise ConfigError(f"port {ports[0]} is taken", "--port", mend="name another, or none")
-
-
-async def answers(port: int) -> None:
-    """Return when the server takes connections: an application starts before its port is opened."""
-    while True:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            _, writer = await asyncio.open_connection(HOST, port)
+            made.bind((HOST, port))
+            made.listen(WAITING)
         except OSError:
-            await asyncio.sleep(0.01)
+            made.close()
         else:
-            writer.close()
-            return
+            return made
+    raise ConfigError(f"port {ports[0]} is taken", "--port", mend="name another, or none")
 
 
 def key() -> str:

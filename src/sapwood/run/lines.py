@@ -16,6 +16,8 @@ from sapwood.run.disk import storage_error
 from sapwood.run.files import operation
 
 READ_BLOCK = 1 << 16
+SPACE = " \t\r\n"  # what JSON allows around a value
+_decode = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +145,13 @@ class LineLog:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
+    """The object that a line is. `json.loads` takes twice as long: it guesses the encoding of each line."""
     try:
-        value = json.loads(line)
+        text = line.decode("utf-8", "surrogatepass").strip(SPACE)
+        value, end = _decode(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and end == len(text) else None
 
 
 def _finite(value: Any) -> Any:

@@ -14,11 +14,11 @@ from sapwood.machine.doing import Patient, told_to
 from sapwood.run.lines import to_line
 from sapwood.run.store import KINDS, event_data
 from sapwood.scores import perplexity
-from sapwood.show.figures import UNKNOWN, change, duration, number, size, steps, stop_reason, visible
+from sapwood.show.figures import UNKNOWN, change, duration, number, size, steps
 from sapwood.show.manner import quiet
 from sapwood.show.stream import SafeStream
 from sapwood.show.tables import show_comparison, show_runs, side_by_side, summary
-from sapwood.types import Evaluated, Event, Finished, Sample, Stepped
+from sapwood.types import Evaluated, Event, Finished, Stepped
 
 if TYPE_CHECKING:
     from sapwood.show.panel import Panel
@@ -32,8 +32,6 @@ __all__ = [  # all that goes to a terminal, in one place for the command line
     "summary",
 ]
 
-SHOWN_SAMPLES = 4  # all of them are in samples.jsonl
-SHOWN_CHARACTERS = 600
 PLAIN_INTERVAL = 1.0  # seconds between lines
 PACE_WINDOW = 20  # steps
 
@@ -99,7 +97,10 @@ class QuietReporter(Reporter):
 
 
 class TextReporter(Reporter):
-    """What the two reporters for people share: how evaluations and the end read."""
+    """What the two reporters for people share: how evaluations and the end read.
+
+    Sample answers are not shown on the way: what they are worth shows beside the base's, at the end.
+    """
 
     def show(self, event: Event) -> None:
         if isinstance(event, Stepped):
@@ -122,14 +123,6 @@ class TextReporter(Reporter):
 
     def _evaluated(self, event: Evaluated) -> None:
         self._line(held_out_line(event, self.base_loss))
-        for sample in event.samples[:SHOWN_SAMPLES]:
-            self._sample(sample)
-        if len(event.samples) > SHOWN_SAMPLES:
-            self._line(f"  … and {len(event.samples) - SHOWN_SAMPLES} more in samples.jsonl")
-
-    def _sample(self, sample: Sample) -> None:
-        for name, text in sample_parts(sample):
-            self._line(f"  {name:<8}" + text.replace("\n", "\n" + " " * 10))
 
     def _finished(self, event: Finished) -> None:
         self._line(
@@ -215,16 +208,6 @@ class LiveReporter(TextReporter):
         self._panel.finished = True
         super()._finished(event)
 
-    def _sample(self, sample: Sample) -> None:
-        from rich.table import Table
-        from rich.text import Text
-
-        grid = Table.grid(padding=(0, 2, 0, 0))  # a long answer wraps beside its name, not below it
-        grid.add_column(min_width=8, style="dim")
-        for name, text in sample_parts(sample):
-            grid.add_row(f"  {name}", Text(text))
-        self._console.print(grid)
-
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, emoji=False)
 
@@ -297,9 +280,3 @@ def held_out_line(event: Evaluated, base_loss: float | None) -> str:
     if base_loss is None:
         return head
     return f"{head} (base {number(base_loss)}, {change(event.loss, base_loss)})"
-
-
-def sample_parts(sample: Sample) -> list[tuple[str, str]]:
-    """A sample's prompt, answer and stop reason, each with the name that stands in front of it."""
-    prompt, answer = (visible(text, SHOWN_CHARACTERS) for text in (sample.prompt, sample.answer))
-    return [("prompt", prompt), ("answer", answer), ("", f"[{stop_reason(sample)}]")]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
-from collections.abc import Sequence
 
 from sapwood.types import Sample
 
-BLOCKS = " ▁▂▃▄▅▆▇█"
-ASCII_BLOCKS = " .:-=+*%#"
 UNKNOWN = "-"
 
 
@@ -63,30 +59,6 @@ def visible(text: str, limit: int | None = None) -> str:
     """
     cut = text if limit is None or len(text) <= limit else f"{text[:limit]}…"
     return "".join(_visible(character) for character in cut)
-
-
-def curve(values: Sequence[float], width: int, height: int = 1, *, ascii_only: bool = False) -> list[str]:
-    """``values`` as a filled curve of ``height`` lines and ``width`` columns, the highest value at the top.
-
-    Each column is the mean of the values that fall in it. Values that aren't finite are left out.
-    """
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite or width < 1:
-        return [""] * height
-    columns = [_mean(finite, column, width) for column in range(width)]
-    low, high = min(columns), max(columns)
-    blocks = ASCII_BLOCKS if ascii_only else BLOCKS
-    most = height * (len(blocks) - 1)
-    levels = [1 + round((most - 1) * (c - low) / (high - low)) if high > low else 1 for c in columns]
-    rows = range(height - 1, -1, -1)
-    step = len(blocks) - 1
-    return ["".join(blocks[min(step, max(0, level - row * step))] for level in levels) for row in rows]
-
-
-def _mean(values: Sequence[float], column: int, width: int) -> float:
-    start = column * len(values) // width
-    stop = max(start + 1, (column + 1) * len(values) // width)
-    return sum(values[start:stop]) / (stop - start)
 
 
 def _visible(character: str) -> str:

@@ -10,14 +10,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sapwood.show.figures import UNKNOWN, change, curve, duration, number, size, steps
+from sapwood.show.curve import Drawing, curve
+from sapwood.show.figures import UNKNOWN, change, duration, number, size, steps
 from sapwood.types import Evaluated, Stepped
 
 if TYPE_CHECKING:
     from sapwood.show.console import Pace
 
 HISTORY = 400  # steps that the curve shows
-CURVE_HEIGHT = 4
+CURVE_HEIGHT = 5
+FIRST = 20  # steps that the curve has room for, however few there are
 MOST_COLUMNS = 100
 
 
@@ -67,17 +69,20 @@ class Panel:
         return grid
 
     def _curve(self, width: int, ascii_only: bool) -> Text:
-        """The recent losses, with the highest and the lowest of them in front."""
-        losses = self._losses
-        if not losses:
+        """The recent losses, with the highest and the lowest of what is drawn in front."""
+        margin = max((len(number(loss, 2)) for loss in self._losses), default=0) + 1
+        drawn = self._drawn(width - margin, ascii_only)
+        if drawn is None:
             return Text("")
-        labels = [number(max(losses), 2), *[""] * (CURVE_HEIGHT - 2), number(min(losses), 2)]
-        margin = max(len(label) for label in labels) + 1
-        drawn = curve(losses, width - margin, CURVE_HEIGHT, ascii_only=ascii_only)
+        labels = [number(drawn.high, 2), *[""] * (CURVE_HEIGHT - 2), number(drawn.low, 2)]
         text = Text("\n", no_wrap=True)
-        for label, line in zip(labels, drawn, strict=True):
+        for label, line in zip(labels, drawn.lines, strict=True):
             text.append(label.rjust(margin - 1) + " ", "dim").append(line + "\n", "green")
         return text
+
+    def _drawn(self, width: int, ascii_only: bool) -> Drawing | None:
+        room = min(FIRST, max(2, self._total))
+        return curve(self._losses, width, CURVE_HEIGHT, at_least=room, ascii_only=ascii_only)
 
     def _figures(self) -> Text:
         last = self._last

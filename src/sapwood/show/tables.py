@@ -21,6 +21,7 @@ ADAPTER = "adapter"
 RUN_COLUMNS = ("run", "status", "base", "step", "loss", "held-out", "base's", "tokens/s", "time")
 DROPPED_FIRST = ("base", "tokens/s", "time")  # where the terminal is too narrow for all
 PADDING = 3  # that rich puts around a column
+MOST_OF_A_PROMPT = 600  # characters; all of it is in samples.jsonl
 STATUS_STYLES = {
     "running": "cyan",
     "finished": "green",
@@ -89,7 +90,7 @@ def side_by_side(rows: Sequence[tuple[Sample, Sample]], width: int, *, color: bo
     )
     for base, adapter in rows:
         table = Table(box=box.SIMPLE_HEAD, expand=True, title_justify="left", pad_edge=False)
-        table.title = Text(f"› {visible(base.prompt)}", style="bold")
+        table.title = Text(f"› {visible(base.prompt, MOST_OF_A_PROMPT)}", style="bold")
         table.add_column("base", ratio=1, header_style="dim", overflow="fold")
         table.add_column("adapter", ratio=1, header_style="green", overflow="fold")
         table.add_row(*(_answer(sample) for sample in (base, adapter)))

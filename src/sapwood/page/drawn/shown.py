@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sapwood.config.file import flatten, parse_config
 from sapwood.errors import SapwoodError
 from sapwood.page.drawn import parts
 from sapwood.page.drawn.markup import Child, Safe, el, join
@@ -47,6 +46,8 @@ def config_of(w: Words, run: Path) -> Safe:
 @cache
 def defaults() -> dict[str, Any]:
     """The value of each key that nobody set."""
+    from sapwood.config.file import flatten, parse_config
+
     return flatten(parse_config({"data": {"train": ["x"]}}).model_dump(mode="json"))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from sapwood.page.drawn import parts
@@ -11,6 +13,8 @@ from sapwood.page.drawn.markup import Safe, el, join
 from sapwood.page.drawn.shown import config_of, proof_of
 from sapwood.page.live import LiveRun, Seen
 from sapwood.page.shell import View, block
+from sapwood.page.work.jobs import tail
+from sapwood.page.work.runner import ERR, OUT
 from sapwood.run.lock import holder
 from sapwood.run.query import boards
 from sapwood.show.figures import visible
@@ -28,10 +32,15 @@ def log(view: View, live: LiveRun) -> Callable[[Seen], None]:
 
 def log_of(view: View, live: LiveRun) -> Safe:
     w = view.words
-    pid = holder(live.path).get("pid")
-    jobs = [job for job in view.state.jobs.all() if job.child is not None and job.child == pid]
-    jobs += [job for job in view.state.jobs.all() if job.verb == "resume" and job.title == live.path.name]
-    said = "\n".join(visible(job.said()) for job in dict.fromkeys(jobs))
+    pid, id = holder(live.path).get("pid"), live.path.name
+    jobs = [
+        job
+        for job in reversed(view.state.jobs.all())
+        if (job.child is not None and job.child == pid)
+        or (job.verb == "resume" and job.title == id)
+        or (job.verb == "train" and job.code is not None and _told_of(job.path, id))
+    ]
+    said = "\n".join(visible(job.said()) for job in jobs)
     notes = [
         [
             datetime.fromtimestamp(e["t"]).strftime("%H:%M:%S"),
@@ -54,6 +63,12 @@ def log_of(view: View, live: LiveRun) -> Safe:
             el("ul", links) if links else None,
         ]
     )
+
+
+@cache
+def _told_of(job: Path, id: str) -> bool:
+    """Whether a command that has ended named the run: the process that holds a resumed run is another one."""
+    return any(id in tail(job / name) for name in (OUT, ERR))
 
 
 def _note(data: Mapping[str, Any]) -> str:

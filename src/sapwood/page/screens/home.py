@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 
 from sapwood.base.sources import list_models
+from sapwood.errors import SapwoodError
 from sapwood.page.drawn import parts
 from sapwood.page.drawn.markup import Child, Safe, el, join
 from sapwood.page.drawn.svg import sparkline
-from sapwood.page.live import LiveRun, Seen
+from sapwood.page.live import LiveRun, Seen, title_of
 from sapwood.page.shell import View, block, button, frame, guarded, head
 from sapwood.page.work.jobs import Job
-from sapwood.show.figures import UNKNOWN, duration, number, size
+from sapwood.show.figures import UNKNOWN, duration, number, size, visible
 
 EVERY = 0.8  # seconds between two looks
+AFTER = 1.0  # seconds after which the disk is looked through
 ORDER = ("date", "name", "status", "held", "speed")
 HERE = ("running", "hung")
 
@@ -43,13 +46,14 @@ async def build(view: View, sort: str = "date") -> None:
             )
         table = block(Safe(""))
         queue = ui.element("div")
-        models = block(Safe(""))
+        models = block(_models(view, None))
         shown: list[tuple[str, ...]] = []
+        disk: dict[str, Any] = {}
 
         async def look() -> None:
             found = await asyncio.to_thread(state.runs.all)
             jobs = state.jobs.all()
-            tiles.show(_tiles(view, found, jobs))
+            tiles.show(_tiles(view, found, jobs, disk))
             table.show(_table(view, found, sort))
             waiting = [job for job in jobs if _shows(job)]
             key = tuple(f"{job.id} {job.state}" for job in waiting)
@@ -58,8 +62,16 @@ async def build(view: View, sort: str = "date") -> None:
                 _queue(view, queue, waiting)
 
         table.show(el("p", w("wait"), cls="quiet", role="status"))
-        models.show(_models(view))
-        ui.timer(EVERY, look)  # its first look is at once; the page doesn't wait for a long run's log
+        background_tasks.create(asyncio.to_thread(state.runs.all))  # read while the browser loads the page
+        ui.timer(EVERY, look)
+
+        async def measure() -> None:
+            """Caches are looked through by the helper, when the screen is there."""
+            with suppress(SapwoodError):
+                disk.update(await state.desk.ask("on_disk", runs=str(state.places.runs)))
+            models.show(_models(view, disk))
+
+        ui.timer(AFTER, measure, once=True)
 
 
 def _sorts(view: View, sort: str) -> Safe:
@@ -71,7 +83,7 @@ def _sorts(view: View, sort: str) -> Safe:
     return el("p", el("span", w("sort")), links, cls="sorts")
 
 
-def _tiles(view: View, found: list[tuple[LiveRun, Seen]], jobs: list[Job]) -> Safe:
+def _tiles(view: View, found: list[tuple[LiveRun, Seen]], jobs: list[Job], disk: Mapping[str, Any]) -> Safe:
     w = view.words
     going = sum(seen.pulse.condition == "running" for _, seen in found)
     ill = sum(seen.pulse.condition in ("hung", "died", "failed") for _, seen in found)
@@ -83,9 +95,17 @@ def _tiles(view: View, found: list[tuple[LiveRun, Seen]], jobs: list[Job]) -> Sa
             (w("tile.runs"), str(len(found)), w("tile.ill", n=ill) if ill else ""),
             (w("tile.running"), str(going), w("tile.waiting", n=waiting) if waiting else ""),
             (w("tile.memory"), *_memory(view)),
-            (w("tile.disk"), size(free), w("tile.free")),
+            (w("tile.disk.used"), *_disk(view, free, disk)),
         ]
     )
+
+
+def _disk(view: View, free: int, disk: Mapping[str, Any]) -> tuple[str, str]:
+    """What runs and caches take, once it is known, and what is free."""
+    if not disk:
+        return UNKNOWN, view.words("tile.disk.free", free=size(free))
+    used, kept = disk["runs"], disk["caches"]
+    return size(used + kept), view.words("tile.disk.of", runs=size(used), caches=size(kept), free=size(free))
 
 
 def _memory(view: View) -> tuple[str, str]:
@@ -194,15 +214,27 @@ def _queue(view: View, place: ui.element, jobs: list[Job]) -> None:
                     )
 
 
-def _models(view: View) -> Safe:
+def _models(view: View, disk: Mapping[str, Any] | None) -> Safe:
+    """The built-in models; what the hubs' caches hold; the adapters that were trained here."""
     w = view.words
-    rows = [
-        [
-            el("b", model.name),
-            size(model.size),
-            model.licence,
-            w("here") if model.path is not None else w("there"),
-        ]
+    found = disk or {"held": (), "trained": ()}  # not looked yet, or the helper failed
+    rows: list[list[Child]] = [
+        [el("b", model.name), w("held.model"), size(model.size),
+         f"{w('here') if model.path is not None else w('there')} · {model.licence}"]
         for model in list_models()
+    ]  # fmt: skip
+    rows += [
+        [el("b", visible(one["name"])), w(f"held.{one['kind']}"), size(one["size"]), w("here")]
+        for one in found["held"]
     ]
-    return join([el("h2", w("models")), parts.table([w("model"), w("size"), w("licence"), ""], rows)])
+    rows += [
+        [_adapter(view, one["run"]), w("held.adapter"), size(one["size"]), w("held.trained")]
+        for one in found["trained"]
+    ]
+    wait = el("p", w("models.looking"), cls="quiet", role="status") if disk is None else None
+    return join([el("h2", w("models")), parts.table([w("model"), w("kind"), w("size"), ""], rows), wait])
+
+
+def _adapter(view: View, run: str) -> Safe:
+    """A run's adapter, with the way to what can be done with it."""
+    return el("a", title_of(view.state.places.runs / run), href=f"/ship?run={run}", cls="name inline")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 
 from sapwood.errors import SapwoodError
 from sapwood.page.drawn import curves, parts
@@ -30,15 +31,20 @@ async def build(view: View, id: str, tab: str = "curves") -> None:
         return
     try:
         live = await asyncio.to_thread(view.state.runs.get, path)
-        seen = await asyncio.to_thread(live.look)
     except SapwoodError as error:
         with frame(view, "home", id):
             block(problem(error))
         return
+    background_tasks.create(look_ahead(live))  # a long log is read while the browser loads the page
     screen = Screen(view, live, tab if tab in TABS else "curves")
-    with frame(view, "home", seen.summary.name):
-        screen.build(seen)
+    with frame(view, "home", live.name):
+        screen.build()
     ui.timer(EVERY, screen.look)
+
+
+async def look_ahead(live: LiveRun) -> None:
+    with suppress(SapwoodError):
+        await asyncio.to_thread(live.look)
 
 
 class Screen:
@@ -51,18 +57,18 @@ class Screen:
         self._condition = ""
         self._refresh: Callable[[Seen], None] = lambda seen: None
 
-    def build(self, seen: Seen) -> None:
-        w = self.view.words
+    def build(self) -> None:
+        w, id = self.view.words, self.live.path.name
         with ui.element("div").classes("run-head"):
-            self._title = block(self._head(seen))
+            self._title = block(head(self.live.name, w("wait")))
             self._buttons = ui.element("div").classes("actions")
         self._tiles = block(Safe(""))
         tabs = [
-            el("a", w(f"tab.{name}"), href=f"/run/{seen.summary.id}?tab={name}",
+            el("a", w(f"tab.{name}"), href=f"/run/{id}?tab={name}",
                aria_current="page" if name == self.tab else None)
             for name in TABS
         ]  # fmt: skip
-        rows = el("a", w("tab.rows"), href=f"/data?run={seen.summary.id}")
+        rows = el("a", w("tab.rows"), href=f"/data?run={id}")
         block(el("nav", tabs, rows, cls="tabs", aria_label=w("run")))
         build: dict[str, Callable[[], Callable[[Seen], None]]] = {
             "curves": self._curves,
@@ -72,7 +78,6 @@ class Screen:
             "proof": lambda: facts.proof(self.view, self.live),
         }
         self._refresh = build[self.tab]()
-        self._show(seen)
 
     async def look(self) -> None:
         try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sapwood.base.cache import cache_dir
 from sapwood.config.file import dump_config, load_config, origins
 from sapwood.errors import ConfigError, SapwoodError, StorageError
 from sapwood.page.work.rows import RowTable
@@ -99,6 +100,23 @@ def fits() -> Work:
 
     yield "measuring"
     return machine_facts(Path("runs"))
+
+
+def on_disk(runs: str) -> Work:
+    """What the caches hold, the adapters of the runs, and how much of the disk each of them takes."""
+    from sapwood.adapter.facts import ADAPTER_DIR
+    from sapwood.base.held import held, taken
+    from sapwood.run.query import run_folders
+
+    yield "looking"
+    found = held()
+    trained = [(path.name, taken(path / ADAPTER_DIR)) for path in run_folders(Path(runs))]
+    return {
+        "held": [{"name": one.name, "kind": one.kind, "size": one.size} for one in found],
+        "trained": [{"run": name, "size": size} for name, size in reversed(trained) if size],
+        "runs": taken(Path(runs)),
+        "caches": taken(cache_dir()) + sum(one.size for one in found),
+    }
 
 
 # --- rows -------------------------------------------------------------------------------------------------
@@ -284,5 +302,5 @@ def _renamed(problem: Any, folder: str) -> Any:
 
 TASKS = {
     "check": check, "parse": parse, "first_rows": first_rows, "bring": bring, "fits": fits,
-    "open_rows": open_rows, "find_rows": find_rows, "see_row": see_row, "warm": warm,
+    "on_disk": on_disk, "open_rows": open_rows, "find_rows": find_rows, "see_row": see_row, "warm": warm,
 }  # fmt: skip
