@@ -169,10 +169,10 @@ def train_run(
                 look_after_trackers(event.step)
                 if watch is not None and isinstance(watch(event), Stop):
                     stop.asked = True
-                if correction is not None and (line := correction.seen(event)) is not None:
+                sooner = threads.stepped(event.step, tell) if isinstance(event, Stepped) else 1.0
+                if correction is not None and (line := correction.seen(event, sooner)) is not None:
                     tell(line)
                 if isinstance(event, Stepped):
-                    threads.stepped(event.step, tell)
                     if (text := event.skipped or losses.warning(event)) is not None:
                         say(run, event.step, text)
                     if world.any(bool(stop)):
