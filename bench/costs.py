@@ -2,7 +2,7 @@
 
 - ``efficiency``: operations that a pack needs a second, of the machine's matrix rate;
 - ``twice``: the share that a pass takes longer if all layers are computed twice;
-- ``pack``: seconds that one more pack costs for each layer, its tokens being the same.
+- ``pack``: tokens whose time one more pack costs, the rows being the same.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def measure(given: Any, folder: str) -> dict[str, Any]:
     from sapwood.config.file import load_config
     from sapwood.machine.device import CPU
     from sapwood.machine.measure import dtype_name, machine_facts
-    from sapwood.plan import choose_plan, settled
+    from sapwood.plan.choose import choose_plan, settled
     from sapwood.prepare.study import study_config
     from sapwood.train.loop import pack_examples
 
@@ -56,7 +56,6 @@ def measure(given: Any, folder: str) -> dict[str, Any]:
     one = pack_examples(rows, config)
     size = -(-len(rows) // PARTS)
     many = [pack for at in range(0, len(rows), size) for pack in pack_examples(rows[at : at + size], config)]
-    layers = study.spec.hf_config.get_text_config().num_hidden_layers
 
     def twice() -> None:
         recompute_layers(model.network, True)
@@ -69,10 +68,10 @@ def measure(given: Any, folder: str) -> dict[str, Any]:
     facts = machine_facts(CPU)
     rate = facts["gflops"][dtype_name(storage_dtype(config.base))] * 1e9
     tokens, divided = (sum(len(pack.ids) for pack in packs) for packs in (one, many))
-    extra = parts - once * divided / tokens  # a beginning that rows share is computed in each pack
-    cost = max(0.0, extra) / (len(many) - len(one)) / layers
+    ratio = parts / once  # (divided + packs * cost) / (tokens + cost), a token and a pack being alike
+    cost = (ratio * tokens - divided) / (len(many) - ratio * len(one))
     return {
-        "efficiency": flops / (once - len(one) * layers * cost) / rate,
+        "efficiency": (flops + 4.0 * cost * len(one) * linear) / once / rate,
         "twice": both / once - 1,
         "pack": cost,
         "seconds": once,

@@ -16,8 +16,8 @@ from sapwood.config.sections import RunConfig
 from sapwood.machine.device import Device
 from sapwood.machine.measure import machine_facts, measure_when_idle, measured_busy
 from sapwood.machine.signals import stop_signals
-from sapwood.plan import choose_plan, settings_line, settled
 from sapwood.plan.advice import with_advice
+from sapwood.plan.choose import choose_plan, settings_line, settled
 from sapwood.plan.time import Correction, Estimate, estimate
 from sapwood.prepare.given import Rows, config_of
 from sapwood.prepare.study import DATA, Study, save_study, study_config

@@ -10,8 +10,8 @@ import pytest
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.machine.device import CPU
-from sapwood.plan import choose_plan, settings_line, settled
 from sapwood.plan import costs as costs_module
+from sapwood.plan.choose import choose_plan, settings_line, settled
 from sapwood.plan.costs import costly
 from sapwood.plan.time import Correction, Estimate, estimate
 from sapwood.prepare.study import Study, study_config
@@ -79,7 +79,7 @@ def test_three_steps_put_the_estimate_right() -> None:
 def test_a_program_that_ends_or_begins_is_told_by_the_steps_behind_it() -> None:
     correction = Correction(EXPECTED)
     slow = [correction.seen(stepped(step, 20.0)) for step in range(1, 7)]
-    assert [line for line in slow if line] == ["time       about 35m02s in all, by the first 3 steps"]
+    assert [line for line in slow if line] == ["time       about 35m08s in all, by the first 3 steps"]
     fast = [correction.seen(stepped(step, 8.0)) for step in range(7, 30)]
     said = [line for line in fast if line]
     assert said[-1].endswith("by the last 3 steps")
@@ -111,11 +111,11 @@ def test_settings_that_cost_much_are_named_with_the_figure_and_what_to_type(
     home: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert said(study, config_of(home))[1] == []
-    expected, advice = said(study, config_of(home, "train.gradient_checkpointing=true"))
+    _, advice = said(study, config_of(home, "train.gradient_checkpointing=true"))
     assert len(advice) == 1
     assert "computes 2 of 2 layers twice, for nothing" in advice[0]
-    assert "less (23 %) with train.gradient_checkpointing=auto" in advice[0]
-    monkeypatch.setattr("sapwood.plan.time.PACK", expected.seconds_per_step)
+    assert "less (29 %) with train.gradient_checkpointing=auto" in advice[0]
+    monkeypatch.setattr("sapwood.plan.time.PACK", 10_000)
     small = config_of(home, "pack.length=96", "train.micro_batch=1")
     assert "15 passes a step, each with few tokens, where 2 would do" in said(study, small)[1][0]
     assert "with train.micro_batch=null pack.length=1024" in said(study, small)[1][0]

@@ -180,9 +180,14 @@ def _download(model: Builtin, folder: Path) -> None:
 
 def watched(command: list[str], folder: Path, what: str, whole: int) -> tuple[int, str]:
     """Run what writes some ``whole`` bytes below ``folder``, and say how far it is: (exit code, stderr)."""
-    given = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder)}  # where pip keeps what comes in
-    with doing(what) as far, subprocess.Popen(command, text=True, env=environment, **given) as process:
+    with (
+        doing(what) as far,
+        subprocess.Popen(
+            command, env=environment, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        ) as process,
+    ):  # fmt: skip
         while True:
             try:
                 _, said = process.communicate(timeout=LOOK)

@@ -19,7 +19,7 @@ from sapwood.machine.network import Asking, hub_address
 from sapwood.machine.system import kernel_file
 from sapwood.native.build import why_not
 from sapwood.native.heap import why_no_heap
-from sapwood.plan import what_fits
+from sapwood.plan.memory import what_fits
 from sapwood.run.files import to_json
 from sapwood.show.figures import size
 

@@ -26,9 +26,9 @@ from sapwood.train.loop import pack_examples
 from sapwood.train.schedule import Cursor, members, plan_steps
 from sapwood.types import Evaluated, Event, Pack, Stepped
 
-EFFICIENCY = {True: 0.5, False: 0.28}  # of the matrix rate, by: are the kernels compiled (native/)?
-TWICE = 0.30  # how much longer a step takes if all layers are computed twice
-PACK = 0.004  # seconds that a pack costs for each layer, besides its tokens
+EFFICIENCY = {True: 0.55, False: 0.28}  # of the matrix rate, by: are the kernels compiled (native/)?
+TWICE = 0.40  # how much longer a step takes if all layers are computed twice
+PACK = 50  # tokens whose time a pack costs besides its own: its small operations
 SAMPLED_STEPS = 8
 
 
@@ -109,7 +109,8 @@ class Pace:
 
     def once(self, packs: Sequence[Pack]) -> float:
         """The same if no layer is computed twice."""
-        return _flops(packs, self.linear, self.embedding) / self.rate + len(packs) * self.layers * PACK
+        work = _flops(packs, self.linear, self.embedding) + 4.0 * PACK * len(packs) * self.linear
+        return work / self.rate
 
 
 def estimate(study: Study, config: RunConfig, device: Device) -> Estimate:
