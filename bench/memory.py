@@ -81,7 +81,7 @@ def planned(job: Job) -> Result:
     from sapwood.config.file import parse_config
     from sapwood.machine.device import CPU
     from sapwood.pipeline import train_study
-    from sapwood.plan import choose_plan
+    from sapwood.plan.choose import choose_plan
     from sapwood.prepare.study import study_config
     from workers import model_source, peak_rss
 

@@ -39,7 +39,7 @@ LAYERS = (
     {"machine", "scores"},
     {"config"},
     {"types", "errors", "native"},
-    {"machine/system"},
+    {"machine/system", "machine/doing"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

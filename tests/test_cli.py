@@ -7,6 +7,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,6 +229,29 @@ def test_bad_input_gets_one_clear_error(case: str, home: Path) -> None:
     assert " · " in said
     assert sorted(p for p in home.rglob("*") if "runs" not in p.parts) == before
     assert len(list((home / "runs").iterdir())) == runs
+
+
+UNKNOWN = (
+    "chat nobody", "chat builtin:nobody", "eval nobody", "eval nobody:oak", "export nobody --to gguf",
+    "verify nobody", "track nobody", "resume nobody", "push nobody me/oak", "report nobody", "runs nobody",
+    "combine mine nobody --out both", "adopt nobody",
+)  # fmt: skip
+
+
+def test_an_unknown_name_is_told_before_torch_is_imported(home: Path) -> None:
+    code = (
+        "import json, sys, sapwood.cli as c\n"
+        "for line in json.loads(sys.argv[1]):\n"
+        "    try: c.app(line.split(), standalone_mode=False)\n"
+        "    except Exception as error: print(error)\n"
+        "print({'torch', 'transformers', 'peft'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(UNKNOWN)]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=True)
+    *said, modules = done.stdout.strip().splitlines()
+    assert len(said) == len(UNKNOWN)
+    assert all("nobody" in line for line in said)
+    assert modules == "set()"
 
 
 def test_a_folder_that_cannot_be_written(home: Path) -> None:

@@ -9,14 +9,19 @@ import ast
 import json
 import os
 import pkgutil
+import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import typer
 
 import sapwood
+from sapwood.cli import app
+from sapwood.machine.network import answers
 from tests.base.tiny import tiny_llama
 from tests.elsewhere.sitecustomize import LACKING, MISSING
 from tests.test_architecture import imports, modules, name_of
@@ -54,16 +59,22 @@ def test_the_search_finds_what_it_looks_for() -> None:
     assert only_posix("from os import nice, getpid") == {"os.nice"}
 
 
-def run(*arguments: str, cwd: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def environment() -> dict[str, str]:
     paths = [str(ELSEWHERE), str(Path(sapwood.__file__).parents[1])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    inherited = {
+        key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"
+    }  # NiceGUI asks
+    return {**inherited, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run(*arguments: str, cwd: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         input=stdin,
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=env,
+        env=environment(),
         timeout=240,
     )
 
@@ -177,6 +188,58 @@ def test_elsewhere_chat_answers(elsewhere: tuple[Path, Told]) -> None:
 @pytest.mark.parametrize("form", ["merged", "gguf-adapter"])
 def test_elsewhere_export_writes_and_checks(elsewhere: tuple[Path, Told], form: str) -> None:
     assert "check" in elsewhere[1][form]
+
+
+OTHERS = (
+    "doctor --json", "model list", "model info tiny-llama", "init other.yaml --data rows.jsonl",
+    "import trainer.yaml --no-check", "eval mine --answers 1 --max-new-tokens 4", "report mine",
+    "track mine --to tensorboard", "combine mine mine --out both", "push mine me/oak --dry-run",
+    "adopt plain --base tiny-llama", "demo --help", "help train",
+)  # fmt: skip
+ALL_IN_ONE = """
+import json, sys
+from sapwood.cli import app
+for line in json.loads(sys.argv[1]):
+    print(">>>", line)
+    app(line.split(), standalone_mode=False)
+"""
+
+
+def test_elsewhere_the_other_verbs_work(elsewhere: tuple[Path, Told]) -> None:
+    home, _ = elsewhere
+    (run_folder,) = (home / "runs").glob("*-mine-*")
+    shutil.copytree(
+        run_folder / "adapter", home / "plain", ignore=shutil.ignore_patterns("sapwood.json", "MANI*")
+    )
+    (home / "trainer.yaml").write_text(
+        "base_model: tiny-llama\nadapter: lora\ndatasets: [{path: rows.jsonl, type: alpaca}]\n"
+    )
+    done = run("-c", ALL_IN_ONE, json.dumps(OTHERS), cwd=home)
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-500:]
+    assert [line for line in done.stdout.splitlines() if line.startswith(">>>")] == [
+        f">>> {o}" for o in OTHERS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verb", "ready"), [("serve mine --port 0", "serving"), ("ui --no-browser", "sapwood ui")]
+)
+def test_elsewhere_a_server_comes_up_and_ends(verb: str, ready: str, elsewhere: tuple[Path, Told]) -> None:
+    home, _ = elsewhere
+    command = [sys.executable, "-m", "sapwood", *verb.split()]
+    with subprocess.Popen(command, cwd=home, env=environment(), stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        said = next((line for line in server.stdout if line.startswith(ready)), "")
+        address = re.search(r"http://[^/ ]+", said)
+        assert address is not None and answers(address[0])
+        server.terminate()
+        server.wait(30)
+
+
+def test_every_verb_is_tried_elsewhere() -> None:
+    tried = {line.split()[0] for line in (*OTHERS, "serve", "ui", "data convert")}
+    tried |= {"train", "check", "show", "runs", "verify", "resume", "chat", "export"}
+    assert tried == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_elsewhere_a_pickle_is_refused_with_the_reason(elsewhere: tuple[Path, Told]) -> None:

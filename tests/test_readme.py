@@ -148,3 +148,15 @@ def test_links_lead_somewhere() -> None:
         text = (ROOT / name).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             assert (ROOT / target).exists(), f"{name}: {target}"
+
+
+def test_nothing_tells_to_install_sapwood_from_an_index_which_has_none() -> None:
+    wrong = re.compile(r"\b(?:pip|pipx|uv|uvx)\b[^\n#]*(?<![\w./-])sapwood(?:\[|\b(?!/))")
+    assert wrong.search("pip install 'sapwood[ui]'") and wrong.search("pip install -U sapwood")
+    assert not wrong.search("pip install -e '.[ui]'  # in the clone of sapwood")
+    places = [ROOT / name for name in READMES]
+    for folder in ("docs", "recipes", "examples", "src"):
+        places += [p for p in (ROOT / folder).rglob("*") if p.suffix in (".md", ".yaml", ".py", ".ipynb")]
+    assert len(places) > 400
+    found = [(p.name, wrong.findall(p.read_text(encoding="utf-8"))) for p in places]
+    assert not [one for one in found if one[1]]

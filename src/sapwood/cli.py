@@ -12,7 +12,18 @@ from sapwood.commands.line import results
 from sapwood.commands.line.entry import run
 from sapwood.commands.line.help import Verb, first_steps, group
 from sapwood.commands.line.nested import data_app, model_app
-from sapwood.commands.line.options import RUNS, USUAL, Config, Json, Moved, Overrides, Runs, Spill, Template
+from sapwood.commands.line.options import (
+    RUNS,
+    USUAL,
+    Config,
+    Json,
+    Moved,
+    Overrides,
+    Runs,
+    Spill,
+    Template,
+    importing,
+)
 
 app = group(
     name="sapwood",
@@ -68,7 +79,8 @@ def demo(
     steps: Annotated[int | None, typer.Option(help="stop after so many optimizer steps", metavar="N")] = None,
 ) -> None:
     """Pull the built-in model, train it on the built-in dataset, show before and after."""
-    from sapwood.commands.demo import run_demo
+    with importing():
+        from sapwood.commands.demo import run_demo
 
     run_demo(runs, steps)
 
@@ -76,7 +88,8 @@ def demo(
 @verb()
 def check(config: Config = USUAL, overrides: Overrides = None, json: Json = False) -> None:
     """Everything up to step 0: the proof, the counts, an estimate of memory and time."""
-    from sapwood.commands.data import check_config
+    with importing():
+        from sapwood.commands.data import check_config
     from sapwood.commands.line.config import named_config
 
     check_config(*named_config(config, overrides or []), as_json=json)
@@ -96,7 +109,8 @@ def show(
     ] = None,
 ) -> None:
     """The tokens that the model sees, and which of them it learns."""
-    from sapwood.commands.data import show_tokens
+    with importing():
+        from sapwood.commands.data import show_tokens
     from sapwood.commands.line.config import named_config
 
     path, words = named_config(config, overrides or [])
@@ -113,7 +127,9 @@ def train(
 ) -> None:
     """Train an adapter."""
     from sapwood.commands.line.config import named_config
-    from sapwood.commands.train import train_config
+
+    with importing():
+        from sapwood.commands.train import train_config
 
     path, words = named_config(config, overrides or [])
     if page:
@@ -136,7 +152,8 @@ def resume(
     json: Json = False,
 ) -> None:
     """Go on with an interrupted run; the result is the one it would have had."""
-    from sapwood.commands.train import resume_run
+    with importing():
+        from sapwood.commands.train import resume_run
 
     resume_run(run, runs, allow=allow or [], spill=spill, as_json=json)
 
@@ -155,7 +172,8 @@ def verify(
     json: Json = False,
 ) -> None:
     """Read every byte of a run and hold it against what was written."""
-    from sapwood.commands.verify import verify_run
+    with importing():
+        from sapwood.commands.verify import verify_run
 
     verify_run(run, runs, repair=repair, base=base, template=template, as_json=json)
 
@@ -180,7 +198,8 @@ def adopt(
     json: Json = False,
 ) -> None:
     """Prove an adapter of another program, and write the sapwood.json that it lacks."""
-    from sapwood.commands.adapters.adopt import adopt_adapter
+    with importing():
+        from sapwood.commands.adapters.adopt import adopt_adapter
 
     adopt_adapter(
         adapter, runs, base=base, template=template, system=system, data=data, out=out, as_json=json
@@ -303,7 +322,8 @@ def report(
 @verb()
 def doctor(runs: Runs = RUNS, json: Json = False) -> None:
     """Look at this machine: hardware, versions, hub reach, disk, what fits."""
-    from sapwood.commands.doctor import examine
+    with importing():
+        from sapwood.commands.doctor import examine
 
     examine(runs, as_json=json)
 

@@ -16,8 +16,8 @@ from sapwood.config.sections import RunConfig
 from sapwood.machine.device import Device
 from sapwood.machine.measure import machine_facts, measure_when_idle, measured_busy
 from sapwood.machine.signals import stop_signals
-from sapwood.plan import choose_plan, settings_line, settled
 from sapwood.plan.advice import with_advice
+from sapwood.plan.choose import choose_plan, settings_line, settled
 from sapwood.plan.time import Correction, Estimate, estimate
 from sapwood.prepare.given import Rows, config_of
 from sapwood.prepare.study import DATA, Study, save_study, study_config
@@ -169,10 +169,10 @@ def train_run(
                 look_after_trackers(event.step)
                 if watch is not None and isinstance(watch(event), Stop):
                     stop.asked = True
-                if correction is not None and (line := correction.seen(event)) is not None:
+                sooner = threads.stepped(event.step, tell) if isinstance(event, Stepped) else 1.0
+                if correction is not None and (line := correction.seen(event, sooner)) is not None:
                     tell(line)
                 if isinstance(event, Stepped):
-                    threads.stepped(event.step, tell)
                     if (text := event.skipped or losses.warning(event)) is not None:
                         say(run, event.step, text)
                     if world.any(bool(stop)):

@@ -12,7 +12,7 @@ from sapwood.config.sections import RunConfig
 from sapwood.errors import StorageError
 from sapwood.machine.device import Device
 from sapwood.pipeline import Teller, Watcher, log, train_run
-from sapwood.plan import settings_line
+from sapwood.plan.choose import settings_line
 from sapwood.prepare.study import DATA, Study, fingerprints, load_study, save_study, study_config
 from sapwood.run.files import set_aside
 from sapwood.run.identity import Change, accept_changes, changes, identity_of, read_about

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError
 from sapwood.machine import measure
 from sapwood.machine.device import CPU
+from sapwood.machine.doing import told_to
 from sapwood.types import Base, BaseSpec
 from tests.base.tiny import ARCHITECTURES, tiny_llama, tiny_model, tiny_model_dir
 from tests.gguf.tiny_gguf import tiny_gguf
@@ -35,6 +37,17 @@ def inspect(path: Path) -> BaseSpec:
 
 def load(path: Path, storage: str = "fp32") -> Base:
     return load_base(inspect(path), BaseConfig(model=str(path), storage=storage))
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_loading_says_how_far_it_is(kind: str, tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path) if kind == "folder" else tiny_gguf("llama", tmp_path / "m.gguf")[0]
+    spec, said = inspect(path), list[str]()
+    with told_to(said.append):
+        load_base(spec, BaseConfig(model=str(path), storage="fp32"))
+    counts = [match for text in said if (match := re.fullmatch(r"loading .* (\d+)/(\d+)", text))]
+    assert counts and counts[-1][1] == counts[-1][2], said
+    assert said[-2:] == ["", ""]
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sapwood.base.builtin import BUILTINS, Builtin, pull
+from sapwood.base.builtin import BUILTINS, Builtin, pull, watched
 from sapwood.errors import ModelError
+from sapwood.machine.doing import told_to
 
 CONTENT = b"GGUF" + bytes(range(256)) * 40
 
@@ -67,6 +68,19 @@ def test_the_weights_alone_are_kept(model: Builtin) -> None:
     assert pull(model).read_bytes() == CONTENT
     assert model.pulled
     assert kept(model) == ["oak.gguf"]
+
+
+def test_how_much_has_come_is_told(tmp_path: Path) -> None:
+    child = (
+        "import sys, time; open(sys.argv[1], 'wb').write(bytes(3_000_000)); time.sleep(1.2); sys.exit('over')"
+    )
+    said: list[str] = []
+    with told_to(said.append):
+        code, last = watched(
+            [sys.executable, "-c", child, str(tmp_path / "part")], tmp_path, "fetching oak", 6_000_000
+        )
+    assert (code, last.strip()) == (1, "over")
+    assert "fetching oak 3/6 MB" in said
 
 
 def test_concurrent_pulls_download_once(model: Builtin, caplog: pytest.LogCaptureFixture) -> None:

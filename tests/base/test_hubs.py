@@ -119,12 +119,18 @@ def listing() -> list[dict[str, object]]:
     ]
 
 
-def fetched(hub: HubState, home: Path, model: str = "ms:org/oak", **env: str) -> str:
+FETCH = (
+    "import sys\nfrom sapwood.errors import ModelError\nfrom sapwood.base.hubs import fetch\n"
+    "try: print(fetch(sys.argv[1], offline=len(sys.argv) > 2))\nexcept ModelError as e: print('ERROR', e)"
+)
+TOLD = (
+    "import sys\nfrom sapwood.base.hubs import fetch\nfrom sapwood.machine.doing import told_to\n"
+    "with told_to(print): fetch(sys.argv[1])"
+)
+
+
+def fetched(hub: HubState, home: Path, model: str = "ms:org/oak", code: str = FETCH, **env: str) -> str:
     """What `fetch` gives in a process of its own: the client reads its settings when it is imported."""
-    code = (
-        "import sys\nfrom sapwood.errors import ModelError\nfrom sapwood.base.hubs import fetch\n"
-        "try: print(fetch(sys.argv[1], offline=len(sys.argv) > 2))\nexcept ModelError as e: print('ERROR', e)"
-    )
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MODELSCOPE", "HF_"))}
     inherited |= {"MODELSCOPE_ENDPOINT": hub.endpoint, "MODELSCOPE_CACHE": str(home / "cache")}
     inherited |= {"MODELSCOPE_HOME": str(home / "home"), "NO_PROXY": "127.0.0.1"}
@@ -135,6 +141,12 @@ def fetched(hub: HubState, home: Path, model: str = "ms:org/oak", **env: str) ->
     )  # fmt: skip
     assert SECRET not in done.stdout + done.stderr
     return done.stdout.strip()
+
+
+def test_how_much_has_come_is_told(hub: HubState, tmp_path: Path) -> None:
+    said = fetched(hub, tmp_path, code=TOLD).splitlines()
+    assert said[0] == "fetching org/oak"
+    assert "fetching org/oak 1/1 MB" in said
 
 
 def test_only_what_a_model_needs_comes_and_then_no_hub_is_asked(hub: HubState, tmp_path: Path) -> None:

@@ -169,12 +169,18 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def resolve_in_a_process(model: str, home: Path, **env: str) -> str:
+RESOLVE = (
+    "import sys\nfrom sapwood.errors import ModelError\nfrom sapwood.base.sources import resolve\n"
+    "try: print(resolve(sys.argv[1]))\nexcept ModelError as error: print('ERROR', error)"
+)
+TOLD = (
+    "import sys\nfrom sapwood.base.hubs import fetch\nfrom sapwood.machine.doing import told_to\n"
+    "with told_to(print): print(fetch(sys.argv[1]))"
+)
+
+
+def resolve_in_a_process(model: str, home: Path, code: str = RESOLVE, **env: str) -> str:
     """The hub client reads its settings when it is imported, so each case gets a process of its own."""
-    code = (
-        "import sys\nfrom sapwood.errors import ModelError\nfrom sapwood.base.sources import resolve\n"
-        "try: print(resolve(sys.argv[1]))\nexcept ModelError as error: print('ERROR', error)"
-    )
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     inherited |= {"HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1", **env}
     done = subprocess.run(
@@ -208,7 +214,12 @@ def test_the_hub_gives_safetensors_and_json_only_and_then_works_offline(
 def test_a_download_that_is_cut_goes_on_where_it_stopped(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     """From the last piece of 10 MiB that was whole: so the client counts."""
     endpoint, asked = hub
-    path = Path(resolve_in_a_process("hf:org/cut", tmp_path / "hub", HF_ENDPOINT=endpoint))
+    *told, place = resolve_in_a_process("hf:org/cut", tmp_path / "hub", TOLD, HF_ENDPOINT=endpoint).split(
+        "\n"
+    )
+    assert told[0] == "fetching org/cut"
+    assert [text for text in told if text.startswith("fetching org/cut ") and text.endswith("MB")]
+    path = Path(place)
     assert (path / "model.safetensors").read_bytes() == LARGE
     assert [one for one in asked if one.endswith("model.safetensors bytes=10485760-")]
 

@@ -27,6 +27,8 @@ ARGUMENTS = {
     "hostile": [],
     "storage": [],
     "int8": [],
+    "estimate": [],
+    "costs": [],
     "methods": ["--only", "pissa", "--only", "prefix"],
     "serve": ["--turns", "1"],
 }
@@ -152,6 +154,21 @@ def test_rounding_to_8_bits_costs_little(smoke: Mapping[str, Any]) -> None:
     exact, rounded = (row["held_out"] for row in found["rows"])
     assert exact[-1] < exact[0] and rounded[0] != exact[0], "both were trained, and differently"
     assert abs(found["apart"]) < found["goal"]
+
+
+def test_the_estimate_is_held_against_what_the_run_took(smoke: Mapping[str, Any]) -> None:
+    rows = smoke["estimate"]["rows"]
+    assert [row["name"] for row in rows] == ["idle", "beside"]
+    for row in rows:
+        assert row["truth"] == pytest.approx(sum(row["seconds"])) and len(row["seconds"]) == 8 + 2
+        assert row["start_ratio"] == pytest.approx(row["start"] / row["truth"])
+        assert [line for line in row["told"] if line.endswith("by the first 3 steps")]
+
+
+def test_the_parts_of_the_estimate_are_measured(smoke: Mapping[str, Any]) -> None:
+    found = smoke["costs"]
+    assert found["packs"] == "1 and 8" and found["tokens"] > 100
+    assert found["twice"] > -1 and found["efficiency"] != 0 and found["pack"] != 0
 
 
 def test_methods_resume_and_open_in_plain_peft(smoke: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import time
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from sapwood.machine import hashing as hashing_module
 from sapwood.machine import measure
+from sapwood.machine.bars import told_bars
 from sapwood.machine.device import CPU
 from sapwood.machine.doing import Patient, counted, doing, told_to
+from sapwood.machine.hashing import hashing
 from sapwood.machine.load import LoadMeter, load_now
 
 BURN = "import time; until = time.monotonic() + 20\nwhile time.monotonic() < until: pass"
@@ -75,6 +79,49 @@ def test_what_is_done_and_how_far_it_is() -> None:
     with pytest.raises(ZeroDivisionError), told_to(said.append), doing("failing"):
         raise ZeroDivisionError
     assert said[-2:] == ["", ""]
+
+
+def test_what_is_around_it_goes_on_when_a_part_is_done() -> None:
+    said: list[str] = []
+    with told_to(said.append), doing("exporting"):
+        parts = counted("writing tensor", iter("ab"))
+        next(parts)
+        with doing("saving") as far:
+            far("1/2 MB")
+        list(parts)
+    assert said == [
+        "exporting", "writing tensor", "writing tensor 1", "saving", "saving 1/2 MB", "writing tensor 1",
+        "writing tensor 2", "exporting", "", "",
+    ]  # fmt: skip
+
+
+def test_reading_a_large_file_says_how_much_of_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashing_module, "PIECE", 1 << 20)
+    file, said = tmp_path / "weights", list[str]()
+    file.write_bytes(bytes(range(256)) * 12_000)
+    with told_to(said.append), hashing("verifying step-000007", 2 * file.stat().st_size) as digest:
+        assert digest(file) == digest(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert said[:3] == [
+        "verifying step-000007",
+        "verifying step-000007 1/6 MB",
+        "verifying step-000007 2/6 MB",
+    ]
+    assert said[-3:] == ["verifying step-000007 6/6 MB", "", ""]
+
+
+def test_bars_of_other_libraries_draw_nothing_and_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    with told_to(said.append), told_bars("loading oak") as bar:
+        assert list(bar(range(3), desc="Loading weights", mininterval=0)) == [0, 1, 2]
+        bar(total=9, unit="B").update(4)  # bytes are asked for below, not here
+    assert "loading oak 2/3" in said and not [text for text in said if "MB" in text]
+    with told_to(said.append), told_bars("fetching oak", "B") as bar, bar(total=5_000_000, unit="B") as one:
+        one.update(2_000_000)
+        one.refresh()
+    assert "fetching oak 2/5 MB" in said
+    assert capfd.readouterr() == ("", "")
 
 
 def test_only_what_takes_long_is_shown_and_taken_back_when_it_is_over() -> None:

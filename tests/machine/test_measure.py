@@ -17,7 +17,8 @@ from sapwood.errors import ConfigError
 from sapwood.machine import measure, memory
 from sapwood.machine.device import CPU, Device, device_for
 from sapwood.machine.measure import kernel_facts, machine_facts
-from sapwood.plan import choose_plan, settled, workload
+from sapwood.plan.choose import choose_plan, settled
+from sapwood.plan.memory import workload
 from sapwood.prepare.study import study_config
 from sapwood.train.processes import follow
 from sapwood.train.processes.world import ALONE, World

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Looking = Callable[..., "AbstractContextManager[Page]"]
 
-pytest.importorskip("nicegui", reason="the page needs NiceGUI: pip install 'sapwood[ui]'")
+pytest.importorskip("nicegui", reason="the page needs NiceGUI: pip install -e '.[ui]'")
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,9 @@ from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.errors import ConfigError
 from sapwood.machine.device import CPU, Device
 from sapwood.pack.build import build_pack
-from sapwood.plan import MemoryChoice, cheaper, choose_plan, plan_memory, settled, workload
+from sapwood.plan.choose import MemoryChoice, cheaper, choose_plan, settled
 from sapwood.plan.footprint import attention_of, footprint
-from sapwood.plan.memory import MARGIN, base_size
+from sapwood.plan.memory import MARGIN, base_size, plan_memory, workload
 from sapwood.plan.shapes import shapes_of, trained_parameters
 from sapwood.prepare.study import Study, study_config
 from sapwood.train.loop import forward_loss

@@ -10,8 +10,8 @@ import pytest
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.machine.device import CPU
-from sapwood.plan import choose_plan, settings_line, settled
 from sapwood.plan import costs as costs_module
+from sapwood.plan.choose import choose_plan, settings_line, settled
 from sapwood.plan.costs import costly
 from sapwood.plan.time import Correction, Estimate, estimate
 from sapwood.prepare.study import Study, study_config
@@ -76,6 +76,26 @@ def test_three_steps_put_the_estimate_right() -> None:
     assert correction.seen(stepped(4, 5.0)) is None, "once"
 
 
+def test_a_program_that_ends_or_begins_is_told_by_the_steps_behind_it() -> None:
+    correction = Correction(EXPECTED)
+    slow = [correction.seen(stepped(step, 20.0)) for step in range(1, 7)]
+    assert [line for line in slow if line] == ["time       about 35m08s in all, by the first 3 steps"]
+    fast = [correction.seen(stepped(step, 8.0)) for step in range(7, 30)]
+    said = [line for line in fast if line]
+    assert said[-1].endswith("by the last 3 steps")
+    truth = 6 * 20 + 94 * 8 + 5 * 20
+    assert correction.seconds() == pytest.approx(truth, rel=0.05)
+    assert len(said) <= 2, "what is near to what was told isn't told again"
+
+
+def test_threads_that_are_added_make_the_rest_shorter() -> None:
+    alone, helped = Correction(EXPECTED), Correction(EXPECTED)
+    for step in (1, 2, 3):
+        alone.seen(stepped(step, 10.0))
+        helped.seen(stepped(step, 10.0), sooner=2.0 if step == 3 else 1.0)
+    assert helped.seconds() == pytest.approx(30 + (alone.seconds() - 30) / 2)
+
+
 def test_a_run_that_goes_on_says_nothing_of_its_first_steps() -> None:
     correction = Correction(EXPECTED)
     assert [correction.seen(stepped(step, 5.0)) for step in (40, 41, 42, 43)] == [None] * 4
@@ -91,11 +111,11 @@ def test_settings_that_cost_much_are_named_with_the_figure_and_what_to_type(
     home: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert said(study, config_of(home))[1] == []
-    expected, advice = said(study, config_of(home, "train.gradient_checkpointing=true"))
+    _, advice = said(study, config_of(home, "train.gradient_checkpointing=true"))
     assert len(advice) == 1
     assert "computes 2 of 2 layers twice, for nothing" in advice[0]
-    assert "less (23 %) with train.gradient_checkpointing=auto" in advice[0]
-    monkeypatch.setattr(costs_module, "PACK", expected.seconds_per_step)
+    assert "less (29 %) with train.gradient_checkpointing=auto" in advice[0]
+    monkeypatch.setattr("sapwood.plan.time.PACK", 10_000)
     small = config_of(home, "pack.length=96", "train.micro_batch=1")
     assert "15 passes a step, each with few tokens, where 2 would do" in said(study, small)[1][0]
     assert "with train.micro_batch=null pack.length=1024" in said(study, small)[1][0]

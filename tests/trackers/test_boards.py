@@ -20,9 +20,12 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from sapwood.errors import ConfigError
+from sapwood.machine.network import answers
 from sapwood.run.query import boards, read_events, summarise
 from sapwood.show.board import Board
 from sapwood.show.tables import summary
@@ -84,18 +87,25 @@ def ask(address: str, body: Any = None, patience: float = 60) -> Any:
 
 def swanlab_points(see: str, run: Path, port: int) -> Points:
     with served(see, port, "-p", str(port)) as at:
-        assert "<html" in ask(at)
-        (experiment,) = ask(f"{at}/api/v1/project")["data"]["experiments"]
-        found = ask(f"{at}/api/v1/experiment/{experiment['id']}/tag/{quote(CURVE, safe='')}")["data"]["list"]
+        return swanlab_page(at, run)
+
+
+def swanlab_page(at: str, run: Path) -> Points:
+    assert "<html" in ask(at)
+    (experiment,) = ask(f"{at}/api/v1/project")["data"]["experiments"]
+    found = ask(f"{at}/api/v1/experiment/{experiment['id']}/tag/{quote(CURVE, safe='')}")["data"]["list"]
     return [(int(point["index"]), float(point["data"])) for point in found]
 
 
 def tensorboard_points(see: str, run: Path, port: int) -> Points:
     with served(see, port, "--port", str(port)) as at:
-        assert "<html" in ask(at)
-        where = f"{at}/data/plugin/scalars/scalars?tag={quote(CURVE, safe='')}&run={run.name}/tensorboard"
-        found = ask(where)
-    return [(int(step), float(value)) for _, step, value in found]
+        return tensorboard_page(at, run)
+
+
+def tensorboard_page(at: str, run: Path) -> Points:
+    assert "<html" in ask(at)
+    where = f"{at}/data/plugin/scalars/scalars?tag={quote(CURVE, safe='')}&run={run.name}/tensorboard"
+    return [(int(step), float(value)) for _, step, value in ask(where)]
 
 
 def trackio_points(see: str, run: Path, port: int) -> Points:
@@ -172,14 +182,52 @@ def test_the_board_that_is_named_shows_the_curve(
     with summary_text.open("w") as out:
         summary(out, summarise(run))
     assert see in summary_text.read_text(), "the run's last lines name it"
+    assert_curve(ASK[tracker](see, run, port), run)
+
+
+def assert_curve(found: Points, run: Path) -> None:
+    """It is that of events.jsonl."""
     events, _ = read_events(run)
     truth = [(e["step"], e["data"]["loss"]) for e in events if e["kind"] == "stepped"]
-    found = sorted(ASK[tracker](see, run, port))
-    assert [step for step, _ in found] == [step for step, _ in truth]
-    assert [value for _, value in found] == pytest.approx([value for _, value in truth], rel=1e-6)
+    assert [step for step, _ in sorted(found)] == [step for step, _ in truth]
+    assert [value for _, value in sorted(found)] == pytest.approx([value for _, value in truth], rel=1e-6)
 
 
-def test_a_notebook_shows_the_board_in_a_frame(make_run: Make, tmp_path: Path) -> None:
+CELL = """
+from sapwood.show.board import Board
+board = Board({run!r}, {tracker!r})
+board
+"""
+
+
+@pytest.mark.parametrize(("tracker", "page"), [("swanlab", swanlab_page), ("tensorboard", tensorboard_page)])
+def test_a_cell_of_a_notebook_shows_the_board_with_the_curve(
+    tracker: str, page: Callable[[str, Path], Points], make_run: Make, tmp_path: Path
+) -> None:
+    pytest.importorskip("swanboard" if tracker == "swanlab" else tracker)
+    run = make_run()
+    told = subprocess.run(
+        [sys.executable, "-m", "sapwood", "track", str(run), "--to", tracker],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    cell = nbformat.v4.new_code_cell(CELL.format(run=str(run), tracker=tracker))
+    client = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), timeout=120)
+    with client.setup_kernel(cwd=str(tmp_path)):
+        client.execute_cell(cell, 0)
+        shown = cell.outputs[-1].data["text/html"]
+        address = re.fullmatch(
+            r'<iframe src="(http://127.0.0.1:\d+)" width="100%" height="720"></iframe>', shown
+        )
+        assert address is not None
+        assert_curve(page(address[1], run), run)
+    until = time.monotonic() + 20
+    while answers(address[1]) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not answers(address[1]), "it ends with the notebook"
+
+
+def test_a_board_that_nobody_was_told_of_is_refused_and_one_that_is_closed_is_gone(make_run: Make) -> None:
     pytest.importorskip("tensorboard")
     run = make_run()
     with pytest.raises(ConfigError, match="no board to show"):
@@ -191,10 +239,8 @@ def test_a_notebook_shows_the_board_in_a_frame(make_run: Make, tmp_path: Path) -
     assert told.returncode == 0, told.stderr
     board = Board(str(run))
     assert "<html" in ask(board.address)
-    assert f'src="{board.address}"' in board._repr_html_()
     board.close()
-    with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.1", int(board.address.rpartition(":")[2])), timeout=1)
+    assert not answers(board.address)
 
 
 def test_every_tracker_has_a_board_here() -> None:

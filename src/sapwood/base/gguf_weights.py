@@ -11,6 +11,7 @@ from sapwood.errors import ModelError, Problem
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.map import is_permuted, parameter_names, to_torch_layout, to_torch_rows
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
+from sapwood.machine.doing import counted
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,8 @@ def fill_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype, quantise: Qua
     from torch import nn
 
     head = model.get_output_embeddings()
-    for tensor, name in _checked_names(model, file).items():
+    names = _checked_names(model, file)
+    for tensor, name in counted(f"loading {file.path.name}", names.items(), len(names)):
         weight = nn.Parameter(_unpack(file, tensor, dtype), requires_grad=False)
         owner, module = _owner(model, name)
         if (
@@ -58,7 +60,7 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
 
     names = _checked_names(model, file)
     _refuse_unknown(file)
-    for tensor, name in names.items():
+    for tensor, name in counted(f"loading {file.path.name}", names.items(), len(names)):
         owner, module = _owner(model, name)
         packed = file.tensors[tensor]
         if len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):

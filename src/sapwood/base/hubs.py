@@ -11,13 +11,17 @@ import errno
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from sapwood.errors import ModelError
+from sapwood.machine.bars import told_bars
+from sapwood.machine.doing import bytes_of, doing
 from sapwood.machine.extras import install
 
 # What a base model needs, and nothing that could run: pickles and Python files are never fetched.
@@ -110,14 +114,16 @@ def _unreachable(hub: Hub, where: str, error: Exception, offline: bool) -> Model
 def _from_hugging_face(name: str, revision: str | None, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(
-        name,
-        revision=revision,
-        allow_patterns=list(WANTED),
-        ignore_patterns=list(UNWANTED),
-        token=os.environ.get("HF_TOKEN") or False,
-        local_files_only=offline,
-    )
+    with told_bars(f"fetching {name}", "B") as bar:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+            token=os.environ.get("HF_TOKEN") or False,
+            local_files_only=offline,
+            tqdm_class=bar,
+        )
     return Path(folder)
 
 
@@ -150,7 +156,7 @@ def _from_modelscope(name: str, revision: str | None, offline: bool) -> Path:
         raise ModelError("ms: needs ModelScope's client", "base.model", "it isn't installed", mend) from None
     logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)  # what it says, sapwood's errors say
     api = HubApi(token=os.environ.get("MODELSCOPE_API_TOKEN", ""))  # "" keeps it from a stored login
-    with redirect_stderr(StringIO()):  # its progress bars
+    with redirect_stderr(StringIO()), doing(f"fetching {name}") as far:  # stderr: its progress bars
         return Path(
             api.download_repo(
                 name,
@@ -159,8 +165,31 @@ def _from_modelscope(name: str, revision: str | None, offline: bool) -> Path:
                 allow_patterns=list(WANTED),
                 ignore_patterns=list(UNWANTED),
                 local_files_only=offline,
+                progress_callbacks=[_tally(far)],
             )
         )
+
+
+def _tally(far: Callable[[str], None]) -> type[Any]:
+    """A class of ModelScope's callbacks, of which it makes one for each file: together they say how far."""
+    from modelscope_hub import ProgressCallback
+
+    lock, done, whole = threading.Lock(), 0, 0
+
+    class Tally(ProgressCallback):
+        def __init__(self, filename: str, file_size: int) -> None:
+            nonlocal whole
+            super().__init__(filename, file_size)
+            with lock:
+                whole += file_size
+
+        def update(self, size: int) -> None:
+            nonlocal done
+            with lock:
+                done += size
+            far(bytes_of(done, whole))
+
+    return Tally
 
 
 def _explain_modelscope(model: str, error: Exception, offline: bool) -> ModelError:

@@ -20,6 +20,7 @@ from sapwood.errors import ModelError
 from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.tokenizer import read_tokenizer
+from sapwood.machine.bars import told_bars
 from sapwood.machine.extras import install
 from sapwood.types import BaseSpec
 
@@ -254,6 +255,19 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
         :300
     ]
+
+
+@contextmanager
+def bars_of_transformers(what: str) -> Generator[None]:
+    """Say what the block does, and how far transformers' own bars say that it is."""
+    from transformers.utils import logging
+
+    with told_bars(what) as bar:
+        before = logging.set_tqdm_hook(lambda _, given, named: bar(*given, **named))
+        try:
+            yield
+        finally:
+            logging.set_tqdm_hook(before)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sapwood.base.chatglm import known_layout
 from sapwood.base.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
-from sapwood.base.inspect import first_line, quiet, skeleton
+from sapwood.base.inspect import bars_of_transformers, first_line, quiet, skeleton
 from sapwood.base.storage.int8_linear import to_int8
 from sapwood.base.storage.storages import settle_storage, storage_dtype, weight_bytes
 from sapwood.config.sections import BaseConfig
@@ -100,7 +100,7 @@ def _load_folder(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:
 
     from sapwood.base.storage.bnb_linear import settings_for, settle
 
-    with quiet(), known_layout(spec.hf_config):
+    with quiet(), known_layout(spec.hf_config), bars_of_transformers(f"loading {spec.source}"):
         try:
             model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
                 spec.path,

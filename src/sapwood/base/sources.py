@@ -62,11 +62,18 @@ def resolve(model: str, *, accept_license: bool = False, offline: bool = False) 
         path = fetch(model, offline=offline)
         check_layout(path)
         return path
+    refuse_unknown_source(model)
+    return _from_disk(model)
+
+
+def refuse_unknown_source(model: str) -> None:
+    """Raises ModelError for a built-in that there isn't, and for a source of no known kind; asks no hub."""
+    if model.startswith(BUILTIN):
+        _builtin(model)
     scheme = re.match(r"[a-zA-Z][\w+.-]+:", model)
-    if scheme and not Path(model).exists():
+    if scheme and not model.startswith((BUILTIN, *HUBS)) and not Path(model).exists():
         known = f"known: {BUILTIN}NAME, hf:ORG/NAME, ms:ORG/NAME, a folder, or a .gguf file"
         raise ModelError(f"unknown source {scheme.group()!r}", f"base.model {model}", mend=known)
-    return _from_disk(model)
 
 
 def hub_id(model: str) -> str:

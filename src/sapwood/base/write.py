@@ -20,6 +20,7 @@ from torch import Tensor
 from sapwood.base.chatglm import is_chatglm
 from sapwood.base.folder import read_folder, read_json
 from sapwood.base.inspect import quiet
+from sapwood.machine.doing import counted
 from sapwood.types import BaseSpec
 
 TOKENIZER = "tokenizer.json"
@@ -57,7 +58,8 @@ def write_folder(
     """
     from huggingface_hub import save_torch_state_dict
 
-    stored = _stored(network, {name: tensor.contiguous() for name, tensor in weights})
+    whole = {name: tensor.contiguous() for name, tensor in counted("writing tensor", weights)}
+    stored = _stored(network, whole)
     dtype = str(next(iter(stored.values())).dtype).removeprefix("torch.")
     save_torch_state_dict(stored, folder)
     _write_json(folder / "config.json", _config(network, spec, dtype))

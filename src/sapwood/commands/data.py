@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from sapwood.config.file import flatten, load_config, origins
 from sapwood.config.sections import DataConfig, RunConfig
 from sapwood.errors import DataError
+from sapwood.machine.doing import doing
 from sapwood.prepare.language import unread_language
 from sapwood.run.files import to_json, write_atomic
 from sapwood.train.schedule import plan_steps
 
 if TYPE_CHECKING:
-    from sapwood.plan import MemoryChoice
+    from sapwood.plan.choose import MemoryChoice
     from sapwood.plan.time import Estimate
     from sapwood.prepare.study import Study
 
@@ -49,12 +50,12 @@ def checked(config: RunConfig) -> Checked:
     from sapwood.prepare.study import study_config
 
     study = study_config(config)
-    # torch and PEFT take seconds to import: a fault in the data is told before
-    from sapwood.machine.device import device_for
-    from sapwood.plan import choose_plan, settled
-    from sapwood.plan.costs import costly
-    from sapwood.plan.time import estimate
-    from sapwood.train.trial import tried
+    with doing("importing torch"):  # and PEFT: a fault in the data is told before
+        from sapwood.machine.device import device_for
+        from sapwood.plan.choose import choose_plan, settled
+        from sapwood.plan.costs import costly
+        from sapwood.plan.time import estimate
+        from sapwood.train.trial import tried
 
     study, config = tried(study, config)
     device = device_for(config.base.device_map)
@@ -69,7 +70,7 @@ def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> N
     if as_json:
         print(to_json(found.to_json(places)), end="")
         return
-    from sapwood.plan import settings_line
+    from sapwood.plan.choose import settings_line
 
     values = flatten(found.config.model_dump(mode="json"))
     print(

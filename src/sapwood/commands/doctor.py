@@ -15,14 +15,15 @@ from sapwood.machine.device import device_for
 from sapwood.machine.measure import machine_facts as measured_facts
 from sapwood.machine.measure import torch_dtype
 from sapwood.machine.memory import available_memory, total_memory
-from sapwood.machine.network import answers, hub_address
+from sapwood.machine.network import Asking, hub_address
 from sapwood.machine.system import kernel_file
 from sapwood.native.build import why_not
 from sapwood.native.heap import why_no_heap
-from sapwood.plan import what_fits
+from sapwood.plan.memory import what_fits
 from sapwood.run.files import to_json
 from sapwood.show.figures import size
 
+MODELSCOPE = "https://modelscope.cn"
 PACKAGES = ("sapwood", "torch", "transformers", "peft", "tokenizers", "safetensors", "gguf")
 
 
@@ -54,7 +55,9 @@ def examine(runs: Path, *, as_json: bool) -> None:
 
 
 def machine_facts(runs: Path) -> dict[str, Any]:
-    """Measured in about a second; nothing is written."""
+    """Measured in about a second; nothing is written. The hubs are asked meanwhile."""
+    hubs = {"Hugging Face": hub_address(), "ModelScope": os.environ.get("MODELSCOPE_ENDPOINT", MODELSCOPE)}
+    asking = Asking(hubs)
     device = device_for("auto")
     rates = measured_facts(device)
     existing = next(folder for folder in (runs.absolute(), *runs.absolute().parents) if folder.is_dir())
@@ -75,10 +78,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "memory_available": memory,
         "disk_free": shutil.disk_usage(existing).free,
         "fits": [{"model": model, **plan.to_json()} for model, plan in plans.items()],
-        "hubs": {
-            "Hugging Face": answers(hub_address()),
-            "ModelScope": answers(os.environ.get("MODELSCOPE_ENDPOINT", "https://modelscope.cn")),
-        },
+        "hubs": asking.answers(),
         "pulled": [m.name for m in list_models() if m.path is not None],
         "python": sys.version.split()[0],
         "versions": {package: _version(package) for package in PACKAGES},

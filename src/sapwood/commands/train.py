@@ -11,6 +11,7 @@ from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.commands.answers import show_answers
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
+from sapwood.machine.doing import doing
 from sapwood.run import query
 from sapwood.run.lines import to_line
 from sapwood.run.store import RUN
@@ -48,7 +49,8 @@ def run_config(
 
     check_run_folder(Path(config.save.dir))
     study = study_config(config)
-    from sapwood.pipeline import train_study  # torch and PEFT: a fault in the data is told before
+    with doing("importing torch"):  # and PEFT: a fault in the data is told before
+        from sapwood.pipeline import train_study
 
     if not as_json and not quiet():
         say("\n".join(study_lines(study, config)))

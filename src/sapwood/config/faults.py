@@ -52,6 +52,9 @@ def _problem(detail: Any, config: Any, source: str, lines: Mapping[str, str]) ->
     why = detail["msg"].removeprefix("Value error, ")
     found = detail.get("input")
     shown = f", found {found!r}" if isinstance(found, str | int | float | bool | None) else ""
+    if detail["type"] == "string_type" and isinstance(found, Mapping | list):
+        kind, sign = ("a section", "brace") if isinstance(found, Mapping) else ("a list", "bracket")
+        shown = f", found {kind}: a text that begins with a {sign} needs quotes"
     field = field_below(config, parts)
     help_text = f"{key}: {help_of(field)}" if field is not None else ""
     return Problem(f"{key or 'config'} is not valid", where, f"{why[0].lower()}{why[1:]}{shown}", help_text)

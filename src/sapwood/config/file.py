@@ -72,7 +72,8 @@ def parse_config(
     if isinstance(version, int) and version > FORMAT:
         why = f"it is of format {version}, and this sapwood reads up to {FORMAT}"
         where = (lines or {}).get("version", source)
-        raise ConfigError("the config was written for a newer sapwood", where, why, "pip install -U sapwood")
+        mend = "update it; in a clone: git pull && make install"
+        raise ConfigError("the config was written for a newer sapwood", where, why, mend)
     return RunConfig.model_validate(tree, context={"source": source, "lines": lines or {}})
 
 

@@ -8,6 +8,8 @@ from typing import Any
 EQUALS = re.compile(r"^\s*([\w.]+)\s*=\s*(\S.*)$")
 NO_SPACE = re.compile(r"^\s*(?:- )?([\w.]+):(\S.*)$")
 TWO_COLONS = re.compile(r"^\s*(?:- )?([\w.]+):\s+([^'\"\[{\s].*:\s.*)$")
+# A value in brackets or quotes, and something behind it.
+MORE = re.compile(r"""^\s*(?:- )?[\w.]+:\s+(?:\{[^}]*\}|\[[^\]]*\]|"[^"]*"|'[^']*')\s*[^\s#]""")
 VALUE = re.compile(r"^(\s*(?:- )?[\w.]+:\s+)(\S.*?)\s*$")
 Words = tuple[str, str]  # why, and how to mend it
 
@@ -76,8 +78,9 @@ def _by_place(problem: str, context: str, lines: list[str], at: int, above: int,
             f"the bracket that opens in line {begun + 1} is not closed there",
             "close it, or quote the text",
         )
-    if "<scalar>" in problem and VALUE.match(lines[at]):
-        return "a text that begins with a brace or a bracket needs quotes", f"write {_quoted(lines[at])}"
+    if MORE.match(lines[at]) or ("<scalar>" in problem and VALUE.match(lines[at])):
+        why = "a text that begins with a brace, a bracket or a quote needs quotes around all of it"
+        return why, f"write {_quoted(lines[at])}"
     if "expected ':'" in problem or "block end" in problem:
         bare = lines[begun].strip()
         return (

@@ -13,6 +13,7 @@ from typing import Any
 from sapwood.base.cache import cache_dir, file_sha256, publish, write_atomic
 from sapwood.endpoint.reference import ADAPTER, KEPT, TOLD, Line, Reference
 from sapwood.errors import SapwoodError, StorageError
+from sapwood.machine.doing import doing
 from sapwood.run.disk import storage_error
 from sapwood.run.files import discard_dir, staged_dir, verify_dir
 from sapwood.serve.load import Found, load_found
@@ -122,9 +123,10 @@ def _make(found: Found, base: Path, folder: Path) -> None:
         refuse_unwritable(found.spec.hf_config)
     except SapwoodError as error:
         raise Unfit(str(error)) from None
-    trained = load_found(found, exact=True)
+    with doing(f"loading {found.name}"):
+        trained = load_found(found, exact=True)
     adapted = trained.model is not None
-    with staged_dir(folder) as stage:
+    with staged_dir(folder) as stage, doing(f"writing {found.name} for llama.cpp"):
         try:
             if trained.model is not None:
                 lora_pairs(trained.model)

@@ -21,6 +21,7 @@ from sapwood.engine.llama import Llama
 from sapwood.engine.process import Setup, require_llama_cpp
 from sapwood.engine.wire import Refused
 from sapwood.errors import ConfigError, ExportError, ModelError, Problem, SapwoodError
+from sapwood.machine.doing import doing
 from sapwood.run.store import RUN
 from sapwood.serve.load import MODEL, Found, find_target, load_found
 
@@ -194,7 +195,8 @@ class Library:
         room = room_for(opened[0][0].spec.hf_config, self._limits.context, self._limits.slots)
         setup = Setup(opened[0][1].base, tuple(adapters), *room)
         try:
-            self._llama = await self._started(setup)
+            with doing("starting llama.cpp"):
+                self._llama = await self._started(setup)
             return
         except ExportError as error:
             whole = str(error)
@@ -235,7 +237,8 @@ class Library:
             self._refuse(name, "llama.cpp refuses its file")
             return
         try:
-            verdict = await hold(self._llama, files.adapter, files.reference)
+            with doing(f"proving {name}"):
+                verdict = await hold(self._llama, files.adapter, files.reference)
         except Refused as error:  # tokens that the base's file hasn't
             self._refuse(name, error.message)
             return

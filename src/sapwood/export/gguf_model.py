@@ -16,6 +16,7 @@ from sapwood.gguf.families import architecture_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.map import module_names, to_file_layout
 from sapwood.gguf.rope import DIVISORS, rope_divisors
+from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec
 
@@ -52,7 +53,7 @@ def write_gguf_model(
     for key, value in {**_metadata(spec, config), **_template(spec, renderer)}.items():
         _add(writer, key, value)
     with Quantiser() as quantiser:
-        for parameter, tensor in parameters:
+        for parameter, tensor in counted("writing tensor", parameters):
             module, _, leaf = parameter.rpartition(".")
             if module not in names:
                 raise ExportError(f"{parameter} has no place in a GGUF file", str(path), architecture)

@@ -15,6 +15,7 @@ from sapwood.adapter.facts import CARD, FACTS
 from sapwood.adapter.folder import load_adapter
 from sapwood.base.sources import hub_id
 from sapwood.errors import ConfigError, StorageError
+from sapwood.machine.doing import doing
 from sapwood.run.files import FileEntry, to_json
 from sapwood.types import Adapter
 
@@ -93,8 +94,9 @@ def send(parcel: Parcel, private: bool) -> str:
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
     add = [CommitOperationAdd(name, content) for name, content in parcel.files.items()]
     try:
-        address = api.create_repo(parcel.repo, private=private, exist_ok=True)
-        api.create_commit(parcel.repo, add, commit_message="An adapter trained with sapwood")
+        with doing(f"sending to {parcel.repo}"):
+            address = api.create_repo(parcel.repo, private=private, exist_ok=True)
+            api.create_commit(parcel.repo, add, commit_message="An adapter trained with sapwood")
     except (HfHubHTTPError, OSError, ValueError) as error:
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise StorageError("the hub took nothing", parcel.repo, why.replace(token, "…")[:300]) from None

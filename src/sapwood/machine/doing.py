@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeVar
 
 Tell = Callable[[str], None]
@@ -16,32 +17,60 @@ Tell = Callable[[str], None]
 AFTER = 2.0  # seconds that pass before anything is shown
 T = TypeVar("T")
 
-_tell: ContextVar[Tell | None] = ContextVar("tell", default=None)
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    text: str
+
+
+class _Speaker:
+    """Tells what is being done, the innermost of several; where that ends, what is around it goes on."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._tasks: list[_Task] = []
+
+    def begin(self, text: str) -> _Task:
+        self._tasks.append(task := _Task(text))
+        self._tell(text)
+        return task
+
+    def change(self, task: _Task, text: str) -> None:
+        task.text = text
+        if self._tasks and self._tasks[-1] is task:
+            self._tell(text)
+
+    def end(self, task: _Task) -> None:
+        self._tasks.remove(task)
+        self._tell(self._tasks[-1].text if self._tasks else "")
+
+
+_speaker: ContextVar[_Speaker | None] = ContextVar("speaker", default=None)
 
 
 @contextmanager
 def told_to(tell: Tell) -> Generator[None]:
     """While open, `doing` and `counted` speak to ``tell``."""
-    token = _tell.set(tell)
+    token = _speaker.set(_Speaker(tell))
     try:
         yield
     finally:
         tell("")
-        _tell.reset(token)
+        _speaker.reset(token)
 
 
 @contextmanager
 def doing(what: str) -> Generator[Callable[[str], None]]:
-    """Say what the block does. It gives a function that takes how far it is ("12/40")."""
-    tell = _tell.get()
-    if tell is None:
+    """Say what the block does. It gives a function that takes how far it is ("12/40"), from any thread."""
+    speaker = _speaker.get()
+    if speaker is None:
         yield lambda _: None
         return
-    tell(what)
+    task = speaker.begin(what)
     try:
-        yield lambda far: tell(f"{what} {far}")
+        yield lambda far: speaker.change(task, f"{what} {far}")
     finally:
-        tell("")
+        speaker.end(task)
 
 
 def counted(what: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
@@ -91,3 +120,9 @@ class Patient:
             self._show(self._text)
             self._shown = True
             self._wait(self._every)
+
+
+def bytes_of(done: float, whole: float) -> str:
+    """``12/98 MB``: how far a transfer is."""
+    unit, name = (1e9, "GB") if whole >= 1e10 else (1e6, "MB")
+    return f"{done / unit:,.0f}/{whole / unit:,.0f} {name}"

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from sapwood.machine.doing import counted
 from sapwood.machine.system import kernel_file
 
 SWITCH = "SAPWOOD_NATIVE"  # 0: never
@@ -136,8 +137,9 @@ def _compile(compiler: str, sources: Sources, path: Path) -> None:
             made = Path(folder) / path.name
             files = [file for file in sources.files() if file.suffix == ".cpp"]
             parts = {file: Path(folder) / f"{file.stem}.o" for file in files}
-            running = [_start([*command, "-c", str(file), "-o", str(part)]) for file, part in parts.items()]
-            for process in running:
+            starts = [[*command, "-c", str(file), "-o", str(part)] for file, part in parts.items()]
+            running = [_start(start) for start in starts]
+            for process in counted("compiling for this processor", running):
                 _wait(compiler, process)
             objects = map(str, parts.values())
             _wait(compiler, _start([*command, "-shared", *objects, "-o", str(made), *sources.links()]))

@@ -7,20 +7,15 @@ one thread. What `auto` would do is known here, so that the difference can be to
 from __future__ import annotations
 
 from sapwood.base.storage.storages import with_storage
-from sapwood.compute.recompute import layers_to_recompute
 from sapwood.config.sections import RunConfig
 from sapwood.machine.device import Device
 from sapwood.machine.measure import machine_facts, product_rates, rate_with_threads
-from sapwood.plan.choose import MemoryChoice
-from sapwood.plan.time import Estimate, packs_a_step
+from sapwood.plan.choose import MemoryChoice, settled
+from sapwood.plan.time import Estimate, step_of
 from sapwood.prepare.study import Study
 from sapwood.show.figures import duration, size
 
 WORTH = 0.10  # share of the run's time, from which a setting is worth a line
-# Reckoned, not fitted: a second forward pass is half at most of a forward and a backward over frozen weights.
-# A pack of 30 layers costs 170 ms of small operations (docs/log.md, "Even packs").
-TWICE = 0.30  # of a step's time, if all layers are computed twice
-PACK = 0.004  # seconds that a pack costs for each layer, besides its tokens
 USUAL = 1024  # tokens of a pack that wastes little
 
 
@@ -28,48 +23,53 @@ def costly(
     study: Study, config: RunConfig, choice: MemoryChoice, device: Device, expected: Estimate
 ) -> list[str]:
     """A sentence for each. config: as it was given, with its ``auto``; expected: of what it means here."""
-    found = [_twice(config, choice, expected), _packs(study, config, choice, expected)]
+    resolved = settled(config, choice, device)
+    found = [_twice(study, resolved, choice, device, expected), _packs(study, resolved, device, expected)]
     if device.is_cpu:
         found += [_format(study, config, choice, device, expected), _threads(config, device, expected)]
     return [text for text in found if text is not None]
 
 
-def _twice(config: RunConfig, choice: MemoryChoice, expected: Estimate) -> str | None:
+def _twice(
+    study: Study, config: RunConfig, choice: MemoryChoice, device: Device, expected: Estimate
+) -> str | None:
     """Layers that are computed twice where the memory doesn't ask for it."""
     plan = choice.plan
-    asked = layers_to_recompute(config.train.gradient_checkpointing, plan.layers)
     once = next((p for p in choice.others if p.storage == plan.storage and not p.recomputed), None)
-    if not asked or once is None or not once.fits:
+    if not plan.recomputed or once is None or not once.fits:
         return None
-    share = TWICE * asked / plan.layers
-    seconds = expected.seconds * share / (1 + share)
-    if share / (1 + share) < WORTH:
-        return None
+    train = config.train.model_copy(update={"gradient_checkpointing": 0})
+    seconds, _ = step_of(study, config.model_copy(update={"train": train}), device)
+    less = _less(seconds, expected)
     room = f"{size(once.peak)} of the {size(once.available)} to be had suffice without"
-    less = f"{duration(seconds)} less ({100 * share / (1 + share):.0f} %)"
-    return (
-        f"train.gradient_checkpointing computes {asked} of {plan.layers} layers twice, for nothing: {room}; "
-        f"about {less} with train.gradient_checkpointing=auto"
+    return less and (
+        f"train.gradient_checkpointing computes {plan.recomputed} of {plan.layers} layers twice, for "
+        f"nothing: {room}; about {less} with train.gradient_checkpointing=auto"
     )
 
 
-def _packs(study: Study, config: RunConfig, choice: MemoryChoice, expected: Estimate) -> str | None:
+def _packs(study: Study, config: RunConfig, device: Device, expected: Estimate) -> str | None:
     """Packs that hold few tokens: each costs the same small operations."""
     pack = config.pack.model_copy(update={"length": max(USUAL, config.pack.length)})
     train = config.train.model_copy(update={"micro_batch": None})
     larger = config.model_copy(update={"pack": pack, "train": train})
-    now, then = packs_a_step(study, config), packs_a_step(study, larger)
-    seconds = (now - then) * PACK * choice.plan.layers * expected.steps
-    share = seconds / (expected.seconds + seconds)  # the estimate is of full packs
-    if share < WORTH:
-        return None
+    (_, now), (seconds, then) = (step_of(study, one, device) for one in (config, larger))
+    less = _less(seconds, expected)
     changes = ["train.micro_batch=null"] if config.train.micro_batch is not None else []
     changes += [f"pack.length={pack.length}"] if pack.length > config.pack.length else []
-    less = f"{duration(seconds)} less ({100 * share:.0f} %)"
-    return (
+    return less and (
         f"{now:.0f} passes a step, each with few tokens, where {then:.0f} would do: about {less} with "
         f"{' '.join(changes)}, and the steps stay the same"
     )
+
+
+def _less(step: float, expected: Estimate) -> str | None:
+    """``5m10s less (23 %)``: what is saved if a step takes so many seconds. None: not worth a line."""
+    share = 1 - step / expected.seconds_per_step
+    if share < WORTH:
+        return None
+    saved = expected.steps * expected.seconds_per_step * share
+    return f"{duration(saved)} less ({100 * share:.0f} %)"
 
 
 def _format(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sapwood.base.storage.storages import storage_dtype, unpacked_bytes, weight_bytes
 from sapwood.compute.loss import PAD_TO, ROWS, VOCABULARY
@@ -20,10 +20,11 @@ from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.machine.device import CPU, Device
 from sapwood.plan.footprint import Footprint, attention_of, footprint
 from sapwood.plan.shapes import KNOWN, Shapes, trained_parameters
-from sapwood.prepare.study import Study
 from sapwood.train.optim import MOMENTS
-from sapwood.train.rehearse import longest_pack
 from sapwood.types import BaseSpec
+
+if TYPE_CHECKING:
+    from sapwood.prepare.study import Study
 
 PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
 LIBRARIES = 50e6  # that come with the weights: PEFT and what it imports; on a GPU, their workspaces
@@ -80,6 +81,8 @@ class Workload:
 
 def workload(study: Study, config: RunConfig, network: Any, device: Device) -> Workload:
     """network: the base's skeleton."""
+    from sapwood.train.rehearse import longest_pack  # with the training loop: `what_fits` does without
+
     prompt = max((len(probe.ids) for probe in study.probes), default=0)
     return Workload(
         pack=footprint(longest_pack(study.data, config), attention_of(network, device)),

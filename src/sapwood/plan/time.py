@@ -1,11 +1,13 @@
 """How long a run will take, before a weight is loaded.
 
 Floating-point operations are counted from the model's shapes and the packs of the first steps; the machine's
-matrix rate is measured. The factor below was fitted to runs on CPUs (`bench/`).
+matrix rate is measured. The factors below were measured on CPUs (`bench/costs.py`), and `bench/estimate.py`
+holds what comes of them against whole runs.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from sapwood.adapter.methods import trained_numbers
 from sapwood.base.inspect import count_parameters, skeleton
 from sapwood.base.storage.storages import storage_dtype
+from sapwood.compute.recompute import layers_to_recompute
 from sapwood.config.sections import RunConfig
 from sapwood.machine.device import Device
 from sapwood.machine.load import BUSY
@@ -23,7 +26,9 @@ from sapwood.train.loop import pack_examples
 from sapwood.train.schedule import Cursor, members, plan_steps
 from sapwood.types import Evaluated, Event, Pack, Stepped
 
-EFFICIENCY = 0.28  # of the matrix rate, over everything that isn't a product
+EFFICIENCY = {True: 0.55, False: 0.28}  # of the matrix rate, by: are the kernels compiled (native/)?
+TWICE = 0.40  # how much longer a step takes if all layers are computed twice
+PACK = 50  # tokens whose time a pack costs besides its own: its small operations
 SAMPLED_STEPS = 8
 
 
@@ -73,28 +78,61 @@ class Estimate:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a pack takes on a device.
+
+    Attributes:
+        rate: operations a second. linear, embedding: parameters of the base.
+        layers: of the base; recomputed: how many of them are computed twice.
+    """
+
+    rate: float
+    linear: int
+    embedding: int
+    layers: int
+    recomputed: int
+
+    @classmethod
+    def of(cls, study: Study, config: RunConfig, device: Device) -> Pace:
+        rates = machine_facts(device).get("gflops", {})
+        dtype = dtype_name(storage_dtype(config.base))
+        rate = rates.get(dtype, rates.get("fp32", 0)) * 1e9 or 50e12  # a GPU isn't measured
+        layers = study.spec.hf_config.get_text_config().num_hidden_layers
+        recomputed = layers_to_recompute(config.train.gradient_checkpointing, layers)
+        shapes = count_parameters(study.spec)
+        return cls(rate * EFFICIENCY[device.compiled], *shapes, layers, recomputed)
+
+    def step(self, packs: Sequence[Pack]) -> float:
+        """Seconds of forward and backward."""
+        return self.once(packs) * (1 + TWICE * self.recomputed / self.layers)
+
+    def once(self, packs: Sequence[Pack]) -> float:
+        """The same if no layer is computed twice."""
+        work = _flops(packs, self.linear, self.embedding) + 4.0 * PACK * len(packs) * self.linear
+        return work / self.rate
+
+
 def estimate(study: Study, config: RunConfig, device: Device) -> Estimate:
     """Time of a run whose config has no ``auto`` left. Takes about half a second, for the measurement of the
     machine."""
-    rates = machine_facts(device).get("gflops", {})
-    dtype = dtype_name(storage_dtype(config.base))
-    rate = rates.get(dtype, rates.get("fp32", 0)) * 1e9 or 50e12  # a GPU isn't measured
     linear, embedding = count_parameters(study.spec)
     schedule = plan_steps(len(study.data.train), config.train)
+    pace = Pace.of(study, config, device)
     steps = _first_steps(study, config)
     packs = [pack for step in steps for pack in step]
-    flops = [_flops(step, linear, embedding) for step in steps]
-    per_step = sum(flops) / len(flops) / rate / EFFICIENCY
+    first = tuple(map(pace.step, steps))
+    per_step = sum(first) / len(first)
     measured = pack_examples(study.data.eval, config) if study.data.eval else []
     rounds = 2 + schedule.total_steps // (config.eval.every or schedule.steps_per_epoch) if measured else 0
-    evaluation = _flops(measured, linear, embedding) / 2 / rate / EFFICIENCY
+    evaluation = pace.once(measured) / 2
     computed = sum(len(pack.ids) for pack in packs)
     chosen = sum(len(study.data.train[i]) for step in _first_members(study, config) for i in step)
     return Estimate(
         seconds=per_step * schedule.total_steps + rounds * evaluation,
         seconds_per_step=per_step,
         steps=schedule.total_steps,
-        first=tuple(one / rate / EFFICIENCY for one in flops),
+        first=first,
         rounds=rounds,
         evaluation=evaluation,
         parameters=linear + embedding,
@@ -106,47 +144,59 @@ def estimate(study: Study, config: RunConfig, device: Device) -> Estimate:
 
 
 class Correction:
-    """The estimate, put right by what the first steps and the first evaluation took."""
+    """The estimate, put right by what is done: after the first steps, and again whenever the last ones say
+    otherwise, for example because another program has ended."""
 
-    STEPS = 3  # the first of them only warms up
+    STEPS = 3  # the first of a run only warms up
+    OTHERWISE = 1.25  # how many times more, or less, the whole must take than was told
 
     def __init__(self, expected: Estimate) -> None:
         self._expected = expected
-        self._steps: list[float] = []
-        self._evaluation: float | None = None
-        self._spent = 0.0
+        self._last: deque[tuple[float, float]] = deque(maxlen=self.STEPS)  # (taken, expected) of a step
+        self._evaluations: list[float] = []
+        self._done, self._since, self._spent = 0, 0, 0.0
+        self._told: float | None = None
 
-    def seen(self, event: Event) -> str | None:
-        """A line behind the third step of a run, None behind anything else."""
+    def seen(self, event: Event, sooner: float = 1.0) -> str | None:
+        """A line where there is something to say. sooner: how many times faster this run will make its steps
+        behind this one."""
         if isinstance(event, Evaluated):
             self._spent += event.seconds
-            if self._evaluation is None:
-                self._evaluation = event.seconds
-        if not isinstance(event, Stepped) or len(self._steps) == self.STEPS:
+            self._evaluations.append(event.seconds)
+        if not isinstance(event, Stepped) or event.step != self._done + 1:  # a resumed run knows its pace
             return None
-        if event.step != len(self._steps) + 1:  # a resumed run: it is known how long its steps take
+        self._step(event.seconds)
+        self._last = deque(((taken / sooner, said) for taken, said in self._last), self.STEPS)
+        if self._since < self.STEPS or self._expected.steps <= self.STEPS:
             return None
-        self._spent += event.seconds
-        self._steps.append(event.seconds)
-        if len(self._steps) < self.STEPS or self._expected.steps <= self.STEPS:
+        whole = self.seconds()
+        if self._told is not None and 1 / self.OTHERWISE <= whole / self._told <= self.OTHERWISE:
             return None
-        return f"time       about {duration(self.seconds())} in all, by the first {self.STEPS} steps"
+        which = "first" if self._told is None else "last"
+        self._told, self._since = whole, 0
+        return f"time       about {duration(whole)} in all, by the {which} {self.STEPS} steps"
 
     def seconds(self) -> float:
         """Of the whole run."""
         expected = self._expected
-        taken, said = sum(self._steps[1:]), sum(expected.first[1 : len(self._steps)])
-        slower = taken / said if said else 1.0
-        left = (expected.steps - len(self._steps)) * expected.seconds_per_step * slower
-        rounds = expected.rounds - (self._evaluation is not None)
-        measure = expected.evaluation * slower if self._evaluation is None else self._evaluation
-        return self._spent + left + max(0, rounds) * measure
+        steps = list(self._last)[1:] if self._done <= self.STEPS else self._last
+        slower = sum(taken for taken, _ in steps) / sum(said for _, said in steps) if steps else 1.0
+        left = (expected.steps - self._done) * expected.seconds_per_step
+        rounds = max(0, expected.rounds - len(self._evaluations))
+        measure = self._evaluations[-1] if self._evaluations else expected.evaluation * slower
+        return self._spent + left * slower + rounds * measure
+
+    def _step(self, seconds: float) -> None:
+        first = self._expected.first
+        said = first[self._done] if self._done < len(first) else self._expected.seconds_per_step
+        self._last.append((seconds, said))
+        self._done, self._since, self._spent = self._done + 1, self._since + 1, self._spent + seconds
 
 
-def packs_a_step(study: Study, config: RunConfig) -> float:
-    """On average, over the first steps."""
-    steps = _first_steps(study, config)
-    return sum(map(len, steps)) / len(steps)
+def step_of(study: Study, config: RunConfig, device: Device) -> tuple[float, float]:
+    """Seconds and packs of a step, on average over the first ones. ``config`` has no ``auto`` left."""
+    steps, pace = _first_steps(study, config), Pace.of(study, config, device)
+    return sum(map(pace.step, steps)) / len(steps), sum(map(len, steps)) / len(steps)
 
 
 def _first_members(study: Study, config: RunConfig) -> list[list[int]]:

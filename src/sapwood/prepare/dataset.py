@@ -15,7 +15,7 @@ from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.held_out import held_out_files
 from sapwood.data.problems import ProblemLog
 from sapwood.errors import DataError, Problem
-from sapwood.machine.doing import doing
+from sapwood.machine.doing import counted, doing
 from sapwood.machine.system import cores
 from sapwood.prepare.overlap import Overlap
 from sapwood.prepare.pool import LARGE, prove_batches
@@ -106,7 +106,7 @@ class _Reading:
         held_out = held_out_files(config.data)
         if splits := not held_out and config.data.eval != 0:
             # Which rows are held out depends on what all of them say: read once before.
-            for conversation in read(config, renderer, config.data.train):
+            for conversation in counted("reading rows", read(config, renderer, config.data.train)):
                 self.hashes.add(conversation)
             self.held = hold_out(self.hashes, float(config.data.eval), config.train.seed)
         else:

@@ -28,6 +28,7 @@ from typing import Any
 
 from sapwood.errors import Problem, StorageError
 from sapwood.machine import system
+from sapwood.machine.hashing import hashing
 from sapwood.run.disk import disk_refusal, said, storage_error
 
 SCHEMA = 1
@@ -115,7 +116,7 @@ def staged_dir(final: Path, facts: Mapping[str, Any] | None = None) -> Generator
         operation("mkdir", stage)
         stage.mkdir()
         yield stage
-        _seal(stage, facts or {})
+        _seal(stage, final.name, facts or {})
         _publish(stage, final)
     except BaseException as error:
         needed = _bytes_below(stage)
@@ -146,10 +147,10 @@ def verify_dir(path: Path, minds: Callable[[str, bool], bool] | None = None) -> 
     problems += [
         _fault("file is not in the manifest", present[n]) for n in sorted(present.keys() - entries.keys())
     ]
-    for name in sorted(entries.keys() & present.keys()):
-        problem = _compare(present[name], entries[name])
-        if problem is not None:
-            problems.append(problem)
+    both = sorted(entries.keys() & present.keys())
+    with hashing(f"verifying {path.name}", sum(entries[name].size for name in both)) as sha256:
+        found = [_compare(present[name], entries[name], sha256) for name in both]
+    problems += [problem for problem in found if problem is not None]
     if problems:
         raise StorageError(problems)
     return manifest
@@ -248,21 +249,22 @@ def _write_new(path: Path, *pieces: bytes | memoryview) -> None:
         os.close(handle)
 
 
-def _seal(stage: Path, facts: Mapping[str, Any]) -> None:
+def _seal(stage: Path, final: str, facts: Mapping[str, Any]) -> None:
     """Make every staged file durable and readable, then write the manifest that vouches for them."""
     mode = stage.stat().st_mode & 0o666  # a fresh folder shows the umask; safetensors, say, writes 0600
     entries: list[FileEntry] = []
-    for file in _files_below(stage):
-        if not stat.S_ISREG(file.lstat().st_mode):
-            raise StorageError(
-                "only plain files can be published", str(file), mend="write a copy of the file"
-            )
-        file.chmod(mode)
-        operation("fsync", file)
-        system.sync_file(file)
-        with file.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        entries.append(FileEntry(file.relative_to(stage).as_posix(), file.stat().st_size, digest))
+    files = _files_below(stage)
+    with hashing(f"saving {final}", sum(file.lstat().st_size for file in files)) as sha256:
+        for file in files:
+            if not stat.S_ISREG(file.lstat().st_mode):
+                raise StorageError(
+                    "only plain files can be published", str(file), mend="write a copy of the file"
+                )
+            file.chmod(mode)
+            operation("fsync", file)
+            system.sync_file(file)
+            name = file.relative_to(stage).as_posix()
+            entries.append(FileEntry(name, file.stat().st_size, sha256(file)))
     entries.sort(key=lambda entry: entry.name)
     _write_new(stage / MANIFEST, _render(Manifest(tuple(entries), facts)))
     for folder in sorted(path for path in stage.rglob("*") if path.is_dir()):
@@ -292,15 +294,14 @@ def _render(manifest: Manifest) -> bytes:
     return to_json(body).encode()
 
 
-def _compare(file: Path, entry: FileEntry) -> Problem | None:
+def _compare(file: Path, entry: FileEntry, sha256: Callable[[Path], str]) -> Problem | None:
     try:
         if not stat.S_ISREG(file.lstat().st_mode):
             return _fault("not a plain file", file)
         size = file.stat().st_size
         if size != entry.size:
             return _fault("size differs", file, f"{size:,} bytes, the manifest says {entry.size:,}")
-        with file.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        digest = sha256(file)
     except OSError as error:
         return _fault("file can't be read", file, said(error))
     if digest != entry.sha256:

@@ -13,6 +13,7 @@ from safetensors.torch import load, load_file, save, save_file
 from sapwood.adapter.files import finite, read_tensors, write_trained
 from sapwood.adapter.model import LoraModel, adapter_tensors, restore_adapter
 from sapwood.errors import SapwoodError, StorageError
+from sapwood.machine.doing import doing
 from sapwood.run.files import MANIFEST, discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
 from sapwood.train.processes.world import World
@@ -57,7 +58,7 @@ def published(final: Path) -> bool:
 def write_checkpoint(final: Path, model: LoraModel, state: TrainState, events_length: int) -> None:
     """Adapter, moments and integers in a folder that is published whole. Raises StorageError, and
     NumericsError where anything in them is not a number."""
-    with staged_dir(final) as folder:
+    with staged_dir(final) as folder, doing(f"saving {final.name}"):
         operation("write", folder / "adapter_model.safetensors")
         write_trained(model, folder)
         operation("write", folder / "optimizer.safetensors")

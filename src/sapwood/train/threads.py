@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sapwood.machine.device import Device
-from sapwood.machine.measure import machine_facts, measure_when_idle, set_threads
+from sapwood.machine.measure import machine_facts, measure_when_idle, rate_with_threads, set_threads
 from sapwood.run.identity import read_about
 from sapwood.run.store import RUN, RunStore
 
@@ -30,18 +30,19 @@ class Threads:
         if past:
             self._set(past[-1])
 
-    def stepped(self, step: int, tell: Callable[[str], None]) -> None:
-        """Behind each step."""
+    def stepped(self, step: int, tell: Callable[[str], None]) -> float:
+        """Behind each step: how many times faster the next ones are than it was, as far as threads do it."""
         if self._watch and step >= STEPS:
             self._watch = False
-            self._decide(step, tell)
-        elif step in self._changes:
+            return self._decide(step, tell)
+        if step in self._changes:
             self._set(self._changes[step])
+        return 1.0
 
-    def _decide(self, step: int, tell: Callable[[str], None]) -> None:
+    def _decide(self, step: int, tell: Callable[[str], None]) -> float:
         before, then = self._now, _formats(self._device)
         if not measure_when_idle(self._device):
-            return
+            return 1.0
         if (now := _formats(self._device)) != then:
             tell(f"the machine is idle now, and fastest with {now}; this run stays with {then}, as it began")
         found: int = machine_facts(self._device)["threads"]
@@ -51,10 +52,16 @@ class Threads:
             self._run.write_json(RUN, {**about, KEY: {str(at): n for at, n in self._changes.items()}})
             tell(f"the machine is idle now: {found} threads from step {step + 1} on, {before} until here")
         self._set(found)
+        return _rate(self._device, found) / _rate(self._device, before or found)
 
     def _set(self, number: int) -> None:
         self._now = number
         set_threads(number)
+
+
+def _rate(device: Device, threads: int) -> float:
+    facts = machine_facts(device)
+    return rate_with_threads(facts["dtype"], facts["products"], threads)
 
 
 def _formats(device: Device) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from typer import Typer
 from typer.core import TyperCommand, TyperGroup
 
+from sapwood.commands.line.named import refuse_unknown
+
 FIRST = ("demo", "init", "check", "train", "chat")  # what `sapwood` alone shows
 GROUPS = {
     "Train": ("demo", "init", "import", "check", "show", "train", "resume"),
@@ -60,7 +62,11 @@ Record = tuple[str, str]
 
 
 class Verb(TyperCommand):
-    """A verb whose help ends in examples."""
+    """A verb whose help ends in examples, and that tells of an unknown run before it imports much."""
+
+    def invoke(self, ctx: Any) -> Any:
+        refuse_unknown(self, ctx.params)
+        return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(_page(self, ctx, {}))

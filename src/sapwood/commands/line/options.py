@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sapwood.machine.doing import doing
 
 Config = Annotated[
     Path, typer.Argument(help="YAML file, as `sapwood init` writes one; or your data", metavar="CONFIG|DATA")
@@ -31,3 +34,8 @@ Spill = Annotated[
     ),
 ]
 RUNS, USUAL = Path("runs"), Path("sapwood.yaml")
+
+
+def importing() -> AbstractContextManager[object]:
+    """Around the import of what a verb needs: torch and transformers take seconds, the first time many."""
+    return doing("importing torch")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sapwood.commands.line.options import RUNS, Json, Moved, Runs, Template
+from sapwood.commands.line.options import RUNS, Json, Moved, Runs, Template, importing
 
 
 def evaluate(
@@ -30,7 +30,8 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Compare a run's adapter with its base on the same rows, with a confidence interval."""
-    from sapwood.commands.eval import answer_prompts, eval_run
+    with importing():
+        from sapwood.commands.eval import answer_prompts, eval_run
 
     if prompts is not None:
         answer_prompts(
@@ -98,7 +99,8 @@ def chat(
     json: Json = False,
 ) -> None:
     """Talk to a trained model, rendered exactly as it was trained."""
-    from sapwood.commands.chat import start_chat
+    with importing():
+        from sapwood.commands.chat import start_chat
     from sapwood.serve.generate import Settings
 
     settings = Settings(
@@ -159,7 +161,8 @@ def serve(
     from sapwood.machine.extras import require
 
     require("serve", "starlette", "uvicorn", "sse_starlette", "prometheus_client", "aiohttp", "llguidance")
-    from sapwood.commands.chat import start_server
+    with importing():
+        from sapwood.commands.chat import start_server
     from sapwood.endpoint.api.app import Manners
     from sapwood.endpoint.library import Limits
     from sapwood.endpoint.server import Options
@@ -186,7 +189,8 @@ def combine(
     json: Json = False,
 ) -> None:
     """Several LoRA adapters of one base as one: their weighted sum."""
-    from sapwood.commands.adapters.combine import combine_adapters
+    with importing():
+        from sapwood.commands.adapters.combine import combine_adapters
 
     combine_adapters(targets, out, weights=weights, how=how, base=base, runs=runs, as_json=json)
 
@@ -214,7 +218,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write what was trained in the form that another program runs, checked against what was trained."""
-    from sapwood.commands.export import export_target
+    with importing():
+        from sapwood.commands.export import export_target
 
     export_target(
         run, runs, to=to, file_type=file_type, base=base, template=template, onto=onto, out=out, as_json=json
@@ -232,6 +237,7 @@ def push(
     json: Json = False,
 ) -> None:
     """Publish a finished adapter on Hugging Face. The token is read from HF_TOKEN."""
-    from sapwood.commands.push import push_run
+    with importing():
+        from sapwood.commands.push import push_run
 
     push_run(run, repo, runs, dry=dry, private=private, as_json=json)

@@ -15,6 +15,7 @@ from sapwood.data.files.folder import TEST, TRAIN, VALIDATION, Splits, say_split
 from sapwood.data.files.paths import HUB, is_data
 from sapwood.data.problems import ProblemLog, printable
 from sapwood.errors import DataError
+from sapwood.machine.bars import told_bars
 from sapwood.machine.extras import install
 
 _PATH = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[\w.*/ -]+))?")
@@ -31,9 +32,8 @@ def hub_files(path: str, log: ProblemLog | None = None) -> dict[str, str]:
     if log is not None:
         say_splits(log, path, found)
     base = _base(path)
-    urls = _urls(path)
-    listed = [urls[name.removeprefix(f"{HUB}{base}/")] for name in found.train]
-    local = _ask(printable(path), lambda datasets: datasets.DownloadManager().download(listed))
+    names = [name.removeprefix(f"{HUB}{base}/") for name in found.train]
+    local = _ask(printable(path), lambda _: [_copy(name, base) for name in names])
     return dict(zip(found.train, local, strict=True))
 
 
@@ -101,6 +101,22 @@ def _listed(pattern: str, base: str) -> list[str]:
     from datasets.data_files import resolve_pattern
 
     return sorted(resolve_pattern(pattern, base_path=f"hf://datasets/{base}"))
+
+
+def _copy(name: str, base: str) -> str:
+    """A dataset's file in the hub's cache, fetched if it isn't there, as `datasets` would fetch it."""
+    from huggingface_hub import hf_hub_download
+
+    repo, _, revision = base.partition("@")
+    with told_bars(f"fetching {printable(name)}", "B") as bar:
+        return hf_hub_download(
+            repo,
+            name,
+            repo_type="dataset",
+            revision=revision or None,
+            tqdm_class=bar,
+            library_name="datasets",
+        )
 
 
 def _ask(where: str, question: Callable[[Any], Any]) -> Any:

@@ -34,6 +34,7 @@ from sapwood.data.files.tables.parquet import read_arrow, read_parquet
 from sapwood.data.problems import ProblemLog, kind, printable
 from sapwood.data.rendered import read_text
 from sapwood.errors import DataError, Problem
+from sapwood.machine.doing import counted
 from sapwood.types import Row, RowId
 
 
@@ -83,7 +84,7 @@ def digest(paths: Sequence[str], root: Path | None = None) -> str:
     """sha256 over names and bytes of all files. Raises DataError or OSError for one that can't be read."""
     here = root if root is not None else Path.cwd()
     total = hashlib.sha256()
-    for path in paths:
+    for path in counted("reading the files", paths):
         for source, file in _files(path, here).items():
             with open_source(file, here) if file == source else Path(file).open("rb") as stream:
                 bytes_of = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()

@@ -169,8 +169,8 @@ def see_row(key: str, at: int, yaml: str = "") -> Work:
 
 def warm() -> Work:
     """Import what the first question would wait for."""
-    import_module("sapwood.plan")
-
+    for name in ("plan.choose", "plan.time"):
+        import_module(f"sapwood.{name}")
     yield "importing"
     return True
 
