@@ -108,6 +108,12 @@ def test_arguments_that_are_no_object_stay_as_they_are():
     assert '"arguments": "{\\"a\\": NaN}"' in learnt(tiny(OBJECTS), called('{"a": NaN}'))[0]
 
 
+@pytest.mark.parametrize("arguments", [None, "", " "])
+def test_a_call_without_arguments_has_none_whatever_says_so(arguments):
+    assert '"arguments": {}' in learnt(tiny(OBJECTS), called(arguments))[0]
+    assert "get_weather\n{}</call>" in learnt(tiny(TEXTS), called(arguments, tools=()))[0]
+
+
 @pytest.mark.parametrize("content", [None, ""])
 def test_null_content_beside_calls_is_null_where_the_template_asks_for_it(content):
     renderer = tiny(TEXTS)
@@ -260,6 +266,16 @@ def test_without_reasoning_an_opened_block_is_refused_or_closed_by_name():
     closing = rendered_with(OPENED, THINK, close_thinking=True)
     assert learnt(closing, row) == ["\n</think>\n\n4<|im_end|>"]
     proven(closing, row)
+
+
+def test_an_opened_block_without_reasoning_in_many_rows_is_one_message():
+    """Whichever turn it is: a count, three examples and one mend."""
+    two = chat("q", "a", "r", "b").messages
+    rows = [Conversation(RowId("data.json", i, i + 1), two[: 2 + 2 * (i % 2)]) for i in range(30)]
+    problem = problem_of(tiny(OPENED, THINK), *rows)
+    assert problem.what.startswith("[open-think]")
+    assert "(45 times)" in problem.what
+    assert problem.where == "data.json:1, data.json:2, data.json:2 and 42 more"
 
 
 # --- rendered text inside messages --------------------------------------------------------------------------

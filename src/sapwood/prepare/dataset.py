@@ -13,10 +13,10 @@ from sapwood.config.sections import RunConfig
 from sapwood.data.files.sources import size_of
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.held_out import held_out_files
-from sapwood.data.problems import ProblemLog
 from sapwood.errors import DataError, Problem
 from sapwood.machine.doing import doing
 from sapwood.machine.system import cores
+from sapwood.prepare.faults import Faults
 from sapwood.prepare.overlap import Overlap
 from sapwood.prepare.pool import LARGE, prove_batches
 from sapwood.prepare.report import Preparation, Tally
@@ -61,8 +61,8 @@ def prepare_dataset(
     there are so much data. Raises DataError with every problem of every row."""
     count = _processes(config) if processes is None else processes
     reading = _Reading(config, renderer)
-    log = ProblemLog()  # of both sides: a fault that they share is told once
-    totals = Tally(rules, log), Tally(rules, log)
+    faults = Faults(rules)  # of both sides: one that they share is told once
+    totals = Tally(rules, faults), Tally(rules, faults)
     with (
         closing(prove_batches(_batches(reading.sides()), renderer, rules, count)) as proven,
         doing("proving rows") as far,

@@ -178,6 +178,10 @@ def _wrapped(outline: _Outline, source: str, records: str | None) -> str | None:
         shapes = []
     if not lists or shapes:
         return None
+    if {*lists} >= {"columns", "data"}:
+        why = "pandas wrote it with orient='split': a row's values are apart from their names"
+        mend = "frame.to_json(FILE, orient='records', lines=True)"
+        raise DataError("the file holds no rows with names", printable(source), why, mend)
     if len(lists) > 1:
         mend = f"say which: {' or '.join(f'data.records={printable(name)}' for name in lists[:8])}"
         why = f"lists under {names(lists)}: it is not clear which holds the rows"

@@ -29,12 +29,16 @@ def python_at(text: str, start: int) -> tuple[Any, int] | None:
     none."""
     if text[start : start + 1] not in ("[", "{") or _PRINTED.match(text, start) is None:
         return None
-    depth = 0
+    depth, pieces, at = 0, list[str](), start
     for match in _TOKEN.finditer(text, start, start + MAX_PYTHON):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group(), 0)
+        if match.group() == "{" and text[at - 1 : at] == "}" and text[at : match.start()].isspace():
+            pieces.append(",")  # an array of numpy's has blanks between its items
+        pieces.append(text[at : match.end()])
+        at = match.end()
         if depth == 0:
-            value = _literal(text[start : match.end()])
-            return None if value is None else (value, match.end())
+            value = _literal("".join(pieces))
+            return None if value is None else (value, at)
     return None
 
 

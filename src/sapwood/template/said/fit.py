@@ -63,7 +63,10 @@ def name_of(call: Mapping[str, Any]) -> str:
 
 
 def parsed(arguments: Any) -> Any:
-    """The object that a text is the JSON of; anything else as it is."""
+    """The object that a text is the JSON of; none at all, as null or as blank text, is an empty one; anything
+    else as it is."""
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        return {}
     if not isinstance(arguments, str) or not arguments.lstrip().startswith("{"):
         return arguments
     try:
@@ -113,8 +116,8 @@ def _with_arguments(call: Mapping[str, Any], form: Form) -> Mapping[str, Any]:
     wanted = given
     if form.arguments == "object":
         wanted = parsed(given)
-    elif form.arguments == "text" and isinstance(given, Mapping):
-        wanted = json.dumps(given, ensure_ascii=False)
+    elif form.arguments == "text" and (given is None or isinstance(given, Mapping)):
+        wanted = json.dumps(parsed(given), ensure_ascii=False)
     if wanted is given:
         return call
     function = {**_function(call), "arguments": wanted}
