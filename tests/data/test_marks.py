@@ -197,3 +197,10 @@ def test_what_a_question_may_be_about_is_asked_for_and_the_mends_work(key: str, 
         columns = {"context": mend.group(1)}
         assert read(tmp_path, row, columns=columns)[0].messages[0].content == "q\nthe text"
     assert len(read(tmp_path, {"messages": [Q, A], key: value})) == 1
+
+
+def test_what_a_row_tells_the_template_is_a_question(tmp_path: Path) -> None:
+    row = {"messages": [Q, A], "chat_template_kwargs": {"enable_thinking": False}}
+    assert "'chat_template_kwargs' is not read" in refused(tmp_path, row)
+    assert len(read(tmp_path, row, ignore="chat_template_kwargs")) == 1
+    assert len(read(tmp_path, {"messages": [Q, A], "chat_template_kwargs": {}})) == 1

@@ -20,7 +20,7 @@ from sapwood.prepare.dataset import prepare_dataset
 from sapwood.prepare.rows import Rules
 from sapwood.prepare.split import split_eval
 from sapwood.types import Conversation, Example
-from tests.template.cases import tiny
+from tests.template.cases import TOOLS, tiny
 
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
@@ -449,6 +449,20 @@ def test_a_fault_of_rows_that_are_learnt_and_of_held_out_ones_is_one_message(tmp
     held = str(tmp_path / write(tmp_path, *rows, name="ev.jsonl"))
     with pytest.raises(DataError, match=r"\[content-lost\] 80 rows"):
         dataset(tmp_path, eval=held, overlap="allow")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [('{"city": "Oslo"}', "parsed into the objects"), ({"city": "Oslo"}, None)]
+)
+def test_arguments_that_were_parsed_are_counted(arguments: Any, told: str | None, tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    write(tmp_path, *[{"messages": [TURNS[0], turn]}] * 3, name="tr.jsonl")
+    config = RunConfig(data=DataConfig(train=(str(tmp_path / "tr.jsonl"),), eval=0.0))
+    found = prepare_dataset(config, tiny(TOOLS), Rules(config.template, 256, 9999), 1)
+    notes = [note for note in found.notes.notes() if "arguments" in note]
+    assert len(notes) == (told is not None)
+    assert all(note.startswith("3 rows have calls") and told in note for note in notes if told)
 
 
 def test_rows_that_are_too_long_on_both_sides_are_one_message(tmp_path: Path) -> None:

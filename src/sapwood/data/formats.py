@@ -35,7 +35,8 @@ FORMATS = tuple(SHAPES)
 TURNS = Match(SHAPES["messages"], ("messages",))
 ALPACA, BARE = "alpaca", "input-output"  # the second is the first without an instruction
 MARKED = {*MARKS, *VERDICTS}
-UNCERTAIN = {"context", *ABOUT, *REASONING}  # keys that are never ignored in silence
+KWARGS = "chat_template_kwargs"  # TRL's: how a row wants the template to be called
+UNCERTAIN = {"context", KWARGS, *ABOUT, *REASONING}  # keys that are never ignored in silence
 MAX_KEYS = 1000  # sets of keys whose shapes are remembered
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tab, line feed and carriage return are text
 
@@ -118,6 +119,9 @@ def _check_unread(record: Record, shape: Shape) -> None:
                     f"data.columns.context={key} puts it behind the prompt; data.ignore={key} leaves it out"
                 )
             record.fault(f"'{key}' is not read", "it may be a part of the prompt", mend)
+        elif key == KWARGS:
+            why = "it says how the template is to be called, which is one way for all rows here"
+            record.fault(f"'{key}' is not read", why, f"data.ignore={key}")
         elif key in REASONING:
             why = "it may be the reasoning of the answer"
             mend = f"data.ignore={key}, or put it into the turn that it belongs to"

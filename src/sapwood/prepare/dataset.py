@@ -23,6 +23,7 @@ from sapwood.prepare.report import Preparation, Tally
 from sapwood.prepare.rows import BATCH, Rules
 from sapwood.prepare.split import RowHashes, hold_out
 from sapwood.template.render import Renderer
+from sapwood.template.said.fit import refitted
 from sapwood.template.said.strip import strip_control_text
 from sapwood.template.unrender import unrender
 from sapwood.types import Conversation, RowId
@@ -51,7 +52,17 @@ def read(
     found = read_conversations(config.data, paths, report=notes)
     if config.data.strip_control_text:
         found = strip_control_text(found, renderer.end_texts)
-    return unrender(found, renderer, config.template.train_on)
+    found = unrender(found, renderer, config.template.train_on)
+    return found if notes is None else _told(found, renderer, notes)
+
+
+def _told(found: Iterable[Conversation], renderer: Renderer, notes: ReadReport) -> Iterator[Conversation]:
+    """The same, with a count of what the template is given in another form than the file has it."""
+    for conversation in found:
+        what = refitted(conversation, renderer.fitted(conversation))
+        if what is not None:
+            notes.counts[what] = notes.counts.get(what, 0) + 1
+        yield conversation
 
 
 def prepare_dataset(

@@ -53,6 +53,24 @@ def fitted(conversation: Conversation, form: Callable[[], Form]) -> Conversation
     return replace(conversation, messages=messages) if messages != conversation.messages else conversation
 
 
+def refitted(before: Conversation, after: Conversation) -> str | None:
+    """What `fitted` did with the arguments of calls, in words; None where they stayed as they were."""
+    if before is after:
+        return None
+    for old, new in zip(_arguments(before), _arguments(after), strict=True):
+        if isinstance(old, str) and isinstance(new, Mapping):
+            return "have calls with arguments as JSON text: parsed into the objects that the template writes"
+        if isinstance(old, Mapping) and isinstance(new, str):
+            return (
+                "have calls with arguments as objects: given to the template as the JSON text that it takes"
+            )
+    return None
+
+
+def _arguments(conversation: Conversation) -> list[Any]:
+    return [arguments_of(call) for message in conversation.messages for call in message.tool_calls]
+
+
 def arguments_of(call: Mapping[str, Any]) -> Any:
     """What a call passes, in either layout of a call."""
     return _function(call).get("arguments")

@@ -14,7 +14,8 @@ from dataclasses import replace
 from sapwood.types import Conversation, Message, Role
 
 ENDS = (  # what the families' templates write behind an answer
-    "<|im_end|>", "</s>", "<eos>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|end_of_text|>",
+    "<|im_end|>", "</s>", "<eos>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>",
+    "<|end_of_text|>",
     "<|endoftext|>", "<|end|>", "<|return|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>",
 )  # fmt: skip
 BEGINNINGS = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>", "[gMASK]", "<sop>")
