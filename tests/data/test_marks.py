@@ -199,6 +199,42 @@ def test_what_a_question_may_be_about_is_asked_for_and_the_mends_work(key: str, 
     assert len(read(tmp_path, {"messages": [Q, A], key: value})) == 1
 
 
+@pytest.mark.parametrize("key", ["image", "Images", "audio", "videos"])
+def test_a_row_with_more_than_text_is_a_question(key: str, tmp_path: Path) -> None:
+    for row in ({**PAIR, key: ["x"]}, {"messages": [Q, A], key: "x"}, {"messages": [{**Q, key: ["x"]}, A]}):
+        assert "only text is learnt" in refused(tmp_path, row)
+    assert len(read(tmp_path, {**PAIR, key: []}, {**PAIR, key: None})) == 2
+    assert len(read(tmp_path, {**PAIR, key: ["x"]}, ignore=key.casefold())) == 1
+
+
+@pytest.mark.parametrize("key", ["systemPrompt", "System Prompt", "sys_prompt", "system-message", "sys"])
+def test_a_system_prompt_is_known_by_each_of_its_names(key: str, tmp_path: Path) -> None:
+    for row in ({**PAIR, key: "s"}, {"messages": [Q, A], key: "s"}):
+        (found,) = read(tmp_path, row)
+        assert (found.messages[0].role, found.messages[0].content) == ("system", "s")
+
+
+def test_earlier_turns_are_read_or_asked_about(tmp_path: Path) -> None:
+    (found,) = read(tmp_path, {**PAIR, "chat_history": [["x", "y"]]})
+    assert [message.content for message in found.messages] == ["x", "y", "q", "a"]
+    row = {"messages": [Q, A], "history": [["x", "y"]]}
+    assert "it may be the turns before" in refused(tmp_path, row)
+    assert len(read(tmp_path, row, ignore="history")) == 1
+
+
+@pytest.mark.parametrize("key", ["tools", "functions", "context", "documents", "tool_responses"])
+def test_a_key_of_a_turn_that_a_template_may_want_is_a_question(key: str, tmp_path: Path) -> None:
+    row = {"messages": [{**Q, key: [{"name": "f"}]}, A]}
+    assert f"'messages[0].{key}' is not read" in refused(tmp_path, row)
+    assert len(read(tmp_path, row, ignore=key)) == 1
+
+
+def test_a_second_text_of_a_turn_is_noted(tmp_path: Path) -> None:
+    report = ReadReport()
+    read(tmp_path, {"messages": [{**Q, "value": "other"}, {**A, "id": 3}]}, report=report)
+    assert [*report.ignored_keys] == ["messages[].id", "messages[].value"]
+
+
 def test_what_a_row_tells_the_template_is_a_question(tmp_path: Path) -> None:
     row = {"messages": [Q, A], "chat_template_kwargs": {"enable_thinking": False}}
     assert "'chat_template_kwargs' is not read" in refused(tmp_path, row)

@@ -12,6 +12,7 @@ from typing import Any
 from sapwood.config.sections import DataConfig
 from sapwood.data.columns import rename
 from sapwood.data.described import Described, described
+from sapwood.data.doubts import UNCERTAIN, check_unread
 from sapwood.data.files.folder import split_named
 from sapwood.data.files.sources import stream_rows
 from sapwood.data.guess import ROWS, Guess, guess_columns
@@ -20,10 +21,9 @@ from sapwood.data.report import ReadReport
 from sapwood.data.shapes.calls import read_tools, without_filling
 from sapwood.data.shapes.marks import row_weight
 from sapwood.data.shapes.match import Match, closest, detect_format, matches, no_shape
-from sapwood.data.shapes.names import ABOUT, MARKS, REASONING, TEXT, VERDICTS, renamed
-from sapwood.data.shapes.pairs import read_pair, says_nothing
+from sapwood.data.shapes.names import MARKS, TEXT, VERDICTS, renamed
+from sapwood.data.shapes.pairs import read_pair
 from sapwood.data.shapes.record import BlankError, Options, Record
-from sapwood.data.shapes.shape import Shape
 from sapwood.data.shapes.table import SHAPES
 from sapwood.data.shapes.turns import read_turns
 from sapwood.errors import DataError, Problem
@@ -35,8 +35,6 @@ FORMATS = tuple(SHAPES)
 TURNS = Match(SHAPES["messages"], ("messages",))
 ALPACA, BARE = "alpaca", "input-output"  # the second is the first without an instruction
 MARKED = {*MARKS, *VERDICTS}
-KWARGS = "chat_template_kwargs"  # TRL's: how a row wants the template to be called
-UNCERTAIN = {"context", KWARGS, *ABOUT, *REASONING}  # keys that are never ignored in silence
 MAX_KEYS = 1000  # sets of keys whose shapes are remembered
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tab, line feed and carriage return are text
 
@@ -82,7 +80,7 @@ def to_conversation(
     if not record.value.keys().isdisjoint(MARKED):
         weight = row_weight(record)
     if not record.value.keys().isdisjoint(UNCERTAIN):
-        _check_unread(record, shape)
+        check_unread(record, is_pair=shape.read is read_pair)
     if record.options.mapped:
         _check_mapped(record)
     if record.problems:
@@ -103,29 +101,6 @@ def _fixed(row: Row, name: str) -> Match:
     shape = SHAPES[name]
     there = [one for one in shape.keys if keys >= {*one}]
     return Match(shape, there[0] if there else closest(keys, shape))
-
-
-def _check_unread(record: Record, shape: Shape) -> None:
-    """What no shape has read, and what may be a part of the prompt or of the answer: never a note alone."""
-    unread = record.unread_keys()
-    for key in unread:
-        value = record.value.get(key)
-        if value is None or value in ("", [], {}) or isinstance(value, bool) or says_nothing(value):
-            continue
-        if key == "context" or (key in ABOUT and shape.read is read_pair):
-            mend = f"data.ignore={key}, or put it into the prompt"
-            if key != "context" and isinstance(value, str):
-                mend = (
-                    f"data.columns.context={key} puts it behind the prompt; data.ignore={key} leaves it out"
-                )
-            record.fault(f"'{key}' is not read", "it may be a part of the prompt", mend)
-        elif key == KWARGS:
-            why = "it says how the template is to be called, which is one way for all rows here"
-            record.fault(f"'{key}' is not read", why, f"data.ignore={key}")
-        elif key in REASONING:
-            why = "it may be the reasoning of the answer"
-            mend = f"data.ignore={key}, or put it into the turn that it belongs to"
-            record.fault(f"'{key}' is not read", why, mend)
 
 
 def _check_mapped(record: Record) -> None:

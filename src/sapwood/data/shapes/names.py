@@ -24,6 +24,7 @@ ABOUT = (
     "passage", "passages", "document", "documents", "article", "paragraph", "story", "background",
     "knowledge", "evidence", "choices", "options",
 )  # fmt: skip
+MEDIA = ("image", "images", "image_path", "audio", "audios", "video", "videos")
 
 # key -> does a true value mean that the turn, or the row, is learnt?
 MARKS = {
@@ -60,7 +61,7 @@ VERDICTS = {
 }  # fmt: skip
 
 KNOWN = {
-    *PROMPTS, *ANSWERS, *EXTRAS, *TURNS, *BESIDE, TEXT, *REASONING, *ABOUT, *MARKS, *VERDICTS,
+    *PROMPTS, *ANSWERS, *EXTRAS, *TURNS, *BESIDE, TEXT, *REASONING, *ABOUT, *MEDIA, *MARKS, *VERDICTS,
     "chat", "message_tree_id", "split",
 }  # fmt: skip
 
@@ -90,13 +91,21 @@ OTHER_WORDS = {
     "思维链": "reasoning",
     "推理过程": "reasoning",
     "权重": "weight",
-    "system_prompt": "system",
+    **dict.fromkeys(
+        ("system_prompt", "systemprompt", "sys_prompt", "sys", "system_message", "system_instruction"),
+        "system",
+    ),
+    **dict.fromkeys(
+        ("chat_history", "conversation_history", "dialog_history", "dialogue_history"), "history"
+    ),
+    **dict.fromkeys(("available_tools", "tool_list", "tools_list"), "tools"),
+    "available_functions": "functions",
 }
 
 
 def canonical(key: str) -> str:
     """The key that a column's name stands for: the same in another case or language; itself if none."""
-    folded = key.strip().casefold()
+    folded = key.strip().casefold().replace(" ", "_").replace("-", "_")
     folded = OTHER_WORDS.get(folded, folded)
     return folded if folded in KNOWN else key
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from sapwood.data.problems import excerpt, nearest
 from sapwood.data.shapes.calls import calls_in, former_call, read_calls
 from sapwood.data.shapes.marks import PARTS, marked
-from sapwood.data.shapes.names import MARKS, REASONING, VERDICTS
+from sapwood.data.shapes.names import MARKS, MEDIA, REASONING, VERDICTS
 from sapwood.data.shapes.record import DROP, Record
 from sapwood.data.shapes.roles import CALLS, role_of
 from sapwood.types import Message, Role
@@ -20,12 +20,24 @@ CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _THOUGHTS = {"thinking": "thinking", "think": "think", "reasoning": "text"}  # a part's type -> its text's key
 _ASIDE = ("cache_control", "annotations", "citations", "logprobs")  # keys of a part that are no content
-_MARK, _THOUGHT = "it may say whether the turn is learnt", "it may be the reasoning of the turn"
+_NAMED = {*ROLE_KEYS, *CONTENT_KEYS}  # a turn has one of each
+# Keys of a turn that are no part of it here: what they may be, and what to write instead.
 _DOUBTFUL = {
-    re.compile(r"(?:^|[\W_])(?:loss|mask(?:s|ed)?|train\w*|weights?|learn\w*)(?:$|[\W_])", re.I): _MARK,
-    re.compile(r"(?:^|[\W_])(?:reasoning|thinking|thoughts?)(?:$|[\W_])", re.I): _THOUGHT,
+    re.compile(r"(?:^|[\W_])(?:loss|mask(?:s|ed)?|train\w*|weights?|learn\w*)(?:$|[\W_])", re.I): (
+        "it may say whether the turn is learnt",
+        "write train: true or false",
+    ),
+    re.compile(r"(?:^|[\W_])(?:reasoning|thinking|thoughts?)(?:$|[\W_])", re.I): (
+        "it may be the reasoning of the turn",
+        "write reasoning: TEXT",
+    ),
+    re.compile(r"^(?:tools|functions)$", re.I): ("tools belong to the row", "move it there"),
+    re.compile(r"^(?:context|documents?|tool_responses)$", re.I): (
+        "it may be a part of the turn",
+        "write it there",
+    ),
+    re.compile(rf"^(?:{'|'.join(MEDIA)})$", re.I): ("only text is learnt", "leave such rows out"),
 }
-_INSTEAD = {_MARK: "train: true or false", _THOUGHT: "reasoning: TEXT"}
 TURN_KEYS = {
     *ROLE_KEYS, *CONTENT_KEYS, *REASONING, *MARKS, *VERDICTS, *PARTS,
     "tool_calls", "function_call", "name", "tool_call_id",
@@ -36,11 +48,12 @@ Turn = Mapping[str, Any]
 
 def read_turn(record: Record, turn: Turn, path: str) -> Message:
     """A turn under ``role`` and ``content``, or under ``from`` and ``value``."""
-    for key in turn:
-        if key not in TURN_KEYS and key not in record.options.ignore and turn[key] is not None:
-            _leave(record, key, path)
     role_key = next((key for key in ROLE_KEYS if key in turn), "role")
     content_key = _content_key(turn, role_key)
+    for key in turn:
+        is_known = key in TURN_KEYS and (key not in _NAMED or key in (role_key, content_key))
+        if not is_known and key not in record.options.ignore and turn[key] not in (None, "", [], {}):
+            _leave(record, key, path)
     name = _value(record, turn, role_key, path)
     role = role_of(record, name, f"{path}.{role_key}")
     learnt, weight = marked(record, turn, path, role)
@@ -70,11 +83,11 @@ def read_turn(record: Record, turn: Turn, path: str) -> Message:
 
 def _leave(record: Record, key: str, path: str) -> None:
     """A key that means nothing here: counted, or a question if it may say what is learnt."""
-    why = next((why for word, why in _DOUBTFUL.items() if word.search(key)), None)
-    if why is None:
+    doubt = next((doubt for word, doubt in _DOUBTFUL.items() if word.search(key)), None)
+    if doubt is None:
         record.note_unread(f"{path.partition('[')[0]}[].{key}")
     else:
-        record.fault(f"'{path}.{key}' is not read", why, f"data.ignore={key}, or write {_INSTEAD[why]}")
+        record.fault(f"'{path}.{key}' is not read", doubt[0], f"data.ignore={key}, or {doubt[1]}")
 
 
 def _content_key(turn: Turn, role_key: str) -> str:
