@@ -220,7 +220,6 @@ ROWS: dict[str, tuple[Any, list[tuple[str, str | None]]]] = {
         {"question": "q", "answers": [{"text": "a", "answer_start": 1}, {"text": "a", "answer_start": 9}]},
         [Q, A],
     ),
-    "one answer in a list": ({"prompt": "q", "completion": ["a"]}, [Q, A]),
     "parts with what is no content": (
         {
             "messages": [

@@ -16,7 +16,9 @@ def check_unread(record: Record, *, is_pair: bool) -> None:
     """A fault for each of them that says something. ``is_pair``: the row is a prompt and its answer."""
     for key in record.unread_keys():
         value = record.value.get(key)
-        if key not in UNCERTAIN or _is_nothing(value) or (key in ABOUT and not is_pair):
+        if key not in UNCERTAIN or key in record.options.mapped:
+            continue
+        if _is_nothing(value) or (key in ABOUT and not is_pair):
             continue
         why, mend = _doubt(key, value)
         record.fault(f"'{key}' is not read", why, mend)

@@ -13,6 +13,7 @@ from sapwood.data.shapes.turn import read_turn, reasoning_of
 from sapwood.data.shapes.turns import in_order, messages_of
 from sapwood.types import Message
 
+SEVERAL = ("answers", "human_answers", "chatgpt_answers")  # columns that hold lists of answers
 SWITCHES = ("on", "off", "true", "false", "yes", "no", "none", "low", "medium", "high")  # no reasoning
 
 
@@ -81,7 +82,7 @@ def _one_answer(record: Record, value: Any, key: str) -> Any:
     """The one answer of a list, or of SQuAD's object with a list of texts; any other value as it is."""
     if isinstance(value, dict) and isinstance(cast(dict[str, Any], value).get("text"), list):
         value = cast(dict[str, Any], value)["text"]
-    if not isinstance(value, list):
+    if not isinstance(value, list) or (key not in SEVERAL and key not in record.options.mapped):
         return value
     texts = [_text_of(one) for one in cast(list[Any], value)]
     if any(isinstance(text, dict | list) for text in texts):
@@ -136,6 +137,11 @@ def _conversational(record: Record, prompt_key: str, answer_key: str) -> list[Me
     return in_order(record, messages, prompt_key)
 
 
+def _is_exchange(item: Any) -> bool:
+    """May it be a prompt and its answer, or a turn?"""
+    return isinstance(item, dict) or (isinstance(item, list) and len(cast(list[Any], item)) == 2)
+
+
 def _read_history(record: Record, history: Any) -> list[Message]:
     """Earlier turns: a list of [prompt, answer], or of turns as messages have them."""
     history = unpacked(record, history, "history")
@@ -145,7 +151,7 @@ def _read_history(record: Record, history: Any) -> list[Message]:
         record.fault("'history' is not a list", f"found {excerpt(history)}", "a list of [prompt, answer]")
         return []
     items = cast(list[Any], history)
-    odd = next((at for at, item in enumerate(items) if not isinstance(item, list | dict)), None)
+    odd = next((at for at, item in enumerate(items) if not _is_exchange(item)), None)
     if odd is not None:
         mend = "a list of [prompt, answer]"
         record.fault(f"'history[{odd}]' is not [prompt, answer]", f"found {excerpt(items[odd])}", mend)
