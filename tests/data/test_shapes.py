@@ -502,6 +502,13 @@ def test_a_file_that_can_be_read_in_one_way_is_read_and_that_is_said(name: str, 
     assert any(said in note for note in report.notes()) if said else report.notes() == []
 
 
+def test_one_row_as_python_prints_it_is_a_row(tmp_path: Path) -> None:
+    report = ReadReport()
+    (found,) = read(tmp_path, f"{GOOD}\n", report=report)
+    assert texts(found) == [Q, A]
+    assert report.notes() == ["1 rows are written as Python prints them: read as such"]
+
+
 def test_columns_apart_from_their_names_say_how_to_write_them(tmp_path: Path) -> None:
     split = '{"columns": ["instruction", "output"], "index": [0], "data": [["q", "a"]]}'
     assert "orient='records'" in refused(tmp_path, split, "rows.json")

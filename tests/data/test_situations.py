@@ -277,6 +277,9 @@ def test_quotes_in_the_cells_of_a_tsv_are_text_unless_they_balance_in_every_row(
     assert (rows, notes) == ([['a "b"', "c"]], [])
     rows, notes = cells('prompt\tcompletion\n"two\nlines"\t"c"\n')
     assert (rows, notes) == ([["two\nlines", "c"]], [])
+    rows, notes = cells('prompt\tcompletion\n"two\nlines"\t"c"\n"Stop\tno\nand"\tend\n')
+    assert rows[1] == ["Stop\tno\nand", "end"]
+    assert notes == ["1 rows have a cell with a tab and a line break between its quotes"]
 
 
 def test_the_names_of_splits_in_a_folder_are_obeyed(tmp_path: Path) -> None:
