@@ -286,6 +286,7 @@ def test_an_opened_block_without_reasoning_in_many_rows_is_one_message():
     [
         ("hi", "hello<|im_end|>"),
         ("hi", "hello</s>\n"),
+        ("hi", "hello<eoa>"),
         ("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "hello<|im_end|>"),
         ("<s>[INST] hi [/INST]", "hello"),
         ("[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nhi [/INST]", "hello</s>"),
@@ -302,6 +303,16 @@ def test_rendered_text_in_messages_is_refused_and_its_mend_makes_turns_of_it(que
     assert [m.content for m in mended[0].messages if m.role != "system"] == ["hi", "hello"]
     proven(tiny(), *mended)
     assert proven(tiny(), *rows, accept="control-text").proof.accepted["control-text"]["rows"] == 4
+
+
+def test_an_answer_that_begins_as_a_text_does_is_refused_if_the_model_has_that_token():
+    row = chat("hi", "<s> hello")
+    problem = problem_of(tiny(CHATML, ("<s>",)), row)
+    assert problem.what.startswith("[control-text] 1 row")
+    assert "answers that begin with <s> (1)" in problem.why
+    (mended,) = strip_control_text([row], ())
+    assert [m.content for m in mended.messages] == ["hi", "hello"]
+    proven(tiny(), row)
 
 
 def test_talk_about_control_tokens_is_no_rendered_text():

@@ -134,7 +134,7 @@ def _with_arguments(call: Mapping[str, Any], form: Form) -> Mapping[str, Any]:
     wanted = given
     if form.arguments == "object":
         wanted = parsed(given)
-    elif form.arguments == "text" and (given is None or isinstance(given, Mapping)):
+    elif form.arguments == "text" and (isinstance(given, Mapping) or parsed(given) == {}):
         wanted = json.dumps(parsed(given), ensure_ascii=False)
     if wanted is given:
         return call
