@@ -15,7 +15,8 @@ from sapwood.types import Conversation, Message, Role
 
 ENDS = (  # what the families' templates write behind an answer
     "<|im_end|>", "</s>", "<eos>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<eoa>",
-    "<eom>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<|return|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>",
+    "<eom>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<|return|>",
+    "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>",
 )  # fmt: skip
 EXCERPT = 60  # characters
 BEGINNINGS = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>", "[gMASK]", "<sop>")
