@@ -535,7 +535,9 @@ def test_folders_of_save_to_disk_are_read(tmp_path: Path) -> None:
     save_to_disk(tmp_path / "both/train", [GOOD] * 4)
     save_to_disk(tmp_path / "both/test", [{"instruction": "t", "output": "t"}])
     (tmp_path / "both/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    assert len(list(read_conversations(DataConfig(train=("both/",)), root=tmp_path))) == 4
+    report = ReadReport()
+    assert len(list(read_conversations(DataConfig(train=("both/",)), root=tmp_path, report=report))) == 4
+    assert "'train/data-00000-of-00001.arrow' is learnt; 'test/data-" in report.notes()[0]
 
 
 def test_dataset_info_beside_a_file_names_its_columns_and_is_no_data(tmp_path: Path) -> None:

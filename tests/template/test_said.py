@@ -270,12 +270,13 @@ def test_without_reasoning_an_opened_block_is_refused_or_closed_by_name():
 
 def test_an_opened_block_without_reasoning_in_many_rows_is_one_message():
     """Whichever turn it is: a count, three examples and one mend."""
-    two = chat("q", "a", "r", "b").messages
-    rows = [Conversation(RowId("data.json", i, i + 1), two[: 2 + 2 * (i % 2)]) for i in range(30)]
+    thought = (Message("user", "q"), Message("assistant", "a", reasoning="Hm."))
+    later = (*thought, Message("user", "q"), Message("assistant", "a"))
+    rows = [Conversation(RowId("data.json", i, i + 1), later[2 * (i % 2) :]) for i in range(30)]
     problem = problem_of(tiny(OPENED, THINK), *rows)
     assert problem.what.startswith("[open-think]")
-    assert "(45 times)" in problem.what
-    assert problem.where == "data.json:1, data.json:2, data.json:2 and 42 more"
+    assert "(30 times)" in problem.what
+    assert problem.where == "data.json:1, data.json:2, data.json:3 and 27 more"
 
 
 # --- rendered text inside messages --------------------------------------------------------------------------

@@ -104,7 +104,9 @@ def files_of(source: str, root: Path, log: ProblemLog | None = None) -> list[str
 def say_splits(log: ProblemLog, source: str, found: Splits) -> None:
     """Which files of an entry are learnt, if some are not."""
     if found.held or found.rest:
+        base = f"{source.rstrip('/')}/"
         learnt, other = (
-            names([Path(name).name for name in part]) for part in (found.train, [*found.held, *found.rest])
+            names([name.removeprefix(base) for name in part])
+            for part in (found.train, [*found.held, *found.rest])
         )
         log.say(f"{printable(source)}: {learnt} is learnt; {other} is another split, and not learnt")

@@ -28,7 +28,7 @@ def _definitions(record: Record, key: str) -> tuple[Fields, ...]:
     value = unpacked(record, record.optional(key), key)
     if value is None or value == "":
         return ()
-    value = [value] if isinstance(value, dict) else value
+    value = [value] if isinstance(value, dict) and value else value
     items = (
         [unpacked(record, item, key) for item in cast(list[Any], value)] if isinstance(value, list) else []
     )
@@ -50,7 +50,7 @@ def read_calls(record: Record, value: Any, path: str) -> tuple[Fields, ...]:
     value = unpacked(record, value, path)
     if value is None or value == []:
         return ()
-    value = [value] if isinstance(value, dict) else value
+    value = [value] if isinstance(value, dict) and value else value
     if not isinstance(value, list):
         record.fault(f"'{path}' is {kind(value)}, not a list", f"found {excerpt(value)}")
         return ()
