@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 import subprocess
@@ -20,7 +21,7 @@ TRIED = 20  # ports after the first one, where that is taken
 def serve(opening: Opening) -> None:
     """Serve until a signal comes. Raises ConfigError where the library or a port is missing."""
     needs("nicegui", "ui", "sapwood ui")
-    from nicegui import app, ui
+    from nicegui import app, background_tasks, ui
 
     from sapwood.page.guard import Guard
     from sapwood.page.routes import register
@@ -32,12 +33,16 @@ def serve(opening: Opening) -> None:
     address = f"http://{HOST}:{port}{opening.path}"
     keyed = f"{address}{'&' if '?' in address else '?'}token={token}"
 
-    def started() -> None:
+    async def say() -> None:
+        await answers(port)
         print(f"sapwood ui  {keyed}", flush=True)
         if opening.browser:
             import webbrowser
 
             webbrowser.open(keyed)
+
+    def started() -> None:
+        background_tasks.create(say())
 
     async def stopped() -> None:
         await state.desk.close()
@@ -74,6 +79,18 @@ def free_port(wanted: int | None) -> int:
                 continue
             return port
     raise ConfigError(f"port {ports[0]} is taken", "--port", mend="name another, or none")
+
+
+async def answers(port: int) -> None:
+    """Return when the server takes connections: an application starts before its port is opened."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(HOST, port)
+        except OSError:
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
 
 
 def key() -> str:
