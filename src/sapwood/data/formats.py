@@ -34,7 +34,7 @@ __all__ = ["ReadReport", "detect_format", "read_conversations", "to_conversation
 FORMATS = tuple(SHAPES)
 TURNS = Match(SHAPES["messages"], ("messages",))
 ALPACA, BARE = "alpaca", "input-output"  # the second is the first without an instruction
-MARKED = {*MARKS, *VERDICTS}
+NOTABLE = {*MARKS, *VERDICTS, *UNCERTAIN}
 MAX_KEYS = 1000  # sets of keys whose shapes are remembered
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tab, line feed and carriage return are text
 
@@ -77,9 +77,8 @@ def to_conversation(
             tools = read_tools(record)
             without_filling(record, tools, (call for turn in messages for call in turn.tool_calls))
     weight: float | None = None
-    if not record.value.keys().isdisjoint(MARKED):
+    if not record.value.keys().isdisjoint(NOTABLE):
         weight = row_weight(record)
-    if not record.value.keys().isdisjoint(UNCERTAIN):
         check_unread(record, is_pair=shape.read is read_pair)
     if record.options.mapped:
         _check_mapped(record)

@@ -38,6 +38,8 @@ def read_pair(record: Record, keys: tuple[str, ...]) -> list[Message]:
 
 def thought_of(record: Record) -> str | None:
     """The reasoning that a row has in a column of its own."""
+    if record.value.keys().isdisjoint(REASONING):
+        return None
     there = {key: record.value[key] for key in REASONING if key in record.value}
     there = {key: value for key, value in there.items() if not says_nothing(value)}
     for key in there:

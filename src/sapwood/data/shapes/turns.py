@@ -57,7 +57,7 @@ def read_turns(record: Record, keys: tuple[str, ...]) -> list[Message]:
 def messages_of(record: Record, turns: list[Any], key: str) -> list[Message]:
     """Each item as messages: an object with a role, perhaps as JSON text; one with a prompt and its answer,
     or with one of them; [prompt, answer]; or texts, of which the user has the first."""
-    if turns and all(map(_spells_turn, turns)):
+    if turns and isinstance(turns[0], str) and all(map(_spells_turn, turns)):
         turns = [unpacked(record, turn, f"{key}[{at}]") for at, turn in enumerate(turns)]
     if all(isinstance(turn, str) for turn in turns):
         return [_speech(record, turn, f"{key}[{at}]", at % 2 == 0) for at, turn in enumerate(turns)]
