@@ -205,6 +205,17 @@ def test_a_think_tag_that_the_template_takes_apart_is_the_templates_token(conten
     assert proven(renderer, row).proof.control_rows == 0
 
 
+@pytest.mark.parametrize(
+    "content", ["<think>Two.</think>4 <think> 5", "Two.</think>4 <think>", "<think> <think>Two.</think>4"]
+)
+def test_a_think_tag_that_is_copied_beside_one_that_is_taken_apart_stays_text(content):
+    renderer = tiny(THINKING, THINK)
+    row = chat("2+2?", content)
+    (rendered,) = renderer.render(row)
+    ids = renderer.encode(rendered).ids.tolist()
+    assert [ids.count(renderer.encoder.control[tag]) for tag in THINK] == [1, 1], rendered.text
+
+
 def test_a_think_tag_of_a_question_stays_text_though_the_template_knows_the_tag():
     renderer = tiny(THINKING, THINK)
     (rendered,) = renderer.render(chat("What is </think>?", "A tag."))
