@@ -15,11 +15,17 @@ install: .venv/installed
 demo: install
 	$(BIN)/sapwood demo
 
-# Two processes: each test file runs in one of them, so that what it set up is set up once. The whole suite must
-# cover the code; a part of it, as in make test TESTS=tests/test_cli.py, can't.
-COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
+# Three processes, of which one often waits: each test file runs in one of them, so that what it set up is set up
+# once. The whole suite must cover the code; a part of it, as in make test TESTS=tests/test_cli.py, can't.
+PYTEST := -m pytest -n $(or $(JOBS),3) --dist loadfile
 test: install
-	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile $(if $(TESTS),$(TESTS),$(COVERAGE))
+ifdef TESTS
+	$(BIN)/python $(PYTEST) $(TESTS)
+else
+	mkdir -p build
+	$(BIN)/python -m slipcover --out build/coverage.json $(PYTEST)
+	$(BIN)/python -m slipcover --merge build/coverage.json --out build/coverage.json --fail-under 90
+endif
 
 lint: install
 	$(BIN)/ruff check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -104,9 +105,15 @@ def unit(name: str) -> str:
     )
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
     """Dotted names that a file imports; with ``top_level_only``, those that importing it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     found: set[str] = set()
     typing_only = {
         id(inner)
@@ -206,7 +213,7 @@ def test_each_library_has_few_doors(library: str) -> None:
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_nothing_that_can_run_a_file_is_used(path: Path) -> None:
     assert imports(path) & BANNED == ALLOWED.get(name_of(path), set())
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)

@@ -68,11 +68,23 @@ def run(*arguments: str, cwd: Path | None = None, stdin: str = "") -> subprocess
     )
 
 
-def sapwood_run(home: Path, *arguments: str, stdin: str = "") -> str:
-    done = run("-m", "sapwood", *arguments, cwd=home, stdin=stdin)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
+# All verbs in one interpreter: starting one with torch, transformers and PEFT takes longer than the work.
+VERBS = """
+import contextlib, io, json, sys
+from sapwood.cli import main
+told = []
+for words, typed in json.loads(sys.argv[1]):
+    out, sys.argv, sys.stdin = io.StringIO(), ["sapwood", *words], io.StringIO(typed)
+    with contextlib.redirect_stdout(out):
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    assert code == 0, (words, code, out.getvalue())
+    told.append(out.getvalue())
+json.dump(told, sys.stdout)
+"""
 
 
 def test_elsewhere_the_calls_are_gone_for_sapwood_and_for_nobody_else() -> None:
@@ -98,8 +110,12 @@ def test_elsewhere_every_module_can_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
+Told = dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Told]:
+    """The folder, and what each verb printed there."""
     folder = tmp_path_factory.mktemp("elsewhere")
     tiny_llama(folder)
     rows = [{"instruction": f"Tree {i}?", "output": f"Water tree {i} well."} for i in range(12)]
@@ -113,38 +129,58 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "eval: {samples: 1, max_new_tokens: 4}\n"
         "track: {to: [tensorboard]}\n"
     )
-    assert "step 3/3" in sapwood_run(folder, "train", "my.yaml")
-    return folder
+    chat = ("chat", "mine", "--max-new-tokens", "4")
+    calls: dict[str, tuple[tuple[str, ...], str]] = {
+        "train": (("train", "my.yaml"), ""),
+        "check": (("check", "my.yaml"), ""),
+        "show": (("show", "my.yaml"), ""),
+        "runs": (("runs",), ""),
+        "verify": (("verify", "mine"), ""),
+        "resume": (("resume", "mine"), ""),
+        "chat once": ((*chat, "-p", "Tree 3?"), ""),
+        "chat": (chat, "Tree 1?\n/quit\n"),
+        "merged": (("export", "mine", "--to", "merged"), ""),
+        "gguf-adapter": (("export", "mine", "--to", "gguf-adapter"), ""),
+    }
+    done = run("-c", VERBS, json.dumps(list(calls.values())), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return folder, dict(zip(calls, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-def test_elsewhere_check_and_show_work(home: Path) -> None:
-    assert "proof" in sapwood_run(home, "check", "my.yaml")
-    assert "⟦Wat" in sapwood_run(home, "show", "my.yaml")
+def test_elsewhere_check_train_and_show_work(elsewhere: tuple[Path, Told]) -> None:
+    told = elsewhere[1]
+    assert "proof" in told["check"]
+    assert "⟦Wat" in told["show"]
+    assert "step 3/3" in told["train"]
 
 
-def test_elsewhere_a_tracker_follows_the_training(home: Path) -> None:
+def test_elsewhere_a_tracker_follows_the_training(elsewhere: tuple[Path, Told]) -> None:
+    home, _ = elsewhere
     (run_folder,) = (home / "runs").glob("*-mine-*")
     assert list((run_folder / "tensorboard").iterdir())
     assert "stopped" not in (run_folder / "events.jsonl").read_text()
 
 
-def test_elsewhere_a_run_is_listed_verified_and_resumed(home: Path) -> None:
-    assert "finished" in sapwood_run(home, "runs")
-    assert "DAMAGED" not in sapwood_run(home, "verify", "mine")
-    assert "finished" in sapwood_run(home, "resume", "mine")
+def test_elsewhere_a_run_is_listed_verified_and_resumed(elsewhere: tuple[Path, Told]) -> None:
+    told = elsewhere[1]
+    assert "finished" in told["runs"]
+    assert "DAMAGED" not in told["verify"]
+    assert "finished" in told["resume"]
 
 
-def test_elsewhere_chat_answers(home: Path) -> None:
-    assert sapwood_run(home, "chat", "mine", "-p", "Tree 3?", "--max-new-tokens", "4").strip()
-    assert sapwood_run(home, "chat", "mine", "--max-new-tokens", "4", stdin="Tree 1?\n/quit\n")
+def test_elsewhere_chat_answers(elsewhere: tuple[Path, Told]) -> None:
+    assert elsewhere[1]["chat once"].strip()
+    assert elsewhere[1]["chat"]
 
 
 @pytest.mark.parametrize("form", ["merged", "gguf-adapter"])
-def test_elsewhere_export_writes_and_checks(home: Path, form: str) -> None:
-    assert "check" in sapwood_run(home, "export", "mine", "--to", form)
+def test_elsewhere_export_writes_and_checks(elsewhere: tuple[Path, Told], form: str) -> None:
+    assert "check" in elsewhere[1][form]
 
 
-def test_elsewhere_a_pickle_is_refused_with_the_reason(home: Path) -> None:
+def test_elsewhere_a_pickle_is_refused_with_the_reason(elsewhere: tuple[Path, Told]) -> None:
+    home, _ = elsewhere
     (home / "frame.pkl").write_bytes(b"\x80\x04N.")
     done = run("-m", "sapwood", "data", "convert", "frame.pkl", cwd=home)
     assert (done.returncode, "Traceback" in done.stderr) == (3, False)

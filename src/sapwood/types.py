@@ -226,9 +226,10 @@ class Head:
     matmul_dtype: torch.dtype | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class BaseSpec:
-    """A base model before its weights: enough to prepare data.
+    """A base model before its weights: enough to prepare data. Equal to itself only: what is reckoned from it
+    is kept beside it.
 
     Attributes:
         source: as the user wrote it (``builtin:smollm2``, ``hf:ID``, a folder, a ``.gguf`` file).

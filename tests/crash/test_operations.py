@@ -169,7 +169,7 @@ def test_a_kill_at_any_operation_of_a_run_is_mended_by_resume(
     whole: tuple[Path, int, str], tmp_path: Path
 ) -> None:
     folder, total, expected = whole
-    for number in some(total, 5):
+    for number in some(total, 16):
         runs = tmp_path / str(number)
         with pytest.raises(Killed), killed_at(number):
             train_or_resume(short(folder, runs))
@@ -203,7 +203,7 @@ def test_a_full_disk_at_any_operation_of_a_run_stops_it_only_before_the_start(
     monkeypatch.setattr(saving, "FIRST_WAIT", 0.01)
     folder, total, expected = whole
     refused: list[int] = []
-    for number in some(total, 6):
+    for number in some(total, 16):
         runs = tmp_path / str(number)
         try:
             with full_disk_at(number):

@@ -25,6 +25,7 @@ from tests.several import Group, command, start
 
 STEPS = 20
 TOLERANCE = 1e-5
+ALL = "SAPWOOD_CRASH_ALL" in os.environ  # `make crash`
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,9 @@ def adapter(runs: Path) -> str:
 
 @pytest.fixture(scope="module")
 def whole(home: Path) -> Generator[dict[str, Path]]:
-    """Undisturbed runs: of 1, 2, 3 and 4 processes, and of 2 with the base in parts."""
+    """Undisturbed runs: of 1, 2, 3 and (`make crash`) 4 processes, and of 2 with the base in parts."""
     found: dict[str, Path] = {}
-    for name, size in (("1", 1), ("2", 2), ("3", 3), ("4", 4), ("2 parts", 2)):
+    for name, size in (("1", 1), ("2", 2), ("3", 3), ("2 parts", 2), *[("4", 4)] * ALL):
         runs = home / f"whole-{name[:3].strip()}-{len(found)}"
         group = begin(home, runs, size, f"train.shard={'base' if 'parts' in name else 'none'}")
         assert group.wait() == [0] * size, [path.read_text() for path in group.outputs]
@@ -91,7 +92,6 @@ def test_000_11_only_the_first_process_writes_and_speaks(whole: dict[str, Path])
     assert not list(only_run(whole["3"]).glob("**/.tmp-*"))
 
 
-ALL = "SAPWOOD_CRASH_ALL" in os.environ  # `make crash`
 KILLED = [(2, 1), (3, 0)] + [(2, 0), (3, 1), (3, 2)] * ALL
 
 

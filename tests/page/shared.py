@@ -68,7 +68,7 @@ class Server:
 
 
 def environment(home: Path) -> dict[str, str]:
-    paths = [str(SRC), str(SRC.parent)]
+    paths = [str(SRC), str(SRC.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     inherited = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}  # NiceGUI looks for it
     return {**inherited, "PYTHONPATH": os.pathsep.join(paths), "XDG_STATE_HOME": str(home / "state")}
 

@@ -97,7 +97,18 @@ def try_out(spec: BaseSpec, lora: LoraConfig, rows: Rows = "auto") -> Trial:
         return replace(_tried(spec, lora, True), why=why)
 
 
+passed: dict[str, Trial] = {}  # by what was tried: a process that trains often tries a shape once
+
+
 def _tried(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
+    lora = _plain(lora)
+    shape = f"{spec.hf_config.to_json_string()} {lora.model_dump_json()} {alone}"
+    if shape not in passed:
+        passed[shape] = _tried_anew(spec, lora, alone)
+    return passed[shape]
+
+
+def _tried_anew(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
     kind = spec.hf_config.model_type
     mend = "take a model of another family"
     try:
@@ -107,7 +118,7 @@ def _tried(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
             quiet(),
             _one_thread(),
         ):
-            return _try(spec, _plain(lora), Path(folder), alone)
+            return _try(spec, lora, Path(folder), alone)
     except SapwoodError as error:
         problems = [replace(problem, mend=problem.mend or mend) for problem in error.problems]
         raise type(error)(problems) from None

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from sapwood.base.inspect import skeleton
 from sapwood.config.kinds import Storage
@@ -171,7 +172,17 @@ class _Shapes:
     rest: int
 
 
+# A plan asks many times, and the skeleton of a large model takes a tenth of a second and more.
+_known: WeakKeyDictionary[BaseSpec, _Shapes] = WeakKeyDictionary()
+
+
 def _shapes(spec: BaseSpec) -> _Shapes:
+    if spec not in _known:
+        _known[spec] = _counted(spec)
+    return _known[spec]
+
+
+def _counted(spec: BaseSpec) -> _Shapes:
     from torch import nn
 
     model = skeleton(spec)
