@@ -64,6 +64,7 @@ DOORS = {
         "train/trial",
     },
     "datasets": {"data/files/hub"},
+    "tree_sitter": {"migrate/shell/grammar"},
     "nicegui": {
         *(f"page/{name}" for name in ("server", "routes", "shell")),
         *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -25,15 +26,19 @@ def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_the_python_example_runs(name: str, tmp_path: Path) -> None:
+def test_the_examples_are_the_same_in_both_languages() -> None:
+    said = [[ast.dump(ast.parse(block)) for block in blocks(name, "python")] for name in READMES]
+    assert said[0] == said[1]
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
     tiny_llama(tmp_path)
     rows = [{"instruction": f"Tree {i}?", "output": f"Water tree {i} well."} for i in range(12)]
     (tmp_path / "my.json").write_text(json.dumps(rows))
     (tmp_path / "my.yaml").write_text(
         "base: {model: tiny-llama, storage: fp32}\ndata: {train: my.json, eval: 2}\neval: {samples: 0}\n"
     )
-    example, plain_peft = blocks(name, "python")
+    example, plain_peft = blocks("README.md", "python")
     imports = (
         "from sapwood.config.sections import BaseConfig\nfrom sapwood.base.inspect import inspect_base\n"
     )

@@ -24,7 +24,7 @@ def import_file(
 ) -> None:
     template = out.with_suffix(".jinja")
     found = bring(path)
-    there = find_files(found.draft, path if path.is_dir() else path.parent)
+    there = find_files(found)
     validated(found.draft)
     config = config_yaml(found, zh=zh, template=str(template), out=str(out))
     _write(out, config, force=force)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +91,21 @@ def _tree(settings: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def find_files(draft: Draft, folder: Path) -> bool:
-    """Whether the rows are at hand; a path that is there from the file's own folder only becomes that one."""
+def find_files(found: Migration) -> bool:
+    """Whether the rows are at hand; a path that lies in a folder of the file's becomes that one."""
+    draft, folders = found.draft, found.folders
     for key in ("data.train", "data.eval", "base.model"):
         value: Any = draft.settings.get(key)
         if isinstance(value, list):
-            draft.settings[key] = [_found(str(one), folder) for one in value]
+            draft.settings[key] = [_found(str(one), folders) for one in value]
         elif isinstance(value, str):
-            draft.settings[key] = _found(value, folder)
+            draft.settings[key] = _found(value, folders)
     rows: Any = draft.settings.get("data.train", [])
     return bool(rows) and all(Path(one).exists() for one in rows)
 
 
-def _found(path: str, folder: Path) -> str:
+def _found(path: str, folders: Sequence[Path]) -> str:
     if ":" in path or not path or Path(path).exists():
         return path
-    beside = folder / path
-    return str(beside) if beside.exists() else path
+    beside = next((folder / path for folder in folders if (folder / path).exists()), None)
+    return os.path.normpath(beside) if beside is not None else path

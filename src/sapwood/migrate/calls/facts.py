@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sapwood.migrate.script.found import Assigned, Formatting, Script
+from sapwood.migrate.script.outside import COMMANDED, FIRST, PARSED
 from sapwood.migrate.script.source import Source
 from sapwood.migrate.script.values import (
-    PARSED,
     Attr,
     Call,
     Chat,
@@ -140,6 +140,12 @@ def first(call: Call | None, *names: str) -> Any:
     )
 
 
+def line_of(call: Call, *names: str) -> int:
+    """Of the first argument, by one of its names or by place."""
+    named = next((call.lines[name] for name in names if name in call.lines), None)
+    return named if named is not None else call.lines.get(FIRST, call.line)
+
+
 def gather(source: Source, script: Script) -> Facts:
     facts = Facts(source, script)
     loads = [call for call in script.calls if loads_model(call)]
@@ -210,8 +216,9 @@ def _arguments(facts: Facts) -> Call | None:
         return given
     if isinstance(given, Object):  # a dataclass of the script that is filled from the command line
         line = facts.trainer.line if facts.trainer else 0
-        lines = given.made_by.lines if given.made_by is not None else {}
-        return Call(given.name, line, kwargs=given.attrs, lines=dict(lines), inside=PARSED)
+        lines = {**(given.made_by.lines if given.made_by is not None else {}), **given.lines}
+        inside = PARSED if given.parsed else COMMANDED
+        return Call(given.name, line, kwargs=given.attrs, lines=lines, inside=inside)
     found = [c for c in facts.script.calls if c.last in ARGUMENTS or c.last.endswith("TrainingArguments")]
     return found[-1] if found else None
 
@@ -244,6 +251,8 @@ def _of_rows(call: Call) -> bool:
         return True
     mode = call.args[1] if len(call.args) > 1 else call.kwargs.get("mode", "r")
     path = first(call, "file")
+    if "config" in call.attrs:
+        return False
     return (
         "w" not in str(mode) and isinstance(path, str) and path.endswith((".json", ".jsonl", ".csv", ".txt"))
     )

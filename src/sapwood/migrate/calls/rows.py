@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sapwood.migrate.calls.facts import BUILDERS, Facts, first, upstream
+from sapwood.migrate.calls.facts import BUILDERS, Facts, first, line_of, upstream
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.script.values import Call, is_plain
 
@@ -74,7 +74,7 @@ def _loaded(draft: Draft, call: Call) -> None:
             and "." not in name.partition("/")[2][-6:]
         )
         where = f"hf:{name}" if hub else name
-        draft.take("data.train", [where], call.lines.get("path", call.line), "load_dataset", name)
+        draft.take("data.train", [where], line_of(call, "path"), "load_dataset", name)
         config = call.kwargs.get("name", call.args[1] if len(call.args) > 1 else None)
         if config is not None:
             draft.unread(
@@ -145,7 +145,7 @@ def ours(path: str) -> str | None:
 
 
 def _file(draft: Draft, call: Call, path: Any, theirs: str) -> None:
-    line = call.lines.get("data_files", call.line)
+    line = line_of(call, "data_files")
     given: Any = [path] if isinstance(path, str) else path
     plain = isinstance(given, (list, tuple)) and given and all(isinstance(p, str) for p in given)
     paths = [ours(p) for p in given] if plain else []

@@ -6,12 +6,19 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from sapwood.migrate.calls.facts import PEFT, Facts, first
+from sapwood.migrate.calls.facts import PEFT, Facts, first, line_of
 from sapwood.migrate.calls.training import read_loop
 from sapwood.migrate.convert import CONVERT, model_name
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.keys import apply, defaults, table
-from sapwood.migrate.script.values import PARSED, Attr, Call, Special, Unknown
+from sapwood.migrate.script.outside import COMMANDED, PARSED, SHARED
+from sapwood.migrate.script.values import (
+    Attr,
+    Call,
+    Object,
+    Special,
+    Unknown,
+)
 
 _TRACKERS = {"SwanLabCallback": "swanlab", "init": "", "WandbCallback": "wandb", "MLflowCallback": "mlflow"}
 _ATTRIBUTES = {"use_cache": "load", "pretraining_tp": "load", "padding_side": "tokenizer"}
@@ -69,12 +76,11 @@ def _base(draft: Draft, facts: Facts) -> None:
     if base is None:
         named = first(facts.trainer, "model")
         if isinstance(named, str):  # trl takes a name
-            _model(draft, facts, named, facts.trainer.line if facts.trainer else 0)
+            _model(draft, facts, named, line_of(facts.trainer, "model") if facts.trainer else 0)
         return
     names = ("pretrained_model_name_or_path", "model_name", "model_id", "path_or_hf_repo")
     model = first(base, *names)
-    line = next((base.lines[name] for name in names if name in base.lines), base.line)
-    _model(draft, facts, model, line)
+    _model(draft, facts, model, line_of(base, *names))
     own = ("load_in_4bit",) if facts.in_unsloth else ()
     _keywords(draft, "hf:load", base, skip=(*names, *own, "config"))
     _other_quantization(draft, facts, base)
@@ -271,7 +277,7 @@ def _training(draft: Draft, facts: Facts) -> None:
                 "these come from the command line: set what it gave",
                 "这些来自命令行：请把命令行给的值写进配置",
             )
-        _keywords(draft, "hf:train", _known_arguments(draft, facts.arguments))
+        _keywords(draft, "hf:train", _known_arguments(draft, facts, facts.arguments))
         own = facts.arguments.last
         if "per_device_train_batch_size" not in facts.arguments.kwargs and "**" not in facts.arguments.kwargs:
             draft.micro = 8
@@ -284,6 +290,8 @@ def _training(draft: Draft, facts: Facts) -> None:
                 "那边的默认值",
             )
         if "**" not in facts.arguments.kwargs:
+            if own == "SFTConfig":  # of transformers' own defaults it changes this one
+                draft.default("train.lr", 2e-5, "", "the default there", "那边的默认值")
             defaults(draft, "hf:train")
         draft.settle()
     if facts.trainer is not None:
@@ -298,11 +306,14 @@ def _training(draft: Draft, facts: Facts) -> None:
             )
 
 
-def _known_arguments(draft: Draft, call: Call) -> Call:
+def _known_arguments(draft: Draft, facts: Facts, call: Call) -> Call:
     """Without the fields that a dataclass of the script adds: they are followed to where they are used."""
-    if call.inside != PARSED:
+    if call.inside not in (PARSED, COMMANDED):
         return call
-    added = [name for name in call.kwargs if name not in table("hf:train")]
+    given = facts.trainer.kwargs.get("args") if facts.trainer else None
+    own = given.made_by.fields if isinstance(given, Object) and given.made_by is not None else {}
+    shared = SHARED in call.attrs
+    added = [name for name in call.kwargs if name not in table("hf:train") and (shared or name in own)]
     for name in added:
         said = "the script's own: followed to where it is used", "脚本自己的参数：已跟踪到使用它的地方"
         draft.instead(call.lines.get(name, call.line), name, call.kwargs[name], *said)

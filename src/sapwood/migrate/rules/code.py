@@ -110,7 +110,12 @@ def _instead(text: str) -> dict[str, str]:
 def gone(case: Case) -> Iterator[Hit]:
     for call in case.facts.script.calls:
         yield from (
-            hit(call.lines.get(name, call.line), call=_name(call), name=name, **_instead(_GONE[kind][name]))
+            hit(
+                call.lines.get(f"\0{name}", call.lines.get(name, call.line)),
+                call=_name(call),
+                name=name,
+                **_instead(_GONE[kind][name]),
+            )
             for kind in _kind(case, call)
             for name in call.kwargs
             if name in _GONE[kind]

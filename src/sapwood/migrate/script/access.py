@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sapwood.migrate.script.outside import COMMANDED, PARSED, UNSET, sets_training
 from sapwood.migrate.script.values import (
-    PARSED,
-    UNSET,
     Attr,
     Call,
     Class,
@@ -22,7 +21,6 @@ from sapwood.migrate.script.values import (
     Unknown,
     dotted,
     is_plain,
-    sets_training,
 )
 
 ROLES = {
@@ -37,8 +35,9 @@ def attribute(of: Any, name: str, line: int) -> Any:
         return _of_object(of, name, line)
     if isinstance(of, Class):
         return of.fields.get(name, Unknown(f"{of.node.name}.{name}", line))
-    if isinstance(of, Call) and of.inside == PARSED and sets_training(of.name) and name in UNSET:
-        return of.attrs.get(name, UNSET[name])
+    parsed = isinstance(of, Call) and of.inside in (PARSED, COMMANDED) and sets_training(of.name)
+    if isinstance(of, Call) and parsed and name in UNSET:
+        return of.attrs.get(name, of.kwargs.get(name, UNSET[name]))
     if isinstance(of, Coded):
         return item(of, name, line)
     if isinstance(of, Call) and name in of.attrs and name not in ROLES:
@@ -85,6 +84,8 @@ def item(of: Any, key: Any, line: int) -> Any:
         return {"input_ids": of.ids, "attention_mask": Ones()}.get(
             key, of.ids if key == 0 else Unknown(str(key), line)
         )
+    if isinstance(of, Object) and isinstance(key, str):
+        return _of_object(of, key, line)
     if isinstance(of, dict) and isinstance(key, (str, int)):
         return of.get(key, Unknown(f"[{key!r}]", line))
     if isinstance(of, (list, tuple)) and isinstance(key, int) and -len(of) <= key < len(of):

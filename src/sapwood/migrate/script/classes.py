@@ -18,11 +18,13 @@ def define(machine: Walker, node: ast.ClassDef, env: Env) -> Class:
             made.fields |= base.fields
             made.methods |= base.methods
             made.lines |= base.lines
+            made.kinds |= base.kinds
         made.parent = (base.parent if isinstance(base, Class) else dotted(base)) or made.parent
     for inner in node.body:
         if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
             made.fields[inner.target.id] = _default(machine, inner, env)
             made.lines[inner.target.id] = inner.lineno
+            made.kinds[inner.target.id] = ast.unparse(inner.annotation)
         elif isinstance(inner, ast.Assign) and isinstance(inner.targets[0], ast.Name):
             made.fields[inner.targets[0].id] = machine.value(inner.value, env)
         elif isinstance(inner, ast.FunctionDef):

@@ -19,6 +19,7 @@ from sapwood.migrate.script.values import (
     Filler,
     Function,
     Ids,
+    Module,
     Object,
     Ones,
     Part,
@@ -61,14 +62,23 @@ def _name(machine: Walker, node: ast.Name, env: Env) -> Any:
 
 
 def _attribute(machine: Walker, node: ast.Attribute, env: Env) -> Any:
-    return attribute(machine.value(node.value, env), node.attr, node.lineno)
+    found = attribute(machine.value(node.value, env), node.attr, node.lineno)
+    given = machine.given
+    if isinstance(found, Module) and found.name == "sys.argv" and given.words is not None:
+        given.asked = True
+        return [given.script, *map(given.value, given.words)]
+    return found
 
 
 def _subscript(machine: Walker, node: ast.Subscript, env: Env) -> Any:
     of = machine.value(node.value, env)
     if isinstance(node.slice, ast.Slice):
         return _sliced(machine, of, node.slice, node, env)
-    return item(of, machine.value(node.slice, env), node.lineno)
+    key = machine.value(node.slice, env)
+    if isinstance(of, Module) and of.name == "os.environ" and isinstance(key, str):
+        known = machine.given.variable(key)
+        return known if known is not None else _unknown(node)
+    return item(of, key, node.lineno)
 
 
 def _sliced(machine: Walker, of: Any, part: ast.Slice, node: ast.expr, env: Env) -> Any:
@@ -118,6 +128,8 @@ def fold(kind: type, left: Any, right: Any, node: ast.expr) -> Any:
             return left**right
         if do is None or not plain:
             return _unknown(node)
+        if kind is ast.Div and isinstance(left, str) and isinstance(right, str):  # of paths
+            return f"{left.rstrip('/')}/{right}"
         if kind is ast.Mult and not all(isinstance(x, (int, float)) for x in (left, right)):
             return _times(left, right, node)
         value = do(left, right)

@@ -6,8 +6,10 @@ import ast
 from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from sapwood.migrate.options.given import Given
 from sapwood.migrate.script.values import Call, Class, Function
 
 Env = ChainMap[str, Any]
@@ -70,10 +72,13 @@ class Walker(Protocol):
     """See `machine.Machine`."""
 
     script: Script
+    given: Given
     key_lines: dict[int, dict[str, int]]
     choices: list[bool] | None
     inside: list[str]
+    modules: dict[Path, dict[str, Any]]
 
+    def run(self, body: Sequence[ast.stmt], env: Env) -> None: ...
     def value(self, node: ast.expr | None, env: Env) -> Any: ...
     def decide(self, test: ast.expr, env: Env) -> bool: ...
     def bind(self, target: ast.expr, value: Any, env: Env) -> None: ...

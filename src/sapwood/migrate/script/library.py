@@ -6,14 +6,15 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
+from sapwood.migrate.options import calls as options
 from sapwood.migrate.script.access import attribute, item
 from sapwood.migrate.script.builtin import BUILTINS
 from sapwood.migrate.script.classes import instance
 from sapwood.migrate.script.found import Env, Walker
+from sapwood.migrate.script.outside import FIRST
 from sapwood.migrate.script.strings import STRINGS, is_tokenizer, string_method, tokenize, tokenizer_method
 from sapwood.migrate.script.values import (
     MAX_HELD,
-    PARSED,
     Attr,
     Call,
     Chat,
@@ -36,7 +37,6 @@ from sapwood.migrate.script.values import (
 
 _SAME = {"list", "tuple", "copy", "deepcopy", "clone", "tolist", "tensor", "LongTensor", "array", "asarray",
          "squeeze", "to", "long", "detach", "dict", "cat", "concatenate", "cuda", "flatten"}  # fmt: skip
-_PARSED = ("parse_args", "parse_known_args", "parse_args_into_dataclasses", "parse_args_and_config")
 _MAPS = ("map", "apply")
 
 
@@ -71,11 +71,16 @@ def _arguments(machine: Walker, node: ast.Call, env: Env) -> tuple[list[Any], di
         else:
             args.append(machine.value(argument, env))
     kwargs: dict[str, Any] = {}
-    lines: dict[str, int] = {}
+    came = options.origin(machine, node.args[0], env) if node.args else 0
+    lines: dict[str, int] = {FIRST: came} if came else {}
     for keyword in node.keywords:
         value = machine.value(keyword.value, env)
         if keyword.arg is not None:
-            kwargs[keyword.arg], lines[keyword.arg] = value, keyword.lineno
+            kwargs[keyword.arg] = value
+            came = options.origin(machine, keyword.value, env)
+            lines[keyword.arg] = came or keyword.lineno
+            if came:
+                lines[f"\0{keyword.arg}"] = keyword.lineno
         elif isinstance(value, dict):
             kwargs.update({str(k): v for k, v in value.items()})
             known = machine.key_lines.get(id(value), {})
@@ -128,12 +133,7 @@ def _method(
     if is_tokenizer(of):
         _remember(machine, name, args, kwargs, lines, line)
         return tokenizer_method(name, args, kwargs, line)
-    if name == "add_argument" and isinstance(of, Call):
-        of.state.append(Call("add_argument", line, args, kwargs))
-        return True, None
-    if name in _PARSED and isinstance(of, Call):
-        return True, _parsed(of, name)
-    return False, None
+    return options.method(machine, of, name, args, kwargs, line)
 
 
 def _remember(
@@ -179,42 +179,7 @@ _DICTS: dict[str, Callable[[dict[Any, Any], list[Any]], Any]] = {
 }
 
 
-# --- argparse, and whatever else --------------------------------------------------------------------------
-
-
-def _parsed(parser: Call, name: str) -> Any:
-    if parser.last in ("HfArgumentParser", "TrlParser", "H4ArgumentParser"):
-        classes = parser.args[0] if parser.args else parser.kwargs.get("dataclass_types", [])
-        made = [
-            _default_of(one, parser.line)
-            for one in (classes if isinstance(classes, (list, tuple)) else [classes])
-        ]
-        return tuple(made)
-    fields: dict[str, Any] = {}
-    for argument in parser.state:
-        names = [a for a in argument.args if isinstance(a, str)]
-        if names:
-            long = next((n for n in names if n.startswith("--")), names[0])
-            fields[argument.kwargs.get("dest") or long.lstrip("-").replace("-", "_")] = _argument(
-                argument, long
-            )
-    values = Object("args", fields, parsed=True)
-    return (values, []) if name == "parse_known_args" else values
-
-
-def _argument(argument: Call, name: str) -> Any:
-    if "default" in argument.kwargs:
-        return argument.kwargs["default"]
-    action = argument.kwargs.get("action")
-    if action in ("store_true", "store_false"):
-        return action == "store_false"
-    return Unknown(f"the option {name}", argument.line) if argument.kwargs.get("required") else None
-
-
-def _default_of(made: Any, line: int) -> Any:
-    if isinstance(made, Class):
-        return Object(made.node.name, dict(made.fields), made, parsed=True)
-    return Call(dotted(made), line, inside=PARSED)
+# --- whatever else --------------------------------------------------------------------------------------
 
 
 def _library(
@@ -242,15 +207,12 @@ def _library(
         return _keyed(machine, name, args, kwargs, lines)
     if name.endswith("path.join") and all(isinstance(a, str) for a in args) and args:
         return "/".join(str(a).rstrip("/") if i < len(args) - 1 else str(a) for i, a in enumerate(args))
-    if name in ("os.getenv", "os.environ.get"):
-        alone = args[:1] and args[0] in ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # one process: none is set
-        unset = None if alone else Unknown(ast.unparse(node)[:80], line)
-        return args[1] if len(args) > 1 else unset
+    done, value = options.function(machine, name, callee, args, kwargs, node)
+    if done:
+        return value
     if last == "partial" and args and isinstance(args[0], Function):
         return Function(args[0].node, args[0].env, {**args[0].preset, **kwargs})
-    if name in ("fire.Fire", "Fire", "typer.run") and args and isinstance(args[0], Function):
-        return machine.apply(args[0], [], {}, line)
-    receiver = of if isinstance(of, (Call, Attr, Object, Module, Unknown)) else None
+    receiver = of if isinstance(of, (Call, Attr, Object, Module, Unknown, str)) else None
     made = Call(
         name, line, args, kwargs, lines, receiver, inside=machine.inside[-1] if machine.inside else ""
     )
@@ -263,7 +225,7 @@ def _keyed(machine: Walker, name: str, args: list[Any], kwargs: dict[str, Any], 
     """``dict(a=1)`` and ``Namespace(a=1)``."""
     whole = {**(args[0] if args and isinstance(args[0], dict) else {}), **kwargs}
     if name != "dict":
-        return Object("args", whole, parsed=True)
+        return Object("args", whole, parsed=machine.given.words is None)
     machine.key_lines[id(whole)] = lines
     machine.script.kept.append(whole)
     return whole

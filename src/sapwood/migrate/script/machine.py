@@ -7,11 +7,15 @@ from __future__ import annotations
 import ast
 from collections import ChainMap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from sapwood.migrate.options.functions import preset
+from sapwood.migrate.options.given import Given
 from sapwood.migrate.script.classes import define
 from sapwood.migrate.script.expressions import evaluate
 from sapwood.migrate.script.found import Assigned, Env, Formatting, Script, Way
+from sapwood.migrate.script.imports import bind_from, bind_import
 from sapwood.migrate.script.library import call
 from sapwood.migrate.script.loops import elements, rounds
 from sapwood.migrate.script.values import (
@@ -36,6 +40,7 @@ from sapwood.migrate.script.values import (
     dotted,
     is_too_much,
 )
+from sapwood.migrate.shell.words import Word
 
 MAX_STEPS = 200_000  # statements and expressions that are looked at
 MAX_DEPTH = 12  # functions inside functions
@@ -55,8 +60,9 @@ class Skipped(Exception):
 class Machine:
     """One walk. `choices`: what a formatting function supposes at the tests that nothing is known of."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Given) -> None:
         self.script = Script()
+        self.given = given
         self.globals: Env = ChainMap(self.script.names)
         self.steps = 0
         self.depth = 0
@@ -66,6 +72,7 @@ class Machine:
         self.supposed: list[tuple[str, bool, int]] = []
         self.key_lines: dict[int, dict[str, int]] = {}
         self.called: set[int] = set()
+        self.modules: dict[Path, dict[str, Any]] = {}
 
     def value(self, node: ast.expr | None, env: Env) -> Any:
         self.steps += 1
@@ -95,17 +102,10 @@ class Machine:
     # --- names ---------------------------------------------------------------------------------------------
 
     def _import(self, node: ast.Import, env: Env) -> None:
-        for alias in node.names:
-            self.script.imported[alias.name] = node.lineno
-            env[alias.asname or alias.name.partition(".")[0]] = Module(
-                alias.name if alias.asname else alias.name.partition(".")[0]
-            )
+        bind_import(self, node, env)
 
     def _importfrom(self, node: ast.ImportFrom, env: Env) -> None:
-        for alias in node.names:
-            name = f"{node.module or ''}.{alias.name}"
-            self.script.imported[name] = node.lineno
-            env[alias.asname or alias.name] = Module(name)
+        bind_from(self, node, env)
 
     def _assign(self, node: ast.Assign, env: Env) -> None:
         value = self.value(node.value, env)
@@ -159,6 +159,8 @@ class Machine:
             self.bind(target.value, self._masked(ids, target, value, env), env)
             return
         key = self.value(target.slice, env)
+        if isinstance(of, Module) and of.name == "os.environ" and isinstance(key, str):
+            self.given.environment[key] = Word(str(value), target.lineno, isinstance(value, str))
         if isinstance(of, dict) and is_too_much(value, of):
             return
         if isinstance(of, dict) and isinstance(key, str):
@@ -182,6 +184,8 @@ class Machine:
 
     def _functiondef(self, node: ast.FunctionDef, env: Env) -> None:
         function = Function(node, env)
+        if node.decorator_list:
+            function.preset, function.lines = preset(self, function)
         env[node.name] = function
         self.script.functions.append(function)
 
@@ -309,10 +313,12 @@ class Machine:
         if function.owner is not None:
             env["self"] = function.owner
         env.update(zip(names, args, strict=False))
+        env.update({f"\0{name}": line for name, line in function.lines.items()})
         known = {*names, *(a.arg for a in arguments.kwonlyargs)}
         env.update({k: v for k, v in {**function.preset, **kwargs}.items() if k in known})
         if arguments.kwarg is not None:
-            env[arguments.kwarg.arg] = {k: v for k, v in kwargs.items() if k not in known}
+            whole = {**function.preset, **kwargs}
+            env[arguments.kwarg.arg] = {k: v for k, v in whole.items() if k not in known}
         return env
 
     def format(self, function: Function, columns: dict[str, Any], line: int, *, mapped: bool) -> Formatting:

@@ -52,7 +52,9 @@ class Source:
     def place(self, line: int, *, zh: bool = False) -> str:
         """``line 12``, or ``cell 3 line 2``."""
         label = self.labels[line - 1] if 0 < line <= len(self.labels) else ""
-        return re.sub(r"line (\d+)", r"第 \1 行", re.sub(r"cell (\d+)", r"单元格 \1", label)) if zh else label
+        if not zh:
+            return label
+        return re.sub(r"\bline (\d+)$", r"第 \1 行", re.sub(r"\bcell (\d+)(?= line)", r"单元格 \1", label))
 
     def text(self, line: int) -> str:
         return self.lines[line - 1] if 0 < line <= len(self.lines) else ""

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sapwood.migrate.script.outside import UNSET, sets_training
+
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
@@ -180,13 +182,14 @@ class Module:
 class Object:
     """An instance with known attributes: of a class of the script, or what argparse returns.
 
-    parsed: a command line may change them.
+    parsed: a command line may change them. lines: of those that a command line or a config gave.
     """
 
     name: str
     attrs: dict[str, Any]
     made_by: Class | None = None
     parsed: bool = False
+    lines: dict[str, int] = field(default_factory=dict[str, int])
 
     def items(self) -> dict[str, Any]:
         """What ``vars()`` gives, a library's own defaults among it."""
@@ -196,23 +199,28 @@ class Object:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Class:
-    """parent: dotted name of a library's class that it is made from. lines: of each field."""
+    """parent: dotted name of a library's class that it is made from.
+
+    lines, kinds: line and annotation of each field.
+    """
 
     node: ast.ClassDef
     fields: dict[str, Any]
     parent: str = ""
     lines: dict[str, int] = field(default_factory=dict[str, int])
     methods: dict[str, Function] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Function:
-    """preset: arguments that are given already. owner: the object that it is a method of."""
+    """preset: arguments that are given already, and their lines. owner: the object that it is a method of."""
 
     node: ast.FunctionDef | ast.Lambda
     env: ChainMap[str, Any]
     preset: dict[str, Any] = field(default_factory=dict[str, Any])
     owner: Object | None = None
+    lines: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def name(self) -> str:
@@ -226,20 +234,7 @@ class Function:
 
 MAX_TEXT = 1 << 18  # characters of a text that a script puts together
 MAX_HELD, MAX_NESTED = 5_000, 50  # values of a list or dict, with those inside of them
-PARSED = "command line"  # Call.inside of arguments that a parser makes
 PLAIN = (str, int, float, bool, type(None))
-UNSET: dict[str, Any] = {  # training arguments that a command line needn't name
-    "fp16": False, "bf16": False, "seed": 42, "local_rank": -1, "do_train": False, "do_eval": False,
-    "do_predict": False, "gradient_checkpointing": False, "deepspeed": None, "fsdp": "", "max_steps": -1,
-    "resume_from_checkpoint": None, "eval_strategy": "no", "evaluation_strategy": "no", "push_to_hub": False,
-    "num_train_epochs": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
-    "learning_rate": 5e-5, "load_best_model_at_end": False, "remove_unused_columns": True,
-}  # fmt: skip
-
-
-def sets_training(name: str) -> bool:
-    """Whether a class of that name holds training arguments."""
-    return name.rpartition(".")[2] in ("TrainingArguments", "Seq2SeqTrainingArguments", "SFTConfig")
 
 
 def is_too_much(value: Any, into: Any = None) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+from sapwood.migrate.options.given import Given
 from sapwood.migrate.script.classes import instance
 from sapwood.migrate.script.found import Script
 from sapwood.migrate.script.machine import Machine, Returned, Skipped
 from sapwood.migrate.script.values import Class, Function
 
 
-def walk(trees: Sequence[ast.Module]) -> Script:
+def walk(trees: Sequence[ast.Module], given: Given) -> Script:
     """Everything in the order of the file; then the formatting functions that nothing in it calls."""
-    machine = Machine()
+    machine = Machine(given)
     for tree in trees:
         for statement in tree.body:
             try:

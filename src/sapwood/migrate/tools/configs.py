@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import DataError
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.keys import apply, defaults, table
-from sapwood.migrate.script.source import Source, read_source, read_text
-from sapwood.migrate.tools.command import Command, commands
+from sapwood.migrate.script.source import Source, read_text
+from sapwood.migrate.shell.pages import Pages, find
+from sapwood.migrate.tools.command import Command
+from sapwood.migrate.yamls import YAMLS, yaml_values
 
-YAMLS = {".yaml", ".yml", ".json"}
-SHELLS = {".sh", ".bash", ".bat", ".cmd", ".txt", ".md", ".ps1", ".ipynb"}
-MAX_DEPTH = 16
 _NESTED = {"torchtune": None, "mlx": ("lora_parameters", "lr_schedule", "optimizer_config"),
            "unsloth": ("data", "training", "lora", "logging"), "axolotl": ("special_tokens",)}  # fmt: skip
 _FIRST = (
@@ -35,11 +33,12 @@ _LABELS = {"llamafactory": "LLaMA-Factory", "axolotl": "Axolotl", "swift": "ms-s
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """name: of its table. values: key -> (value, line)."""
+    """name: of its table. values: key -> (value, line). folder: where its names of files are looked up."""
 
     name: str
     values: dict[str, tuple[Any, int]]
-    text: str
+    source: Source
+    folder: Path
     devices: int = 1
 
     @property
@@ -48,53 +47,46 @@ class Tool:
 
 
 def tool_of(path: Path) -> Tool | None:
-    """None where the file is no config and no command line of a tool that is known. Raises DataError."""
-    if path.suffix in YAMLS:
-        text = read_text(path)
-        values = yaml_values(text, path)
-        name = _name_of(values)
-        return Tool(name, _flat(name, values), text) if name else None
-    if path.suffix in SHELLS:
-        text = "\n".join(_source(path).lines)
-        found = commands(text)
-        return _of_command(found[-1], text, path) if found else None
-    return None
+    """None where the file is no config of a tool that is known. Raises DataError."""
+    if path.suffix not in YAMLS:
+        return None
+    text = read_text(path)
+    values = yaml_values(text, path)
+    name = _name_of(values)
+    lines = text.splitlines()
+    source = Source(str(path), lines, [f"line {i + 1}" for i in range(len(lines))])
+    return Tool(name, _flat(name, values), source, path.parent) if name else None
 
 
-def _source(path: Path) -> Source:
-    """A notebook's lines are those of its cells."""
-    if path.suffix == ".ipynb":
-        return read_source(path)
-    lines = read_text(path).splitlines()
-    return Source(str(path), lines, [f"line {i + 1}" for i in range(len(lines))])
-
-
-def _of_command(command: Command, text: str, path: Path) -> Tool:
+def tool_of_command(command: Command, pages: Pages) -> Tool:
+    """With the files that the command names; its own options win."""
     values: dict[str, tuple[Any, int]] = {}
-    for name, line in command.configs:  # a file that the command names; its own options win
-        near = next((p for p in (path.parent / name, Path(name)) if p.is_file()), None)
-        if near is not None:
-            inner = _flat(command.tool, yaml_values(read_text(near), near))
-            values.update({key: (value, line) for key, (value, _) in inner.items()})
-        else:
+    for name, line in command.configs:
+        near = find(name, [command.folder, *pages.folders()])
+        if near is None:
             values["config"] = (name, line)
+            continue
+        text = read_text(near)
+        before = pages.add(near, text.splitlines())
+        inner = _flat(command.tool, yaml_values(text, near))
+        values.update({key: (value, before + at) for key, (value, at) in inner.items()})
     values.update(command.values)
-    return Tool(command.tool, values, text, command.devices)
+    source = Source(str(pages.path), pages.lines, pages.labels)
+    return Tool(command.tool, values, source, command.folder, command.devices)
 
 
-def read_tool(path: Path, tool: Tool) -> tuple[Draft, Source]:
-    source = _source(path)
-    draft = Draft(values={key: value for key, (value, _) in tool.values.items()}, folder=path.parent)
+def read_tool(tool: Tool) -> Draft:
+    draft = Draft(values={key: value for key, (value, _) in tool.values.items()}, folder=tool.folder)
     draft.devices = tool.devices
     for key in sorted(tool.values, key=lambda key: (key not in _FIRST, key == "lora_target_linear")):
         value, line = tool.values[key]
         _one(draft, tool.name, key, value, line)
     _silent(draft, tool.name)
-    return draft, source
+    return draft
 
 
 def _one(draft: Draft, name: str, key: str, value: Any, line: int) -> None:
-    if key == "config" and name not in ("mlx",):
+    if key == "config":
         draft.unread(
             line,
             "config",
@@ -197,60 +189,3 @@ def _filled(value: Any, values: dict[str, tuple[Any, int]]) -> Any:
     if not isinstance(value, str) or "${" not in value:
         return value
     return re.sub(r"\$\{(\w+)\}", lambda m: str(values[m[1]][0]) if m[1] in values else m[0], value)
-
-
-# --- YAML, with the line of each key ----------------------------------------------------------------------
-
-
-def yaml_values(text: str, path: Path) -> dict[str, tuple[Any, int]]:
-    """Top keys, each with its value and line; lines of deeper keys stand under ``\\0path``. JSON is YAML."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    yaml: Any = YAML(typ="safe", pure=True)
-    yaml.allow_duplicate_keys = True
-    try:
-        node = yaml.compose(text.replace("\t", "  "))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        raise DataError(
-            "not valid YAML", where, " ".join(str(error.problem or error).split())[:200]
-        ) from None
-    except (YAMLError, RecursionError, ValueError) as error:
-        raise DataError("not valid YAML", str(path), " ".join(str(error).split())[:200]) from None
-    out: dict[str, tuple[Any, int]] = {}
-    if node is None or node.id != "mapping":
-        return out
-    for key, value in node.value:
-        out[str(key.value)] = (_value(value, str(key.value), out, 0), key.start_mark.line + 1)
-    return out
-
-
-def _value(node: Any, path: str, lines: dict[str, tuple[Any, int]], depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        return None
-    if node.id == "mapping":
-        made: dict[str, Any] = {}
-        for key, value in node.value:
-            name = str(key.value)
-            lines[f"\0{path}.{name}"] = (None, key.start_mark.line + 1)
-            made[name] = _value(value, f"{path}.{name}", lines, depth + 1)
-        return made
-    if node.id == "sequence":
-        return [_value(one, path, lines, depth + 1) for one in node.value]
-    return str(node.value) if node.style in ("'", '"', "|", ">") else scalar(str(node.value))
-
-
-def scalar(text: str) -> Any:
-    """A bare word as the tools read it: YAML 1.1, and 1e-4 is a number, since they all make one of it."""
-    low = text.strip().lower()
-    if low in ("", "~", "null", "none"):
-        return None
-    if low in ("true", "yes", "on", "false", "no", "off"):
-        return low in ("true", "yes", "on")
-    if re.fullmatch(r"[-+]?\d{1,18}", low):
-        return int(low)
-    if re.fullmatch(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", low):
-        return float(low)
-    return text

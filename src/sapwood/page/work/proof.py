@@ -82,7 +82,7 @@ def bring(path: str, lang: str) -> Work:
     yield "reading"
     zh = lang == "zh"
     found = read(Path(path))
-    find_files(found.draft, Path(path).parent)
+    find_files(found)
     validated(found.draft)
     template = str(Path(path).with_suffix(".jinja"))
     return {
