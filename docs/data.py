@@ -47,11 +47,16 @@ ZH = """# sapwood 能读取的文件与数据行
 MARKS_EN = """
 ## What a turn may say about itself
 
-`train`, `training`, `loss` (true: learnt), `loss_mask`, `weight` (1: learnt, 0: not) and `mask` (true: not
-learnt) decide for their turn. `weight: 0.5` counts each learnt token of the turn by half, or of the whole row
-if the row says it; the two multiply. A loss is then the sum of weight times loss over the sum of the weights,
-in training and in evaluation. A row with `label: false`, as KTO has it, is a bad example: `data.bad_rows:
-drop` leaves it out. None of these is ever ignored, unless `data.ignore` names it.
+`train`, `training`, `trainable`, `loss` (true: learnt), `loss_mask`, `weight`, `loss_weight`, `loss_scale`
+(1: learnt, 0: not), `mask` and `masked` (true: not learnt) decide for their turn, or for their row. `weight:
+0.5` counts each learnt token of the turn by half, or of the whole row if the row says it; the two multiply. A
+loss is then the sum of weight times loss over the sum of the weights, in training and in evaluation. A row is
+a bad example if its `label` is false, as KTO has it, or if `kto_tag`, `accepted`, `is_correct`, `thumbs_up`,
+`rejected` or a key like them says so: `data.bad_rows: drop` leaves it out. None of these is ever ignored,
+unless `data.ignore` names it; a value that can mean two things (`label: 0`) is asked about, and so is a key
+of a turn that looks like one of them. `reasoning`, `reasoning_content`, `thinking` or `cot` is the reasoning
+of its turn, or of the answer in a row of columns. What a question may be about (`passage`, `document`,
+`choices`) is asked for: `data.columns.context=passage` puts it behind the prompt.
 
 ## Keys
 
@@ -74,12 +79,16 @@ drop` leaves it out. None of these is ever ignored, unless `data.ignore` names i
 MARKS_ZH = """
 ## 轮次自带的标记
 
-`train`、`training`、`loss`（true 表示学习）、`loss_mask`、`weight`（1 学习，0 不学习）与
-`mask`（true 表示不学习）决定该轮是否学习。`weight: 0.5` 使该轮每个被学习的 token 只计一半；
-写在行上则对整行生效，两者相乘。此时损失为加权损失之和除以权重之和，训练与评估皆然。
-KTO 的 `label: false` 是反例：
-`data.bad_rows: drop` 将其排除。这些标记都不会被忽略，除非写入
-`data.ignore`。
+`train`、`training`、`trainable`、`loss`（true 表示学习）、`loss_mask`、`weight`、`loss_weight`、`loss_scale`
+（1 学习，0 不学习）、`mask` 与 `masked`（true 表示不学习）决定该轮或该行是否学习。`weight: 0.5`
+使该轮每个被学习的 token 只计一半；写在行上则对整行生效，两者相乘。
+此时损失为加权损失之和除以权重之和，训练与评估皆然。
+KTO 的 `label: false` 是反例，`kto_tag`、`accepted`、`is_correct`、`thumbs_up`、`rejected` 等键同样如此：
+`data.bad_rows: drop` 将其排除。这些标记都不会被忽略，除非写入 `data.ignore`；
+有两种含义的值（`label: 0`）会被询问，轮次中形似标记的键也会被询问。
+`reasoning`、`reasoning_content`、`thinking` 或 `cot`
+是该轮的推理过程；在列形式的行中则是回答的推理过程。问题所依据的内容（`passage`、`document`、`choices`）会被询问：
+`data.columns.context=passage` 将其放在提示之后。
 
 ## 配置项
 

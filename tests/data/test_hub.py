@@ -138,7 +138,7 @@ def test_another_split_of_the_dataset_is_held_out_if_the_user_names_none(hub: st
     assert held == ["hf:org/name/data/test-0.jsonl"]
     assert named == []
     assert rows == ["hf:org/name/data/test-0.jsonl:1"]
-    assert "'test-0.jsonl' is another split, and not learnt" in notes[0]
+    assert "'data/test-0.jsonl' is another split, and not learnt" in notes[0]
     assert read(hub, tmp_path, "hf:org/name/data/train-0.jsonl", code=HELD)[0] == []  # type: ignore[index]
 
 

@@ -91,6 +91,7 @@ def test_the_pages_are_what_the_script_writes() -> None:
 
 Q, A = ("user", "q"), ("assistant", "a")
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+Q_TURN, A_TURN = TURNS
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
 BARE = {"name": "f", "arguments": {"x": 1}}
 TREE: dict[str, Any] = {
@@ -189,6 +190,45 @@ ROWS: dict[str, tuple[Any, list[tuple[str, str | None]]]] = {
         {"instruction": "q", "output": "a", "history": '[["x", "y"]]'},
         [("user", "x"), ("assistant", "y"), Q, A],
     ),
+    "the case of a turn's keys": (
+        {"Messages": [{"Role": "User", "Content": "q"}, {"ROLE": "assistant", "CONTENT": "a"}]},
+        [Q, A],
+    ),
+    "speakers and their utterances": (
+        {"dialogue": [{"speaker": "user", "utterance": "q"}, {"speaker": "bot", "utterance": "a"}]},
+        [Q, A],
+    ),
+    "turns whose key says who speaks": (
+        {"messages": [{"system": "s"}, {"user": "q"}, {"assistant": "a"}]},
+        [("system", "s"), Q, A],
+    ),
+    "each turn as JSON text": ({"messages": [json.dumps(turn) for turn in TURNS]}, [Q, A]),
+    "turns as JSON text that was written twice": ({"messages": json.dumps(json.dumps(TURNS))}, [Q, A]),
+    "turns as numpy prints them": (
+        {"messages": "[{'role': 'user', 'content': 'q'}\n {'role': 'assistant', 'content': 'a'}]"},
+        [Q, A],
+    ),
+    "history as objects": (
+        {"instruction": "q", "output": "a", "history": [{"prompt": "x", "response": "y"}]},
+        [("user", "x"), ("assistant", "y"), Q, A],
+    ),
+    "tools and calls as Python's nothing": (
+        {"messages": [Q_TURN, {**A_TURN, "tool_calls": "None"}], "tools": "nan"},
+        [Q, A],
+    ),
+    "SQuAD's answers as objects": (
+        {"question": "q", "answers": [{"text": "a", "answer_start": 1}, {"text": "a", "answer_start": 9}]},
+        [Q, A],
+    ),
+    "parts with what is no content": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "q", "cache_control": {}}]},
+                A_TURN,
+            ]
+        },
+        [Q, A],
+    ),
     "parts with null": (
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "q", "image": None}]}, TURNS[1]]},
         [Q, A],
@@ -226,6 +266,44 @@ def test_calls_of_any_shape_are_the_same_calls(tmp_path: Path) -> None:
         (calls, *_) = [message.tool_calls for message in found.messages if message.tool_calls]
         assert [call["function"] for call in calls] == [BARE] * (2 if "swift" in name else 1)
         assert not found.tools or found.tools[0]["name" if name == "xLAM" else "function"]
+
+
+def test_one_call_or_one_tool_without_its_list_is_that_one(tmp_path: Path) -> None:
+    turn = {"role": "assistant", "content": None, "tool_calls": CALL}
+    (found,) = read(tmp_path, lines({"messages": [Q_TURN, turn], "tools": {"name": "f"}}))
+    assert found.messages[1].tool_calls == (CALL,)
+    assert found.tools == ({"name": "f"},)
+
+
+@pytest.mark.parametrize("part", [{"type": "thinking", "thinking": "hm"}, {"type": "think", "think": "hm"},
+                                  {"type": "reasoning", "text": "hm"}])  # fmt: skip
+def test_a_part_that_is_reasoning_is_the_reasoning(part: Any, tmp_path: Path) -> None:
+    parts = [part, {"type": "text", "text": "a"}]
+    (found,) = read(tmp_path, lines({"messages": [Q_TURN, {"role": "assistant", "content": parts}]}))
+    assert (found.messages[1].content, found.messages[1].reasoning) == ("a", "hm")
+
+
+def test_a_role_nobody_knows_is_a_question_whose_mend_works(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "pupil", "content": "q"}, {"role": "sage", "content": "a"}]}
+    mends = re.findall(r"data\.roles\.(\w+)=(\w+)", refused(tmp_path, lines(row)))
+    assert mends == [("pupil", "user"), ("sage", "assistant")]
+    assert texts(read(tmp_path, lines(row), roles=dict(mends))[0]) == [Q, A]
+
+
+def test_a_dialogue_that_is_one_text_is_a_question_about_columns(tmp_path: Path) -> None:
+    row = {"dialogue": "Ann: Hi\nBob: Hello, how are you?", "summary": "Ann and Bob greet each other."}
+    message = refused(tmp_path, lines(row))
+    assert "data.columns.prompt=dialogue data.columns.completion=summary" in message
+    columns = {"prompt": "dialogue", "completion": "summary"}
+    assert texts(read(tmp_path, lines(row), columns=columns)[0])[1][1] == row["summary"]
+
+
+def test_a_comparison_of_two_answers_says_how_to_learn_the_better_one(tmp_path: Path) -> None:
+    row = {"conversations": TURNS[:1], "chosen": TURNS[1], "rejected": {"role": "assistant", "content": "b"}}
+    message = refused(tmp_path, lines(row))
+    assert "data.columns.prompt=conversations data.columns.completion=chosen" in message
+    columns = {"prompt": "conversations", "completion": "chosen"}
+    assert texts(read(tmp_path, lines(row), columns=columns)[0]) == [Q, A]
 
 
 def test_every_path_of_a_tree_is_a_row_when_asked_for(tmp_path: Path) -> None:
@@ -424,6 +502,18 @@ def test_a_file_that_can_be_read_in_one_way_is_read_and_that_is_said(name: str, 
     assert any(said in note for note in report.notes()) if said else report.notes() == []
 
 
+def test_one_row_as_python_prints_it_is_a_row(tmp_path: Path) -> None:
+    report = ReadReport()
+    (found,) = read(tmp_path, f"{GOOD}\n", report=report)
+    assert texts(found) == [Q, A]
+    assert report.notes() == ["1 rows are written as Python prints them: read as such"]
+
+
+def test_columns_apart_from_their_names_say_how_to_write_them(tmp_path: Path) -> None:
+    split = '{"columns": ["instruction", "output"], "index": [0], "data": [["q", "a"]]}'
+    assert "orient='records'" in refused(tmp_path, split, "rows.json")
+
+
 def test_a_cell_under_no_name_is_refused(tmp_path: Path) -> None:
     assert "a cell in column 3, which has no name · rows.csv:3" in refused(
         tmp_path, "instruction,output,\nq,a,\nq,a,b\n", "rows.csv"
@@ -445,7 +535,9 @@ def test_folders_of_save_to_disk_are_read(tmp_path: Path) -> None:
     save_to_disk(tmp_path / "both/train", [GOOD] * 4)
     save_to_disk(tmp_path / "both/test", [{"instruction": "t", "output": "t"}])
     (tmp_path / "both/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    assert len(list(read_conversations(DataConfig(train=("both/",)), root=tmp_path))) == 4
+    report = ReadReport()
+    assert len(list(read_conversations(DataConfig(train=("both/",)), root=tmp_path, report=report))) == 4
+    assert "'train/data-00000-of-00001.arrow' is learnt; 'test/data-" in report.notes()[0]
 
 
 def test_dataset_info_beside_a_file_names_its_columns_and_is_no_data(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.held_out import held_out_files
 from sapwood.errors import DataError
+from sapwood.prepare.answers import learnt_answers
 from sapwood.prepare.dataset import prepare_dataset
 from sapwood.prepare.rows import Rules
-from sapwood.prepare.split import learnt_answers, split_eval
+from sapwood.prepare.split import split_eval
 from sapwood.types import Conversation, Example
-from tests.template.cases import tiny
+from tests.template.cases import TOOLS, tiny
 
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
@@ -184,6 +185,38 @@ def test_nulls_that_only_the_columns_type_brought_are_dropped_and_counted(tmp_pa
         assert "2 rows have nulls that only the column's type brought: dropped" in report.notes()
 
 
+def test_nulls_of_a_table_that_was_written_as_json_are_dropped_and_other_nulls_counted(
+    tmp_path: Path,
+) -> None:
+    def row(properties: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+        tool = {"function": {"name": "book", "parameters": {"properties": properties}}}
+        call = {"function": {"name": "book", "arguments": arguments}}
+        turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return {"messages": [TURNS[0], turn], "tools": [tool]}
+
+    report = ReadReport()
+    filled = row({"people": {"type": "integer"}, "city": None}, {"people": 2, "city": None})
+    (found,) = read(tmp_path, filled, report=report)
+    assert found.messages[1].tool_calls[0]["function"]["arguments"] == {"people": 2}
+    assert found.tools[0]["function"]["parameters"]["properties"] == {"people": {"type": "integer"}}
+    assert report.notes() == ["1 rows have nulls that only the column's type brought: dropped"]
+    report = ReadReport()
+    (found,) = read(tmp_path, row({"city": {}}, {"city": None}), report=report)
+    assert found.messages[1].tool_calls[0]["function"]["arguments"] == {"city": None}
+    assert report.notes() == ["1 rows have calls with arguments that are null: learnt as null"]
+
+
+def test_arguments_in_a_column_of_maps_are_an_object(tmp_path: Path) -> None:
+    arguments = pa.map_(pa.string(), pa.string())
+    call = pa.struct([("function", pa.struct([("name", pa.string()), ("arguments", arguments)]))])
+    turn = pa.struct([("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.list_(call))])
+    said = {"function": {"name": "f", "arguments": [("city", "Oslo")]}}
+    turns = [{**TURNS[0]}, {"role": "assistant", "content": "", "tool_calls": [said]}]
+    pq.write_table(pa.table({"messages": pa.array([turns], pa.list_(turn))}), tmp_path / "rows.parquet")
+    (found,) = read_conversations(DataConfig(train=("rows.parquet",)), root=tmp_path)
+    assert found.messages[1].tool_calls[0]["function"]["arguments"] == {"city": "Oslo"}
+
+
 def test_a_context_is_a_part_of_the_prompt_or_a_question(tmp_path: Path) -> None:
     row = {"question": "q", "context": "c", "answer": "a"}
     report = ReadReport()
@@ -244,6 +277,9 @@ def test_quotes_in_the_cells_of_a_tsv_are_text_unless_they_balance_in_every_row(
     assert (rows, notes) == ([['a "b"', "c"]], [])
     rows, notes = cells('prompt\tcompletion\n"two\nlines"\t"c"\n')
     assert (rows, notes) == ([["two\nlines", "c"]], [])
+    rows, notes = cells('prompt\tcompletion\n"two\nlines"\t"c"\n"Stop\tno\nand"\tend\n')
+    assert rows[1] == ["Stop\tno\nand", "end"]
+    assert notes == ["1 rows have a cell with a tab and a line break between its quotes"]
 
 
 def test_the_names_of_splits_in_a_folder_are_obeyed(tmp_path: Path) -> None:
@@ -269,6 +305,25 @@ def test_the_names_of_splits_in_a_folder_are_obeyed(tmp_path: Path) -> None:
         DataError, match=r"none of the folder's files is to train on · d .*data\.train=d/test\.jsonl"
     ):
         list(read_conversations(config, root=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("learnt", "held"),
+    [("trainset", "testset"), ("训练集", "测试集"), ("train_1", "eval_1"), ("rows", "held-out"),
+     ("a", "验证"), ("TrainData", "DevData"), ("all", "validate")],
+)  # fmt: skip
+def test_the_names_of_splits_are_obeyed_in_any_spelling(learnt: str, held: str, tmp_path: Path) -> None:
+    for name in (learnt, held):
+        write(tmp_path, {"prompt": name, "completion": "a"}, name=f"d/{name}.jsonl")
+    config = DataConfig(train=("d",))
+    assert [c.messages[0].content for c in read_conversations(config, root=tmp_path)] == [learnt]
+    assert held_out_files(config, tmp_path) == [f"d/{held}.jsonl"]
+
+
+def test_a_word_that_holds_the_name_of_a_split_is_none(tmp_path: Path) -> None:
+    for name in ("latest", "contest", "device", "evaluator"):
+        write(tmp_path, {"prompt": name, "completion": "a"}, name=f"d/{name}.jsonl")
+    assert len(list(read_conversations(DataConfig(train=("d",)), root=tmp_path))) == 4
 
 
 def test_what_was_mapped_must_be_used(tmp_path: Path) -> None:
@@ -331,6 +386,37 @@ def test_only_answers_that_are_learnt_keep_rows_together(tmp_path: Path) -> None
     assert len(split_eval(rows, 5, 0)[1]) == 5
 
 
+def test_rows_that_are_the_same_but_for_case_and_blanks_stay_on_one_side_of_the_split(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"{lead}question {i}", "completion": "a"} for i in range(20) for lead in ("", "\n  Q: ")
+    ]
+    rows += [{"prompt": f"QUESTION  {i}", "completion": "\uff21"} for i in range(20)]
+    found = read(tmp_path, *rows)
+    for seed in range(20):
+        sides = [
+            {
+                str(one.messages[0].content).casefold().split()[-1]
+                for one in side
+                if "Q:" not in one.messages[0].text
+            }
+            for side in split_eval(found, 0.3, seed)
+        ]
+        assert sides[1]
+        assert not sides[0] & sides[1]
+
+
+def test_a_dialogue_as_history_and_as_turns_stays_on_one_side_of_the_split(tmp_path: Path) -> None:
+    rows: list[Any] = []
+    for chat in range(12):
+        pairs = [[f"c{chat} user {i}", f"c{chat} assistant {i}"] for i in range(3)]
+        rows += [{"prompt": p, "completion": a, "history": pairs[:i]} for i, (p, a) in enumerate(pairs)]
+    found = read(tmp_path, *rows)
+    for seed in range(20):
+        train, held = split_eval(found, 0.3, seed)
+        assert held
+        assert leaks(train, held) == 0
+
+
 def dataset(folder: Path, **data: Any) -> Any:
     config = RunConfig(data=DataConfig(train=(str(folder / "tr.jsonl"),), **data))
     return prepare_dataset(config, tiny(), Rules(config.template, 256, 99_999), 1)
@@ -352,6 +438,42 @@ def test_held_out_files_whose_rows_are_learnt_are_an_error_with_the_lines(tmp_pa
     assert "data.overlap=allow" in problem.mend
     found = dataset(tmp_path, eval=held, overlap="allow")
     assert "3 of 4 held-out rows are learnt as well, first" in found.notes.notes()[0]
+
+
+def test_a_fault_of_rows_that_are_learnt_and_of_held_out_ones_is_one_message(tmp_path: Path) -> None:
+    said = {"role": "assistant", "content": "a", "reasoning": "Two and two."}
+    rows = [{"messages": [{"role": "user", "content": f"q{i}"}, said]} for i in range(40)]
+    write(tmp_path, *rows, name="tr.jsonl")
+    with pytest.raises(DataError) as caught:
+        dataset(tmp_path, eval=0.25)
+    (problem,) = caught.value.problems
+    assert problem.what.startswith("[content-lost] 40 rows")
+    assert problem.where == ", ".join(f"{tmp_path}/tr.jsonl:{line}" for line in (1, 2, 3)) + ", …"
+    held = str(tmp_path / write(tmp_path, *rows, name="ev.jsonl"))
+    with pytest.raises(DataError, match=r"\[content-lost\] 80 rows"):
+        dataset(tmp_path, eval=held, overlap="allow")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [('{"city": "Oslo"}', "parsed into the objects"), ({"city": "Oslo"}, None)]
+)
+def test_arguments_that_were_parsed_are_counted(arguments: Any, told: str | None, tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    write(tmp_path, *[{"messages": [TURNS[0], turn]}] * 3, name="tr.jsonl")
+    config = RunConfig(data=DataConfig(train=(str(tmp_path / "tr.jsonl"),), eval=0.0))
+    found = prepare_dataset(config, tiny(TOOLS), Rules(config.template, 256, 9999), 1)
+    notes = [note for note in found.notes.notes() if "arguments" in note]
+    assert len(notes) == (told is not None)
+    assert all(note.startswith("3 rows have calls") and told in note for note in notes if told)
+
+
+def test_rows_that_are_too_long_on_both_sides_are_one_message(tmp_path: Path) -> None:
+    write(tmp_path, *({"prompt": f"q{i}", "completion": "long " * 200} for i in range(20)), name="tr.jsonl")
+    with pytest.raises(DataError) as caught:
+        dataset(tmp_path, eval=0.25)
+    (problem,) = caught.value.problems
+    assert problem.what.startswith("[overlong] 20 of 20 examples")
 
 
 def test_rows_may_be_left_out_and_the_rest_is_split_all_the_same(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_mark_that_hides_no_user_turn_does_not_make_it_learnt() -> None:
         ({**ANSWER, "tool_calls": [{"type": "function"}]}, "'messages[1].tool_calls[0]' names no function"),
         ({**ANSWER, "tool_calls": ["f"]}, "'messages[1].tool_calls[0]' names no function"),
         ({"role": "assistant"}, "'messages[1].content' is missing · rows.json:2 · add 'content'"),
-        ({"Role": "assistant", "content": "a"}, "rename 'Role' to 'role'"),
+        ({"rolle": "assistant", "content": "a"}, "rename 'rolle' to 'role'"),
         ({"role": "assistant", "content": None}, "'messages[1].content' is null"),
         ({"role": "assistant", "content": " "}, "'messages[1].content' is empty"),
         ({"role": None, "content": "a"}, "'messages[1].role' is null"),

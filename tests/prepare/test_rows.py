@@ -7,7 +7,7 @@ import pytest
 
 from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError
-from sapwood.prepare import report as report_module
+from sapwood.prepare import faults
 from sapwood.prepare.report import prepare
 from sapwood.prepare.rows import BATCH
 from sapwood.template.render import Renderer
@@ -161,7 +161,7 @@ def test_no_rows_at_all_is_an_error():
 
 
 def test_after_so_many_problems_nobody_reads_on(monkeypatch):
-    monkeypatch.setattr(report_module, "MAX_PROBLEMS", 1000)
+    monkeypatch.setattr(faults, "MAX_PROBLEMS", 1000)
     taken = []
 
     def endless():

@@ -145,7 +145,7 @@ def prove(items: Sequence[Labelled], renderer: Renderer, *, vocab_rows: int) -> 
         for fault in prover.check(item, truth):
             problems += prover.fault(item.conversation.row, fault)
         prover.check_said(item)
-    problems += prover.tally.problems()
+    problems += [found.problem(code) for code, found in prover.tally.shared.items()]
     if problems:
         raise DataError(problems)
     prover.count(items)

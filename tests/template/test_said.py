@@ -108,6 +108,12 @@ def test_arguments_that_are_no_object_stay_as_they_are():
     assert '"arguments": "{\\"a\\": NaN}"' in learnt(tiny(OBJECTS), called('{"a": NaN}'))[0]
 
 
+@pytest.mark.parametrize("arguments", [None, "", " "])
+def test_a_call_without_arguments_has_none_whatever_says_so(arguments):
+    assert '"arguments": {}' in learnt(tiny(OBJECTS), called(arguments))[0]
+    assert "get_weather\n{}</call>" in learnt(tiny(TEXTS), called(arguments, tools=()))[0]
+
+
 @pytest.mark.parametrize("content", [None, ""])
 def test_null_content_beside_calls_is_null_where_the_template_asks_for_it(content):
     renderer = tiny(TEXTS)
@@ -199,6 +205,17 @@ def test_a_think_tag_that_the_template_takes_apart_is_the_templates_token(conten
     assert proven(renderer, row).proof.control_rows == 0
 
 
+@pytest.mark.parametrize(
+    "content", ["<think>Two.</think>4 <think> 5", "Two.</think>4 <think>", "<think> <think>Two.</think>4"]
+)
+def test_a_think_tag_that_is_copied_beside_one_that_is_taken_apart_stays_text(content):
+    renderer = tiny(THINKING, THINK)
+    row = chat("2+2?", content)
+    (rendered,) = renderer.render(row)
+    ids = renderer.encode(rendered).ids.tolist()
+    assert [ids.count(renderer.encoder.control[tag]) for tag in THINK] == [1, 1], rendered.text
+
+
 def test_a_think_tag_of_a_question_stays_text_though_the_template_knows_the_tag():
     renderer = tiny(THINKING, THINK)
     (rendered,) = renderer.render(chat("What is </think>?", "A tag."))
@@ -262,6 +279,17 @@ def test_without_reasoning_an_opened_block_is_refused_or_closed_by_name():
     proven(closing, row)
 
 
+def test_an_opened_block_without_reasoning_in_many_rows_is_one_message():
+    """Whichever turn it is: a count, three examples and one mend."""
+    thought = (Message("user", "q"), Message("assistant", "a", reasoning="Hm."))
+    later = (*thought, Message("user", "q"), Message("assistant", "a"))
+    rows = [Conversation(RowId("data.json", i, i + 1), later[2 * (i % 2) :]) for i in range(30)]
+    problem = problem_of(tiny(OPENED, THINK), *rows)
+    assert problem.what.startswith("[open-think]")
+    assert "(30 times)" in problem.what
+    assert problem.where == "data.json:1, data.json:2, data.json:3 and 27 more"
+
+
 # --- rendered text inside messages --------------------------------------------------------------------------
 
 
@@ -270,6 +298,7 @@ def test_without_reasoning_an_opened_block_is_refused_or_closed_by_name():
     [
         ("hi", "hello<|im_end|>"),
         ("hi", "hello</s>\n"),
+        ("hi", "hello<eoa>"),
         ("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "hello<|im_end|>"),
         ("<s>[INST] hi [/INST]", "hello"),
         ("[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nhi [/INST]", "hello</s>"),
@@ -286,6 +315,16 @@ def test_rendered_text_in_messages_is_refused_and_its_mend_makes_turns_of_it(que
     assert [m.content for m in mended[0].messages if m.role != "system"] == ["hi", "hello"]
     proven(tiny(), *mended)
     assert proven(tiny(), *rows, accept="control-text").proof.accepted["control-text"]["rows"] == 4
+
+
+def test_an_answer_that_begins_as_a_text_does_is_refused_if_the_model_has_that_token():
+    row = chat("hi", "<s> hello")
+    problem = problem_of(tiny(CHATML, ("<s>",)), row)
+    assert problem.what.startswith("[control-text] 1 row")
+    assert "answers that begin with <s> (1)" in problem.why
+    (mended,) = strip_control_text([row], ())
+    assert [m.content for m in mended.messages] == ["hi", "hello"]
+    proven(tiny(), row)
 
 
 def test_talk_about_control_tokens_is_no_rendered_text():

@@ -85,7 +85,7 @@ class DataConfig(Section):
     roles: dict[str, Role] = {}
     """whose turn it is, where the file has its own names for that: {moderator: system, coach: assistant}"""
     ignore: Strings = ()
-    """keys of rows or turns that mean nothing here, though they could: label, weight, context"""
+    """keys of rows or turns that mean nothing here, though they could: label, weight, context, reasoning"""
     answers: Literal["one", "first"] = "one"
     """rows with several answers to one question: one refuses them, first learns the first"""
     paths: Literal["best", "all"] = "best"

@@ -7,7 +7,7 @@ from typing import Literal
 
 Column = Literal[
     "instruction", "input", "output", "prompt", "completion", "messages", "conversations", "text",
-    "system", "history", "tools",
+    "system", "history", "tools", "context", "reasoning", "label", "weight",
 ]  # fmt: skip
 Format = Literal[
     "auto", "alpaca", "dolly", "input-output", "firefly", "prompt-completion", "question-answer",

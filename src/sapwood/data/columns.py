@@ -8,7 +8,16 @@ from sapwood.data.problems import names, nearest, printable
 from sapwood.errors import DataError, Problem
 from sapwood.types import Row
 
-OPTIONAL = {"system", "history", "tools", "input", "label"}  # a row may do without
+OPTIONAL = {
+    "system",
+    "history",
+    "tools",
+    "input",
+    "context",
+    "reasoning",
+    "label",
+    "weight",
+}  # a row may do without
 
 
 def rename(row: Row, columns: Mapping[str, str]) -> Row:

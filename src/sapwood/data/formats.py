@@ -12,17 +12,20 @@ from typing import Any
 from sapwood.config.sections import DataConfig
 from sapwood.data.columns import rename
 from sapwood.data.described import Described, described
+from sapwood.data.doubts import UNCERTAIN, check_unread
+from sapwood.data.files.folder import split_named
 from sapwood.data.files.sources import stream_rows
 from sapwood.data.guess import ROWS, Guess, guess_columns
 from sapwood.data.problems import ProblemLog, printable
 from sapwood.data.report import ReadReport
-from sapwood.data.shapes.calls import read_tools
+from sapwood.data.shapes.calls import read_tools, without_filling
 from sapwood.data.shapes.marks import row_weight
 from sapwood.data.shapes.match import Match, closest, detect_format, matches, no_shape
-from sapwood.data.shapes.names import TEXT, renamed
+from sapwood.data.shapes.names import MARKS, TEXT, VERDICTS, renamed
 from sapwood.data.shapes.pairs import read_pair
 from sapwood.data.shapes.record import BlankError, Options, Record
 from sapwood.data.shapes.table import SHAPES
+from sapwood.data.shapes.turns import read_turns
 from sapwood.errors import DataError, Problem
 from sapwood.types import Conversation, Message, Row, RowId
 
@@ -31,7 +34,7 @@ __all__ = ["ReadReport", "detect_format", "read_conversations", "to_conversation
 FORMATS = tuple(SHAPES)
 TURNS = Match(SHAPES["messages"], ("messages",))
 ALPACA, BARE = "alpaca", "input-output"  # the second is the first without an instruction
-ASKED = ("label", "weight", "context")  # keys that are never ignored in silence
+NOTABLE = {*MARKS, *VERDICTS, *UNCERTAIN}
 MAX_KEYS = 1000  # sets of keys whose shapes are remembered
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # tab, line feed and carriage return are text
 
@@ -72,10 +75,11 @@ def to_conversation(
         messages = shape.read(record, match.keys)
         if "tools" in row.value or "functions" in row.value:
             tools = read_tools(record)
+            without_filling(record, tools, (call for turn in messages for call in turn.tool_calls))
     weight: float | None = None
-    if not record.value.keys().isdisjoint(ASKED):
+    if not record.value.keys().isdisjoint(NOTABLE):
         weight = row_weight(record)
-        _check_context(record)
+        check_unread(record, is_pair=shape.read is read_pair)
     if record.options.mapped:
         _check_mapped(record)
     if record.problems:
@@ -96,13 +100,6 @@ def _fixed(row: Row, name: str) -> Match:
     shape = SHAPES[name]
     there = [one for one in shape.keys if keys >= {*one}]
     return Match(shape, there[0] if there else closest(keys, shape))
-
-
-def _check_context(record: Record) -> None:
-    """A context that no shape has read may be a part of the prompt: never a note alone."""
-    if "context" in record.unread_keys() and record.value["context"] not in (None, "", [], {}):
-        why = "it may be a part of the prompt"
-        record.fault("'context' is not read", why, "data.ignore=context, or put it into the prompt")
 
 
 def _check_mapped(record: Record) -> None:
@@ -154,7 +151,7 @@ class _Plan:
 class _Source:
     """What the rows of one file were. found: shape -> first row of it; bare: rows of `BARE`; moved: rows that
     came in by the unfolding of others; last: how the last row was read; columns: key -> the file's own name
-    of it; guess: its columns, where they were asked for."""
+    of it; guess: its columns, where they were asked for; splits: name of a split -> its first row."""
 
     found: dict[str, RowId] = field(default_factory=dict[str, RowId])
     bare: int = 0
@@ -164,6 +161,7 @@ class _Source:
     described: Described = field(default_factory=Described)
     asked: bool = False
     guess: Guess | None = None
+    splits: dict[str, RowId] = field(default_factory=dict[str, RowId])
 
 
 class _Shapes:
@@ -204,6 +202,8 @@ class _Shapes:
             row = Row(row.id, {plan.renames.get(key, key): value for key, value in row.value.items()})
             told = ", ".join(f"'{printable(old)}' as '{new}'" for old, new in plan.renames.items())
             self._log.say(f"columns are read by their meaning: {told}")
+        if "split" in row.value and (split := split_named(row.value["split"])) is not None:
+            source.splits.setdefault(split, row.id)
         match = self._match(row, plan.found, source)
         if match is not source.last:
             source.found.setdefault(match.shape.name, row.id)
@@ -250,6 +250,8 @@ class _Shapes:
                 return of_it[0] if of_it else Match(shape, closest(row.value.keys(), shape))
             found = of_it
         if len(found) == 1:
+            if _is_prose(row, found[0]):
+                raise DataError([no_shape(str(row.id), row.value, [], lambda: self._guess(source, row))])
             return found[0]
         if not found and source.last is not None:  # the file has shown its shape: the row lacks a key of it
             return source.last
@@ -264,14 +266,30 @@ class _Shapes:
         return source.guess
 
     def check(self) -> None:
-        """Adds a problem for each file with rows of several shapes."""
+        """Adds a problem for each file with rows of several shapes, or of several splits."""
         for name, source in self._sources.items():
+            if len(source.splits) > 1 and "split" not in self._config.ignore:
+                self._log.add(_several_splits(name, source.splits))
             found = source.found
             if len(found) > 1 and found.keys() != {ALPACA, BARE}:
                 where = [f"{shape} first at {printable(str(row))}" for shape, row in found.items()]
                 what = f"rows of {len(found)} formats in one file"
                 mend = "split the file, or give all rows the same keys"
                 self._log.add(Problem(what, printable(name), ", ".join(where), mend))
+
+
+def _several_splits(name: str, splits: Mapping[str, RowId]) -> Problem:
+    where = [f"{split} first at {printable(str(row))}" for split, row in splits.items()]
+    mend = "make a file of each split, or data.ignore=split learns them all"
+    return Problem(f"rows of {len(splits)} splits in one file", printable(name), ", ".join(where), mend)
+
+
+def _is_prose(row: Row, match: Match) -> bool:
+    """Does a key of turns hold a plain text, as the dialogue of a summary?"""
+    value = row.value.get(match.keys[0]) if match.shape.read is read_turns else None
+    if match.shape.unfold is not None or not isinstance(value, str):
+        return False
+    return len(value.split()) > 1 and value.lstrip()[0] not in '[{"'
 
 
 def _moved(row: Row, source: _Source) -> Row:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sapwood.data.problems import printable
+from sapwood.data.shapes.names import REASONING, canonical
 
 ROWS = 200  # of a file, that a guess looks at
 LONG = 12  # characters on average, from which a column may be a prompt or an answer
@@ -63,7 +64,7 @@ def guess_columns(rows: Sequence[Mapping[str, Any]]) -> Guess | None:
     """The columns of these rows; None where no two of them hold text that varies."""
     texts = [column for column in {key: None for row in rows for key in row} if _is_text(rows, column)]
     system = next((column for column in texts if _says(column, _SYSTEM)), None)
-    rest = [column for column in texts if column != system]
+    rest = [column for column in texts if column != system and canonical(column) not in REASONING]
     asks = [column for column in rest if _side(column) > 0]
     answers = [column for column in rest if _side(column) < 0]
     if len(asks) == len(answers) == 1:

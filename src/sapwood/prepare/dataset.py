@@ -13,16 +13,17 @@ from sapwood.config.sections import RunConfig
 from sapwood.data.files.sources import size_of
 from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.held_out import held_out_files
-from sapwood.data.problems import ProblemLog
 from sapwood.errors import DataError, Problem
 from sapwood.machine.doing import counted, doing
 from sapwood.machine.system import cores
+from sapwood.prepare.faults import Faults
 from sapwood.prepare.overlap import Overlap
 from sapwood.prepare.pool import LARGE, prove_batches
 from sapwood.prepare.report import Preparation, Tally
 from sapwood.prepare.rows import BATCH, Rules
 from sapwood.prepare.split import RowHashes, hold_out
 from sapwood.template.render import Renderer
+from sapwood.template.said.fit import refitted
 from sapwood.template.said.strip import strip_control_text
 from sapwood.template.unrender import unrender
 from sapwood.types import Conversation, RowId
@@ -51,7 +52,17 @@ def read(
     found = read_conversations(config.data, paths, report=notes)
     if config.data.strip_control_text:
         found = strip_control_text(found, renderer.end_texts)
-    return unrender(found, renderer, config.template.train_on)
+    found = unrender(found, renderer, config.template.train_on)
+    return found if notes is None else _told(found, renderer, notes)
+
+
+def _told(found: Iterable[Conversation], renderer: Renderer, notes: ReadReport) -> Iterator[Conversation]:
+    """The same, with a count of what the template is given in another form than the file has it."""
+    for conversation in found:
+        what = refitted(conversation, renderer.fitted(conversation))
+        if what is not None:
+            notes.counts[what] = notes.counts.get(what, 0) + 1
+        yield conversation
 
 
 def prepare_dataset(
@@ -61,8 +72,8 @@ def prepare_dataset(
     there are so much data. Raises DataError with every problem of every row."""
     count = _processes(config) if processes is None else processes
     reading = _Reading(config, renderer)
-    log = ProblemLog()  # of both sides: a fault that they share is told once
-    totals = Tally(rules, log), Tally(rules, log)
+    faults = Faults(rules)  # of both sides: one that they share is told once
+    totals = Tally(rules, faults), Tally(rules, faults)
     with (
         closing(prove_batches(_batches(reading.sides()), renderer, rules, count)) as proven,
         doing("proving rows") as far,

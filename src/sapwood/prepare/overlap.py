@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 from sapwood.errors import Problem
-from sapwood.prepare.split import learnt_answers
+from sapwood.prepare.answers import answers_of
 from sapwood.types import Conversation, RowId
 
 SHOWN = 3  # pairs of rows that are named
@@ -55,24 +53,3 @@ class Overlap:
         why = "their loss would tell nothing about what was learnt"
         mend = "take them out of one of the files, or set data.overlap=allow, which counts them"
         return Problem(what, first, why, mend)
-
-
-def answers_of(conversation: Conversation, train_on: str) -> list[bytes]:
-    """A hash of each answer that is learnt and all that stands before it; of a document, of its text."""
-    total = blake2b(digest_size=16)
-    if not conversation.messages:
-        total.update(_normal(conversation.text or ""))
-        return [total.digest()]
-    learnt = {*learnt_answers(conversation, train_on)}
-    found: list[bytes] = []
-    for at, message in enumerate(conversation.messages):
-        calls = repr(message.tool_calls) if message.tool_calls else ""
-        for part in (message.role, message.text, calls):
-            total.update(_normal(part) + b"\0")
-        if at in learnt:
-            found.append(total.digest())
-    return found
-
-
-def _normal(text: str) -> bytes:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).encode("utf-8", "surrogatepass")

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.config.sections import TemplateConfig
-from sapwood.data.problems import ProblemLog
-from sapwood.errors import DataError, Problem
+from sapwood.errors import DataError
 from sapwood.prepare.examples import Examples, Growing
+from sapwood.prepare.faults import Faults
 from sapwood.prepare.rows import ProvenBatch, Rules, longest_of, prove_rows
 from sapwood.template.proof import Proof, ProofTally
-from sapwood.template.prove import MAX_PROBLEMS, proof_of
+from sapwood.template.prove import proof_of
 from sapwood.template.render import Renderer
 from sapwood.types import Conversation, RowId
 
@@ -121,8 +121,8 @@ def prepare(
 class Tally:
     """Sums up batches in the order of their rows: ``add`` each, then ``finish``."""
 
-    def __init__(self, rules: Rules, log: ProblemLog | None = None) -> None:
-        """``log``: where problems go, if others add to it too."""
+    def __init__(self, rules: Rules, faults: Faults | None = None) -> None:
+        """``faults``: where problems go, if others add to them too."""
         self._rules = rules
         self._examples = Growing()
         self._lengths: list[NDArray[np.int64]] = []
@@ -130,7 +130,7 @@ class Tally:
         self._dropped, self._cut = _Rows(), _Rows()
         self._rows = self._cut_answers = self._characters = self._unknown = 0
         self._proven = ProofTally()
-        self._problems = log if log is not None else ProblemLog()
+        self._faults = faults if faults is not None else Faults(rules)
 
     @property
     def rows(self) -> int:
@@ -140,7 +140,7 @@ class Tally:
     @property
     def hopeless(self) -> bool:
         """There are so many problems that one more row tells nobody anything."""
-        return self._problems.total >= MAX_PROBLEMS
+        return self._faults.hopeless
 
     def add(self, batch: ProvenBatch) -> None:
         """Count in a batch of later rows."""
@@ -154,36 +154,19 @@ class Tally:
         self._characters += batch.characters
         self._unknown += batch.unknown
         self._proven.add(batch.tally)
-        self._problems.add(*batch.problems)
+        self._faults.add(batch)
 
     def finish(self, renderer: Renderer) -> Preparation:
         """What was proven. Raises DataError as `prepare` does."""
-        problems = [*self._proven.problems(), *self._problems.kept]
-        if self.hopeless:
-            problems.append(Problem(f"reading stopped after {self._problems.total:,} problems"))
-        if self._dropped.count and self._rules.template.overlong == "error":
-            problems = [self._too_long(), *problems]
-        if problems:
+        if problems := self._faults.problems():
             raise DataError(problems)
         if not self._rows:
             raise DataError("there are no rows", mend="look at data.train")
         if not self._examples.count:
-            raise DataError([self._too_long()])
+            raise DataError([self._faults.too_long()])
         proof = proof_of(self._proven, renderer)
         examples = self._examples.finish()
         return Preparation(examples, proof, self._report(proof, examples))
-
-    def _too_long(self) -> Problem:
-        limit, needed = self._rules.max_length, self._longest[0][1]
-        shown = ", ".join(f"{row} ({length:,} tokens)" for row, length in self._longest if length > limit)
-        total = self._examples.count + self._dropped.count
-        fitting = -(-needed // 64) * 64
-        return Problem(
-            f"[overlong] {self._dropped.count:,} of {total:,} examples have more than {limit:,} tokens",
-            shown,
-            "cutting them would take the end of the answer and its stop token",
-            f"set pack.length={fitting} (the longest needs {needed:,}), or template.overlong=drop, or =cut",
-        )
 
     def _report(self, proof: Proof, examples: Examples) -> Report:
         return Report(

@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import DataError
+from sapwood.prepare.answers import answers_of
 from sapwood.types import Conversation, Message, RowId
 
 Places = NDArray[np.int64]
 
 
 class RowHashes:
-    """What each row says, as hashes: 32 bytes for its prompt and 32 for all of it, and 32 for all up to each
-    earlier answer that is learnt.
+    """What each row says, as hashes: 32 bytes for its prompt, 32 for all of it, and 32 for each answer that
+    is learnt with all before it (see `answers_of`).
 
     A prompt is the system prompt, the tools, and all but the last answer. Whether a turn is trained is no
     part of prompt and whole. ``train_on``: which answers are learnt, as `template.train_on` says.
@@ -31,7 +32,7 @@ class RowHashes:
     def __init__(self, train_on: str = "assistant") -> None:
         self._train_on = train_on
         self._prompts, self._wholes = bytearray(), bytearray()
-        self._begun, self._owners = bytearray(), array("q")  # up to an earlier answer; and whose that is
+        self._taught, self._owners = bytearray(), array("q")  # answers that are learnt; and whose each is
         self._sources: dict[str, int] = {}
         self._rows = array("i"), array("q"), array("q")  # source, index, line
 
@@ -53,25 +54,14 @@ class RowHashes:
         prompt = f"[[{','.join(turns[:-1] if answered else turns)}{rest}"
         self._prompts += hashlib.sha256(prompt.encode()).digest()
         self._wholes += hashlib.sha256(f"[[{','.join(turns)}{rest}".encode()).digest()
-        if len(turns) > 2:
-            self._add_begun(conversation, turns, rest)
+        for answer in answers_of(conversation, self._train_on):
+            self._taught += answer
+            self._owners.append(len(self))
         row = conversation.row
         source, index, line = self._rows
         source.append(self._sources.setdefault(row.source, len(self._sources)))
         index.append(row.index)
         line.append(row.line or 0)
-
-    def _add_begun(self, conversation: Conversation, turns: Sequence[str], rest: str) -> None:
-        """What another row would be that ends with an earlier answer of this one."""
-        earlier = [at for at in learnt_answers(conversation, self._train_on) if at + 1 < len(turns)]
-        total, start = hashlib.sha256(b"[["), 0
-        for at in earlier:
-            total.update(("," * (start > 0) + ",".join(turns[start : at + 1])).encode())
-            start = at + 1
-            one = total.copy()
-            one.update(rest.encode())
-            self._begun += one.digest()
-            self._owners.append(len(self))
 
     def place(self, row: RowId) -> int:
         """Where a row stands; -1 where it isn't there. Rows may be missing between others."""
@@ -103,10 +93,8 @@ class RowHashes:
 
     def together(self) -> list[tuple[bytes, Places]]:
         """The groups that may not be split, each with a hash that is its own: rows with one prompt, and rows
-        of which one begins with an answer, and all before it, that another learns."""
+        that learn one answer behind the same turns."""
         prompts = list(self.prompts())
-        if not self._owners:
-            return prompts
         group = np.empty(len(self), np.int64)
         for number, (_, places) in enumerate(prompts):
             group[places] = number
@@ -118,8 +106,8 @@ class RowHashes:
                 at = roots[at]
             return at
 
-        owners = np.concatenate([np.arange(len(self)), np.array(self._owners, np.int64)])
-        for same in _equal(self._wholes + self._begun, 2):
+        owners = np.array(self._owners, np.int64)
+        for same in _equal(self._taught, 2):
             first, *others = np.unique(group[owners[same]]).tolist()
             for other in others:
                 roots[root(other)] = root(first)
@@ -205,16 +193,6 @@ def split_eval(
     held = hold_out(RowHashes.of(conversations), eval, seed).tolist()
     pairs = list(zip(conversations, held, strict=True))
     return [one for one, out in pairs if not out], [one for one, out in pairs if out]
-
-
-def learnt_answers(conversation: Conversation, train_on: str) -> list[int]:
-    """The places of the assistant's turns that are learnt."""
-    messages = conversation.messages
-    answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
-    last = answers[-1:] if train_on == "last" else answers
-    return [
-        at for at in answers if (messages[at].trained if messages[at].trained is not None else at in last)
-    ]
 
 
 def _equal(hashes: bytearray, least: int = 1) -> Iterator[Places]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sapwood.errors import Problem
 from sapwood.template.said.shared import Shared
 from sapwood.types import RowId
 
@@ -70,10 +69,6 @@ class ProofTally:
                 own[code] = own.get(code, Failed()).plus(failed)
         for code, found in other.shared.items():
             self.shared.setdefault(code, Shared()).merge(found)
-
-    def problems(self) -> list[Problem]:
-        """One for each fault that rows share."""
-        return [found.problem(code) for code, found in self.shared.items()]
 
     @property
     def failed(self) -> dict[str, Failed]:

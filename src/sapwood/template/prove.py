@@ -21,7 +21,7 @@ from sapwood.template.render import Renderer, Rendering
 from sapwood.template.said.kept import Keeping, Lost
 from sapwood.template.said.opened import closing_of
 from sapwood.template.said.shared import Shared
-from sapwood.template.said.strip import ENDS, ending, shows_turns
+from sapwood.template.said.strip import ENDS, spelled_out
 from sapwood.template.view import as_dicts, plain
 from sapwood.types import Conversation, Example, RowId
 
@@ -132,16 +132,12 @@ class Prover:
         self._share(item.conversation.row, "control-text", self._rendered_text(item))
 
     def _rendered_text(self, item: Labelled) -> list[Lost]:
-        """Messages that are a rendered conversation, and answers that spell a stop token at their end."""
-        found: list[Lost] = []
-        for message in item.conversation.messages[: item.rendering.upto]:
-            content = message.text
-            if (mark := shows_turns(content)) is not None:
-                found.append(Lost(f"{mark} in a message", content))
-            elif message.role == "assistant" and (mark := ending(content, self._ends)) is not None:
-                is_text = item.held_control or mark not in self._renderer.encoder.control
-                found += [Lost(f"answers that end with {mark}", content[-SHOWN:])] * is_text
-        return found
+        """Messages that are a rendered conversation, and answers with control text at their edges."""
+        control = self._renderer.encoder.control
+        known = {} if item.held_control else control  # a token that the row means is no text
+        messages = item.conversation.messages[: item.rendering.upto]
+        found = spelled_out(messages, self._ends, control if item.held_control else ())
+        return [Lost(kind, text) for kind, mark, text in found if mark not in known]
 
     def _share(self, row: RowId, code: str, found: Sequence[Lost]) -> None:
         if not found:

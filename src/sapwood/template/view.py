@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from sapwood.errors import DataError
 from sapwood.template import content as row_content
 from sapwood.template.encode import Encoder
 from sapwood.template.jinja import ChatTemplate, TemplateFault
-from sapwood.template.said.apart import is_taken_apart, map_between, pattern_of
+from sapwood.template.said.apart import map_between, pattern_of, taken_apart
 from sapwood.types import Conversation, Message, Span
 
 Dicts = list[dict[str, Any]]
@@ -140,10 +139,10 @@ class View:
             contents.append(content)
         return contents
 
-    def _own_control(self, upto: int, prompt: bool) -> dict[int, re.Pattern[str]]:
-        """By message, the control text in its content that is not the row's: it is meant, or the template
-        takes the content apart there."""
-        found: dict[int, re.Pattern[str]] = {}
+    def _own_control(self, upto: int, prompt: bool) -> dict[int, list[Span]]:
+        """By message, where its content holds control text that is not the row's: it is meant, or the
+        template takes the content apart there."""
+        found: dict[int, list[Span]] = {}
         messages = self._messages[:upto]
         for at, message in enumerate(messages):
             content = message["content"] or ""
@@ -151,25 +150,32 @@ class View:
                 continue
             meant = {text for text in self._meant if text in content and message["role"] == "assistant"}
             asked = {text for text in self._encoder.control if text in content and text in self._chat.source}
-            taken = {
-                text
-                for text in asked - meant
-                if is_taken_apart(
-                    messages, at, text, lambda changed: self._tried(changed, prompt), self._encoder.pattern
+            if not meant | asked:
+                continue
+            places: dict[str, list[Span]] = {}
+            for match in pattern_of(meant | asked).finditer(content):
+                places.setdefault(match[0], []).append(Span(match.start(), match.end()))
+            own = [place for text, all_of in places.items() if text in meant for place in all_of]
+            for text in places.keys() - meant:
+                own += taken_apart(
+                    messages,
+                    at,
+                    places[text],
+                    lambda changed: self._tried(changed, prompt),
+                    self._encoder.pattern,
                 )
-            }
-            if meant | taken:
-                found[at] = pattern_of(meant | taken)
+            if own:
+                found[at] = sorted(own, key=lambda place: place.start)
         return found
 
     def _changed(
-        self, upto: int, prompt: bool, change: Callable[[str], str], own: Mapping[int, re.Pattern[str]]
+        self, upto: int, prompt: bool, change: Callable[[str], str], own: Mapping[int, Sequence[Span]]
     ) -> str | None:
         """The text with ``change`` applied to each piece of the row; ``own`` are no pieces of it."""
         worth = self._encoder.may_touch
         messages = row_content.map_content(self._messages[:upto], change, worth)
-        for at, pattern in own.items():
-            messages[at]["content"] = map_between(self._messages[at]["content"], pattern, change)
+        for at, places in own.items():
+            messages[at]["content"] = map_between(self._messages[at]["content"], places, change)
         return self._tried(messages, prompt, row_content.map_strings(self._tools, change, worth))
 
     def _tried(self, messages: Dicts, prompt: bool, tools: Any = None) -> str | None:

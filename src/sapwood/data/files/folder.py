@@ -6,19 +6,36 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sapwood.data.files.paths import BUILTIN, HUB, SUFFIXES, URL, is_data
 from sapwood.data.problems import ProblemLog, names, printable
 from sapwood.errors import DataError
 
 
-def _split(words: str) -> re.Pattern[str]:
-    return re.compile(rf"(^|[/_. -])({words})([/_. -]|$)", re.IGNORECASE)
+def _split(words: str, chinese: str) -> re.Pattern[str]:
+    """A name with one of the words by itself: test.jsonl, my-testset.csv, test_2.json; or a Chinese one."""
+    return re.compile(
+        rf"(^|[/_. -])({words})[ _-]?(sets?|data|split)?\d*([/_. -]|$)|{chinese}", re.IGNORECASE
+    )
 
 
-TRAIN = _split("train(ing)?")
-VALIDATION = _split("valid(ation)?|val|dev|eval(uation)?")
-TEST = _split("test(ing)?")
+TRAIN = _split("train(ing)?", "训练")
+VALIDATION = _split(
+    "valid(ation)?|validate|val|dev|devel(opment)?|eval(uation)?|held[_-]?out|hold[_-]?out",
+    "验证|校验|开发集",
+)
+TEST = _split("test(ing)?|devtest|testdev", "测试|评测")
+
+
+def split_named(value: Any) -> str | None:
+    """The split that a row's own column names; None for any other value."""
+    if not isinstance(value, str):
+        return None
+    return next((name for name, split in SPLITS.items() if split.search(value.strip())), None)
+
+
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,9 @@ def files_of(source: str, root: Path, log: ProblemLog | None = None) -> list[str
 def say_splits(log: ProblemLog, source: str, found: Splits) -> None:
     """Which files of an entry are learnt, if some are not."""
     if found.held or found.rest:
+        base = f"{source.rstrip('/')}/"
         learnt, other = (
-            names([Path(name).name for name in part]) for part in (found.train, [*found.held, *found.rest])
+            names([name.removeprefix(base) for name in part])
+            for part in (found.train, [*found.held, *found.rest])
         )
         log.say(f"{printable(source)}: {learnt} is learnt; {other} is another split, and not learnt")

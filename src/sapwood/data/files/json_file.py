@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NoReturn
 from sapwood.data.files.encoding import BOM, decode
 from sapwood.data.files.json_text import TOO_LARGE, JsonFault, decode_whole
 from sapwood.data.files.json_walk import SHOWN, array_items, decode_in, object_outline, skip_in
+from sapwood.data.files.lenient import is_printed
 from sapwood.data.files.window import Window
 from sapwood.data.problems import ProblemLog, excerpt, names, printable
 from sapwood.data.shapes.match import detect_format, matching_shapes
@@ -35,6 +36,9 @@ def read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | Non
             end = yield from _array_rows(window, start, source, log)
             if end is not None:
                 _refuse_more(window, end, source)
+            return
+        if is_printed(window.text, start):
+            yield from _object_rows(window, start, source, log)
             return
         outline = _outline(window, start, source)
         stream.seek(begin)
@@ -76,7 +80,6 @@ class _Outline:
 
 def _object_rows(window: Window, start: int, source: str, log: ProblemLog) -> Iterator[Row]:
     """Objects one behind the other, perhaps with commas between them."""
-    log.say(f"{printable(source)} holds objects one behind the other: each is a row")
     index = 0
     while True:
         start = window.drop(start)
@@ -87,6 +90,7 @@ def _object_rows(window: Window, start: int, source: str, log: ProblemLog) -> It
         if following is None:
             _refuse_more(window, end, source)
             return
+        log.say(f"{printable(source)} holds objects one behind the other: each is a row")
         start = following
 
 
@@ -178,6 +182,10 @@ def _wrapped(outline: _Outline, source: str, records: str | None) -> str | None:
         shapes = []
     if not lists or shapes:
         return None
+    if {*lists} >= {"columns", "data"}:
+        why = "pandas wrote it with orient='split': a row's values are apart from their names"
+        mend = "frame.to_json(FILE, orient='records', lines=True)"
+        raise DataError("the file holds no rows with names", printable(source), why, mend)
     if len(lists) > 1:
         mend = f"say which: {' or '.join(f'data.records={printable(name)}' for name in lists[:8])}"
         why = f"lists under {names(lists)}: it is not clear which holds the rows"

@@ -24,17 +24,26 @@ def without_comments(text: str, start: int) -> str | None:
     return text[:start] + plain if plain != rest else None
 
 
+def is_printed(text: str, start: int) -> bool:
+    """Does a list or an object begin here as Python prints one, with a text in single quotes?"""
+    return text[start : start + 1] in ("[", "{") and _PRINTED.match(text, start) is not None
+
+
 def python_at(text: str, start: int) -> tuple[Any, int] | None:
     """The list or object of plain values that Python prints like this, and the index behind it; None if it is
     none."""
-    if text[start : start + 1] not in ("[", "{") or _PRINTED.match(text, start) is None:
+    if not is_printed(text, start):
         return None
-    depth = 0
+    depth, pieces, at = 0, list[str](), start
     for match in _TOKEN.finditer(text, start, start + MAX_PYTHON):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group(), 0)
+        if match.group() == "{" and text[at - 1 : at] == "}" and text[at : match.start()].isspace():
+            pieces.append(",")  # an array of numpy's has blanks between its items
+        pieces.append(text[at : match.end()])
+        at = match.end()
         if depth == 0:
-            value = _literal(text[start : match.end()])
-            return None if value is None else (value, match.end())
+            value = _literal("".join(pieces))
+            return None if value is None else (value, at)
     return None
 
 

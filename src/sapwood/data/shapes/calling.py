@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sapwood.data.shapes.calls import calls_in
+from sapwood.data.shapes.pairs import thought_of
 from sapwood.data.shapes.record import DROP, Record
 from sapwood.types import Message
 
@@ -17,4 +18,4 @@ def read_calling(record: Record, keys: tuple[str, ...]) -> list[Message]:
     if not calls and not record.problems:
         record.fault(f"'{answers}' is empty", "there is no call to learn", DROP)
     first = [Message("system", system)] if system else []
-    return [*first, Message("user", asked or ""), Message("assistant", None, tool_calls=calls)]
+    return [*first, Message("user", asked or ""), Message("assistant", None, thought_of(record), calls)]

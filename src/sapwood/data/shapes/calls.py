@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from sapwood.data.problems import excerpt, kind
-from sapwood.data.shapes.nested import unpacked
+from sapwood.data.shapes.nested import FILLED, drop_nulls, unpacked
 from sapwood.data.shapes.record import Record
 
 Fields = Mapping[str, Any]
+NULLS = "have calls with arguments that are null: learnt as null"
 CALL = 'a call is {"type": "function", "function": {"name": "…", "arguments": {…}}}'
 
 
@@ -27,6 +28,7 @@ def _definitions(record: Record, key: str) -> tuple[Fields, ...]:
     value = unpacked(record, record.optional(key), key)
     if value is None or value == "":
         return ()
+    value = [value] if isinstance(value, dict) and value else value
     items = (
         [unpacked(record, item, key) for item in cast(list[Any], value)] if isinstance(value, list) else []
     )
@@ -48,6 +50,7 @@ def read_calls(record: Record, value: Any, path: str) -> tuple[Fields, ...]:
     value = unpacked(record, value, path)
     if value is None or value == []:
         return ()
+    value = [value] if isinstance(value, dict) and value else value
     if not isinstance(value, list):
         record.fault(f"'{path}' is {kind(value)}, not a list", f"found {excerpt(value)}")
         return ()
@@ -57,7 +60,28 @@ def read_calls(record: Record, value: Any, path: str) -> tuple[Fields, ...]:
         inner = fields.get("function", fields)
         if not isinstance(inner, dict) or not isinstance(cast(Fields, inner).get("name"), str):
             record.fault(f"'{path}[{index}]' names no function", f"found {excerpt(call)}", CALL)
+        elif None in _values(cast(Fields, inner).get("arguments")):
+            record.count(NULLS)
     return tuple(cast(list[Fields], calls))
+
+
+def _values(arguments: Any) -> Collection[Any]:
+    return cast(Fields, arguments).values() if isinstance(arguments, dict) else ()
+
+
+def without_filling(record: Record, tools: Sequence[Fields], calls: Iterable[Fields]) -> None:
+    """Drop the nulls of a row that was a table's before it was JSON: a parameter that is null shows that."""
+    if any(None in _values(_properties(tool)) for tool in tools):
+        drop_nulls([*tools, *calls])
+        record.counts.discard(NULLS)
+        record.count(FILLED)
+
+
+def _properties(tool: Fields) -> Any:
+    found: Any = tool.get("function", tool)
+    for key in ("parameters", "properties"):
+        found = cast(Fields, found).get(key) if isinstance(found, dict) else None
+    return found
 
 
 def former_call(record: Record, value: Any, path: str) -> tuple[Fields, ...]:

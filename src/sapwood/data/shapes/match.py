@@ -124,7 +124,7 @@ def _advice(value: Mapping[str, Any], guess: Callable[[], Guess | None]) -> str:
     missing = [key for key in best if key not in keys]
     if _score(best, keys) <= LIKELY and (columns := guess()) is not None:
         return f"say which: {columns.told()}"
-    if _score(best, keys) > 0:
+    if missing and _score(best, keys) > 0:
         return f"{' and '.join(best)} make a row: {'; '.join(repair(key, keys) for key in missing)}"
     if len(lists) == 1:
         return f"if the turns are in it: data.columns.messages={printable(lists[0])}"

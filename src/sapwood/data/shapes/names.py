@@ -15,10 +15,55 @@ EXTRAS = ("input", "context")  # what stands behind a prompt, on a line of its o
 TURNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")
 BESIDE = ("system", "history", "tools", "functions")  # what a row of any shape may bring too
 TEXT = "text"
-# Keys that say whether a row is to be learnt; a row's own, not those of a turn.
-MARKS = ("label", "weight")
+REASONING = (
+    "reasoning", "reasoning_content", "thinking", "thinking_content", "thought", "thoughts", "cot",
+    "complex_cot", "chain_of_thought",
+)  # fmt: skip
+# What a question may be about; a row's own, not a turn's. Only a person knows whether it is in the prompt.
+ABOUT = (
+    "passage", "passages", "document", "documents", "article", "paragraph", "story", "background",
+    "knowledge", "evidence", "choices", "options",
+)  # fmt: skip
+MEDIA = ("image", "images", "image_path", "audio", "audios", "video", "videos")
 
-KNOWN = {*PROMPTS, *ANSWERS, *EXTRAS, *TURNS, *BESIDE, TEXT, *MARKS, "chat", "message_tree_id"}
+# key -> does a true value mean that the turn, or the row, is learnt?
+MARKS = {
+    "train": True,  # sapwood
+    "training": True,  # Axolotl
+    "trainable": True,
+    "loss": True,  # ms-swift, LLaMA-Factory
+    "loss_mask": True,  # slime
+    "output_with_loss": True,  # XTuner
+    "weight": True,  # OpenAI
+    "loss_weight": True,
+    "loss_scale": True,  # ms-swift
+    "sample_weight": True,
+    "mask": False,  # those who hide what is masked
+    "masked": False,  # torchtune
+}
+# key -> is an answer good where it is true? KTO, and people's verdicts on answers.
+VERDICTS = {
+    **dict.fromkeys(
+        (
+            "label", "kto_tag", "kto_label", "desirable", "is_desirable", "accepted", "is_accepted",
+            "approved", "is_approved", "chosen", "preferred", "good", "is_good", "correct", "is_correct",
+            "liked", "upvoted", "thumbs_up", "feedback", "verdict", "rating", "preference",
+        ),
+        True,
+    ),
+    **dict.fromkeys(
+        (
+            "undesirable", "rejected", "is_rejected", "bad", "is_bad", "incorrect", "is_incorrect",
+            "disliked", "downvoted", "thumbs_down",
+        ),
+        False,
+    ),
+}  # fmt: skip
+
+KNOWN = {
+    *PROMPTS, *ANSWERS, *EXTRAS, *TURNS, *BESIDE, TEXT, *REASONING, *ABOUT, *MEDIA, *MARKS, *VERDICTS,
+    "chat", "message_tree_id", "split",
+}  # fmt: skip
 
 # The same in other words; each has one meaning only.
 OTHER_WORDS = {
@@ -41,13 +86,26 @@ OTHER_WORDS = {
     "工具": "tools",
     "上下文": "context",
     "文本": "text",
-    "system_prompt": "system",
+    "思考": "reasoning",
+    "思考过程": "reasoning",
+    "思维链": "reasoning",
+    "推理过程": "reasoning",
+    "权重": "weight",
+    **dict.fromkeys(
+        ("system_prompt", "systemprompt", "sys_prompt", "sys", "system_message", "system_instruction"),
+        "system",
+    ),
+    **dict.fromkeys(
+        ("chat_history", "conversation_history", "dialog_history", "dialogue_history"), "history"
+    ),
+    **dict.fromkeys(("available_tools", "tool_list", "tools_list"), "tools"),
+    "available_functions": "functions",
 }
 
 
 def canonical(key: str) -> str:
     """The key that a column's name stands for: the same in another case or language; itself if none."""
-    folded = key.strip().casefold()
+    folded = key.strip().casefold().replace(" ", "_").replace("-", "_")
     folded = OTHER_WORDS.get(folded, folded)
     return folded if folded in KNOWN else key
 

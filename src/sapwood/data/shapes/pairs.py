@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from sapwood.data.problems import excerpt
-from sapwood.data.shapes.names import EXTRAS
+from sapwood.data.problems import excerpt, kind
+from sapwood.data.shapes.names import EXTRAS, REASONING
 from sapwood.data.shapes.nested import looks_nested, unpacked
 from sapwood.data.shapes.record import DROP, DROP_BLANK, Record
-from sapwood.data.shapes.turn import read_turn
+from sapwood.data.shapes.turn import read_turn, reasoning_of
 from sapwood.data.shapes.turns import in_order, messages_of
 from sapwood.types import Message
 
 SEVERAL = ("answers", "human_answers", "chatgpt_answers")  # columns that hold lists of answers
+SWITCHES = ("on", "off", "true", "false", "yes", "no", "none", "low", "medium", "high")  # no reasoning
 
 
 def read_pair(record: Record, keys: tuple[str, ...]) -> list[Message]:
@@ -32,7 +33,23 @@ def read_pair(record: Record, keys: tuple[str, ...]) -> list[Message]:
         return [*first, *_conversational(record, prompt_key, answer_key)]
     asked = _prompt(record, prompt_key)
     answered = record.filled(_one_answer(record, record.required(answer_key), answer_key), answer_key)
-    return [*first, Message("user", asked or ""), Message("assistant", answered or "")]
+    return [*first, Message("user", asked or ""), Message("assistant", answered or "", thought_of(record))]
+
+
+def thought_of(record: Record) -> str | None:
+    """The reasoning that a row has in a column of its own."""
+    if record.value.keys().isdisjoint(REASONING):
+        return None
+    there = {key: record.value[key] for key in REASONING if key in record.value}
+    there = {key: value for key, value in there.items() if not says_nothing(value)}
+    for key in there:
+        record.optional(key)
+    return reasoning_of(record, there, "the row") if there else None
+
+
+def says_nothing(value: Any) -> bool:
+    """Is this a switch, or blank, under the name of a reasoning?"""
+    return isinstance(value, str) and value.strip().casefold() in (*SWITCHES, "")
 
 
 def _prompt(record: Record, key: str) -> str | None:
@@ -43,7 +60,12 @@ def _prompt(record: Record, key: str) -> str | None:
     for extra in EXTRAS:
         if extra not in record.value or extra == key or extra in record.options.ignore:
             continue
-        text = record.text(record.optional(extra), extra)
+        value = record.optional(extra)
+        if isinstance(value, list | dict):
+            mend = f"data.ignore={extra} leaves it out, or write it as text"
+            record.fault(f"'{extra}' is {kind(value)}, not text", f"found {excerpt(value)}", mend)
+            continue
+        text = record.text(value, extra)
         if text is not None and text.strip():
             extras.append(text)
             if extra == "context":
@@ -64,7 +86,10 @@ def _one_answer(record: Record, value: Any, key: str) -> Any:
         value = cast(dict[str, Any], value)["text"]
     if not isinstance(value, list) or (key not in SEVERAL and key not in record.options.mapped):
         return value
-    answers = [*dict.fromkeys(map(_hashable, cast(list[Any], value)))]
+    texts = [_text_of(one) for one in cast(list[Any], value)]
+    if any(isinstance(text, dict | list) for text in texts):
+        return value  # no list of answers
+    answers = [*dict.fromkeys(texts)]
     if not answers:
         record.blank(f"'{key}' is empty", "there is no answer to learn", DROP_BLANK)
         return None
@@ -77,8 +102,10 @@ def _one_answer(record: Record, value: Any, key: str) -> Any:
     return answers[0]
 
 
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | None) else repr(value)
+def _text_of(answer: Any) -> Any:
+    """An answer, which may be an object with its text."""
+    fields = cast(dict[str, Any], answer) if isinstance(answer, dict) else {}
+    return fields["text"] if isinstance(fields.get("text"), str) else answer
 
 
 def _may_be_turns(value: Any) -> bool:
@@ -112,6 +139,11 @@ def _conversational(record: Record, prompt_key: str, answer_key: str) -> list[Me
     return in_order(record, messages, prompt_key)
 
 
+def _is_exchange(item: Any) -> bool:
+    """May it be a prompt and its answer, or a turn?"""
+    return isinstance(item, dict) or (isinstance(item, list) and len(cast(list[Any], item)) == 2)
+
+
 def _read_history(record: Record, history: Any) -> list[Message]:
     """Earlier turns: a list of [prompt, answer], or of turns as messages have them."""
     history = unpacked(record, history, "history")
@@ -120,18 +152,10 @@ def _read_history(record: Record, history: Any) -> list[Message]:
     if not isinstance(history, list):
         record.fault("'history' is not a list", f"found {excerpt(history)}", "a list of [prompt, answer]")
         return []
-    if _are_turns(history):
-        return messages_of(record, cast(list[Any], history), "history")
-    messages: list[Message] = []
-    for index, pair in enumerate(cast(list[Any], history)):
-        path = f"history[{index}]"
-        if not isinstance(pair, list) or len(cast(list[Any], pair)) != 2:
-            record.fault(f"'{path}' is not [prompt, answer]", f"found {excerpt(pair)}")
-            continue
-        for side, role in enumerate(("user", "assistant")):
-            value = cast(list[Any], pair)[side]
-            if value is None:
-                record.blank(f"'{path}[{side}]' is null")
-            text = record.filled(value, f"{path}[{side}]")
-            messages.append(Message("user" if role == "user" else "assistant", text or ""))
-    return messages
+    items = cast(list[Any], history)
+    odd = next((at for at, item in enumerate(items) if not _is_exchange(item)), None)
+    if odd is not None:
+        mend = "a list of [prompt, answer]"
+        record.fault(f"'history[{odd}]' is not [prompt, answer]", f"found {excerpt(items[odd])}", mend)
+        return []
+    return messages_of(record, items, "history")

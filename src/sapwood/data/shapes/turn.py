@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 from sapwood.data.problems import excerpt, nearest
 from sapwood.data.shapes.calls import calls_in, former_call, read_calls
-from sapwood.data.shapes.marks import TURN_MARKS, marked
+from sapwood.data.shapes.marks import PARTS, marked
+from sapwood.data.shapes.names import MARKS, MEDIA, REASONING, VERDICTS
 from sapwood.data.shapes.record import DROP, Record
 from sapwood.data.shapes.roles import CALLS, role_of
 from sapwood.types import Message, Role
 
-ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value", "text")
-REASONING = ("reasoning", "reasoning_content", "thinking")
+ROLE_KEYS = ("role", "from", "speaker", "author")
+CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
-_TURN_KEYS = {
-    *ROLE_KEYS, *CONTENT_KEYS, *REASONING, *TURN_MARKS,
+_THOUGHTS = {"thinking": "thinking", "think": "think", "reasoning": "text"}  # a part's type -> its text's key
+_ASIDE = ("cache_control", "annotations", "citations", "logprobs")  # keys of a part that are no content
+_NAMED = {*ROLE_KEYS, *CONTENT_KEYS}  # a turn has one of each
+# Keys of a turn that are no part of it here: what they may be, and what to write instead.
+_DOUBTFUL = {
+    re.compile(r"(?:^|[\W_])(?:loss|mask(?:s|ed)?|train\w*|weights?|learn\w*)(?:$|[\W_])", re.I): (
+        "it may say whether the turn is learnt",
+        "write train: true or false",
+    ),
+    re.compile(r"(?:^|[\W_])(?:reasoning|thinking|thoughts?)(?:$|[\W_])", re.I): (
+        "it may be the reasoning of the turn",
+        "write reasoning: TEXT",
+    ),
+    re.compile(r"^(?:tools|functions)$", re.I): ("tools belong to the row", "move it there"),
+    re.compile(r"^(?:context|documents?|tool_responses)$", re.I): (
+        "it may be a part of the turn",
+        "write it there",
+    ),
+    re.compile(rf"^(?:{'|'.join(MEDIA)})$", re.I): ("only text is learnt", "leave such rows out"),
+}
+TURN_KEYS = {
+    *ROLE_KEYS, *CONTENT_KEYS, *REASONING, *MARKS, *VERDICTS, *PARTS,
     "tool_calls", "function_call", "name", "tool_call_id",
 }  # fmt: skip
 
@@ -26,11 +48,12 @@ Turn = Mapping[str, Any]
 
 def read_turn(record: Record, turn: Turn, path: str) -> Message:
     """A turn under ``role`` and ``content``, or under ``from`` and ``value``."""
-    for key in turn.keys() - _TURN_KEYS:
-        if turn[key] is not None and key not in record.options.ignore:
-            record.note_unread(f"{path.partition('[')[0]}[].{key}")
     role_key = next((key for key in ROLE_KEYS if key in turn), "role")
     content_key = _content_key(turn, role_key)
+    for key in turn:
+        is_known = key in TURN_KEYS and (key not in _NAMED or key in (role_key, content_key))
+        if not is_known and key not in record.options.ignore and turn[key] not in (None, "", [], {}):
+            _leave(record, key, path)
     name = _value(record, turn, role_key, path)
     role = role_of(record, name, f"{path}.{role_key}")
     learnt, weight = marked(record, turn, path, role)
@@ -49,13 +72,22 @@ def read_turn(record: Record, turn: Turn, path: str) -> Message:
     return Message(
         role,
         None if silent else text,
-        _reasoning(record, turn, path, thought),
+        reasoning_of(record, turn, path, thought),
         calls,
         learnt,
         record.text(turn.get("name"), f"{path}.name"),
         record.text(turn.get("tool_call_id"), f"{path}.tool_call_id"),
         weight,
     )
+
+
+def _leave(record: Record, key: str, path: str) -> None:
+    """A key that means nothing here: counted, or a question if it may say what is learnt."""
+    doubt = next((doubt for word, doubt in _DOUBTFUL.items() if word.search(key)), None)
+    if doubt is None:
+        record.note_unread(f"{path.partition('[')[0]}[].{key}")
+    else:
+        record.fault(f"'{path}.{key}' is not read", doubt[0], f"data.ignore={key}, or {doubt[1]}")
 
 
 def _content_key(turn: Turn, role_key: str) -> str:
@@ -66,7 +98,7 @@ def _content_key(turn: Turn, role_key: str) -> str:
 def _value(record: Record, turn: Turn, key: str, path: str) -> Any:
     """The value of a key that every turn has; None behind a fault."""
     if key not in turn:
-        near = nearest(key, turn.keys() - _TURN_KEYS)
+        near = nearest(key, turn.keys() - TURN_KEYS)
         mend = f"rename '{near}' to '{key}'" if near is not None else f"add '{key}'"
         record.fault(f"'{path}.{key}' is missing", mend=mend)
     elif turn[key] is None:
@@ -104,9 +136,12 @@ def _is_parts(value: Any) -> bool:
 def _part(record: Record, part: Any, path: str, thoughts: list[str]) -> str | None:
     """The text of a part; None behind a fault. Keys that are null stem from a table's columns."""
     fields = {k: v for k, v in cast(Turn, part).items() if v is not None} if isinstance(part, dict) else {}
+    for key in _ASIDE:
+        fields.pop(key, None)
     sort = fields.get("type")
-    if sort == "thinking" and isinstance(fields.get("thinking"), str):
-        thoughts.append(fields["thinking"])
+    thought = fields.get(_THOUGHTS[sort]) if isinstance(sort, str) and sort in _THOUGHTS else None
+    if isinstance(thought, str):
+        thoughts.append(thought)
         return ""
     if "text" in fields and sort in _TEXT_PARTS and fields.keys() <= {"type", "text"}:
         return record.text(fields["text"], f"{path}.text") or ""
@@ -118,8 +153,10 @@ def _part(record: Record, part: Any, path: str, thoughts: list[str]) -> str | No
     return None
 
 
-def _reasoning(record: Record, turn: Turn, path: str, thought: str | None) -> str | None:
-    given = [key for key in REASONING if turn.get(key) is not None and key not in record.options.ignore]
-    if len({str(turn[key]) for key in given}) + (thought is not None) > 1:
+def reasoning_of(record: Record, fields: Turn, path: str, thought: str | None = None) -> str | None:
+    """The reasoning of a turn, or of a row's answer, by any of its names; ``thought``: that of its parts."""
+    given = [key for key in REASONING if key in fields and key not in record.options.ignore]
+    given = [key for key in given if not isinstance(fields[key], bool | None)]  # a switch is no reasoning
+    if len({str(fields[key]) for key in given}) + (thought is not None) > 1:
         record.fault(f"'{path}' has two different reasonings", mend=f"keep one of {', '.join(given)}")
-    return record.text(turn[given[0]], f"{path}.{given[0]}") if given else thought
+    return record.text(fields[given[0]], f"{path}.{given[0]}") if given else thought

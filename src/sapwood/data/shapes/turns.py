@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from sapwood.data.problems import excerpt, kind
-from sapwood.data.shapes.nested import unpacked
+from sapwood.data.shapes.marks import marked
+from sapwood.data.shapes.names import MARKS, REASONING, VERDICTS
+from sapwood.data.shapes.nested import looks_nested, unpacked
 from sapwood.data.shapes.record import DROP, DROP_BLANK, Record
 from sapwood.data.shapes.roles import CALLS, ROLES
-from sapwood.data.shapes.turn import CONTENT_KEYS, ROLE_KEYS, read_turn
+from sapwood.data.shapes.turn import CONTENT_KEYS, ROLE_KEYS, TURN_KEYS, read_turn, reasoning_of
 from sapwood.types import Message, Role
 
 _MAY_FOLLOW: dict[Role | None, tuple[Role, ...]] = {
@@ -23,6 +25,7 @@ _SIMPLE: dict[str, Role] = {name: role for name, role in ROLES.items() if name n
 # An item that holds a prompt and its answer: MOSS, XTuner, and those who do alike.
 _ASKED = ("human", "input", "user", "question", "prompt", "instruction", "query")
 _ANSWERED = ("assistant", "output", "bot", "answer", "response", "completion", "gpt")
+_KEYS = {*TURN_KEYS, *_ASKED, *_ANSWERED, "system"}
 
 
 def read_turns(record: Record, keys: tuple[str, ...]) -> list[Message]:
@@ -52,8 +55,10 @@ def read_turns(record: Record, keys: tuple[str, ...]) -> list[Message]:
 
 
 def messages_of(record: Record, turns: list[Any], key: str) -> list[Message]:
-    """Each item as messages: an object with a role; one with a prompt and its answer; [prompt, answer];
-    or texts, of which the user has the first."""
+    """Each item as messages: an object with a role, perhaps as JSON text; one with a prompt and its answer,
+    or with one of them; [prompt, answer]; or texts, of which the user has the first."""
+    if turns and isinstance(turns[0], str) and all(map(_spells_turn, turns)):
+        turns = [unpacked(record, turn, f"{key}[{at}]") for at, turn in enumerate(turns)]
     if all(isinstance(turn, str) for turn in turns):
         return [_speech(record, turn, f"{key}[{at}]", at % 2 == 0) for at, turn in enumerate(turns)]
     messages: list[Message] = []
@@ -65,6 +70,8 @@ def messages_of(record: Record, turns: list[Any], key: str) -> list[Message]:
             calling = False
             continue
         path = f"{key}[{at}]"
+        if isinstance(turn, dict):
+            turn = _plain_keys(cast(Mapping[str, Any], turn))
         if isinstance(turn, list) and len(cast(list[Any], turn)) == 2:
             both = cast(list[Any], turn)
             messages += [_speech(record, both[i], f"{path}[{i}]", i == 0) for i in range(2)]
@@ -72,6 +79,8 @@ def messages_of(record: Record, turns: list[Any], key: str) -> list[Message]:
             record.fault(f"'{path}' is {kind(turn)}, not a turn", f"found {excerpt(turn)}", DROP)
         elif pair := _pair_keys(cast(Mapping[str, Any], turn)):
             messages += _exchange(record, cast(Mapping[str, Any], turn), pair, path)
+        elif len(cast(Mapping[str, Any], turn)) == 1 and (said := _said(record, turn, path)) is not None:
+            messages.append(said)
         else:
             message = read_turn(record, cast(Mapping[str, Any], turn), path)
             calls = _role_name(cast(Mapping[str, Any], turn)) in CALLS
@@ -101,6 +110,35 @@ def _simple(turn: Any) -> Message | None:
     return Message(known, text)
 
 
+def _plain_keys(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The turn with each key that files use, and that stands there in another case, under its own name."""
+    if turn.keys() <= _KEYS:
+        return turn
+    found: dict[str, Any] = {}
+    for key, value in turn.items():
+        folded = key.strip().casefold()
+        found[folded if folded in _KEYS and folded not in turn else key] = value
+    return found
+
+
+def _spells_turn(value: Any) -> bool:
+    """Is this the JSON text of a turn?"""
+    return looks_nested(value) and all(
+        any(f'"{key}"' in value or f"'{key}'" in value for key in keys) for keys in (ROLE_KEYS, CONTENT_KEYS)
+    )
+
+
+def _said(record: Record, turn: Mapping[str, Any], path: str) -> Message | None:
+    """A turn whose one key says who speaks; None for any other."""
+    ((who, text),) = turn.items()
+    if who in (*ROLE_KEYS, *CONTENT_KEYS) or (role := _SIMPLE.get(who)) is None:
+        return None
+    if role == "tool":
+        return None
+    message = _speech(record, text, f"{path}.{who}", asked=role == "user")
+    return Message(role, message.content)
+
+
 def _role_name(turn: Mapping[str, Any]) -> str:
     name = next((turn[key] for key in ROLE_KEYS if key in turn), None)
     return name.strip().casefold() if isinstance(name, str) else ""
@@ -122,14 +160,17 @@ def _pair_keys(turn: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def _exchange(record: Record, turn: Mapping[str, Any], keys: tuple[str, str], path: str) -> list[Message]:
     """Prompt and answer in one object, with the system prompt that XTuner puts beside the first."""
-    for key in turn.keys() - {*keys, "system"} - record.options.ignore:
+    for key in turn.keys() - {*keys, "system", *REASONING, *MARKS, *VERDICTS} - record.options.ignore:
         record.note_unread(f"{path.partition('[')[0]}[].{key}")
     system = record.text(turn.get("system"), f"{path}.system")
     asked, answered = keys
+    learnt, weight = marked(record, turn, path, "assistant")
+    answer = _speech(record, turn[answered], f"{path}.{answered}", False)
+    thought = reasoning_of(record, turn, path)
     return [
         *([Message("system", system)] if system else []),
         _speech(record, turn[asked], f"{path}.{asked}", True),
-        _speech(record, turn[answered], f"{path}.{answered}", False),
+        Message("assistant", answer.content, thought, trained=learnt, weight=weight),
     ]
 
 
@@ -149,8 +190,10 @@ def in_order(record: Record, messages: list[Message], key: str) -> list[Message]
         before = role
     last = max((at for at, message in enumerate(messages) if message.role == "assistant"), default=-1)
     if last < 0 and not record.problems:
-        why = "there is no answer to learn"
-        record.fault(f"last turn is {before}, not assistant", why, f"add the answer, or {DROP}")
+        why, mend = "there is no answer to learn", f"add the answer, or {DROP}"
+        if "chosen" in record.value:
+            mend = f"data.columns.prompt={key} data.columns.completion=chosen learns the better answer"
+        record.fault(f"last turn is {before}, not assistant", why, mend)
     if last + 1 < len(messages):
         record.count("end with turns behind the last answer, which are left out")
     return messages[: last + 1]

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sapwood.template.content import NONCHARACTERS
+from sapwood.types import Span
 
+MOST = 32  # places of one spelling in one message that are asked about; later ones are the row's
 Render = Callable[[list[Any]], str | None]  # None where the template refuses
 
 
@@ -27,21 +29,38 @@ class Around:
     behind: str
 
 
-def is_taken_apart(
-    messages: Sequence[Mapping[str, Any]], at: int, spelling: str, render: Render, control: re.Pattern[str]
-) -> bool:
-    """Does the template do anything but copy ``spelling`` where the content of message ``at`` holds it?"""
+def taken_apart(
+    messages: Sequence[Mapping[str, Any]],
+    at: int,
+    places: Sequence[Span],
+    render: Render,
+    control: re.Pattern[str],
+) -> list[Span]:
+    """Those of ``places``, at which the content of message ``at`` has one spelling, that the template does
+    anything but copy. A template may take a text apart at one of them, and copy the next."""
     content = messages[at]["content"]
-    word = _word(content)
-    other = content.replace(spelling, word)
-    text, changed = render([*messages]), render(_with(messages, at, other))
-    if text is not None and changed is not None and changed.replace(word, spelling) == text:
-        return False
-    # Another word may change a text elsewhere: what decides is how this message is written.
-    here, there = (_around(messages, at, given, render, control) for given in (content, other))
-    if here is None or there is None:
-        return True
-    return here != replace(there, inside=there.inside.replace(word, spelling))
+    word, text = _word(content), render([*messages])
+
+    def is_copied(*changed: Span) -> bool:
+        other = _replaced(content, changed, word)
+        spelling = content[changed[0].start : changed[0].stop]
+        found = render(_with(messages, at, other))
+        if text is not None and found is not None and found.replace(word, spelling) == text:
+            return True
+        # Another word may change a text elsewhere: what decides is how this message is written.
+        here, there = (_around(messages, at, given, render, control) for given in (content, other))
+        if here is None or there is None:
+            return False
+        return here == replace(there, inside=there.inside.replace(word, spelling))
+
+    if not places or is_copied(*places):
+        return []
+    return [*places] if len(places) == 1 else [one for one in places[:MOST] if not is_copied(one)]
+
+
+def _replaced(content: str, places: Sequence[Span], word: str) -> str:
+    starts, stops = [0, *(one.stop for one in places)], [*(one.start for one in places), len(content)]
+    return word.join(content[start:stop] for start, stop in zip(starts, stops, strict=True))
 
 
 def _with(messages: Sequence[Mapping[str, Any]], at: int, content: str) -> list[dict[str, Any]]:
@@ -55,13 +74,13 @@ def pattern_of(spellings: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
 
 
-def map_between(text: str, pattern: re.Pattern[str], change: Callable[[str], str]) -> str:
-    """The text with ``change`` applied to what stands between the matches, blank edges left alone."""
+def map_between(text: str, places: Sequence[Span], change: Callable[[str], str]) -> str:
+    """The text with ``change`` applied to what stands between the places, blank edges left alone."""
     out: list[str] = []
     at = 0
-    for match in pattern.finditer(text):
-        out += [_inside_blanks(text[at : match.start()], change), match[0]]
-        at = match.end()
+    for place in places:
+        out += [_inside_blanks(text[at : place.start], change), text[place.start : place.stop]]
+        at = place.stop
     return "".join([*out, _inside_blanks(text[at:], change)])
 
 

@@ -53,6 +53,24 @@ def fitted(conversation: Conversation, form: Callable[[], Form]) -> Conversation
     return replace(conversation, messages=messages) if messages != conversation.messages else conversation
 
 
+def refitted(before: Conversation, after: Conversation) -> str | None:
+    """What `fitted` did with the arguments of calls, in words; None where they stayed as they were."""
+    if before is after:
+        return None
+    for old, new in zip(_arguments(before), _arguments(after), strict=True):
+        if isinstance(old, str) and isinstance(new, Mapping):
+            return "have calls with arguments as JSON text: parsed into the objects that the template writes"
+        if isinstance(old, Mapping) and isinstance(new, str):
+            return (
+                "have calls with arguments as objects: given to the template as the JSON text that it takes"
+            )
+    return None
+
+
+def _arguments(conversation: Conversation) -> list[Any]:
+    return [arguments_of(call) for message in conversation.messages for call in message.tool_calls]
+
+
 def arguments_of(call: Mapping[str, Any]) -> Any:
     """What a call passes, in either layout of a call."""
     return _function(call).get("arguments")
@@ -63,7 +81,10 @@ def name_of(call: Mapping[str, Any]) -> str:
 
 
 def parsed(arguments: Any) -> Any:
-    """The object that a text is the JSON of; anything else as it is."""
+    """The object that a text is the JSON of; none at all, as null or as blank text, is an empty one; anything
+    else as it is."""
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        return {}
     if not isinstance(arguments, str) or not arguments.lstrip().startswith("{"):
         return arguments
     try:
@@ -113,8 +134,8 @@ def _with_arguments(call: Mapping[str, Any], form: Form) -> Mapping[str, Any]:
     wanted = given
     if form.arguments == "object":
         wanted = parsed(given)
-    elif form.arguments == "text" and isinstance(given, Mapping):
-        wanted = json.dumps(given, ensure_ascii=False)
+    elif form.arguments == "text" and (isinstance(given, Mapping) or parsed(given) == {}):
+        wanted = json.dumps(parsed(given), ensure_ascii=False)
     if wanted is given:
         return call
     function = {**_function(call), "arguments": wanted}

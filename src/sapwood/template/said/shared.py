@@ -43,12 +43,16 @@ class Shared:
         self.first = [*self.first, row][:EXAMPLES]
         self.example = self.example or example
 
-    def merge(self, later: Shared) -> None:
-        """Count in those of later rows."""
-        self.rows += later.rows
-        self.kinds.update(later.kinds)
-        self.first = [*self.first, *later.first][:EXAMPLES]
-        self.example = self.example or later.example
+    def merge(self, other: Shared) -> None:
+        """Count in other rows of the same files, or of later ones."""
+        self.rows += other.rows
+        self.kinds.update(other.kinds)
+        both = [*self.first, *other.first]
+        files = [*dict.fromkeys(row.source for row in both)]
+        before = self.first[:1]
+        self.first = sorted(both, key=lambda row: (files.index(row.source), row.index))[:EXAMPLES]
+        if self.first[:1] != before:
+            self.example = other.example
 
     def problem(self, code: str) -> Problem:
         """One for all of them."""

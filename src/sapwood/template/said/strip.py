@@ -8,15 +8,17 @@ and, where the config asks for it, made into the turns that it shows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from sapwood.types import Conversation, Message, Role
 
 ENDS = (  # what the families' templates write behind an answer
-    "<|im_end|>", "</s>", "<eos>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|end_of_text|>",
-    "<|endoftext|>", "<|end|>", "<|return|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>",
+    "<|im_end|>", "</s>", "<eos>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<eoa>",
+    "<eom>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<|return|>",
+    "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>",
 )  # fmt: skip
+EXCERPT = 60  # characters
 BEGINNINGS = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>", "[gMASK]", "<sop>")
 HINTS = ("<|", "<start_of_turn>", "[INST]", "<｜")  # a rendered conversation holds one of them
 ROLES: dict[str, Role] = {
@@ -54,6 +56,29 @@ def ending(text: str, ends: Sequence[str] = ENDS) -> str | None:
     return next((end for end in ends if text.endswith(end)), None) if text.endswith(tuple(ends)) else None
 
 
+def beginning(text: str) -> str | None:
+    """The token of a text's beginning that it begins with, if one is spelled there."""
+    return next((mark for mark in BEGINNINGS if text.lstrip().startswith(mark)), None)
+
+
+def spelled_out(
+    messages: Sequence[Message], ends: Sequence[str], control: Collection[str]
+) -> Iterator[tuple[str, str, str]]:
+    """(what is at fault, the mark, an excerpt) for each message that shows turns, and for each answer with a
+    stop token at its end. ``control``: the model's own tokens; one that begins a text may not begin an
+    answer."""
+    for message in messages:
+        content = message.text
+        if (mark := shows_turns(content)) is not None:
+            yield f"{mark} in a message", "", content
+        elif message.role != "assistant":
+            continue
+        elif (mark := ending(content, ends)) is not None:
+            yield f"answers that end with {mark}", mark, content[-EXCERPT:]
+        elif (mark := beginning(content)) in control:
+            yield f"answers that begin with {mark}", "", content[:EXCERPT]
+
+
 def strip_control_text(conversations: Iterable[Conversation], ends: Sequence[str]) -> Iterator[Conversation]:
     """``ends``: stop tokens of the model beside the known ones.
 
@@ -66,7 +91,7 @@ def strip_control_text(conversations: Iterable[Conversation], ends: Sequence[str
 
 def _turns(messages: Sequence[Message], ends: Sequence[str]) -> Iterator[Message]:
     for at, message in enumerate(messages):
-        if message.content is None or not (shows_turns(message.content) or ending(message.content, ends)):
+        if message.content is None or not _holds_marks(message.content, ends):
             yield message
             continue
         shown = [*_shown(message.content, message.role, ends)]
@@ -78,6 +103,11 @@ def _turns(messages: Sequence[Message], ends: Sequence[str]) -> Iterator[Message
                 yield replace(message, content=text)
             else:
                 yield Message(role, text)
+
+
+def _holds_marks(text: str, ends: Sequence[str]) -> bool:
+    marked = shows_turns(text) or ending(text, ends) or beginning(text)
+    return marked is not None
 
 
 def _shown(text: str, role: Role, ends: Sequence[str]) -> Iterator[tuple[Role, str]]:

@@ -20,6 +20,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 _SEP = re.compile(r"sep=([,;\t|])\s*")  # what Excel writes before the header, and reads
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+MERGED = "have a cell with a tab and a line break between its quotes"
 BLANK = "of the table are blank, and left out"
 
 
@@ -77,6 +78,8 @@ def _rows(
             return
         if not cells:
             continue
+        if lines.number > lines.row and _is_merged(cells, table.delimiter):
+            log.counts[MERGED] += 1
         if len(cells) == len(header) and any(cells):
             if plain is not None:
                 yield Row(RowId(source, index, lines.row), dict(zip(plain, cells, strict=True)))
@@ -94,6 +97,11 @@ def _rows(
         else:
             log.bad_row(_ragged_problem(cells, header, where, lines.row, table.delimiter))
         index += 1
+
+
+def _is_merged(cells: list[str], delimiter: str) -> bool:
+    """May two rows have become one? In a file of tabs a quote may have been text."""
+    return delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells)
 
 
 def _table(lines: _Lines, stream: BinaryIO, source: str) -> _Table:

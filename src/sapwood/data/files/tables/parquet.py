@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from sapwood.data.files.encoding import MAX_ROW_BYTES
 from sapwood.data.files.json_text import TOO_LARGE, TOO_LARGE_MEND
 from sapwood.data.problems import ProblemLog, printable
+from sapwood.data.shapes.nested import FILLED, drop_nulls
 from sapwood.errors import DataError, Problem
 from sapwood.machine.extras import install
 from sapwood.types import Row, RowId
@@ -18,7 +19,6 @@ MAX_COLUMNS = 1000
 MAX_METADATA = 16 << 20  # bytes of one string, and entries of one list, in the footer
 BATCH = 256  # rows that are in memory as Python objects
 ARROW_FILE = b"ARROW1"
-FILLED = "have nulls that only the column's type brought: dropped"
 
 
 def read_parquet(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]:
@@ -84,13 +84,13 @@ def _rows(batches: Iterator[Any], source: str, log: ProblemLog, kind: str) -> It
         for batch in batches:
             batch.validate(full=True)
             nested = [field.name for field in batch.schema if _holds_struct(field.type)]
-            for value in batch.to_pylist():
+            for value in batch.to_pylist(maps_as_pydicts="strict"):
                 row = RowId(source, index)
                 index += 1
                 if _size(value) > MAX_ROW_BYTES:
                     log.bad_row(Problem(TOO_LARGE, printable(str(row)), mend=TOO_LARGE_MEND))
                     continue
-                if nested and sum(_drop_nulls(value[name]) for name in nested):
+                if nested and sum(drop_nulls(value[name]) for name in nested):
                     log.counts[FILLED] += 1
                 yield Row(row, value)
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError, ValueError) as error:
@@ -107,21 +107,6 @@ def _holds_struct(type: Any) -> bool:
     if pa.types.is_struct(type):
         return True
     return pa.types.is_nested(type) and any(_holds_struct(type.field(i).type) for i in range(type.num_fields))
-
-
-def _drop_nulls(value: Any) -> bool:
-    """Take the keys of objects whose value is null out of a value, at any depth; was there any?
-
-    A column has one type for all rows: each row has every key that any other row has.
-    """
-    if isinstance(value, list):
-        return sum(map(_drop_nulls, value)) > 0
-    if not isinstance(value, dict):
-        return False
-    empty = [key for key, item in value.items() if item is None]
-    for key in empty:
-        del value[key]
-    return sum(map(_drop_nulls, value.values())) > 0 or bool(empty)
 
 
 def _check_sizes(metadata: Any, where: str) -> None:
