@@ -5,14 +5,21 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: install demo test lint gpu proof compat crash bench dist clean
 
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+# What the demo needs; tests, trackers, the page and the server need more.
+.venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,modelscope,bench,trackers,notebook,export,serve,ui,dev]'
+	$(PIP) .
 	touch $@
 
-demo: install
+.venv/installed: .venv/base
+	$(PIP) '.[data,modelscope,bench,trackers,notebook,export,serve,ui,dev]'
+	touch $@
+
+demo: .venv/base
 	$(BIN)/sapwood demo
 
 # Three processes, of which one often waits: each test file runs in one of them, so that what it set up is set up

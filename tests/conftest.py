@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # And one thread each: how many are fastest would be another number at every start (`model/machine.py`), and
 # bits are promised for the same number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# While the suite is measured, so is what its tests start (tests/covered/sitecustomize.py).
-if "SLIPCOVER_COVERAGE_DIR" in os.environ and "PYTEST_XDIST_WORKER" in os.environ:
-    paths = [str(Path(__file__).parent / "covered"), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -304,7 +304,7 @@ LAUNCHERS = {
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_the_launchers_themselves(launcher: str, home: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     """From cold. The bits are those of the forked runs: it is the same program."""
-    if launcher == "accelerate" and not ALL:
+    if not ALL:
         pytest.skip("half a minute of imports: `make crash` has it")
     arguments = [*LAUNCHERS[launcher], "-m", "sapwood", "train", str(home / "config.yaml")]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}

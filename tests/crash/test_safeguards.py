@@ -209,8 +209,8 @@ def no_fsync(skip: Callable[[int], bool]) -> Remove:
 def no_hash(patch: pytest.MonkeyPatch) -> None:
     compare = files._compare
 
-    def sizes_only(file: Path, entry: files.FileEntry) -> Any:
-        problem = compare(file, entry)
+    def sizes_only(file: Path, entry: files.FileEntry, sha256: Any) -> Any:
+        problem = compare(file, entry, sha256)
         return None if problem is not None and problem.what == "sha256 differs" else problem
 
     patch.setattr(files, "_compare", sizes_only)
@@ -218,9 +218,11 @@ def no_hash(patch: pytest.MonkeyPatch) -> None:
 
 def no_size(patch: pytest.MonkeyPatch) -> None:
     compare = files._compare
-    patch.setattr(
-        files, "_compare", lambda file, entry: compare(file, replace(entry, size=file.stat().st_size))
-    )
+
+    def any_size(file: Path, entry: files.FileEntry, sha256: Any) -> Any:
+        return compare(file, replace(entry, size=file.stat().st_size), sha256)
+
+    patch.setattr(files, "_compare", any_size)
 
 
 def no_rename(patch: pytest.MonkeyPatch) -> None:

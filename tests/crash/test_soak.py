@@ -8,7 +8,7 @@ import pytest
 
 from tests.crash.soak import soak
 
-KILLS = 16
+KILLS = 10
 
 
 @pytest.mark.timeout(600)

@@ -68,7 +68,9 @@ class Server:
 
 
 def environment(home: Path) -> dict[str, str]:
-    paths = [str(SRC), str(SRC.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(SRC), str(SRC.parent)]
+    if "SLIPCOVER_COVERAGE_DIR" in os.environ:  # while the suite is measured, so is the server
+        paths.append(str(Path(__file__).parents[1] / "covered"))
     inherited = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}  # NiceGUI looks for it
     caches = {"HF_HUB_CACHE": str(home / "hf"), "MODELSCOPE_CACHE": str(home / "ms")}
     return {

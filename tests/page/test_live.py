@@ -110,7 +110,7 @@ def test_from_an_empty_folder_a_dropped_file_becomes_a_run_in_six_clicks_that_is
             base = page.get_by_label("base.model")
             base.fill(str(home / "tiny-llama"))
             base.press("Enter")
-            page.get_by_label("train.epochs").fill("4")
+            page.get_by_label("train.epochs").fill("2")
             page.get_by_text("Every row is proved").wait_for(timeout=120_000)
             page.get_by_role("button", name="Start", exact=True).click()
             clicks += 1

@@ -34,6 +34,11 @@ def test_text_stays_text_wherever_it_stands(text: str) -> None:
     assert not re.search("<script|<img|<svg", join([text, differing("", text)]))
 
 
+def test_none_and_false_leave_an_attribute_out_and_zero_does_not() -> None:
+    made = el("pre", "x", tabindex=0, title="", disabled=False, cls=None, data_copy=True)
+    assert made == '<pre tabindex="0" title="" data-copy>x</pre>'
+
+
 @pytest.mark.parametrize(
     "address", ["javascript:alert(1)", "http://evil.example", "data:text/html,x", "vbscript:x"]
 )

@@ -70,16 +70,16 @@ def train_with_little_memory(config: dict[str, object], spare: int) -> None:
     from sapwood.train import rehearse as module
 
     settings = parse_config(config)
-    longest = module.longest_pack
+    moved = module.batch_of
 
     def limited(*arguments: object) -> object:
-        pack = longest(*arguments)  # type: ignore[arg-type]
+        batch = moved(*arguments)  # type: ignore[arg-type]
         status = Path("/proc/self/status").read_text()
         used = int(status.split("VmData:")[1].split()[0]) << 10
         resource.setrlimit(resource.RLIMIT_DATA, (used + spare, resource.RLIM_INFINITY))
-        return pack
+        return batch
 
-    module.longest_pack = limited  # type: ignore[assignment]
+    module.batch_of = limited  # type: ignore[assignment]
     try:
         finetune(settings)
     except OutOfMemoryError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sapwood.machine.doing import bytes_of, doing
 
-PIECE = 8 << 20  # bytes read at a time
+PIECE = 1 << 18  # bytes read at a time: more are no faster, and memory may be short
 
 
 @contextmanager

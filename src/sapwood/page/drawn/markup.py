@@ -22,9 +22,8 @@ def el(tag: str, *children: Child, **attributes: str | int | float | bool | None
 
     Raises ValueError where an address isn't one of ours or a web page's.
     """
-    told = "".join(
-        _attribute(name, value) for name, value in attributes.items() if value not in (None, False)
-    )
+    said = {name: value for name, value in attributes.items() if value is not None and value is not False}
+    told = "".join(_attribute(name, value) for name, value in said.items())
     if tag in EMPTY:
         return Safe(f"<{tag}{told}/>")
     return Safe(f"<{tag}{told}>{join(children)}</{tag}>")
