@@ -1,8 +1,8 @@
 """Measures which lines run in a process that a test starts.
 
-Python imports a module of this name at every start, from the folders of PYTHONPATH. Tests of the page put this
-folder there while the suite is measured. What was seen is written to the folder where slipcover merges what
-its workers saw. A process that is killed at once writes nothing.
+Python imports a module of this name at every start, from the folders of PYTHONPATH. Tests of the page name
+this folder there while the suite is measured. What was seen is written to the folder in which slipcover
+merges what its workers saw. A process that is killed at once writes nothing.
 """
 
 from __future__ import annotations
