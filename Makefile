@@ -22,9 +22,9 @@ install: .venv/installed
 demo: .venv/base
 	$(BIN)/sapwood demo
 
-# Three processes, of which one often waits: each test file runs in one of them, so that what it set up is set up
-# once. The whole suite must cover the code; a part of it, as in make test TESTS=tests/test_cli.py, can't.
-PYTEST := -m pytest -n $(or $(JOBS),3) --dist loadfile
+# Two processes: each test file runs in one of them, so that what it set up is set up once. The whole suite must
+# cover the code; a part of it, as in make test TESTS=tests/test_cli.py, can't.
+PYTEST := -m pytest -n $(or $(JOBS),2) --dist loadfile
 test: install
 ifdef TESTS
 	$(BIN)/python $(PYTEST) $(TESTS)

@@ -49,8 +49,14 @@ def page_in(browser: Browser, width: int, height: int, *, dark: bool = False, **
     page = context.new_page()
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda asked: faults.extend(_elsewhere(asked.url)))
-    yield page
-    context.close()
+    try:
+        yield page
+    except Exception as error:
+        shown = "closed" if page.is_closed() else page.content()[:2000]
+        error.add_note(f"faults of the page: {faults}; its beginning: {shown}")
+        raise
+    finally:
+        context.close()
     assert not faults, faults
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.crash.soak import soak
 
-KILLS = 10
+KILLS = 16
 
 
 @pytest.mark.timeout(600)
