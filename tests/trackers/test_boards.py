@@ -186,7 +186,7 @@ def test_the_board_that_is_named_shows_the_curve(
 
 
 def assert_curve(found: Points, run: Path) -> None:
-    """It is that of events.jsonl."""
+    """The board shows the points that stand in events.jsonl."""
     events, _ = read_events(run)
     truth = [(e["step"], e["data"]["loss"]) for e in events if e["kind"] == "stepped"]
     assert [step for step, _ in sorted(found)] == [step for step, _ in truth]

@@ -19,8 +19,6 @@ from sapwood.migrate.shell.words import Names, Started, Word
 from sapwood.migrate.tools.command import Command, command_of
 
 TRL = Path("trl sft")  # a command of trl's own, which a script of ours stands for
-
-
 _TRAINS = re.compile(r"train|tun|sft|lora")
 
 

@@ -97,7 +97,7 @@ def try_out(spec: BaseSpec, lora: LoraConfig, rows: Rows = "auto") -> Trial:
         return replace(_tried(spec, lora, True), why=why)
 
 
-passed: dict[str, Trial] = {}  # by what was tried: a process that trains often tries a shape once
+passed: dict[str, Trial] = {}  # by config, adapter and way: a process that trains often tries a shape once
 
 
 def _tried(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
