@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,12 +41,22 @@ def exit_code(work: Callable[..., object], *arguments: Any, timeout: float = 120
     return process.exitcode
 
 
-def killed_after(seconds: float, work: Callable[..., object], *arguments: Any, timeout: float = 120) -> bool:
-    """Run a module-level function in a fork and SIGKILL it after ``seconds``; False where it ended before."""
+def killed_after(
+    seconds: float,
+    work: Callable[..., object],
+    *arguments: Any,
+    begun: Callable[[], bool] | None = None,
+    timeout: float = 120,
+) -> bool:
+    """Run a module-level function in a fork and SIGKILL it after ``seconds``, counted from when ``begun`` is
+    true if there is such a condition; False where it ended before."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(WARM))
     process = context.Process(target=work, args=arguments)
     process.start()
+    latest = time.monotonic() + timeout
+    while begun is not None and not begun() and process.is_alive() and time.monotonic() < latest:
+        time.sleep(0.002)
     process.join(min(seconds, timeout))
     if process.exitcode is None:
         process.kill()

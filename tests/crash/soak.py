@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from sapwood.run.query import list_runs
@@ -45,8 +46,9 @@ class Tally:
 
 
 def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> Tally:
-    """Tiny runs, each killed up to a dozen times at uniformly random instants of what an undisturbed run
-    takes, until ``kills`` processes have died by SIGKILL."""
+    """Tiny runs, each killed up to a dozen times until ``kills`` processes have died by SIGKILL: at uniformly
+    random instants of what an undisturbed run takes, every second time counted from when there is a run, since
+    a busy machine spends most of a tiny run on what comes before."""
     rng, tally = random.Random(seed), Tally()
     config = tiny_config(folder, folder / "undisturbed").model_dump(mode="json")
     assert exit_code(train_or_resume, config) == 0  # pays for the warm parent
@@ -55,27 +57,26 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print
     started = time.monotonic()
     assert exit_code(train_or_resume, config) == 0
     whole = time.monotonic() - started
+    after = max(0.1, time.time() - _born(folder / "timed"))
     while tally.total < kills:
         runs = folder / f"runs-{tally.runs}"
         config["save"]["dir"] = str(runs)
         left = min(rng.randint(1, MOST_KILLS_A_RUN), kills - tally.total)
         while left:
-            resumed = bool(list_runs(runs))
-            share = 0.5 if resumed else 1.0  # a resumed run measures nothing and has less to do
+            resumed = bool(list_runs(runs))  # such a run measures nothing and has less to do
+            late = resumed or rng.random() < 0.5
+            seconds = rng.uniform(0, after if late else whole)
+            begun = None if resumed or not late else lambda runs=runs: bool(list_runs(runs))
             began = time.monotonic()
-            if not killed_after(rng.uniform(0, share * whole), train_or_resume, config):
-                whole = (whole + (time.monotonic() - began) / share) / 2  # the machine is faster now
+            if not killed_after(seconds, train_or_resume, config, begun=begun):
+                if late:
+                    after = (after + min(seconds, after)) / 2  # the machine is faster now
+                else:
+                    whole = (whole + (time.monotonic() - began)) / 2
                 break
-            place = place_of(runs, resumed)
-            if place == "before there was a run":
-                whole *= 1.2  # or the machine is slower now, and no kill would ever strike later
-            tally.kills[place] += 1
+            tally.kills[place_of(runs, resumed)] += 1
             left -= 1
-        began = time.monotonic()
-        fresh = not list_runs(runs)
         assert exit_code(train_or_resume, config) == 0, f"{runs} can't be finished"
-        if fresh:
-            whole = time.monotonic() - began
         tally.runs += 1
         if folder_hash(only_run(runs) / "adapter") == expected:
             tally.equal += 1
@@ -85,6 +86,11 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print
         if tally.runs % 20 == 0:
             say(str(tally))
     return tally
+
+
+def _born(runs: Path) -> float:
+    """When the only run of a folder began, in seconds since 1970."""
+    return datetime.fromisoformat(list_runs(runs)[0].created).timestamp()
 
 
 def place_of(runs: Path, resumed: bool) -> str:

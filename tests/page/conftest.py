@@ -87,8 +87,12 @@ def looking(browser: Browser) -> Looking:
     ) -> Generator[Page]:
         languages = {"Accept-Language": "zh-CN,zh;q=0.9" if zh else "en-US,en;q=0.9"}
         with page_in(browser, width, height, dark=dark, extra_http_headers=languages) as page:
-            page.goto(server.url(f"/?token={server.token}"))
-            page.locator("h1").wait_for()
-            yield page
+            try:
+                page.goto(server.url(f"/?token={server.token}"))
+                page.locator("h1").wait_for()
+                yield page
+            except Exception as error:
+                error.add_note(f"the server said: {server.said.read_text()[-4000:]}")
+                raise
 
     return look

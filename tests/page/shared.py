@@ -51,6 +51,7 @@ class Server:
     home: Path
     port: int
     options: tuple[str, ...]
+    said: Path
 
     def url(self, path: str) -> str:
         return f"{self.address}{path}"
@@ -85,17 +86,18 @@ def serve(home: Path, runs: Path, port: int = 0, *options: str) -> Server:
     """Start a server and wait until it says its address. ``port`` 0 is a free one."""
     words = ["ui", "--runs", str(runs), "--folder", str(home), "--no-browser", *options]
     port = port or free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sapwood", *words, "--port", str(port)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home, env=environment(home),
-    )  # fmt: skip
+    said = home / f"said-{port}.txt"  # a file, since a pipe that nobody reads stops who writes
+    with said.open("a") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sapwood", *words, "--port", str(port)],
+            stdout=subprocess.PIPE, stderr=errors, text=True, cwd=home, env=environment(home),
+        )  # fmt: skip
     assert process.stdout is not None
     line = process.stdout.readline()
     if "http" not in line:
-        assert process.stderr is not None
-        raise AssertionError(f"no server: {line}{process.stderr.read()}")
+        raise AssertionError(f"no server: {line}{said.read_text()}")
     address, _, token = line.split()[-1].partition("/?token=")
-    return Server(process, address, token, runs, home, port, options)
+    return Server(process, address, token, runs, home, port, options, said)
 
 
 def free_port() -> int:
