@@ -109,7 +109,7 @@ def real_soak(kills: int, seed: int, folder: Path) -> Tally:
     config = folder / "real.yaml"
     config.write_text(
         "data: {train: builtin:nursery, eval: 8}\n"
-        f"train: {{max_steps: {REAL_STEPS}, batch_size: 4}}\n"
+        f"train: {{max_steps: {REAL_STEPS}, batch_size: 4, threads: 1}}\n"
         "eval: {samples: 1, max_new_tokens: 8}\n"
         "save: {every: 1}\n"
         "base: {storage: fp32}\n"
