@@ -106,7 +106,17 @@ def _linears(model: Any) -> dict[str, nn.Linear]:
 
     head = model.get_output_embeddings()
     modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
-    return {name: m for name, m in modules if isinstance(m, nn.Linear) and m is not head}
+    return {
+        name: m
+        for name, m in modules
+        if isinstance(m, nn.Linear) and m is not head and not _computes_otherwise(m)
+    }
+
+
+def _computes_otherwise(linear: nn.Linear) -> bool:
+    """Is it a linear by its weight alone? A model's own kind may, for example, multiply in groups."""
+    own = next(kind for kind in type(linear).__mro__ if "forward" in vars(kind))
+    return own.__module__.startswith("transformers.models")
 
 
 def _all_linear(model: Any, names: Sequence[str], linears: Sequence[str]) -> tuple[str, ...]:

@@ -24,7 +24,9 @@ MAX_INDEX = 64_000_000
 MAX_HEADER = 8_000_000
 MAX_TENSORS = 50_000  # of one file; the largest mixtures of experts keep a thousand or two in each
 MAX_RANK = 8
+ENDLESS = [("__float__", "Infinity")]  # as transformers 5 spells it in JSON
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+TABLE_BITS = {"I64": 64}  # of what isn't multiplied: the experts of each token, for example
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 INDEX = "model.safetensors.index.json"
@@ -105,10 +107,13 @@ def read_folder(path: Path) -> Folder:
 
 
 def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
-    """A JSON object from a file of the model's: bounded, inside its folder, no key twice, no NaN."""
+    """A JSON object from a file of the model's: bounded, inside its folder, no key twice, no NaN. Infinity,
+    as transformers writes it where there is no limit, is a number."""
     check_inside(path)
 
-    def constant(name: str) -> Any:
+    def constant(name: str) -> float:
+        if name == "Infinity":
+            return math.inf
         raise ValueError(f"{name} is not a JSON value")
 
     try:
@@ -128,10 +133,10 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     return value
 
 
-def _pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+def _pairs(found: list[tuple[str, Any]]) -> Any:
     if len({key for key, _ in found}) != len(found):
         raise ValueError("a key appears twice")
-    return dict(found)
+    return math.inf if found == ENDLESS else dict(found)
 
 
 def _whose(path: Path, error: OSError) -> str:
@@ -238,12 +243,13 @@ def _entries(table: Mapping[str, Any], data_size: int) -> Iterator[tuple[str, tu
         if not re.fullmatch(r"[\w.\-]{1,512}", name):
             raise ValueError(f"tensor name {name[:80]!r}")
         kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if kind not in DTYPE_BITS:
+        bits = DTYPE_BITS | ({} if name.endswith((".weight", ".bias")) else TABLE_BITS)
+        if kind not in bits:
             known = ", ".join(DTYPE_BITS)
             raise ValueError(f"{name} is stored as {kind}; weights in {known} can be trained on")
         if len(shape) > MAX_RANK or not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
             raise ValueError(f"{name} has the shape {str(shape)[:80]} at {first}, {last}")
-        if last - first != math.prod(shape) * DTYPE_BITS[kind] // 8 or last > data_size:
+        if last - first != math.prod(shape) * bits[kind] // 8 or last > data_size:
             raise ValueError(f"{name} ends at byte {last:,} of {data_size:,}: the download may be cut")
         ranges.append((first, last, name))
         yield name, tuple(shape)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sapwood.base.cache import file_sha256
 from sapwood.base.chatglm import chatglm_tokenizer, glm_values, is_chatglm
@@ -116,7 +116,9 @@ def _native_config(folder: Folder) -> Any:
         raise ModelError(
             f"model_type {kind!r} isn't supported", where, why, "check config.json, or update transformers"
         )
-    if "vision_config" in values or values.get("is_encoder_decoder"):
+    parts = [part for key, part in values.items() if key != "text_config" and isinstance(part, Mapping)]
+    models = any(part.get("model_type") in CONFIG_MAPPING for part in cast("list[Mapping[str, Any]]", parts))
+    if models or "vision_config" in values or values.get("is_encoder_decoder"):
         raise ModelError(
             f"{kind} is more than a language model", where, "sapwood trains text models (decoders)"
         )
@@ -147,7 +149,7 @@ def without_dropout(hf_config: Any) -> tuple[str, ...]:
 def _check_size(hf_config: Any, folder: Folder) -> None:
     """Compare what the config describes with what the files hold, before anything is allocated for it."""
     where = str(folder.path / "config.json")
-    layers = hf_config.get_text_config().num_hidden_layers
+    layers = getattr(hf_config.get_text_config(), "num_hidden_layers", 0)
     if layers > len(folder.shapes):
         why = f"the weights hold {len(folder.shapes):,} tensors"
         raise ModelError(f"the config describes {layers:,} layers", where, why)

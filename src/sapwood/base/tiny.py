@@ -9,6 +9,7 @@ the vocabulary; and windows, so that a short row is longer than its window.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,49 @@ MOST = 100_000_000  # parameters; a copy that is larger isn't tiny
 EXPERTS = 4
 LIMITS = {  # keys of configs, and what they are at most in the copy
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), EXPERTS),
-    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k"), 2),
+    **dict.fromkeys(
+        ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts"), 2
+    ),
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "num_shared_experts"), 1),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 64),
     **dict.fromkeys(("moe_shared_expert_intermediate_size", "expert_ffn_hidden_size"), 64),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "hidden_size_per_layer_input"), 32),
     **dict.fromkeys(("sliding_window", "attention_window_size", "attention_chunk_size"), WINDOW),
     **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"), 1),
+    **dict.fromkeys(("attn_layer_period", "expert_layer_period", "decoder_sparse_step"), 2),
+    **dict.fromkeys(("attn_layer_offset", "expert_layer_offset"), 1),
 }
 WIDE = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "intermediate_size_mlp", "mlp_dim")
+GROWING = ("mamba_n_heads", "n_mamba_heads", "attention_hidden_size", "num_query_groups")  # with the width
+OF_STATES = ("num_heads", "intermediate_size", "attention_hidden_size", "time_step_rank", "embedding_dim")
+HEADS = ("num_attention_heads", "num_key_value_heads", "hidden_size", "num_hidden_layers")
+NAMED = (
+    "attn_layer_indices",
+    "hybrid_layer_ids",
+    "full_attn_idxs",
+    "mlp_only_layers",
+    "moe_layers",
+    "ple_layer_ids",
+)
+WAYS = ((2, 1), (2, 2), (4, 1), (8, 1), (4, 2))  # heads of keys, and layers of each kind, at most
 
 
-def tiny_config(hf_config: Any, vocabulary: int = VOCABULARY, *, narrow: bool = True) -> Any:
+def tiny_config(
+    hf_config: Any, vocabulary: int = VOCABULARY, *, heads: int | None = 2, layers: int = 1
+) -> Any:
     """The config of the tiny copy of a model of ``hf_config``, which stays as it is. ``vocabulary``: its rows
-    at most. narrow: fewer heads, and as wide as they are; otherwise it only has fewer layers, for a family
-    whose widths depend on each other in ways of their own."""
+    at most. heads: of keys at most, as wide as they are; None leaves widths, for a family whose widths depend
+    on each other in ways of their own. layers: of each kind."""
     config = copy.deepcopy(hf_config)
     text = config.get_text_config()
+    own = _taken_apart(text)
     for key, most in LIMITS.items():
         _limit(text, key, most)
     for key in ("vocab_size", "vocab_size_per_layer_input"):
         _limit(text, key, vocabulary)
-    if narrow:
-        _narrow(text)
-    _shorten(text, pairs=narrow)
+    if heads is not None:
+        _narrow(text, heads)
+    _shorten(text, own, layers, pairs=heads is not None)
     for key in list(text.to_dict()):
         if key.endswith("token_id"):
             _limit(text, key, vocabulary - 1)
@@ -53,12 +73,21 @@ def tiny_model(hf_config: Any, folder: Path, vocabulary: int = VOCABULARY, seed:
 
     Raises ValueError where a config of this kind can't be made tiny, and whatever transformers raises.
     """
-    try:
-        model = _built(tiny_config(hf_config, vocabulary), seed)
-    except Exception:  # each architecture has its own
-        model = _built(tiny_config(hf_config, vocabulary, narrow=False), seed)
+    model = _first_that_runs(hf_config, vocabulary, seed)
     model.save_pretrained(folder)
     return model.config
+
+
+def _first_that_runs(hf_config: Any, vocabulary: int, seed: int) -> Any:
+    """Of the ways to make it small. The fault of the first says most about the model."""
+    first: Exception | None = None
+    for heads, layers in (*WAYS, (None, 1)):
+        try:
+            return _built(tiny_config(hf_config, vocabulary, heads=heads, layers=layers), seed)
+        except Exception as error:  # each architecture has its own
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def _built(config: Any, seed: int) -> Any:
@@ -82,42 +111,79 @@ def _built(config: Any, seed: int) -> Any:
     return model
 
 
-def _narrow(text: Any) -> None:
+def _narrow(text: Any, few: int) -> None:
     """Fewer heads of the same width, in groups as before; the model as wide as they are together."""
-    heads, width = text.num_attention_heads, text.hidden_size
+    heads, width = getattr(text, "num_attention_heads", None), text.hidden_size
+    if heads is None:  # layers of states alone
+        text.hidden_size = min(few * 64, width)
+        _grow(text, OF_STATES, width)
+        return
     key_heads = getattr(text, "num_key_value_heads", None) or heads
     own = getattr(text, "head_dim", None)
     dim = own if isinstance(own, int) else width // heads
-    few = min(key_heads, 2)
-    text.num_attention_heads = few * min(heads // key_heads, 4)
+    few = min(key_heads, few)
+    text.num_attention_heads = few * min(heads // key_heads, 2)
     if getattr(text, "num_key_value_heads", None):
         text.num_key_value_heads = few
     text.hidden_size = text.num_attention_heads * dim
+    _grow(text, GROWING, width)
     for key in WIDE:
         _limit(text, key, 2 * text.hidden_size)
 
 
-def _shorten(text: Any, *, pairs: bool) -> None:
-    """One layer of each kind, two at least if ``pairs``. What is said of each layer is a list as long as the
-    layers."""
+def _grow(text: Any, keys: Sequence[str], width: int) -> None:
+    """Counts and widths that go with the model's, which was ``width``."""
+    for key in keys:
+        if isinstance(value := getattr(text, key, None), int):
+            setattr(text, key, max(value * text.hidden_size // width, 1))
+
+
+def _taken_apart(text: Any) -> dict[int, dict[str, Any]]:
+    """What single layers have otherwise than the config says of all, taken out of the config: it refuses to
+    say of all what isn't so."""
+    told: Mapping[str, dict[str, Any]] = text.to_dict().get("per_layer_config") or {}
+    if told:
+        text.per_layer_config = None
+    return {int(layer): values for layer, values in told.items()}
+
+
+def _shorten(text: Any, own: Mapping[int, dict[str, Any]], most: int, *, pairs: bool) -> None:
+    """``most`` layers of each kind, two at least if ``pairs``. What is said of each layer is a list as long
+    as the layers, a list of those that something is true of, or ``own``."""
     count = text.num_hidden_layers
     each = {
         key: list(value)
         for key, value in vars(text).items()
-        if isinstance(value, list | tuple) and len(value) == count and not key.startswith("_")
+        if isinstance(value, list | tuple) and len(value) == count and key not in NAMED and key[0] != "_"
     }
-    kinds: dict[str, int] = {}
+    named = {key: value for key in NAMED if isinstance(value := getattr(text, key, None), list | tuple)}
+    kinds: dict[str, list[int]] = {}
     for i in range(count):
-        kinds.setdefault(repr([str(values[i]) for values in each.values()]), i)
-    chosen = sorted(kinds.values())[:4]
+        said = [str(values[i]) for values in each.values()] + [i in layers for layers in named.values()]
+        kinds.setdefault(repr((said, own.get(i))), []).append(i)
+    chosen = sorted(i for same in list(kinds.values())[:4] for i in same[:most])
     shared = getattr(text, "num_kv_shared_layers", 0) or 0
     if shared or (pairs and len(chosen) == 1):  # layers that take keys from others need others before them
         chosen = chosen * 2
     for key, values in each.items():
         setattr(text, key, [values[i] for i in chosen])
+    for key, layers in named.items():
+        setattr(text, key, [new for new, i in enumerate(chosen) if i in layers])
     text.num_hidden_layers = len(chosen)
     if shared:
         text.num_kv_shared_layers = len(chosen) // 2
+    if own:
+        text.per_layer_config = {i: _fitting(text, own[old]) for i, old in enumerate(chosen) if old in own}
+
+
+def _fitting(text: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What one layer has otherwise, as small as the rest."""
+    most = LIMITS | {key: getattr(text, key) for key in HEADS if isinstance(getattr(text, key, None), int)}
+    most |= dict.fromkeys(WIDE, 2 * text.hidden_size)
+    return {
+        key: min(value, most[key]) if key in most and isinstance(value, int) else value
+        for key, value in values.items()
+    }
 
 
 def _limit(config: Any, key: str, most: int) -> None:

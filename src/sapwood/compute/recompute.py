@@ -26,14 +26,12 @@ def layers_to_recompute(choice: Layers, layers: int) -> int:
 def decoder_layers(network: Any) -> list[Any]:
     """The layers of a transformers model's decoder, whatever it calls the list."""
     text = network.config.get_text_config()
-    found = [
-        module
-        for module in network.get_decoder().modules()
-        if isinstance(module, nn.ModuleList) and len(module) == text.num_hidden_layers
-    ]
+    lists = [list(module) for module in network.get_decoder().modules() if isinstance(module, nn.ModuleList)]
+    counted = [found for found in lists if len(found) == text.num_hidden_layers]
+    found = next(iter(counted), max(lists, key=len, default=[]))  # a config may count another part's layers
     if not found:
         raise ModelError(f"{text.model_type} models can't be trained", "", "they have no list of layers")
-    return list(found[0])
+    return found
 
 
 def recompute_layers(network: Any, choice: Layers) -> int:

@@ -36,7 +36,7 @@ from sapwood.machine.doing import doing
 from sapwood.pack.build import build_pack
 from sapwood.prepare.study import Study
 from sapwood.train.loop import batch_of, forward_loss
-from sapwood.types import Base, BaseSpec, Example, RowId
+from sapwood.types import Base, BaseSpec, Example, Pack, RowId
 
 SHARED, OWN = 2 * WINDOW, (3 * WINDOW, 2 * WINDOW, 5)  # tokens of a row that all share, and of each row
 UNTRAINED = "models can't be trained"
@@ -109,7 +109,6 @@ def _tried(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
 
 
 def _tried_anew(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
-    kind = spec.hf_config.model_type
     mend = "take a model of another family"
     try:
         with (
@@ -122,9 +121,18 @@ def _tried_anew(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
     except SapwoodError as error:
         problems = [replace(problem, mend=problem.mend or mend) for problem in error.problems]
         raise type(error)(problems) from None
+
+
+@contextmanager
+def _told_as(spec: BaseSpec, wrong: str) -> Generator[None]:
+    """Whatever fails inside is told as ``wrong``, a sentence, with the library's own words behind it."""
+    try:
+        yield
+    except SapwoodError:
+        raise
     except Exception as error:  # each architecture and each config class has its own
-        why = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"{kind} {UNTRAINED}", spec.source, why, mend) from None
+        why = f"{wrong} ({type(error).__name__}: {first_line(error)})"
+        raise ModelError(f"{spec.hf_config.model_type} {UNTRAINED}", spec.source, why) from None
 
 
 @contextmanager
@@ -140,26 +148,38 @@ def _one_thread() -> Generator[None]:
 
 @doing("trying a tiny copy of the model")
 def _try(spec: BaseSpec, lora: LoraConfig, folder: Path, alone: bool) -> Trial:
-    small = replace(spec, path=folder / "base", hf_config=tiny_model(spec.hf_config, folder / "base"))
-    model = replace(attach_lora(_loaded(small), lora), alone=alone)
-    _wake(model)
+    with _told_as(spec, "transformers can't make and run a tiny copy of it here"):
+        small = replace(spec, path=folder / "base", hf_config=tiny_model(spec.hf_config, folder / "base"))
+    with _told_as(spec, "PEFT can't put the adapter on it"):
+        model = replace(attach_lora(_loaded(small), lora), alone=alone)
+        _wake(model)
+        write_adapter(model, folder / "adapter")
     examples = _rows()
-    packs = [build_pack([example]) for example in examples] if alone else [build_pack(examples)]
-    write_adapter(model, folder / "adapter")
     model.peft.train()
-    found_loss = 0.0
+    with _told_as(spec, "its layers can't " + ("be trained" if alone else "compute several rows at once")):
+        found_loss, found = _stepped(model, examples)
+    with _told_as(spec, "transformers and PEFT can't open what was trained"):
+        wanted_loss, wanted = _plainly(folder, examples)
+        _compare(small, found_loss, wanted_loss, found, wanted)
+        _compare_opened(small, folder / "adapter", examples[0])
+    window = getattr(small.hf_config.get_text_config(), "sliding_window", None)
+    tokens = sum(len(pack.ids) for pack in _packs(examples, alone))
+    return Trial(len(examples), tokens, window if isinstance(window, int) else None, alone)
+
+
+def _packs(examples: list[Example], alone: bool) -> list[Pack]:
+    return [build_pack([example]) for example in examples] if alone else [build_pack(examples)]
+
+
+def _stepped(model: LoraModel, examples: list[Example]) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients as in training."""
+    found = 0.0
     with attending(model):
-        for pack in packs:
+        for pack in _packs(examples, model.alone):
             loss = forward_loss(model, batch_of(model, pack))
             loss.total.backward()
-            found_loss += float(loss.total.detach())
-    found = {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
-    wanted_loss, wanted = _plainly(folder, examples)
-    _compare(small, found_loss, wanted_loss, found, wanted)
-    _compare_opened(small, folder / "adapter", examples[0])
-    window = getattr(small.hf_config.get_text_config(), "sliding_window", None)
-    tokens = sum(len(pack.ids) for pack in packs)
-    return Trial(len(examples), tokens, window if isinstance(window, int) else None, alone)
+            found += float(loss.total.detach())
+    return found, {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
 
 
 def _plain(lora: LoraConfig) -> LoraConfig:
