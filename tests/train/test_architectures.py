@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sapwood import finetune
-from sapwood.base.tiny import tiny_model
+from sapwood.base.tiny import tiny_config, tiny_model
 from sapwood.commands.data import check_config
 from sapwood.errors import SapwoodError
 from sapwood.gguf.families import FAMILIES
@@ -45,6 +45,7 @@ CHANGES: dict[
     },
     "deepseek_v2": EXPERTS,
     "dots1": EXPERTS,
+    "gemma4_assistant": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}},
     "granitemoehybrid": {
         "layer_types": ["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 26
     },
@@ -75,8 +76,11 @@ def folder_of(kind: str, folder: Path) -> Path:
         return folder
     try:
         tiny_model(config, folder, vocabulary=VOCAB_SIZE)
-    except Exception as error:  # each architecture has its own
-        pytest.skip(f"no tiny {kind}: {type(error).__name__}: {error}")
+    except Exception:  # each architecture has its own; what doesn't run by itself can still be downloaded
+        try:
+            AutoModelForCausalLM.from_config(tiny_config(config, VOCAB_SIZE)).save_pretrained(folder)
+        except Exception as error:
+            pytest.skip(f"no tiny {kind}: {type(error).__name__}: {error}")
     return folder
 
 

@@ -32,7 +32,13 @@ LIMITS = {  # keys of configs, and what they are at most in the copy
     **dict.fromkeys(("attn_layer_offset", "expert_layer_offset"), 1),
 }
 WIDE = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "intermediate_size_mlp", "mlp_dim")
-GROWING = ("mamba_n_heads", "n_mamba_heads", "attention_hidden_size", "num_query_groups")  # with the width
+GROWING = (
+    "mamba_n_heads",
+    "n_mamba_heads",
+    "mamba_d_ssm",
+    "attention_hidden_size",
+    "num_query_groups",
+)  # with the width
 OF_STATES = ("num_heads", "intermediate_size", "attention_hidden_size", "time_step_rank", "embedding_dim")
 HEADS = ("num_attention_heads", "num_key_value_heads", "hidden_size", "num_hidden_layers")
 NAMED = (
