@@ -60,6 +60,15 @@ class LoraModel:
         """torch's name of where it computes."""
         return str(self.backend.device)
 
+    def learn(self) -> None:
+        """Training mode, of what is trained: its dropout, its noise, layers that are computed twice. The base
+        itself computes as in inference: some draw which experts to take while they are trained."""
+        self.peft.train()
+        for module in self.network.modules():
+            own = type(module).__module__.startswith("transformers.models")
+            if own and module is not self.peft and not hasattr(module, "gradient_checkpointing"):
+                module.training = False
+
     @contextmanager
     def switched_off(self) -> Generator[None]:
         """While open, the network answers as the base alone. Full fine-tuning keeps none."""

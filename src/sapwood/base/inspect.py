@@ -293,6 +293,14 @@ def skeleton(spec: BaseSpec, dtype: torch.dtype | None = None) -> Any:
     return _on_meta(spec.hf_config, str(spec.path), dtype)
 
 
+def largest(text: Any, key: str) -> int | None:
+    """A number of a config, the largest of any layer's: where layers differ, transformers refuses to say one
+    for all. None where it says none."""
+    differ = getattr(text, "is_heterogeneous", False)
+    values = [getattr(one, key, None) for one in (text.per_layer_config if differ else [text])]
+    return max((value for value in values if isinstance(value, int)), default=None)
+
+
 def count_parameters(spec: BaseSpec) -> tuple[int, int]:
     """(weights of the decoder, weights of the embedding), from shapes alone."""
     model = skeleton(spec)

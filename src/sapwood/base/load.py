@@ -176,7 +176,9 @@ def _check_head(model: Any, head: Head, spec: BaseSpec) -> None:
         wanted = model(ids, use_cache=False).logits.float()[..., part]
         hidden = model.base_model(ids, use_cache=False).last_hidden_state
         bias = None if head.bias is None else head.bias[part]
-        found = torch.nn.functional.linear(hidden, head.weight[part], bias).float()
+        weight = head.weight[part]
+        fits = hidden.shape[-1] == weight.shape[-1]  # some have a layer of their own between
+        found = torch.nn.functional.linear(hidden, weight, bias).float() if fits else torch.zeros(())
     if head.softcap is not None:
         found = head.softcap * torch.tanh(found / head.softcap)
     found = found * head.scale

@@ -6,6 +6,7 @@ gives: nothing is assumed about an architecture.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -35,9 +36,7 @@ def _light_norm(module: Any, backend: Backend) -> LightNorm | None:
     if not named or not isinstance(weight, Tensor) or weight.dim() != 1 or eps is None:
         return None
     x = _random(3, len(weight), like=weight)
-    try:
-        own = module(x)
-    except Exception:  # it wants more than its input, a gate for example, and each says so in its own way
+    if (own := _own(module, x)) is None:
         return None
     for unit_offset in (False, True):
         if torch.equal(RmsNorm.apply(x, weight, eps, unit_offset), own):  # type: ignore[arg-type]
@@ -52,8 +51,22 @@ def _light_mlp(module: Any, like: Tensor) -> LightMlp | None:
     if not all(isinstance(part, nn.Module) for part in parts):
         return None
     x = _random(3, parts[0].in_features, like=like)
+    if (own := _own(module, x)) is None:
+        return None
     forms = (LightMlp(module, gelu) for gelu in (False, True))
-    return next((light for light in forms if torch.equal(light(x), module(x))), None)
+    return next((light for light in forms if torch.equal(light(x), own)), None)
+
+
+def _own(module: Any, x: Tensor) -> Tensor | None:
+    """What the block itself gives; None for one that takes more than its input, a gate for example, or gives
+    more than a tensor."""
+    if len(inspect.signature(module.forward).parameters) > 1:
+        return None
+    try:
+        own = module(x)
+    except Exception:  # each says so in its own way
+        return None
+    return own if isinstance(own, Tensor) else None
 
 
 def _random(*shape: int, like: Tensor) -> Tensor:

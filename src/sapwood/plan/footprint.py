@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sapwood.base.inspect import largest
 from sapwood.compute.attention.segments import KEEP_KEYS, blocks_of
 from sapwood.compute.backend import Backend
 from sapwood.machine.device import Device
@@ -33,9 +34,7 @@ Attention = Literal["plain", "capped", "compiled"]  # capped: the model caps its
 def attention_of(network: Any, device: Device) -> Attention:
     """How a transformers model attends there. network: on the meta device, for example."""
     text = network.config.get_text_config()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // (
-        getattr(text, "num_attention_heads", None) or 1
-    )
+    head_dim = largest(text, "head_dim") or text.hidden_size // (largest(text, "num_attention_heads") or 1)
     if Backend.of(device).takes(head_dim):
         return "compiled"
     return "plain" if getattr(text, "attn_logit_softcapping", None) is None else "capped"

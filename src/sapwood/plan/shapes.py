@@ -17,6 +17,7 @@ from typing import Any, cast
 from torch import nn
 
 from sapwood.adapter.targets import adapted_linears, resolve_targets
+from sapwood.base.inspect import largest
 from sapwood.compute.recompute import decoder_layers
 from sapwood.config.sections import LoraConfig
 
@@ -67,12 +68,12 @@ def shapes_of(network: Any) -> Shapes:
     """network: a transformers model, on the meta device say."""
     text = network.config.get_text_config()
     layers = decoder_layers(network)
-    heads = getattr(text, "num_attention_heads", None) or 1  # layers without attention have none
+    heads = largest(text, "num_attention_heads") or 1  # layers without attention have none
     decoder = sum(parameter.numel() for parameter in network.get_decoder().parameters())
     embedding = network.get_input_embeddings().weight.numel()
     outs = [linear.out_features for _, linear in _linears(layers[0])]
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_dim = largest(text, "head_dim") or text.hidden_size // heads
+    key_heads = largest(text, "num_key_value_heads") or heads
     return Shapes(
         layers=len(layers),
         hidden=text.hidden_size,

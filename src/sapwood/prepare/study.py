@@ -62,8 +62,8 @@ def study_config(config: RunConfig) -> Study:
     refuse_misfits(network, config)
     renderer = make_renderer(spec, config)
     text = spec.hf_config.get_text_config()
-    context = getattr(text, "max_position_embeddings", None)
-    context = context and context - config.lora.lead
+    context = getattr(text, "max_position_embeddings", None) or 0
+    context = context - config.lora.lead if context > 0 else None  # -1 is no limit, too
     found = prepared_study(
         config, renderer, vocab_rows=text.vocab_size, context=context, cache=cache_dir() / "prepared"
     )

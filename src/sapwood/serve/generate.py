@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -35,6 +36,13 @@ Watch = Callable[[Tensor, Sequence[int]], object]
 
 __all__ = ["Answer", "Settings", "answer_batch", "context_length", "generation_attention", "stream"]
 
+UNABLE = (
+    AttributeError,
+    TypeError,
+    ValueError,
+    IndexError,
+    RuntimeError,
+)  # of models that want another cache
 CLOSE = 0.02  # of the largest score: what a number format makes of the same sums in another order
 
 
@@ -145,10 +153,10 @@ def answer_batch(
     """
     for prompt in prompts:
         _room(model, len(prompt), settings)
-    batch_size = 1 if _keeps_state(_unwrapped(model)) else batch_size
     by_length = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # the largest batch comes first
     answers: dict[int, Answer] = {}
     with generation_attention(model):
+        batch_size = 1 if prompts and _keeps_state(_unwrapped(model)) else batch_size
         for start in range(0, len(prompts), batch_size):
             rows = {i: prompts[i] for i in by_length[start : start + batch_size]}
             writers = {i: TextStream(tokenizer) for i in rows}
@@ -186,7 +194,7 @@ def generation_attention(model: Any) -> Generator[None]:
 def context_length(model: Any) -> int | None:
     """Tokens that the model can hold, prompt and answer together; None where its config names no limit."""
     limit = getattr(_unwrapped(model).config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 # --- the loop ---------------------------------------------------------------------------------------------
@@ -284,7 +292,7 @@ class _Rows:
         positions = positions[:, self._lead :]
         try:
             return self._forward(self.ids, positions)
-        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):
+        except UNABLE:
             if not self._doubtful or self._cache is None:
                 raise
             self._cache = None  # it wants a cache of its own kind
@@ -315,7 +323,7 @@ class _Rows:
         whole = self._forward(self.ids, torch.arange(self.width, device=ids.device)[None])
         if cache is not None:
             self._cache = cache
-            with contextlib.suppress(AttributeError, TypeError, ValueError, IndexError, RuntimeError):
+            with contextlib.suppress(*UNABLE):
                 gap = (self._forward(ids, position) - whole).abs().max()
                 if gap <= CLOSE * whole.abs().max():
                     return whole
@@ -360,9 +368,29 @@ def _room(model: Any, prompt_tokens: int, settings: Settings) -> int:
 
 
 def _keeps_state(network: Any) -> bool:
-    """Beside keys and values: such a model can't be given padding, nor a part of its cache."""
+    """Beside keys and values: such a model can't be given padding, nor a part of its cache. So does one with
+    a cache of its own kind."""
     takes = inspect.signature(network.forward).parameters
-    return bool(getattr(network, "_is_stateful", False)) or "past_key_values" not in takes
+    stateful = bool(getattr(network, "_is_stateful", False)) or "past_key_values" not in takes
+    return stateful or _wants_own_cache(network)
+
+
+_own_cache: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # what models said
+
+
+@torch.no_grad()
+def _wants_own_cache(network: Any) -> bool:
+    """Is the plain cache refused? Asked once of each model, with one token."""
+    from transformers import DynamicCache
+
+    if network not in _own_cache:
+        ids = torch.zeros(1, 1, dtype=torch.long, device=network.get_input_embeddings().weight.device)
+        try:
+            network(input_ids=ids, past_key_values=DynamicCache(config=network.config), use_cache=True)
+            _own_cache[network] = False
+        except UNABLE:
+            _own_cache[network] = True
+    return _own_cache[network]
 
 
 def _unwrapped(model: Any) -> Any:

@@ -74,7 +74,7 @@ def train(
     every = config.eval.every or schedule.steps_per_epoch
     started = time.monotonic()
     model = replace(model, neftune=settings.neftune)
-    model.peft.train()
+    model.learn()
     bad = 0
     while True:
         due = state.step % every == 0 or state.step >= schedule.total_steps
@@ -232,7 +232,7 @@ def evaluate(
     if measure is not None:
         with torch.random.fork_rng():
             scores |= measure()
-    model.peft.train()
+    model.learn()
     seconds = time.monotonic() - started
     mean = total / sum(pack.weight for pack in packs)
     return Evaluated(step, mean, num_targets, seconds, samples, scores)

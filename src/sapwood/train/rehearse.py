@@ -31,7 +31,7 @@ def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
     """
     pack = longest_pack(data, config)
     model = replace(model, neftune=config.train.neftune)
-    model.peft.train()
+    model.learn()
     with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
         try:
             with attending(model):

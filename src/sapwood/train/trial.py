@@ -155,12 +155,12 @@ def _try(spec: BaseSpec, lora: LoraConfig, folder: Path, alone: bool) -> Trial:
         _wake(model)
         write_adapter(model, folder / "adapter")
     examples = _rows()
-    model.peft.train()
+    model.learn()
     with _told_as(spec, "its layers can't " + ("be trained" if alone else "compute several rows at once")):
         found_loss, found = _stepped(model, examples)
     with _told_as(spec, "transformers and PEFT can't open what was trained"):
         wanted_loss, wanted = _plainly(folder, examples)
-        _compare(small, found_loss, wanted_loss, found, wanted)
+        _compare(small, found_loss, wanted_loss, found, wanted, alone)
         _compare_opened(small, folder / "adapter", examples[0])
     window = getattr(small.hf_config.get_text_config(), "sliding_window", None)
     tokens = sum(len(pack.ids) for pack in _packs(examples, alone))
@@ -251,10 +251,20 @@ def _named_gradients(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _compare(
-    spec: BaseSpec, loss: float, wanted_loss: float, found: dict[str, Tensor], wanted: dict[str, Tensor]
+    spec: BaseSpec,
+    loss: float,
+    wanted_loss: float,
+    found: dict[str, Tensor],
+    wanted: dict[str, Tensor],
+    alone: bool,
 ) -> None:
     if not abs(loss - wanted_loss) <= LOSS * abs(wanted_loss):
-        _refuse(spec, f"the loss of a pack is {loss:.6g}, that of its rows alone {wanted_loss:.6g}")
+        words = (
+            "the loss is {}, that of plain PEFT {}"
+            if alone
+            else "the loss of a pack is {}, that of its rows alone {}"
+        )
+        _refuse(spec, words.format(f"{loss:.6g}", f"{wanted_loss:.6g}"))
     nothing = torch.zeros(())  # what a layer that no token went through has
     largest = max(float(grad.abs().max()) for grad in wanted.values())
     gaps = {
