@@ -114,9 +114,18 @@ def _linears(model: Any) -> dict[str, nn.Linear]:
 
 
 def _computes_otherwise(linear: nn.Linear) -> bool:
-    """Is it a linear by its weight alone? A model's own kind may, for example, multiply in groups."""
+    """A model's own kind of linear may, for example, multiply in groups. Asked by the shape of its result."""
+    import torch
+
     own = next(kind for kind in type(linear).__mro__ if "forward" in vars(kind))
-    return own.__module__.startswith("transformers.models")
+    if not own.__module__.startswith("transformers.models"):
+        return False
+    try:
+        with torch.no_grad():
+            found: Any = linear(linear.weight.new_zeros(3, linear.in_features)).shape
+    except Exception:  # each says so in its own way
+        return True
+    return tuple(found) != (3, linear.out_features)
 
 
 def _all_linear(model: Any, names: Sequence[str], linears: Sequence[str]) -> tuple[str, ...]:

@@ -174,7 +174,7 @@ def _check_head(model: Any, head: Head, spec: BaseSpec) -> None:
     part = slice(0, CHECKED_TOKENS)
     with torch.no_grad():
         wanted = model(ids, use_cache=False).logits.float()[..., part]
-        hidden = model.base_model(ids, use_cache=False).last_hidden_state
+        hidden = model.get_decoder()(ids, use_cache=False).last_hidden_state
         bias = None if head.bias is None else head.bias[part]
         weight = head.weight[part]
         fits = hidden.shape[-1] == weight.shape[-1]  # some have a layer of their own between

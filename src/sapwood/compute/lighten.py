@@ -33,7 +33,7 @@ def _light_norm(module: Any, backend: Backend) -> LightNorm | None:
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     named = "RMSNorm" in type(module).__name__
-    if not named or not isinstance(weight, Tensor) or weight.dim() != 1 or eps is None:
+    if not named or not isinstance(weight, nn.Parameter) or weight.dim() != 1 or eps is None:
         return None
     x = _random(3, len(weight), like=weight)
     if (own := _own(module, x)) is None:
