@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sapwood.base.folder import check_layout, read_folder, read_json
 from sapwood.errors import ModelError
@@ -220,3 +222,25 @@ def test_a_json_file_is_bounded(tmp_path: Path) -> None:
         read_json(path, limit=50)
     with pytest.raises(ModelError, match="can't be read"):
         read_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("spelling", ["Infinity", '{"__float__": "Infinity"}'])
+def test_a_limit_that_is_none_is_read_in_both_spellings(spelling: str, tmp_path: Path) -> None:
+    """As Mamba 2, Bamba and Falcon H1 write it: the first by transformers 4, the second by transformers 5."""
+    (tmp_path / "config.json").write_text('{"time_step_limit": [0.0, %s]}' % spelling)
+    assert read_json(tmp_path / "config.json") == {"time_step_limit": [0.0, float("inf")]}
+
+
+@pytest.mark.parametrize("spelling", ["NaN", "-Infinity"])
+def test_what_is_no_number_is_refused(spelling: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"rms_norm_eps": %s}' % spelling)
+    with pytest.raises(ModelError, match="not valid JSON"):
+        read_json(tmp_path / "config.json")
+
+
+def test_a_table_of_integers_is_read_and_weights_of_integers_are_not(folder: Path) -> None:
+    save_file({"hash.table": torch.arange(4)}, folder / "model.safetensors")
+    assert read_folder(folder).shapes == {"hash.table": (4,)}
+    save_file({"q_proj.weight": torch.arange(4)}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match="stored as I64"):
+        read_folder(folder)

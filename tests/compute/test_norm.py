@@ -73,7 +73,31 @@ class OddMLP(nn.Module):
         return self.down_proj(self.act_fn(self.gate_proj(x)) + self.up_proj(x))
 
 
-@pytest.mark.parametrize("block", [OddRMSNorm, OddMLP])
+class GatedRMSNorm(nn.Module):
+    """A plain norm, and more where it is given a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-6
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+        x = x if gate is None else x * nn.functional.silu(gate)
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
+
+
+class WeightlessRMSNorm(nn.Module):
+    """Its buffer says nothing about the width of what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(8))
+        self.eps = 1e-6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+
+
+@pytest.mark.parametrize("block", [OddRMSNorm, OddMLP, GatedRMSNorm, WeightlessRMSNorm])
 def test_what_computes_something_else_stays_as_it_is(block: type[nn.Module]) -> None:
     module = block()
     assert lighten(module, REFERENCE) == 0

@@ -111,6 +111,21 @@ def test_a_prompt_that_fills_the_context_is_refused_before_anything_runs() -> No
         answer_batch(model, TOKENIZER, [[]], (), Settings())
 
 
+def test_a_model_with_a_cache_of_its_own_kind_answers_in_a_batch_as_alone() -> None:
+    from transformers import AutoModelForCausalLM, MiniMaxConfig
+
+    few = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_local_experts": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    model = AutoModelForCausalLM.from_config(MiniMaxConfig(vocab_size=600, **few, **heads)).eval()
+    prompts = [[5, 80, 300], [7]]
+    answers = answer_batch(model, TOKENIZER, prompts, (2,), Settings(max_new_tokens=4))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([prompt])
+        for token in answer.ids:
+            assert int(model(ids, use_cache=False).logits[0, -1].argmax()) == token
+            ids = torch.cat([ids, torch.tensor([[token]])], 1)
+
+
 def test_no_prompts_give_no_answers() -> None:
     assert answer_batch(tiny_model(), TOKENIZER, [], (2,), Settings()) == []
 

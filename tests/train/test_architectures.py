@@ -62,7 +62,7 @@ CHANGES: dict[
         "indexer_budget": 64,
         "indexer_compress_ratio": 8,
     },
-    "reformer": {"is_decoder": True},
+    "reformer": {"is_decoder": True, "vocab_size": VOCAB_SIZE},
     "xmod": {"default_language": "en_XX", "is_decoder": True},
 }
 

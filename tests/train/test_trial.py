@@ -32,6 +32,8 @@ TRAINED: dict[str, dict[str, Any]] = {
     "deepseek_v3": EXPERTS,
     "minicpm3": {},
     "mixtral": {},
+    "gemma4_text": {},  # heads of two widths
+    "phimoe": {},  # draws its experts in training mode
 }
 ALONE = {  # and why
     "gpt_oss": "it asks for s_aux",
@@ -40,6 +42,9 @@ ALONE = {  # and why
     "qwen3_next": "",
     "lfm2": "the loss of a pack is",
     "mamba": "",
+    "falcon_mamba": "",  # norms with a buffer for a weight
+    "kimi_linear": "",  # norms that take a gate
+    "zamba2": "",  # layers that are named by their numbers
 }
 CONVOLUTIONS: dict[str, Any] = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2}
 
@@ -108,3 +113,21 @@ def test_the_copy_keeps_each_kind_of_layer_and_the_widths_of_heads() -> None:
     assert small.head_dim == big.head_dim and small.vocab_size == VOCABULARY
     assert small.sliding_window == WINDOW
     assert json.dumps(big.to_dict()) == json.dumps(CONFIG_MAPPING["gemma3_text"]().to_dict())
+
+
+def test_the_copy_keeps_layers_that_are_named_by_their_numbers() -> None:
+    small = tiny_config(CONFIG_MAPPING["bamba"](attn_layer_indices=[9, 18, 27]))
+    assert small.layers_block_type == ["linear_attention", "full_attention"]
+    assert small.mamba_n_heads * small.mamba_d_head == small.mamba_expand * small.hidden_size
+
+
+def test_the_copy_keeps_what_single_layers_have_of_their_own() -> None:
+    small = tiny_config(CONFIG_MAPPING["gemma4_text"]())
+    assert [small.per_layer_config[i].head_dim for i in range(2)] == [256, 512]
+
+
+def test_what_a_library_says_stands_behind_a_sentence() -> None:
+    with pytest.raises(
+        ModelError, match=r"can't make and run a tiny copy of it here \(ValueError: inputs_embeds"
+    ):
+        try_out(spec_of("gemma4_unified_assistant"), LoraConfig())
