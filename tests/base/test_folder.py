@@ -227,13 +227,13 @@ def test_a_json_file_is_bounded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spelling", ["Infinity", '{"__float__": "Infinity"}'])
 def test_a_limit_that_is_none_is_read_in_both_spellings(spelling: str, tmp_path: Path) -> None:
     """As Mamba 2, Bamba and Falcon H1 write it: the first by transformers 4, the second by transformers 5."""
-    (tmp_path / "config.json").write_text('{"time_step_limit": [0.0, %s]}' % spelling)
+    (tmp_path / "config.json").write_text(f'{{"time_step_limit": [0.0, {spelling}]}}')
     assert read_json(tmp_path / "config.json") == {"time_step_limit": [0.0, float("inf")]}
 
 
 @pytest.mark.parametrize("spelling", ["NaN", "-Infinity"])
 def test_what_is_no_number_is_refused(spelling: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"rms_norm_eps": %s}' % spelling)
+    (tmp_path / "config.json").write_text(f'{{"rms_norm_eps": {spelling}}}')
     with pytest.raises(ModelError, match="not valid JSON"):
         read_json(tmp_path / "config.json")
 
