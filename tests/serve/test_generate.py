@@ -230,6 +230,7 @@ def test_an_output_that_is_not_a_number_is_an_error() -> None:
 def test_the_head_sees_one_contiguous_column() -> None:
     """Of a slice that isn't contiguous, PyTorch's product copies the head's weight once for each row."""
     model, seen = tiny_model(), []
+    answer_batch(model, TOKENIZER, PROMPTS, (), Settings(max_new_tokens=1))  # it is asked about caches once
     model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     answer_batch(model, TOKENIZER, PROMPTS, (), Settings(max_new_tokens=3))
     assert [tuple(x.shape) for x in seen] == [(5, 1, 64)] * 3
