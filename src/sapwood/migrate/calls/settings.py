@@ -234,7 +234,7 @@ _PEFT_TARGETS = (  # peft's table, by what models are called; every other one of
 
 def _default_targets(draft: Draft, facts: Facts) -> None:
     """peft's own table: attention only, by the architecture's name."""
-    name = (facts.model_id or "").lower()
+    name = str(facts.model_id or draft.settings.get("base.model", "")).lower()
     en, zh = "not set: what peft chooses for this architecture", "未设置：peft 为该架构选的默认值"
     if facts.in_unsloth:
         draft.default(
