@@ -1,4 +1,4 @@
-"""Public scripts and notebooks through `sapwood import`, held against what is true of them.
+"""Public scripts, notebooks and configs through `sapwood import`, held against what is true of them.
 
 The facts are in bench/imports.yaml. The scripts aren't kept here: ``--folder`` is where they lie, each by
 the name that the facts have for it. With ``--fetch`` those that are missing are fetched from GitHub, at the
@@ -37,13 +37,13 @@ FAULTS = {  # whose text says that a setting differs from the script
 def main() -> int:
     given = _arguments().parse_args()
     facts = machine()
-    cases = YAML(typ="safe", pure=True).load(FACTS.read_text("utf-8"))["scripts"]
+    cases = known()
     missing = [case for case in cases if not present(given.folder / case["file"], case["link"], given.fetch)]
     rows = [measure(given.folder / case["file"], case) for case in cases if case not in missing]
     header = ["script", "facts", "right", "told", "in silence"]
     print(table(header, [_cells(row["file"], [row]) for row in rows]))
-    new = [row for row in rows if not row["seen"]]
-    totals = [("all", rows), ("new to the reader", new)]
+    totals = [(kind, [row for row in rows if row["kind"] == kind]) for kind in ("scripts", "configs")]
+    totals.append(("new to the reader", [row for row in rows if not row["seen"]]))
     print(
         "\n" + table([*header, "right %"], [[*_cells(n, some), _share(some)] for n, some in totals if some])
     )
@@ -94,6 +94,12 @@ def present(path: Path, link: str, fetch: bool) -> bool:
     return True
 
 
+def known() -> list[dict[str, Any]]:
+    """The scripts and configs, and the facts of each."""
+    tree = YAML(typ="safe", pure=True).load(FACTS.read_text("utf-8"))
+    return [{"kind": kind, **case} for kind in ("scripts", "configs") for case in tree[kind]]
+
+
 # --- one script -------------------------------------------------------------------------------------------
 
 
@@ -104,7 +110,8 @@ def measure(path: Path, case: Mapping[str, Any]) -> Result:
         *(("wording", text) for text in case.get("wording", ())),
         *(("said", name) for name in case.get("said", ())),
     ]
-    row: Result = {"file": case["file"], "link": case["link"], "seen": case.get("seen", False)}
+    row: Result = {"file": case["file"], "link": case["link"], "kind": case["kind"]}
+    row["seen"] = case.get("seen", False)
     try:
         found = bring(path)
         validated(found.draft)
