@@ -140,7 +140,8 @@ def _got(found: Migration, key: str, wanted: Any) -> Any:
         plain = text.replace("\\n", "\n")
         return wanted if wanted in plain else None
     if key == "said":
-        return next((e.theirs for e in draft.entries if e.theirs == wanted and e.state == "unread"), None)
+        left = [entry.theirs for entry in draft.entries if entry.state == "unread" or entry.matters]
+        return wanted if wanted in left else None
     return _plain(draft.settings[key] if key in draft.settings else _default(key))
 
 
