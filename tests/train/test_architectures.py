@@ -29,7 +29,11 @@ from tests.base.tiny import VOCAB_SIZE, tiny_tokenizer
 SAMPLE = ("llama", "exaone4", "gpt_oss", "qwen3_moe", "deepseek_v3", "falcon", "mamba", "gpt_bigcode", "bart")
 EVERY = sorted(kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind in CONFIG_MAPPING)
 KINDS = EVERY if os.environ.get("SAPWOOD_ALL_ARCHITECTURES") else SAMPLE
-NO_INPUT_OF_LAYERS = {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}
+NO_INPUT_OF_LAYERS = {
+    "model_type": "gemma4_text",
+    "hidden_size_per_layer_input": 0,
+    "vocab_size_per_layer_input": 0,
+}
 EXPERTS: dict[str, Any] = {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1}
 CHANGES: dict[
     str, dict[str, Any]
