@@ -52,7 +52,9 @@ def page_in(browser: Browser, width: int, height: int, *, dark: bool = False, **
     try:
         yield page
     except Exception as error:
-        shown = "closed" if page.is_closed() else f"{page.title()}\n{page.locator('body').inner_text()[:2000]}"
+        shown = (
+            "closed" if page.is_closed() else f"{page.title()}\n{page.locator('body').inner_text()[:2000]}"
+        )
         error.add_note(f"faults of the page: {faults}; what it shows: {shown}")
         raise
     finally:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sapwood.adapter.elsewhere.pickled import pickled_tensors
+from sapwood.adapter.facts import SETTINGS
 from sapwood.adapter.forms import defaults, refuse_unknown_settings, refuse_unknown_tensors
 from sapwood.adapter.model import ADAPTER, LoraModel, adapter_tensors
 from sapwood.adapter.soft_prompt import lead_length
@@ -20,7 +21,7 @@ from sapwood.base.folder import read_json
 from sapwood.base.sources import hub_id
 from sapwood.errors import ModelError, NumericsError
 
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"  # how PEFT saved before safetensors
 SIZES = {  # where settings tell a size: the key, and the tensors whose first dimension it is
     "LORA": ("r", ".lora_A."),
