@@ -230,8 +230,8 @@ class Library:
     def _prepare(self, opened: Sequence[Opened]) -> None:
         """What is needed later and can be read while llama.cpp reads its files."""
         self._meanwhile()
-        for one in opened:
-            one.find()
+        first, *_ = [one.find() for one in opened]
+        _ = first.renderer.encoder
 
     async def _started(self, setup: Setup) -> Llama:
         llama = Llama(setup, self._limits.most_waiting, self._limits.patience)

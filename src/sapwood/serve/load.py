@@ -5,6 +5,8 @@ An adapter is put only on the base, and behind the template, that it was trained
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,13 +171,29 @@ def _bare(model: str) -> Found:
 def _found(place: Place, facts: AdapterFacts, folder: Path) -> Found:
     ours = place.trained is None and not place.whole
     if ours:
-        read_saved(folder, None)  # refused before the base is looked for
+        _refuse_another_scale(facts, read_saved(folder, None)[0], folder)  # before the base is looked for
     spec = found_base(facts, folder, place.base)
     if ours:
         spec, _ = with_tokenizer(spec, folder)
     renderer = renderer_of(spec, facts.template_name, facts.clock, facts.meant)
     _verify(facts, folder, renderer)
     return Found(facts, spec, renderer, place.name, folder, place.trained)
+
+
+def _refuse_another_scale(facts: AdapterFacts, settings: Mapping[str, Any], folder: Path) -> None:
+    """A file that somebody edited loads as well, and says something else. PiSSA's is a LoRA of twice the rank
+    and twice the alpha."""
+    if settings["peft_type"] != "LORA" or settings.get("alpha_pattern") or settings.get("rank_pattern"):
+        return
+    try:
+        meant = float(facts.lora["alpha"]) / float(facts.lora["rank"])
+        found = float(settings["lora_alpha"]) / float(settings["r"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return  # nothing says what it was
+    if not math.isclose(meant, found, rel_tol=1e-6):
+        what = f"alpha / rank is {found:g}, and {meant:g} in training"
+        mend = "put adapter_config.json back as it was"
+        raise ModelError(f"lora_alpha was changed: {what}", str(folder), mend=mend)
 
 
 def _find_whole(facts: AdapterFacts, folder: Path, name: str) -> Found | None:
