@@ -1,5 +1,5 @@
-"""lm-eval's figure of a model that is served, against the same figure computed by torch: bits for each byte of a
-few short texts. lm-eval asks the endpoint for tokens and their log probabilities (`local-completions`).
+"""The figure that lm-eval finds for a served model, against the same by torch: bits for each byte of a few
+short texts. lm-eval asks the endpoint for tokens and their log probabilities (`local-completions`).
 
     python -m venv lm && lm/bin/pip install 'lm-eval[api]==0.4.13'
     python bench/lm_eval.py RUN_OR_ADAPTER_OR_BASE --lm-eval lm/bin/lm_eval
