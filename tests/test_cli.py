@@ -22,6 +22,7 @@ import sapwood
 from sapwood import cli
 from sapwood.config.file import load_config
 from sapwood.errors import ConfigError, DataError
+from tests.base.caches import in_hugging_face
 from tests.base.tiny import tiny_llama
 from tests.shell import in_a_terminal, shell
 
@@ -170,6 +171,18 @@ def test_doctor_looks_at_the_machine() -> None:
     known = {row["model"]: row for row in facts["fits"]}
     assert known["SmolLM2 135M"]["peak"] < known["Qwen2.5 1.5B"]["peak"] < known["Llama 2 13B"]["peak"]
     assert all(row["fits"] == (row["peak"] <= 0.92 * row["available"]) for row in facts["fits"])
+
+
+def test_model_list_names_what_the_caches_of_hubs_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    in_hugging_face(tmp_path, "model:org/held-base", config__json=b"{}", model__safetensors=b"x" * 9000)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert "hf:org/held-base" in call("model", "list").output
+    held = json.loads(call("model", "list", "--json").output)["held"]
+    assert {"name": "hf:org/held-base", "kind": "model", "size": 9002} in held
 
 
 def test_model_list_and_info(home: Path) -> None:

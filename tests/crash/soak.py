@@ -47,7 +47,7 @@ class Tally:
 
 def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> Tally:
     """Tiny runs, each killed up to a dozen times until ``kills`` processes have died by SIGKILL: at uniformly
-    random instants of what an undisturbed run takes, every second time counted from when there is a run, since
+    random instants of what an undisturbed run takes, half of them counted from when there is a run, because
     a busy machine spends most of a tiny run on what comes before."""
     rng, tally = random.Random(seed), Tally()
     config = tiny_config(folder, folder / "undisturbed").model_dump(mode="json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -54,11 +55,28 @@ def test_every_text_is_there_in_both_languages_with_the_same_gaps() -> None:
 
 
 def test_every_text_is_used_and_every_used_one_is_there() -> None:
-    code = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
-    assert set(re.findall(r'\bw(?:ords)?\(\s*"([\w.-]+)"', code)) <= TEXTS.keys()
-    written = set(re.findall(r'"([\w.-]+)"', code))  # also where a condition or a table chooses
-    families = tuple(re.findall(r'f"([a-z]+\.)\{', code))
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    asked = [
+        node.args[0] for node in nodes if isinstance(node, ast.Call) and node.args and _is_words(node.func)
+    ]
+    used = {text for key in asked for text in _texts(key) if not isinstance(key, ast.JoinedStr)}
+    assert "there" in used and used <= TEXTS.keys(), used - TEXTS.keys()
+    written = {text for node in nodes for text in _texts(node)}  # also what a condition or a table chooses
+    families = tuple(text for text in written if re.fullmatch(r"[a-z]+\.", text))
     assert not [key for key in TEXTS if key not in written and not key.startswith(families)]
+
+
+def _is_words(called: ast.expr) -> bool:
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in ("w", "words")
+
+
+def _texts(node: ast.AST) -> list[str]:
+    """The texts that an expression is, or may be, if a condition chooses."""
+    if isinstance(node, ast.IfExp):
+        return [*_texts(node.body), *_texts(node.orelse)]
+    return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
 
 
 def test_the_checks_of_the_proof_are_told_as_the_proof_tells_them() -> None:

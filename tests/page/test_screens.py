@@ -149,6 +149,17 @@ def test_home_lists_what_caches_and_runs_hold_and_what_they_take_of_the_disk(
         assert re.search(r"runs [\d.]+ [kMG]B, caches [\d.]+ [kMG]?B; .* free", disk.inner_text())
 
 
+def test_a_new_run_offers_models_that_the_caches_of_hubs_hold_and_no_adapter(
+    looking: Looking, server: Server
+) -> None:
+    with looking(server) as page:
+        page.goto(server.url("/new"))
+        field = page.get_by_label("base.model")
+        field.fill("held")
+        page.get_by_role("option", name="hf:org/held-base").wait_for(timeout=60_000)
+        assert page.get_by_role("option", name="held-adapter").count() == 0
+
+
 def test_language_and_light_are_switched_on_the_page_and_stay(looking: Looking, server: Server) -> None:
     with looking(server) as page:
         page.get_by_role("button", name="Switch language").click()

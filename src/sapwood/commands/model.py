@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sapwood.base.held import held
 from sapwood.base.sources import list_models, model_info, resolve
 from sapwood.run.files import to_json
 from sapwood.show.figures import size
@@ -13,7 +14,7 @@ def pull(model: str, *, accept_license: bool) -> None:
 
 
 def show_list(*, as_json: bool) -> None:
-    models = list_models()
+    models, cached = list_models(), held()
     if as_json:
         facts = [
             {
@@ -25,11 +26,14 @@ def show_list(*, as_json: bool) -> None:
             }
             for m in models
         ]
-        print(to_json({"models": facts}), end="")
+        caches = [{"name": one.name, "kind": one.kind, "size": one.size} for one in cached]
+        print(to_json({"models": facts, "held": caches}), end="")
         return
     for m in models:
         state = "pulled" if m.path is not None else f"sapwood model pull {m.name}"
         print(f"{m.name:<24} {size(m.size):>8}  {m.licence:<12} {m.title}  [{state}]")
+    for one in cached:
+        print(f"{one.name:<24} {size(one.size):>8}  {one.kind:<12} [in its hub's cache]")
     print("also: hf:ORG/NAME[@revision], ms: likewise, a folder in Hugging Face layout, a .gguf file")
 
 

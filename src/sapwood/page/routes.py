@@ -10,13 +10,15 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from nicegui import app, ui
 
+from sapwood.errors import SapwoodError
 from sapwood.page.actions import Actions
+from sapwood.page.drawn.markup import el
 from sapwood.page.drawn.shown import ASSETS
 from sapwood.page.drawn.texts import Words, language
 from sapwood.page.live import LiveRuns
 from sapwood.page.opening import Opening
 from sapwood.page.places import Places
-from sapwood.page.shell import State, View
+from sapwood.page.shell import State, View, block, frame, head, problem
 from sapwood.page.work.desk import Desk
 from sapwood.page.work.jobs import Jobs
 
@@ -28,20 +30,19 @@ STATIC = (
 
 def register(opening: Opening) -> State:
     """Make the pages of this server."""
-    places = Places.of(opening.runs, opening.folders)
-    jobs = Jobs(places.runs)
-    state = State(
-        places,
-        LiveRuns(places.runs),
-        jobs,
-        Actions(places, jobs, read_only=opening.read_only),
-        Desk("desk"),
-        Desk("voice"),
-    )
+    state = state_of(opening)
     app.add_static_files(STATIC, ASSETS, max_cache_age=YEAR)
+    app.on_page_exception(lambda error: failed(state, error))
     _pages(state)
     _files(state)
     return state
+
+
+def state_of(opening: Opening) -> State:
+    places = Places.of(opening.runs, opening.folders)
+    jobs = Jobs(places.runs)
+    actions = Actions(places, jobs, read_only=opening.read_only)
+    return State(places, LiveRuns(places.runs), jobs, actions, Desk("desk"), Desk("voice"))
 
 
 def view_of(state: State, request: Request) -> View:
@@ -112,6 +113,18 @@ def _pages(state: State) -> None:
         from sapwood.page.screens import machine
 
         await machine.build(view_of(state, request))
+
+
+def failed(state: State, error: Exception) -> None:
+    """What stands in place of a screen that couldn't be made: what happened, and the way to all others."""
+    view = view_of(state, ui.context.client.request)
+    title = view.words("failed.screen")
+    with frame(view, "", title):
+        block(head(title))
+        if isinstance(error, SapwoodError):
+            block(problem(error))
+        else:
+            block(el("p", f"{type(error).__name__}: {error}", cls="quiet"))
 
 
 def _files(state: State) -> None:

@@ -29,7 +29,7 @@ def model_pull(
 
 @model_app.command("list", cls=Verb)
 def model_list(json: Json = False) -> None:
-    """Models that are known by name, and which are here."""
+    """Built-in models, which of them are here, and what the hubs' caches hold."""
     from sapwood.commands.model import show_list
 
     show_list(as_json=json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sapwood.page.shell import View, block, button, frame, head, problem, tell
 from sapwood.show.figures import duration, size, visible
 
 TYPING = 0.5  # seconds without a key after which the proof runs
+AFTER = 1.0  # seconds after which the caches of the hubs are looked through
 DATA = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".xlsx", ".zip", ".gz", ".zst")
 STARTS = (".yaml", ".yml", ".py", ".ipynb", ".md", ".json", ".sh", ".bin")
 PLACE = re.compile(r"^(?P<path>[^\s,()]+?):(?P<line>\d+)\b")
@@ -34,6 +36,7 @@ async def build(view: View, query: Mapping[str, str]) -> None:
         block(head(w("nav.new"), w("new.sub")))
         screen = Screen(view)
         screen.build()
+        ui.timer(AFTER, screen.offer, once=True)
     if query.get("data"):
         screen.put("data.train", query["data"])
 
@@ -101,6 +104,15 @@ class Screen:
             field.on_value_change(lambda e: self._typed("base.model", e.value))
             self._fields["base.model"] = field
             self._storages = block(el("p", w("new.base.how"), cls="quiet"))
+
+    async def offer(self) -> None:
+        """Models in the caches of the hubs join the built-in ones."""
+        state, field = self.view.state, self._fields["base.model"]
+        with suppress(SapwoodError):
+            disk = await state.desk.ask("on_disk", runs=str(state.places.runs))
+            models = [one for one in disk["held"] if one["kind"] == "model"]
+            here = {one["name"]: f"{one['name']} · {size(one['size'])}" for one in models}
+            field.set_options({**here, **field.options}, value=field.value)
 
     def _settings(self) -> None:
         w = self.view.words
