@@ -223,7 +223,7 @@ def test_each_reason_names_its_cause(mixed: Running) -> None:
         "inert": "changes nothing", "inert_by_a": "changes nothing", "nearly_inert": "changes nothing",
         "other_base": "not the base", "other_template": "template", "on-another-base": "another base",
         "another_alpha": "alpha", "another_tokenizer": "another tokenizer", "a_layer_missing": "layers.1",
-        "layers_shifted": "layers.2", "edited_after_its_run": "sha256", "whole_numbers": "int8",
+        "layers_shifted": "layers.2", "edited_after_its_run": "differs", "whole_numbers": "int8",
         "swapped": "doesn't say what was trained", "other_storage": "held otherwise", "gone": "no run",
     }  # fmt: skip
     wrong = {
