@@ -99,7 +99,8 @@ def base_key(found: Found) -> str:
 def kept(place: Place) -> Opened | None:
     """What the cache has of this content; None if it hasn't all of it, or not as it was written."""
     try:
-        folder, base = _folder_of(place), _base_of(place)
+        base = _base_of(place)
+        folder = _folder_of(place, base)
         return _read(place, base, folder) if folder.is_dir() else None
     except (SapwoodError, OSError, ValueError, KeyError, TypeError):
         return None  # whoever makes it anew finds the fault, and says it
@@ -112,7 +113,8 @@ def made(place: Place, found: Found) -> Opened:
         Unfit: the architecture or the kind of adapter is none of llama.cpp's.
         ModelError, StorageError: the adapter is damaged, or the disk refused.
     """
-    folder, base = _folder_of(place), _base_path(found.spec.path, base_key(found), full=found.full)
+    folder = _folder_of(place, _base_of(place))
+    base = _base_path(found.spec.path, base_key(found), full=found.full)
     if base != found.spec.path and not _sound(base):
         base.unlink(missing_ok=True)
     if folder.is_dir():
@@ -139,14 +141,14 @@ def by_torch(found: Found) -> Opened:
 # --- the cache --------------------------------------------------------------------------------------------
 
 
-def _folder_of(place: Place) -> Path:
-    """By the content of all that it is made of. Raises ModelError where the base isn't there."""
+def _folder_of(place: Place, base: Path) -> Path:
+    """By the content of all that it is made of."""
     parts: list[str] = ["" if place.folder is None else _content(place.folder)]
     if place.trained is not None and place.folder is not None:
         run = place.folder.parents[1]
         parts += [file_sha256(run / CONFIG), file_sha256(run / RUN)]
     if not place.whole:
-        parts.append(_content(_base_of(place), READ))
+        parts.append(_content(base, READ))
     template = Path(place.facts.template_name) if place.facts is not None else Path()
     if template.is_file():
         parts.append(file_sha256(template))
@@ -154,6 +156,7 @@ def _folder_of(place: Place) -> Path:
 
 
 def _base_of(place: Place) -> Path:
+    """Raises ModelError where it isn't there."""
     if place.whole and place.folder is not None:
         return place.folder
     config = place.base_config()

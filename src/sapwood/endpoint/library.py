@@ -230,8 +230,9 @@ class Library:
     def _prepare(self, opened: Sequence[Opened]) -> None:
         """What is needed later and can be read while llama.cpp reads its files."""
         self._meanwhile()
-        first, *_ = [one.find() for one in opened]
-        _ = first.renderer.encoder
+        for one in opened:
+            with contextlib.suppress(SapwoodError):  # said where it is asked for
+                _ = one.find().renderer.encoder
 
     async def _started(self, setup: Setup) -> Llama:
         llama = Llama(setup, self._limits.most_waiting, self._limits.patience)
@@ -255,7 +256,12 @@ class Library:
         verdict = await self._proven(name, files, self._llama)
         if verdict is None:
             return
-        found, size = opened.find(), opened.sizes.vocabulary
+        try:
+            found = await asyncio.to_thread(opened.find)
+        except SapwoodError as error:
+            self._refuse(name, str(error))
+            return
+        size = opened.sizes.vocabulary
         self._models[name] = Served(name, found, self._llama, files.adapter, _parent(found), verdict, size)
 
     async def _proven(self, name: str, files: Files, engine: Llama) -> Verdict | None:
