@@ -166,7 +166,11 @@ def start_times(given: argparse.Namespace, target: str) -> list[Result]:
                 json.loads(answer.read())
             answered = time.perf_counter() - began
         rows.append(
-            {"name": f"start {turn}" if turn else "empty cache?", "ready_s": ready, "answered_s": answered}
+            {
+                "name": f"start {turn}" if turn else "to fill the cache",
+                "ready_s": ready,
+                "answered_s": answered,
+            }
         )
     return rows
 
