@@ -45,6 +45,14 @@ def _targets(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str)
         unread(draft, theirs, value, line)
 
 
+_schedule_of = chosen("train.schedule", SCHEDULES, ("schedule", "学习率计划"))
+
+
+def _schedule(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
+    _schedule_of(draft, theirs, value, line, en, zh)
+    draft.flat = word_of(value) == "constant"
+
+
 def _method(method: str) -> Convert:
     def convert(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
         if value in (True, "true"):
@@ -202,7 +210,7 @@ CONVERT: dict[str, Convert] = {
     "unknown": unknown,
     **FORMATS, **AMOUNTS,
     "optimizer": chosen("train.optimizer", OPTIMIZERS, ("optimizer", "优化器")),
-    "schedule": chosen("train.schedule", SCHEDULES, ("schedule", "学习率计划")),
+    "schedule": _schedule,
     "targets": _targets, "init": _init, "kind": _adapter_kind, "type": _one_of,
     **{method: _method(method) for method in ("dora", "rslora", "pissa")},
     "checkpointing": _checkpointing, "output": _output, "template": _template, "report": _report,

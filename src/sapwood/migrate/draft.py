@@ -42,6 +42,7 @@ class Draft:
     whole: int | None = None
     devices: int = 1
     ratio: Any = None
+    flat: bool = False  # the schedule is transformers' "constant", which has no warm-up
     values: dict[str, Any] = field(default_factory=dict[str, Any])  # of the file, as they stand
     folder: Path = Path()
     lines: dict[str, int] = field(default_factory=dict[str, int])
@@ -82,6 +83,16 @@ class Draft:
     def tidy(self) -> None:
         """The same line twice is one."""
         self.entries = list(dict.fromkeys(self.entries))
+
+    def finish(self) -> None:
+        """What needs all of the settings."""
+        self.settle()
+        if self.flat and self.settings.get("train.warmup") != 0:
+            said = (
+                "constant has no warm-up there; constant_with_warmup has",
+                "那边的 constant 没有预热；constant_with_warmup 才有",
+            )
+            self.take("train.warmup", 0, self.lines.get("train.schedule", 0), "constant", "", *said)
 
     def settle(self) -> None:
         """micro * accumulation * devices is one step."""

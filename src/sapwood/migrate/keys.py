@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -11,7 +11,7 @@ from typing import Any
 from sapwood.migrate.convert import CONVERT
 from sapwood.migrate.converter import Convert
 from sapwood.migrate.draft import Draft
-from sapwood.migrate.script.values import is_plain
+from sapwood.migrate.script.values import Call, is_plain
 from sapwood.migrate.tools.datasets import CONVERT_DATA
 from sapwood.migrate.tools.values import CONVERT_TOOL
 
@@ -100,6 +100,18 @@ def apply(draft: Draft, name: str, theirs: str, value: Any, line: int, shown_as:
             f"unknown to {known.version}: not taken over",
             f"{known.version} 没有这个键：未采用",
         )
+
+
+def apply_all(draft: Draft, name: str, call: Call | None, *, skip: Iterable[str] = ()) -> None:
+    """Each argument of a call that goes by a name, by the table `name`."""
+    if call is None:
+        return
+    for theirs, value in call.kwargs.items():
+        if theirs == "**":
+            what = "which keys it brings isn't known", "不知道它带来哪些键"
+            draft.unread(call.lines.get("**", call.line), "**", value, *what)
+        elif theirs not in skip:
+            apply(draft, name, theirs, value, call.lines.get(theirs, call.line))
 
 
 def _taken(draft: Draft, known: Table, theirs: str, value: Any, line: int, label: str) -> None:

@@ -130,7 +130,7 @@ def _of_begun(begun: Begun, page: Source, commands: Commands) -> Migration | Non
 def _of_tool(
     draft: Draft, source: Source, kind: str, folders: Sequence[Path], notes: Sequence[Unfollowed] = ()
 ) -> Migration:
-    draft.settle()
+    draft.finish()
     case = Case(Facts(source, Script()), draft, None)
     return Migration(source, kind, draft, find_faults(case), list(notes), folders)
 
@@ -152,7 +152,7 @@ def _of_script(source: Source, begun: Begun | None, commands: Commands) -> _Read
     read_settings(draft, facts)
     read_environment(draft, given)
     learning = read_rows(draft, facts)
-    draft.settle()
+    draft.finish()
     _tell_options(draft, given)
     if begun is not None and begun.path is not None and given.words and not given.asked:
         said = "the script never looks at its options", "脚本从不读取命令行选项"

@@ -220,7 +220,15 @@ def _arguments(facts: Facts) -> Call | None:
         inside = PARSED if given.parsed else COMMANDED
         return Call(given.name, line, kwargs=given.attrs, lines=lines, inside=inside)
     found = [c for c in facts.script.calls if c.last in ARGUMENTS or c.last.endswith("TrainingArguments")]
+    if not found and facts.trainer is not None and given is None:
+        return Call(_silent(facts.trainer.last), facts.trainer.line)
     return found[-1] if found else None
+
+
+def _silent(trainer: str) -> str:
+    """The class of a trainer's own settings, where it is given none."""
+    kind = trainer.removesuffix("Trainer")
+    return f"{kind}TrainingArguments" if kind in ("", "Seq2Seq", "Unsloth") else f"{kind}Config"
 
 
 def _quantize(facts: Facts) -> Call | None:

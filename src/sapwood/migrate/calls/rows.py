@@ -7,6 +7,7 @@ from typing import Any
 
 from sapwood.migrate.calls.facts import BUILDERS, Facts, first, line_of, upstream
 from sapwood.migrate.draft import Draft
+from sapwood.migrate.script.outside import SLICE
 from sapwood.migrate.script.values import Call, is_plain
 
 _LINK = re.compile(r"\(([^()\s]+\.(?:jsonl?|csv|tsv|parquet))\)|`([^`\s]+\.(?:jsonl?|csv|tsv|parquet))`")
@@ -30,7 +31,10 @@ def read_source_of_rows(draft: Draft, facts: Facts) -> None:
         )
         _file(draft, call, path, call.last)
     for step in facts.chain:
-        if step.last in ("select", "filter", "shard", "head", "sample", "take"):
+        if step.last == "from_list" and isinstance(first(step), list):
+            said = "the script makes these rows itself", "这些样本由脚本自己生成"
+            draft.resists.append((step.line, step.last, *said))
+        if step.last in ("select", "filter", "shard", "head", "sample", "take", SLICE):
             draft.unread(
                 step.line,
                 step.last,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from sapwood.migrate.calls.facts import PEFT, Facts, first, line_of
-from sapwood.migrate.calls.training import read_loop
+from sapwood.migrate.calls.training import read_checkpointing, read_loop, read_training
 from sapwood.migrate.convert import CONVERT, model_name
 from sapwood.migrate.draft import Draft
-from sapwood.migrate.keys import apply, defaults, table
-from sapwood.migrate.script.outside import COMMANDED, PARSED, SHARED
+from sapwood.migrate.keys import apply, apply_all, defaults
 from sapwood.migrate.script.values import (
     Attr,
     Call,
-    Object,
     Special,
     Unknown,
 )
@@ -33,16 +30,16 @@ _MERGED = (
 
 
 def read_settings(draft: Draft, facts: Facts) -> None:
-    _keywords(draft, "hf:quantize", facts.quantize)
+    apply_all(draft, "hf:quantize", facts.quantize)
     _base(draft, facts)
     if draft.settings.get("base.storage") in ("nf4", "fp4") and not facts.in_unsloth:
         draft.default("base.double_quant", False, "", "the default there", "那边的默认值")
-    _keywords(draft, "hf:tokenizer", facts.tokenizer, skip=("pretrained_model_name_or_path",))
+    apply_all(draft, "hf:tokenizer", facts.tokenizer, skip=("pretrained_model_name_or_path",))
     for call in (
         *facts.calls("DataCollatorForSeq2Seq", "DataCollatorForLanguageModeling"),
         *facts.script.templated,
     ):
-        _keywords(draft, "hf:tokenizer", call)
+        apply_all(draft, "hf:tokenizer", call)
     for call in facts.answering:
         if "trust_remote_code" in call.kwargs:
             apply(
@@ -54,35 +51,26 @@ def read_settings(draft: Draft, facts: Facts) -> None:
             )
     _attributes(draft, facts)
     _adapter(draft, facts)
-    _training(draft, facts)
+    read_training(draft, facts)
     read_loop(draft, facts)
+    read_checkpointing(draft, facts)
     _trackers(draft, facts)
-    _keywords(draft, "hf:generate", facts.generate)
-
-
-def _keywords(draft: Draft, table: str, call: Call | None, *, skip: Iterable[str] = ()) -> None:
-    if call is None:
-        return
-    for name, value in call.kwargs.items():
-        if name == "**":
-            what = "which keys it brings isn't known", "不知道它带来哪些键"
-            draft.unread(call.lines.get("**", call.line), "**", value, *what)
-        elif name not in skip:
-            apply(draft, table, name, value, call.lines.get(name, call.line))
+    apply_all(draft, "hf:generate", facts.generate)
 
 
 def _base(draft: Draft, facts: Facts) -> None:
     base = facts.base
     if base is None:
-        named = first(facts.trainer, "model")
-        if isinstance(named, str):  # trl takes a name
-            _model(draft, facts, named, line_of(facts.trainer, "model") if facts.trainer else 0)
+        named, where = first(facts.trainer, "model"), facts.trainer or facts.adapter
+        if isinstance(named, str) or where is not None:  # trl takes a name
+            line = line_of(facts.trainer, "model") if facts.trainer else where.line if where else 0
+            _model(draft, facts, named, line)
         return
     names = ("pretrained_model_name_or_path", "model_name", "model_id", "path_or_hf_repo")
     model = first(base, *names)
     _model(draft, facts, model, line_of(base, *names))
     own = ("load_in_4bit",) if facts.in_unsloth else ()
-    _keywords(draft, "hf:load", base, skip=(*names, *own, "config"))
+    apply_all(draft, "hf:load", base, skip=(*names, *own, "config"))
     _other_quantization(draft, facts, base)
     if own and "load_in_4bit" in base.kwargs:  # always nf4 there
         CONVERT["nf4"](draft, own[0], base.kwargs[own[0]], base.lines[own[0]], "", "")
@@ -218,7 +206,7 @@ def _adapter(draft: Draft, facts: Facts) -> None:
         return
     draft.take("lora.method", method, call.line, call.last, method)
     if method == "lora":
-        _keywords(draft, "hf:lora", call, skip=("config",))
+        apply_all(draft, "hf:lora", call, skip=("config",))
         if "Fast" in call.name:
             for key, value in (("lora.rank", 16), ("lora.alpha", 16), ("lora.dropout", 0.0)):
                 draft.default(key, value, "", "the default there", "那边的默认值")
@@ -227,7 +215,7 @@ def _adapter(draft: Draft, facts: Facts) -> None:
         if "**" not in call.kwargs and call.kwargs.get("target_modules") is None:
             _default_targets(draft, facts)
     else:
-        _keywords(draft, "hf:lora", call)
+        apply_all(draft, "hf:lora", call)
 
 
 def _adapts(call: Call) -> bool:
@@ -246,7 +234,7 @@ _PEFT_TARGETS = (  # peft's table, by what models are called; every other one of
 
 def _default_targets(draft: Draft, facts: Facts) -> None:
     """peft's own table: attention only, by the architecture's name."""
-    name = (facts.model_id or "").lower()
+    name = str(facts.model_id or draft.settings.get("base.model", "")).lower()
     en, zh = "not set: what peft chooses for this architecture", "未设置：peft 为该架构选的默认值"
     if facts.in_unsloth:
         draft.default(
@@ -256,6 +244,9 @@ def _default_targets(draft: Draft, facts: Facts) -> None:
             "not set: the seven of each layer",
             "未设置：每层七个",
         )
+    elif not name:
+        said = "peft chooses by the model: set lora.targets", "peft 按模型选择：请设置 lora.targets"
+        draft.unread(facts.adapter.line if facts.adapter else 0, "target_modules", "", *said)
     elif "chatglm" in name or "glm-4" in name:
         draft.default(
             "lora.targets", ["q_proj", "k_proj", "v_proj"], "target_modules", f"{en} (query_key_value)", zh
@@ -265,60 +256,6 @@ def _default_targets(draft: Draft, facts: Facts) -> None:
             (names for words, names in _PEFT_TARGETS if re.search(words, name)), ["q_proj", "v_proj"]
         )
         draft.default("lora.targets", known, "target_modules", en, zh)
-
-
-def _training(draft: Draft, facts: Facts) -> None:
-    if facts.arguments is not None:
-        if facts.arguments.inside == PARSED:
-            draft.unread(
-                facts.arguments.line,
-                facts.arguments.last,
-                "",
-                "these come from the command line: set what it gave",
-                "这些来自命令行：请把命令行给的值写进配置",
-            )
-        _keywords(draft, "hf:train", _known_arguments(draft, facts, facts.arguments))
-        own = facts.arguments.last
-        if "per_device_train_batch_size" not in facts.arguments.kwargs and "**" not in facts.arguments.kwargs:
-            draft.micro = 8
-        if not facts.arguments.kwargs.keys() & {"gradient_checkpointing", "**"} and own not in ("SFTConfig",):
-            draft.default(
-                "train.gradient_checkpointing",
-                bool(facts.in_unsloth),
-                "",
-                "the default there",
-                "那边的默认值",
-            )
-        if "**" not in facts.arguments.kwargs:
-            if own == "SFTConfig":  # of transformers' own defaults it changes this one
-                draft.default("train.lr", 2e-5, "", "the default there", "那边的默认值")
-            defaults(draft, "hf:train")
-        draft.settle()
-    if facts.trainer is not None:
-        _keywords(draft, "hf:trainer", facts.trainer)
-        if facts.prefers:
-            draft.unread(
-                facts.trainer.line,
-                facts.trainer.last,
-                "",
-                "not here: sapwood learns answers, no preferences",
-                "这里没有：sapwood 学习回答，不做偏好优化",
-            )
-
-
-def _known_arguments(draft: Draft, facts: Facts, call: Call) -> Call:
-    """Without the fields that a dataclass of the script adds: they are followed to where they are used."""
-    if call.inside not in (PARSED, COMMANDED):
-        return call
-    given = facts.trainer.kwargs.get("args") if facts.trainer else None
-    own = given.made_by.fields if isinstance(given, Object) and given.made_by is not None else {}
-    shared = SHARED in call.attrs
-    added = [name for name in call.kwargs if name not in table("hf:train") and (shared or name in own)]
-    for name in added:
-        said = "the script's own: followed to where it is used", "脚本自己的参数：已跟踪到使用它的地方"
-        draft.instead(call.lines.get(name, call.line), name, call.kwargs[name], *said)
-    kept = {name: value for name, value in call.kwargs.items() if name not in added}
-    return Call(call.name, call.line, kwargs=kept, lines=call.lines, inside=call.inside)
 
 
 def _trackers(draft: Draft, facts: Facts) -> None:

@@ -7,6 +7,7 @@ import re
 from sapwood.migrate.calls.chat import read_template
 from sapwood.migrate.calls.facts import Facts
 from sapwood.migrate.calls.rows import read_held_out, read_source_of_rows
+from sapwood.migrate.convert import CONVERT
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.formatting.learning import SHAPES, Learning
 from sapwood.migrate.formatting.recognise import recognise
@@ -31,7 +32,17 @@ def read_rows(draft: Draft, facts: Facts) -> Learning | None:
     else:
         _as_they_are(draft, facts)
     read_template(draft, facts)
+    _tokenizer_length(draft, facts)
     return learning
+
+
+def _tokenizer_length(draft: Draft, facts: Facts) -> None:
+    """What the tokenizer cuts to, where nothing else says a length."""
+    call = facts.tokenizer
+    if call is None or "model_max_length" not in call.kwargs or "pack.length" in draft.settings:
+        return
+    value, line = call.kwargs["model_max_length"], call.lines["model_max_length"]
+    CONVERT["length"](draft, "model_max_length", value, line, "", "")
 
 
 def _text_field(facts: Facts) -> str:
@@ -93,6 +104,8 @@ def _learning(draft: Draft, facts: Facts, learning: Learning) -> None:
             learning.fillers[0].line, "padding", "", "rows are packed, not padded", "样本打包而不填充"
         )
     _trained(draft, facts, learning)
+    if learning.resists and not learning.columns and not learning.own:
+        _not_found(draft, facts)
     for at, why in learning.resists:
         draft.resists.append(
             (at, why, "this part of the function couldn't be followed", "函数的这一部分无法跟踪")
@@ -187,8 +200,8 @@ def _not_found(draft: Draft, facts: Facts) -> None:
             call.lines.get("train_dataset", call.line),
             "train_dataset",
             "",
-            "how its rows become text couldn't be followed: set data.columns and template.name",
-            "无法跟踪样本如何变成文本：请设置 data.columns 与 template.name",
+            "how its rows become text couldn't be followed: set data.columns, template.name and pack.length",
+            "无法跟踪样本如何变成文本：请设置 data.columns、template.name 与 pack.length",
         )
 
 

@@ -1,4 +1,4 @@
-"""A training loop of the script's own: optimizer, schedule, batches, rounds, seed."""
+"""How a script trains: what its Trainer is told; its own loop's optimizer, schedule, batches, rounds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 from sapwood.migrate.calls.facts import Facts, first
 from sapwood.migrate.convert import CONVERT
 from sapwood.migrate.draft import Draft
-from sapwood.migrate.keys import apply
-from sapwood.migrate.script.values import Call, is_plain
+from sapwood.migrate.keys import apply, apply_all, defaults, table
+from sapwood.migrate.script.outside import COMMANDED, PARSED, SHARED
+from sapwood.migrate.script.values import Call, Object, is_plain
 
 _DECAY = {
     "AdamW": 0.01,
@@ -19,12 +20,83 @@ _DECAY = {
 }
 _SCHEDULES = {
     "get_linear_schedule_with_warmup": "linear", "get_cosine_schedule_with_warmup": "cosine",
-    "get_constant_schedule": "constant", "get_constant_schedule_with_warmup": "constant",
+    "get_constant_schedule": "constant", "get_constant_schedule_with_warmup": "constant_with_warmup",
     "get_cosine_with_hard_restarts_schedule_with_warmup": "cosine_with_restarts",
     "get_polynomial_decay_schedule_with_warmup": "polynomial", "get_inverse_sqrt_schedule": "inverse_sqrt",
     "get_scheduler": "",
 }  # fmt: skip
+_RATES = {  # of trl's own settings, where nothing is said
+    "SFTConfig": 2e-5, "RewardConfig": 1e-4,
+    **dict.fromkeys(("DPOConfig", "ORPOConfig", "KTOConfig", "CPOConfig", "GRPOConfig"), 1e-6),
+}  # fmt: skip
+_PREPARE = ("prepare_model_for_kbit_training", "prepare_model_for_int8_training")
+_PACKED = ("nf4", "fp4", "int8")
 _DEFAULT = ("the default there", "那边的默认值")
+
+
+def read_training(draft: Draft, facts: Facts) -> None:
+    if facts.arguments is not None:
+        if facts.arguments.inside == PARSED:
+            draft.unread(
+                facts.arguments.line,
+                facts.arguments.last,
+                "",
+                "these come from the command line: set what it gave",
+                "这些来自命令行：请把命令行给的值写进配置",
+            )
+        apply_all(draft, "hf:train", _known_arguments(draft, facts, facts.arguments))
+        own = facts.arguments.last
+        if "per_device_train_batch_size" not in facts.arguments.kwargs and "**" not in facts.arguments.kwargs:
+            draft.micro = 8
+        if not facts.arguments.kwargs.keys() & {"gradient_checkpointing", "**"} and own not in ("SFTConfig",):
+            draft.default("train.gradient_checkpointing", bool(facts.in_unsloth), "", *_DEFAULT)
+        if "**" not in facts.arguments.kwargs:
+            if own in _RATES:  # of transformers' own defaults they change this one
+                draft.default("train.lr", _RATES[own], "", *_DEFAULT)
+            defaults(draft, "hf:train")
+        draft.settle()
+    elif facts.trainer is not None:
+        said = "these settings aren't known here: set train", "不知道这些设置：请设置 train"
+        given = facts.trainer.kwargs.get("args")
+        draft.unread(facts.trainer.lines.get("args", facts.trainer.line), "args", given, *said)
+    if facts.trainer is not None:
+        apply_all(draft, "hf:trainer", facts.trainer)
+        if facts.prefers:
+            draft.unread(
+                facts.trainer.line,
+                facts.trainer.last,
+                "",
+                "not here: sapwood learns answers, no preferences",
+                "这里没有：sapwood 学习回答，不做偏好优化",
+            )
+
+
+def _known_arguments(draft: Draft, facts: Facts, call: Call) -> Call:
+    """Without the fields that a dataclass of the script adds: they are followed to where they are used."""
+    if call.inside not in (PARSED, COMMANDED):
+        return call
+    given = facts.trainer.kwargs.get("args") if facts.trainer else None
+    own = given.made_by.fields if isinstance(given, Object) and given.made_by is not None else {}
+    shared = SHARED in call.attrs
+    added = [name for name in call.kwargs if name not in table("hf:train") and (shared or name in own)]
+    for name in added:
+        said = "the script's own: followed to where it is used", "脚本自己的参数：已跟踪到使用它的地方"
+        draft.instead(call.lines.get(name, call.line), name, call.kwargs[name], *said)
+    kept = {name: value for name, value in call.kwargs.items() if name not in added}
+    return Call(call.name, call.line, kwargs=kept, lines=call.lines, inside=call.inside)
+
+
+def read_checkpointing(draft: Draft, facts: Facts) -> None:
+    """Calls that switch it on; peft's does for a base that is packed, whatever the trainer is told."""
+    on = facts.calls("gradient_checkpointing_enable")
+    if draft.settings.get("base.storage") in _PACKED:
+        on += [call for call in facts.calls(*_PREPARE) if _use_checkpointing(call) is True]
+    if on:
+        CONVERT["checkpointing"](draft, on[0].last, True, on[0].line, "", "")
+
+
+def _use_checkpointing(call: Call) -> Any:
+    return call.kwargs.get("use_gradient_checkpointing", call.args[1] if len(call.args) > 1 else True)
 
 
 def read_loop(draft: Draft, facts: Facts) -> None:
@@ -40,8 +112,7 @@ def read_loop(draft: Draft, facts: Facts) -> None:
             apply(draft, "hf:train", "num_train_epochs", count, line, "for")
     for call in facts.calls("set_seed", "manual_seed", "seed_everything")[:1]:
         apply(draft, "hf:train", "seed", first(call, "seed"), call.line, call.last)
-    enabled = facts.has("gradient_checkpointing_enable")
-    draft.default("train.gradient_checkpointing", enabled, "", *_DEFAULT)
+    draft.default("train.gradient_checkpointing", False, "", *_DEFAULT)
 
 
 def _optimizer(draft: Draft, call: Call) -> None:

@@ -13,6 +13,7 @@ from sapwood.migrate.formatting.learning import SHAPES, Learning, Shape
 from sapwood.migrate.script.values import Field, Part, Special, Text, Unknown, dotted, joined
 
 FIRST, ROLES = 0xE000, {"eos": "\ue100", "pad": "\ue101", "bos": "\ue102", "unk": "\ue103"}
+_DATED = re.compile(r"\ACutting Knowledge Date: [^\n]*\nToday Date: [^\n]*\n\n")  # Llama 3.1's own begin
 _FIELD = "[\ue000-\ue0ff]"
 
 
@@ -162,7 +163,9 @@ def _system(
     if re.fullmatch(_FIELD, inner):
         learning.columns["system"] = fields[ord(inner) - FIRST].name
     elif not re.search("[\ue000-\ue1ff]", inner):
-        learning.system, learning.system_line = inner, learning.prompt_line
+        dated = name == "llama-3" and re.search(r"llama.?3[._-]+[123]", learning.model)
+        learning.system = _DATED.sub("", inner) if dated else inner
+        learning.system_line = learning.prompt_line
         for part, line in zip(parts, lines, strict=True):
             if isinstance(part, str) and inner in part:
                 learning.system_line = line

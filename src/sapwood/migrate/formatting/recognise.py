@@ -44,6 +44,10 @@ def recognise(formatting: Formatting, text_field: str = "", model: str = "") -> 
             learning.resists.append((formatting.function.node.lineno, "what it makes of a row"))
         return learning
     first = max(whole, key=lambda one: len(one.columns))
+    others = next((o for o in whole if not set(o.columns.values()) <= set(first.columns.values())), None)
+    if others is not None:
+        both = " / ".join(", ".join(one.columns.values()) for one in (first, others))
+        first.resists.append((first.prompt_line or first.line, f"columns that depend on the row: {both}"))
     if first.jinja and len(whole) > 1:
         first.jinja = optional(
             first.jinja, next((o.jinja for o in whole if len(o.columns) < len(first.columns)), "")
@@ -142,7 +146,7 @@ def _of_ids(learning: Learning, result: dict[str, Any]) -> Learning:
             for p in _texts(part)
             if isinstance(p, Field)
         ]
-        learning.learnt = "all" if answer and answer[0] else "assistant"
+        learning.learnt = "all" if (answer[0] if answer else all(learnt)) else "assistant"
         learning.prompt_masked = learning.learnt == "assistant"
         if answer and not answer[-1]:
             learning.resists.append((learning.line, "the answer isn't among its labels"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sapwood.migrate.script.outside import COMMANDED, PARSED, UNSET, sets_training
+from sapwood.migrate.script.outside import COMMANDED, PARSED, UNSET, UNSET_MODEL, reads_rows, sets_training
 from sapwood.migrate.script.values import (
     Attr,
     Call,
@@ -38,6 +38,8 @@ def attribute(of: Any, name: str, line: int) -> Any:
     parsed = isinstance(of, Call) and of.inside in (PARSED, COMMANDED) and sets_training(of.name)
     if isinstance(of, Call) and parsed and name in UNSET:
         return of.attrs.get(name, of.kwargs.get(name, UNSET[name]))
+    if isinstance(of, Call) and of.inside == PARSED and of.last == "ModelConfig" and name in UNSET_MODEL:
+        return UNSET_MODEL[name]
     if isinstance(of, Coded):
         return item(of, name, line)
     if isinstance(of, Call) and name in of.attrs and name not in ROLES:
@@ -65,6 +67,15 @@ def _of_object(of: Object, name: str, line: int) -> Any:
     if method is not None:
         return Function(method.node, method.env, owner=of)
     return Unknown(f"{of.name}.{name}", line)
+
+
+def are_rows(value: Any) -> bool:
+    """Whether a value is what a call read from a file or a hub, or a part of it."""
+    while isinstance(value, (Attr, Call)):
+        if isinstance(value, Call) and reads_rows(value.name):
+            return True
+        value = value.of
+    return False
 
 
 def item(of: Any, key: Any, line: int) -> Any:

@@ -8,10 +8,12 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from sapwood.migrate.script.access import attribute, item
+from sapwood.migrate.script.access import are_rows, attribute, item
 from sapwood.migrate.script.found import Env, Walker
 from sapwood.migrate.script.loops import dict_comprehension, list_comprehension
+from sapwood.migrate.script.outside import SLICE
 from sapwood.migrate.script.values import (
+    Attr,
     Call,
     Coded,
     Encoded,
@@ -91,6 +93,8 @@ def _sliced(machine: Walker, of: Any, part: ast.Slice, node: ast.expr, env: Env)
         return Ids(ids.parts, (*ids.cuts, (high, node.lineno)), ids.masks)
     if ids is not None and isinstance(low, int) and low > 0:
         return Ids((Unknown(ast.unparse(node), node.lineno),))
+    if isinstance(of, (Call, Attr)) and are_rows(of):
+        return Call(SLICE, node.lineno, of=of)
     return of if isinstance(of, (Call, Ones, Field)) else _unknown(node)
 
 

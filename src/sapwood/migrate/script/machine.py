@@ -18,6 +18,7 @@ from sapwood.migrate.script.found import Assigned, Env, Formatting, Script, Way
 from sapwood.migrate.script.imports import bind_from, bind_import
 from sapwood.migrate.script.library import call
 from sapwood.migrate.script.loops import elements, rounds
+from sapwood.migrate.script.outside import PARSED
 from sapwood.migrate.script.values import (
     Attr,
     Call,
@@ -223,7 +224,7 @@ class Machine:
         """An option of a command line decides, by its default."""
         named = [node.value for node in ast.walk(test) if isinstance(node, ast.Attribute)]
         holders = [env.get(node.id) for node in named if isinstance(node, ast.Name)]
-        if any(isinstance(of, Object) and of.parsed for of in holders):
+        if any(map(_parsed, holders)):
             self.script.optional.append((ast.unparse(test), answer, test.lineno))
 
     def _for(self, node: ast.For, env: Env) -> None:
@@ -337,6 +338,11 @@ class Machine:
         found = Formatting(function, tuple(ways), line, mapped)
         self.script.formattings.append(found)
         return found
+
+
+def _parsed(of: Any) -> bool:
+    """Whether a command line may change the attributes of a value."""
+    return of.parsed if isinstance(of, Object) else isinstance(of, Call) and of.inside == PARSED
 
 
 def _symbolic(value: Any) -> bool:

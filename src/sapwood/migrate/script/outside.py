@@ -17,6 +17,17 @@ UNSET: dict[str, Any] = {  # training arguments that a command line needn't name
     "num_train_epochs": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
     "learning_rate": 5e-5, "load_best_model_at_end": False, "remove_unused_columns": True,
 }  # fmt: skip
+SLICE = "slice"  # Call.name of ``rows[a:b]``
+_READ = {"read_json", "read_csv", "read_excel", "read_parquet", "read_table", "load_dataset",
+         "load_from_disk", "from_json", "from_csv", "from_parquet", "from_text"}  # fmt: skip
+UNSET_MODEL: dict[str, Any] = {  # the same of trl's ModelConfig
+    "use_peft": False, "load_in_4bit": False, "load_in_8bit": False, "use_dora": False, "use_rslora": False,
+}  # fmt: skip
+
+
+def reads_rows(name: str) -> bool:
+    """Whether a call of that name reads rows from a file or a hub."""
+    return name.rpartition(".")[2] in _READ or name in ("json.load", "json.loads")
 
 
 def sets_training(name: str) -> bool:
