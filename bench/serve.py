@@ -1,7 +1,9 @@
 """Our endpoint against llama.cpp's own, of the same library, on the same files: tokens a second, and the time
 to the first token, for 1, 4, 16 and 64 callers at once. Both run from the beginning and are asked in turns.
+And the time from a command line to its first answer's last byte, with everything in the cache.
 
     python bench/serve.py RUN_OR_ADAPTER_OR_BASE --callers 1,4,16,64
+    python bench/serve.py RUN_OR_ADAPTER_OR_BASE --only start
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,9 @@ WORDS = [
     "wind",
     "light",
 ]
+
+
+HEADER = ["", "ours tok/s", "llama.cpp", "ratio", "first p50 s", "p99", "llama.cpp p50", "p99", "p99 ratio"]
 
 
 @dataclass
@@ -128,10 +135,11 @@ def _quantile(values: Sequence[float], q: float) -> float:
 
 
 @contextmanager
-def ours(target: str, runs: str, slots: int, context: int) -> Any:
+def ours(target: str, runs: str, slots: int | None = None, context: int | None = None) -> Any:
     """`sapwood serve` in a process of its own; gives what it tells when it is ready."""
     command = [sys.executable, "-m", "sapwood", "serve", target, "--runs", runs, "--port", "0", "--json"]
-    command += ["--parallel", str(slots), "--context", str(context)]
+    command += [] if slots is None else ["--parallel", str(slots)]
+    command += [] if context is None else ["--context", str(context)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
@@ -142,10 +150,66 @@ def ours(target: str, runs: str, slots: int, context: int) -> Any:
         process.wait()
 
 
+def start_times(given: argparse.Namespace, target: str) -> list[Result]:
+    """Each in a new process, from its start; the first fills the cache."""
+    rows: list[Result] = []
+    for turn in range(given.starts + 1):
+        began = time.perf_counter()
+        with ours(target, given.runs) as told:
+            ready = time.perf_counter() - began
+            body = {"model": told["models"][-1]["id"], "max_tokens": 16}
+            body["messages"] = [{"role": "user", "content": "When should I plant an apple tree?"}]
+            address, headers = f"{told['url']}/chat/completions", {"Content-Type": "application/json"}
+            with urllib.request.urlopen(
+                urllib.request.Request(address, json.dumps(body).encode(), headers)
+            ) as answer:
+                json.loads(answer.read())
+            answered = time.perf_counter() - began
+        rows.append(
+            {
+                "name": f"start {turn}" if turn else "to fill the cache",
+                "ready_s": ready,
+                "answered_s": answered,
+            }
+        )
+    return rows
+
+
+def speeds(given: argparse.Namespace, target: str) -> list[Result]:
+    """Both endpoints on the same files, in turns."""
+    from sapwood.endpoint.build import kept
+    from sapwood.engine.process import Process, Setup, scales
+    from sapwood.serve.found import find_place
+
+    callers = [1, 2] if given.smoke else [int(n) for n in given.callers.split(",")]
+    with ours(target, given.runs, given.slots, 512) as told:
+        opened = kept(find_place(target, Path(given.runs)))
+        assert opened is not None and opened.files is not None, "it isn't served by llama.cpp"
+        files, found = opened.files, opened.find()
+        adapters = (files.adapter,) if files.adapter is not None else ()
+        peer = Process(Setup(files.base, adapters, 512, given.slots))
+        try:
+            never = {str(id): -100 for id in {*found.renderer.stop_ids, *_ends(found)}}
+            model = told["models"][-1]["id"]
+            mine = Side("sapwood", told["url"].removesuffix("/v1"), {}, {"model": model, "logit_bias": never})
+            lora = scales(adapters, files.adapter)
+            own = Side(
+                "llama.cpp", f"http://{peer.address}", peer.headers, {"lora": lora, "logit_bias": never}
+            )
+            ids = [found.spec.tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in WORDS]
+            for side in (mine, own):
+                asyncio.run(load(side, [ids] * 2, 2, 4))  # what happens once, happens before
+            return [measure((mine, own), count, given, ids) for count in callers]
+        finally:
+            peer.stop()
+
+
 def main() -> int:
     parser = arguments(__doc__, rows=0)
     parser.add_argument("target", nargs="?", help="a run, an adapter or a base (the model)")
     parser.add_argument("--runs", default="runs", help="folder of runs (%(default)s)")
+    parser.add_argument("--only", choices=("start", "speed"), help="one of the two")
+    parser.add_argument("--starts", type=int, default=3, help="with a warm cache (%(default)s)")
     parser.add_argument("--callers", default="1,4,16,64", help="at once (%(default)s)")
     parser.add_argument("--turns", type=int, default=2, help="of each side (%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer (%(default)s)")
@@ -154,48 +218,20 @@ def main() -> int:
     given = parser.parse_args()
     from tests.base.tiny import tiny_llama
 
-    from sapwood.endpoint.build import ready_files
-    from sapwood.engine.process import Process, Setup, scales
-    from sapwood.serve.load import find_target
-
-    facts = machine()
+    facts, starts, rows = machine(), list[Result](), list[Result]()
     with tempfile.TemporaryDirectory(prefix="sapwood-serve-") as folder:
         target = str(tiny_llama(Path(folder))) if given.smoke else given.target or given.model
-        callers = [1, 2] if given.smoke else [int(n) for n in given.callers.split(",")]
-        found = find_target(target, Path(given.runs))
-        files = ready_files(found)
-        with ours(target, given.runs, given.slots, 512) as told:
-            adapters = (files.adapter,) if files.adapter is not None else ()
-            peer = Process(Setup(files.base, adapters, 512, given.slots))
-            try:
-                never = {str(id): -100 for id in {*found.renderer.stop_ids, *_ends(found)}}
-                model = told["models"][-1]["id"]
-                mine = Side(
-                    "sapwood", told["url"].removesuffix("/v1"), {}, {"model": model, "logit_bias": never}
-                )
-                lora = scales(adapters, files.adapter)
-                own = Side(
-                    "llama.cpp", f"http://{peer.address}", peer.headers, {"lora": lora, "logit_bias": never}
-                )
-                ids = [found.spec.tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in WORDS]
-                for side in (mine, own):
-                    asyncio.run(load(side, [ids] * 2, 2, 4))  # what happens once, happens before
-                rows = [measure((mine, own), count, given, ids) for count in callers]
-            finally:
-                peer.stop()
-    header = [
-        "",
-        "ours tok/s",
-        "llama.cpp",
-        "ratio",
-        "first p50 s",
-        "p99",
-        "llama.cpp p50",
-        "p99",
-        "p99 ratio",
-    ]
-    print(table(header, [list(row.values()) for row in rows]))
-    report("serve", given, facts, {"rows": rows})
+        if given.only != "speed":
+            starts = start_times(given, target)
+            print(table(["", "ready s", "answered s"], [list(row.values()) for row in starts]))
+            warm = statistics.median(row["answered_s"] for row in starts[1:])
+            print(
+                f"start to first answer, warm cache, median of {given.starts}: {warm:.2f} s (3 are allowed)\n"
+            )
+        if given.only != "start":
+            rows = speeds(given, target)
+            print(table(HEADER, [list(row.values()) for row in rows]))
+    report("serve", given, facts, {"starts": starts, "rows": rows, "xllamacpp": version("xllamacpp")})
     return 0
 
 

@@ -48,6 +48,17 @@ def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path, own_cache: 
     assert cache.file_sha256(path) == hashlib.sha256(b"three").hexdigest()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="ctime is the time of creation there")
+def test_a_file_whose_time_was_set_back_is_read_again(tmp_path: Path, own_cache: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"one")
+    cache.file_sha256(path)
+    stat = path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert cache.file_sha256(path) == hashlib.sha256(b"two").hexdigest()
+
+
 @pytest.mark.parametrize("damage", ["", "[]", '{"key": 1}', "{"])
 def test_a_damaged_note_is_ignored(tmp_path: Path, own_cache: Path, damage: str) -> None:
     path = tmp_path / "data"

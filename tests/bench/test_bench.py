@@ -30,7 +30,7 @@ ARGUMENTS = {
     "estimate": [],
     "costs": [],
     "methods": ["--only", "pissa", "--only", "prefix"],
-    "serve": ["--turns", "1"],
+    "serve": ["--turns", "1", "--starts", "1"],
 }
 
 

@@ -136,7 +136,7 @@ def test_memory_that_is_short_makes_fewer_places(monkeypatch: pytest.MonkeyPatch
     from sapwood.endpoint import room
     from tests.base.tiny import tiny_config
 
-    config = tiny_config("llama")
+    config = room.sizes_of(tiny_config("llama"))
     assert room.room_for(config, None, None) == (4096, 8)
     monkeypatch.setattr(room, "available_memory", lambda: 4 * 2 * 2 * 2 * 2 * 16 * 1200)
     wide, places = room.room_for(config, None, None)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sapwood import finetune
 from sapwood.base.cache import cache_dir
 from sapwood.config.sections import LoraConfig
+from sapwood.endpoint.build import kept
 from sapwood.endpoint.reference import ADAPTER
 from sapwood.engine import llama
 from sapwood.engine.llama import Llama
 from sapwood.errors import ModelError
-from sapwood.run.files import staged_dir
-from tests.base.tiny import tiny_llama
+from sapwood.run.files import MANIFEST, staged_dir
+from sapwood.serve.found import find_place
+from tests.base.tiny import tiny_llama, tiny_tokenizer
 from tests.endpoint.ask import error, post, said
 from tests.endpoint.serving import Running, make_adapter, running
 from tests.gguf.tiny_gguf import tiny_gguf
@@ -98,9 +103,74 @@ def other_storage(folder: Path) -> None:
     facts(folder, storage="nf4")
 
 
+def tensors_changed(folder: Path, change: Any) -> None:
+    """change: (name, tensor) -> the same, otherwise; None leaves it out."""
+    found = (change(name, tensor) for name, tensor in load_file(folder / WEIGHTS).items())
+    save_file({name: tensor.contiguous() for name, tensor in filter(None, found)}, folder / WEIGHTS)
+
+
+def one_infinite(folder: Path) -> None:
+    def change(name: str, tensor: Tensor) -> Any:
+        if "layers.1" in name and "lora_B" in name:
+            tensor[0, 0] = float("inf")
+        return name, tensor
+
+    tensors_changed(folder, change)
+
+
+def a_and_b_swapped(folder: Path) -> None:
+    def change(name: str, tensor: Tensor) -> Any:
+        other = "lora_B" if "lora_A" in name else "lora_A"
+        return re.sub("lora_[AB]", other, name), tensor
+
+    tensors_changed(folder, change)
+
+
+def a_row_too_few(folder: Path) -> None:
+    tensors_changed(folder, lambda name, tensor: (name, tensor[:-1] if "lora_B" in name else tensor))
+
+
+def layers_shifted(folder: Path) -> None:
+    def change(name: str, tensor: Tensor) -> Any:
+        return re.sub(r"layers\.(\d+)", lambda found: f"layers.{int(found[1]) + 1}", name), tensor
+
+    tensors_changed(folder, change)
+
+
+def a_layer_missing(folder: Path) -> None:
+    tensors_changed(folder, lambda name, tensor: None if "layers.1." in name else (name, tensor))
+
+
+def whole_numbers(folder: Path) -> None:
+    tensors_changed(folder, lambda name, tensor: (name, tensor.to(torch.int8)))
+
+
+def another_alpha(folder: Path) -> None:
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": 32}))
+
+
+def another_tokenizer(folder: Path) -> None:
+    tokenizer = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def edited_after_its_run(folder: Path) -> None:
+    bare = folder.rename(folder.with_name("bare"))
+    with staged_dir(folder) as stage:
+        shutil.copytree(bare, stage, dirs_exist_ok=True)
+    shutil.rmtree(bare)
+    scaled(folder, 1.5)
+
+
 BROKEN = [
     inert, inert_by_a, nearly_inert, not_a_number, other_base, other_template, cut_weights, no_weights,
-    facts_that_are_no_json, a_tensor_missing, another_rank, other_storage,
+    facts_that_are_no_json, a_tensor_missing, another_rank, other_storage, one_infinite, a_and_b_swapped,
+    a_row_too_few, layers_shifted, a_layer_missing, whole_numbers, another_alpha, another_tokenizer,
+    edited_after_its_run,
 ]  # fmt: skip
 MADE = ["gone", "on-another-base", "swapped"]
 
@@ -124,17 +194,16 @@ def mixed(base: Path, adapters: Path, cache: Path, tmp_path_factory: pytest.Temp
 
 def swap_files(adapter: Path) -> None:
     """Put another adapter's weights into the cached files of ``adapter``."""
-    from sapwood.endpoint.build import ready_files
-    from sapwood.serve.load import find_target
-
-    own = ready_files(find_target(str(adapter), adapter)).adapter
-    assert own is not None
+    opened = kept(find_place(str(adapter), adapter))
+    assert opened is not None and opened.files is not None and opened.files.adapter is not None
+    own = opened.files.adapter
     others = [path for path in (cache_dir() / "serve").glob(f"*/{ADAPTER}") if path != own]
-    reference = (own.parent / "reference.json").read_bytes()
+    kept_files = {path.name: path.read_bytes() for path in own.parent.iterdir() if path.name != MANIFEST}
     shutil.rmtree(own.parent)
     with staged_dir(own.parent) as stage:
+        for name, content in kept_files.items():
+            (stage / name).write_bytes(content)
         shutil.copy(others[0], stage / ADAPTER)
-        (stage / "reference.json").write_bytes(reference)
 
 
 @pytest.mark.parametrize("name", [*(fault.__name__ for fault in BROKEN), *MADE])
@@ -153,6 +222,8 @@ def test_each_reason_names_its_cause(mixed: Running) -> None:
     words = {
         "inert": "changes nothing", "inert_by_a": "changes nothing", "nearly_inert": "changes nothing",
         "other_base": "not the base", "other_template": "template", "on-another-base": "another base",
+        "another_alpha": "alpha", "another_tokenizer": "another tokenizer", "a_layer_missing": "layers.1",
+        "layers_shifted": "layers.2", "edited_after_its_run": "differs", "whole_numbers": "int8",
         "swapped": "doesn't say what was trained", "other_storage": "held otherwise", "gone": "no run",
     }  # fmt: skip
     wrong = {
@@ -264,7 +335,12 @@ def test_a_model_that_was_trained_whole_is_served(
     finetune(settings, data=rows)
     with running("last") as up:
         (only,) = up.library.models
-        assert only.parent is None and only.adapter is None and said(up.url, only.name)
+        assert only.parent is None and only.adapter is None
+        whole = said(up.url, only.name)
+    shutil.rmtree(next(Path("runs").glob("*/adapter")))  # as if it had been killed at its last checkpoint
+    with running("last") as up:
+        (only,) = up.library.models
+        assert only.parent is None and "step-" in only.found.name and said(up.url, only.name) == whole
 
 
 def test_the_second_start_makes_nothing_anew(

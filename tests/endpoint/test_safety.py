@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sapwood.endpoint.api.app import Manners
-from sapwood.endpoint.api.guard import Guard, Rules, host_of
+from sapwood.endpoint.api.guard import Guard, host_of
+from sapwood.endpoint.api.rules import Manners, Rules
 from sapwood.endpoint.server import Options
 from sapwood.errors import ConfigError
 from tests.endpoint.ask import HELLO, error, post, said

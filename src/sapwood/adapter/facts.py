@@ -3,6 +3,7 @@ here, and nothing else reads or writes the file."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,8 +17,10 @@ from sapwood.run.files import MANIFEST, operation, to_json, verify_dir
 from sapwood.types import Adapter
 
 ADAPTER_DIR, FACTS, CARD = "adapter", "sapwood.json", "README.md"
+SETTINGS = "adapter_config.json"  # as PEFT and mlx-lm call theirs
 SCHEMA = 1
 HOW_HELD = ("storage", "compute_dtype", "double_quant")  # keys of the config's `base` that are kept
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _OBJECT: Any = (dict, type(None))
 OPTIONAL: tuple[tuple[str, str, Any], ...] = (
     ("system", "text", str | None),
@@ -159,6 +162,20 @@ def facts_of(tree: Mapping[str, Any], base: Mapping[str, Any], template: Any, so
 def unproven(base: BaseConfig) -> AdapterFacts:
     """Of an adapter that another program made: nothing says what base and template it was trained on."""
     return AdapterFacts(base, None, "auto", None)
+
+
+def base_place(facts: AdapterFacts, adapter: Path) -> str:
+    """Where the base can lie that was named, perhaps from another folder or on another machine. Raises
+    ModelError: it isn't there."""
+    named = facts.base.model
+    if ":" in named or Path(named).exists():
+        return named
+    if facts.base_path is not None and Path(facts.base_path).exists():
+        return facts.base_path
+    if facts.base_path is None and HUB_ID.fullmatch(named):  # as `sapwood push` names it
+        return f"hf:{named}"
+    why = f"it was {facts.base_path or named} when the adapter was trained"
+    raise ModelError("the adapter's base isn't there", str(adapter), why, "say where it lies: --base FOLDER")
 
 
 def verify_adapter(folder: Path, *, sealed: bool = True) -> None:

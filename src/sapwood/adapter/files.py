@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sapwood.adapter.elsewhere.pickled import pickled_tensors
+from sapwood.adapter.facts import SETTINGS
 from sapwood.adapter.forms import defaults, refuse_unknown_settings, refuse_unknown_tensors
 from sapwood.adapter.model import ADAPTER, LoraModel, adapter_tensors
 from sapwood.adapter.soft_prompt import lead_length
@@ -20,7 +21,7 @@ from sapwood.base.folder import read_json
 from sapwood.base.sources import hub_id
 from sapwood.errors import ModelError, NumericsError
 
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"  # how PEFT saved before safetensors
 SIZES = {  # where settings tell a size: the key, and the tensors whose first dimension it is
     "LORA": ("r", ".lora_A."),
@@ -119,6 +120,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     refuse_unknown_settings(settings, where)
     tensors = {name: t for name, t in read_tensors(folder).items() if not TWICE.search(name)}
     refuse_unknown_tensors(settings, tensors, str(folder / WEIGHTS))
+    _refuse_whole_numbers(tensors, str(folder / WEIGHTS))
     _refuse_misfit(settings, tensors, where)
     return settings, tensors
 
@@ -138,6 +140,14 @@ def load_tensors(weights: Path) -> dict[str, Tensor]:
         return load_file(weights)
     except Exception as error:
         raise ModelError("adapter weights can't be read", str(weights), str(error)) from None
+
+
+def _refuse_whole_numbers(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Quantised weights without their scales would load as well, and mean something else."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(f"{name} holds {kind} numbers", where, "no method trains such", "save it in F32")
 
 
 def _refuse_misfit(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:

@@ -3,19 +3,19 @@ on."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sapwood.adapter.combine import How, combine
-from sapwood.adapter.elsewhere.read import told_base
+from sapwood.adapter.elsewhere.kind import base_named, told_base
 from sapwood.adapter.facts import (
     ADAPTER_DIR,
     CARD,
     FACTS,
     AdapterFacts,
+    base_place,
     read_facts,
     unproven,
     verify_adapter,
@@ -25,15 +25,12 @@ from sapwood.adapter.files import WEIGHTS, write_adapter, write_files
 from sapwood.adapter.full import write_model
 from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import inspect_base
-from sapwood.base.sources import named_on_hub
 from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.errors import ModelError, Problem, SapwoodError
 from sapwood.machine.doing import doing
 from sapwood.run.files import operation, staged_dir
 from sapwood.template.render import Renderer
 from sapwood.types import Adapter, Base, BaseSpec
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def save_adapter(
@@ -134,7 +131,7 @@ def found_base(facts: AdapterFacts, adapter: Path, base: str | None = None) -> B
 
     Raises ModelError: it isn't there, or it has another fingerprint.
     """
-    spec = inspect_base(facts.base.model_copy(update={"model": base or _place(facts, adapter)}))
+    spec = inspect_base(facts.base.model_copy(update={"model": base or base_place(facts, adapter)}))
     if facts.base_fingerprint is not None and spec.fingerprint != facts.base_fingerprint:
         raise ModelError(
             f"{spec.source} is not the base that this adapter was trained on",
@@ -148,34 +145,16 @@ def found_base(facts: AdapterFacts, adapter: Path, base: str | None = None) -> B
 def foreign_base(place: Path, base: str | None) -> BaseSpec:
     """The base of an adapter of another program: ``base``, or the one that its files name. Raises
     ModelError."""
-    told = told_base(place) if base is None else base
-    if told is None:
-        why = "its files name no base"
-        raise ModelError("nothing says on which base", str(place), why, "say which: --base MODEL")
-    beside = place.parent / told
-    name = str(beside) if not Path(told).exists() and beside.exists() else named_on_hub(told)
+    name = base_named(place, base)
     try:
         return found_base(unproven(BaseConfig(model=name)), place)
     except SapwoodError as error:
         if base is not None:
             raise
-        why = f"the adapter names {told}; {error.problems[0].what}"
+        why = f"the adapter names {told_base(place)}; {error.problems[0].what}"
         raise ModelError(
             "the adapter's base isn't there", str(place), why, "say which: --base MODEL"
         ) from None
-
-
-def _place(facts: AdapterFacts, adapter: Path) -> str:
-    """Where the base can lie that was named, perhaps from another folder or on another machine."""
-    named = facts.base.model
-    if ":" in named or Path(named).exists():
-        return named
-    if facts.base_path is not None and Path(facts.base_path).exists():
-        return facts.base_path
-    if facts.base_path is None and HUB_ID.fullmatch(named):  # as `sapwood push` names it
-        return f"hf:{named}"
-    why = f"it was {facts.base_path or named} when the adapter was trained"
-    raise ModelError("the adapter's base isn't there", str(adapter), why, "say where it lies: --base FOLDER")
 
 
 def _describe(facts: AdapterFacts, folder: Path) -> None:

@@ -37,13 +37,14 @@ def models_dir() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, remembered by (path, size, modification time) so that a second start reads nothing.
+    """sha256 of a file, remembered by path, size, times and inode so that a second start reads nothing. A
+    program can set the content's time back (mtime), and not the one of any change (ctime).
 
     Costs about 0.1 s per 100 MB the first time. A cache that can't be written is no error.
     """
     resolved = path.resolve()
     stat = resolved.stat()
-    key = f"{resolved}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    key = f"{resolved}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
     note = cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError):
         kept = json.loads(note.read_text(encoding="utf-8"))

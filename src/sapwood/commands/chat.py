@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sapwood.machine.doing import doing
-from sapwood.serve.chat import run_chat
-from sapwood.serve.generate import Settings
-from sapwood.serve.load import open_target
 
 if TYPE_CHECKING:
     from sapwood.endpoint.library import Library
     from sapwood.endpoint.server import Options
+    from sapwood.serve.generate import Settings
 
 
 def start_chat(
@@ -30,6 +28,9 @@ def start_chat(
     template: str | None,
     as_json: bool,
 ) -> int:
+    from sapwood.serve.chat import run_chat
+    from sapwood.serve.load import open_target
+
     with doing(f"loading {target}"):
         loaded = open_target(target, runs, base=base, template=template)
     return run_chat(
@@ -47,7 +48,7 @@ def start_server(options: Options, *, as_json: bool) -> None:
 
 
 def _tell(library: Library, url: str, options: Options, *, as_json: bool) -> None:
-    from sapwood.endpoint.api.guard import is_loopback
+    from sapwood.endpoint.api.rules import is_loopback
     from sapwood.endpoint.library import described
 
     if as_json:

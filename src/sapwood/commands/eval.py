@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sapwood.adapter.elsewhere.read import is_adapter
+from sapwood.adapter.elsewhere.kind import is_adapter
 from sapwood.adapter.facts import FACTS, read_facts
 from sapwood.config.file import load_config
 from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig

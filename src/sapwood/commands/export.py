@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
-from sapwood.adapter.elsewhere.read import is_adapter, told_base
+from sapwood.adapter.elsewhere.kind import is_adapter, told_base
 from sapwood.adapter.facts import FACTS, read_facts
 from sapwood.base.inspect import inspect_base
 from sapwood.base.sources import named_on_hub, resolve

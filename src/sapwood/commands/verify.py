@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sapwood.adapter.elsewhere.read import is_adapter
+from sapwood.adapter.elsewhere.kind import is_adapter
 from sapwood.adapter.facts import ADAPTER_DIR, verify_adapter
 from sapwood.adapter.folder import load_adapter
 from sapwood.commands.adapters.adopt import moved

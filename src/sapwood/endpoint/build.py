@@ -1,25 +1,40 @@
-"""From what a person named to the files that llama.cpp loads, by the exporters that there are. Kept in the
-cache: the second start reads them."""
+"""From what a person named to what is served: the files that llama.cpp loads, made by the exporters that we
+have, and all that must be known beside them. It is kept in the cache: the second start reads it there, and
+needs neither torch nor transformers.
+
+A folder of the cache is named by the content of all that it was made of: the adapter's files, the base's, a
+template of its own. What changed has another folder.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from sapwood.adapter.facts import READ, AdapterFacts
 from sapwood.base.cache import cache_dir, file_sha256, publish, write_atomic
+from sapwood.base.sources import resolve
 from sapwood.endpoint.reference import ADAPTER, KEPT, TOLD, Line, Reference
+from sapwood.endpoint.room import Sizes, sizes_of
+from sapwood.endpoint.tokens import Tokens
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.machine.doing import doing
 from sapwood.run.disk import storage_error
 from sapwood.run.files import discard_dir, staged_dir, verify_dir
-from sapwood.serve.load import Found, load_found
+from sapwood.run.store import CONFIG, RUN
+from sapwood.serve.found import Found, Place, renderer_of
+from sapwood.template.render import Renderer
+from sapwood.types import BaseSpec
 
-VERSION = 1  # raise it when the same adapter would give other files
+VERSION = 2  # raise it when the same adapter would give other files
 FLOATS = ("auto", "fp32", "bf16", "fp16", "gguf")  # storages whose weights a file in F16 stands for
+CARD = "model.json"
 
 
 class Unfit(Exception):
@@ -28,43 +43,80 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What an engine loads, and what it has to say then. ``adapter``: None where the base itself is meant."""
+    """What an engine loads, and what it has to say then.
+
+    Attributes:
+        adapter: None where the base itself is meant.
+        folder: of the cache, with its manifest. seen: where may be kept what an engine said of them.
+    """
 
     base: Path
     adapter: Path | None
     reference: Reference
+    folder: Path
+
+    @property
+    def seen(self) -> Path:
+        return self.folder.with_suffix(".seen")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What is served: how it is talked to, and its files; None where only torch can compute it.
+
+    Attributes:
+        key: equal for all that can be served on one base.
+        find: how it is talked to. It imports what renders, so an engine is started first. What comes out of
+            the cache has neither transformers' config nor its tokenizer.
+    """
+
+    key: str
+    sizes: Sizes
+    files: Files | None
+    find: Callable[[], Found]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the cache keeps beside the files. fingerprint, stop_ids: as in `BaseSpec`."""
+
+    key: str
+    fingerprint: str
+    stop_ids: list[int]
+    sizes: dict[str, int]
 
 
 def base_key(found: Found) -> str:
     """Equal for all that can be served on one base: its weights, how they were held, and its tokens."""
-    own = _content(found.folder) if found.whole and found.folder is not None else ""
-    held = found.facts.base if found.facts is not None and not found.whole else None
+    own = _content(found.folder) if found.full and found.folder is not None else ""
+    held = found.facts.base if found.facts is not None and not found.full else None
     kind = "float"
     if held is not None and held.storage not in FLOATS and not found.spec.path.is_file():
         kind = f"{held.storage} {held.compute_dtype} {held.double_quant}"
     return _digest("base", found.spec.fingerprint, own, kind, len(found.spec.tokenizer))
 
 
-def ready_files(found: Found) -> Files:
-    """The files of ``found``, made where the cache has none of this content.
+def kept(place: Place) -> Opened | None:
+    """What the cache has of this content; None if it hasn't all of it, or not as it was written."""
+    try:
+        base = _base_of(place)
+        folder = _folder_of(place, base)
+        return _read(place, base, folder) if folder.is_dir() else None
+    except (SapwoodError, OSError, ValueError, KeyError, TypeError):
+        return None  # whoever makes it anew finds the fault, and says it
+
+
+def made(place: Place, found: Found) -> Opened:
+    """The same, made of what lies at ``place``.
 
     Raises:
         Unfit: the architecture or the kind of adapter is none of llama.cpp's.
         ModelError, StorageError: the adapter is damaged, or the disk refused.
     """
-    base = _base_path(found)
+    folder = _folder_of(place, _base_of(place))
+    base = _base_path(found.spec.path, base_key(found), full=found.full)
     if base != found.spec.path and not _sound(base):
         base.unlink(missing_ok=True)
-    folder = cache_dir() / "serve" / _digest(
-        VERSION, base_key(found), found.renderer.fingerprint, found.system or "",
-        _content(found.folder) if found.folder is not None else "",
-    )  # fmt: skip
-    if folder.is_dir() and base.is_file():
-        try:
-            verify_dir(folder)
-            return _files(found, base, folder)
-        except (StorageError, ValueError, KeyError, TypeError):
-            discard_dir(folder)
     if folder.is_dir():
         discard_dir(folder)
     try:
@@ -75,18 +127,70 @@ def ready_files(found: Found) -> Files:
             raise
     except OSError as error:
         raise storage_error(error, folder) from None
-    return _files(found, base, folder)
+    opened = _read(place, found.spec.path, folder)
+    if opened is None:
+        raise StorageError("the base's file isn't what was written", str(base), "something else changes it")
+    return opened
 
 
-def _files(found: Found, base: Path, folder: Path) -> Files:
+def by_torch(found: Found) -> Opened:
+    """What llama.cpp can't load."""
+    return Opened(base_key(found), sizes_of(found.spec.hf_config), None, lambda: found)
+
+
+# --- the cache --------------------------------------------------------------------------------------------
+
+
+def _folder_of(place: Place, base: Path) -> Path:
+    """By the content of all that it is made of."""
+    parts: list[str] = ["" if place.folder is None else _content(place.folder)]
+    if place.trained is not None and place.folder is not None:
+        run = place.folder.parents[1]
+        parts += [file_sha256(run / CONFIG), file_sha256(run / RUN)]
+    if not place.whole:
+        parts.append(_content(base, READ))
+    template = Path(place.facts.template_name) if place.facts is not None else Path()
+    if template.is_file():
+        parts.append(file_sha256(template))
+    return cache_dir() / "serve" / _digest(VERSION, *parts)
+
+
+def _base_of(place: Place) -> Path:
+    """Raises ModelError where it isn't there."""
+    if place.whole and place.folder is not None:
+        return place.folder
+    config = place.base_config()
+    return resolve(config.model, offline=config.offline)
+
+
+def _read(place: Place, path: Path, folder: Path) -> Opened | None:
+    """``path``: the base's. Raises StorageError where it isn't as it was written."""
+    verify_dir(folder)
+    card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+    base = _base_path(path, card.key, full=place.full)
+    if base != path and not _sound(base):
+        return None
     adapter = folder / ADAPTER
-    return Files(base, adapter if adapter.is_file() else None, Reference.read(folder))
+    files = Files(base, adapter if adapter.is_file() else None, Reference.read(folder), folder)
+    return Opened(card.key, Sizes(**card.sizes), files, cache(partial(_found, place, path, folder, card)))
 
 
-def _base_path(found: Found) -> Path:
-    if found.spec.path.is_file() and not found.whole:
-        return found.spec.path
-    return cache_dir() / "serve" / f"{base_key(found)}.gguf"
+def _found(place: Place, path: Path, folder: Path, card: Card) -> Found:
+    facts = place.facts
+    source = facts.base.model if facts is not None and place.whole else place.base_config().model
+    spec = BaseSpec(source, path, card.fingerprint, Tokens.read(folder), None, tuple(card.stop_ids))
+    return Found(facts, spec, _renderer(facts, spec), place.name, place.folder, place.trained)
+
+
+def _renderer(facts: AdapterFacts | None, spec: BaseSpec) -> Renderer:
+    if facts is None:
+        return renderer_of(spec, "auto", None)
+    return renderer_of(spec, facts.template_name, facts.clock, facts.meant)
+
+
+def _base_path(path: Path, key: str, *, full: bool) -> Path:
+    """The file itself where the base is one, else the one that was written of it."""
+    return path if path.is_file() and not full else cache_dir() / "serve" / f"{key}.gguf"
 
 
 def _sound(base: Path) -> bool:
@@ -101,16 +205,20 @@ def _seal(base: Path) -> Path:
     return base.with_suffix(".sha256")
 
 
-def _content(folder: Path) -> str:
-    """A hash over an adapter's files, or over those of a model that was trained whole."""
-    if folder.is_file():
-        return file_sha256(folder)
-    names = sorted(path for path in folder.iterdir() if path.suffix != ".md")
-    return _digest(*((path.name, file_sha256(path)) for path in names if path.is_file()))
+def _content(place: Path, endings: tuple[str, ...] = ()) -> str:
+    """A hash over a file, or over those of a folder, with one of the ``endings`` if there are any."""
+    if place.is_file():
+        return file_sha256(place)
+    files = sorted(path for path in place.iterdir() if path.suffix != ".md" and path.is_file())
+    wanted = [path for path in files if not endings or path.name.endswith(endings)]
+    return _digest(*((path.name, file_sha256(path)) for path in wanted))
 
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+# --- making ---------------------------------------------------------------------------------------------
 
 
 def _make(found: Found, base: Path, folder: Path) -> None:
@@ -118,6 +226,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
     from sapwood.adapter.pairs import lora_pairs
     from sapwood.export.gguf_adapter import write_gguf_adapter
     from sapwood.gguf.facts import refuse_unwritable
+    from sapwood.serve.load import load_found
 
     try:
         refuse_unwritable(found.spec.hf_config)
@@ -140,6 +249,19 @@ def _make(found: Found, base: Path, folder: Path) -> None:
                 error.problems[0].what + (f": {error.problems[0].why}" if error.problems[0].why else "")
             ) from None
         _reference(trained, own_file=base == found.spec.path, adapted=adapted).write(stage)
+        _describe(found, stage)
+
+
+def _describe(found: Found, stage: Path) -> None:
+    """What stands beside the files. Raises Unfit where prompts would become other tokens by it."""
+    spec = found.spec
+    Tokens.write(spec.tokenizer, stage)
+    again = _renderer(found.facts, replace(spec, tokenizer=Tokens.read(stage)))
+    timeless = not again.tells_time or again.clock == found.renderer.clock
+    if timeless and again.fingerprint != found.renderer.fingerprint:
+        raise Unfit("its tokenizer encodes otherwise when it is written and read back")
+    card = Card(base_key(found), spec.fingerprint, list(spec.stop_ids), asdict(sizes_of(spec.hf_config)))
+    (stage / CARD).write_text(json.dumps(asdict(card)), encoding="utf-8")
 
 
 def _write_base(trained: Any, path: Path) -> None:

@@ -5,29 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sapwood.adapter.elsewhere.read import is_adapter
-from sapwood.endpoint.build import Files, Unfit, base_key, ready_files
+from sapwood.endpoint.build import Files, Opened, Unfit, base_key, by_torch, kept, made
 from sapwood.endpoint.proof import Verdict, hold
 from sapwood.endpoint.room import room_for
-from sapwood.endpoint.torch_engine import Torch
+from sapwood.endpoint.wanted import Wanted, expanded, short_name
 from sapwood.engine.llama import Llama
 from sapwood.engine.process import Setup, require_llama_cpp
 from sapwood.engine.wire import Refused
-from sapwood.errors import ConfigError, ExportError, ModelError, Problem, SapwoodError
+from sapwood.errors import ExportError, ModelError, Problem, SapwoodError
 from sapwood.machine.doing import doing
-from sapwood.run.store import RUN
-from sapwood.serve.load import MODEL, Found, find_target, load_found
+from sapwood.serve.found import Found, Place, find_place
+
+if TYPE_CHECKING:
+    from sapwood.endpoint.torch_engine import Torch
 
 log = logging.getLogger("sapwood")
 
-Engine = Llama | Torch
+Engine: TypeAlias = "Llama | Torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Served:
         adapter: the file that ``engine`` knows it by; None for the base.
         found: its renderer, system prompt and facts. parent: the base's name, None for the base itself.
         verdict: how near it is to what was trained; None of what runs in torch, which is what was trained.
+        vocabulary: how many tokens there are.
     """
 
     name: str
@@ -46,20 +47,13 @@ class Served:
     adapter: Path | None
     parent: str | None
     verdict: Verdict | None
+    vocabulary: int
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def names(self) -> set[str]:
         """What it answers to: its name, and the id of its run."""
         return {self.name, self.found.name}
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a person named, perhaps with the name that it is to have."""
-
-    target: str
-    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +70,20 @@ class Limits:
 class Library:
     """Everything that is served, and what could not be."""
 
-    def __init__(self, runs: Path, limits: Limits, base: str | None = None) -> None:
+    def __init__(
+        self,
+        runs: Path,
+        limits: Limits,
+        base: str | None = None,
+        meanwhile: Callable[[], Any] = lambda: None,
+    ) -> None:
+        """``meanwhile``: is called in a thread while llama.cpp starts."""
         self.refused: dict[str, str] = {}
         self.notes: list[str] = []
         self._runs = runs
         self._limits = limits
         self._base = base
+        self._meanwhile = meanwhile
         self._key: str | None = None
         self._llama: Llama | None = None
         self._models: dict[str, Served] = {}
@@ -108,21 +110,20 @@ class Library:
     async def start(self, wanted: Sequence[Wanted]) -> None:
         """Open everything that is named. Raises ModelError with all reasons where nothing can be served."""
         require_llama_cpp("it answers the requests")
-        opened: list[tuple[str, Found, Files | None]] = []
-        for one in _expanded(wanted, self._runs):
-            label = one.name or one.target
+        opened: dict[str, Opened] = {}
+        for one in expanded(wanted, self._runs):
             try:
-                found = await asyncio.to_thread(find_target, one.target, self._runs, base=self._base_for(one))
-                name = self._free_name(one, found, {name for name, _, _ in opened})
-                opened.append((name, found, await self._files(name, found)))
-            except (SapwoodError, Unfit) as error:
-                self._refuse(label, str(error))
-        await self._start_llama([(found, files) for _, found, files in opened if files is not None])
-        for name, found, files in opened:
-            if files is not None and self._llama is None:
+                place = await asyncio.to_thread(find_place, one.target, self._runs, self._base_for(one))
+                name = self._free_name(one, place, opened.keys())
+                opened[name] = await self._open(name, place)
+            except SapwoodError as error:
+                self._refuse(one.name or one.target, str(error))
+        await self._start_llama(list(opened.values()))
+        for name, one in opened.items():
+            if one.files is not None and self._llama is None:
                 continue  # refused with the reason that the engine gave
-            await self._admit(name, found, files)
-        await self._admit_base([found for name, found, _ in opened if name in self._models])
+            await self._admit(name, one)
+        await self._admit_base([one.find() for name, one in opened.items() if name in self._models])
         if not self._models:
             raise ModelError([Problem("can't be served", name, why) for name, why in self.refused.items()])
 
@@ -133,8 +134,9 @@ class Library:
                 raise Refused(400, f"a model is called {name!r} already", "model_exists")
             if not Path(target).is_dir():  # a name could be a hub's: nobody who asks may make us fetch it
                 raise Refused(400, f"{target} is no folder of this machine", "invalid_adapter")
-            found = await asyncio.to_thread(find_target, target, self._runs, base=self._base)
-            files = await self._files(name, found)
+            place = await asyncio.to_thread(find_place, target, self._runs, self._base)
+            opened = await self._open(name, place)
+            files = opened.files
             if files is not None and files.adapter is None:
                 raise Refused(400, f"{target} is no adapter", "invalid_adapter")
             if files is not None and files.adapter is not None:
@@ -142,7 +144,7 @@ class Library:
                     raise Refused(400, "no base is served by llama.cpp here", "invalid_adapter")
                 await self._llama.change([*self._loaded(), files.adapter])
             self.refused.pop(name, None)
-            await self._admit(name, found, files)
+            await self._admit(name, opened)
             if name not in self._models:
                 raise Refused(400, f"{name} is not served: {self.refused[name]}", "adapter_refused")
             return self._models[name]
@@ -167,36 +169,50 @@ class Library:
 
     # --- inside -------------------------------------------------------------------------------------------
 
-    async def _files(self, name: str, found: Found) -> Files | None:
-        """What llama.cpp loads for it; None where torch has to serve it. Raises ModelError for a strange
+    async def _open(self, name: str, place: Place) -> Opened:
+        """Its files, out of the cache or made anew. Raises SapwoodError where it is damaged, or on a strange
         base."""
-        key = base_key(found)
-        if self._key not in (None, key):
-            base = self.models[0].found.spec.source if self._models else "the first one's"
-            raise ModelError(
-                f"{name} was trained on another base, or on the same one held otherwise",
-                str(found.folder or found.spec.path),
-                f"one endpoint serves one base ({base})",
-                "serve it by a second `sapwood serve` on another port",
-            )
+        opened = await asyncio.to_thread(kept, place)
+        if opened is None:
+            opened = await self._made(name, place)
+        self._refuse_strange(name, opened.key, place)
+        self._key = opened.key
+        return opened
+
+    async def _made(self, name: str, place: Place) -> Opened:
+        from sapwood.serve.load import found_at
+
+        found = await asyncio.to_thread(found_at, place)
+        self._refuse_strange(name, await asyncio.to_thread(base_key, found), place)
         try:
-            files = await asyncio.to_thread(ready_files, found)
+            return await asyncio.to_thread(made, place, found)
         except Unfit as error:
             self.notes.append(f"{name} is served by torch, slower, because llama.cpp can't load it: {error}")
-            files = None
-        self._key = key
-        return files
+            return await asyncio.to_thread(by_torch, found)
 
-    async def _start_llama(self, opened: Sequence[tuple[Found, Files]]) -> None:
-        """All adapters at once; where that fails, without those that llama.cpp refuses alone."""
-        if not opened:
+    def _refuse_strange(self, name: str, key: str, place: Place) -> None:
+        if self._key in (None, key):
             return
-        adapters = dict.fromkeys(files.adapter for _, files in opened if files.adapter is not None)
-        room = room_for(opened[0][0].spec.hf_config, self._limits.context, self._limits.slots)
-        setup = Setup(opened[0][1].base, tuple(adapters), *room)
+        base = self.models[0].found.spec.source if self._models else "the first one's"
+        raise ModelError(
+            f"{name} was trained on another base, or on the same one held otherwise",
+            str(place.folder or place.name),
+            f"one endpoint serves one base ({base})",
+            "serve it by a second `sapwood serve` on another port",
+        )
+
+    async def _start_llama(self, opened: Sequence[Opened]) -> None:
+        """All adapters at once; where that fails, without those that llama.cpp refuses alone."""
+        files = [one.files for one in opened if one.files is not None]
+        if not files:
+            return
+        adapters = dict.fromkeys(one.adapter for one in files if one.adapter is not None)
+        room = room_for(opened[0].sizes, self._limits.context, self._limits.slots)
+        setup = Setup(files[0].base, tuple(adapters), *room)
         try:
             with doing("starting llama.cpp"):
-                self._llama = await self._started(setup)
+                starting = self._started(setup)
+                self._llama, _ = await asyncio.gather(starting, asyncio.to_thread(self._prepare, opened))
             return
         except ExportError as error:
             whole = str(error)
@@ -211,6 +227,13 @@ class Library:
         except ExportError:
             self._refuse("the base", whole)
 
+    def _prepare(self, opened: Sequence[Opened]) -> None:
+        """What is needed later and can be read while llama.cpp reads its files."""
+        self._meanwhile()
+        for one in opened:
+            with contextlib.suppress(SapwoodError):  # said where it is asked for
+                _ = one.find().renderer.encoder
+
     async def _started(self, setup: Setup) -> Llama:
         llama = Llama(setup, self._limits.most_waiting, self._limits.patience)
         try:
@@ -220,32 +243,53 @@ class Library:
             raise
         return llama
 
-    async def _admit(self, name: str, found: Found, files: Files | None) -> None:
+    async def _admit(self, name: str, opened: Opened) -> None:
         """Prove it, and give it its name; or say why not."""
-        parent = None if found.bare or found.whole else found.spec.source
+        files = opened.files
         if files is None:
-            try:
-                loaded = await asyncio.to_thread(load_found, found)
-            except SapwoodError as error:
-                self._refuse(name, str(error))
-                return
-            engine = Torch(loaded, self._limits.most_waiting, self._limits.patience)
-            self._models[name] = Served(name, found, engine, None, parent, None)
+            await self._admit_torch(name, opened)
             return
         assert self._llama is not None
         if files.adapter is not None and files.adapter not in self._llama.setup.adapters:
             self._refuse(name, "llama.cpp refuses its file")
             return
+        verdict = await self._proven(name, files, self._llama)
+        if verdict is None:
+            return
+        try:
+            found = await asyncio.to_thread(opened.find)
+        except SapwoodError as error:
+            self._refuse(name, str(error))
+            return
+        size = opened.sizes.vocabulary
+        self._models[name] = Served(name, found, self._llama, files.adapter, _parent(found), verdict, size)
+
+    async def _proven(self, name: str, files: Files, engine: Llama) -> Verdict | None:
+        """None: it is refused."""
         try:
             with doing(f"proving {name}"):
-                verdict = await hold(self._llama, files.adapter, files.reference)
+                verdict = await hold(engine, files)
         except Refused as error:  # tokens that the base's file hasn't
             self._refuse(name, error.message)
-            return
+            return None
         if verdict.fault:
             self._refuse(name, verdict.fault)
+            return None
+        return verdict
+
+    async def _admit_torch(self, name: str, opened: Opened) -> None:
+        from sapwood.endpoint.torch_engine import Torch
+        from sapwood.serve.load import load_found
+
+        found = opened.find()
+        try:
+            loaded = await asyncio.to_thread(load_found, found)
+        except SapwoodError as error:
+            self._refuse(name, str(error))
             return
-        self._models[name] = Served(name, found, self._llama, files.adapter, parent, verdict)
+        engine = Torch(loaded, self._limits.most_waiting, self._limits.patience)
+        size = opened.sizes.vocabulary
+        self._models[name] = Served(name, found, engine, None, _parent(found), None, size)
 
     async def _admit_base(self, found: Sequence[Found]) -> None:
         """The base beside its adapters, rendered by its own template, or else by the first adapter's."""
@@ -257,7 +301,8 @@ class Library:
             bare = await asyncio.to_thread(found[0].alone)
         except SapwoodError:
             bare = replace(found[0], facts=None, name=name, folder=None, foreign=None)
-        self._models[name] = Served(name, bare, self._llama, None, None, parents[0].verdict)
+        first = parents[0]
+        self._models[name] = Served(name, bare, self._llama, None, None, first.verdict, first.vocabulary)
 
     def _loaded(self) -> list[Path]:
         """The adapters that have a name, in an order that stays."""
@@ -271,47 +316,13 @@ class Library:
     def _base_for(self, wanted: Wanted) -> str | None:
         return self._base if self._base != wanted.target else None
 
-    def _free_name(self, wanted: Wanted, found: Found, taken: set[str]) -> str:
-        name = wanted.name or short_name(found)
-        return found.name if name in taken and wanted.name is None else name
+    def _free_name(self, wanted: Wanted, place: Place, taken: Collection[str]) -> str:
+        name = wanted.name or short_name(place)
+        return place.name if name in taken and wanted.name is None else name
 
 
-def short_name(found: Found) -> str:
-    """A run's name without the date and the digits of its folder; a folder's last name; a base as named."""
-    if found.bare:
-        return found.name
-    last = Path(found.name).name or found.name
-    return re.sub(r"^\d{8}-\d{6}-(.+?)-[0-9a-f]{4}\b", r"\1", last)
-
-
-def parse_wanted(words: Iterable[str]) -> list[Wanted]:
-    """``NAME=TARGET`` or ``TARGET``. Raises ConfigError for a name that is given twice."""
-    found: list[Wanted] = []
-    for word in words:
-        name, sign, target = word.partition("=")
-        named = bool(sign) and bool(re.fullmatch(r"[\w.:@-]+", name)) and not Path(word).exists()
-        found.append(Wanted(target, name) if named else Wanted(word))
-    names = [one.name for one in found if one.name is not None]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"{min(twice)} is given twice", "serve", mend="give each another name")
-    return found
-
-
-def _expanded(wanted: Sequence[Wanted], runs: Path) -> list[Wanted]:
-    """A folder of runs or adapters stands for all of them."""
-    found: list[Wanted] = []
-    for one in wanted:
-        path = Path(one.target)
-        if one.name is not None or not path.is_dir() or _is_one(path):
-            found.append(one)
-            continue
-        inside = [child for child in sorted(path.iterdir()) if child.is_dir() and _is_one(child)]
-        found += [Wanted(str(child)) for child in inside] or [one]
-    return found
-
-
-def _is_one(path: Path) -> bool:
-    return (path / RUN).is_file() or (path / MODEL).is_file() or is_adapter(path)
+def _parent(found: Found) -> str | None:
+    return None if found.bare or found.full else found.spec.source
 
 
 def described(served: Served) -> dict[str, Any]:

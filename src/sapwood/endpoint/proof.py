@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sapwood.endpoint.reference import TOLD, Line, Reference
+from sapwood.endpoint.build import Files
+from sapwood.endpoint.reference import TOLD, Line
+from sapwood.endpoint.seen import Row, Seen, read_seen, write_seen
 from sapwood.engine.llama import Llama
 
 INERT = 1e-4  # nats: two programs differ by as much without any cause (`export.check.LEAST`)
+SAMPLE = 3  # prompts that a later start asks of files which were proven whole
 STEP = 4  # of an answer's positions, one in so many is asked
 PART = 0.5  # of the distance between adapter and base in training, that must be there in the engine
-
-Row = dict[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,26 @@ class Verdict:
         return told if self.moved is None else f"{told}, {self.moved:.3f} from the base"
 
 
-async def hold(engine: Llama, adapter: Path | None, reference: Reference) -> Verdict:
-    """Ask the fixed prompts. Raises `wire.Refused` where the engine doesn't answer."""
+async def hold(engine: Llama, files: Files) -> Verdict:
+    """Ask the fixed prompts: all of them of files that are new to this llama.cpp; else a sample, and all
+    where the sample leaves a doubt. Raises `wire.Refused` where the engine doesn't answer."""
+    reference, folder = files.reference, files.folder
     if reference.effect is not None and reference.effect < INERT:
         fault = "it changes nothing: it answers as its base does"
         return Verdict(math.nan, reference.limit, 0, None, reference.effect, fault)
+    seen = await asyncio.to_thread(read_seen, files.seen, files.base, folder)
+    if seen is not None:
+        sampled = await _sampled(engine, files, seen)
+        if not sampled.fault:
+            return sampled
+    verdict, seen = await _whole(engine, files)
+    if not verdict.fault:
+        await asyncio.to_thread(write_seen, files.seen, files.base, folder, seen)
+    return verdict
+
+
+async def _whole(engine: Llama, files: Files) -> tuple[Verdict, Seen]:
+    adapter, reference = files.adapter, files.reference
     lines = reference.lines
     told = await asyncio.gather(
         *(_rows(engine, adapter, line, range(0, len(line.answer) + 1, STEP)) for line in lines)
@@ -54,24 +70,49 @@ async def hold(engine: Llama, adapter: Path | None, reference: Reference) -> Ver
         for place, row in rows.items()
         for gap in _gaps(dict(line.top[place]), row)
     ]
-    positions = sum(len(rows) for rows in told)
-    difference = sum(found) / len(found) if found else math.nan
-    moved = None
-    if reference.first is not None:
-        plain = await asyncio.gather(*(_rows(engine, None, line, (0,)) for line in lines))
-        moved = _moved(lines, told, plain)
-    fault = _fault(difference, moved, reference)
-    return Verdict(difference, reference.limit, positions, moved, reference.first, fault)
+    difference, positions = _mean(found), sum(len(rows) for rows in told)
+    firsts = [rows[0] for rows in told]
+    if reference.first is None:
+        fault = _fault(difference, None, None, reference.limit)
+        return Verdict(difference, reference.limit, positions, None, None, fault), Seen(
+            [0.0] * len(lines), firsts
+        )
+    asked = await asyncio.gather(*(_rows(engine, None, line, (0,)) for line in lines))
+    plain = [rows[0] for rows in asked]
+    apart = [_apart(*one) for one in zip(lines, firsts, plain, strict=True)]
+    moved = _mean(apart)
+    fault = _fault(difference, moved, reference.first, reference.limit)
+    return Verdict(difference, reference.limit, positions, moved, reference.first, fault), Seen(apart, plain)
 
 
-def _fault(difference: float, moved: float | None, reference: Reference) -> str:
-    if not difference <= reference.limit:  # NaN fails too
+async def _sampled(engine: Llama, files: Files, seen: Seen) -> Verdict:
+    """A few first positions, one after the other: what the prompts share is then read once. The base is the
+    one that was heard when all was asked."""
+    reference, found, apart = files.reference, list[float](), list[float]()
+    places = seen.telling(SAMPLE)
+    for i in places:
+        line = reference.lines[i]
+        row = (await _rows(engine, files.adapter, line, (0,)))[0]
+        found += _gaps(dict(line.top[0]), row)
+        apart.append(_apart(line, row, seen.plain[i]))
+    difference = _mean(found)
+    if reference.first is None:
+        fault = _fault(difference, None, None, reference.limit)
+        return Verdict(difference, reference.limit, len(places), None, None, fault)
+    moved, then = _mean(apart), _mean([seen.moved[i] for i in places])
+    fault = _fault(difference, moved, then, reference.limit)
+    return Verdict(difference, reference.limit, len(places), moved, then, fault)
+
+
+def _fault(difference: float, moved: float | None, meant: float | None, limit: float) -> str:
+    """``meant``: how far the adapter moves the base, by training or when all was asked."""
+    if not difference <= limit:  # NaN fails too
         return (
             f"it doesn't say what was trained: log p differs by {difference:.4f} nat in the mean, "
-            f"{reference.limit:.4f} is allowed"
+            f"{limit:.4f} is allowed"
         )
-    if moved is not None and reference.first is not None and not moved >= PART * reference.first:
-        return f"it answers as its base does: {moved:.5f} nat apart, {reference.first:.5f} in training"
+    if moved is not None and meant is not None and not moved >= PART * meant:
+        return f"it answers as its base does: {moved:.5f} nat apart, {meant:.5f} in training"
     return ""
 
 
@@ -89,12 +130,11 @@ def _gaps(trained: Row, told: Row) -> list[float]:
     return [abs(log_p - told.get(id, min(least, log_p))) for id, log_p in trained.items()]
 
 
-def _moved(lines: list[Line], told: list[dict[int, Row]], plain: list[dict[int, Row]]) -> float:
-    """Mean distance between adapter and base in the engine, at the first positions."""
-    found: list[float] = []
-    for line, with_adapter, without in zip(lines, told, plain, strict=True):
-        floors = min(with_adapter[0].values()), min(without[0].values())
-        found += [
-            abs(with_adapter[0].get(id, floors[0]) - without[0].get(id, floors[1])) for id, _ in line.top[0]
-        ]
-    return sum(found) / len(found) if found else math.nan
+def _apart(line: Line, row: Row, plain: Row) -> float:
+    """Mean distance between adapter and base in the engine, at a first position."""
+    floors = min(row.values()), min(plain.values())
+    return _mean([abs(row.get(id, floors[0]) - plain.get(id, floors[1])) for id, _ in line.top[0]])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -11,12 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from sse_starlette.sse import AppStatus
-
-from sapwood.endpoint.api.app import Manners, Service, make_app
-from sapwood.endpoint.api.guard import Rules, is_loopback
-from sapwood.endpoint.library import Library, Limits, parse_wanted
+from sapwood.endpoint.api.rules import Manners, Rules, is_loopback
+from sapwood.endpoint.library import Library, Limits
+from sapwood.endpoint.wanted import parse_wanted
 from sapwood.errors import ConfigError
 
 KEY = "SAPWOOD_API_KEY"
@@ -78,10 +75,10 @@ async def serve(
     rules = options.rules()
     wanted = parse_wanted(options.targets)
     listening = _bound(options.host, options.port)
-    library = Library(options.runs, options.limits, options.base)
+    library = Library(options.runs, options.limits, options.base, _server_of)
     try:
         await library.start(wanted)
-        server = uvicorn.Server(_config(make_app(Service(library, options.manners), rules)))
+        server = _server_of()(library, options.manners, rules)
         ready(library, _url(options.host, listening))
         stopping = asyncio.create_task(_stop_when(ended, server)) if ended is not None else None
         await server.serve(sockets=[listening])
@@ -92,22 +89,32 @@ async def serve(
         await library.stop()
 
 
-def _config(app: Any) -> uvicorn.Config:
-    AppStatus.disable_automatic_graceful_drain()  # a signal lets answers end; uvicorn waits for them
-    return uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=GRACE,
-        backlog=BACKLOG,
-        proxy_headers=False,
-        ws="none",
-    )
+def _server_of() -> Callable[[Library, Manners, Rules], Any]:
+    """What makes the server. Its libraries take a moment, in which llama.cpp reads its files."""
+    import uvicorn
+    from sse_starlette.sse import AppStatus
+
+    from sapwood.endpoint.api.app import Service, make_app
+
+    def make(library: Library, manners: Manners, rules: Rules) -> uvicorn.Server:
+        AppStatus.disable_automatic_graceful_drain()  # a signal lets answers end; uvicorn waits for them
+        config = uvicorn.Config(
+            make_app(Service(library, manners), rules),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=GRACE,
+            backlog=BACKLOG,
+            proxy_headers=False,
+            ws="none",
+        )
+        return uvicorn.Server(config)
+
+    return make
 
 
-async def _stop_when(ended: asyncio.Event, server: uvicorn.Server) -> None:
+async def _stop_when(ended: asyncio.Event, server: Any) -> None:
     await ended.wait()
     server.should_exit = True
 

@@ -16,14 +16,15 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import aiohttp
+from typing import TYPE_CHECKING, Any
 
 from sapwood.engine.process import Process, Setup, scales
 from sapwood.engine.slots import Slots
 from sapwood.engine.wire import Ask, End, Piece, Refused, TokenProb, body_of, piece_of
 from sapwood.errors import ExportError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 CERTAIN = 1e4  # added to a logit: no other token can be chosen
 EVERY = 1 << 20  # more tokens than a vocabulary has
@@ -33,6 +34,13 @@ PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before a start, after 
 MOST_EVENT = 1 << 24  # bytes of one event: the probabilities of a whole vocabulary
 
 log = logging.getLogger("sapwood")
+
+
+def _client_library() -> Any:
+    """It takes a moment, in which llama.cpp reads its files."""
+    import aiohttp
+
+    return aiohttp
 
 
 class Lost(Exception):
@@ -81,13 +89,14 @@ class Llama:
 
     async def start(self) -> None:
         """Raises ExportError with llama.cpp's own last words where it refuses a file."""
+        self._ending = False
+        process = asyncio.to_thread(Process, self.setup)
+        self._process, aiohttp = await asyncio.gather(process, asyncio.to_thread(_client_library))
         if self._session is None:
             # a connection that is kept holds a thread of llama.cpp's, also while nothing comes through it
             connector = aiohttp.TCPConnector(limit=0, force_close=True)
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-        self._ending = False
-        self._process = await asyncio.to_thread(Process, self.setup)
         self._up.set()
         self._watch = asyncio.create_task(self._revive(self._process))
 
@@ -128,6 +137,7 @@ class Llama:
             why = f"the prompt has {len(ask.ids):,} tokens; {self.context:,} are held, answer included"
             raise Refused(400, why, "context_length_exceeded")
         ask = replace(ask, max_tokens=min(ask.max_tokens, room))
+        fault = _client_library().ClientError
         slot = await self.slots.take(adapter, ask.ids, patient=patient)
         try:
             for _ in range(TRIES):
@@ -143,7 +153,7 @@ class Llama:
                             if piece.end is not None:
                                 return
                     raise Lost("it ended without an end")
-                except (TimeoutError, aiohttp.ClientError, Lost, OSError) as error:
+                except (TimeoutError, fault, Lost, OSError) as error:
                     slot.clean = True  # a new process has nothing in it
                     if begun:
                         why = "the engine ended in the middle of this answer and is being started anew"

@@ -5,45 +5,30 @@ An adapter is put only on the base, and behind the template, that it was trained
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sapwood.adapter.attach import attach_lora, attach_saved
-from sapwood.adapter.elsewhere.read import is_adapter, read_saved
-from sapwood.adapter.facts import (
-    ADAPTER_DIR,
-    FACTS,
-    AdapterFacts,
-    facts_of,
-    read_facts,
-    verify_adapter,
-)
+from sapwood.adapter.elsewhere.read import read_saved
+from sapwood.adapter.facts import AdapterFacts
 from sapwood.adapter.files import read_tensors
 from sapwood.adapter.folder import found_base
 from sapwood.adapter.model import LoraModel, restore_adapter
-from sapwood.base.folder import read_json
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import grow, load_base, place
 from sapwood.base.storage.storages import FILLED, weight_bytes
-from sapwood.config.file import load_config
-from sapwood.config.sections import BaseConfig, RunConfig, Storage
-from sapwood.errors import ConfigError, ModelError, Problem, StorageError
-from sapwood.gguf.file import is_gguf
+from sapwood.config.sections import BaseConfig, Storage
+from sapwood.errors import ConfigError, ModelError
 from sapwood.machine.device import CPU, device_for
 from sapwood.machine.memory import available_memory
-from sapwood.run.files import verify_dir
-from sapwood.run.query import find_run
-from sapwood.run.store import CHECKPOINTS, CONFIG, RUN
 from sapwood.serve.foreign import Foreign, read_foreign, rows_of, with_tokenizer
-from sapwood.template.families import choose_template
+from sapwood.serve.found import Found, Place, adapter_place, find_place, renderer_of
 from sapwood.template.render import Renderer
 from sapwood.types import Base, BaseSpec
-
-MODEL = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,45 +63,6 @@ class Loaded:
         return nullcontext() if self.model is None else self.model.switched_off()
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a person named, before a weight of its base is read: enough to render prompts as in training.
-
-    Attributes:
-        facts: what the adapter's folder says; None of a bare base, and of another program's adapter.
-        spec: the base, with the tokenizer that the adapter brings; renderer, name, folder: as in `Loaded`.
-        trained: the run's config, if ``folder`` is a checkpoint and no finished adapter.
-        foreign: an adapter of another program.
-    """
-
-    facts: AdapterFacts | None
-    spec: BaseSpec
-    renderer: Renderer
-    name: str
-    folder: Path | None = None
-    trained: RunConfig | None = None
-    foreign: Foreign | None = None
-
-    @property
-    def system(self) -> str | None:
-        return self.facts.system if self.facts is not None else None
-
-    @property
-    def bare(self) -> bool:
-        """A base without an adapter."""
-        return self.folder is None
-
-    @property
-    def whole(self) -> bool:
-        """Full fine-tuning: the folder is a model."""
-        ours = self.facts is not None and self.trained is None and self.folder is not None
-        return ours and self.folder is not None and (self.folder / MODEL).is_file()
-
-    def alone(self) -> Found:
-        """The base without the adapter, behind its own template. Raises DataError where it ships none."""
-        return Found(None, self.spec, _renderer(self.spec, "auto", None), self.spec.source)
-
-
 def open_target(
     target: str, runs: Path, *, exact: bool = False, base: str | None = None, template: str | None = None
 ) -> Loaded:
@@ -141,18 +87,22 @@ def open_target(
 
 def find_target(target: str, runs: Path, *, base: str | None = None, template: str | None = None) -> Found:
     """What ``target`` names, without weights. Arguments and errors as `open_target`."""
-    path = Path(target)
-    if not (path / RUN).is_file() and is_adapter(path):
-        return _find_adapter(path, target, base, template)
+    return found_at(find_place(target, runs, base), template)
+
+
+def found_at(place: Place, template: str | None = None) -> Found:
+    """What lies there, held against its base. Arguments and errors as `open_target`."""
+    if place.folder is not None and place.facts is None:
+        foreign = read_foreign(place.folder, place.base, template)
+        return Found(None, foreign.spec, foreign.renderer, place.name, place.folder, foreign=foreign)
     if template is not None:
-        raise ConfigError(f"{target} has a template of its own", "--template", "it is for other adapters")
-    if (path / RUN).is_file():
-        return _find_run(path, base)
-    if _names_a_base(target):
-        if base is not None:
-            raise ConfigError(f"{target} is a base itself", "--base", "it belongs to an adapter")
-        return _bare(target)
-    return _find_run(find_run(runs, target), base)
+        what = f"{place.name} has a template of its own"
+        raise ConfigError(what, "--template", "it is for other adapters", "leave --template out")
+    if place.folder is None or place.facts is None:
+        return _bare(place.name)
+    if place.whole and (whole := _find_whole(place.facts, place.folder, place.name)) is not None:
+        return whole
+    return _found(place, place.facts, place.folder)
 
 
 def load_found(found: Found, *, exact: bool = False) -> Loaded:
@@ -194,7 +144,7 @@ def open_adapter(
 ) -> Loaded:
     """An adapter's folder, as `save_adapter` writes it, wherever it was moved or copied to, or as a hub gives
     it back; or an adapter of another program, of which nothing is proven."""
-    return load_found(_find_adapter(at, name, base, template), exact=exact)
+    return load_found(found_at(adapter_place(at, name, base), template), exact=exact)
 
 
 def open_foreign(found: Foreign, at: Path, name: str, *, exact: bool = False) -> Loaded:
@@ -215,65 +165,42 @@ def open_foreign(found: Foreign, at: Path, name: str, *, exact: bool = False) ->
 
 def _bare(model: str) -> Found:
     spec = inspect_base(BaseConfig(model=model))
-    return Found(None, spec, _renderer(spec, "auto", None), model)
+    return Found(None, spec, renderer_of(spec, "auto", None), model)
 
 
-def _find_adapter(at: Path, name: str, base: str | None, template: str | None = None) -> Found:
-    if not (at / FACTS).is_file():
-        foreign = read_foreign(at, base, template)
-        return Found(None, foreign.spec, foreign.renderer, name, at, foreign=foreign)
-    if template is not None:
-        why = "the adapter says which one it was trained with"
-        raise ConfigError("the template is known", "--template", why, "leave --template out")
-    verify_adapter(at, sealed=False)
-    facts = read_facts(at)
-    if (at / MODEL).is_file() and (whole := _find_whole(facts, at, name)) is not None:
-        return whole
-    return _found(facts, at, name, base)
-
-
-def _find_run(run: Path, base: str | None) -> Found:
-    """The finished adapter, or else the newest checkpoint that verifies."""
-    if (run / ADAPTER_DIR).is_dir():
-        return _find_adapter(run / ADAPTER_DIR, run.name, base)
-    found = sorted((run / CHECKPOINTS).glob("step-[0-9]*"), key=lambda path: path.name, reverse=True)
-    damaged: list[Problem] = []
-    for checkpoint in found:
-        try:
-            verify_dir(checkpoint)
-        except StorageError as error:
-            damaged += error.problems
-            continue
-        config = load_config(run / CONFIG)
-        name, facts = f"{run.name} {checkpoint.name}", _facts_of_run(run, config)
-        return _found(facts, checkpoint, name, base, config)
-    if damaged:
-        raise StorageError(damaged)
-    raise ModelError(
-        "the run has no adapter yet", str(run), "it has saved no checkpoint", f"sapwood resume {run}"
-    )
-
-
-def _found(
-    facts: AdapterFacts, folder: Path, name: str, base: str | None, trained: RunConfig | None = None
-) -> Found:
-    whole = trained is None and (folder / MODEL).is_file()  # full fine-tuning: the folder is a model
-    ours = trained is None and not whole
+def _found(place: Place, facts: AdapterFacts, folder: Path) -> Found:
+    ours = place.trained is None and not place.whole
     if ours:
-        read_saved(folder, None)  # refused before the base is looked for
-    spec = found_base(facts, folder, base)
+        _refuse_another_scale(facts, read_saved(folder, None)[0], folder)  # before the base is looked for
+    spec = found_base(facts, folder, place.base)
     if ours:
         spec, _ = with_tokenizer(spec, folder)
-    renderer = _renderer(spec, facts.template_name, facts.clock, facts.meant)
+    renderer = renderer_of(spec, facts.template_name, facts.clock, facts.meant)
     _verify(facts, folder, renderer)
-    return Found(facts, spec, renderer, name, folder, trained)
+    return Found(facts, spec, renderer, place.name, folder, place.trained)
+
+
+def _refuse_another_scale(facts: AdapterFacts, settings: Mapping[str, Any], folder: Path) -> None:
+    """A file that somebody edited loads as well, and says something else. PiSSA's is a LoRA of twice the rank
+    and twice the alpha."""
+    if settings["peft_type"] != "LORA" or settings.get("alpha_pattern") or settings.get("rank_pattern"):
+        return
+    try:
+        meant = float(facts.lora["alpha"]) / float(facts.lora["rank"])
+        found = float(settings["lora_alpha"]) / float(settings["r"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return  # nothing says what it was
+    if not math.isclose(meant, found, rel_tol=1e-6):
+        what = f"alpha / rank is {found:g}, and {meant:g} in training"
+        mend = "put adapter_config.json back as it was"
+        raise ModelError(f"lora_alpha was changed: {what}", str(folder), mend=mend)
 
 
 def _find_whole(facts: AdapterFacts, folder: Path, name: str) -> Found | None:
     """A model that was trained whole, with the tokenizer and the template that its folder has. None if these
     aren't the ones of the training, as the base's may be."""
     spec = inspect_base(facts.base.model_copy(update={"model": str(folder)}))
-    renderer = _renderer(spec, "auto", facts.clock, facts.meant)
+    renderer = renderer_of(spec, "auto", facts.clock, facts.meant)
     if renderer.fingerprint != facts.template_fingerprint:
         return None
     return Found(facts, replace(spec, source=facts.base.model), renderer, name, folder)
@@ -289,25 +216,6 @@ def _verify(facts: AdapterFacts, folder: Path, renderer: Renderer) -> None:
             f"(template.name {facts.template_name})",
             "put the tokenizer's files and the template back as they were, or train again",
         )
-
-
-def _renderer(
-    spec: BaseSpec, template_name: str, clock: datetime | None, meant: tuple[str, ...] = ()
-) -> Renderer:
-    template = choose_template(spec.tokenizer, template_name)
-    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, meant)
-
-
-def _facts_of_run(run: Path, config: RunConfig) -> AdapterFacts:
-    """A checkpoint holds weights only: what it stands on is the run's config and what the run recorded."""
-    recorded = read_json(run / RUN).get("facts")
-    tree = {"system": config.data.system, **(recorded if isinstance(recorded, Mapping) else {})}
-    return facts_of(tree, config.base.model_dump(), config.template.name, run / RUN)
-
-
-def _names_a_base(target: str) -> bool:
-    path = Path(target)
-    return ":" in target or (path / MODEL).is_file() or (path.is_file() and is_gguf(path))
 
 
 def _exact(spec: BaseSpec, config: BaseConfig, otherwise: Storage | None = None) -> BaseConfig:

@@ -87,7 +87,6 @@ class Renderer:
         self._close_thinking = close_thinking
         self._given = template
         self.template = self.template_for(())
-        self.encoder = Encoder(tokenizer)
         self._special: dict[str, str] = dict(tokenizer.special_tokens_map)
         self._compiled: dict[str, ChatTemplate] = {}
         self._skeletons: dict[str, Skeletons] = {}
@@ -161,6 +160,11 @@ class Renderer:
             return self.encoder.encode_batch([(one.text, one.content) for one in rendered], quick=quick)
         except ValueError:  # rare: find the row by encoding one by one
             return [self._encode(one.row, [(one.text, one.content)])[0] for one in rendered]
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Made where it is asked for first: a large vocabulary takes a moment."""
+        return Encoder(self.tokenizer)
 
     @property
     def _chosen(self) -> Any:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from sapwood.adapter.elsewhere.read import is_adapter
+from sapwood.adapter.elsewhere.kind import is_adapter
 from sapwood.cli import app
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, ModelError, SapwoodError

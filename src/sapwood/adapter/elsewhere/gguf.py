@@ -18,18 +18,6 @@ from sapwood.gguf.file import GgufFile
 from sapwood.gguf.map import module_names, rotary_heads, unpermute
 
 NAME = re.compile(r"(?P<tensor>.+)\.weight\.lora_(?P<part>[ab])")
-HUB = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)")
-
-
-def holds_adapter(file: GgufFile) -> bool:
-    return file.metadata.get("general.type") == "adapter"
-
-
-def base_of(file: GgufFile) -> str | None:
-    """The base that the file names, if it does."""
-    address = file.metadata.get("general.base_model.0.repo_url")
-    found = HUB.match(address) if isinstance(address, str) else None
-    return found[1] if found else None
 
 
 def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:

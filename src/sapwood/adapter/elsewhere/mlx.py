@@ -15,17 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
-from sapwood.adapter.files import SETTINGS, load_tensors
+from sapwood.adapter.facts import SETTINGS
+from sapwood.adapter.files import load_tensors
 from sapwood.errors import ModelError, Problem
 
 WEIGHTS = "adapters.safetensors"
 PARTS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
 NAME = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(PARTS)})")
-
-
-def is_mlx(settings: Mapping[str, Any]) -> bool:
-    """Are these the settings of an adapter of mlx-lm's?"""
-    return "peft_type" not in settings and ("fine_tune_type" in settings or "lora_parameters" in settings)
 
 
 def from_mlx(settings: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""An adapter that lies somewhere: of which program it is, what it says of its base, and what it holds."""
+"""What an adapter that lies somewhere holds, whichever program wrote it."""
 
 from __future__ import annotations
 
@@ -8,32 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from sapwood.adapter.elsewhere.gguf import base_of, from_gguf, holds_adapter
-from sapwood.adapter.elsewhere.mlx import from_mlx, is_mlx
-from sapwood.adapter.facts import FACTS
-from sapwood.adapter.files import SETTINGS, read_adapter
+from sapwood.adapter.elsewhere.gguf import from_gguf
+from sapwood.adapter.elsewhere.kind import is_mlx
+from sapwood.adapter.elsewhere.mlx import from_mlx
+from sapwood.adapter.facts import SETTINGS
+from sapwood.adapter.files import read_adapter
 from sapwood.adapter.forms import refuse_unknown_settings
 from sapwood.base.folder import read_json
 from sapwood.errors import ModelError
-from sapwood.gguf.file import is_gguf, read_gguf
+from sapwood.gguf.file import read_gguf
 
 ZERO = (".lora_B.", ".lora_embedding_B")  # what is zero before a first step
-
-
-def is_adapter(place: Path) -> bool:
-    """Does an adapter lie there: a folder of ours, PEFT's or mlx-lm's, or a GGUF file that holds one?"""
-    if place.is_dir():
-        return (place / SETTINGS).is_file() or (place / FACTS).is_file()
-    return is_gguf(place) and holds_adapter(read_gguf(place))
-
-
-def told_base(place: Path) -> str | None:
-    """What an adapter of another program says of its base: a name on a hub, or a path."""
-    if place.is_file():
-        return base_of(read_gguf(place))
-    settings = read_json(place / SETTINGS)
-    name = settings.get("model" if is_mlx(settings) else "base_model_name_or_path")
-    return name if isinstance(name, str) and name else None
 
 
 def read_saved(place: Path, config: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:

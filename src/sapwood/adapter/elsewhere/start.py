@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sapwood.adapter.elsewhere.read import is_adapter, read_saved
+from sapwood.adapter.elsewhere.kind import is_adapter
+from sapwood.adapter.elsewhere.read import read_saved
 from sapwood.adapter.facts import ADAPTER_DIR, FACTS, read_facts, verify_adapter
 from sapwood.config.sections import LoraConfig, Method
 from sapwood.errors import ConfigError, ModelError, Problem

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sapwood.adapter.elsewhere.read import is_adapter
+from sapwood.adapter.elsewhere.kind import is_adapter
 from sapwood.adapter.facts import FACTS, AdapterFacts, write_facts
 from sapwood.adapter.files import WEIGHTS, write_files
 from sapwood.commands.eval import prepare_file

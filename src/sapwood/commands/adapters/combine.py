@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sapwood.adapter.combine import HOWS
-from sapwood.adapter.elsewhere.read import is_adapter
+from sapwood.adapter.elsewhere.kind import is_adapter
 from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.adapter.folder import save_combined
 from sapwood.errors import ConfigError

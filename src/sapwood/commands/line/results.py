@@ -161,9 +161,8 @@ def serve(
     from sapwood.machine.extras import require
 
     require("serve", "starlette", "uvicorn", "sse_starlette", "prometheus_client", "aiohttp", "llguidance")
-    with importing():
-        from sapwood.commands.chat import start_server
-    from sapwood.endpoint.api.app import Manners
+    from sapwood.commands.chat import start_server
+    from sapwood.endpoint.api.rules import Manners
     from sapwood.endpoint.library import Limits
     from sapwood.endpoint.server import Options
 

@@ -21,7 +21,7 @@ from sapwood.endpoint.api.anthropic import Messages, as_chat
 from sapwood.endpoint.api.chat import Chat
 from sapwood.endpoint.api.completions import Completions
 from sapwood.endpoint.api.errors import error_response, invalid_response, refusal_response
-from sapwood.endpoint.api.guard import Guard, Rules
+from sapwood.endpoint.api.guard import Guard
 from sapwood.endpoint.api.prompt import (
     chat_asked,
     check_ids,
@@ -31,6 +31,7 @@ from sapwood.endpoint.api.prompt import (
     message_of,
     prompted,
 )
+from sapwood.endpoint.api.rules import Manners, Rules
 from sapwood.endpoint.api.schema import (
     ChatRequest,
     CompletionRequest,
@@ -50,17 +51,6 @@ from sapwood.errors import SapwoodError
 log = logging.getLogger("sapwood")
 S = TypeVar("S", bound=BaseModel)
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True)
-class Manners:
-    """temperature: where a request names none. most_bytes, body_seconds: of a request's body. log_prompts:
-    write what is asked into the log."""
-
-    temperature: float = 0.0
-    most_bytes: int = 4 << 20
-    body_seconds: float = 30.0
-    log_prompts: bool = False
 
 
 @dataclass(slots=True)
@@ -141,7 +131,7 @@ class Service:
         tokenizer = served.found.spec.tokenizer
         names = ("bos_token", "eos_token", "pad_token")
         told = {name: getattr(tokenizer, name) for name in names}
-        kind = type(tokenizer).__name__
+        kind = getattr(tokenizer, "kind", type(tokenizer).__name__)
         return JSONResponse({**told, "tokenizer_class": kind, "model_max_length": served.engine.context})
 
     # --- models -------------------------------------------------------------------------------------------

@@ -7,27 +7,15 @@ rebinding). Then the Host header, or the Origin, is that page's.
 from __future__ import annotations
 
 import hmac
-import ipaddress
-from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from sapwood.endpoint.api.errors import error_response
+from sapwood.endpoint.api.rules import Rules
 
 OPEN = ("/health",)  # needs no key: a proxy or systemd asks
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """``hosts``: names under which it may be asked, all of them where None; ``origins``: of pages that may
-    ask (``*``: any); ``key``: what every request must carry, None for nothing."""
-
-    hosts: Collection[str] | None
-    origins: Collection[str] = ()
-    key: str | None = None
 
 
 class Guard:
@@ -74,15 +62,6 @@ def host_of(header: str) -> str:
         return (urlsplit(f"//{header}").hostname or "").rstrip(".").lower()
     except ValueError:
         return ""
-
-
-def is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _given_key(headers: Headers) -> str:

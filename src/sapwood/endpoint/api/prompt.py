@@ -139,19 +139,15 @@ async def ids_of(served: Served, text: str, *, special: bool = True) -> list[int
     """A bare text as the tokenizer itself reads it: whoever sends one writes the control tokens too."""
     _refuse_longer(served, len(text))
     tokenizer = served.found.spec.tokenizer
-    return await in_thread(lambda: tokenizer(text, add_special_tokens=special)["input_ids"])
+    return await in_thread(lambda: tokenizer.encode(text, add_special_tokens=special))
 
 
 def check_ids(served: Served, ids: Sequence[int]) -> None:
-    size = vocabulary(served)
+    size = served.vocabulary
     if not ids:
         raise Refused(400, "the prompt has no tokens", "invalid_prompt")
     if odd := next((id for id in ids if not 0 <= id < size), None):
         raise Refused(400, f"token {odd} is none of this model's {size:,}", "invalid_prompt")
-
-
-def vocabulary(served: Served) -> int:
-    return int(served.found.spec.hf_config.get_text_config(decoder=True).vocab_size)
 
 
 def sampled(
@@ -165,7 +161,7 @@ def sampled(
     """``temperature``: where the request names none."""
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     bias = request.logit_bias or {}
-    if odd := next((id for id in bias if not 0 <= id < vocabulary(served)), None):
+    if odd := next((id for id in bias if not 0 <= id < served.vocabulary), None):
         raise Refused(400, f"logit_bias: token {odd} is none of this model's", "logit_bias")
     return Ask(
         ids,
