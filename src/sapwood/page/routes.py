@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -32,7 +33,7 @@ def register(opening: Opening) -> State:
     """Make the pages of this server."""
     state = state_of(opening)
     app.add_static_files(STATIC, ASSETS, max_cache_age=YEAR)
-    app.on_page_exception(lambda error: failed(state, error))
+    app.on_page_exception(partial(failed, state))
     _pages(state)
     _files(state)
     return state
