@@ -17,7 +17,8 @@ HERE = Path(__file__).resolve().parent
 HEAD = """# Families of models
 
 What a tiny random model of each family did in `tests/train/test_architectures.py`: checked, trained for a
-step, opened and asked. These are the causal language models of the pinned transformers of which a tiny random copy can be made.
+step, opened and asked. These are the causal language models of the pinned transformers of which a tiny
+random copy can be made.
 **together**: rows share a forward pass, and beginnings
 that they share are computed once. **alone**: each row has a pass of its own, with the reason that the trial
 found. **refused**: `check` and `train` say the same sentence. GGUF: `sapwood export --to gguf`,
