@@ -35,7 +35,7 @@ def tiny_config(folder: Path, runs: Path | None = None, **sections: Any) -> RunC
         "base": {"model": str(model), "storage": "fp32"},
         "data": {"train": str(rows), "eval": 2, "system": "You keep a nursery."},
         "lora": {"rank": 2, "dropout": 0.2},
-        "train": {"batch_size": 3, "lr": 1e-2, "threads": 1},  # bits are promised for the same number
+        "train": {"batch_size": 3, "lr": 1e-2},
         "eval": {"every": 2, "samples": 1, "max_new_tokens": 2},
         "save": {"every": 1, "dir": str(runs or folder / "runs")},
     }

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,10 @@ def wandb_points(see: str, run: Path, port: int) -> Points:
     shown = pexpect.spawn(command, ["leet", "run", str(folder)], dimensions=(50, 160), timeout=30)
     shown.expect("train/loss")
     shown.sendline("q")
+    with suppress(pexpect.TIMEOUT):
+        shown.expect(pexpect.EOF, timeout=10)
+    with suppress(ProcessLookupError):
+        os.killpg(shown.pid, signal.SIGKILL)  # the program that it started, too
     shown.close(force=True)
     listed = subprocess.run(
         [command, "leet", "inspect", str(folder), "--json"], capture_output=True, text=True, timeout=60
