@@ -40,7 +40,7 @@ LONGEST = 420.0  # seconds of one case
 
 
 def main() -> int:
-    parser = arguments(__doc__, rows=256)
+    parser = arguments(__doc__, rows=96)
     add_data(parser)
     parser.add_argument("--only", choices=CASES, help="one case instead of both")
     parser.add_argument("--ends-after", type=int, default=1, help="step, of the second program (%(default)s)")
