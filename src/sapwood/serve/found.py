@@ -61,13 +61,12 @@ class Place:
     @property
     def whole(self) -> bool:
         """Full fine-tuning: the folder is a model."""
-        ours = self.facts is not None and self.trained is None and self.folder is not None
-        return ours and self.folder is not None and (self.folder / MODEL).is_file()
+        return _is_whole(self)
 
     @property
     def full(self) -> bool:
         """All weights are its own: such a model, or a checkpoint of such a training."""
-        return self.whole or (self.trained is not None and self.trained.lora.method == "full")
+        return _is_full(self)
 
     def base_config(self) -> BaseConfig:
         """Its base, as a config names it. Raises ModelError where nothing says which, or it isn't there."""
@@ -110,17 +109,26 @@ class Found:
     @property
     def whole(self) -> bool:
         """Full fine-tuning: the folder is a model."""
-        ours = self.facts is not None and self.trained is None and self.folder is not None
-        return ours and self.folder is not None and (self.folder / MODEL).is_file()
+        return _is_whole(self)
 
     @property
     def full(self) -> bool:
         """As in `Place`."""
-        return self.whole or (self.trained is not None and self.trained.lora.method == "full")
+        return _is_full(self)
 
     def alone(self) -> Found:
         """The base without the adapter, behind its own template. Raises DataError where it ships none."""
         return Found(None, self.spec, renderer_of(self.spec, "auto", None), self.spec.source)
+
+
+def _is_whole(one: Place | Found) -> bool:
+    if one.facts is None or one.trained is not None or one.folder is None:
+        return False
+    return (one.folder / MODEL).is_file()
+
+
+def _is_full(one: Place | Found) -> bool:
+    return one.whole or (one.trained is not None and one.trained.lora.method == "full")
 
 
 def find_place(target: str, runs: Path, base: str | None = None) -> Place:
