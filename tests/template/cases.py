@@ -9,7 +9,7 @@ from typing import Any
 
 from sapwood.errors import DataError, Problem
 from sapwood.template.families import choose_template
-from sapwood.template.label import label_encoded
+from sapwood.template.learnt.label import label_encoded
 from sapwood.template.proof import Proof
 from sapwood.template.prove import Labelled, Prover, proof_of
 from sapwood.template.render import Renderer

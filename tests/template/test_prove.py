@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sapwood.errors import DataError
-from sapwood.template.label import label_encoded
+from sapwood.template.learnt.label import label_encoded
 from sapwood.template.proof import CHECKS
 from sapwood.template.prove import Labelled
 from sapwood.template.render import Renderer

@@ -13,7 +13,7 @@ from sapwood.config.sections import TemplateConfig
 from sapwood.errors import DataError, Problem
 from sapwood.prepare.examples import Examples
 from sapwood.template.encode import Encoded
-from sapwood.template.label import label_encoded, span_weights
+from sapwood.template.learnt.label import label_encoded, span_weights
 from sapwood.template.proof import ProofTally
 from sapwood.template.prove import Fault, Labelled, Prover
 from sapwood.template.render import Renderer, Rendering

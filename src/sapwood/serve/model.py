@@ -13,7 +13,7 @@ from torch import Tensor
 from sapwood.errors import ConfigError
 from sapwood.serve.generate import Settings, answer_batch, generation_attention
 from sapwood.serve.load import Loaded, open_target
-from sapwood.template.label import label_encoded
+from sapwood.template.learnt.label import label_encoded
 from sapwood.template.render import Renderer
 from sapwood.types import Adapter, Conversation, Message, RowId
 

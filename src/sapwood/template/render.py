@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -22,34 +20,14 @@ from sapwood.errors import DataError
 from sapwood.template.content import NONCHARACTERS
 from sapwood.template.encode import Encoded, Encoder
 from sapwood.template.jinja import ChatTemplate
+from sapwood.template.learnt.spans import Rendering, Spans, all_of, document
+from sapwood.template.learnt.stops import PROBE, Stops
+from sapwood.template.learnt.turns import TrainOn, trained_turns
 from sapwood.template.said.fit import Form, fitted
-from sapwood.template.said.opened import closing_of, continued
-from sapwood.template.turns import TrainOn, trained_turns
 from sapwood.template.view import Skeletons, View
 from sapwood.types import Conversation, Message, Rendered, RowId, Span
 
 VERSION = 1  # part of the fingerprint: raise it when the same row would give other tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Rendering:
-    """A `Rendered`, and what the proof needs to check it.
-
-    Attributes:
-        rendered: the text and its spans.
-        upto: how many messages of the conversation are in it.
-        turns: for each span, the index of the message that it is.
-        appended: characters at the text's end that the template didn't write: the missing stop token.
-        whole: the one span is the text from its beginning, prompts included.
-        opened: what the prompt opens for the answer (``<think>``) and the template's own text hasn't.
-    """
-
-    rendered: Rendered
-    upto: int
-    turns: tuple[int, ...]
-    appended: int = 0
-    whole: bool = False
-    opened: str = ""
 
 
 class Renderer:
@@ -92,15 +70,9 @@ class Renderer:
         self._skeletons: dict[str, Skeletons] = {}
         self._forms: dict[tuple[str, bool], Form] = {}
         self._chat(self.template)  # a template that doesn't parse fails here, not at the first row
-        eos = tokenizer.eos_token_id
-        known = sorted({int(id) for id in stop_ids} | ({int(eos)} if eos is not None else set()))
-        self.stop_id = self._find_stop(known)
-        self.stop_ids: tuple[int, ...] = tuple(sorted({*known, self.stop_id}))
-        self.stop_text: str = tokenizer.convert_ids_to_tokens(self.stop_id)
-        spellings = filter(
-            None, map(tokenizer.convert_ids_to_tokens, self.stop_ids)
-        )  # None: an id unknown to it
-        self._stops = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
+        stops = Stops.of(self._view(PROBE), self.encoder, tokenizer, stop_ids)
+        self.stop_id, self.stop_ids, self.stop_text = stops.id, stops.ids, stops.text
+        self._spans = Spans(stops, close_thinking)
 
     def __reduce__(self) -> Any:
         """A renderer travels to another process as what it is made of."""
@@ -121,16 +93,16 @@ class Renderer:
     ) -> list[Rendering]:
         """`render`, with the facts that the proof needs. ``quick``: texts may be guessed, see `View`."""
         if conversation.text is not None and not conversation.messages:
-            return [self._document(conversation)]
+            return [document(conversation, self._bos, self.tokenizer.eos_token)]
         trained = trained_turns(conversation, train_on)
         conversation = self.fitted(conversation)
         view, messages = self._view(conversation, quick=quick), conversation.messages
-        whole = self._whole(view, trained)
+        whole = self._spans.whole(view, trained)
         if train_on == "all":
-            return [_all_of(whole or self._one_turn(view, trained[-1], messages[trained[-1]]))]
+            return [all_of(whole or self._spans.one_turn(view, trained[-1], messages[trained[-1]]))]
         if whole is not None:
             return [whole]
-        return [self._one_turn(view, turn, messages[turn]) for turn in trained]
+        return [self._spans.one_turn(view, turn, messages[turn]) for turn in trained]
 
     def text_of(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The template's text of a whole conversation. Raises DataError."""
@@ -252,140 +224,6 @@ class Renderer:
         )
         return found[0]
 
-    # --- spans ----------------------------------------------------------------------------------------------
-
-    def _whole(self, view: View, trained: Sequence[int]) -> Rendering | None:
-        """All trained turns in one text, or None where inference would see another one for some turn."""
-        upto = trained[-1] + 1
-        full, marks = view.marked_text(upto)
-        content = view.content(full, upto)
-        spans: list[Span] = []
-        for turn in trained:
-            prompt = view.text(turn, prompt=True)
-            if not full.startswith(prompt):
-                return None
-            marked = marks.get(turn)
-            if marked is not None and marked[0] == len(prompt):
-                # A mark may end before the stop token that the template goes on to write.
-                beside = self._stops.match(full, marked[1])
-                end = beside.end() if beside is not None else marked[1]
-            else:
-                end = _shared(full, view.text(turn + 1))
-            stop = self._stop_after(full, content, len(prompt), end)
-            if stop is None:
-                return None
-            spans.append(Span(len(prompt), stop))
-        return Rendering(Rendered(view.row, full, tuple(spans), content or ()), upto, tuple(trained))
-
-    def _opened(self, view: View, message: Message, turn: int, at: int) -> Rendering:
-        """A turn whose prompt opens a block that the template leaves out; ``at``: where they part."""
-        prompt, text = view.text(turn, prompt=True), view.text(turn + 1)
-        opening, written = prompt[at:], text[at:]
-        found = continued(message, opening, written, close=self._close_thinking)
-        if found is None:
-            raise DataError(
-                f"[open-think] the prompt opens {opening.strip()}, and the answer of turn {turn + 1} "
-                "has no reasoning",
-                str(view.row),
-                "the model would learn to answer inside the block, and never to close it",
-                "give the reasoning (reasoning_content, or <think>…</think> in the content), or set "
-                "template.no_reasoning=close, which learns an empty block",
-            )
-        start = len(prompt)
-        shift = start + found.answer - found.skipped - at
-        before = view.content(prompt, turn, prompt=True) or ()
-        behind = [span for span in view.content(text, turn + 1) or () if span.start >= at]
-        content = [*before, *(Span(span.start + shift, span.stop + shift) for span in behind)]
-        if found.thought:
-            content.insert(len(before), Span(start, start + found.thought))
-        whole = prompt + found.text
-        answered = max([start + found.answer, *(span.stop for span in content)])
-        match = self._stops.search(whole, answered)
-        appended = "" if match is not None else self.stop_text
-        stop = match.end() if match is not None else len(whole) + len(appended)
-        rendered = Rendered(view.row, whole + appended, (Span(start, stop),), tuple(content))
-        return Rendering(rendered, turn + 1, (turn,), len(appended), opened=opening)
-
-    def _one_turn(self, view: View, turn: int, message: Message) -> Rendering:
-        """One trained turn after its prompt; the stop token is appended where the template writes none."""
-        prompt, text = view.text(turn, prompt=True), view.text(turn + 1)
-        if not text.startswith(prompt):
-            at = _shared(prompt, text)
-            at -= prompt[:at].endswith(("<", "["))  # two control tokens may begin with the same character
-            if closing_of(prompt[at:]) is not None:
-                return self._opened(view, message, turn, at)
-            raise DataError(
-                f"[prompt-text] the answer of turn {turn + 1} doesn't continue its prompt",
-                str(view.row),
-                f"inference sends …{prompt[max(0, at - 20) :]!r:.80}, "
-                f"training would show …{text[max(0, at - 20) :]!r:.80}",
-                "the chat template contradicts itself here: choose another with template.name",
-            )
-        content = view.content(text, turn + 1)
-        stop = self._stop_after(text, content, len(prompt), len(text))
-        appended = 0
-        if stop is None:
-            done = max([len(prompt), *(span.stop for span in content or ())]) if content is not None else 0
-            # What the template writes between this answer and the next turn isn't the answer's.
-            ends = not text[done:].strip() or content is None or message.tool_calls
-            body = text if ends else text[:done]
-            text, appended = body + self.stop_text, len(self.stop_text)
-            stop = len(text)
-        rendered = Rendered(view.row, text, (Span(len(prompt), stop),), content or ())
-        return Rendering(rendered, turn + 1, (turn,), appended)
-
-    def _stop_after(self, text: str, content: Sequence[Span] | None, start: int, end: int) -> int | None:
-        """Where the stop token of the turn in ``text[start:end]`` ends, if the template wrote one.
-
-        It is the first after the turn's content; where the content's place isn't known (and thus is free of
-        control text), the last of the turn.
-        """
-        if content is None:
-            found = list(self._stops.finditer(text, start, end))
-            return found[-1].end() if found else None
-        inside = [span.stop for span in content if start <= span.start < end]
-        match = self._stops.search(text, max([start, *inside]))
-        return match.end() if match is not None and match.end() <= end else None
-
-    def _find_stop(self, known: Sequence[int]) -> int:
-        """The token that this template writes after an answer; the tokenizer's eos where it writes none."""
-        probe = (Message("user", "1"), Message("assistant", "2"))
-        view = self._view(Conversation(RowId("a test conversation", 0), probe))
-        try:
-            text = view.text(2)
-            content = view.content(text, 2) or ()
-        except DataError:  # a template with rules that the probe breaks: its rows will tell
-            text, content = "", ()
-        if len(content) == 2:
-            control = [
-                self.encoder.encode(part).ids for part in (text[: content[1].start], text[content[1].stop :])
-            ]
-            before, after = (self.encoder.control_ids(ids).tolist() for ids in control)
-            for id in after:
-                # The last one before the answer opens a turn; it can't be the one that ends it.
-                if id in known or id not in before[-1:]:
-                    return id
-        if self.tokenizer.eos_token_id is not None:
-            return int(self.tokenizer.eos_token_id)
-        if known:
-            return known[0]
-        raise DataError(
-            "no stop token is known",
-            "base.model",
-            "the tokenizer names no eos token, and the template writes none after an answer",
-            "add eos_token to the tokenizer's config",
-        )
-
-    def _document(self, conversation: Conversation) -> Rendering:
-        """Text that no template made, between the tokens that begin and end a text for this tokenizer."""
-        text, bos = conversation.text or "", self._bos
-        if self.tokenizer.eos_token is None:
-            raise DataError("no token ends a text", str(conversation.row), "the tokenizer names no eos token")
-        whole = bos + text + self.tokenizer.eos_token
-        content = (Span(len(bos), len(bos) + len(text)),)
-        rendered = Rendered(conversation.row, whole, (Span(0, len(whole)),), content)
-        return Rendering(rendered, 0, (), whole=True)
-
     @cached_property
     def _bos(self) -> str:
         """What the tokenizer itself puts before a text."""
@@ -428,27 +266,6 @@ class Renderer:
             return self.encoder.encode_batch(items)
         except ValueError as error:
             raise DataError(f"[control] {error}", str(row), mend="remove that text from the row") from None
-
-
-def _all_of(rendering: Rendering) -> Rendering:
-    rendered = rendering.rendered
-    return replace(
-        rendering, rendered=replace(rendered, spans=(Span(0, rendered.spans[-1].stop),)), whole=True
-    )
-
-
-def _shared(left: str, right: str) -> int:
-    """Length of the common beginning."""
-    if left.startswith(right):
-        return len(right)
-    low, high = 0, min(len(left), len(right))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if left.startswith(right[:middle]):
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _environment() -> Any:

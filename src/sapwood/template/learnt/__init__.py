@@ -1,0 +1,1 @@
+"""Which part of a conversation the model must learn to write, as turns, as text and as tokens."""
