@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+import sapwood.base  # before a test imports PEFT  # noqa: F401
 
 # Tests share a machine: a waiting thread that spins takes the time of the one that works (docs/log.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # And one thread each: how many are fastest would be another number at every start (`model/machine.py`), and
 # bits are promised for the same number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile``, the longest file first."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.balance import LongestFirst
+
+    return LongestFirst(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settled() -> None:
+    """No run waits for an idle machine."""
+    from tests.measured import settle
+
+    settle()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Generator[None]:
+    """A run with two threads leaves none to the tests after it: a second one only waits for a processor."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != (usual := int(os.environ["OMP_NUM_THREADS"])):
+        torch.set_num_threads(usual)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -10,9 +10,12 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tests.measured import Known, known, settle
+
+# One list for all: what the first of a process's tests names is what stays imported for the others.
 WARM = (
     "sapwood.cli",
     "sapwood.commands.train",
@@ -23,8 +26,13 @@ WARM = (
     "sapwood.compute.linear.layer",
     "transformers.models.llama.modeling_llama",
     "sapwood.prepare.study",
+    "sapwood.train.trial",
+    "torch.distributed.fsdp",
+    "sapwood.show.plot",
+    "matplotlib.backends.backend_agg",
     "tests.forks",
     "tests.crash.work",
+    "tests.several",
 )
 
 
@@ -32,13 +40,18 @@ def exit_code(work: Callable[..., object], *arguments: Any, timeout: float = 120
     """Run a module-level function in a fork; its exit code, negative for the signal that ended it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(WARM))
-    process = context.Process(target=work, args=arguments)
+    process = context.Process(target=_settled, args=(known(), work, arguments))
     process.start()
     process.join(timeout)
     if process.exitcode is None:
         process.kill()
         raise TimeoutError(f"{work.__name__} was still running after {timeout} s")
     return process.exitcode
+
+
+def _settled(found: Known, work: Callable[..., object], arguments: Sequence[Any]) -> None:
+    settle(found)
+    work(*arguments)
 
 
 def killed_after(
@@ -52,7 +65,7 @@ def killed_after(
     true if there is such a condition; False where it ended before."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(WARM))
-    process = context.Process(target=work, args=arguments)
+    process = context.Process(target=_settled, args=(known(), work, arguments))
     process.start()
     latest = time.monotonic() + timeout
     while begun is not None and not begun() and process.is_alive() and time.monotonic() < latest:

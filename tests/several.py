@@ -17,16 +17,7 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from tests.forks import WARM
-
-MORE_WARM = (
-    "sapwood.cli",
-    "sapwood.commands.train",
-    "torch.distributed.fsdp",
-    "sapwood.show.plot",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.figure",
-    "tests.several",
-)
+from tests.measured import Known, known, settle
 
 STARTED: list[ForkServerProcess] = []
 
@@ -80,7 +71,7 @@ def start(
     """``size`` processes that run a module-level function. ``settings``: variables for each rank besides
     those of torchrun; NETNS names a network namespace, CWD a folder, HASTE makes signs of life frequent."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*WARM, *MORE_WARM])
+    context.set_forkserver_preload(list(WARM))
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes: list[ForkServerProcess] = []
     outputs: list[Path] = []
@@ -93,7 +84,7 @@ def start(
             "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
         }  # fmt: skip
         variables |= settings[rank] if settings else {}
-        process = context.Process(target=_one, args=(variables, output, work, arguments))
+        process = context.Process(target=_one, args=(known(), variables, output, work, arguments))
         process.start()
         processes.append(process)
         STARTED.append(process)
@@ -102,8 +93,13 @@ def start(
 
 
 def _one(
-    variables: Mapping[str, str], output: Path, work: Callable[..., object], arguments: Sequence[Any]
+    found: Known,
+    variables: Mapping[str, str],
+    output: Path,
+    work: Callable[..., object],
+    arguments: Sequence[Any],
 ) -> None:
+    settle(found)
     os.environ.update(variables)
     handle = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(handle, 1)

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.forks import exit_code
 
 ROOT = Path(__file__).parents[1]
+Work = Callable[..., None]
 
 
 def shell(
@@ -23,12 +25,12 @@ def shell(
 ) -> subprocess.CompletedProcess[str]:
     """What `sapwood ARGUMENTS` prints, and what it leaves with. ``env`` is added to the environment; what a
     library reads from it while it is imported comes too late."""
-    with tempfile.TemporaryDirectory() as name:
-        out, err = Path(name) / "out", Path(name) / "err"
-        where = str(cwd or Path.cwd())
-        code = _run(arguments, where, {**os.environ, **(env or {})}, str(out), str(err))
-        told = [file.read_bytes().decode("utf-8", "replace") for file in (out, err)]
-    return subprocess.CompletedProcess(["sapwood", *arguments], code, *told)
+    return _piped(_program, arguments, cwd or Path.cwd(), {**os.environ, **(env or {})})
+
+
+def python(code: str, *, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """What a script prints, and what it leaves with; it too finds everything imported."""
+    return _piped(_script, (code,), cwd, dict(os.environ))
 
 
 def in_a_terminal(*arguments: str, cwd: Path, env: Mapping[str, str]) -> str:
@@ -44,7 +46,7 @@ def in_a_terminal(*arguments: str, cwd: Path, env: Mapping[str, str]) -> str:
     reader = threading.Thread(target=read)
     reader.start()
     where = os.ttyname(slave)
-    code = _run(arguments, str(cwd), dict(env), where, where)
+    code = _run(_program, arguments, str(cwd), dict(env), where, where)
     os.close(slave)
     reader.join()
     os.close(master)
@@ -53,14 +55,36 @@ def in_a_terminal(*arguments: str, cwd: Path, env: Mapping[str, str]) -> str:
     return told
 
 
-def _run(arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> int:
+def _piped(
+    work: Work, arguments: tuple[str, ...], cwd: Path, env: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as name:
+        out, err = Path(name) / "out", Path(name) / "err"
+        code = _run(work, arguments, str(cwd), env, str(out), str(err))
+        told = [file.read_bytes().decode("utf-8", "replace") for file in (out, err)]
+    return subprocess.CompletedProcess(arguments, code, *told)
+
+
+def _run(work: Work, arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> int:
     with contextlib.chdir(ROOT):  # what measures the coverage leaves its file where the parent was started
-        return exit_code(_program, arguments, cwd, env, out, err)
+        return exit_code(work, arguments, cwd, env, out, err)
 
 
-def _program(arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+def _program(arguments: tuple[str, ...], *place: Any) -> None:
     from sapwood.cli import main
 
+    _settle(*place)
+    sys.argv = ["sapwood", *arguments]
+    main()
+
+
+def _script(arguments: tuple[str, ...], *place: Any) -> None:
+    _settle(*place)
+    exec(arguments[0], {"__name__": "__main__"})
+
+
+def _settle(cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    """This process's folder, environment and streams."""
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -72,8 +96,6 @@ def _program(arguments: tuple[str, ...], cwd: str, env: dict[str, str], out: str
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding)
     sys.stdout = _stream(1, encoding, "strict")
     sys.stderr = _stream(2, encoding, "backslashreplace")
-    sys.argv = ["sapwood", *arguments]
-    main()
 
 
 def _stream(number: int, encoding: str, errors: str) -> io.TextIOWrapper:

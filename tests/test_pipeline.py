@@ -25,7 +25,7 @@ from tests.gguf.tiny_gguf import tiny_gguf
 STEPS = 6
 
 
-def make_config(folder: Path, runs: Path | None = None) -> RunConfig:
+def make_config(folder: Path, runs: Path | None = None, threads: int = 1) -> RunConfig:
     """A tiny model and a dozen rows in ``folder``; six steps, dropout on, a checkpoint every second step."""
     model = folder / "tiny-llama"
     if not model.exists():
@@ -46,7 +46,7 @@ def make_config(folder: Path, runs: Path | None = None) -> RunConfig:
             "base": {"model": str(model), "storage": "fp32"},
             "data": {"train": str(rows), "eval": 2, "system": "You keep a nursery."},
             "lora": {"rank": 2, "dropout": 0.2},
-            "train": {"epochs": 2, "batch_size": 4, "lr": 1e-2, "threads": 2},
+            "train": {"epochs": 2, "batch_size": 4, "lr": 1e-2, "threads": threads},
             "eval": {"every": 2, "samples": 2, "max_new_tokens": 4},
             "save": {"every": 2, "dir": str(runs or folder / "runs")},
         }
@@ -65,7 +65,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, l
     """(folder, run, events) of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     seen: list[Event] = []
-    adapter = finetune(make_config(folder), seen.append)
+    adapter = finetune(make_config(folder, threads=2), seen.append)
     return folder, adapter.path.parent, seen
 
 
@@ -118,7 +118,7 @@ def test_killed_after_any_step_and_resumed_it_is_the_same_adapter(
     step: int, undisturbed: tuple[Path, Path, list[Event]], tmp_path: Path
 ) -> None:
     folder, run, seen = undisturbed
-    config = make_config(folder, runs=tmp_path)
+    config = make_config(folder, runs=tmp_path, threads=2)
     assert exit_code(train_and_kill, config.model_dump(mode="json"), step) == -signal.SIGKILL
     (crashed,) = list_runs(tmp_path)
     assert crashed.status == "crashed"
@@ -138,7 +138,7 @@ def test_a_signal_stops_at_the_step_and_loses_nothing(
     undisturbed: tuple[Path, Path, list[Event]], tmp_path: Path
 ) -> None:
     folder, run, _ = undisturbed
-    config = make_config(folder, runs=tmp_path)
+    config = make_config(folder, runs=tmp_path, threads=2)
 
     def interrupt(event: Event) -> None:
         if isinstance(event, Stepped) and event.step == 3:

@@ -6,8 +6,6 @@ import ast
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from typer.testing import CliRunner
 from sapwood.config.sections import RunConfig
 from tests.base.tiny import tiny_llama
 from tests.several import command, start
+from tests.shell import python
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
@@ -45,10 +44,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     imports += "from sapwood.base.load import load_base\n"
     settings = "b = BaseConfig(model='tiny-llama', storage='fp32')\n"
     base = imports + settings + "base_model = load_base(inspect_base(b), b).model\n"
-    done = subprocess.run(
-        [sys.executable, "-c", example + base + plain_peft],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = python(example + base + plain_peft, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     path, loss = done.stdout.split()
     assert (tmp_path / path / "adapter_model.safetensors").is_file()

@@ -2,7 +2,8 @@
 
 Python imports a module of this name at every start, from the folders of PYTHONPATH. Tests of the page name
 this folder there while the suite is measured. What was seen is written to the folder in which slipcover
-merges what its workers saw. A process that is killed at once writes nothing.
+merges what its workers saw. A process that is killed at once writes nothing. The command lines that the page
+starts aren't measured: other tests run them, and changing the code of all of sapwood takes seconds each time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import atexit
 import json
 import os
 import signal
+import sys
 import uuid
 from multiprocessing import util
 from pathlib import Path
@@ -46,5 +48,10 @@ def measure(folder: str) -> None:
     util.register_after_fork(seen, forked)
 
 
-if found := os.environ.get("SLIPCOVER_COVERAGE_DIR"):
+def is_of_the_page(words: list[str]) -> bool:
+    """Whether a process is the page's server or one of its helpers."""
+    return "ui" in words or any(word.startswith("sapwood.page") for word in words)
+
+
+if (found := os.environ.get("SLIPCOVER_COVERAGE_DIR")) and is_of_the_page(sys.orig_argv):
     measure(found)

@@ -8,14 +8,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import httpx
 import pytest
 
 from tests.endpoint.ask import HELLO, error, post, said
 from tests.endpoint.serving import Running
+
+if TYPE_CHECKING:
+    import anthropic
 
 TOOL = {
     "name": "weather",
@@ -31,6 +33,8 @@ TOOL = {
 
 @pytest.fixture(scope="module")
 def claude(endpoint: Running) -> anthropic.Anthropic:
+    import anthropic  # four seconds, which a process that only collects is spared
+
     return anthropic.Anthropic(base_url=endpoint.url, api_key="none", max_retries=0)
 
 
@@ -75,6 +79,8 @@ def test_anthropic_calls_a_tool_and_goes_on(claude: anthropic.Anthropic) -> None
 
 
 def test_anthropic_hears_of_a_wrong_name_in_its_own_form(claude: anthropic.Anthropic) -> None:
+    import anthropic
+
     with pytest.raises(anthropic.NotFoundError, match="first, second"):
         claude.messages.create(model="nope", max_tokens=4, messages=HELLO)  # type: ignore[arg-type]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -25,6 +26,7 @@ from sapwood.prepare.dataset import Dataset, prepare_dataset
 from sapwood.prepare.rows import ProvenBatch, Rules
 from sapwood.template.render import Renderer
 from tests.base.tiny import CHATML, tiny_tokenizer
+from tests.forks import WARM
 from tests.template.cases import CLOCK
 
 BATCH = 7
@@ -33,6 +35,13 @@ BATCH = 7
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "BATCH", BATCH)
+
+
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes with everything imported. How they begin in earnest is seen below, from outside."""
+    multiprocessing.set_forkserver_preload(list(WARM))
+    monkeypatch.setattr(pool, "START", "forkserver")
 
 
 def row(i: int, **more: Any) -> dict[str, Any]:
@@ -61,6 +70,7 @@ def told(one: Dataset) -> list[Any]:
     return [facts, alike, [dataclasses.asdict(each) for each in one.asked], one.notes.notes()]
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(
     ("held", "overlong"), [("none", "cut"), ("a fraction", "drop"), ("a file", "drop"), ("weighted", "cut")]
 )
@@ -86,6 +96,7 @@ def test_two_processes_give_the_same_bytes(
     assert told(found(config, 2)) == alone
 
 
+@pytest.mark.usefixtures("warm")
 def test_what_is_wrong_is_told_in_the_order_of_the_rows(tmp_path: Path) -> None:
     refuses = CHATML + "{% if messages[1].content == 'bad' %}{{ raise_exception('bad row') }}{% endif %}"
     rows = [row(i) for i in range(40)]
@@ -124,6 +135,7 @@ def test_a_renderer_travels_to_another_process_with_all_that_it_was_told() -> No
     assert again._close_thinking
 
 
+@pytest.mark.usefixtures("warm")
 def test_rows_that_can_not_be_read_are_told_by_two_processes_too(tmp_path: Path) -> None:
     rows = [row(i) for i in range(60)]
     rows[10], rows[20] = {"instruction": "q", "output": None}, {"instruction": "q"}
@@ -132,6 +144,7 @@ def test_rows_that_can_not_be_read_are_told_by_two_processes_too(tmp_path: Path)
     assert [problem.where[-3:] for problem in caught.value.problems] == [":11", ":21"]
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_mixture_of_formats_is_seen(tmp_path: Path) -> None:
     rows = [row(i) if i // 7 % 2 == 0 else {"prompt": "q", "completion": "a"} for i in range(28)]
     with pytest.raises(DataError, match="rows of 2 formats in one file"):
@@ -172,6 +185,7 @@ def test_a_process_that_dies_or_hangs_costs_time_and_not_the_run(
     assert not [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]
 
 
+@pytest.mark.usefixtures("warm")
 def test_what_can_not_travel_to_a_process_is_done_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,8 +68,8 @@ PILE = """
 from datetime import datetime
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from sapwood.template import jinja
-jinja.MEMORY, jinja.SECONDS = 100_000_000, 120
-spin = "{% for a in range(90000) %}{% for b in range(5) %}{% endfor %}{% endfor %}"
+jinja.MEMORY, jinja.SECONDS, jinja.LOOKS = 100_000_000, 120, 1200
+spin = "{% for a in range(20000) %}{% for b in range(5) %}{% endfor %}{% endfor %}"
 grow = "{% set ns = namespace(x='a' * 1000000) %}{% for i in range(12) %}{% set ns.x = ns.x ~ ns.x %}"
 source = spin + grow + spin + "{% endfor %}"
 template = jinja.ChatTemplate(ImmutableSandboxedEnvironment(), source, datetime.now())

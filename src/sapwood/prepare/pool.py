@@ -32,6 +32,7 @@ LARGE = 8 << 20  # bytes of data from which on each further process is worth its
 PATIENCE = 120.0  # seconds for one batch, and for a start; a batch of honest rows takes about one
 AHEAD = 2  # batches for each process that are read before the first of them is awaited
 MOST = 61  # processes that Windows allows a pool
+START = "spawn"  # how a process begins
 
 Batch = list[Conversation]
 
@@ -68,7 +69,7 @@ class _Pool:
     """Processes until one of them fails; from then on none."""
 
     def __init__(self, renderer: Renderer, rules: Rules, processes: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START)
         self._executor: ProcessPoolExecutor | None = ProcessPoolExecutor(
             min(processes, MOST), context, _begin, (renderer, rules)
         )

@@ -89,7 +89,8 @@ def _picture(draw: Callable[[Figure, Callable[[str], str]], None], dpi: int) -> 
             FigureCanvasAgg(figure)
             draw(figure, drawable)
             picture = io.BytesIO()
-            figure.savefig(picture, format="png", metadata={"Software": None})
+            quick = {"compress_level": 3}  # half of the time, a tenth more bytes
+            figure.savefig(picture, format="png", metadata={"Software": None}, pil_kwargs=quick)
     return picture.getvalue()
 
 
