@@ -1,11 +1,12 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: install demo test lint gpu proof compat crash bench dist clean
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# A module is compiled when it is first imported: most of the 26,000 of all extras never are.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	--constraint constraints.txt --editable
 
 install: .venv/installed
 
@@ -22,9 +23,10 @@ install: .venv/installed
 demo: .venv/base
 	$(BIN)/sapwood demo
 
-# Two processes: each test file runs in one of them, so that what it set up is set up once. The whole suite must
-# cover the code; a part of it, as in make test TESTS=tests/test_cli.py, can't.
-PYTEST := -m pytest -n $(or $(JOBS),2) --dist loadfile
+# Three processes for two cores, since many tests wait: for a browser, a server, another process. Each test file
+# runs in one of them, so that what it set up is set up once; the longest begin (`tests/balance.py`). The whole
+# suite must cover the code; a part of it, as in make test TESTS=tests/test_cli.py, can't.
+PYTEST := -m pytest -n $(or $(JOBS),3) --dist loadfile
 test: install
 ifdef TESTS
 	$(BIN)/python $(PYTEST) $(TESTS)

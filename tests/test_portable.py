@@ -24,17 +24,17 @@ from sapwood.cli import app
 from sapwood.machine.network import answers
 from tests.base.tiny import tiny_llama
 from tests.elsewhere.sitecustomize import LACKING, MISSING
-from tests.test_architecture import imports, modules, name_of
+from tests.test_architecture import imports, modules, name_of, tree_of
 
 ELSEWHERE = Path(__file__).parent / "elsewhere"
 AT_HOME = "machine/system"
 CAUGHT = ("os.getloadavg", "os.sched_getaffinity", "os.pread", "os.O_NONBLOCK", "signal.SIGHUP", "os.nice")
 
 
-def only_posix(source: str) -> set[str]:
+def only_posix(tree: ast.Module) -> set[str]:
     """``module.name`` for what a source names that other systems lack."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             if node.attr in LACKING.get(node.value.id, ()):
                 found.add(f"{node.value.id}.{node.attr}")
@@ -49,14 +49,15 @@ def test_what_other_systems_lack_stands_in_one_module(path: Path) -> None:
     if name_of(path) == AT_HOME:
         return
     assert not {name.split(".")[0] for name in imports(path)} & MISSING
-    assert not only_posix(path.read_text(encoding="utf-8"))
-    assert '"/proc' not in path.read_text(encoding="utf-8") or "kernel_file" in path.read_text("utf-8")
+    assert not only_posix(tree_of(path))
+    source = path.read_text(encoding="utf-8")
+    assert '"/proc' not in source or "kernel_file" in source
 
 
 def test_the_search_finds_what_it_looks_for() -> None:
     said = "import os, signal\n" + "\n".join(CAUGHT)
-    assert only_posix(said) == set(CAUGHT)
-    assert only_posix("from os import nice, getpid") == {"os.nice"}
+    assert only_posix(ast.parse(said)) == set(CAUGHT)
+    assert only_posix(ast.parse("from os import nice, getpid")) == {"os.nice"}
 
 
 def environment() -> dict[str, str]:

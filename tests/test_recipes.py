@@ -27,9 +27,12 @@ RECIPES = ROOT / "recipes"
 STEPS = 2
 ROWS = 60
 CONTEXT = 192  # tokens that the tiny models hold
+NARROW = {
+    "hidden_size": 32
+}  # of models with a vocabulary of 150,000 or more, in bf16 which this may not have
 
 
-def family(arch: str, tokenizer: str) -> Callable[[Path, Any], Path]:
+def family(arch: str, tokenizer: str, **changes: Any) -> Callable[[Path, Any], Path]:
     """A tiny model of ``arch`` with random weights, in a folder with a family's real tokenizer."""
 
     def make(folder: Path, _: Any) -> Path:
@@ -37,7 +40,7 @@ def family(arch: str, tokenizer: str) -> Callable[[Path, Any], Path]:
         ids = {"bos_token_id": known.bos_token_id, "eos_token_id": known.eos_token_id}
         size = 64 * (len(known) // 64 + 1)
         ids |= {"pad_token_id": known.pad_token_id}
-        model = tiny_model(arch, vocab_size=size, max_position_embeddings=CONTEXT, **ids)
+        model = tiny_model(arch, vocab_size=size, max_position_embeddings=CONTEXT, **ids, **changes)
         model.generation_config.eos_token_id = [known.eos_token_id]
         path = folder / "model"
         model.save_pretrained(path)
@@ -72,9 +75,12 @@ class Case:
     storage: str
 
 
+GEMMA, QWEN = family("gemma2", "gemma2", **NARROW), family("qwen2", "qwen1_5", **NARROW)
 CASES = {
-    "gemma-2-9b-it": Case(family("gemma2", "gemma2"), "huanhuan.json", "<end_of_turn>", "bf16"),
-    "qwen1.5-7b-chat-swanlab": Case(family("qwen2", "qwen1_5"), "huanhuan.json", "<|im_end|>", "bf16"),
+    "gemma-2-9b-it": Case(family("gemma2", "gemma2", **NARROW), "huanhuan.json", "<end_of_turn>", "bf16"),
+    "qwen1.5-7b-chat-swanlab": Case(
+        family("qwen2", "qwen1_5", **NARROW), "huanhuan.json", "<|im_end|>", "bf16"
+    ),
     "chatglm3-6b-4bit": Case(chatglm, "data.jsonl", "</s>", "nf4"),
     "llama-2-7b-chat": Case(family("llama", "llama2"), "data.jsonl", "</s>", "nf4"),
     "llama-2-7b-guanaco-qlora": Case(family("llama", "llama2"), None, "</s>", "nf4"),

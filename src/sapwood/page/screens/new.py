@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,17 +16,16 @@ from sapwood.config.file import inline_yaml, parse_config
 from sapwood.errors import SapwoodError
 from sapwood.page import draft
 from sapwood.page.drawn import parts, shown
-from sapwood.page.drawn.markup import Child, Safe, el, join
-from sapwood.page.screens import pieces
+from sapwood.page.drawn.markup import Safe, el, join
+from sapwood.page.screens import pieces, verdict
 from sapwood.page.screens.data import keep_draft
 from sapwood.page.shell import View, block, button, frame, head, problem, tell
-from sapwood.show.figures import duration, size, visible
+from sapwood.show.figures import size, visible
 
 TYPING = 0.5  # seconds without a key after which the proof runs
 AFTER = 1.0  # seconds after which the caches of the hubs are looked through
 DATA = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".xlsx", ".zip", ".gz", ".zst")
 STARTS = (".yaml", ".yml", ".py", ".ipynb", ".md", ".json", ".sh", ".bin")
-PLACE = re.compile(r"^(?P<path>[^\s,()]+?):(?P<line>\d+)\b")
 
 
 async def build(view: View, query: Mapping[str, str]) -> None:
@@ -297,61 +295,19 @@ class Screen:
         except SapwoodError as error:
             if number == self._number:
                 title = el("p", w("new.faults", n=len(error.problems)), cls="notice bad-notice")
-                self._said.show(join([title, self._faults(error)]))
+                self._said.show(join([title, verdict.faults(self.view, error)]))
                 self._proof.show(Safe(""))
                 self._plan.show(Safe(""))
 
-    def _faults(self, error: SapwoodError) -> Safe:
-        """Each fault as a badge; one that has a line shows that line."""
-        lines: list[Child] = []
-        for one in error.problems[: error.shown]:
-            found = PLACE.match(one.where)
-            shown = pieces.line(found["path"], int(found["line"]), self.view) if found else ""
-            lines.append(
-                el(
-                    "li",
-                    el("b", one.what), el("code", one.where) if one.where else None, el("span", one.why),
-                    el("em", one.mend) if one.mend else None,
-                    el("details", el("summary", self.view.words("new.line")), el("pre", shown, cls="log"))
-                    if shown else None,
-                )
-            )  # fmt: skip
-        return el("ul", lines, cls="problems", role="alert")
-
     def _show_proof(self, yaml: str, found: Mapping[str, Any]) -> None:
-        w, plan, time = self.view.words, found["memory"], found["estimate"]
+        w = self.view.words
         self._proven = yaml
         rows = None  # an address of the rows needs a file, and a page that only shows writes none
         if not self.view.read_only:
             name = keep_draft(self.view.state.places, yaml)
             rows = el("a", w("new.see"), href=f"/data?draft={name}", cls="btn")
-        verdict = w(
-            "new.fits" if plan["fits"] else "new.tight", need=size(plan["peak"]), room=size(plan["available"])
-        )
-        self._said.show(
-            join(
-                [
-                    el("p", el("span", "✓ ", cls="tick"), w("new.proven"), cls="ok"),
-                    parts.tiles(
-                        [
-                            (
-                                w("time"),
-                                duration(time["seconds"]),
-                                w("new.step", s=f"{time['seconds_per_step']:.1f}"),
-                            ),
-                            (w("memory"), size(plan["peak"]), verdict),
-                            (
-                                w("new.trains"),
-                                f"{time['trained']:,}",
-                                w("new.of", n=f"{time['parameters']:,}"),
-                            ),
-                        ]
-                    ),
-                    el("p", rows),
-                ]
-            )
-        )
-        self._plan.show(pieces.storages(self.view, plan))
+        self._said.show(verdict.proven(self.view, found, rows))
+        self._plan.show(pieces.storages(self.view, found["memory"]))
         self._proof.show(el("details", el("summary", w("tab.proof")), shown.study_facts(w, found)))
         self._allow(True)
 
