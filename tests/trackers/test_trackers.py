@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from sapwood.cli import app
 from sapwood.run.query import read_events
 from tests.run.conftest import Make
 
@@ -165,5 +167,5 @@ def test_what_was_sent_can_be_read_back(name: str, make_run: Make) -> None:
     assert {"train/learning_rate", "train/grad_norm", "eval/perplexity"} <= set(kept.curves)
     assert kept.text.count("What grows?") == len(SAMPLE_STEPS)
     assert "Ah, the north wall." in kept.text
-    again = sapwood_track(run, "--to", name, "--json")
+    again = CliRunner().invoke(app, ["track", str(run), "--to", name, "--json"])  # it opens no tracker
     assert json.loads(again.stdout)["trackers"] == [{"tracker": name, "place": None, "events": 0}]

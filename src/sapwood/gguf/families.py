@@ -126,7 +126,6 @@ FAMILIES = {
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
 }
-MODEL_TYPES = {architecture: family.kinds[0] for architecture, family in FAMILIES.items()}
 
 
 def architecture_of(hf_config: Any) -> str:

@@ -14,7 +14,6 @@ from sapwood.migrate.draft import Draft, Entry
 from sapwood.migrate.read import Migration
 
 SECTIONS = ("base", "data", "template", "pack", "lora", "train", "eval", "save", "track")
-LANGUAGES = ("en", "zh")
 
 
 def config_yaml(found: Migration, *, zh: bool, template: str = "", out: str = "sapwood.yaml") -> str:

@@ -25,7 +25,6 @@ from sapwood.show.figures import UNKNOWN, duration, number, size, visible
 EVERY = 0.8  # seconds between two looks
 AFTER = 1.0  # seconds after which the disk is looked through
 ORDER = ("date", "name", "status", "held", "speed")
-HERE = ("running", "hung")
 
 
 async def build(view: View, sort: str = "date") -> None:
