@@ -1,12 +1,15 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests start hundreds of processes; each would compile sapwood's own source anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test lint gpu proof compat crash bench dist clean
 
-# A module is compiled when it is first imported: most of the 26,000 of all extras never are.
+# pip compiles 26,000 modules one after the other; here all cores do, and some files are meant for older Pythons.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	--constraint constraints.txt --editable
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 
 install: .venv/installed
 
@@ -14,10 +17,12 @@ install: .venv/installed
 .venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) .
+	$(COMPILE)
 	touch $@
 
 .venv/installed: .venv/base
 	$(PIP) '.[data,modelscope,bench,trackers,notebook,export,serve,ui,dev]'
+	$(COMPILE)
 	touch $@
 
 demo: .venv/base
