@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -441,15 +442,16 @@ def rate(job: Job) -> Result:
         if isinstance(module, torch.nn.Linear) and module is not head
     )
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[job.storage]
+    best = partial(_best, seconds=0.05 if job.model == "tiny" else 0.5)
     work, seconds = 0, 0.0
     for (out, into), count in shapes.items():
         x, g = torch.randn(job.pack_length, into, dtype=dtype), torch.randn(job.pack_length, out, dtype=dtype)
         weight = torch.randn(out, into, dtype=dtype)
         work += count * 4 * job.pack_length * out * into
-        seconds += count * (_best(lambda x=x, w=weight: x @ w.T) + _best(lambda g=g, w=weight: g @ w))
+        seconds += count * (best(lambda x=x, w=weight: x @ w.T) + best(lambda g=g, w=weight: g @ w))
     side = 512 if job.model == "tiny" else 2048
     square = torch.randn(side, side, dtype=dtype)
-    rates = {"model_shapes": work / seconds, "square": 2 * side**3 / _best(lambda: square @ square)}
+    rates = {"model_shapes": work / seconds, "square": 2 * side**3 / best(lambda: square @ square)}
     linear = sum(out * into * count for (out, into), count in shapes.items())
     text = model.config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -464,7 +466,7 @@ def rate(job: Job) -> Result:
     }
 
 
-def _best(product: Callable[[], Any], seconds: float = 0.5) -> float:
+def _best(product: Callable[[], Any], seconds: float) -> float:
     for _ in range(3):  # kernels are chosen and prepared at first use
         product()
     times: list[float] = []
