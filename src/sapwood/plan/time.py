@@ -26,9 +26,9 @@ from sapwood.train.loop import pack_examples
 from sapwood.train.schedule import Cursor, members, plan_steps
 from sapwood.types import Evaluated, Event, Pack, Stepped
 
-EFFICIENCY = {True: 0.55, False: 0.28}  # of the matrix rate, by: are the kernels compiled (native/)?
-TWICE = 0.40  # how much longer a step takes if all layers are computed twice
-PACK = 50  # tokens whose time a pack costs besides its own: its small operations
+EFFICIENCY = {True: 0.69, False: 0.54}  # of the matrix rate, by: are the kernels compiled (native/)?
+TWICE = 0.50  # how much longer a step takes if all layers are computed twice
+PACK = 130  # tokens whose time a pack costs besides its own: its small operations
 SAMPLED_STEPS = 8
 
 

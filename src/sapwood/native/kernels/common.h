@@ -192,7 +192,7 @@ INLINE void multiply(VU a, uint32_t m, VU& high, VU& low) {
 
 // keep[0 .. width): `kept` where an element of row `row` stays, 0 where it is dropped (probability level / 65536).
 INLINE void keep_row(float* keep, i64 width, i64 row, uint64_t seed, uint32_t level, float kept) {
-    for (i64 counter = 0; counter * (CHUNK / COUNTERS) < width; counter += W) {
+    for (i64 counter = 0; counter / COUNTERS * CHUNK < width; counter += W) {
         VU a = (VU)counted() + (uint32_t)counter, b = VU{} + (uint32_t)row, c = VU{}, d = VU{};
         uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
         for (int round = 0; round < 7; round++) {
@@ -211,7 +211,7 @@ INLINE void keep_row(float* keep, i64 width, i64 row, uint64_t seed, uint32_t le
         for (int half = 0; half < 2; half++)
             for (int w = 0; w < 4; w++) {
                 i64 at = start + half * 64 + w * COUNTERS;
-                if (at >= width) return;
+                if (at >= width) continue;
                 VU bits = half ? words[w] >> 16 : words[w] & 0xffffu;
                 store(keep + at, (VI)bits >= (int32_t)level ? splat(kept) : V{});
             }
