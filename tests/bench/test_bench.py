@@ -15,6 +15,7 @@ import pytest
 from sapwood.prepare.cache import unpack_examples
 from tests.base.tiny import tiny_llama
 
+pytestmark = pytest.mark.timeout(600)  # the first test waits for all scripts, beside other tests
 BENCH = Path(__file__).parents[2] / "bench"
 CASES = ("sapwood-fp32", "trainer-literal", "trainer-fp32-1x16", "trl-padding-free", "trl-packing-512")
 ARGUMENTS = {
@@ -51,7 +52,7 @@ def python(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     environment["PYTHONPATH"] = str(BENCH)
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=580, check=False)
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
