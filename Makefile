@@ -62,7 +62,7 @@ compat: install
 crash: install
 	$(BIN)/python -m tests.crash.soak --kills $(or $(KILLS),1000) --real $(or $(REAL),20)
 	SAPWOOD_CRASH_ALL=1 $(BIN)/python -m pytest tests/crash/test_operations.py tests/crash/test_processes.py \
-		tests/crash/test_retention.py --timeout 3600
+		tests/crash/test_retention.py tests/crash/test_numerics.py --timeout 3600
 
 bench: install
 	$(BIN)/python bench/against_peers.py --short

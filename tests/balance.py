@@ -36,7 +36,7 @@ SECONDS = {  # about, of those that take long; others take a tenth for each test
     "tests/crash/test_operations.py": 40,
     "tests/serve/test_chat.py": 35,
     "tests/export/test_gguf_adapter.py": 35,
-    "tests/crash/test_numerics.py": 35,
+    "tests/crash/test_numerics.py": 15,
     "tests/crash/test_soak.py": 30,
     "tests/trackers/test_trackers.py": 30,
     "tests/prepare/test_dataset.py": 30,
