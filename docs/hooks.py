@@ -1,4 +1,4 @@
-"""What the site shows besides the files of docs/: pages written from the code, and links that leave the folder."""
+"""What the site shows besides the files of docs/: pages made from the code, links that leave the folder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """A link out of docs/ leads to the file in the repository. The site has a switch of languages of its own, and one
-    name for both pages."""
+    """A link out of docs/ leads to the file in the repository. The site has a switch of languages of its own,
+    and one name for both pages."""
     markdown = SWITCH.sub("", markdown, count=1).replace(".zh-CN.md", ".md")
     return LINK.sub(lambda found: f"]({inside(found[1], page.file.src_uri)})", markdown)
 

@@ -1,7 +1,7 @@
 """How long the sentences of the pages are: ``python docs/sentences.py [FILE ...]``.
 
-Prose counts: paragraphs and items of lists, without code, tables, headings and pictures. Exit code 1 if a page's
-sentences have more than `MEAN` words on average, or more than `SHARE` of them over `LONG` words.
+Prose counts: paragraphs and items of lists, without code, tables, headings and pictures. Exit code 1 if a
+page's sentences have more than `MEAN` words on average, or more than `SHARE` of them over `LONG` words.
 """
 
 from __future__ import annotations
@@ -12,13 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, LONG, SHARE = 17.0, 30, 0.02
-PAGES = (
-    "README.md",
-    *(
-        f"docs/{name}.md"
-        for name in ("index", "training", "shipping", "page", "why", "scale", "data", "library")
-    ),
-)
+GUIDES = ("index", "training", "shipping", "page", "why", "scale", "data", "library")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDES))
 STARTS = re.compile(r"^\s*(?:[-*>]|\d+\.)\s+", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 END = re.compile(r"(?<=[.!?:;])[*_\")]*\s+(?=[A-Z`*\"(\d])|\n\s*\n")
