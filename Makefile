@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Tests start hundreds of processes; each would compile sapwood's own source anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test lint gpu proof compat crash bench dist clean
+.PHONY: install demo test lint gpu proof compat crash bench dist docs clean
 
 # pip compiles 26,000 modules one after the other; here all cores do, and some files are meant for older Pythons.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
@@ -42,9 +42,18 @@ else
 endif
 
 lint: install
+	$(BIN)/python docs/sentences.py
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+# The documentation as a site in build/site. A warning fails it: a link or a heading that isn't there, for example.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+.venv/docs: .venv/base
+	$(PIP) '.[docs]'
+	touch $@
 
 gpu: install
 	$(BIN)/python -m pytest -m gpu -rs
