@@ -53,6 +53,7 @@ docs: .venv/docs
 
 .venv/docs: .venv/base
 	$(PIP) '.[docs]'
+	$(COMPILE)
 	touch $@
 
 gpu: install

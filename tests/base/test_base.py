@@ -24,6 +24,7 @@ from sapwood.machine.doing import told_to
 from sapwood.types import Base, BaseSpec
 from tests.base.tiny import ARCHITECTURES, tiny_llama, tiny_model, tiny_model_dir
 from tests.gguf.tiny_gguf import tiny_gguf
+from tests.shell import python
 
 
 @pytest.fixture(autouse=True)
@@ -417,6 +418,22 @@ def test_importing_loads_neither_torch_nor_transformers() -> None:
         "import sys, sapwood.base.inspect; assert not {'torch', 'transformers', 'gguf'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+COMPILED = """
+import sys, peft, torch
+from bitsandbytes.backends.default import ops
+print("torch._inductor.compile_fx" in sys.modules, torch.compile.__module__)
+from sapwood.base.later import _compiling_later
+asked = []
+later = _compiling_later(lambda function, **options: asked.append(options) or function)(abs, dynamic=True)
+print(len(asked), later(-3), later(-4), asked)
+"""
+
+
+def test_torchs_compiler_is_imported_when_something_is_compiled_and_not_with_peft(tmp_path: Path) -> None:
+    done = python(COMPILED, cwd=tmp_path)
+    assert done.stdout == "False torch\n0 3 4 [{'dynamic': True}]\n", done.stderr
 
 
 def test_the_tiny_models_answer_differently_to_different_seeds() -> None:
