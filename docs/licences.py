@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 HERE = Path(__file__).resolve().parent
 HEAD = """# Licences of others
 
-What an install of sapwood brings along, without extras, by the packages' own metadata. This page is written by
+What an install of sapwood brings, without extras, by the packages' own metadata. This page is written by
 `docs/licences.py`.
 
 | package | licence |
