@@ -10,6 +10,8 @@ from sapwood.machine import memory
 from sapwood.native.build import why_not
 from sapwood.native.heap import why_no_heap
 
+CONTEXT = 500_000_000  # bytes of a GPU that CUDA itself takes for each process, beside torch's tensors
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -52,12 +54,24 @@ class Device:
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
     def memory(self) -> tuple[int, int]:
-        """(what this process holds there, what it can have besides), in bytes."""
+        """(what this process holds there, what it can have besides), in bytes. What others hold on a GPU is
+        no longer free there; what torch reserved and doesn't use is."""
         if self.is_cpu:
             return memory.resident_bytes(), memory.available_memory()
         import torch
 
-        return torch.cuda.memory_allocated(self.index), torch.cuda.mem_get_info(self.index)[0]
+        held, free = torch.cuda.memory_allocated(self.index), torch.cuda.mem_get_info(self.index)[0]
+        return held, free + torch.cuda.memory_reserved(self.index) - held
+
+    def others(self) -> int:
+        """Bytes of a GPU that other processes hold: a desktop, a browser, another run. 0 on a CPU, where
+        nobody's memory is his alone."""
+        if self.is_cpu:
+            return 0
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self.index)
+        return max(0, total - free - torch.cuda.memory_reserved(self.index) - CONTEXT)
 
     def peak_bytes(self) -> int:
         """Most memory that this process held there at once."""
