@@ -1,4 +1,4 @@
-"""A GPU that is full, wrong, too old, one of two, or Windows': each is said, or refused. All are pretended."""
+"""A GPU that is full, wrong, one of two, or Windows'; a driver that is too old: each is said, or refused."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def why_no_gpu() -> str | None:
     if here is None:
         return None
     if torch.version.cuda is None:
-        return f"{here} is here, but this torch is built for the CPU: install one with CUDA from PyTorch's own index"
+        return f"{here} is here, but this torch is built for the CPU: install the one with CUDA"
     where = "the driver is Windows': update it there" if here == WSL else "update NVIDIA's driver"
     try:
         torch.cuda.init()

@@ -1,5 +1,5 @@
-"""Five operations on a device against the CPU, in fp32 and bf16: a driver or a backend that computes something
-else is refused before a run, and never trusted in silence.
+"""Five operations on a device against the CPU, in fp32 and bf16: a driver or a backend that computes
+something else is refused before a run, and never trusted in silence.
 
 =========  ================================================================================
 linear     a product and the gradients of both factors
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 ROWS, WIDTH = 48, 64
 NEAR = {"float32": 2e-3, "bfloat16": 3e-2}  # of the norm; products of fp32 may be rounded to TF32
-Operation = Callable[
-    ["Tensor", "Tensor", "Tensor"], "Tensor"
-]  # x, y: [ROWS, WIDTH]; ids: [ROWS] -> any shape
+Operation = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]  # x, y: [ROWS, WIDTH]; ids: [ROWS]
 
 
 def linear(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
@@ -65,8 +63,8 @@ def results(operation: Operation, place: str, dtype: str) -> list[Tensor]:
     drawn = [torch.randn(ROWS, WIDTH, generator=generator) for _ in range(2)]
     x, y = (one.to(place, getattr(torch, dtype)).requires_grad_() for one in drawn)
     value = operation(x, y, ids.to(place))
-    grads = torch.autograd.grad(value.float().square().sum(), (x, y), allow_unused=True)
-    return [one.detach().cpu().double() for one in (value, *grads) if one is not None]
+    grads = torch.autograd.grad(value.float().square().sum(), (x, y))
+    return [one.detach().cpu().double() for one in (value, *grads)]
 
 
 def faults(place: str, dtypes: Sequence[str]) -> list[str]:
