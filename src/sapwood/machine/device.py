@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from sapwood.errors import ConfigError
 from sapwood.machine import memory
 from sapwood.machine.selftest import prove
+from sapwood.machine.system import DRIVERS, WSL
 from sapwood.native.build import why_not
 from sapwood.native.heap import why_no_heap
 
 CONTEXT = 500_000_000  # bytes of a GPU that CUDA itself takes for each process, beside torch's tensors
 WORTH_SAYING = 0.05  # share of a GPU that others hold
-WSL = Path("/dev/dxg")  # a GPU of Windows, as Linux sees it there
-DRIVERS = (Path("/proc/driver/nvidia/version"), WSL)
 
 
 @dataclass(frozen=True, slots=True)
