@@ -58,6 +58,7 @@ docs: .venv/docs
 
 gpu: install
 	$(BIN)/python -m pytest -m gpu -rs
+	if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then $(BIN)/python bench/gpu.py; fi
 
 # In parts: make proof PART="qwen1_5 and hostile"; CASES=1000 for a tenth of it.
 proof: install

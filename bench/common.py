@@ -59,6 +59,7 @@ class Job:
         eval_rows: rows that `quality` holds out.
         fused: let a peer compile the model with torch.compile.
         rank, samples, recomputed: of `memory`: the adapter's, sample answers, layers computed twice.
+        device: ``base.device_map`` of ours, and where a peer computes.
         examples: name of the prepared file; ``rows`` and the sizes below say what is in it.
     """
 
@@ -88,6 +89,7 @@ class Job:
     rank: int = 8
     samples: int = 0
     recomputed: int = 0
+    device: str = "cpu"
 
 
 # --- running ----------------------------------------------------------------------------------------------

@@ -27,7 +27,11 @@ from sapwood.types import Base, BaseSpec, Example, Stepped
 RANK, ALPHA, LR, SEED = 8, 32, 1e-4, 0
 MEDIUM = {"num_hidden_layers": 12, "hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16,
           "num_key_value_heads": 8, "head_dim": 64}  # fmt: skip
-SIZES: dict[str, dict[str, int]] = {"tiny": {}, "medium": MEDIUM}
+OF_7B = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11_008, "num_attention_heads": 32,
+         "num_key_value_heads": 32, "head_dim": 128, "vocab_size": 32_000}  # fmt: skip
+OF_1_5B = {"num_hidden_layers": 28, "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12,
+           "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 151_936}  # fmt: skip
+SIZES: dict[str, dict[str, int]] = {"tiny": {}, "medium": MEDIUM, "7b": OF_7B, "1.5b": OF_1_5B}
 
 
 def main() -> None:
@@ -74,10 +78,13 @@ def model_source(job: Job) -> str:
 
 def open_base(job: Job) -> Base:
     from sapwood.base.inspect import inspect_base
-    from sapwood.base.load import load_base
+    from sapwood.base.load import load_base, move
+    from sapwood.machine.device import device_for
 
     settings = BaseConfig.model_validate({"model": model_source(job), "storage": job.storage})
-    return load_base(inspect_base(settings), settings)
+    base = load_base(inspect_base(settings), settings, device_for(job.device))
+    move(base.model, base.device)
+    return base
 
 
 def settings_of(job: Job) -> RunConfig:
@@ -108,6 +115,8 @@ def measured(
     """``counts``: (examples, tokens, targets) of each step."""
     import torch
 
+    from sapwood.machine.device import device_for
+
     return {
         "storage": storage,
         "threads": torch.get_num_threads(),
@@ -116,7 +125,7 @@ def measured(
         "examples": [count[0] for count in counts],
         "tokens": [count[1] for count in counts],
         "targets": [count[2] for count in counts],
-        "peak_bytes": peak_rss(),
+        "peak_bytes": peak_rss() if job.device == "cpu" else device_for(job.device).peak_bytes(),
     }
 
 
@@ -190,6 +199,7 @@ def made_examples(job: Job, spec: BaseSpec) -> list[Example]:
 def ours(job: Job) -> Result:
     """sapwood's own training loop, as `sapwood train` runs it."""
     from sapwood.adapter.attach import attach_lora
+    from sapwood.base.load import move
     from sapwood.train.loop import pack_examples, train
     from sapwood.train.optim import new_state
     from sapwood.train.schedule import Cursor, members, plan_steps
@@ -198,6 +208,7 @@ def ours(job: Job) -> Result:
     config, examples = settings_of(job), load_examples(job)
     base = open_base(job)
     model = attach_lora(base, config.lora, SEED)
+    move(model.peft, base.device)
     if job.checkpointing:
         model.network.gradient_checkpointing_enable({"use_reentrant": False})
     state = new_state(model.parameters, config.train)
@@ -261,7 +272,7 @@ def shared_arguments(job: Job) -> dict[str, Any]:
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
-        "use_cpu": True,
+        "use_cpu": job.device == "cpu",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         "seed": SEED,

@@ -13,7 +13,7 @@ from sapwood.base.load import load_base
 from sapwood.config.doubts import doubts, refuse_model_folder
 from sapwood.config.file import dump_config
 from sapwood.config.sections import RunConfig
-from sapwood.machine.device import Device
+from sapwood.machine.device import Device, told
 from sapwood.machine.measure import machine_facts, measure_when_idle, measured_busy
 from sapwood.machine.signals import stop_signals
 from sapwood.plan.advice import with_advice
@@ -103,6 +103,8 @@ def train_study(
     if why := study.facts["proof"]["trial"]["why"]:
         log.warning("each row has a forward pass of its own: %s", why)
     device = world.device(config.base.device_map)
+    for note in told(device):
+        log.warning("%s", note)
     measure_when_idle(device)
     choice = choose_plan(study, config, device)
     asked, config = config, settled(config, choice, device)

@@ -31,6 +31,7 @@ ARGUMENTS = {
     "estimate": [],
     "costs": [],
     "methods": ["--only", "pissa", "--only", "prefix"],
+    "gpu": [],
     "serve": ["--turns", "1", "--starts", "1"],
 }
 
@@ -170,6 +171,17 @@ def test_the_parts_of_the_estimate_are_measured(smoke: Mapping[str, Any]) -> Non
     found = smoke["costs"]
     assert found["packs"] == "1 and 8" and found["tokens"] > 100
     assert found["twice"] > -1 and found["efficiency"] != 0 and found["pack"] != 0
+
+
+def test_a_gpu_is_measured_beside_the_trainer(smoke: Mapping[str, Any]) -> None:
+    """Here a CPU stands for it: both train on the same rows, in the storage that each shape names."""
+    rows = {row["name"]: row for row in smoke["gpu"]["rows"]}
+    for model, storage in (("7b", "nf4"), ("1.5b", "bf16")):
+        ours, theirs = rows[f"sapwood {model}"], rows[f"Trainer {model}"]
+        assert ours["storage"] == theirs["storage"] == storage
+        assert ours["tokens"] == theirs["tokens"] == [16 * 512]
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=0.05)
+        assert min(ours["tokens_per_s"], theirs["tokens_per_s"], ours["peak_bytes"]) > 0
 
 
 def test_methods_resume_and_open_in_plain_peft(smoke: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ from sapwood.base.inspect import skeleton
 from sapwood.compute.backend import Backend
 from sapwood.config.file import parse_config
 from sapwood.errors import ConfigError
+from sapwood.machine import device as device_module
 from sapwood.machine import measure, memory
 from sapwood.machine.device import CPU, Device, device_for
 from sapwood.machine.measure import kernel_facts, machine_facts
@@ -24,6 +24,7 @@ from sapwood.train.processes import follow
 from sapwood.train.processes.world import ALONE, World
 from tests.base.tiny import tiny_llama
 from tests.compute.test_linear import groups
+from tests.machine.pretended import Card, plug_in
 
 FREE = 40 * 10**9  # bytes of the pretended GPU
 
@@ -31,13 +32,8 @@ FREE = 40 * 10**9  # bytes of the pretended GPU
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with one, as far as torch is asked about it."""
-    answers = {
-        "is_available": True, "device_count": 1, "memory_allocated": 3, "mem_get_info": (FREE, 2 * FREE),
-        "is_bf16_supported": True, "get_device_name": "Pretended", "device": nullcontext(),
-    }  # fmt: skip
-    for name, answer in answers.items():
-        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
-    machine_facts.cache_clear()
+    plug_in(monkeypatch, Card(total=2 * FREE, free=FREE, allocated=3, reserved=3))
+    monkeypatch.setattr(device_module, "prove", lambda *_: None)  # nothing can be computed there
 
 
 def test_the_faster_format_follows_from_the_rates() -> None:
@@ -169,7 +165,7 @@ def test_plan_packs_and_model_agree_on_a_machine_with_a_gpu(
     assert device.is_cpu != on_gpu
     assert (choice.plan.available == 3 + FREE) == on_gpu, "of the memory there"
     assert heaps == ([] if on_gpu else [True]), "the plan counts a heap where one is enabled"
-    assert work.pack.widest_scores > 0 if on_gpu else work.pack.widest_scores == 0, "kernels keep no scores"
+    assert work.pack.widest_scores == 0, "neither form's kernels keep scores"
     assert model.backend == Backend(device, native=not on_gpu, flex=on_gpu)
     assert asked == [str(device)] == [model.device]
     assert {group.compiled for group in groups(model)} == {not on_gpu}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.base.sources import list_models
-from sapwood.machine.device import device_for
+from sapwood.machine.device import device_for, told
 from sapwood.machine.measure import machine_facts as measured_facts
 from sapwood.machine.measure import torch_dtype
 from sapwood.machine.memory import available_memory, total_memory
@@ -51,6 +51,8 @@ def examine(runs: Path, *, as_json: bool) -> None:
         "models": pulled,
         "versions": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
     }
+    if facts["notes"]:
+        lines["GPU"] = "; ".join(facts["notes"])
     print("\n".join(f"{word:<10} {text}" for word, text in lines.items()))
 
 
@@ -74,6 +76,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "kernels": why_not(),
         "heap": why_no_heap(),
         "dtype": name,
+        "notes": told(device),
         "memory_total": total_memory(),
         "memory_available": memory,
         "disk_free": shutil.disk_usage(existing).free,

@@ -7,8 +7,13 @@ from typing import Literal
 
 from sapwood.errors import ConfigError
 from sapwood.machine import memory
+from sapwood.machine.selftest import prove
+from sapwood.machine.system import DRIVERS, WSL
 from sapwood.native.build import why_not
 from sapwood.native.heap import why_no_heap
+
+CONTEXT = 500_000_000  # bytes of a GPU that CUDA itself takes for each process, beside torch's tensors
+WORTH_SAYING = 0.05  # share of a GPU that others hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,24 @@ class Device:
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
     def memory(self) -> tuple[int, int]:
-        """(what this process holds there, what it can have besides), in bytes."""
+        """(what this process holds there, what it can have besides), in bytes. What others hold on a GPU is
+        no longer free there; what torch reserved and doesn't use is."""
         if self.is_cpu:
             return memory.resident_bytes(), memory.available_memory()
         import torch
 
-        return torch.cuda.memory_allocated(self.index), torch.cuda.mem_get_info(self.index)[0]
+        held, free = torch.cuda.memory_allocated(self.index), torch.cuda.mem_get_info(self.index)[0]
+        return held, free + torch.cuda.memory_reserved(self.index) - held
+
+    def others(self) -> int:
+        """Bytes of a GPU that other processes hold: a desktop, a browser, another run. 0 on a CPU, where
+        nobody's memory is his alone."""
+        if self.is_cpu:
+            return 0
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self.index)
+        return max(0, total - free - torch.cuda.memory_reserved(self.index) - CONTEXT)
 
     def peak_bytes(self) -> int:
         """Most memory that this process held there at once."""
@@ -76,7 +93,8 @@ def device_for(device_map: str, number: int = 0) -> Device:
     GPU.
 
     The names that spread a model over several GPUs mean the one GPU where there is one. Raises ConfigError
-    where there is none, or several: those are used by several processes.
+    where there is none, or several: those are used by several processes; ModelError where one computes
+    something else than the CPU (`machine.selftest`).
     """
     import torch
 
@@ -86,9 +104,50 @@ def device_for(device_map: str, number: int = 0) -> Device:
     if not torch.cuda.is_available():
         if device_map == "auto":
             return CPU
-        why = "this torch sees no CUDA device"
+        why = why_no_gpu() or "this torch sees no CUDA device"
         raise ConfigError("there is no GPU here", where, why, "base.device_map=auto takes the CPU, or cpu")
     if device_map not in ("auto", "cuda") and torch.cuda.device_count() > 1 and number == 0:
         mend = "torchrun --nproc-per-node=GPUS, with train.shard=base to divide the base among them"
         raise ConfigError("one process uses one GPU", where, "layers are not spread by hand", mend)
-    return Device("cuda", number)
+    device = Device("cuda", number)
+    prove(str(device), ("float32", "bfloat16") if device.dense_dtype == "bf16" else ("float32",))
+    return device
+
+
+def why_no_gpu() -> str | None:
+    """Why a GPU that is in this machine isn't used: a torch without CUDA, or a driver that torch can't use.
+    None where one is used, and where there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    if torch.backends.mps.is_available():
+        return "Apple's GPU isn't used: sapwood has not been proved there"
+    here = next((path for path in DRIVERS if path.exists()), None)
+    if here is None:
+        return None
+    if torch.version.cuda is None:
+        return f"{here} is here, but this torch is built for the CPU: install the one with CUDA"
+    where = "the driver is Windows': update it there" if here == WSL else "update NVIDIA's driver"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return f"{where}: {str(error).splitlines()[0][:160]}"
+    return f"{where}: torch finds no GPU through {here}"
+
+
+def told(device: Device) -> list[str]:
+    """What a person should know of the GPU that is used, or of the one that isn't."""
+    if device.is_cpu:
+        return [why] if (why := why_no_gpu()) is not None else []
+    import torch
+
+    count, others, total = (
+        torch.cuda.device_count(),
+        device.others(),
+        torch.cuda.mem_get_info(device.index)[1],
+    )
+    notes = [f"{count} GPUs are here, and this process uses {device}"] if count > 1 else []
+    if others > WORTH_SAYING * total:
+        notes.append(f"other processes hold {others / 1e9:.1f} of {device}'s {total / 1e9:.1f} GB")
+    return notes

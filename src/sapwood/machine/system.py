@@ -28,6 +28,9 @@ STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 
+WSL = Path("/dev/dxg")  # a GPU of Windows, as Linux sees it there
+DRIVERS = (Path("/proc/driver/nvidia/version"), WSL)  # one of them is here with a GPU of NVIDIA
+
 # --- processors and memory --------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sapwood.base.inspect import largest
+from sapwood.compute.attention.flex import odd_size
 from sapwood.compute.attention.segments import KEEP_KEYS, blocks_of
 from sapwood.compute.backend import Backend
 from sapwood.machine.device import Device
@@ -35,7 +36,8 @@ def attention_of(network: Any, device: Device) -> Attention:
     """How a transformers model attends there. network: on the meta device, for example."""
     text = network.config.get_text_config()
     head_dim = largest(text, "head_dim") or text.hidden_size // (largest(text, "num_attention_heads") or 1)
-    if Backend.of(device).takes(head_dim):
+    backend = Backend.of(device)
+    if backend.takes(head_dim) or (backend.flex and odd_size(head_dim) is None):
         return "compiled"
     return "plain" if getattr(text, "attn_logit_softcapping", None) is None else "capped"
 

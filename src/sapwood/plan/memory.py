@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from sapwood.prepare.study import Study
 
 PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
-LIBRARIES = 50e6  # that come with the weights: PEFT and what it imports; on a GPU, their workspaces
+LIBRARIES = 50e6  # that come with the weights: PEFT and what it imports
+WORKSPACES = 200e6  # on a GPU: cuBLAS's 32 MiB in each of two threads, and the kernels that are loaded
 MARGIN = 0.92  # of the memory that is to be had: others want some too
 MAX_ANSWERS = 16  # sample answers that are written at once
 
@@ -43,6 +44,7 @@ class Waste:
 
 HEAP = Waste({2: 1.12, 4: 1.12}, 1.5)  # native/heap.py
 USUAL = Waste({2: 2.0, 4: 1.75}, 6.0)  # the C library's, with holes between tensors
+CARD = Waste({2: 1.08, 4: 1.08}, 1.08)  # torch's on a GPU: blocks of 2 MiB, cut and joined (not measured yet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ def plan_memory(shapes: Shapes, work: Workload, base: BaseSize, recomputed: int 
     """The peak of a run on ``base`` that computes ``recomputed`` layers twice."""
     now, free = work.device.memory()
     in_ram = work.device.is_cpu  # else only tensors count: files and most code are elsewhere
-    process = (max(PROCESS, now) if in_ram else now) + LIBRARIES
+    process = max(PROCESS, now) + LIBRARIES if in_ram else now + WORKSPACES
     pack, width, wide = work.pack, base.saved_width, base.matmul_width
     layer = width * (shapes.kept * pack.tokens + shapes.heads * pack.kept_scores)
     once = wide * shapes.hidden * pack.tokens
@@ -150,7 +152,7 @@ def plan_memory(shapes: Shapes, work: Workload, base: BaseSize, recomputed: int 
         training = max(training, recomputed * once + layer + backward)
     # while it is read, a file is mapped beside the weights; the adapter isn't there yet
     reading = work.files - work.adapter if in_ram else 0.0
-    waste = HEAP if work.device.heap else USUAL
+    waste = (HEAP if work.device.heap else USUAL) if in_ram else CARD
     taken = waste.kept[width] * kept + waste.passing * (training - kept)
     moment = max(taken, reading, _answering(shapes, work, width))
     return MemoryPlan(

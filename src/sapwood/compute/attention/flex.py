@@ -88,8 +88,15 @@ def refusal(query: Tensor, value: Tensor) -> str | None:
     size = query.shape[-1]
     if value.shape[-1] != size:
         return f"heads of {size} for queries and {value.shape[-1]} for values"
-    if not SMALLEST_HEAD <= size <= LARGEST_HEAD or size & (size - 1):
-        return f"heads of {size}: a power of two from {SMALLEST_HEAD} to {LARGEST_HEAD} is wanted"
+    if (why := odd_size(size)) is not None:
+        return why
     if query.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"numbers in {query.dtype}"
     return None
+
+
+def odd_size(size: int) -> str | None:
+    """Why the compiled kernel can't do heads of this size."""
+    if SMALLEST_HEAD <= size <= LARGEST_HEAD and not size & (size - 1):
+        return None
+    return f"heads of {size}: a power of two from {SMALLEST_HEAD} to {LARGEST_HEAD} is wanted"

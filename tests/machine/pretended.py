@@ -1,0 +1,37 @@
+"""A GPU that isn't there: torch is asked about it, and answers as it would with one."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from sapwood.machine.measure import machine_facts
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Bytes: total, free of it, reserved by torch in this process, and of these those that tensors hold."""
+
+    total: int = 8 << 30
+    free: int = 7 << 30
+    reserved: int = 0
+    allocated: int = 0
+    bf16: bool = True
+    count: int = 1
+    name: str = "Pretended"
+
+
+def plug_in(monkeypatch: pytest.MonkeyPatch, card: Card) -> None:
+    """Nothing can be computed there: what is to be done with it is done elsewhere, or noted."""
+    answers: dict[str, Any] = {
+        "is_available": True, "device_count": card.count, "memory_allocated": card.allocated,
+        "memory_reserved": card.reserved, "mem_get_info": (card.free, card.total),
+        "is_bf16_supported": card.bf16, "get_device_name": card.name, "device": nullcontext(),
+    }  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+    machine_facts.cache_clear()

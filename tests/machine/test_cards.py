@@ -1,0 +1,128 @@
+"""A GPU that is full, wrong, one of two, or Windows'; a driver that is too old: each is said, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sapwood.errors import ConfigError, ModelError
+from sapwood.machine import device as device_module
+from sapwood.machine import selftest
+from sapwood.machine.device import CONTEXT, CPU, Device, device_for, told, why_no_gpu
+from tests.machine.pretended import Card, plug_in
+
+GPU = Device("cuda")
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the self-test sends to the GPU is computed on the CPU."""
+    honest = selftest.results
+    monkeypatch.setattr(selftest, "results", lambda operation, place, dtype: honest(operation, "cpu", dtype))
+    selftest.prove.cache_clear()
+
+
+def test_a_gpu_that_computes_as_the_cpu_does_is_taken(monkeypatch: pytest.MonkeyPatch, on_cpu: None) -> None:
+    plug_in(monkeypatch, Card())
+    assert device_for("auto") == GPU
+
+
+@pytest.mark.parametrize("operation", selftest.OPERATIONS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("dtype", selftest.NEAR)
+def test_each_operation_that_is_wrong_there_is_found(
+    operation: selftest.Operation, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One gradient of one operation in one format, by a tenth."""
+    honest = selftest.results
+
+    def wrong(one: selftest.Operation, place: str, format: str) -> list[torch.Tensor]:
+        found = honest(one, "cpu", format)
+        if (one, format) == (operation, dtype) and place != "cpu":
+            found[-1] = found[-1] * 1.1
+        return found
+
+    monkeypatch.setattr(selftest, "results", wrong)
+    selftest.prove.cache_clear()
+    plug_in(monkeypatch, Card())
+    with pytest.raises(ModelError, match=rf"wrong numbers.*{operation.__name__} in {dtype}: 0.1 apart"):
+        device_for("auto")
+
+
+def test_a_device_without_an_operation_is_refused_by_its_name() -> None:
+    found = selftest.faults("meta", ("float32",))  # a device that computes nothing
+    assert [text.split(" ")[0] for text in found] == [one.__name__ for one in selftest.OPERATIONS]
+
+
+def test_a_gpu_that_another_process_fills_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(selftest, "results", full)
+    selftest.prove.cache_clear()
+    plug_in(monkeypatch, Card(free=0))
+    with pytest.raises(ModelError, match=r"the GPU is full.*other processes fill it.*nvidia-smi"):
+        device_for("cuda")
+
+
+def test_what_others_hold_is_counted_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch, Card(total=8 * 10**9, free=4 * 10**9, reserved=10**9, allocated=6 * 10**8))
+    assert GPU.memory() == (6 * 10**8, 4 * 10**9 + 4 * 10**8), "what torch reserved is ours to use"
+    assert GPU.others() == 3 * 10**9 - CONTEXT
+    assert told(GPU) == ["other processes hold 2.5 of cuda:0's 8.0 GB"]
+    plug_in(monkeypatch, Card(total=8 * 10**9, free=8 * 10**9 - CONTEXT))
+    assert told(GPU) == []
+
+
+def test_one_of_two_gpus_is_used_and_said(monkeypatch: pytest.MonkeyPatch, on_cpu: None) -> None:
+    plug_in(monkeypatch, Card(count=2, free=8 << 30))
+    assert device_for("auto") == GPU
+    assert told(GPU) == ["2 GPUs are here, and this process uses cuda:0"]
+
+
+@pytest.mark.parametrize("wsl", [False, True])
+def test_a_driver_that_is_too_old_is_said_and_not_passed_over(
+    wsl: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
+
+    here(monkeypatch, tmp_path, wsl=wsl)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    place = "the driver is Windows'" if wsl else "update NVIDIA's driver"
+    assert device_for("auto") is CPU
+    (note,) = told(CPU)
+    assert place in note
+    assert "too old (found version 11040)" in note
+    with pytest.raises(ConfigError, match=r"no GPU here.*too old"):
+        device_for("cuda")
+
+
+def here(monkeypatch: pytest.MonkeyPatch, folder: Path, *, wsl: bool = False) -> None:
+    """A driver is installed, and torch can't use it."""
+    driver = folder / "driver"
+    driver.touch()
+    monkeypatch.setattr(device_module, "DRIVERS", (driver,))
+    monkeypatch.setattr(device_module, "WSL", driver if wsl else folder / "none")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_a_torch_for_the_cpu_beside_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here(monkeypatch, tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "this torch is built for the CPU" in str(why_no_gpu())
+
+
+def test_apples_gpu_is_not_used_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device_for("auto") is CPU
+    assert told(CPU) == ["Apple's GPU isn't used: sapwood has not been proved there"]
+
+
+def test_where_there_is_no_gpu_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device_module, "DRIVERS", ())
+    assert told(CPU) == []
