@@ -31,6 +31,7 @@ ARGUMENTS = {
     "costs": [],
     "methods": ["--only", "pissa", "--only", "prefix"],
     "serve": ["--turns", "1", "--starts", "1"],
+    "answers": ["--turns", "1", "--same", "4"],
 }
 
 

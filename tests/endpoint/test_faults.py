@@ -133,10 +133,11 @@ def test_a_signal_lets_answers_end_and_leaves_nothing(adapters: Path, cache: Pat
 
 
 def test_memory_that_is_short_makes_fewer_places(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    from sapwood.answers.sizes import sizes_of
     from sapwood.endpoint import room
     from tests.base.tiny import tiny_config
 
-    config = room.sizes_of(tiny_config("llama"))
+    config = sizes_of(tiny_config("llama"))
     assert room.room_for(config, None, None) == (4096, 8)
     monkeypatch.setattr(room, "available_memory", lambda: 4 * 2 * 2 * 2 * 2 * 16 * 1200)
     wide, places = room.room_for(config, None, None)

@@ -102,6 +102,11 @@ class Found:
         return self.facts.system if self.facts is not None else None
 
     @property
+    def held(self) -> BaseConfig | None:
+        """How the base's weights are held, where the adapter says it."""
+        return self.facts.base if self.facts is not None else None
+
+    @property
     def bare(self) -> bool:
         """A base without an adapter."""
         return self.folder is None
