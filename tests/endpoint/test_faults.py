@@ -138,7 +138,10 @@ def test_memory_that_is_short_makes_fewer_places(monkeypatch: pytest.MonkeyPatch
     from tests.base.tiny import tiny_config
 
     config = sizes_of(tiny_config("llama"))
+    monkeypatch.setattr(room, "cores", lambda: 16)
     assert room.room_for(config, None, None) == (4096, 8)
+    monkeypatch.setattr(room, "cores", lambda: 2)
+    assert room.room_for(config, None, None) == (4096, 4)
     monkeypatch.setattr(room, "available_memory", lambda: 4 * 2 * 2 * 2 * 2 * 16 * 1200)
     wide, places = room.room_for(config, None, None)
     assert wide * places <= 1200 and places < 8 and wide >= 512

@@ -109,8 +109,9 @@ def test_torch_talks_where_llama_cpp_says_something_else(
 
 
 def test_torch_talks_for_small_models_and_under_a_template_of_ones_own(
-    base: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(fit, "LEAST", 10**9)
+    monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path))  # where nothing of it was served
     with open_voice(str(base), base) as voice:
         assert voice.kind.startswith("torch")

@@ -5,8 +5,14 @@ from __future__ import annotations
 from sapwood.answers.sizes import Sizes
 from sapwood.errors import ConfigError
 from sapwood.machine.memory import available_memory
+from sapwood.machine.system import cores
 
-SLOTS, CONTEXT = 8, 4096  # where nobody asks for more
+CONTEXT = 4096  # where nobody asks for more
+A_CORE, FEWEST, MOST = (
+    2,
+    4,
+    8,
+)  # answers at once, likewise: each has keys and values that are zeroed at a start
 LEAST = 512  # tokens of context, below which fewer are answered at once
 SHARE = 0.25  # of the memory that is free, for keys and values
 
@@ -21,7 +27,7 @@ def room_for(sizes: Sizes, context: int | None, slots: int | None) -> tuple[int,
         raise ConfigError(f"the model holds {longest:,} tokens", "--context", f"asked for {context:,}")
     fit = int(SHARE * available_memory() / sizes.token_bytes)
     wide = min(context or CONTEXT, longest)
-    count = slots or SLOTS
+    count = slots or min(max(A_CORE * cores(), FEWEST), MOST)
     while slots is None and count > 1 and count * min(wide, LEAST if context is None else wide) > fit:
         count //= 2
     if context is None:

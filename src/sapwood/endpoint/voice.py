@@ -139,7 +139,8 @@ def _by_llama(target: str, runs: Path, base: str | None, stack: ExitStack) -> Vo
     if fault:
         log.warning("torch answers, because by llama.cpp %s", fault)
         return None
-    return LlamaVoice(found, context, bool(adapters), f"llama.cpp, from {files.base.name}", asked)
+    form = f"from {files.base.name}" if files.base == found.spec.path else "in F16"
+    return LlamaVoice(found, context, bool(adapters), f"llama.cpp, {form}", asked)
 
 
 def _made(place: Place) -> Opened | None:

@@ -123,7 +123,11 @@ class Found:
 
     def alone(self) -> Found:
         """The base without the adapter, behind its own template. Raises DataError where it ships none."""
-        return Found(None, self.spec, renderer_of(self.spec, "auto", None), self.spec.source)
+        own, facts = self.renderer, self.facts
+        as_here = facts is not None and facts.template_name == "auto" and not facts.meant
+        if not as_here or own.tells_time:
+            own = renderer_of(self.spec, "auto", None)
+        return Found(None, self.spec, own, self.spec.source)
 
 
 def _is_whole(one: Place | Found) -> bool:
