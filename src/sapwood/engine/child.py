@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from typing import Any
 
 READY = "sapwood-engine "  # what stands before the address on stdout
@@ -49,10 +50,15 @@ def main() -> None:
     told = sys.stdin.readline()
     if not told:
         return  # nobody needs it
-    server = serve(llama, json.loads(told))
-    print(READY + server.listening_address.removeprefix("http://"), flush=True)
-    sys.stdin.read()  # until whoever started this process lets go
-    os._exit(0)  # the server's own threads need not be waited for
+    code = 0
+    try:
+        server = serve(llama, json.loads(told))
+        print(READY + server.listening_address.removeprefix("http://"), flush=True)
+        sys.stdin.read()  # until whoever started this process lets go
+    except BaseException:  # a file that is refused; or nobody hears the address any more
+        traceback.print_exc()
+        code = 1
+    os._exit(code)  # the server's own threads need not be waited for, and would not end
 
 
 if __name__ == "__main__":
