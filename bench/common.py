@@ -133,7 +133,7 @@ def _here(job: Job) -> Result:
 
 
 def _fresh(job: Job, environment: Mapping[str, str]) -> Result:
-    """What a new interpreter finds. One that was killed, for want of memory say, is a result with
+    """What a new interpreter finds. One that was killed, for example for want of memory, is a result with
     ``error``."""
     with tempfile.TemporaryDirectory(prefix="sapwood-bench-") as temporary:
         todo, done = Path(temporary) / "job.json", Path(temporary) / "result.json"

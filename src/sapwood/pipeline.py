@@ -51,7 +51,7 @@ from sapwood.types import Adapter, Event, Stepped, Stop
 
 log = logging.getLogger("sapwood")
 Watcher = Callable[[Event], object]
-"""Sees every event after it is recorded; ends the run, saved, where it returns a `Stop`."""
+"""Sees every event after it is recorded; ends the run, saved, if it returns a `Stop`."""
 Teller = Callable[[str], None]
 """Takes a sentence of the program's own: how long it will take, what computes it."""
 
