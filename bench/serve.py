@@ -21,7 +21,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,10 @@ WORDS = [
 ]
 
 
-HEADER = ["", "ours tok/s", "llama.cpp", "ratio", "first p50 s", "p99", "llama.cpp p50", "p99", "p99 ratio"]
+HEADER = [
+    *("", "ours tok/s", "llama.cpp", "ratio"),
+    *("first p50 s", "p99", "llama.cpp p50", "p99", "p99 ratio", "turns", "answers"),
+]
 
 
 @dataclass
@@ -103,31 +106,58 @@ async def load(side: Side, prompts: Sequence[Sequence[int]], callers: int, token
     side.first += [first for first, _ in found]
 
 
+@dataclass
+class Row:
+    """So many callers at once: what was measured of both sides, turn by turn."""
+
+    callers: int
+    draw: random.Random
+    turns: int = 0
+    found: dict[str, Side] = field(default_factory=dict[str, Side])
+
+    def turn(self, sides: Sequence[Side], given: argparse.Namespace, vocabulary: Sequence[int]) -> None:
+        """Both sides, with the same prompts, which neither has seen."""
+        count = max(self.callers, 4) if given.requests is None else given.requests
+        prompts = [self.draw.choices(vocabulary, k=given.prompt) for _ in range(count)]
+        for side in sides if self.turns % 2 == 0 else sides[::-1]:
+            mine = self.found.setdefault(side.name, replace(side, first=[]))
+            asyncio.run(load(mine, prompts, self.callers, given.tokens))
+        self.turns += 1
+
+    def result(self) -> Result:
+        both = list(self.found.values())
+        ours, theirs = ([_quantile(side.first, q) for q in (0.5, 0.99)] for side in both)
+        rates = [side.tokens / side.seconds for side in both]
+        return {
+            "name": f"{self.callers} callers",
+            "ours": rates[0],
+            "llama": rates[1],
+            "ratio": rates[0] / rates[1],
+            "first_p50": ours[0],
+            "first_p99": ours[1],
+            "llama_first_p50": theirs[0],
+            "llama_first_p99": theirs[1],
+            "first_p99_ratio": ours[1] / theirs[1],
+            "turns": self.turns,
+            "answers": len(both[0].first),
+        }
+
+
 def measure(
-    sides: Sequence[Side], callers: int, given: argparse.Namespace, vocabulary: Sequence[int]
-) -> Result:
-    """Both sides in turns, each with prompts that neither has seen."""
-    draw = random.Random(callers)
-    for side in sides:
-        side.seconds, side.tokens, side.first = 0.0, 0, []
+    sides: Sequence[Side], callers: Sequence[int], given: argparse.Namespace, vocabulary: Sequence[int]
+) -> list[Result]:
+    """One turn of each number of callers after the other, as many as fit the time and two at least: what the
+    machine does meanwhile meets all of them alike."""
+    rows = [Row(count, random.Random(count)) for count in callers]
+    began, longest = time.perf_counter(), 0.0
     for turn in range(given.turns):
-        count = max(callers, 2)
-        prompts = [draw.choices(vocabulary, k=given.prompt) for _ in range(count)]
-        for side in sides if turn % 2 == 0 else sides[::-1]:
-            asyncio.run(load(side, prompts, callers, given.tokens))
-    ours, theirs = ([_quantile(side.first, q) for q in (0.5, 0.99)] for side in sides)
-    rates = [side.tokens / side.seconds for side in sides]
-    return {
-        "name": f"{callers} callers",
-        "ours": rates[0],
-        "llama": rates[1],
-        "ratio": rates[0] / rates[1],
-        "first_p50": ours[0],
-        "first_p99": ours[1],
-        "llama_first_p50": theirs[0],
-        "llama_first_p99": theirs[1],
-        "first_p99_ratio": ours[1] / theirs[1],
-    }
+        before = time.perf_counter()
+        if turn >= 2 and before - began + longest > given.seconds:
+            break
+        for row in rows:
+            row.turn(sides, given, vocabulary)
+        longest = max(longest, time.perf_counter() - before)
+    return [row.result() for row in rows]
 
 
 def _quantile(values: Sequence[float], q: float) -> float:
@@ -199,7 +229,7 @@ def speeds(given: argparse.Namespace, target: str) -> list[Result]:
             ids = [found.spec.tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in WORDS]
             for side in (mine, own):
                 asyncio.run(load(side, [ids] * 2, 2, 4))  # what happens once, happens before
-            return [measure((mine, own), count, given, ids) for count in callers]
+            return measure((mine, own), callers, given, ids)
         finally:
             peer.stop()
 
@@ -211,7 +241,9 @@ def main() -> int:
     parser.add_argument("--only", choices=("start", "speed"), help="one of the two")
     parser.add_argument("--starts", type=int, default=3, help="with a warm cache (%(default)s)")
     parser.add_argument("--callers", default="1,4,16,64", help="at once (%(default)s)")
-    parser.add_argument("--turns", type=int, default=2, help="of each side (%(default)s)")
+    parser.add_argument("--turns", type=int, default=6, help="of each side, at most (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=400, help="after which no turn begins (%(default)s)")
+    parser.add_argument("--requests", type=int, help="of a turn; as many as there are callers, 4 at least")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer (%(default)s)")
     parser.add_argument("--prompt", type=int, default=48, help="tokens of a prompt (%(default)s)")
     parser.add_argument("--slots", type=int, default=16, help="answers at once, of both (%(default)s)")

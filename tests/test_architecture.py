@@ -25,10 +25,12 @@ LAYERS = (
     {"page"},
     {"commands"},
     {"restart", "migrate", "endpoint"},
-    {"pipeline", "export"},
+    {"pipeline"},
     {"evaluate"},
     {"plan"},
     {"train"},
+    {"answers"},
+    {"export"},
     {"prepare", "serve"},
     {"show", "trackers"},
     {"adapter"},
@@ -46,6 +48,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 DOORS = {
     "transformers": {
         "template/render",
+        "template/environment",
         "compute/attention/seam",
         "base/inspect",
         "base/chatglm",

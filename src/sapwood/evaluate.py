@@ -11,14 +11,17 @@ import torch
 from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import lead_length
+from sapwood.answers.probes import ids_of, samples_of
+from sapwood.answers.speaker import speaking
 from sapwood.compute.batch import Batch, to_batch
 from sapwood.compute.loss import LossSum, label_loss
+from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError
-from sapwood.machine.doing import counted, doing
+from sapwood.machine.doing import counted
 from sapwood.pack.build import build_pack
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
-from sapwood.serve.probe import answer_probes
+from sapwood.serve.settings import Settings
 from sapwood.train.loop import batch_of, forward_loss
 from sapwood.types import Example, Head, Probe, Sample
 
@@ -35,12 +38,14 @@ class Compared:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """``figures`` by name: loss, in nats a target; chrf and exact_match, 0 to 100, and stopped, the share of
-    answers that ended by themselves, in percent, over ``answers``: (base, adapter) pairs."""
+    answers that ended by themselves, in percent, over ``answers``: (base, adapter) pairs. answered_by: who
+    wrote them, llama.cpp or torch."""
 
     rows: int
     targets: int
     figures: Mapping[str, Compared]
     answers: tuple[tuple[Sample, Sample], ...]
+    answered_by: str = ""
 
     @property
     def perplexity(self) -> tuple[float, float]:
@@ -50,9 +55,16 @@ class Evaluation:
 
 
 def evaluate_rows(
-    loaded: Loaded, examples: Sequence[Example], *, answers: int, max_new_tokens: int, seed: int = 0
+    loaded: Loaded,
+    examples: Sequence[Example],
+    *,
+    answers: int,
+    max_new_tokens: int,
+    seed: int = 0,
+    held: BaseConfig | None = None,
 ) -> Evaluation:
     """Measure both models on ``examples``, and let them answer ``answers`` of them, spread evenly.
+    ``held``: how the base is held, where somebody knows: llama.cpp can answer then.
 
     Raises ModelError where ``loaded`` is a base without an adapter.
     """
@@ -64,14 +76,14 @@ def evaluate_rows(
         base = row_losses(loaded.model, examples, alone=loaded.base.head)
     weights = np.array([example.weight for example in examples], np.float64)
     figures = {"loss": _compare(base, tuned, weights, seed)}
-    pairs = answer_both(loaded, probes_of(loaded, examples, answers), max_new_tokens)
+    pairs, who = answer_both(loaded, probes_of(loaded, examples, answers), max_new_tokens, held)
     if pairs:
         ones = np.ones(len(pairs))
         for name, score in (("chrf", _chrf), ("exact_match", _exact_match), ("stopped", _stopped)):
             both = [np.array([score(pair[i]) for pair in pairs], np.float64) for i in (0, 1)]
             figures[name] = _compare(both[0], both[1], ones, seed)
     targets = sum(example.num_targets for example in examples)
-    return Evaluation(len(examples), targets, figures, tuple(pairs))
+    return Evaluation(len(examples), targets, figures, tuple(pairs), who)
 
 
 def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: Head | None = None) -> np.ndarray:
@@ -128,20 +140,16 @@ def _probe(loaded: Loaded, example: Example) -> Probe:
     return Probe(example.row, decode(list(prompt), skip_special_tokens=True), prompt, reference.strip())
 
 
-def answer_both(loaded: Loaded, probes: Sequence[Probe], max_new_tokens: int) -> list[tuple[Sample, Sample]]:
-    """(base's answer, adapter's answer) to each prompt. Greedy."""
+def answer_both(
+    loaded: Loaded, probes: Sequence[Probe], max_new_tokens: int, held: BaseConfig | None = None
+) -> tuple[list[tuple[Sample, Sample]], str]:
+    """(base's answer, adapter's answer) to each prompt, and who wrote them. Greedy."""
     if not probes:
-        return []
-
-    def answer() -> tuple[Sample, ...]:
-        stop = loaded.renderer.stop_ids
-        return answer_probes(loaded.network, loaded.tokenizer, probes, stop, max_new_tokens)
-
-    with doing(f"{len(probes)} answers of the adapter"):
-        tuned = answer()
-    with loaded.without_adapter(), doing(f"{len(probes)} answers of the base"):
-        base = answer()
-    return list(zip(base, tuned, strict=True))
+        return [], ""
+    with speaking(loaded, held, ids_of(probes), Settings(max_new_tokens=max_new_tokens)) as speaker:
+        tuned = samples_of(speaker, probes, "the adapter")
+        base = samples_of(speaker, probes, "the base", base=True)
+        return list(zip(base, tuned, strict=True)), speaker.kind
 
 
 def _compare(base: np.ndarray, tuned: np.ndarray, weights: np.ndarray, seed: int) -> Compared:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.folder import save_adapter
+from sapwood.answers.speaker import TORCH
 from sapwood.base.load import load_base
 from sapwood.config.doubts import doubts, refuse_model_folder
 from sapwood.config.file import dump_config
@@ -21,7 +22,7 @@ from sapwood.plan.choose import choose_plan, settings_line, settled
 from sapwood.plan.time import Correction, Estimate, Pace, estimate
 from sapwood.prepare.given import Rows, config_of
 from sapwood.prepare.study import DATA, Study, save_study, study_config
-from sapwood.run.identity import identity_of
+from sapwood.run.identity import identity_of, read_about
 from sapwood.run.store import RunStore, keeping_status, open_run
 from sapwood.show.plot import keep_curve
 from sapwood.trackers.follow import followed
@@ -29,7 +30,7 @@ from sapwood.train.checkpoint import share_state
 from sapwood.train.explosion import LossWatch
 from sapwood.train.loop import train
 from sapwood.train.measures import Evaluator, measure_of
-from sapwood.train.processes.follow import invite, kernels_of, loading, sampler_of
+from sapwood.train.processes.follow import answered_by, invite, kernels_of, loading, sampler_of
 from sapwood.train.processes.shard import refuse_division
 from sapwood.train.processes.world import ALONE, World, partners
 from sapwood.train.rehearse import rehearse
@@ -112,12 +113,16 @@ def train_study(
     expected = estimate(study, config, device)
     tell(settings_line(config))
     tell(expected.time_line())
+    answers = answered_by(study, config, device, world)
+    if study.probes:
+        tell(f"samples    answered by {answers}")
     facts = {**study.facts, "total_steps": expected.steps, "machine": machine_facts(device)}
     facts |= {
         "identity": identity_of(config),
         "kernels": kernels_of(world, device),
         "memory": choice.to_json(),
         "estimate": expected.to_json(),
+        "answers": answers,
     }
     watch_threads = asked.train.threads is None and world.size == 1 and measured_busy(device)
     with open_run(
@@ -162,7 +167,7 @@ def train_run(
             tell(correction.tried(pack, seconds))
         state = start_or_resume(run, model, config, study.spec, notes)
         share_state(world, model, state)
-        sampler = sampler_of(model, study, config)
+        sampler = sampler_of(base, model, study, config, read_about(run.path)["facts"].get("answers", TORCH))
         measure = measure_of(evaluators, model, study, config.data.system, world)
         clock, losses = SaveClock(config.save, total_steps), LossWatch()
         threads = Threads(run, config.train.threads, device, watch=watch_threads)

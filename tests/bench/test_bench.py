@@ -33,6 +33,7 @@ ARGUMENTS = {
     "methods": ["--only", "pissa", "--only", "prefix"],
     "gpu": [],
     "serve": ["--turns", "1", "--starts", "1"],
+    "answers": ["--turns", "1", "--same", "4"],
 }
 
 

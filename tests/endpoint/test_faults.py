@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -132,12 +133,30 @@ def test_a_signal_lets_answers_end_and_leaves_nothing(adapters: Path, cache: Pat
     assert not psutil.wait_procs(children, timeout=10)[1]
 
 
+def test_an_engine_whose_starter_died_while_it_read_its_files_ends(endpoint: Running) -> None:
+    from sapwood.engine.process import Started
+
+    engine = endpoint.library.engines[0]
+    assert isinstance(engine, Llama)
+    told = {"model": str(engine.setup.model), "adapters": [], "context": 256, "slots": 1, "threads": 1}
+    left = Started.now().popen
+    assert left.stdin is not None and left.stdout is not None
+    left.stdin.write(json.dumps(told | {"key": "k"}) + "\n")
+    left.stdin.close()
+    left.stdout.close()  # nobody hears its address
+    assert left.wait(60) in (0, 1)
+
+
 def test_memory_that_is_short_makes_fewer_places(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    from sapwood.answers.sizes import sizes_of
     from sapwood.endpoint import room
     from tests.base.tiny import tiny_config
 
-    config = room.sizes_of(tiny_config("llama"))
+    config = sizes_of(tiny_config("llama"))
+    monkeypatch.setattr(room, "cores", lambda: 16)
     assert room.room_for(config, None, None) == (4096, 8)
+    monkeypatch.setattr(room, "cores", lambda: 2)
+    assert room.room_for(config, None, None) == (4096, 4)
     monkeypatch.setattr(room, "available_memory", lambda: 4 * 2 * 2 * 2 * 2 * 16 * 1200)
     wide, places = room.room_for(config, None, None)
     assert wide * places <= 1200 and places < 8 and wide >= 512

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -15,7 +17,9 @@ from sapwood.config.file import parse_config
 from sapwood.errors import ConfigError
 from sapwood.machine import device as device_module
 from sapwood.machine import measure, memory
+from sapwood.machine import remembered as remembered_module
 from sapwood.machine.device import CPU, Device, device_for
+from sapwood.machine.load import LoadMeter
 from sapwood.machine.measure import kernel_facts, machine_facts
 from sapwood.plan.choose import choose_plan, settled
 from sapwood.plan.memory import workload
@@ -72,6 +76,7 @@ def test_threads_that_do_not_help_are_left_alone(
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     monkeypatch.setattr(measure, "product_rates", lambda _: {"bf16": 100.0})
     monkeypatch.setattr(measure, "_gflops", lambda *_: half)
+    monkeypatch.setattr(measure, "remembered", dict)
     assert measure.fastest_threads.__wrapped__("bf16", "bf16") == expected
     assert asked == [4, 8], "threads are put back"
 
@@ -177,3 +182,71 @@ def test_only_one_file_asks_whether_there_is_a_gpu() -> None:
     source = Path(measure.__file__).parents[1]
     asking = [path for path in source.rglob("*.py") if "cuda.is_available" in path.read_text("utf-8")]
     assert [path.relative_to(source).as_posix() for path in asking] == ["machine/device.py"]
+
+
+@pytest.fixture
+def measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[list[str]]:
+    """What is measured while a test runs; the cache is empty and the machine idle."""
+    made: list[str] = []
+
+    def measured(ways: tuple[tuple[str, str], ...]) -> list[float]:
+        made.append(str(ways))
+        return [100.0 + len(made) for _ in ways]
+
+    monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path))
+    monkeypatch.setattr(measure, "_measured", measured)
+    monkeypatch.setattr(measure, "load_now", lambda: 0.0)
+    monkeypatch.setattr(remembered_module, "load_now", lambda: 0.0)
+    monkeypatch.setattr(LoadMeter, "share", lambda self: 0.0)
+    forget()
+    yield made
+    forget()
+
+
+def forget() -> None:
+    """As a new process begins."""
+    known = (measure.machine_facts, measure.fastest_threads, measure.product_rates, measure._rates)
+    for one in (*known, remembered_module.remembered):
+        one.cache_clear()
+
+
+def test_what_was_measured_on_an_idle_machine_is_not_measured_again(
+    measurements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measure.machine_facts(CPU)
+    count = len(measurements)
+    forget()
+    assert measure.machine_facts(CPU) == first and len(measurements) == count > 0
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    forget()
+    measure.machine_facts(CPU)
+    assert len(measurements) == 2 * count, "under other settings it is another machine"
+
+
+def test_a_busy_machine_is_measured_anew_and_not_remembered(
+    measurements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = measure.machine_facts(CPU)
+    with monkeypatch.context() as others:
+        others.setattr(measure, "load_now", lambda: 0.5)
+        others.setattr(remembered_module, "load_now", lambda: 0.5)
+        others.setattr(LoadMeter, "share", lambda self: 0.5)
+        forget()
+        busy = measure.machine_facts(CPU)
+    assert busy["load"] == 0.5 and busy["gflops"] != idle["gflops"]
+    forget()
+    assert measure.machine_facts(CPU) == idle, "what was measured before is remembered"
+
+
+def test_a_cache_that_cannot_be_read_or_written_is_no_error(
+    measurements: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure.machine_facts(CPU)
+    (file,) = (tmp_path / "measured").iterdir()
+    file.write_text("{")
+    forget()
+    assert measure.machine_facts(CPU)["threads"] >= 1
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path / "taken"))
+    forget()
+    assert measure.machine_facts(CPU)["threads"] >= 1

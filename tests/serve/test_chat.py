@@ -240,7 +240,10 @@ def watched(loaded: Loaded, typed: str, settings: Settings = SHORT) -> str:
 
 def test_a_person_sees_who_answers_the_figures_and_the_commands(loaded: Loaded) -> None:
     shown = watched(loaded, "/help\nWhy?\n/reset\n^C\n/compare\n/system\n")
-    assert f"tiny · {loaded.base.spec.source} in fp32" in shown and f"system: {SYSTEM}" in shown
+    assert (
+        f"tiny · {loaded.base.spec.source} · answers by torch, in fp32" in shown
+        and f"system: {SYSTEM}" in shown
+    )
     assert "begins with a slash" in shown and "begun anew" in shown and "compare is on" in shown
     assert "cut at 6 tokens" in shown and "/bye leaves" in shown and "system prompt: none" in shown
 

@@ -11,18 +11,11 @@ from pathlib import Path
 
 from sapwood.errors import ModelError
 from sapwood.machine.hashing import hashing
+from sapwood.machine.remembered import cache_dir
 from sapwood.machine.system import sync_file, sync_folder
 
 CHUNK = 1 << 20
-
-
-def cache_dir() -> Path:
-    """The folder for what can be fetched or computed again: ``$SAPWOOD_CACHE``, else the platform's own."""
-    if folder := os.environ.get("SAPWOOD_CACHE"):
-        return Path(folder).expanduser()
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("sapwood"))
+__all__ = ["CHUNK", "cache_dir", "file_sha256", "models_dir", "publish", "write_atomic"]
 
 
 def models_dir() -> Path:

@@ -8,12 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sapwood.machine.doing import doing
-
 if TYPE_CHECKING:
     from sapwood.endpoint.library import Library
     from sapwood.endpoint.server import Options
-    from sapwood.serve.generate import Settings
+    from sapwood.serve.settings import Settings
 
 
 def start_chat(
@@ -28,15 +26,14 @@ def start_chat(
     template: str | None,
     as_json: bool,
 ) -> int:
+    from sapwood.endpoint.voice import open_voice
     from sapwood.serve.chat import run_chat
-    from sapwood.serve.load import open_target
 
-    with doing(f"loading {target}"):
-        loaded = open_target(target, runs, base=base, template=template)
-    return run_chat(
-        loaded, settings, system=system, prompt=prompt, compare=compare, json=as_json,
-        stdin=sys.stdin, stdout=sys.stdout,
-    )  # fmt: skip
+    with open_voice(target, runs, base=base, template=template) as voice:
+        return run_chat(
+            voice, settings, system=system, prompt=prompt, compare=compare, json=as_json,
+            stdin=sys.stdin, stdout=sys.stdout,
+        )  # fmt: skip
 
 
 def start_server(options: Options, *, as_json: bool) -> None:
@@ -49,7 +46,7 @@ def start_server(options: Options, *, as_json: bool) -> None:
 
 def _tell(library: Library, url: str, options: Options, *, as_json: bool) -> None:
     from sapwood.endpoint.api.rules import is_loopback
-    from sapwood.endpoint.library import described
+    from sapwood.endpoint.described import described
 
     if as_json:
         models = [{"id": one.name, "parent": one.parent, **described(one)} for one in library.models]

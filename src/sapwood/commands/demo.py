@@ -11,6 +11,7 @@ from sapwood.commands.train import run_config
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.machine.device import device_for
+from sapwood.machine.doing import doing
 from sapwood.run import query
 from sapwood.run.files import to_json, write_atomic
 from sapwood.types import Sample
@@ -44,14 +45,19 @@ def run_demo(runs: Path, steps: int | None) -> None:
 
 def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:
     """The trained model's answers to all held-out prompts, from the adapter as it was saved."""
+    from sapwood.answers.probes import ids_of, samples_of
+    from sapwood.answers.speaker import speaking
     from sapwood.prepare.probe import choose_probes
     from sapwood.prepare.study import read_data
-    from sapwood.serve.load import open_target
-    from sapwood.serve.probe import answer_probes
+    from sapwood.serve.load import find_target, load_found
+    from sapwood.serve.settings import Settings
 
     gc.collect()  # the trained model is done: its room is the next one's
-    loaded = open_target(str(run), run.parent)
-    _, held_out = read_data(config, loaded.renderer)
+    with doing("loading the adapter as it was saved"):
+        found = find_target(str(run), run.parent)
+        loaded = load_found(found)
+        _, held_out = read_data(config, loaded.renderer)
     probes = choose_probes(held_out, loaded.renderer, HELD_OUT_ANSWERS)
-    tokenizer, stop_ids = loaded.base.spec.tokenizer, loaded.renderer.stop_ids
-    return answer_probes(loaded.network, tokenizer, probes, stop_ids, 2 * config.eval.max_new_tokens)
+    settings = Settings(max_new_tokens=2 * config.eval.max_new_tokens)
+    with speaking(loaded, found.held, ids_of(probes), settings) as speaker:
+        return samples_of(speaker, probes, "the adapter")

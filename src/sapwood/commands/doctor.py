@@ -11,20 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.base.sources import list_models
-from sapwood.machine.device import device_for, told
-from sapwood.machine.measure import machine_facts as measured_facts
-from sapwood.machine.measure import torch_dtype
+from sapwood.commands.line.options import importing
 from sapwood.machine.memory import available_memory, total_memory
 from sapwood.machine.network import Asking, hub_address
 from sapwood.machine.system import kernel_file
-from sapwood.native.build import why_not
-from sapwood.native.heap import why_no_heap
-from sapwood.plan.memory import what_fits
 from sapwood.run.files import to_json
 from sapwood.show.figures import size
 
 MODELSCOPE = "https://modelscope.cn"
-PACKAGES = ("sapwood", "torch", "transformers", "peft", "tokenizers", "safetensors", "gguf")
+PACKAGES = ("sapwood", "torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "xllamacpp")
 
 
 def examine(runs: Path, *, as_json: bool) -> None:
@@ -57,9 +52,18 @@ def examine(runs: Path, *, as_json: bool) -> None:
 
 
 def machine_facts(runs: Path) -> dict[str, Any]:
-    """Measured in about a second; nothing is written. The hubs are asked meanwhile."""
+    """Measured in about a second, on a machine that isn't known yet. The hubs are asked meanwhile, also while
+    torch is imported."""
     hubs = {"Hugging Face": hub_address(), "ModelScope": os.environ.get("MODELSCOPE_ENDPOINT", MODELSCOPE)}
     asking = Asking(hubs)
+    with importing():
+        from sapwood.machine.device import device_for, told
+        from sapwood.machine.measure import machine_facts as measured_facts
+        from sapwood.machine.measure import torch_dtype
+        from sapwood.native.build import why_not
+        from sapwood.native.heap import why_no_heap
+        from sapwood.plan.memory import what_fits
+
     device = device_for("auto")
     rates = measured_facts(device)
     existing = next(folder for folder in (runs.absolute(), *runs.absolute().parents) if folder.is_dir())

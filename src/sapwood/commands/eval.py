@@ -23,7 +23,7 @@ from sapwood.prepare.study import DATA, EVAL
 from sapwood.run import query
 from sapwood.run.files import to_json
 from sapwood.run.store import CONFIG, RUN
-from sapwood.serve.load import Loaded, open_target
+from sapwood.serve.load import Loaded, find_target, load_found
 from sapwood.serve.session import require_adapter
 from sapwood.show.manner import colours
 from sapwood.show.tables import side_by_side
@@ -59,18 +59,21 @@ def eval_run(
         why = "full fine-tuning leaves another model, and no adapter to switch off"
         raise ConfigError("nothing to compare", str(place), why, "`sapwood runs` has its held-out losses")
     with doing(f"loading {place.name}"):
-        loaded = open_target(str(place), runs, base=base, template=template)
+        found = find_target(str(place), runs, base=base, template=template)
+        loaded = load_found(found)
     examples = held_out(place) if data is None else prepare_file(data, config, loaded)
     if not examples:
         mend = f"sapwood eval {place} --data FILE"
         raise DataError("the run holds no rows out", str(place), "data.eval was 0", mend)
-    found = evaluate_rows(loaded, examples, answers=answers, max_new_tokens=max_new_tokens, seed=seed)
+    told = evaluate_rows(
+        loaded, examples, answers=answers, max_new_tokens=max_new_tokens, seed=seed, held=found.held
+    )
     if as_json:
         rows = str(data or place / DATA / EVAL)
-        print(to_json({"run": str(place), "data": rows, **facts(found)}), end="")
+        print(to_json({"run": str(place), "data": rows, **facts(told)}), end="")
     else:
-        show_answers(found.answers)
-        print("\n".join(lines(found)))
+        show_answers(told.answers)
+        print("\n".join(lines(told)))
 
 
 def answer_prompts(
@@ -86,13 +89,17 @@ def answer_prompts(
     """Both models' answers to the questions in ``file``, one a line, as `sapwood chat` would ask them."""
     questions = read_questions(file)
     with doing(f"loading {name}"):
-        loaded = open_target(name, runs, base=base, template=template)
+        found = find_target(name, runs, base=base, template=template)
+        loaded = load_found(found)
     require_adapter(loaded)
-    pairs = answer_both(loaded, [_as_probe(loaded, file, i, text) for i, text in questions], max_new_tokens)
+    probes = [_as_probe(loaded, file, i, text) for i, text in questions]
+    pairs, who = answer_both(loaded, probes, max_new_tokens, found.held)
     if as_json:
-        print(to_json({"target": loaded.name, "prompts": str(file), "answers": _answers(pairs)}), end="")
+        told = {"target": loaded.name, "prompts": str(file), "answered_by": who, "answers": _answers(pairs)}
+        print(to_json(told), end="")
     else:
         show_answers(pairs)
+        print(f"answered by {who}")
 
 
 def read_questions(file: Path) -> list[tuple[int, str]]:
@@ -157,6 +164,7 @@ def facts(found: Evaluation) -> dict[str, Any]:
         "targets": found.targets,
         "figures": {name: asdict(figure) for name, figure in found.figures.items()},
         "perplexity": {"base": base, "adapter": adapter},
+        "answered_by": found.answered_by,
         "answers": _answers(found.answers),
     }
 
@@ -187,9 +195,13 @@ def lines(found: Evaluation) -> list[str]:
         if name == "loss":
             base, adapter = found.perplexity
             out.append(f"{'perplexity':<20}{base:>10.2f}{adapter:>10.2f}")
-    out.append(f"{found.rows:,} rows, {found.targets:,} targets, {len(found.answers):,} answers")
+    out.append(f"{found.rows:,} rows, {found.targets:,} targets, {len(found.answers):,} answers{_by(found)}")
     out.append(verdict(found.figures["loss"]))
     return out
+
+
+def _by(found: Evaluation) -> str:
+    return f" by {found.answered_by}" if found.answers else ""
 
 
 def verdict(loss: Compared) -> str:

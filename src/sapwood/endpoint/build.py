@@ -8,9 +8,7 @@ template of its own. What changed has another folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -18,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.adapter.facts import READ, AdapterFacts
-from sapwood.base.cache import cache_dir, file_sha256, publish, write_atomic
+from sapwood.answers.files import base_file, base_key, digest, sound, write_base
+from sapwood.answers.sizes import Sizes, sizes_of
+from sapwood.base.cache import cache_dir, file_sha256
 from sapwood.base.sources import resolve
+from sapwood.config.sections import BaseConfig
 from sapwood.endpoint.reference import ADAPTER, KEPT, TOLD, Line, Reference
-from sapwood.endpoint.room import Sizes, sizes_of
 from sapwood.endpoint.tokens import Tokens
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.machine.doing import doing
@@ -32,8 +32,7 @@ from sapwood.serve.found import Found, Place, renderer_of
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec
 
-VERSION = 2  # raise it when the same adapter would give other files
-FLOATS = ("auto", "fp32", "bf16", "fp16", "gguf")  # storages whose weights a file in F16 stands for
+VERSION = 3  # raise it when the same adapter would give other files
 CARD = "model.json"
 
 
@@ -86,14 +85,10 @@ class Card:
     sizes: dict[str, int]
 
 
-def base_key(found: Found) -> str:
-    """Equal for all that can be served on one base: its weights, how they were held, and its tokens."""
+def key_of(found: Found) -> str:
+    """`base_key` of what was found."""
     own = _content(found.folder) if found.full and found.folder is not None else ""
-    held = found.facts.base if found.facts is not None and not found.full else None
-    kind = "float"
-    if held is not None and held.storage not in FLOATS and not found.spec.path.is_file():
-        kind = f"{held.storage} {held.compute_dtype} {held.double_quant}"
-    return _digest("base", found.spec.fingerprint, own, kind, len(found.spec.tokenizer))
+    return base_key(found.spec, _held(found), own)
 
 
 def kept(place: Place) -> Opened | None:
@@ -114,8 +109,8 @@ def made(place: Place, found: Found) -> Opened:
         ModelError, StorageError: the adapter is damaged, or the disk refused.
     """
     folder = _folder_of(place, _base_of(place))
-    base = _base_path(found.spec.path, base_key(found), full=found.full)
-    if base != found.spec.path and not _sound(base):
+    base = base_file(found.spec.path, _held(found), key_of(found), full=found.full)
+    if base != found.spec.path and not sound(base):
         base.unlink(missing_ok=True)
     if folder.is_dir():
         discard_dir(folder)
@@ -135,7 +130,7 @@ def made(place: Place, found: Found) -> Opened:
 
 def by_torch(found: Found) -> Opened:
     """What llama.cpp can't load."""
-    return Opened(base_key(found), sizes_of(found.spec.hf_config), None, lambda: found)
+    return Opened(key_of(found), sizes_of(found.spec.hf_config), None, lambda: found)
 
 
 # --- the cache --------------------------------------------------------------------------------------------
@@ -152,7 +147,7 @@ def _folder_of(place: Place, base: Path) -> Path:
     template = Path(place.facts.template_name) if place.facts is not None else Path()
     if template.is_file():
         parts.append(file_sha256(template))
-    return cache_dir() / "serve" / _digest(VERSION, *parts)
+    return cache_dir() / "serve" / digest(VERSION, *parts)
 
 
 def _base_of(place: Place) -> Path:
@@ -167,12 +162,17 @@ def _read(place: Place, path: Path, folder: Path) -> Opened | None:
     """``path``: the base's. Raises StorageError where it isn't as it was written."""
     verify_dir(folder)
     card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
-    base = _base_path(path, card.key, full=place.full)
-    if base != path and not _sound(base):
+    base = base_file(path, _held(place), card.key, full=place.full)
+    if base != path and not sound(base):
         return None
     adapter = folder / ADAPTER
     files = Files(base, adapter if adapter.is_file() else None, Reference.read(folder), folder)
     return Opened(card.key, Sizes(**card.sizes), files, cache(partial(_found, place, path, folder, card)))
+
+
+def _held(one: Place | Found) -> BaseConfig | None:
+    """How the base was held that an adapter was trained on."""
+    return one.facts.base if one.facts is not None and not one.full else None
 
 
 def _found(place: Place, path: Path, folder: Path, card: Card) -> Found:
@@ -188,34 +188,13 @@ def _renderer(facts: AdapterFacts | None, spec: BaseSpec) -> Renderer:
     return renderer_of(spec, facts.template_name, facts.clock, facts.meant)
 
 
-def _base_path(path: Path, key: str, *, full: bool) -> Path:
-    """The file itself where the base is one, else the one that was written of it."""
-    return path if path.is_file() and not full else cache_dir() / "serve" / f"{key}.gguf"
-
-
-def _sound(base: Path) -> bool:
-    """Is a base of the cache still what was written?"""
-    try:
-        return _seal(base).read_text(encoding="ascii") == file_sha256(base)
-    except (OSError, ValueError):
-        return False
-
-
-def _seal(base: Path) -> Path:
-    return base.with_suffix(".sha256")
-
-
 def _content(place: Path, endings: tuple[str, ...] = ()) -> str:
     """A hash over a file, or over those of a folder, with one of the ``endings`` if there are any."""
     if place.is_file():
         return file_sha256(place)
     files = sorted(path for path in place.iterdir() if path.suffix != ".md" and path.is_file())
     wanted = [path for path in files if not endings or path.name.endswith(endings)]
-    return _digest(*((path.name, file_sha256(path)) for path in wanted))
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return digest(*((path.name, file_sha256(path)) for path in wanted))
 
 
 # --- making ---------------------------------------------------------------------------------------------
@@ -241,7 +220,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
                 lora_pairs(trained.model)
                 write_gguf_adapter(trained, stage / ADAPTER)
             if not base.is_file():
-                _write_base(trained, base)
+                write_base(trained, base)
         except SapwoodError as error:
             if isinstance(error, StorageError):
                 raise
@@ -260,26 +239,8 @@ def _describe(found: Found, stage: Path) -> None:
     timeless = not again.tells_time or again.clock == found.renderer.clock
     if timeless and again.fingerprint != found.renderer.fingerprint:
         raise Unfit("its tokenizer encodes otherwise when it is written and read back")
-    card = Card(base_key(found), spec.fingerprint, list(spec.stop_ids), asdict(sizes_of(spec.hf_config)))
+    card = Card(key_of(found), spec.fingerprint, list(spec.stop_ids), asdict(sizes_of(spec.hf_config)))
     (stage / CARD).write_text(json.dumps(asdict(card)), encoding="utf-8")
-
-
-def _write_base(trained: Any, path: Path) -> None:
-    """The base's weights as they were trained on, in F16."""
-    from sapwood.export.gguf_model import write_gguf_model
-    from sapwood.export.merge import base_parameters, merged_parameters
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    parameters = (
-        base_parameters(trained.base.model) if trained.model is not None else merged_parameters(trained)
-    )
-    try:
-        write_gguf_model(parameters, trained.base.spec, trained.renderer, temporary, "F16")
-        digest = file_sha256(temporary)
-        publish(temporary, path)
-        write_atomic(_seal(path), digest.encode())
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _reference(trained: Any, *, own_file: bool, adapted: bool) -> Reference:

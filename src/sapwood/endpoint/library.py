@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sapwood.endpoint.build import Files, Opened, Unfit, base_key, by_torch, kept, made
+from sapwood.endpoint.build import Opened, Unfit, by_torch, kept, key_of, made
 from sapwood.endpoint.proof import Verdict, hold
 from sapwood.endpoint.room import room_for
 from sapwood.endpoint.wanted import Wanted, expanded, short_name
 from sapwood.engine.llama import Llama
-from sapwood.engine.process import Setup, require_llama_cpp
+from sapwood.engine.process import Setup, Started, require_llama_cpp
 from sapwood.engine.wire import Refused
 from sapwood.errors import ExportError, ModelError, Problem, SapwoodError
 from sapwood.machine.doing import doing
@@ -75,15 +75,18 @@ class Library:
         runs: Path,
         limits: Limits,
         base: str | None = None,
-        meanwhile: Callable[[], Any] = lambda: None,
+        meanwhile: Callable[[Found], Any] = lambda _: None,
+        spare: Started | None = None,
     ) -> None:
-        """``meanwhile``: is called in a thread while llama.cpp starts."""
+        """``meanwhile``: is called for each model in a thread, while llama.cpp starts and is asked.
+        ``spare``: a process for it that was started already."""
         self.refused: dict[str, str] = {}
         self.notes: list[str] = []
         self._runs = runs
         self._limits = limits
         self._base = base
         self._meanwhile = meanwhile
+        self._spare = spare
         self._key: str | None = None
         self._llama: Llama | None = None
         self._models: dict[str, Served] = {}
@@ -118,11 +121,14 @@ class Library:
                 opened[name] = await self._open(name, place)
             except SapwoodError as error:
                 self._refuse(one.name or one.target, str(error))
+        preparing = asyncio.create_task(asyncio.to_thread(self._prepare, list(opened.values())))
         await self._start_llama(list(opened.values()))
+        if self._spare is not None:
+            self._spare.drop()
+        verdicts = {name: await self._proven(name, one) for name, one in opened.items()}
+        await preparing
         for name, one in opened.items():
-            if one.files is not None and self._llama is None:
-                continue  # refused with the reason that the engine gave
-            await self._admit(name, one)
+            await self._admit(name, one, verdicts[name])
         await self._admit_base([one.find() for name, one in opened.items() if name in self._models])
         if not self._models:
             raise ModelError([Problem("can't be served", name, why) for name, why in self.refused.items()])
@@ -144,7 +150,7 @@ class Library:
                     raise Refused(400, "no base is served by llama.cpp here", "invalid_adapter")
                 await self._llama.change([*self._loaded(), files.adapter])
             self.refused.pop(name, None)
-            await self._admit(name, opened)
+            await self._admit(name, opened, await self._proven(name, opened))
             if name not in self._models:
                 raise Refused(400, f"{name} is not served: {self.refused[name]}", "adapter_refused")
             return self._models[name]
@@ -162,6 +168,8 @@ class Library:
                 await served.engine.stop()
 
     async def stop(self) -> None:
+        if self._spare is not None:
+            self._spare.drop()
         for engine in self.engines:
             await engine.stop()
         if self._llama is not None:
@@ -183,7 +191,7 @@ class Library:
         from sapwood.serve.load import found_at
 
         found = await asyncio.to_thread(found_at, place)
-        self._refuse_strange(name, await asyncio.to_thread(base_key, found), place)
+        self._refuse_strange(name, await asyncio.to_thread(key_of, found), place)
         try:
             return await asyncio.to_thread(made, place, found)
         except Unfit as error:
@@ -211,8 +219,7 @@ class Library:
         setup = Setup(files[0].base, tuple(adapters), *room)
         try:
             with doing("starting llama.cpp"):
-                starting = self._started(setup)
-                self._llama, _ = await asyncio.gather(starting, asyncio.to_thread(self._prepare, opened))
+                self._llama = await self._started(setup)
             return
         except ExportError as error:
             whole = str(error)
@@ -228,14 +235,14 @@ class Library:
             self._refuse("the base", whole)
 
     def _prepare(self, opened: Sequence[Opened]) -> None:
-        """What is needed later and can be read while llama.cpp reads its files."""
-        self._meanwhile()
+        """What is needed later, and can be had while llama.cpp reads its files."""
         for one in opened:
             with contextlib.suppress(SapwoodError):  # said where it is asked for
-                _ = one.find().renderer.encoder
+                self._meanwhile(one.find())
 
     async def _started(self, setup: Setup) -> Llama:
-        llama = Llama(setup, self._limits.most_waiting, self._limits.patience)
+        spare, self._spare = self._spare, None
+        llama = Llama(setup, self._limits.most_waiting, self._limits.patience, spare)
         try:
             await llama.start()
         except ExportError:
@@ -243,18 +250,13 @@ class Library:
             raise
         return llama
 
-    async def _admit(self, name: str, opened: Opened) -> None:
-        """Prove it, and give it its name; or say why not."""
+    async def _admit(self, name: str, opened: Opened, verdict: Verdict | None) -> None:
+        """Give it its name; nothing, where it was refused."""
         files = opened.files
         if files is None:
             await self._admit_torch(name, opened)
             return
-        assert self._llama is not None
-        if files.adapter is not None and files.adapter not in self._llama.setup.adapters:
-            self._refuse(name, "llama.cpp refuses its file")
-            return
-        verdict = await self._proven(name, files, self._llama)
-        if verdict is None:
+        if verdict is None or self._llama is None:
             return
         try:
             found = await asyncio.to_thread(opened.find)
@@ -264,8 +266,14 @@ class Library:
         size = opened.sizes.vocabulary
         self._models[name] = Served(name, found, self._llama, files.adapter, _parent(found), verdict, size)
 
-    async def _proven(self, name: str, files: Files, engine: Llama) -> Verdict | None:
-        """None: it is refused."""
+    async def _proven(self, name: str, opened: Opened) -> Verdict | None:
+        """None: it is refused, or not llama.cpp's."""
+        files, engine = opened.files, self._llama
+        if files is None or engine is None:
+            return None
+        if files.adapter is not None and files.adapter not in engine.setup.adapters:
+            self._refuse(name, "llama.cpp refuses its file")
+            return None
         try:
             with doing(f"proving {name}"):
                 verdict = await hold(engine, files)
@@ -323,25 +331,3 @@ class Library:
 
 def _parent(found: Found) -> str | None:
     return None if found.bare or found.full else found.spec.source
-
-
-def described(served: Served) -> dict[str, Any]:
-    """What ``/v1/models`` tells of it beside OpenAI's own fields."""
-    found, facts, verdict = served.found, served.found.facts, served.verdict
-    told: dict[str, Any] = {"engine": served.engine.kind, "max_model_len": served.engine.context}
-    if facts is not None:
-        told["trained"] = {
-            "base_fingerprint": facts.base_fingerprint,
-            "template_fingerprint": facts.template_fingerprint,
-            "data_sha256": facts.data_sha256 or None,
-            "method": facts.lora.get("method"),
-            "rank": facts.lora.get("rank"),
-            "held_out_loss": facts.final_loss,
-            "run": found.name,
-        }
-    if verdict is not None and served.parent is not None:
-        told["proof"] = {
-            "difference": verdict.difference, "limit": verdict.limit, "positions": verdict.positions,
-            "moved_from_base": verdict.moved,
-        }  # fmt: skip
-    return told

@@ -15,6 +15,7 @@ from pathlib import Path
 from sapwood.endpoint.build import Files
 from sapwood.endpoint.reference import TOLD, Line
 from sapwood.endpoint.seen import Row, Seen, read_seen, write_seen
+from sapwood.engine.ask import Asked
 from sapwood.engine.llama import Llama
 
 INERT = 1e-4  # nats: two programs differ by as much without any cause (`export.check.LEAST`)
@@ -56,6 +57,14 @@ async def hold(engine: Llama, files: Files) -> Verdict:
     if not verdict.fault:
         await asyncio.to_thread(write_seen, files.seen, files.base, folder, seen)
     return verdict
+
+
+def fault_at_first(asked: Asked, files: Files) -> str:
+    """The quickest form, for one person's own conversation: why a llama.cpp doesn't say what was trained at a
+    few first positions; empty where it does."""
+    lines = files.reference.lines[:SAMPLE]
+    found = [gap for line in lines for gap in _gaps(dict(line.top[0]), dict(asked.next(line.ids, TOLD)))]
+    return _fault(_mean(found), None, None, files.reference.limit)
 
 
 async def _whole(engine: Llama, files: Files) -> tuple[Verdict, Seen]:

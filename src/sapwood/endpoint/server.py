@@ -14,7 +14,9 @@ from typing import Any
 from sapwood.endpoint.api.rules import Manners, Rules, is_loopback
 from sapwood.endpoint.library import Library, Limits
 from sapwood.endpoint.wanted import parse_wanted
+from sapwood.engine.process import Started
 from sapwood.errors import ConfigError
+from sapwood.serve.found import Found
 
 KEY = "SAPWOOD_API_KEY"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -24,7 +26,8 @@ GRACE = 10  # seconds that answers have to end, when the server is to
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says. port: 0 takes any that is free. hosts: names beside the address's own."""
+    """What the command line says. port: 0 takes any that is free. hosts: names beside the address's own.
+    spare: a process for llama.cpp that was started already."""
 
     targets: Sequence[str]
     runs: Path = Path("runs")
@@ -36,6 +39,7 @@ class Options:
     origins: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
     manners: Manners = field(default_factory=Manners)
+    spare: Started | None = None
 
     def rules(self) -> Rules:
         """Raises ConfigError where others could ask and there is no key."""
@@ -75,7 +79,7 @@ async def serve(
     rules = options.rules()
     wanted = parse_wanted(options.targets)
     listening = _bound(options.host, options.port)
-    library = Library(options.runs, options.limits, options.base, _server_of)
+    library = Library(options.runs, options.limits, options.base, _ready, options.spare)
     try:
         await library.start(wanted)
         server = _server_of()(library, options.manners, rules)
@@ -87,6 +91,14 @@ async def serve(
     finally:
         listening.close()
         await library.stop()
+
+
+def _ready(found: Found) -> None:
+    """What its first request would wait for."""
+    _server_of()
+    from sapwood.endpoint.api.prompt import warm
+
+    warm(found)
 
 
 def _server_of() -> Callable[[Library, Manners, Rules], Any]:

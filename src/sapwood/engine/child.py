@@ -11,14 +11,14 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from typing import Any
 
 READY = "sapwood-engine "  # what stands before the address on stdout
 
 
-def serve(settings: dict[str, Any]) -> Any:
-    """llama.cpp's own server, started. ``settings``: see `process.Setup`."""
-    llama: Any = importlib.import_module("xllamacpp")  # a compiled module: it says no types
+def serve(llama: Any, settings: dict[str, Any]) -> Any:
+    """llama.cpp's own server, started. llama: the module. ``settings``: see `process.Setup`."""
     wanted = llama.CommonParams()
     wanted.model.path = settings["model"]
     wanted.n_ctx = settings["context"] * settings["slots"]
@@ -26,6 +26,8 @@ def serve(settings: dict[str, Any]) -> Any:
     wanted.n_gpu_layers = 0
     wanted.cpuparams.n_threads = settings["threads"]
     wanted.n_threads_http = settings["slots"] + 4  # one for each stream, and some for short questions
+    # its quick attention sums in half precision: one answer in ten was another one than torch's
+    wanted.flash_attn_type = llama.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     wanted.fit_params = False
     wanted.warmup = False
     wanted.swa_full = True  # keep what lies before a sliding window, so that beginnings are shared
@@ -35,6 +37,7 @@ def serve(settings: dict[str, Any]) -> Any:
     wanted.verbosity = 0
     wanted.port = 0
     wanted.ui = False
+    wanted.endpoint_metrics = True  # how many answers are done
     wanted.endpoint_slots = False  # it tells everybody's prompts
     wanted.api_keys = [settings["key"]]
     wanted.sse_ping_interval = -1
@@ -43,10 +46,19 @@ def serve(settings: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    server = serve(json.loads(sys.stdin.readline()))
-    print(READY + server.listening_address.removeprefix("http://"), flush=True)
-    sys.stdin.read()  # until whoever started this process lets go
-    os._exit(0)  # the server's own threads need not be waited for
+    llama: Any = importlib.import_module("xllamacpp")  # a compiled module: it says no types
+    told = sys.stdin.readline()
+    if not told:
+        return  # nobody needs it
+    code = 0
+    try:
+        server = serve(llama, json.loads(told))
+        print(READY + server.listening_address.removeprefix("http://"), flush=True)
+        sys.stdin.read()  # until whoever started this process lets go
+    except BaseException:  # a file that is refused; or nobody hears the address any more
+        traceback.print_exc()
+        code = 1
+    os._exit(code)  # the server's own threads need not be waited for, and would not end
 
 
 if __name__ == "__main__":

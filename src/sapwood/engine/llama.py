@@ -18,9 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sapwood.engine.process import Process, Setup, scales
+from sapwood.engine.ending import Ending
+from sapwood.engine.process import Process, Setup, Started, scales
 from sapwood.engine.slots import Slots
-from sapwood.engine.wire import Ask, End, Piece, Refused, TokenProb, body_of, piece_of
+from sapwood.engine.wire import Ask, Piece, Refused, TokenProb, body_of, piece_of
 from sapwood.errors import ExportError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 CERTAIN = 1e4  # added to a logit: no other token can be chosen
 EVERY = 1 << 20  # more tokens than a vocabulary has
-HALF = "\ufffd"  # what llama.cpp writes for a part of a character
 TRIES = 5  # processes that one question is put to
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before a start, after so many that failed
 MOST_EVENT = 1 << 24  # bytes of one event: the probabilities of a whole vocabulary
@@ -56,8 +56,15 @@ class Llama:
 
     kind = "llama.cpp"
 
-    def __init__(self, setup: Setup, most_waiting: int = 256, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        most_waiting: int = 256,
+        patience: float = 60.0,
+        started: Started | None = None,
+    ) -> None:
         self.setup = setup
+        self._started = started
         self.slots = Slots(setup.slots, most_waiting, patience)
         self.restarts = 0
         self._process: Process | None = None
@@ -90,7 +97,8 @@ class Llama:
     async def start(self) -> None:
         """Raises ExportError with llama.cpp's own last words where it refuses a file."""
         self._ending = False
-        process = asyncio.to_thread(Process, self.setup)
+        started, self._started = self._started, None
+        process = asyncio.to_thread(Process, self.setup, started)
         self._process, aiohttp = await asyncio.gather(process, asyncio.to_thread(_client_library))
         if self._session is None:
             # a connection that is kept holds a thread of llama.cpp's, also while nothing comes through it
@@ -272,22 +280,13 @@ def _piece(told: dict[str, Any], ask: Ask) -> Piece:
 
 
 async def _ended(pieces: AsyncGenerator[Piece], ask: Ask) -> AsyncGenerator[Piece]:
-    """The same pieces. The answer ends at the first stop token, whatever llama.cpp takes for one; a character
-    that was cut in two is left out."""
-    stopped, held = False, None
+    """The same pieces, up to where the answer ends."""
+    ending = Ending(ask)
     async for piece in pieces:
-        if held is not None:
-            cut = piece.end is not None and piece.end.reason == "length"
-            yield replace(held, text=held.text.rstrip(HALF)) if cut else held
-            held = None
-        if stopped and piece.end is None:
-            yield Piece("", count=piece.count - 1, end=End("stop", None, len(ask.ids), piece.count - 1))
+        for shown in ending.feed(piece):
+            yield shown
+        if ending.done:
             return
-        stopped = not ask.stop_ids.isdisjoint(piece.ids)
-        if piece.text.endswith(HALF) and piece.end is None:
-            held = piece
-        else:
-            yield piece
 
 
 def _refusal(status: int, content: str) -> Exception:

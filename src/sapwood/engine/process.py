@@ -44,6 +44,36 @@ class Setup:
     threads: int = field(default_factory=cores)
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that imports llama.cpp, and waits to be told what to load. ``said``: what goes to its stderr.
+
+    Started first, it costs no time: what it is to load is found meanwhile.
+    """
+
+    popen: subprocess.Popen[str]
+    said: IO[bytes]
+
+    @classmethod
+    def now(cls) -> Started:
+        said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "sapwood.engine.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C in a terminal is for us; we end it when all answers are out
+        )
+        return cls(popen, said)
+
+    def drop(self) -> None:
+        """It isn't needed."""
+        self.popen.kill()
+        self.popen.wait()
+
+
 class Process:
     """A running llama.cpp.
 
@@ -51,22 +81,14 @@ class Process:
         address: ``host:port``, on the loopback; headers: what each request must carry.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        """Start it and wait until it listens. Raises ExportError with llama.cpp's own last words if it
-        refuses a file."""
+    def __init__(self, setup: Setup, started: Started | None = None) -> None:
+        """Start it, or go on with one that was started, and wait until it listens. Raises ExportError with
+        llama.cpp's own last words if it refuses a file."""
         key = secrets.token_hex(16)
         self.setup = setup
         self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", "sapwood.engine.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C in a terminal is for us; we end it when all answers are out
-        )
+        started = started or Started.now()
+        self._popen, self._said = started.popen, started.said
         self.address = self._address(key)
         # what it may yet print is read, so that it never waits for us
         threading.Thread(target=self._drain, daemon=True).start()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from sapwood.errors import ConfigError
@@ -86,6 +88,15 @@ class Device:
 
 
 CPU = Device()
+
+
+def maybe_gpu() -> bool:
+    """Is there a GPU that torch sees? Where there can't be one, torch isn't imported to say so."""
+    if sys.platform == "darwin" or (sys.platform == "linux" and not Path("/dev/nvidiactl").exists()):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def device_for(device_map: str, number: int = 0) -> Device:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 BUSY = 0.15  # share of the processors' time that others take, from which a measurement is to be made again
-MOMENT = 0.4  # seconds
+MOMENT = 0.25  # seconds in which is seen whether others are at work
 
 
 @dataclass(frozen=True, slots=True)

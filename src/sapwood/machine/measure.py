@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sapwood.machine.device import Device
-from sapwood.machine.load import BUSY, LoadMeter, load_now
+from sapwood.machine.load import BUSY, MOMENT, LoadMeter, load_now
+from sapwood.machine.remembered import remember, remembered
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 FASTER = 1.1  # what must be won by the less plain of two ways: less is within the noise of a busy machine
 NEAR = 0.85  # bf16 holds a base in half the memory of fp32, and is taken unless it is slower than this
 ROWS, IN, OUT = 512, 576, 1536  # a pack of tokens through one projection of a small model
@@ -62,7 +64,10 @@ def fastest_threads(storage_dtype: str, matmul_dtype: str) -> int:
     every = torch.get_num_threads()
     if every == 1:
         return every
-    half = rate_with_threads(storage_dtype, matmul_dtype, every // 2)
+    half = _once(
+        f"{storage_dtype} {matmul_dtype} by half of {every} threads",
+        lambda: rate_with_threads(storage_dtype, matmul_dtype, every // 2),
+    )
     return every if product_rates(storage_dtype)[matmul_dtype] >= FASTER * half else every // 2
 
 
@@ -72,8 +77,8 @@ def machine_facts(device: Device) -> dict[str, Any]:
 
     On a CPU the forward product (x W^T) and the backward one (g W) of one projection are timed in each
     format, and with half of the threads, for about half a second in all; on CUDA bf16 is taken where the
-    device has it. Measured once a process, unless `measure_again` is called. ``load``: the share of the
-    processors' time that others took meanwhile.
+    device has it. Measured once on a machine that is idle (`remembered`), and else once a process. ``load``:
+    the share of the processors' time that others took meanwhile.
     """
     import torch
 
@@ -86,6 +91,10 @@ def machine_facts(device: Device) -> dict[str, Any]:
     name = "bf16" if rates["bf16"][matmul_dtype] >= NEAR * rates["fp32"]["fp32"] else "fp32"
     matmul_dtype = matmul_dtype if name == "bf16" else "fp32"
     threads = fastest_threads(name, matmul_dtype)
+    # where all was remembered, no time has passed in which others could be seen
+    load = meter.share() if time.monotonic() - meter.at >= MOMENT else load_now()
+    if load < BUSY:
+        remember()
     return {
         "device": "cpu",
         "dtype": name,
@@ -94,7 +103,7 @@ def machine_facts(device: Device) -> dict[str, Any]:
         "bf16_gflops": {way: round(rate, 1) for way, rate in rates["bf16"].items()},
         "threads": threads,
         "most_threads": most,
-        "load": round(meter.share(), 2),
+        "load": round(load, 2),
         "capability": torch.backends.cpu.get_cpu_capability(),
     }
 
@@ -109,7 +118,7 @@ def measure_when_idle(device: Device) -> bool:
     if not measured_busy(device) or load_now() >= BUSY:
         return False
     set_threads(machine_facts(device)["most_threads"])
-    for known in (machine_facts, fastest_threads, product_rates, _rates):
+    for known in (machine_facts, fastest_threads, product_rates, _rates, remembered):
         known.cache_clear()
     machine_facts(device)
     return True
@@ -156,7 +165,15 @@ def _gflops(storage_dtype: str, matmul_dtype: str) -> float:
 
 @cache
 def _rates(ways: tuple[tuple[str, str], ...]) -> list[float]:
-    return _measured(ways)
+    return _once(", ".join(map(" by ".join, ways)), lambda: _measured(ways))
+
+
+def _once(name: str, measure: Callable[[], T]) -> T:
+    """What is remembered of it, or else is measured now."""
+    known = remembered()
+    if name not in known:
+        known[name] = measure()
+    return known[name]
 
 
 def _measured(ways: tuple[tuple[str, str], ...]) -> list[float]:

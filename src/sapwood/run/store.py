@@ -39,7 +39,7 @@ SCHEMA = 1
 RUN, CONFIG, STATUS = "run.json", "config.yaml", "status.json"
 EVENTS, SAMPLES = "events.jsonl", "samples.jsonl"
 CHECKPOINTS = "checkpoints"
-RECORDED_VERSIONS = ("sapwood", "torch", "transformers", "peft")
+RECORDED_VERSIONS = ("sapwood", "torch", "transformers", "peft", "xllamacpp")
 
 Status = Literal["running", "finished", "stopped", "failed"]
 KINDS: dict[type[Event], str] = {Stepped: "stepped", Evaluated: "evaluated", Finished: "finished"}

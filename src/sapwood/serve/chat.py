@@ -8,9 +8,8 @@ from json import dumps
 from typing import Any, TextIO
 
 from sapwood.errors import ConfigError, SapwoodError
-from sapwood.serve.generate import Answer, Settings
-from sapwood.serve.load import Loaded
-from sapwood.serve.session import ChatSession, compare, drain, require_adapter
+from sapwood.serve.session import ChatSession, Voice, compare, drain, require_adapter
+from sapwood.serve.settings import Answer, Settings
 from sapwood.serve.terminal import read_line, visible
 from sapwood.show.manner import colours
 
@@ -29,7 +28,7 @@ A backslash at the end of a line continues it on the next. Ctrl-C stops an answe
 
 
 def run_chat(
-    loaded: Loaded,
+    voice: Voice,
     settings: Settings,
     *,
     system: str | None,
@@ -47,8 +46,8 @@ def run_chat(
     Raises SapwoodError, except at a terminal, where it is shown and the conversation goes on.
     """
     if compare:
-        require_adapter(loaded)
-    shell = _Shell(ChatSession(loaded, settings, system), compare, json, stdin, stdout)
+        require_adapter(voice)
+    shell = _Shell(ChatSession(voice, settings, system), compare, json, stdin, stdout)
     if prompt is not None:
         shell.answer(prompt, figures=False)
         return 0
@@ -94,9 +93,9 @@ class _Shell:
             self._print_json(text, base, drain(session.say(text)))
             return
         if self.compare:
-            self._title(f"base {session.loaded.base.spec.source}")
+            self._title(f"base {session.voice.source}")
             self._figures(self._show(session.say_as_base(text)), figures)
-            self._title(f"adapter {session.loaded.name}")
+            self._title(f"adapter {session.voice.name}")
         self._figures(self._show(session.say(text)), figures)
 
     def _take(self, text: str) -> bool:
@@ -151,7 +150,7 @@ class _Shell:
         return f"begun anew, system prompt: {visible(text) or 'none'}"
 
     def _toggle_compare(self, _: str) -> str:
-        require_adapter(self.session.loaded)
+        require_adapter(self.session.voice)
         self.compare = not self.compare
         return f"compare is {'on' if self.compare else 'off'}"
 
@@ -161,18 +160,18 @@ class _Shell:
         return answer
 
     def _print_json(self, prompt: str, base: Answer | None, tuned: Answer) -> None:
-        facts: dict[str, Any] = {"target": self.session.loaded.name, "prompt": prompt}
+        facts: dict[str, Any] = {"target": self.session.voice.name, "prompt": prompt}
         facts |= _facts(tuned) if base is None else {"base": _facts(base), "adapter": _facts(tuned)}
         self._say(dumps(facts, ensure_ascii=False) + "\n")
 
     def _figures(self, answer: Answer, wanted: bool) -> None:
         if wanted:
-            end = "stopped by itself" if answer.stopped else f"cut at {len(answer.ids)} tokens"
-            self._dim(f"{len(answer.ids)} tokens · {_rate(answer):.1f} tokens/s · {end}")
+            end = "stopped by itself" if answer.stopped else f"cut at {answer.num_tokens} tokens"
+            self._dim(f"{answer.num_tokens} tokens · {_rate(answer):.1f} tokens/s · {end}")
 
     def _welcome(self) -> None:
-        loaded = self.session.loaded
-        self._dim(f"{visible(loaded.name)} · {visible(loaded.base.spec.source)} in {loaded.base.storage}")
+        voice = self.session.voice
+        self._dim(f"{visible(voice.name)} · {visible(voice.source)} · answers by {voice.kind}")
         if self.session.system:
             self._dim(f"system: {visible(self.session.system)}")
         self._dim("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
@@ -191,7 +190,7 @@ class _Shell:
 def _facts(answer: Answer) -> dict[str, Any]:
     return {
         "answer": answer.text,
-        "tokens": len(answer.ids),
+        "tokens": answer.num_tokens,
         "prompt_tokens": answer.prompt_tokens,
         "stopped": answer.stopped,
         "seconds": round(answer.seconds, 3),
@@ -200,4 +199,4 @@ def _facts(answer: Answer) -> dict[str, Any]:
 
 
 def _rate(answer: Answer) -> float:
-    return len(answer.ids) / answer.seconds if answer.seconds > 0 else 0.0
+    return answer.num_tokens / answer.seconds if answer.seconds > 0 else 0.0

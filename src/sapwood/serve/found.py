@@ -102,6 +102,11 @@ class Found:
         return self.facts.system if self.facts is not None else None
 
     @property
+    def held(self) -> BaseConfig | None:
+        """How the base's weights are held, where the adapter says it."""
+        return self.facts.base if self.facts is not None else None
+
+    @property
     def bare(self) -> bool:
         """A base without an adapter."""
         return self.folder is None
@@ -118,7 +123,11 @@ class Found:
 
     def alone(self) -> Found:
         """The base without the adapter, behind its own template. Raises DataError where it ships none."""
-        return Found(None, self.spec, renderer_of(self.spec, "auto", None), self.spec.source)
+        own, facts = self.renderer, self.facts
+        as_here = facts is not None and facts.template_name == "auto" and not facts.meant
+        if not as_here or own.tells_time:
+            own = renderer_of(self.spec, "auto", None)
+        return Found(None, self.spec, own, self.spec.source)
 
 
 def _is_whole(one: Place | Found) -> bool:

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from sapwood.adapter.soft_prompt import fill_cache, lead_length
 from sapwood.compute.attention.seam import is_packed
-from sapwood.errors import ConfigError
-from sapwood.serve.choose import Chooser, Settings
+from sapwood.serve.choose import Chooser
+from sapwood.serve.settings import Answer, Settings, room_of
 from sapwood.serve.text import TextStream
 
 Watch = Callable[[Tensor, Sequence[int]], object]
@@ -44,24 +44,6 @@ UNABLE = (
     RuntimeError,
 )  # of models that want another cache
 CLOSE = 0.02  # of the largest score: what a number format makes of the same sums in another order
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model wrote.
-
-    Attributes:
-        ids: the tokens, without the stop token; ``text`` is these as text.
-        stopped: True where the model ended by itself, False where it was cut.
-        prompt_tokens: length of what it read.
-        seconds: from the start (of its batch) to its last token.
-    """
-
-    ids: tuple[int, ...]
-    text: str
-    stopped: bool
-    prompt_tokens: int
-    seconds: float
 
 
 def stream(
@@ -143,8 +125,10 @@ def answer_batch(
     stop_ids: Collection[int],
     settings: Settings,
     batch_size: int = 16,
+    far: Callable[[int], object] = lambda done: None,
 ) -> list[Answer]:
-    """Answer many prompts, ``batch_size`` at a time, and return the answers in the prompts' order.
+    """Answer many prompts, ``batch_size`` at a time, and return the answers in the prompts' order. ``far``:
+    is told how many are done.
 
     Prompts of similar length share a batch. In fp32 greedy answers equal those of `stream`; in narrower types
     a near tie may fall the other way, because matrix products of other shapes round differently.
@@ -152,7 +136,7 @@ def answer_batch(
     Raises as `stream`, before anything is computed where a prompt is too long.
     """
     for prompt in prompts:
-        _room(model, len(prompt), settings)
+        room_of(len(prompt), context_of(model), settings)
     by_length = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # the largest batch comes first
     answers: dict[int, Answer] = {}
     with generation_attention(model):
@@ -165,6 +149,7 @@ def answer_batch(
                     writers[token.row].push(token.id)
                 if token.last:
                     answers[token.row] = _answer(writers[token.row], rows[token.row], token)
+                    far(len(answers))
     return [answers[i] for i in range(len(prompts))]
 
 
@@ -197,6 +182,12 @@ def context_length(model: Any) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
+def context_of(model: Any) -> int | None:
+    """`context_length` without what a soft prompt takes of it."""
+    limit = context_length(model)
+    return None if limit is None else limit - lead_length(model)
+
+
 # --- the loop ---------------------------------------------------------------------------------------------
 
 
@@ -221,7 +212,8 @@ def _decode(
     """Read the prompts (by number) together and yield their tokens, column by column."""
     started = time.perf_counter()
     stops = frozenset(stop_ids)
-    room = {row: _room(model, len(prompt), settings) for row, prompt in prompts.items()}
+    context = context_of(model)
+    room = {row: room_of(len(prompt), context, settings) for row, prompt in prompts.items()}
     rows = _Rows(model, prompts, pad, max(room.values()))
     chooser = Chooser(settings, prompts)
     logits = rows.read()
@@ -250,7 +242,8 @@ def likely(logits: Tensor, token: int, top: int) -> tuple[float, tuple[tuple[int
 
 def _answer(writer: TextStream, prompt: Sequence[int], last: _Token) -> Answer:
     writer.flush(cut=last.id is not None)
-    return Answer(tuple(writer.ids), writer.text, last.id is None, len(prompt), last.seconds)
+    ids = tuple(writer.ids)
+    return Answer(writer.text, len(ids), last.id is None, len(prompt), last.seconds, ids)
 
 
 class _Rows:
@@ -347,24 +340,6 @@ class _Rows:
         }
         known = {key: value for key, value in told.items() if key in self._takes and value is not None}
         return self._model(input_ids=ids, **known).logits[:, -1]
-
-
-def _room(model: Any, prompt_tokens: int, settings: Settings) -> int:
-    """How many tokens the answer may have."""
-    if prompt_tokens == 0:
-        raise ValueError("a prompt needs at least one token")
-    limit = context_length(model)
-    if limit is None:
-        return settings.max_new_tokens
-    limit -= lead_length(model)
-    if prompt_tokens >= limit:
-        raise ConfigError(
-            f"the prompt has {prompt_tokens:,} tokens",
-            "prompt",
-            f"the model holds {limit:,}, answer included",
-            "shorten it",
-        )
-    return min(settings.max_new_tokens, limit - prompt_tokens)
 
 
 def _keeps_state(network: Any) -> bool:

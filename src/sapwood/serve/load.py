@@ -6,7 +6,7 @@ An adapter is put only on the base, and behind the template, that it was trained
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,8 @@ from sapwood.machine.device import CPU, device_for
 from sapwood.machine.memory import available_memory
 from sapwood.serve.foreign import Foreign, read_foreign, rows_of, with_tokenizer
 from sapwood.serve.found import Found, Place, adapter_place, find_place, renderer_of
+from sapwood.serve.generate import Watch, context_length, stream
+from sapwood.serve.settings import Answer, Settings
 from sapwood.template.render import Renderer
 from sapwood.types import Base, BaseSpec
 
@@ -57,6 +59,30 @@ class Loaded:
     @property
     def tokenizer(self) -> Any:
         return self.base.spec.tokenizer
+
+    @property
+    def source(self) -> str:
+        return self.base.spec.source
+
+    @property
+    def kind(self) -> str:
+        return f"torch, in {self.base.storage}"
+
+    @property
+    def context(self) -> int | None:
+        return context_length(self.network)
+
+    @property
+    def adapted(self) -> bool:
+        return self.model is not None
+
+    def answer(
+        self, prompt: Sequence[int], settings: Settings, *, base: bool = False, watch: Watch | None = None
+    ) -> Generator[str, None, Answer]:
+        """As `session.Voice`."""
+        with self.without_adapter() if base else nullcontext():
+            stops = self.renderer.stop_ids
+            return (yield from stream(self.network, self.tokenizer, prompt, stops, settings, watch))
 
     def without_adapter(self) -> AbstractContextManager[Any]:
         """While open, the network answers as the base alone."""

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sapwood.errors import ConfigError
-from sapwood.serve.generate import Answer, Settings, Watch, context_length, stream
-from sapwood.serve.load import Loaded
+from sapwood.serve.settings import Answer, Settings
+from sapwood.template.render import Renderer
 from sapwood.types import Message
+
+if TYPE_CHECKING:
+    from sapwood.serve.generate import Watch
+
+
+class Voice(Protocol):
+    """Whoever answers: torch (`load.Loaded`), or llama.cpp.
+
+    Attributes:
+        name, system, renderer: as in `load.Loaded`. source: the base, as the user wrote it.
+        kind: what computes, and from what. context: tokens of a prompt and its answer, if there is a limit.
+        adapted: there is an adapter, and the base beside it.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def system(self) -> str | None: ...
+    @property
+    def renderer(self) -> Renderer: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def adapted(self) -> bool: ...
+    def answer(
+        self, prompt: Sequence[int], settings: Settings, *, base: bool = False, watch: Watch | None = None
+    ) -> Generator[str, None, Answer]:
+        """Yield the answer piece by piece, and return it. ``base``: by the base alone. ``watch``: as in
+        `generate.stream`."""
+        ...
 
 
 class ChatSession:
@@ -26,10 +59,10 @@ class ChatSession:
         watch: sees the scores behind each token, where somebody wants to.
     """
 
-    def __init__(self, loaded: Loaded, settings: Settings, system: str | None = None) -> None:
-        self.loaded = loaded
+    def __init__(self, voice: Voice, settings: Settings, system: str | None = None) -> None:
+        self.voice = voice
         self.settings = settings
-        self.system = loaded.system if system is None else system
+        self.system = voice.system if system is None else system
         self.messages: list[Message] = []
         self.last: Answer | None = None
         self.watch: Watch | None = None
@@ -48,7 +81,7 @@ class ChatSession:
         settings = replace(self.settings, seed=(self.settings.seed + self._asked - 1) % 2**64)
         written: list[str] = []
         try:
-            self.last = yield from _noted(self._stream(prompt, settings), written)
+            self.last = yield from _noted(self.voice.answer(prompt, settings, watch=self.watch), written)
         except BaseException:  # stopped by a person, or failed: what was seen is what was said
             if written:
                 self._remember(question, "".join(written))
@@ -59,7 +92,7 @@ class ChatSession:
     def say_as_base(self, text: str) -> Generator[str, None, Answer]:
         """What the base alone would answer here; the history stays as it is."""
         prompt = self._prompt(Message("user", text))
-        return (yield from self._stream(prompt, self.settings, base=True))
+        return (yield from self.voice.answer(prompt, self.settings, base=True, watch=self.watch))
 
     def reset(self) -> None:
         """Forget everything but the system prompt."""
@@ -76,8 +109,8 @@ class ChatSession:
         self.messages += [question, Message("assistant", answer)]
 
     def _prompt(self, question: Message) -> list[int]:
-        ids = self.loaded.renderer.prompt_ids([*self.messages, question])
-        limit = context_length(self.loaded.network)
+        ids = self.voice.renderer.prompt_ids([*self.messages, question])
+        limit = self.voice.context
         if limit is not None and len(ids) >= limit:
             raise ConfigError(
                 f"the conversation has {len(ids):,} tokens",
@@ -87,23 +120,11 @@ class ChatSession:
             )
         return ids
 
-    def _stream(
-        self, prompt: list[int], settings: Settings, *, base: bool = False
-    ) -> Generator[str, None, Answer]:
-        loaded = self.loaded
-        with loaded.without_adapter() if base else nullcontext():
-            stop_ids = loaded.renderer.stop_ids
-            return (
-                yield from stream(loaded.network, loaded.tokenizer, prompt, stop_ids, settings, self.watch)
-            )
 
-
-def compare(
-    loaded: Loaded, text: str, settings: Settings, system: str | None = None
-) -> tuple[Answer, Answer]:
+def compare(voice: Voice, text: str, settings: Settings, system: str | None = None) -> tuple[Answer, Answer]:
     """The base's answer and the adapter's to the same prompt. Raises ConfigError without an adapter."""
-    require_adapter(loaded)
-    session = ChatSession(loaded, settings, system)
+    require_adapter(voice)
+    session = ChatSession(voice, settings, system)
     return drain(session.say_as_base(text)), drain(session.say(text))
 
 
@@ -132,11 +153,11 @@ def _noted(answering: Generator[str, None, Answer], pieces: list[str]) -> Genera
         answering.close()
 
 
-def require_adapter(loaded: Loaded) -> None:
-    if loaded.model is None:
+def require_adapter(voice: Voice) -> None:
+    if not voice.adapted:
         raise ConfigError(
             "nothing to compare with",
-            loaded.name,
+            voice.name,
             "a base model alone has no adapter",
             "name a run or an adapter",
         )

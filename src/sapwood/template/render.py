@@ -8,7 +8,6 @@ ends with the token on which generation stops.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any
 from sapwood.errors import DataError
 from sapwood.template.content import NONCHARACTERS
 from sapwood.template.encode import Encoded, Encoder
+from sapwood.template.environment import environment
 from sapwood.template.jinja import ChatTemplate
 from sapwood.template.learnt.spans import Rendering, Spans, all_of, document
 from sapwood.template.learnt.stops import PROBE, Stops
@@ -258,7 +258,7 @@ class Renderer:
 
     def _chat(self, template: str) -> ChatTemplate:
         if template not in self._compiled:
-            self._compiled[template] = ChatTemplate(_environment(), template, self.clock)
+            self._compiled[template] = ChatTemplate(environment(), template, self.clock)
         return self._compiled[template]
 
     def _encode(self, row: RowId, items: Sequence[tuple[str, Sequence[Span]]]) -> list[Encoded]:
@@ -266,11 +266,3 @@ class Renderer:
             return self.encoder.encode_batch(items)
         except ValueError as error:
             raise DataError(f"[control] {error}", str(row), mend="remove that text from the row") from None
-
-
-def _environment() -> Any:
-    """A jinja2 environment as transformers makes it, but a private one: the shared clock is everybody's."""
-    from transformers.utils import chat_template_utils
-
-    make = chat_template_utils._cached_compile_jinja_template  # pyright: ignore[reportPrivateUsage]
-    return inspect.unwrap(make)("").environment

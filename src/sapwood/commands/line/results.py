@@ -101,7 +101,7 @@ def chat(
     """Talk to a trained model, rendered exactly as it was trained."""
     with importing():
         from sapwood.commands.chat import start_chat
-    from sapwood.serve.generate import Settings
+    from sapwood.serve.settings import Settings
 
     settings = Settings(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
@@ -141,7 +141,7 @@ def serve(
         list[str] | None, typer.Option(help="another name that the server has", metavar="NAME")
     ] = None,
     parallel: Annotated[
-        int | None, typer.Option(help="answers at once; 8 if memory allows", min=1, max=256, metavar="N")
+        int | None, typer.Option(help="answers at once; 2 a core, 4 to 8", min=1, max=256, metavar="N")
     ] = None,
     context: Annotated[
         int | None, typer.Option(help="tokens of a prompt and its answer; 4096", min=16, metavar="N")
@@ -160,7 +160,11 @@ def serve(
     """Serve what was trained, beside its base, to any client of OpenAI's or Anthropic's API."""
     from sapwood.machine.extras import require
 
-    require("serve", "starlette", "uvicorn", "sse_starlette", "prometheus_client", "aiohttp", "llguidance")
+    libraries = ("starlette", "uvicorn", "sse_starlette", "prometheus_client", "aiohttp", "llguidance")
+    require("serve", "xllamacpp", *libraries)
+    from sapwood.engine.process import Started
+
+    spare = Started.now()  # it imports llama.cpp while we import the rest; it ends with us
     from sapwood.commands.chat import start_server
     from sapwood.endpoint.api.rules import Manners
     from sapwood.endpoint.library import Limits
@@ -169,7 +173,7 @@ def serve(
     options = Options(
         targets or ["last"], runs, base, host, port, api_key, allow_host or [], cors or [],
         Limits(parallel, context, queue, wait),
-        Manners(temperature=temperature, most_bytes=max_body, log_prompts=log_prompts),
+        Manners(temperature=temperature, most_bytes=max_body, log_prompts=log_prompts), spare,
     )  # fmt: skip
     start_server(options, as_json=json)
 

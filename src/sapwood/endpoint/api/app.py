@@ -43,7 +43,8 @@ from sapwood.endpoint.api.schema import (
     UnloadRequest,
 )
 from sapwood.endpoint.api.transfer import Gone, read_body, stream_response, unless_gone
-from sapwood.endpoint.library import Library, Served, described
+from sapwood.endpoint.described import described
+from sapwood.endpoint.library import Library, Served
 from sapwood.endpoint.metrics import Metrics
 from sapwood.engine.wire import Refused
 from sapwood.errors import SapwoodError

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -28,6 +29,7 @@ from sapwood.endpoint.api.schema import (
 from sapwood.endpoint.library import Served
 from sapwood.engine.wire import Ask, Refused
 from sapwood.errors import DataError
+from sapwood.serve.found import Found
 from sapwood.template.render import Renderer
 from sapwood.types import Message
 
@@ -108,6 +110,14 @@ def _prompted(served: Served, messages: list[Message], tools: list[Mapping[str, 
     tags += [thinking.opening, thinking.closing] if thinking is not None else []
     keep = tuple(text for text in renderer.encoder.special if any(text in tag for tag in tags if tag))
     return Asked(served, Ask(ids, 1, keep=keep), thinking, form, opened, note)
+
+
+def warm(found: Found) -> None:
+    """What is found out once of each renderer, found out now."""
+    _longest_token(found.renderer)
+    _thinking(found.renderer)
+    with suppress(DataError):
+        found.renderer.prompt_ids([Message("user", "Hello")])
 
 
 @lru_cache(64)

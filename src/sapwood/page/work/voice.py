@@ -67,7 +67,7 @@ def talk(
         answer: Any = end.value
     finally:
         answering.close()
-    return {"tokens": len(answer.ids), "stopped": answer.stopped, "seconds": answer.seconds, "end": seen}
+    return {"tokens": answer.num_tokens, "stopped": answer.stopped, "seconds": answer.seconds, "end": seen}
 
 
 def prove_off(loaded: Loaded) -> dict[str, Any]:

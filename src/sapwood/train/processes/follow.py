@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.model import LoraModel
+from sapwood.answers.fit import why_not, why_not_trained
+from sapwood.answers.probes import ids_of, samples_of
+from sapwood.answers.speaker import TORCH, llama_name, speaking
 from sapwood.base.load import load_base, move
 from sapwood.compute.recompute import recompute_layers
 from sapwood.config.file import parse_config
@@ -21,14 +26,15 @@ from sapwood.machine.device import Device
 from sapwood.machine.measure import kernel_facts, set_threads
 from sapwood.machine.signals import stop_signals
 from sapwood.prepare.study import Study, study_files, study_of
-from sapwood.serve.probe import answer_probes
+from sapwood.serve.load import Loaded
+from sapwood.serve.settings import Settings
 from sapwood.train.checkpoint import share_state
 from sapwood.train.loop import Sampler, train
 from sapwood.train.processes.shard import divide_base, mesh_of
 from sapwood.train.processes.world import World, partners
 from sapwood.train.rehearse import out_of_memory, rehearse
 from sapwood.train.start import fresh_state
-from sapwood.types import Base, BaseSpec, Stepped
+from sapwood.types import Base, BaseSpec, Sample, Stepped
 
 NOTHING_TO_DO = b"{}"  # told in place of an invitation
 
@@ -41,11 +47,11 @@ def follow(world: World) -> None:
         if invitation == NOTHING_TO_DO:
             return
         config, study = accept(world, json.loads(invitation))
-        _, model = build(study.spec, config, world, world.device(config.base.device_map))
+        base, model = build(study.spec, config, world, world.device(config.base.device_map))
         rehearse(model, study.data, config)
         state = fresh_state(model, config)
         share_state(world, model, state)
-        sampler = sampler_of(model, study, config) if model.divided is not None else None
+        sampler = sampler_of(base, model, study, config) if model.divided is not None else None
         for event in train(model, study.data, state, config, sampler, world):
             if isinstance(event, Stepped) and world.any(bool(stop)):
                 raise Stopped(f"stopped after step {event.step}")
@@ -108,10 +114,28 @@ def kernels_of(world: World, device: Device) -> dict[str, Any]:
     return {**kernel_facts(device), "processes": world.size}
 
 
-def sampler_of(model: LoraModel, study: Study, config: RunConfig) -> Sampler | None:
-    """Answers to the run's probes by the model as it stands."""
+def sampler_of(
+    base: Base, model: LoraModel, study: Study, config: RunConfig, by: str = TORCH
+) -> Sampler | None:
+    """Answers to the run's probes by the model as it stands. ``by``: who answers, as the run recorded it."""
     if not study.probes:
         return None
-    tokenizer, stop_ids = study.spec.tokenizer, study.renderer.stop_ids
-    network = model.peft if model.divided is None else model.network  # a divided base is called by its own
-    return lambda: answer_probes(network, tokenizer, study.probes, stop_ids, config.eval.max_new_tokens)
+    # a divided base is called by its own, which knows the adapter
+    loaded = Loaded(base, model if model.divided is None else None, study.renderer, None, "the run")
+    settings = Settings(max_new_tokens=config.eval.max_new_tokens)
+    who = TORCH if model.divided is not None else by
+
+    def sample() -> Sequence[Sample]:
+        threads = torch.get_num_threads()
+        ids = ids_of(study.probes)
+        with speaking(loaded, config.base, ids, settings, threads=threads, by=who) as speaker:
+            return samples_of(speaker, study.probes, "the model")
+
+    return sample
+
+
+def answered_by(study: Study, config: RunConfig, device: Device, world: World) -> str:
+    """Who answers the probes of a run that begins here, for its record."""
+    why = why_not_trained(config.lora) or ("several processes share it" if world.size > 1 else "")
+    why = why or why_not(study.spec, config.base, device)
+    return f"{TORCH}: {why}" if why else llama_name()
