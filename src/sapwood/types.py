@@ -249,14 +249,21 @@ class BaseSpec:
     stop_ids: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def text(self) -> Any:
+        """The config of the language model: of a wrapper, a part of the whole."""
+        return self.hf_config.get_text_config()
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The frozen model and its head. ``storage`` says how weights are held: fp32, bf16, fp16 …; ``device``
-    where they compute; ``matmul_dtype`` the format in which they are multiplied, the head's where None."""
+    """The frozen model and its head. ``backbone``: gives from ids what the head reads. ``storage`` says how
+    weights are held: fp32, bf16, fp16 …; ``device`` where they compute; ``matmul_dtype`` the format in which
+    they are multiplied, the head's where None."""
 
     spec: BaseSpec
     model: Any
+    backbone: Any
     head: Head
     storage: str
     device: Device

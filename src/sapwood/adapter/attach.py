@@ -17,13 +17,12 @@ from sapwood.adapter.loftq import start_from_rest
 from sapwood.adapter.methods import peft_settings, refuse_storage, saved_settings, with_adapter
 from sapwood.adapter.model import ADAPTER, LoraModel
 from sapwood.adapter.soft_prompt import is_prefix, lead_length
-from sapwood.base.inspect import first_line
 from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
 from sapwood.compute.flow import flow_of
 from sapwood.compute.lighten import lighten
 from sapwood.config.sections import LoraConfig
-from sapwood.errors import ModelError
+from sapwood.errors import ModelError, first_line
 from sapwood.types import Base
 
 PARTS = (".lora_", ".ia3_")  # where the name of an adapted layer ends
@@ -100,7 +99,7 @@ def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
     return LoraModel(
         peft=model,
         network=base.model,
-        backbone=base.model.get_decoder(),
+        backbone=base.backbone,
         head=base.head,
         clock=clock,
         parameters=parameters,
@@ -112,10 +111,10 @@ def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
 
 
 def _targets(settings: Any, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names that the layers were chosen by; leaf names of those that a regular expression matched."""
+    """The leaf names of the adapted layers."""
     named = getattr(settings, "target_modules", None) or ()
     if not isinstance(named, str):
-        return tuple(sorted(named))
+        return tuple(sorted({name.rpartition(".")[2] for name in named}))
     found = {name.split(part)[0].rpartition(".")[2] for name in parameters for part in PARTS if part in name}
     return tuple(sorted(found))
 

@@ -35,7 +35,8 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
         pair = LoraPair.of(name, layer)
         magnitudes = getattr(layer, "lora_magnitude_vector", {})
         dora = magnitudes[ADAPTER].weight.detach().float().cpu() if ADAPTER in magnitudes else None
-        changes[f"{name}.weight"] = partial(_lora, pair) if dora is None else partial(_dora, pair, dora)
+        change = partial(_lora, pair) if dora is None else partial(_dora, pair, dora)
+        changes[f"{name}.weight"] = partial(_across, change) if layer.fan_in_fan_out else change
     for name, layer in _ia3_layers(model):
         scale = layer.ia3_l[ADAPTER].detach().float().cpu()
         changes[f"{name}.weight"] = partial(_scaled, scale)
@@ -92,6 +93,11 @@ def _ia3_layers(model: LoraModel) -> list[tuple[str, Any]]:
     return [
         (name, module) for name, module in adapted_modules(model) if ADAPTER in getattr(module, "ia3_l", {})
     ]
+
+
+def _across(change: Change, weight: Tensor) -> Tensor:
+    """weight: [in, out], as GPT-2 has it."""
+    return change(weight.T).T
 
 
 def _lora(pair: LoraPair, weight: Tensor) -> Tensor:

@@ -6,13 +6,15 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from sapwood.base.network import decoder_of
 from sapwood.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
 
+Targets = TypeVar("Targets", str, tuple[str, ...])
 MATRIX = 2  # dimensions of a linear's weight; experts are stacks of matrices
 
 
@@ -57,14 +59,14 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
         )
     if problems:
         raise ConfigError(problems)
-    return _without_experts(model, tuple(sorted(targets)))
+    return _told_apart([name for name, _ in named], linears, _without_experts(model, targets))
 
 
 def left_out(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...]:
     """What of the decoder's layers a LoRA on ``targets`` leaves as it is, in words with sizes: experts, which
     aren't linears, and linears that weren't named."""
     stacks: Counter[str] = Counter()
-    parameters: Iterable[tuple[str, nn.Parameter]] = model.get_decoder().named_parameters()
+    parameters: Iterable[tuple[str, nn.Parameter]] = decoder_of(model).named_parameters()
     for name, parameter in parameters:
         if parameter.dim() > MATRIX:
             stacks[name.rpartition(".")[2]] += parameter.numel()
@@ -77,14 +79,15 @@ def left_out(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...]:
     return (*words, *(f"{name} ({size:,} numbers)" for name, size in sorted(rest.items())))
 
 
-def adapted_linears(model: Any, targets: tuple[str, ...] | str) -> list[nn.Linear]:
-    """The linears of a model that get an adapter; ``targets`` as `resolve_targets` gives them."""
+def adapted_linears(model: Any, targets: tuple[str, ...] | str) -> list[Any]:
+    """The linears of a model that get an adapter; ``targets`` as `resolve_targets` gives them. Each has a
+    matrix for a ``weight``, [out, in] or as GPT-2's [in, out]."""
     return [linear for name, linear in _linears(model).items() if _adapted(name, targets)]
 
 
 def refuse_large_rank(model: Any, targets: tuple[str, ...] | str, rank: int) -> None:
     """A rank above what the largest adapted layer can use only costs. Raises ConfigError."""
-    sizes = [min(linear.in_features, linear.out_features) for linear in adapted_linears(model, targets)]
+    sizes = [min(linear.weight.shape) for linear in adapted_linears(model, targets)]
     if sizes and rank > max(sizes):
         why = f"no adapted layer has more than {max(sizes)} dimensions to give"
         raise ConfigError(f"lora.rank={rank} is larger than the layers", "lora.rank", why, "8 to 16 is usual")
@@ -101,19 +104,28 @@ def _modules(model: Any) -> tuple[list[tuple[str, nn.Module]], list[str]]:
     return list(model.named_modules()), list(_linears(model))
 
 
-def _linears(model: Any) -> dict[str, nn.Linear]:
+def _linears(model: Any) -> dict[str, Any]:
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
     modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
     return {
         name: m
         for name, m in modules
-        if isinstance(m, nn.Linear) and m is not head and not _computes_otherwise(m)
+        if isinstance(m, nn.Linear | Conv1D)
+        and _has_weight(m)
+        and m is not head
+        and not _computes_otherwise(m)
     }
 
 
-def _computes_otherwise(linear: nn.Linear) -> bool:
+def _has_weight(linear: Any) -> bool:
+    """Not so beside the language model of a wrapper."""
+    return linear.weight is not None
+
+
+def _computes_otherwise(linear: Any) -> bool:
     """A model's own kind of linear may, for example, multiply in groups. Asked by the shape of its result."""
     import torch
 
@@ -140,6 +152,15 @@ def _all_linear(model: Any, names: Sequence[str], linears: Sequence[str]) -> tup
     return tuple(sorted(targets))
 
 
+def _told_apart(names: Sequence[str], linears: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
+    """``targets``, with full names in the place of one that other modules have too: those of a wrapper's
+    pictures, for example."""
+    others = set(names) - set(linears)
+    apart = {t for t in targets if any(_adapted(name, (t,)) for name in others)}
+    full = {name for name in linears if _adapted(name, tuple(apart))}
+    return tuple(sorted(set(targets) - apart | full))
+
+
 def _passed_over(model: Any, names: Set[str]) -> set[str]:
     """Linears that PEFT can't adapt because their model reads their weights without calling them (Mamba's
     out_proj). Found by asking it."""
@@ -157,7 +178,7 @@ def _passed_over(model: Any, names: Set[str]) -> set[str]:
     return odd
 
 
-def _without_experts(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...] | str:
+def _without_experts(model: Any, targets: Targets) -> Targets:
     """``targets`` as they are. Raises ConfigError where PEFT would adapt experts in their place."""
     taken = taken_for_experts(model, {targets} if isinstance(targets, str) else set(targets))
     if taken:

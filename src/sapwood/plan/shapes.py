@@ -18,6 +18,7 @@ from torch import nn
 
 from sapwood.adapter.targets import adapted_linears, resolve_targets
 from sapwood.base.inspect import largest
+from sapwood.base.network import decoder_of
 from sapwood.compute.recompute import decoder_layers
 from sapwood.config.sections import LoraConfig
 
@@ -69,7 +70,7 @@ def shapes_of(network: Any) -> Shapes:
     text = network.config.get_text_config()
     layers = decoder_layers(network)
     heads = largest(text, "num_attention_heads") or 1  # layers without attention have none
-    decoder = sum(parameter.numel() for parameter in network.get_decoder().parameters())
+    decoder = sum(parameter.numel() for parameter in decoder_of(network).parameters())
     embedding = network.get_input_embeddings().weight.numel()
     outs = [linear.out_features for _, linear in _linears(layers[0])]
     head_dim = largest(text, "head_dim") or text.hidden_size // heads
@@ -132,7 +133,7 @@ def trained_parameters(network: Any, config: LoraConfig) -> int:
     if config.method == "ia3":
         return 0
     adapted = adapted_linears(network, resolve_targets(network, config.targets))
-    return config.rank * sum(linear.in_features + linear.out_features for linear in adapted)
+    return config.rank * sum(sum(linear.weight.shape) for linear in adapted)
 
 
 def _linears(layer: nn.Module) -> list[tuple[str, nn.Linear]]:

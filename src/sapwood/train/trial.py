@@ -27,11 +27,12 @@ from sapwood.adapter.elsewhere.start import started
 from sapwood.adapter.files import read_adapter, write_adapter
 from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
-from sapwood.base.inspect import first_line, quiet
+from sapwood.base.inspect import quiet
 from sapwood.base.load import load_base
+from sapwood.base.network import text_class
 from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_model
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
-from sapwood.errors import ModelError, SapwoodError
+from sapwood.errors import ModelError, SapwoodError, first_line
 from sapwood.machine.doing import doing
 from sapwood.pack.build import build_pack
 from sapwood.prepare.study import Study
@@ -233,9 +234,10 @@ def _plainly(folder: Path, examples: Sequence[Example]) -> tuple[float, dict[str
 
 def _plain_peft(folder: Path) -> Any:
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    network: Any = AutoModelForCausalLM.from_pretrained(
+    config = AutoConfig.from_pretrained(folder / "base", local_files_only=True)
+    network = text_class(config).from_pretrained(
         folder / "base", dtype=torch.float32, attn_implementation="eager", local_files_only=True
     )
     with warnings.catch_warnings():

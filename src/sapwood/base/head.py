@@ -1,0 +1,116 @@
+"""The head of a network as data, and what gives its input. Found by asking the network for logits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.base.network import decoder_of
+from sapwood.errors import ModelError
+from sapwood.types import BaseSpec, Head
+
+CHECKED_TOKENS = 8192  # of the vocabulary, when the head is compared with the model's own logits
+CAPS = ("final_logit_softcapping", "logits_soft_cap")  # as the families that have one call it
+NEAR = 0.02  # of the largest logit: what a narrow number format may change
+
+
+class UpToHead(nn.Module):
+    """In the place of a decoder, for a network with layers between it and the head: from ids to what the
+    head reads."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = (network,)  # not a module of this one: its weights are counted where it is
+
+    def forward(self, *args: Any, **told: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        network, read = self.network[0], list[Tensor]()
+
+        def catch(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            read.append(inputs[0])
+            return (inputs[0][:, :0],)  # logits of no token: nobody asks for them here
+
+        hook = network.get_output_embeddings().register_forward_pre_hook(catch)
+        try:
+            network(*args, **told)
+        finally:
+            hook.remove()
+        return BaseModelOutput(last_hidden_state=read[0])  # type: ignore[arg-type]
+
+
+def read_head(network: Any, spec: BaseSpec) -> tuple[Head, nn.Module]:
+    """The final projection, and what gives from ids what it reads: the decoder, or all before the head.
+
+    Compared with the network's own logits of two tokens: an unknown factor would spoil the loss. Raises
+    ModelError where neither fits.
+    """
+    ids = torch.arange(2)[None]
+    with torch.no_grad():
+        logits = network(input_ids=ids, use_cache=False).logits.float()
+    if not torch.isfinite(logits).all():
+        mend = "the weights are damaged, or too large for base.storage fp16"
+        raise ModelError("the base model gives numbers that aren't finite", str(spec.path), mend=mend)
+    if network.get_output_embeddings() is not None:
+        for backbone in (decoder_of(network), UpToHead(network)):
+            scale = _scale(network, _hidden(backbone, ids), logits)
+            if scale is not None:
+                return projection(network, scale, logits.shape[-1]), backbone
+    why = "its logits aren't a scaled and capped projection of what its head reads"
+    raise ModelError(f"the head of {spec.hf_config.model_type} models isn't supported", str(spec.path), why)
+
+
+def projection(network: Any, scale: float, rows: int) -> Head:
+    """The head as it stands. ``rows``: of the vocabulary; some have more of them than tokens."""
+    from sapwood.base.storage.gguf_linear import GgufLinear
+
+    out, config = network.get_output_embeddings(), network.config.get_text_config()
+    weight = out.packed if isinstance(out, GgufLinear) else out.weight
+    bias = getattr(out, "bias", None)
+    if rows < weight.shape[0]:
+        weight, bias = weight[:rows], None if bias is None else bias[:rows]
+    cap = next((value for key in CAPS if (value := getattr(config, key, None))), None)
+    return Head(weight, bias, scale, float(cap) if cap else None)
+
+
+def regrown(head: Head, network: Any) -> Head:
+    """``head`` of a network whose vocabulary has grown."""
+    grown = projection(network, head.scale, network.get_output_embeddings().weight.shape[0])
+    return replace(grown, matmul_dtype=head.matmul_dtype)
+
+
+def _hidden(backbone: nn.Module, ids: Tensor) -> Tensor | None:
+    """None where it asks for more than ids."""
+    try:
+        with torch.no_grad():
+            return backbone(input_ids=ids, use_cache=False).last_hidden_state
+    except Exception:  # each says so in its own way
+        return None
+
+
+def _scale(network: Any, hidden: Tensor | None, logits: Tensor) -> float | None:
+    """The factor of the logits: 1, or a number of the config (Cohere multiplies by it, Granite divides); None
+    where the head gives others."""
+    head = projection(network, 1.0, logits.shape[-1])
+    if hidden is None or hidden.shape[-1] != head.weight.shape[-1]:
+        return None
+    part = slice(0, CHECKED_TOKENS)
+    bias, wanted = None if head.bias is None else head.bias[part], logits[..., part]
+    with torch.no_grad():
+        found = nn.functional.linear(hidden, head.weight[part].to(hidden.dtype), bias).float()
+    if head.softcap is not None:
+        found = head.softcap * torch.tanh(found / head.softcap)
+    ratio = float((found * wanted).sum() / (found * found).sum())
+    near = _nearest(ratio, network.config.get_text_config())
+    return near if (near * found - wanted).abs().max() <= NEAR * wanted.abs().max() else None
+
+
+def _nearest(ratio: float, config: Any) -> float:
+    """1, or the number of a config, or its inverse, that a measured ratio is nearest to."""
+    if abs(ratio - 1) <= NEAR:
+        return 1.0
+    told = [float(v) for v in vars(config).values() if isinstance(v, int | float) and v]
+    return min([1.0, *told, *(1 / v for v in told)], key=lambda v: abs(v - ratio))
