@@ -239,6 +239,7 @@ class BaseSpec:
         hf_config: the transformers config.
         stop_ids: ids on which generation stops (generation config and tokenizer).
         notes: what was set right or left out while it was read, for a person.
+        new_tokens: ids of tokens that were added to its tokenizer, each with those that spelled it before.
     """
 
     source: str
@@ -248,6 +249,12 @@ class BaseSpec:
     hf_config: Any
     stop_ids: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    new_tokens: Mapping[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The new tokens, as text spells them."""
+        return tuple(self.tokenizer.convert_ids_to_tokens(list(self.new_tokens)))
 
     @property
     def text(self) -> Any:

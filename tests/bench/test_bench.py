@@ -29,6 +29,7 @@ ARGUMENTS = {
     "int8": [],
     "estimate": [],
     "costs": [],
+    "unpacked": [],
     "methods": ["--only", "pissa", "--only", "prefix"],
     "serve": ["--turns", "1", "--starts", "1"],
 }

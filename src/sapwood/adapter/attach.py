@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from sapwood.adapter.effective import effective_head
 from sapwood.adapter.elsewhere.restore import restore_saved
+from sapwood.adapter.ends import keep_format
 from sapwood.adapter.full import unfreeze
 from sapwood.adapter.loftq import start_from_rest
 from sapwood.adapter.methods import peft_settings, refuse_storage, saved_settings, with_adapter
 from sapwood.adapter.model import ADAPTER, LoraModel
+from sapwood.adapter.pairs import lora_layers
 from sapwood.adapter.soft_prompt import is_prefix, lead_length
 from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
@@ -37,7 +39,10 @@ def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
     refuse_storage(config, base.storage)
     if config.method == "full":
         return unfreeze(base, seed)
-    model = replace(attach(base, peft_settings(base.model, config), seed), method=config.method)
+    settings = peft_settings(base.model, config, base.spec.new_tokens)
+    model = replace(attach(base, settings, seed), method=config.method)
+    for _, layer in lora_layers(model) if config.dropout else ():
+        layer.lora_dropout[ADAPTER] = nn.Dropout(config.dropout)  # experts beside them take none
     if config.method == "loftq":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -89,6 +94,9 @@ def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()  # master weights
+    ends = any(getattr(settings, key, None) for key in ("modules_to_save", "trainable_token_indices"))
+    if ends:
+        keep_format(base.model, storage_dtype)
     clock = DropoutClock(seed)
     model.eval()
     flow = None
@@ -105,6 +113,7 @@ def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
         parameters=parameters,
         targets=_targets(settings, parameters),
         backend=backend,
+        ends=ends,
         flow=flow,
         start={name: p.detach().clone() for name, p in parameters.items() if name.endswith("bias")},
     )
@@ -121,4 +130,5 @@ def _targets(settings: Any, parameters: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _saved_name(name: str) -> str:
     """A parameter's name as PEFT saves it."""
-    return name.replace(f".{ADAPTER}", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+    name = name.replace(f".modules_to_save.{ADAPTER}", "").replace(f".{ADAPTER}", "")
+    return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")

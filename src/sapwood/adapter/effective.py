@@ -51,8 +51,8 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
 
 
 def effective_head(model: LoraModel) -> Head:
-    """The head as data, with what the adapter makes of it: a LoRA on it, a head trained as a whole, or rows
-    of tokens."""
+    """The head as data, with what the adapter makes of it as it stands: a LoRA on it, a head trained as a
+    whole, or rows of tokens."""
     out = model.network.get_output_embeddings()
     if (tokens := getattr(out, "token_adapter", None)) is not None:
         weight = tokens.get_merged_weights([ADAPTER])
@@ -62,7 +62,7 @@ def effective_head(model: LoraModel) -> Head:
         weight = out.get_base_layer().weight + out.get_delta_weight(ADAPTER)
     else:
         return model.head
-    return replace(model.head, weight=weight.detach())
+    return replace(model.head, weight=weight)
 
 
 def _differences(model: LoraModel) -> dict[str, Change]:

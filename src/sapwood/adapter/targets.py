@@ -5,17 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Container, Iterable, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sapwood.base.network import decoder_of
+from sapwood.adapter.experts import names_stack, routers, short_names, stacks
 from sapwood.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
 
 Targets = TypeVar("Targets", str, tuple[str, ...])
-MATRIX = 2  # dimensions of a linear's weight; experts are stacks of matrices
 
 
 def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ...] | str:
@@ -24,7 +23,8 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     named, linears = _modules(model)
     leaves = sorted({name.rpartition(".")[2] for name in linears})
     if targets == "all-linear":
-        return _all_linear(model, [name for name, _ in named], linears)
+        chosen = [name for name in linears if name not in routers(model, _linears(model))]
+        return _all_linear(model, [name for name, _ in named], chosen)
     if isinstance(targets, str):
         try:
             pattern = re.compile(targets)
@@ -49,28 +49,32 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     if not targets:
         raise ConfigError("lora.targets is empty", "lora.targets", mend=f"names here: {', '.join(leaves)}")
     problems: list[Problem] = []
-    for target in targets:
+    experts = stacks(model)
+    chosen = tuple(t for t in targets if not any(names_stack(t, name) for name in experts))
+    for target in chosen:
         if any(name == target or name.endswith(f".{target}") for name in linears):
             continue
-        near = difflib.get_close_matches(target, leaves, n=1)
-        mend = f"did you mean {near[0]}?" if near else f"names here: {', '.join(leaves)}"
+        known = [*leaves, *short_names(experts)]
+        near = difflib.get_close_matches(target, known, n=1)
+        mend = f"did you mean {near[0]}?" if near else f"names here: {', '.join(known)}"
         problems.append(
             Problem(f"lora.targets: no linear layer is called {target!r}", "lora.targets", mend=mend)
         )
     if problems:
         raise ConfigError(problems)
-    return _told_apart([name for name, _ in named], linears, _without_experts(model, targets))
+    return _told_apart([name for name, _ in named], linears, _without_experts(model, chosen))
 
 
-def left_out(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...]:
+def left_out(
+    model: Any, targets: tuple[str, ...] | str, adapted_stacks: Container[str] = ()
+) -> tuple[str, ...]:
     """What of the decoder's layers a LoRA on ``targets`` leaves as it is, in words with sizes: experts, which
-    aren't linears, and linears that weren't named."""
-    stacks: Counter[str] = Counter()
-    parameters: Iterable[tuple[str, nn.Parameter]] = decoder_of(model).named_parameters()
-    for name, parameter in parameters:
-        if parameter.dim() > MATRIX:
-            stacks[name.rpartition(".")[2]] += parameter.numel()
-    words = [f"{name} of the experts ({size:,} numbers)" for name, size in sorted(stacks.items())]
+    aren't linears, if they aren't ``adapted_stacks``, and linears that weren't named."""
+    experts: Counter[str] = Counter()
+    for name, stack in stacks(model).items():
+        if name not in adapted_stacks:
+            experts[name.rpartition(".")[2]] += stack.numel()
+    words = [f"{name} of the experts ({size:,} numbers)" for name, size in sorted(experts.items())]
     rest: Counter[str] = Counter()
     adapted = {id(linear) for linear in adapted_linears(model, targets)}
     for name, linear in _linears(model).items():
@@ -183,8 +187,8 @@ def _without_experts(model: Any, targets: Targets) -> Targets:
     taken = taken_for_experts(model, {targets} if isinstance(targets, str) else set(targets))
     if taken:
         why = f"PEFT takes {', '.join(sorted(taken))} of {model.config.model_type} for its experts"
-        mend = "name the linears of attention one by one, or leave it at all-linear"
-        raise ConfigError("experts can't be trained", "lora.targets", why, mend)
+        mend = "experts names its experts; the linears of attention have names of their own"
+        raise ConfigError("that names experts too", "lora.targets", why, mend)
     return targets
 
 

@@ -16,7 +16,7 @@ from sapwood.base.folder import Folder, read_folder, read_json
 from sapwood.base.packed.formats import refuse_unknown, without_packing
 from sapwood.base.sources import resolve
 from sapwood.base.stored import num_elements
-from sapwood.base.tokenizer import check_vocabulary, read_tokenizer_of
+from sapwood.base.tokenizer import check_vocabulary, read_tokenizer_of, with_new_tokens
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError, first_line
 from sapwood.gguf.facts import config_values
@@ -43,7 +43,11 @@ def inspect_base(config: BaseConfig) -> BaseSpec:
         ModelError: not found, damaged, no tokenizer, code of its own, or not a trainable language model.
     """
     path = resolve(config.model, offline=config.offline)
-    return _inspect_folder(config.model, path) if path.is_dir() else _inspect_file(config.model, path)
+    if path.is_file() and config.new_tokens:
+        what, why = "a GGUF file takes no new tokens", "its vocabulary stays as it is"
+        raise ModelError(what, "base.new_tokens", why, "take the model's folder")
+    read = _inspect_folder if path.is_dir() else _inspect_file
+    return with_new_tokens(read(config.model, path), config.new_tokens)
 
 
 def _inspect_folder(source: str, path: Path) -> BaseSpec:

@@ -49,6 +49,9 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
     with doing(f"loading {spec.source}"):
         load = _load_folder if spec.path.is_dir() else _load_file
         model = load(spec, config, dtype)
+    if spec.new_tokens:
+        model = _with_rows(model, spec)
+        spec = replace(spec, hf_config=model.config)
     model.eval().requires_grad_(False)
     head, backbone = read_head(model, spec)
     if config.storage == "int8-compute":
@@ -73,6 +76,22 @@ def grow(base: Base, rows: int) -> Base:
     return replace(
         base, head=regrown(base.head, base.model), spec=replace(base.spec, hf_config=base.model.config)
     )
+
+
+def _with_rows(model: Any, spec: BaseSpec) -> Any:
+    """With a row for each new token in embedding and head: the mean of those that spelled it before."""
+    import torch
+
+    rows = max(spec.new_tokens) + 1
+    if rows > spec.text.vocab_size:
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model.resize_token_embeddings(rows, mean_resizing=False)
+    with torch.no_grad():
+        for end in (model.get_input_embeddings(), model.get_output_embeddings()):
+            for id, pieces in spec.new_tokens.items():
+                end.weight[id] = end.weight[list(pieces)].float().mean(0).to(end.weight.dtype)
+    return model
 
 
 def place(network: torch.nn.Module, device: Device) -> None:

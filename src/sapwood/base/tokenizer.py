@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sapwood.base.folder import read_json
-from sapwood.errors import ModelError, first_line
+from sapwood.errors import ConfigError, ModelError, first_line
 from sapwood.machine.extras import install
+from sapwood.types import BaseSpec
 
 TEMPLATES = ("chat_template.json", "processor_config.json")  # where wrappers of before keep their template
 WORD = "saplings"
@@ -50,6 +54,23 @@ def read_tokenizer_of(path: Path) -> Any:
     if isinstance(tokenizer.chat_template, str) and _wants_parts(tokenizer):
         tokenizer.chat_template = AS_PARTS + tokenizer.chat_template
     return tokenizer
+
+
+def with_new_tokens(spec: BaseSpec, tokens: Sequence[str]) -> BaseSpec:
+    """``spec`` with a tokenizer that knows ``tokens`` too. Raises ConfigError for one that it has already."""
+    if not tokens:
+        return spec
+    from tokenizers import AddedToken
+
+    known = spec.tokenizer.get_vocab()
+    if old := sorted(token for token in tokens if token in known or not token.strip()):
+        why = f"{old[0]!r} is a token of {spec.source} already, or blank"
+        raise ConfigError("base.new_tokens names no new token", "base.new_tokens", why, "leave it out")
+    pieces = [tuple(spec.tokenizer(token, add_special_tokens=False)["input_ids"]) for token in tokens]
+    tokenizer = copy.deepcopy(spec.tokenizer)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in dict.fromkeys(tokens)])
+    ids = [int(tokenizer.convert_tokens_to_ids(token)) for token in tokens]
+    return replace(spec, tokenizer=tokenizer, new_tokens=dict(zip(ids, pieces, strict=True)))
 
 
 def _of_processor(path: Path) -> str | None:

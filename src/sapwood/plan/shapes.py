@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from sapwood.adapter.experts import named_stacks
 from sapwood.adapter.targets import adapted_linears, resolve_targets
 from sapwood.base.inspect import largest
 from sapwood.base.network import decoder_of
@@ -133,7 +134,17 @@ def trained_parameters(network: Any, config: LoraConfig) -> int:
     if config.method == "ia3":
         return 0
     adapted = adapted_linears(network, resolve_targets(network, config.targets))
-    return config.rank * sum(sum(linear.weight.shape) for linear in adapted)
+    experts = named_stacks(network, config.targets).values()
+    sides = [sum(linear.weight.shape) for linear in adapted]
+    whole = len(config.train_also) * network.get_input_embeddings().weight.numel()
+    return whole + config.rank * sum([*sides, *(len(stack) * sum(stack.shape[1:]) for stack in experts)])
+
+
+def adapted_experts(network: Any, config: LoraConfig) -> tuple[int, int]:
+    """Numbers of the stacks of experts that are trained: of all, and of the largest. PEFT adds what is learnt
+    to the whole of a stack, in each layer, and keeps the sum for the backward pass."""
+    sizes = [stack.numel() for stack in named_stacks(network, config.targets).values()]
+    return (sum(sizes), max(sizes, default=0)) if config.on_linears else (0, 0)
 
 
 def _linears(layer: nn.Module) -> list[tuple[str, nn.Linear]]:

@@ -204,7 +204,7 @@ def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = No
     template that asks for the date is told; a resumed run tells it the first start's."""
     template = choose_template(spec.tokenizer, config.template.name)
     means = config.template.meant, config.template.no_reasoning == "close"
-    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, *means)
+    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, *means, spec.words)
 
 
 def read_data(config: RunConfig, renderer: Renderer) -> tuple[list[Conversation], list[Conversation]]:

@@ -150,7 +150,9 @@ def _one_thread() -> Generator[None]:
 @doing("trying a tiny copy of the model")
 def _try(spec: BaseSpec, lora: LoraConfig, folder: Path, alone: bool) -> Trial:
     with _told_as(spec, "transformers can't make and run a tiny copy of it here"):
-        small = replace(spec, path=folder / "base", hf_config=tiny_model(spec.hf_config, folder / "base"))
+        config = tiny_model(spec.hf_config, folder / "base")
+        tokens = dict.fromkeys(range(VOCABULARY - min(len(spec.new_tokens), SHARED), VOCABULARY), (3, 4))
+        small = replace(spec, path=folder / "base", hf_config=config, new_tokens=tokens)
     with _told_as(spec, "PEFT can't put the adapter on it"):
         model = replace(attach_lora(_loaded(small), lora), alone=alone)
         _wake(model)
@@ -248,7 +250,7 @@ def _plain_peft(folder: Path) -> Any:
 def _named_gradients(model: Any) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            plain = name.replace(".default", "")
+            plain = name.replace(".modules_to_save.default", "").replace(".default", "")
             yield plain.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"), parameter.grad
 
 
