@@ -89,7 +89,8 @@ def written(given: Any, folder: Path) -> Path:
     config: Any = CONFIG_MAPPING[given.kind](
         vocab_size=len(tokenizer), hidden_size=given.hidden, intermediate_size=3 * given.hidden,
         num_hidden_layers=given.layers, num_attention_heads=heads, num_key_value_heads=max(1, heads // 4),
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
     text_class(config)(config).save_pretrained(folder)

@@ -28,7 +28,7 @@ def quantised(
     make: Make,
     settings: Mapping[str, Any],
 ) -> Tensors:
-    """Write ``folder`` with what ``make`` gives for each linear of ``dense``; returns what its weights are."""
+    """Write ``folder`` with what ``make`` gives for each linear of ``dense``; returns what it means."""
     shutil.copytree(dense, folder)
     stored: Tensors = {}
     meant: Tensors = {}

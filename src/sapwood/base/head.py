@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from sapwood.errors import ModelError
 from sapwood.types import BaseSpec, Head
 
 CHECKED_TOKENS = 8192  # of the vocabulary, when the head is compared with the model's own logits
-CAPS = ("final_logit_softcapping", "logits_soft_cap")  # as the families that have one call it
 NEAR = 0.02  # of the largest logit: what a narrow number format may change
+FAR, SMALL = 1e5, 1e-2  # raw logits that any cap bounds, and that none does
 
 
 class UpToHead(nn.Module):
@@ -42,6 +42,16 @@ class UpToHead(nn.Module):
         return BaseModelOutput(last_hidden_state=read[0])  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True)
+class _After:
+    """What a network does to the raw logits of its head: cap * tanh(z / cap) where capped, times scale. rows:
+    logits that are left of them."""
+
+    scale: float
+    softcap: float | None
+    rows: int
+
+
 def read_head(network: Any, spec: BaseSpec) -> tuple[Head, nn.Module]:
     """The final projection, and what gives from ids what it reads: the decoder, or all before the head.
 
@@ -55,31 +65,59 @@ def read_head(network: Any, spec: BaseSpec) -> tuple[Head, nn.Module]:
         mend = "the weights are damaged, or too large for base.storage fp16"
         raise ModelError("the base model gives numbers that aren't finite", str(spec.path), mend=mend)
     if network.get_output_embeddings() is not None:
+        after = _after(network, ids, logits.shape[-1])
         for backbone in (decoder_of(network), UpToHead(network)):
-            scale = _scale(network, _hidden(backbone, ids), logits)
+            scale = _scale(network, _hidden(backbone, ids), logits, after)
             if scale is not None:
-                return projection(network, scale, logits.shape[-1]), backbone
+                return _projection(network, replace(after, scale=scale)), backbone
     why = "its logits aren't a scaled and capped projection of what its head reads"
     raise ModelError(f"the head of {spec.hf_config.model_type} models isn't supported", str(spec.path), why)
 
 
-def projection(network: Any, scale: float, rows: int) -> Head:
-    """The head as it stands. ``rows``: of the vocabulary; some have more of them than tokens."""
-    from sapwood.base.storage.gguf_linear import GgufLinear
-
-    out, config = network.get_output_embeddings(), network.config.get_text_config()
-    weight = out.packed if isinstance(out, GgufLinear) else out.weight
-    bias = getattr(out, "bias", None)
-    if rows < weight.shape[0]:
-        weight, bias = weight[:rows], None if bias is None else bias[:rows]
-    cap = next((value for key in CAPS if (value := getattr(config, key, None))), None)
-    return Head(weight, bias, scale, float(cap) if cap else None)
-
-
 def regrown(head: Head, network: Any) -> Head:
     """``head`` of a network whose vocabulary has grown."""
-    grown = projection(network, head.scale, network.get_output_embeddings().weight.shape[0])
-    return replace(grown, matmul_dtype=head.matmul_dtype)
+    rows = network.get_output_embeddings().weight.shape[0]
+    return replace(
+        _projection(network, _After(head.scale, head.softcap, rows)), matmul_dtype=head.matmul_dtype
+    )
+
+
+def _projection(network: Any, after: _After) -> Head:
+    """The head as it stands. Some have more rows than there are tokens."""
+    from sapwood.base.storage.gguf_linear import GgufLinear
+
+    out = network.get_output_embeddings()
+    weight = out.packed if isinstance(out, GgufLinear) else out.weight
+    bias = getattr(out, "bias", None)
+    if after.rows < weight.shape[0]:
+        weight, bias = weight[: after.rows], None if bias is None else bias[: after.rows]
+    return Head(weight, bias, after.scale, after.softcap)
+
+
+def _after(network: Any, ids: Tensor, rows: int) -> _After:
+    """Asked by giving the network raw logits of our own, from far below to far above any that it makes."""
+    told: list[Tensor] = []
+
+    def instead(_: nn.Module, __: Any, raw: Tensor) -> Tensor:
+        given = torch.full_like(raw, SMALL)
+        given[..., 0] = FAR if raw.dtype != torch.float16 else FAR / 10
+        told.append(given)
+        return given
+
+    hook = network.get_output_embeddings().register_forward_hook(instead)
+    try:
+        with torch.no_grad():
+            found = network(input_ids=ids, use_cache=False).logits[0, -1].float()
+    finally:
+        hook.remove()
+    if not told:  # a network that multiplies by itself
+        return _After(1.0, None, rows)
+    given = told[-1][0, -1].float()
+    config = network.config.get_text_config()
+    scale = _nearest(float(found[1] / given[1]), config)
+    highest = float(found[0]) / scale
+    capped = highest < given[0] / 2
+    return _After(scale, _nearest(highest, config) if capped else None, rows)
 
 
 def _hidden(backbone: nn.Module, ids: Tensor) -> Tensor | None:
@@ -91,10 +129,10 @@ def _hidden(backbone: nn.Module, ids: Tensor) -> Tensor | None:
         return None
 
 
-def _scale(network: Any, hidden: Tensor | None, logits: Tensor) -> float | None:
-    """The factor of the logits: 1, or a number of the config (Cohere multiplies by it, Granite divides); None
-    where the head gives others."""
-    head = projection(network, 1.0, logits.shape[-1])
+def _scale(network: Any, hidden: Tensor | None, logits: Tensor, after: _After) -> float | None:
+    """The factor of the logits, what is done to the hidden state before the head included; None if the head
+    gives others."""
+    head = _projection(network, after)
     if hidden is None or hidden.shape[-1] != head.weight.shape[-1]:
         return None
     part = slice(0, CHECKED_TOKENS)
@@ -103,9 +141,11 @@ def _scale(network: Any, hidden: Tensor | None, logits: Tensor) -> float | None:
         found = nn.functional.linear(hidden, head.weight[part].to(hidden.dtype), bias).float()
     if head.softcap is not None:
         found = head.softcap * torch.tanh(found / head.softcap)
-    ratio = float((found * wanted).sum() / (found * found).sum())
-    near = _nearest(ratio, network.config.get_text_config())
-    return near if (near * found - wanted).abs().max() <= NEAR * wanted.abs().max() else None
+    found = found * head.scale
+    factor = _nearest(float((found * wanted).sum() / (found * found).sum()), network.config.get_text_config())
+    fits = (factor * found - wanted).abs().max() <= NEAR * wanted.abs().max()
+    alone = head.softcap is None and bias is None
+    return factor * head.scale if fits and (factor == 1 or alone) else None
 
 
 def _nearest(ratio: float, config: Any) -> float:
