@@ -81,7 +81,7 @@ def written(given: Any, folder: Path) -> Path:
     from transformers import CONFIG_MAPPING
 
     from sapwood.base.inspect import inspect_base
-    from sapwood.base.network import text_class
+    from sapwood.base.network.parts import text_class
     from sapwood.config.sections import BaseConfig
 
     tokenizer = inspect_base(BaseConfig(model="builtin:smollm2")).tokenizer

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING
 
-from sapwood.base.network import is_wrapper, whole_class
+from sapwood.base.network.parts import is_wrapper, whole_class
 from sapwood.base.tiny import tiny_model
 from tests.base.tiny import VOCAB_SIZE, tiny_tokenizer
 

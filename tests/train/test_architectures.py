@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from sapwood import finetune
-from sapwood.base.network import whole_class
+from sapwood.base.network.parts import is_wrapper, whole_class
 from sapwood.base.tiny import tiny_config
 from sapwood.commands.data import check_config
 from sapwood.config.file import load_config
@@ -130,7 +130,8 @@ def test_what_check_passes_train_trains(kind: str, tmp_path: Path) -> None:
     assert len(answers) == 2
     rows = load_config(adapter.path.parent / "config.yaml").pack.rows
     gguf = any(loaded.base.spec.text.model_type in family.kinds for family in FAMILIES.values())
-    note(kind, rows, adapter.facts["proof"]["trial"]["why"], gguf=gguf)
+    why, wrapper = adapter.facts["proof"]["trial"]["why"], is_wrapper(loaded.base.spec.hf_config)
+    note(kind, rows, why, gguf=gguf, wrapper=wrapper)
 
 
 def stopped_and_resumed(config: Any) -> Path:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from sapwood import finetune
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
-from sapwood.base.network import whole_class
+from sapwood.base.network.parts import whole_class
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError
 from sapwood.serve.load import open_target

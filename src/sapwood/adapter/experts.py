@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sapwood.base.network import decoder_of
+from sapwood.base.network.parts import decoder_of
 
 if TYPE_CHECKING:
     from torch import nn

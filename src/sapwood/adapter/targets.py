@@ -109,24 +109,10 @@ def _modules(model: Any) -> tuple[list[tuple[str, nn.Module]], list[str]]:
 
 
 def _linears(model: Any) -> dict[str, Any]:
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
     head = model.get_output_embeddings()
     modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
-    return {
-        name: m
-        for name, m in modules
-        if isinstance(m, nn.Linear | Conv1D)
-        and _has_weight(m)
-        and m is not head
-        and not _computes_otherwise(m)
-    }
-
-
-def _has_weight(linear: Any) -> bool:
-    """Not so beside the language model of a wrapper."""
-    return linear.weight is not None
+    linears = ((name, m) for name, m in modules if is_linear(m) and m is not head)
+    return {name: m for name, m in linears if not _computes_otherwise(m)}
 
 
 def _computes_otherwise(linear: Any) -> bool:

@@ -14,8 +14,8 @@ from sapwood.base.cache import file_sha256
 from sapwood.base.chatglm import chatglm_tokenizer, glm_values, is_chatglm
 from sapwood.base.folder import Folder, read_folder, read_json
 from sapwood.base.packed.formats import refuse_unknown, without_packing
+from sapwood.base.packed.stored import num_elements
 from sapwood.base.sources import resolve
-from sapwood.base.stored import num_elements
 from sapwood.base.tokenizer import check_vocabulary, read_tokenizer_of, with_new_tokens
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError, first_line
@@ -187,7 +187,7 @@ def _on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> An
     """The module tree with shapes and no memory."""
     import torch
 
-    from sapwood.base.network import text_class
+    from sapwood.base.network.parts import text_class
 
     try:
         with quiet(), torch.device("meta"):
@@ -236,7 +236,7 @@ def whole_names(spec: BaseSpec) -> set[str]:
     """The weights of a wrapper, those beside its language model too; of any other model none."""
     import torch
 
-    from sapwood.base.network import is_wrapper, whole_class
+    from sapwood.base.network.parts import is_wrapper, whole_class
 
     if not is_wrapper(spec.hf_config):
         return set()
@@ -254,7 +254,7 @@ def largest(text: Any, key: str) -> int | None:
 
 def count_parameters(spec: BaseSpec) -> tuple[int, int]:
     """(weights of the decoder, weights of the embedding), from shapes alone."""
-    from sapwood.base.network import decoder_of
+    from sapwood.base.network.parts import decoder_of
 
     model = skeleton(spec)
     embedding = model.get_input_embeddings().weight.numel()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from sapwood.base.chatglm import known_layout
 from sapwood.base.folder import read_folder
 from sapwood.base.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
-from sapwood.base.head import read_head, regrown
 from sapwood.base.inspect import bars_of_transformers, quiet, skeleton, whole_names
-from sapwood.base.network import text_class
+from sapwood.base.network.head import read_head, regrown
+from sapwood.base.network.parts import text_class
+from sapwood.base.packed.stored import stored_tensors
 from sapwood.base.storage.int8_linear import to_int8
 from sapwood.base.storage.storages import settle_storage, storage_dtype, weight_bytes
-from sapwood.base.stored import stored_tensors
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError, Problem, first_line
 from sapwood.gguf.file import read_gguf

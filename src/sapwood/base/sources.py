@@ -15,7 +15,7 @@ from typing import Any
 from sapwood.base.builtin import BUILTINS, Builtin, pull
 from sapwood.base.folder import check_layout, read_folder, read_json
 from sapwood.base.hubs import HUBS, fetch
-from sapwood.base.stored import num_elements
+from sapwood.base.packed.stored import num_elements
 from sapwood.errors import ModelError
 from sapwood.gguf.file import GgufFile, is_gguf, read_gguf
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapwood.base.network import text_class
+from sapwood.base.network.parts import text_class
 
 WINDOW = 8
 VOCABULARY = 256

@@ -20,9 +20,9 @@ from torch import Tensor
 from sapwood.base.chatglm import is_chatglm
 from sapwood.base.folder import read_folder, read_json
 from sapwood.base.inspect import quiet
-from sapwood.base.network import is_wrapper, rest_class
+from sapwood.base.network.parts import is_wrapper, rest_class
 from sapwood.base.packed.formats import without_packing
-from sapwood.base.stored import stored_tensors
+from sapwood.base.packed.stored import stored_tensors
 from sapwood.machine.doing import counted
 from sapwood.types import BaseSpec
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sapwood.base.network import decoder_of
+from sapwood.base.network.parts import decoder_of
 from sapwood.compute.norm import LightNorm
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sapwood.base.network import decoder_of
+from sapwood.base.network.parts import decoder_of
 from sapwood.errors import ModelError
 
 Layers = Literal["auto"] | bool | int

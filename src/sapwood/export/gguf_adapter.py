@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.adapter.pairs import LoraPair, lora_pairs
-from sapwood.base.network import text_names
+from sapwood.base.network.parts import text_names
 from sapwood.errors import ExportError, Problem
 from sapwood.gguf.families import architecture_of
 from sapwood.gguf.map import module_names, to_file_layout

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sapwood.base.inspect import skeleton
-from sapwood.base.network import is_wrapper, text_names
+from sapwood.base.network.parts import is_wrapper, text_names
 from sapwood.errors import ExportError
 from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change, weight_changes
 from sapwood.base.inspect import quiet
-from sapwood.base.network import whole_class
+from sapwood.base.network.parts import whole_class
 from sapwood.base.storage.frozen import freeze
 from sapwood.base.storage.gguf_linear import GgufEmbedding
 from sapwood.base.write import is_tied, write_folder

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change
-from sapwood.base.network import text_names
+from sapwood.base.network.parts import text_names
 from sapwood.base.storage.frozen import freeze
 from sapwood.export.quantise import Quantiser
 from sapwood.export.traces import Trace, far_from, rows_of

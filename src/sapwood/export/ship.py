@@ -15,7 +15,7 @@ from typing import Any
 from sapwood.adapter.pairs import has_pairs
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
-from sapwood.base.network import auto_class
+from sapwood.base.network.parts import auto_class
 from sapwood.base.write import is_tied
 from sapwood.config.sections import BaseConfig
 from sapwood.engine.process import require_llama_cpp

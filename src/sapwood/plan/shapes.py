@@ -19,7 +19,7 @@ from torch import nn
 from sapwood.adapter.experts import named_stacks
 from sapwood.adapter.targets import adapted_linears, resolve_targets
 from sapwood.base.inspect import largest
-from sapwood.base.network import decoder_of
+from sapwood.base.network.parts import decoder_of
 from sapwood.compute.recompute import decoder_layers
 from sapwood.config.sections import LoraConfig
 

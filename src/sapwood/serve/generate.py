@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sapwood.adapter.soft_prompt import fill_cache, lead_length
-from sapwood.base.network import decoder_of
+from sapwood.base.network.parts import decoder_of
 from sapwood.compute.attention.seam import is_packed
 from sapwood.errors import ConfigError
 from sapwood.serve.choose import Chooser, Settings

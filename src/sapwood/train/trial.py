@@ -29,7 +29,7 @@ from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import quiet
 from sapwood.base.load import load_base
-from sapwood.base.network import text_class
+from sapwood.base.network.parts import text_class
 from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_model
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import ModelError, SapwoodError, first_line

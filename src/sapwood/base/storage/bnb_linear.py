@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sapwood.base.gguf_weights import Quantise
 from sapwood.base.inspect import skeleton
-from sapwood.base.network import is_wrapper, kept_dense
+from sapwood.base.network.parts import is_wrapper, kept_dense
 from sapwood.base.storage.storages import BITSANDBYTES
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood.base.network import decoder_of
+from sapwood.base.network.parts import decoder_of
 from sapwood.compute.attention.compiled import native_attention, quick_rotary
 from sapwood.compute.attention.flex import flex_attention, refusal
 from sapwood.compute.attention.segments import AttentionPlan, Rule, segment_attention

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sapwood.base.network import decoder_of
+from sapwood.base.network.parts import decoder_of
 from sapwood.errors import ModelError
 from sapwood.types import BaseSpec, Head
 
@@ -26,8 +27,6 @@ class UpToHead(nn.Module):
         self.network = (network,)  # not a module of this one: its weights are counted where it is
 
     def forward(self, *args: Any, **told: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutput
-
         network, read = self.network[0], list[Tensor]()
 
         def catch(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -39,7 +38,7 @@ class UpToHead(nn.Module):
             network(*args, **told)
         finally:
             hook.remove()
-        return BaseModelOutput(last_hidden_state=read[0])  # type: ignore[arg-type]
+        return SimpleNamespace(last_hidden_state=read[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,15 @@ def whole_class(hf_config: Any) -> Any:
     return auto_factory._get_model_class(hf_config, mapping)  # pyright: ignore[reportPrivateUsage]
 
 
+def is_linear(module: Any) -> bool:
+    """A matrix of weights and nothing else: [out, in], or [in, out] as GPT-2 has it. Not those beside the
+    language model of a wrapper."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D) and module.weight is not None
+
+
 def auto_class(hf_config: Any) -> str:
     """What opens the whole checkpoint in plain transformers, by name."""
     from transformers.models.auto import modeling_auto
