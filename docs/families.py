@@ -17,15 +17,15 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 HEAD = """# Families of models
 
-What a tiny random model of each family did in `tests/train/test_architectures.py`: checked, trained for two
-steps, stopped and resumed, opened by plain PEFT on the whole checkpoint with the same logits, and asked. These are
-the classes that the pinned transformers maps to causal language models and to models for text and pictures or sound,
-as far as a tiny random copy can be made.
+What a tiny random model of each family did in `tests/train/test_architectures.py`: checked, trained for
+two steps, stopped and resumed, opened by plain PEFT on the whole checkpoint with the same logits, and asked.
+These are the classes that the pinned transformers maps to causal language models and to models for text and
+pictures or sound, as far as a tiny random copy can be made.
 
-**together**: rows share a forward pass, and beginnings that they share are computed once. **alone**: each row has a
-pass of its own, with the reason that the trial found. **refused**: `check` and `train` say the same sentence.
-**text of a wrapper**: text rows train the language model in it; the rest stays in the checkpoint. GGUF:
-`sapwood export --to gguf`, `gguf-adapter` and `ollama`.
+**together**: rows share a forward pass, and beginnings that they share are computed once. **alone**: each
+row has a pass of its own, with the reason that the trial found. **refused**: `check` and `train` say the same
+sentence. **text of a wrapper**: text rows train the language model in it; the rest stays in the checkpoint.
+GGUF: `sapwood export --to gguf`, `gguf-adapter` and `ollama`.
 
 This page is written by `docs/families.py` from what the test left.
 
