@@ -252,6 +252,11 @@ class BaseSpec:
     new_tokens: Mapping[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
 
     @property
+    def rows(self) -> int:
+        """Of the embedding, those of new tokens among them."""
+        return max([self.text.vocab_size, *(id + 1 for id in self.new_tokens)])
+
+    @property
     def words(self) -> tuple[str, ...]:
         """The new tokens, as text spells them."""
         return tuple(self.tokenizer.convert_ids_to_tokens(list(self.new_tokens)))

@@ -118,10 +118,14 @@ def test_a_quantised_checkpoint_trains_and_its_adapter_opens(dense: Path, tmp_pa
     rows = [{"instruction": f"tree {i}?", "output": f"It is number {i}."} for i in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     adapter = finetune(
-        base={"model": str(tmp_path / "base"), "storage": "fp32"},
-        data={"train": str(tmp_path / "rows.jsonl"), "eval": 0},
-        train={"max_steps": 1}, eval={"samples": 0}, save={"dir": str(tmp_path / "runs")},
-    )  # fmt: skip
+        {
+            "base": {"model": str(tmp_path / "base"), "storage": "fp32"},
+            "data": {"train": str(tmp_path / "rows.jsonl"), "eval": 0},
+            "train": {"max_steps": 1},
+            "eval": {"samples": 0},
+            "save": {"dir": str(tmp_path / "runs")},
+        }
+    )
     assert open_target(str(adapter.path), tmp_path).model is not None
 
 

@@ -25,8 +25,8 @@ from tests.base.wrappers import tiny_wrapper
 TEXT = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
 KINDS = {
     "gemma3": TEXT | {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 32},
-    "qwen2_5_vl": TEXT | {"num_key_value_heads": 2},
-    "qwen3_5": TEXT | {"num_key_value_heads": 2, "head_dim": 32},
+    "qwen2_5_vl": None,
+    "qwen3_5": TEXT | {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 32},
     "mistral3": None,
     "llama4": None,
 }
@@ -49,12 +49,14 @@ def adapter(base: Path) -> Path:
 
 def trained(base: Path, **lora: Any) -> Path:
     return finetune(
-        base={"model": str(base), "storage": "fp32"},
-        data={"train": str(base.parent / "rows.jsonl"), "eval": 0},
-        lora={"rank": 4, **lora},
-        train={"max_steps": 2, "batch_size": 4, "lr": 0.01},
-        eval={"samples": 0},
-        save={"dir": str(base.parent / "runs")},
+        {
+            "base": {"model": str(base), "storage": "fp32"},
+            "data": {"train": str(base.parent / "rows.jsonl"), "eval": 0},
+            "lora": {"rank": 4, **lora},
+            "train": {"max_steps": 2, "batch_size": 4, "lr": 0.01},
+            "eval": {"samples": 0},
+            "save": {"dir": str(base.parent / "runs")},
+        }
     ).path
 
 

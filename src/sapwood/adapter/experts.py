@@ -13,8 +13,15 @@ STACK = 3  # dimensions: experts, and a matrix each
 
 
 def stacks(model: Any) -> dict[str, nn.Parameter]:
-    """Every stack of the decoder's experts, by its full name in the model."""
-    inside = {id(parameter) for parameter in decoder_of(model).parameters() if parameter.dim() == STACK}
+    """Every stack of the decoder's experts, by its full name in the model; convolutions have three dimensions
+    too."""
+    inside = {
+        id(parameter)
+        for module in decoder_of(model).modules()
+        if not type(module).__module__.startswith("torch.nn")
+        for parameter in module.parameters(recurse=False)
+        if parameter.dim() == STACK
+    }
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in inside}
 
 

@@ -162,8 +162,9 @@ def _refuse_misfit(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], w
         if ranks and (most := max([told, *pattern.values()])) > max(ranks.values()):
             raise ModelError(f"a rank is {most}", where, f"the largest tensor has {max(ranks.values())}")
         return
+    stacked = settings.get("target_parameters")  # a stack of experts has so many ranks for each
     for name, rank in ranks.items():
-        if rank != told:
+        if rank != told and not (stacked and told and rank % told == 0):
             raise ModelError(f"{key} is {told!r}", where, f"{name} has {rank}")
 
 

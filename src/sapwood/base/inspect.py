@@ -128,10 +128,14 @@ def _native_config(folder: Folder) -> Any:
     values = without_packing(values)
     try:
         made: Any = CONFIG_MAPPING[kind].from_dict(values)
-        made.get_text_config()  # refused where several parts could be it
-        return made
     except Exception as error:  # each config class checks values in its own way
         raise ModelError("config.json isn't valid", where, first_line(error)) from None
+    try:
+        made.get_text_config()
+    except ValueError:
+        why = "it has several, and nothing says which of them a row is for"
+        raise ModelError(f"{kind} isn't one language model", where, why) from None
+    return made
 
 
 def without_dropout(hf_config: Any) -> tuple[str, ...]:

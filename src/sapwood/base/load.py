@@ -82,11 +82,10 @@ def _with_rows(model: Any, spec: BaseSpec) -> Any:
     """With a row for each new token in embedding and head: the mean of those that spelled it before."""
     import torch
 
-    rows = max(spec.new_tokens) + 1
-    if rows > spec.text.vocab_size:
+    if spec.rows > spec.text.vocab_size:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model.resize_token_embeddings(rows, mean_resizing=False)
+            model.resize_token_embeddings(spec.rows, mean_resizing=False)
     with torch.no_grad():
         for end in (model.get_input_embeddings(), model.get_output_embeddings()):
             for id, pieces in spec.new_tokens.items():

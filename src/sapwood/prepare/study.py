@@ -61,11 +61,10 @@ def study_config(config: RunConfig) -> Study:
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
     refuse_misfits(network, config)
     renderer = make_renderer(spec, config)
-    text = spec.hf_config.get_text_config()
-    context = getattr(text, "max_position_embeddings", None) or 0
+    context = getattr(spec.text, "max_position_embeddings", None) or 0
     context = context - config.lora.lead if context > 0 else None  # -1 is no limit, too
     found = prepared_study(
-        config, renderer, vocab_rows=text.vocab_size, context=context, cache=cache_dir() / "prepared"
+        config, renderer, vocab_rows=spec.rows, context=context, cache=cache_dir() / "prepared"
     )
     data = TrainData(found.train, found.eval)
     facts = {

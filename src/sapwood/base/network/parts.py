@@ -74,6 +74,7 @@ def _emptied(whole: Any, text: bool = False) -> Any:
             if (module in beside) != text:
                 for table in (module._parameters, module._buffers):
                     table.update(dict.fromkeys(table))
+                module._is_hf_initialized = True  # transformers' initialiser leaves it alone
         left = self.state_dict().keys()
         ties = self.all_tied_weights_keys.items()
         self.all_tied_weights_keys = {one: other for one, other in ties if {one, other} <= left}

@@ -78,6 +78,8 @@ def refuse_unknown(folder: Folder) -> None:
         why = f"{values['bits']} bits lie across words; {', '.join(map(str, BIT_WIDTHS))} are read here"
         _refuse(folder, "the weights are stored as GPTQ", why)
     known = {name for packed in packed_weights(folder, _nothing).values() for name in packed.parts}
+    if not known and not any(kind in PACKED_BITS for kind in folder.kinds.values()):
+        _refuse(folder, f"config.json says that weights are stored as {settings.method}", "no tensor is")
     odd = [
         n
         for n, kind in folder.kinds.items()
