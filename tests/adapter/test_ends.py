@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sapwood import finetune
+from sapwood.adapter.effective import effective_head
 from sapwood.config.file import parse_config
 from sapwood.errors import ConfigError
 from sapwood.export.ship import Order, export
@@ -86,7 +87,7 @@ def test_a_part_that_is_trained_whole_opens_in_plain_peft(base: Path, part: str)
     own = open_target(str(adapter), base.parent)
     torch.testing.assert_close(logits(own.network), logits(opened), rtol=1e-4, atol=1e-4)
     assert own.model is not None
-    moved = not torch.equal(own.model.head.weight, before)  # type: ignore[arg-type]
+    moved = not torch.equal(effective_head(own.model).weight, before)  # type: ignore[arg-type]
     assert moved == (is_tied(base) or part == "lm_head")
 
 

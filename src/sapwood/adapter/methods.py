@@ -97,6 +97,7 @@ def _lora_settings(network: Any, config: LoraConfig, new_tokens: Collection[int]
         if experts
         else config.dropout,  # PEFT's experts take none; the linears' is set later
         target_parameters=experts or None,
+        **ends_settings(network, config, new_tokens),
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=config.method == "rslora",
         use_dora=config.method == "dora",  # arXiv 2402.09353

@@ -24,7 +24,8 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     named, linears = _modules(model)
     leaves = sorted({name.rpartition(".")[2] for name in linears})
     if targets == "all-linear":
-        chosen = [name for name in linears if name not in routers(model, _linears(model))]
+        left = routers(model, _linears(model)) | _lost_on_loading(model, linears)
+        chosen = [name for name in linears if name not in left]
         return _all_linear(model, [name for name, _ in named], chosen)
     if isinstance(targets, str):
         try:
@@ -150,6 +151,19 @@ def _told_apart(names: Sequence[str], linears: Sequence[str], targets: Sequence[
     apart = {t for t in targets if any(_adapted(name, (t,)) for name in others)}
     full = {name for name in linears if _adapted(name, tuple(apart))}
     return tuple(sorted(set(targets) - apart | full))
+
+
+def _lost_on_loading(model: Any, linears: Sequence[str]) -> set[str]:
+    """Linears whose adapters plain PEFT doesn't find again: it reads an adapter through the renamings of the
+    family's own checkpoints, and some of those hit names that are right already. Found by asking it."""
+    import torch
+    from peft import LoraConfig as PeftConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    saved = {f"base_model.model.{name}.lora_A.weight": name for name in linears}
+    tensors = {key: torch.zeros(1, 1) for key in saved}
+    read = convert_peft_adapter_state_dict_for_transformers(model, PeftConfig(), tensors)
+    return {name for key, name in saved.items() if key not in read}
 
 
 def _passed_over(model: Any, names: Set[str]) -> set[str]:

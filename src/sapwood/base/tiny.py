@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapwood.base.network.parts import text_class
+from sapwood.base.network.parts import is_wrapper, text_class
 
 WINDOW = 8
 VOCABULARY = 256
@@ -119,9 +119,11 @@ def _built(config: Any, seed: int) -> Any:
         raise ValueError(f"a copy of a few layers still has {size:,} parameters")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        # as if loaded from nothing: parts that hold no weights are never made
-        model = kind.from_pretrained(None, config=config, state_dict={}, dtype=torch.float32)
-        model._weight_conversions = None  # saved in the family's own layout
+        if is_wrapper(config):  # as if loaded from nothing: what text doesn't go through is never made
+            model = kind.from_pretrained(None, config=config, state_dict={}, dtype=torch.float32)
+            model._weight_conversions = None  # saved in the family's own layout
+        else:
+            model = kind._from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
             if parameter.dim() < 2:  # norms and biases start constant, which would hide a mix-up
                 parameter.add_(0.1 * torch.randn_like(parameter))

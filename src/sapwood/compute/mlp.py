@@ -60,7 +60,8 @@ class NativeGatedMlp(torch.autograd.Function):
         y, saved = gated_forward(wide, down, gelu, x.flatten(0, -2), adapter)
         ctx.save_for_backward(saved.x, saved.h_wide, saved.both, saved.h_down, *adapter)
         ctx.calls, ctx.gelu, ctx.like = (wide, down), gelu, (x.dtype, x.shape)
-        return y.to(x.dtype).view(x.shape)
+        # no view: Llama 4 adds to the output in place, which autograd forbids for one of a custom function
+        return torch.ops.aten._unsafe_view(y.to(x.dtype), list(x.shape))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
