@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sapwood.adapter.ends import refuse_ends
+from sapwood.adapter.ends import ends_settings, refuse_ends
 from sapwood.adapter.experts import named_stacks, short_names
 from sapwood.adapter.forms import defaults
 from sapwood.adapter.targets import refuse_large_rank, resolve_targets
@@ -93,9 +93,7 @@ def _lora_settings(network: Any, config: LoraConfig, new_tokens: Collection[int]
     return PeftConfig(
         r=config.rank,
         lora_alpha=int(config.alpha) if config.alpha.is_integer() else config.alpha,  # type: ignore[arg-type]
-        lora_dropout=0.0
-        if experts
-        else config.dropout,  # PEFT's experts take none; the linears' is set later
+        lora_dropout=0.0 if experts else config.dropout,  # experts take none; the linears' is set later
         target_parameters=experts or None,
         **ends_settings(network, config, new_tokens),
         target_modules=targets if isinstance(targets, str) else list(targets),
