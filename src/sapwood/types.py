@@ -240,6 +240,7 @@ class BaseSpec:
         stop_ids: ids on which generation stops (generation config and tokenizer).
         notes: what was set right or left out while it was read, for a person.
         new_tokens: ids of tokens that were added to its tokenizer, each with those that spelled it before.
+        stored_rows: of the embedding in its files, where hf_config says of more.
     """
 
     source: str
@@ -250,6 +251,7 @@ class BaseSpec:
     stop_ids: tuple[int, ...]
     notes: tuple[str, ...] = ()
     new_tokens: Mapping[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
+    stored_rows: int | None = None
 
     @property
     def rows(self) -> int:

@@ -81,14 +81,14 @@ def test_the_plan_counts_what_is_learnt_of_experts(base: Path) -> None:
 def test_a_router_that_is_a_linear_stays_frozen(tmp_path: Path) -> None:
     from transformers import CONFIG_MAPPING
 
-    config: Any = CONFIG_MAPPING["jamba"](num_hidden_layers=4, vocab_size=VOCAB_SIZE)
+    config: Any = CONFIG_MAPPING["afmoe"](num_hidden_layers=4, vocab_size=VOCAB_SIZE)
     tiny_model(config, tmp_path, vocabulary=VOCAB_SIZE)
     tiny_tokenizer().save_pretrained(tmp_path)
     network = skeleton(inspect_base(BaseConfig(model=str(tmp_path))))
     found = routers(network, _linears(network))
-    assert found and all(name.endswith("router") for name in found)
+    assert found and all(name.endswith("router.gate") for name in found)
     targets = resolve_targets(network, "all-linear")
-    assert "router" not in targets and "down_proj" in targets
+    assert "q_proj" in targets and not any(name.endswith("gate") for name in targets)
 
 
 def test_a_name_that_only_resembles_experts_is_asked_back(base: Path) -> None:

@@ -16,7 +16,7 @@ from sapwood.adapter.ends import keep_format
 from sapwood.adapter.full import unfreeze
 from sapwood.adapter.loftq import start_from_rest
 from sapwood.adapter.methods import peft_settings, refuse_storage, saved_settings, with_adapter
-from sapwood.adapter.model import ADAPTER, LoraModel
+from sapwood.adapter.model import ADAPTER, LoraModel, saved_name
 from sapwood.adapter.pairs import lora_layers
 from sapwood.adapter.soft_prompt import is_prefix, lead_length
 from sapwood.compute.backend import Backend
@@ -103,7 +103,7 @@ def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
     if on_linears:
         speed_up(model, clock, backend, base.matmul_dtype, storage_dtype)
         flow = flow_of(base.model, base.matmul_dtype, storage_dtype)
-    parameters = {_saved_name(name): p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = {saved_name(name): p for name, p in model.named_parameters() if p.requires_grad}
     return LoraModel(
         peft=model,
         network=base.model,
@@ -126,9 +126,3 @@ def _targets(settings: Any, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(sorted({name.rpartition(".")[2] for name in named}))
     found = {name.split(part)[0].rpartition(".")[2] for name in parameters for part in PARTS if part in name}
     return tuple(sorted(found))
-
-
-def _saved_name(name: str) -> str:
-    """A parameter's name as PEFT saves it."""
-    name = name.replace(f".modules_to_save.{ADAPTER}", "").replace(f".{ADAPTER}", "")
-    return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")

@@ -86,6 +86,12 @@ class LoraModel:
                     p.data.copy_(own[name])
 
 
+def saved_name(name: str) -> str:
+    """A parameter's name as PEFT saves it."""
+    name = name.replace(f".modules_to_save.{ADAPTER}", "").replace(f".{ADAPTER}", "")
+    return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
 def adapter_tensors(model: LoraModel) -> dict[str, Tensor]:
     """The adapter in PEFT's names, fp32, on the CPU."""
     return {name: parameter.detach().cpu().contiguous() for name, parameter in model.parameters.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,9 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
     _check_memory(spec, config)
     with doing(f"loading {spec.source}"):
         load = _load_folder if spec.path.is_dir() else _load_file
-        model = load(spec, config, dtype)
-    if spec.new_tokens:
-        model = _with_rows(model, spec)
-        spec = replace(spec, hf_config=model.config)
+        model = load(_as_stored(spec), config, dtype)
+    spec = _resized(model, spec, spec.rows)
+    _begin_rows(model, spec)
     model.eval().requires_grad_(False)
     head, backbone = read_head(model, spec)
     if config.storage == "int8-compute":
@@ -65,32 +65,44 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
 def grow(base: Base, rows: int) -> Base:
     """``base`` with so many rows in its embedding and its head, for tokens that an adapter brings; the new
     rows are the adapter's to fill. Changes the model."""
+
+    spec = _resized(base.model, base.spec, rows)
+    if spec is base.spec:
+        return base
+    base.model.eval().requires_grad_(False)
+    return replace(base, head=regrown(base.head, base.model), spec=spec)
+
+
+def _as_stored(spec: BaseSpec) -> BaseSpec:
+    """What the files hold of a model whose vocabulary has grown since."""
+    if spec.stored_rows is None:
+        return spec
+    config = copy.deepcopy(spec.hf_config)
+    config.get_text_config().vocab_size = spec.stored_rows
+    return replace(spec, hf_config=config)
+
+
+def _resized(model: Any, spec: BaseSpec, rows: int) -> BaseSpec:
+    """Give ``model`` so many rows at least; ``spec`` with the config that it has then."""
     import torch
 
-    if rows <= base.spec.hf_config.get_text_config().vocab_size:
-        return base
+    held = model.config.get_text_config().vocab_size
+    if rows <= held:
+        return spec
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        base.model.resize_token_embeddings(rows, mean_resizing=False)
-    base.model.eval().requires_grad_(False)
-    return replace(
-        base, head=regrown(base.head, base.model), spec=replace(base.spec, hf_config=base.model.config)
-    )
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return replace(spec, hf_config=model.config, stored_rows=spec.stored_rows or held)
 
 
-def _with_rows(model: Any, spec: BaseSpec) -> Any:
-    """With a row for each new token in embedding and head: the mean of those that spelled it before."""
+def _begin_rows(model: Any, spec: BaseSpec) -> None:
+    """The row of each new token in embedding and head begins as the mean of those that spelled it before."""
     import torch
 
-    if spec.rows > spec.text.vocab_size:
-        with quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model.resize_token_embeddings(spec.rows, mean_resizing=False)
     with torch.no_grad():
-        for end in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for end in (model.get_input_embeddings(), model.get_output_embeddings()) if spec.new_tokens else ():
             for id, pieces in spec.new_tokens.items():
                 end.weight[id] = end.weight[list(pieces)].float().mean(0).to(end.weight.dtype)
-    return model
 
 
 def place(network: torch.nn.Module, device: Device) -> None:
