@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: install demo test lint gpu proof compat crash bench dist clean
+.PHONY: install demo test lint gpu proof compat crash bench dist docs clean
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
@@ -35,9 +35,18 @@ else
 endif
 
 lint: install
+	$(BIN)/python docs/sentences.py
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+# The documentation as a site in build/site. A warning fails it: a link or a heading that isn't there, for example.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+.venv/docs: .venv/base
+	$(PIP) '.[docs]'
+	touch $@
 
 gpu: install
 	$(BIN)/python -m pytest -m gpu -rs

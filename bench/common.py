@@ -31,6 +31,15 @@ PACKAGES = ("sapwood", "torch", "transformers", "peft", "bitsandbytes", "gguf", 
 
 Result = dict[str, Any]
 
+# A narrower processor than this one, for every library that chooses by the processor; children inherit it.
+PROCESSORS = {
+    "avx2": ("x86-64-v3", "avx2", "AVX2", "AVX2"),
+    "avx-vnni": ("alderlake", "avx2", "AVX2_VNNI", "AVX2"),
+    "avx512": ("x86-64-v4", "avx512", "AVX512_CORE_VNNI", "AVX512"),
+}
+SWITCHES = ("SAPWOOD_MARCH", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+FLAGS = {"avx2": "avx2", "avx-vnni": "avx_vnni", "avx512": "avx512_vnni"}  # of /proc/cpuinfo
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -124,7 +133,7 @@ def _here(job: Job) -> Result:
 
 
 def _fresh(job: Job, environment: Mapping[str, str]) -> Result:
-    """What a new interpreter finds. One that was killed, for want of memory say, is a result with
+    """What a new interpreter finds. One that was killed, for example for want of memory, is a result with
     ``error``."""
     with tempfile.TemporaryDirectory(prefix="sapwood-bench-") as temporary:
         todo, done = Path(temporary) / "job.json", Path(temporary) / "result.json"
@@ -183,9 +192,32 @@ def arguments(text: str | None, *, rows: int) -> argparse.ArgumentParser:
         "--rows", type=int, default=rows, help=f"examples, whole steps of {BATCH} (%(default)s)"
     )
     parser.add_argument("--model", default="builtin:smollm2", help="the base that all train (%(default)s)")
+    parser.add_argument(
+        "--isa", choices=PROCESSORS, action=Narrowed, help="as on a processor that has these instructions"
+    )
     parser.add_argument("--smoke", action="store_true", help="a tiny random model: shows only that it runs")
     parser.add_argument("--out", type=Path, help="the JSON file (bench/out/SCRIPT.json)")
     return parser
+
+
+class Narrowed(argparse.Action):
+    """``--isa``: set before torch is imported."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, value: Any, option: Any = None
+    ) -> None:
+        if FLAGS[value] not in processor_flags():
+            parser.error(f"--isa {value}: this processor has no {FLAGS[value]}")
+        os.environ.update(zip(SWITCHES, PROCESSORS[value], strict=True))
+        setattr(namespace, self.dest, value)
+
+
+def processor_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,5 @@
-"""A long system prompt that all rows share (tool definitions, say) and short answers: the case that prefix
-sharing is for. Ours against the peers that are fastest at it: whole rows one at a time, without padding."""
+"""A long system prompt that all rows share (for example tool definitions) and short answers: the case that
+prefix sharing is for. Ours against the peers that are fastest at it: whole rows one at a time, unpadded."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ import argparse
 import cProfile
 import json
 import os
-import platform
 import pstats
 import resource
 import subprocess
@@ -26,6 +25,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from common import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = "现在你要扮演皇帝身边的女人--甄嬛"
@@ -212,8 +213,7 @@ def main() -> None:
         "rows": rows,
         "results": results,
         "ratio": ratio,
-        "cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
         "versions": {name: version(name) for name in ("datasets", "tokenizers", "transformers", "numpy")},
         "python": sys.version.split()[0],
     }

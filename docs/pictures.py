@@ -20,7 +20,8 @@ PICTURES = ROOT / "docs" / "pictures"
 SAPWOOD = Path(sys.executable).with_name("sapwood")
 COLUMNS, ROWS = 100, 30
 SESSION = "sapwood-pictures"
-MOMENT = re.compile(r"step 4\d/70")  # the training is photographed when this is on the screen
+STEP = re.compile(r"step (\d+)/(\d+)")  # of the training, as the screen says it
+MOMENT = 0.6  # of its steps: then it is photographed
 
 sys.path.insert(0, str(ROOT))
 
@@ -55,7 +56,8 @@ def photograph_terminal(command: str) -> str:
     screen = ""
     while tmux("has-session", "-t", SESSION, check=False).returncode == 0:
         seen = tmux("capture-pane", "-e", "-p", "-t", SESSION, check=False).stdout
-        if not screen and MOMENT.search(Text.from_ansi(seen).plain):
+        step = STEP.search(Text.from_ansi(seen).plain)
+        if not screen and step and int(step[1]) >= MOMENT * int(step[2]):
             screen = seen
         time.sleep(0.3)
     console = Console(record=True, width=COLUMNS, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123

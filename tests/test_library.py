@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -189,3 +190,19 @@ def test_what_is_public_can_be_imported_and_is_lazy() -> None:
         assert getattr(sapwood, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sapwood.nothing  # type: ignore[attr-defined]
+
+
+def test_every_public_name_is_described_and_shown() -> None:
+    """And each function that opens or starts something tells what it may raise."""
+    shown = (DOCS / PAGES[0]).read_text(encoding="utf-8")
+    for name in sapwood.__all__:
+        if name == "__version__":
+            continue
+        found = getattr(sapwood, name)
+        assert len(inspect.getdoc(found) or inspect.getdoc(type(found)) or "") > 30, name
+        assert re.search(rf"\b{name}\b", shown), f"{name}: docs/library.md doesn't show it"
+        for part, value in vars(found).items() if inspect.isclass(found) else ():
+            if not part.startswith("_") and inspect.isfunction(value):
+                assert inspect.getdoc(value), f"{name}.{part}"
+    for name in ("finetune", "load", "load_config", "parse_config", "resume"):
+        assert "Raises" in (inspect.getdoc(getattr(sapwood, name)) or ""), name

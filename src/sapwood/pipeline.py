@@ -18,7 +18,7 @@ from sapwood.machine.measure import machine_facts, measure_when_idle, measured_b
 from sapwood.machine.signals import stop_signals
 from sapwood.plan.advice import with_advice
 from sapwood.plan.choose import choose_plan, settings_line, settled
-from sapwood.plan.time import Correction, Estimate, estimate
+from sapwood.plan.time import Correction, Estimate, Pace, estimate
 from sapwood.prepare.given import Rows, config_of
 from sapwood.prepare.study import DATA, Study, save_study, study_config
 from sapwood.run.identity import identity_of
@@ -50,7 +50,7 @@ from sapwood.types import Adapter, Event, Stepped, Stop
 
 log = logging.getLogger("sapwood")
 Watcher = Callable[[Event], object]
-"""Sees every event after it is recorded; ends the run, saved, where it returns a `Stop`."""
+"""Sees every event after it is recorded; ends the run, saved, if it returns a `Stop`."""
 Teller = Callable[[str], None]
 """Takes a sentence of the program's own: how long it will take, what computes it."""
 
@@ -143,8 +143,8 @@ def train_run(
     watch_threads: bool = False,
 ) -> Adapter:
     """From the newest checkpoint, or from the start, to the adapter. ``notes`` go to the log once the log is
-    cut back to the checkpoint. ``expected`` is put right by the first steps. watch_threads: their number was
-    measured on a busy machine, and is measured again when it is idle."""
+    cut back to the checkpoint. ``expected`` is put right by a pass and by the first steps. watch_threads:
+    their number was measured on a busy machine, and is measured again when it is idle."""
     total_steps, keep = plan_steps(len(study.data.train), config.train).total_steps, config.save.keep
     with keeping_status(run), stop_signals() as stop, with_advice(run, study, config, device), partners():
         invite(world, config, study)
@@ -153,7 +153,11 @@ def train_run(
             model = attach_lora(base, config.lora, config.train.seed)
             base, model = place(base, model)
         require_room(run.path, model, keep + bool(study.data.eval))
-        rehearse(model, study.data, config)
+        correction = None if expected is None else Correction(expected, Pace.of(study, config, device))
+        timed = None if correction is None or world.size > 1 else correction.worth_a_pass
+        pack, seconds = rehearse(model, study.data, config, timed)
+        if correction is not None and seconds is not None:
+            tell(correction.tried(pack, seconds))
         state = start_or_resume(run, model, config, study.spec, notes)
         share_state(world, model, state)
         sampler = sampler_of(model, study, config)
@@ -161,7 +165,6 @@ def train_run(
         clock, losses = SaveClock(config.save, total_steps), LossWatch()
         threads = Threads(run, config.train.threads, device, watch=watch_threads)
         threads.begin(state.step)
-        correction = Correction(expected) if expected is not None else None
         lost = kept_when_lost(run, model, state, keep, world)
         with lost, partners(), followed(run, config.track) as look_after_trackers:
             for event in train(model, study.data, state, config, sampler, world, measure):

@@ -162,7 +162,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
         arch: one of `ARCHITECTURES`, mistral, mixtral or qwen3_moe.
         folder: parent folder, `tmp_path` say; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
-        changes: keys of the transformers config (``tie_word_embeddings=False``, say).
+        changes: keys of the transformers config (for example ``tie_word_embeddings=False``).
 
     Returns:
         The model's folder.

@@ -85,7 +85,8 @@ def test_switched_off_the_loss_is_the_bases_and_a_pack_without_room_is_refused(m
 
     own = loss(model)
     with model.switched_off():
-        assert loss(model) == loss(bare) != own
+        # to the last bit but one: LoRA's linears have kernels of their own
+        assert loss(model) == pytest.approx(loss(bare), rel=1e-6) != own
     packed = packed_attention(model.network, model.backend)
     with pytest.raises(ValueError, match="no place for 6 virtual tokens"), packed:
         forward_loss(model, to_batch(pack))

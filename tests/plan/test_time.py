@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sapwood.config.file import load_config
@@ -13,9 +14,9 @@ from sapwood.machine.device import CPU
 from sapwood.plan import costs as costs_module
 from sapwood.plan.choose import choose_plan, settings_line, settled
 from sapwood.plan.costs import costly
-from sapwood.plan.time import Correction, Estimate, estimate
+from sapwood.plan.time import Correction, Estimate, Pace, estimate
 from sapwood.prepare.study import Study, study_config
-from sapwood.types import Evaluated, Stepped
+from sapwood.types import Evaluated, Pack, Stepped
 from tests.base.tiny import tiny_llama
 
 
@@ -64,8 +65,29 @@ def test_the_load_of_others_is_said_beside_the_time() -> None:
     assert "beside the other programs of now, which take 48 % of the processors" in beside
 
 
+def pack_of(length: int) -> Pack:
+    ids = np.zeros(length, np.int32)
+    return Pack(ids, ids, (), ids[:0], ids[:0], ())
+
+
+PACE = Pace(rate=1e9, linear=1_000_000, embedding=0, layers=4, recomputed=0)
+
+
+def test_a_pass_before_the_first_step_puts_the_estimate_right() -> None:
+    correction, pack = Correction(EXPECTED, PACE), pack_of(870)
+    said = PACE.step([pack])
+    assert said == pytest.approx(4.0, rel=0.01)
+    assert correction.worth_a_pass(pack) and not correction.worth_a_pass(pack_of(5_000))
+    line = correction.tried(pack, 3 * said)
+    assert correction.seconds() == pytest.approx(3 * (100 * 9 + 5 * 20))
+    assert line == "time       about 50m00s in all, by one pass"
+    assert [correction.seen(stepped(step, 27.0)) for step in (1, 2, 3)] == [None] * 3, "as it was told"
+    later = [correction.seen(stepped(step, 9.0)) for step in range(4, 12)]
+    assert [line for line in later if line][-1] == "time       about 17m34s in all, by the last 3 steps"
+
+
 def test_three_steps_put_the_estimate_right() -> None:
-    correction = Correction(EXPECTED)
+    correction = Correction(EXPECTED, PACE)
     assert correction.seen(Evaluated(0, 3.0, 10, 10.0)) is None
     assert correction.seen(stepped(1, 30.0)) is None, "it warms up"
     assert correction.seen(stepped(2, 5.0)) is None
@@ -77,7 +99,7 @@ def test_three_steps_put_the_estimate_right() -> None:
 
 
 def test_a_program_that_ends_or_begins_is_told_by_the_steps_behind_it() -> None:
-    correction = Correction(EXPECTED)
+    correction = Correction(EXPECTED, PACE)
     slow = [correction.seen(stepped(step, 20.0)) for step in range(1, 7)]
     assert [line for line in slow if line] == ["time       about 35m08s in all, by the first 3 steps"]
     fast = [correction.seen(stepped(step, 8.0)) for step in range(7, 30)]
@@ -89,7 +111,7 @@ def test_a_program_that_ends_or_begins_is_told_by_the_steps_behind_it() -> None:
 
 
 def test_threads_that_are_added_make_the_rest_shorter() -> None:
-    alone, helped = Correction(EXPECTED), Correction(EXPECTED)
+    alone, helped = Correction(EXPECTED, PACE), Correction(EXPECTED, PACE)
     for step in (1, 2, 3):
         alone.seen(stepped(step, 10.0))
         helped.seen(stepped(step, 10.0), sooner=2.0 if step == 3 else 1.0)
@@ -97,7 +119,7 @@ def test_threads_that_are_added_make_the_rest_shorter() -> None:
 
 
 def test_a_run_that_goes_on_says_nothing_of_its_first_steps() -> None:
-    correction = Correction(EXPECTED)
+    correction = Correction(EXPECTED, PACE)
     assert [correction.seen(stepped(step, 5.0)) for step in (40, 41, 42, 43)] == [None] * 4
 
 
@@ -114,7 +136,7 @@ def test_settings_that_cost_much_are_named_with_the_figure_and_what_to_type(
     _, advice = said(study, config_of(home, "train.gradient_checkpointing=true"))
     assert len(advice) == 1
     assert "computes 2 of 2 layers twice, for nothing" in advice[0]
-    assert "less (29 %) with train.gradient_checkpointing=auto" in advice[0]
+    assert "less (33 %) with train.gradient_checkpointing=auto" in advice[0]
     monkeypatch.setattr("sapwood.plan.time.PACK", 10_000)
     small = config_of(home, "pack.length=96", "train.micro_batch=1")
     assert "15 passes a step, each with few tokens, where 2 would do" in said(study, small)[1][0]

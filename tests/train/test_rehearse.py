@@ -16,6 +16,7 @@ from sapwood.run.query import list_runs
 from sapwood.train.loop import pack_examples, train
 from sapwood.train.rehearse import longest_pack, out_of_memory, rehearse
 from sapwood.train.schedule import Cursor, members, plan_steps
+from sapwood.types import Pack
 from tests.crash.work import tiny_config
 from tests.forks import exit_code
 from tests.train.runs import adapter, data, same_bits, six_steps, start, timeless
@@ -35,7 +36,9 @@ def test_it_is_the_longest_of_all_steps() -> None:
 def test_it_changes_nothing() -> None:
     model, state = start(SETTINGS)
     before, numbers = adapter(model), torch.get_rng_state()
-    assert rehearse(model, data(), SETTINGS) == len(longest_pack(data(), SETTINGS).ids)
+    pack, seconds = rehearse(model, data(), SETTINGS, lambda pack: True)
+    assert len(pack.ids) == len(longest_pack(data(), SETTINGS).ids)
+    assert seconds is not None and seconds > 0
     assert same_bits(adapter(model), before)
     assert torch.equal(torch.get_rng_state(), numbers)
     assert all(parameter.grad is None for parameter in model.parameters.values())
@@ -43,6 +46,14 @@ def test_it_changes_nothing() -> None:
     rehearsed = [timeless(event) for event in train(model, data(), state, SETTINGS)]
     model, state = start(SETTINGS)
     assert rehearsed == [timeless(event) for event in train(model, data(), state, SETTINGS)]
+
+
+def test_a_second_pass_is_made_only_if_it_is_wanted() -> None:
+    model, _ = start(SETTINGS)
+    asked = list[Pack]()
+    assert rehearse(model, data(), SETTINGS)[1] is None
+    pack, seconds = rehearse(model, data(), SETTINGS, lambda pack: bool(asked.append(pack)))
+    assert seconds is None and [len(one.ids) for one in asked] == [len(pack.ids)]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def write_adapter(model: LoraModel, folder: Path) -> None:
 
 def _tied(model: LoraModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The head that is a trained embedding, which PEFT saves by both names."""
-    named = [(saved_name(name), p) for name, p in model.peft.named_parameters(remove_duplicate=False)]
+    every = model.peft.named_parameters(remove_duplicate=False)
+    named = [(saved_name(name), p) for name, p in every if ".modules_to_save." in name]
     own = {id(parameter): name for name, parameter in model.parameters.items()}
     return {n: tensors[own[id(p)]].clone() for n, p in named if id(p) in own and n not in tensors}
 

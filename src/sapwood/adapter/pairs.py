@@ -77,7 +77,7 @@ def _beside_pairs(model: LoraModel) -> list[str]:
 
 def lora_pairs(model: LoraModel) -> list[LoraPair]:
     """The adapter by module, each with its own rank and scale as PEFT applies them (rank and alpha patterns,
-    rsLoRA). Raises ModelError where it is more than pairs of matrices (DoRA, say)."""
+    rsLoRA). Raises ModelError if it is more than pairs of matrices (for example DoRA)."""
     layers = lora_layers(model)
     mend = "export the whole model: --to gguf, or --to merged"
     if not layers:

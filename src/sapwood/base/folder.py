@@ -77,9 +77,7 @@ def check_layout(path: Path) -> None:
     if not any(name.endswith(".safetensors") for name in names):
         pickles = sorted(name for name in names if name.endswith(PICKLES))
         why = f"only {pickles[0]}, which runs code when it is opened" if pickles else "no .safetensors file"
-        mend = (
-            "use a revision with safetensors, or convert it where you trust it: save_pretrained() writes them"
-        )
+        mend = "use a revision with safetensors, or convert it if you trust it: save_pretrained() writes them"
         raise ModelError("the folder holds no safetensors weights", str(path), why, mend)
 
 

@@ -31,7 +31,7 @@ log = logging.getLogger("sapwood.base")
 
 def read_tokenizer_of(path: Path) -> Any:
     """The folder's tokenizer. tokenizer.json is taken as it stands: AutoTokenizer rebuilds the pre-tokenizer
-    of some families by model type (Qwen2's, say), whatever the file holds."""
+    of some families by model type (for example Qwen2's), whatever the file holds."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     own = path / "tokenizer.json"

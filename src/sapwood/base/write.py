@@ -41,7 +41,8 @@ def is_tied(network: Any) -> bool:
     head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
     if head is None or head.weight.shape != embedding.weight.shape:
         return head is None
-    return head.weight.data_ptr() == embedding.weight.data_ptr() or torch.equal(head.weight, embedding.weight)
+    ours, theirs = head.weight, embedding.weight  # held: an adapter's are made anew each time
+    return ours.data_ptr() == theirs.data_ptr() or torch.equal(ours, theirs)
 
 
 def write_folder(

@@ -67,7 +67,8 @@ def _forget(tree: dict[str, Any], lines: dict[str, str], path: str) -> None:
 def parse_config(
     tree: Mapping[str, Any], source: str = "config", lines: Mapping[str, str] | None = None
 ) -> RunConfig:
-    """Validate plain data. ``lines`` maps key paths to the place that set them, for the messages."""
+    """Validate plain data, for example what a YAML file holds. ``lines`` maps key paths to the place that set
+    them, for the messages. Raises ConfigError with all wrong keys at once."""
     version = tree.get("version")
     if isinstance(version, int) and version > FORMAT:
         why = f"it is of format {version}, and this sapwood reads up to {FORMAT}"

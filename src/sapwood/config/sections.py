@@ -60,7 +60,7 @@ class BaseConfig(Section):
     double_quant: bool = True
     """nf4 and fp4: hold the scales in 8 bits too, which saves 0.37 bits a weight"""
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential", "cpu", "cuda"] = "auto"
-    """where the model is computed: auto takes a GPU where there is one; the others by their usual names"""
+    """where the model is computed: auto takes a GPU if there is one; the others by their usual names"""
     offline: bool = False
     """take hf: and ms: models from their caches, and ask no hub"""
     products: Literal["auto", "stored", "fp32"] = "auto"
@@ -80,13 +80,13 @@ class DataConfig(Section):
     format: Format = "auto"
     """shape of a row; auto looks at the keys and asks in a doubtful case; docs/data.md lists them all"""
     columns: dict[Column, str] = {}
-    """what the file calls a key, where it has its own names: {prompt: q, completion: a, system: s}"""
+    """what the file calls a key, if it has its own names: {prompt: q, completion: a, system: s}"""
     records: str | None = None
-    """the key of the list that holds the rows, where a JSON file is an object with several lists"""
+    """the key of the list that holds the rows, if a JSON file is an object with several lists"""
     system: str | None = None
     """system prompt for rows that bring none"""
     roles: dict[str, Role] = {}
-    """whose turn it is, where the file has its own names for that: {moderator: system, coach: assistant}"""
+    """whose turn it is, if the file has its own names for that: {moderator: system, coach: assistant}"""
     ignore: Strings = ()
     """keys of rows or turns that mean nothing here, though they could: label, weight, context, reasoning"""
     answers: Literal["one", "first"] = "one"
@@ -100,7 +100,7 @@ class DataConfig(Section):
     overlap: Literal["error", "allow"] = "error"
     """answers of data.eval's file that data.train teaches as well: stop and name them, or count them"""
     encoding: str = "auto"
-    """how text files are encoded; auto is UTF-8, or UTF-16 where its mark says so, and asks for the rest"""
+    """how text files are encoded; auto is UTF-8, or UTF-16 if its mark says so, and asks for the rest"""
     strip_control_text: bool = False
     """take stop tokens out of the ends of messages, and make turns of a rendered conversation in a message"""
 
@@ -146,14 +146,14 @@ class TemplateConfig(Section):
     """control tokens that answers of the data spell and mean, such as <think> and </think> under a template
     that only copies; any other stays plain text"""
     no_reasoning: Literal["error", "close"] = "error"
-    """answers without reasoning where the prompt opens <think>: refuse them, or learn to close it at once"""
+    """answers without reasoning if the prompt opens <think>: refuse them, or learn to close it at once"""
 
 
 class PackConfig(Section):
     length: int = Field(default=1024, ge=16, le=1_048_576)
     """tokens in one forward pass at most; also the longest row that is accepted"""
     share_prefixes: bool = True
-    """compute a beginning that several examples of a step share (the system prompt, say) once"""
+    """compute a beginning that several examples of a step share (for example the system prompt) once"""
     rows: Literal["auto", "together", "alone"] = "auto"
     """together: rows share a forward pass; alone: each has its own, as layers that mix tokens otherwise than
     by attention need; auto asks a tiny copy of the model. The loss is the same"""
@@ -202,7 +202,7 @@ EPOCHS = 3.0  # where neither train.epochs nor train.max_steps is set
 
 class TrainConfig(Section):
     epochs: Number | None = Field(default=None, gt=0, le=10_000)
-    """passes over the data, 3 where neither this nor max_steps is set; a fraction is allowed"""
+    """passes over the data, 3 if neither this nor max_steps is set; a fraction is allowed"""
     max_steps: int | None = Field(default=None, ge=1)
     """so many optimizer steps, instead of epochs"""
     batch_size: int = Field(default=16, ge=1)
@@ -236,7 +236,7 @@ class TrainConfig(Section):
     """layers computed again in the backward pass, slower with far less memory: auto takes as many as the
     memory asks for, true all, false none; or their number"""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """threads of a CPU; without it, all cores, or half of them where more don't help by measurement"""
+    """threads of a CPU; without it, all cores, or half of them if more don't help by measurement"""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """decides the order of the rows, the adapter's start and every dropout mask"""
     on_nan: Literal["stop", "skip"] = "stop"
@@ -274,11 +274,11 @@ class SaveConfig(Section):
     every: int = Field(default=100, ge=1)
     """optimizer steps between checkpoints; the last step is always saved"""
     minutes: Number = Field(default=10, ge=0)
-    """minutes between checkpoints at most, where save.every steps take longer; 0 counts steps only"""
+    """minutes between checkpoints at most, if save.every steps take longer; 0 counts steps only"""
     keep: int = Field(default=2, ge=1)
     """newest checkpoints that stay on disk; that of the best evaluation stays too"""
     adapter: Literal["auto", "last", "best"] = "auto"
-    """which weights the run leaves; auto is best where eval.patience is set, and last otherwise"""
+    """which weights the run leaves; auto is best if eval.patience is set, and last otherwise"""
     dir: str = "runs"
     """folder that holds the runs"""
 
@@ -309,7 +309,8 @@ def _of_the_base(values: Any) -> Any:
 
 
 class RunConfig(Section):
-    """Everything that decides a run."""
+    """Everything that decides a run: one attribute for each section of a config file. Made by `load_config`,
+    `parse_config`, or keyword arguments of `finetune`."""
 
     version: int = Field(default=FORMAT, ge=1, le=FORMAT)
     """of this format; sapwood refuses one that is newer than itself"""

@@ -60,7 +60,7 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
 
 def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tensor]]:
     """`base_parameters` as the adapter changes them, in fp32. ``onto``: another dense model of the same
-    shapes to change (the base in full precision, say)."""
+    shapes to change (for example to the base in full precision)."""
     changes = changes_of(trained)
     for name, weight in base_parameters(trained.base.model if onto is None else onto):
         change = changes.pop(name, None)

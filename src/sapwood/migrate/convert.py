@@ -179,7 +179,7 @@ def _template(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str
         line,
         theirs,
         value,
-        en or "the tokenizer's own, where none is named",
+        en or "the tokenizer's own, if none is named",
         zh or "没有写明时用分词器自带的",
     )
 
@@ -197,9 +197,7 @@ def _device_map(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: s
     if word in names:
         draft.take("base.device_map", word, line, theirs, value, en, zh)
     else:
-        draft.note(
-            "base.device_map", line, theirs, value, "auto: a GPU where there is one", "auto：有 GPU 就用"
-        )
+        draft.note("base.device_map", line, theirs, value, "auto: a GPU if there is one", "auto：有 GPU 就用")
 
 
 def _keep_best(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:

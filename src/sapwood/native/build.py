@@ -24,6 +24,7 @@ from sapwood.machine.doing import counted
 from sapwood.machine.system import kernel_file
 
 SWITCH = "SAPWOOD_NATIVE"  # 0: never
+PROCESSOR = os.environ.get("SAPWOOD_MARCH", "native")  # x86-64-v3, for example: what a narrower one is given
 SECONDS = 120
 
 
@@ -58,7 +59,7 @@ def _torch() -> Path:
 _WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 KERNELS = Sources(
     Path(__file__).parent / "kernels",
-    ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
+    ("-O3", f"-march={PROCESSOR}", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
      "-ffp-contract=fast", *_WIDE),
 )  # fmt: skip
 HEAP = Sources(Path(__file__).parent / "allocator", ("-O2", "-std=c++20", "-fPIC"), torch=True)

@@ -26,9 +26,9 @@ from sapwood.train.loop import pack_examples
 from sapwood.train.schedule import Cursor, members, plan_steps
 from sapwood.types import Evaluated, Event, Pack, Stepped
 
-EFFICIENCY = {True: 0.55, False: 0.28}  # of the matrix rate, by: are the kernels compiled (native/)?
-TWICE = 0.40  # how much longer a step takes if all layers are computed twice
-PACK = 50  # tokens whose time a pack costs besides its own: its small operations
+EFFICIENCY = {True: 0.69, False: 0.54}  # of the matrix rate, by: are the kernels compiled (native/)?
+TWICE = 0.50  # how much longer a step takes if all layers are computed twice
+PACK = 130  # tokens whose time a pack costs besides its own: its small operations
 SAMPLED_STEPS = 8
 
 
@@ -144,18 +144,31 @@ def estimate(study: Study, config: RunConfig, device: Device) -> Estimate:
 
 
 class Correction:
-    """The estimate, put right by what is done: after the first steps, and again whenever the last ones say
-    otherwise, for example because another program has ended."""
+    """The estimate, put right by what is done: by one pass before the first step, and again whenever the last
+    steps say otherwise, for example because another program has ended."""
 
     STEPS = 3  # the first of a run only warms up
-    OTHERWISE = 1.25  # how many times more, or less, the whole must take than was told
+    OTHERWISE = 1.15  # how many times more, or less, the whole must take than was told
+    WORTH = 0.02  # share of the run that a pass may take which only tells the time
 
-    def __init__(self, expected: Estimate) -> None:
+    def __init__(self, expected: Estimate, pace: Pace) -> None:
         self._expected = expected
+        self._pace = pace
+        self._slower = 1.0  # how many times longer than expected, where no step says so
         self._last: deque[tuple[float, float]] = deque(maxlen=self.STEPS)  # (taken, expected) of a step
         self._evaluations: list[float] = []
         self._done, self._since, self._spent = 0, 0, 0.0
         self._told: float | None = None
+
+    def worth_a_pass(self, pack: Pack) -> bool:
+        """Whether the run is so long that a pass of its own over ``pack`` is cheap."""
+        return self._pace.step([pack]) <= self.WORTH * self._expected.seconds
+
+    def tried(self, pack: Pack, seconds: float) -> str:
+        """A line, by what a pass over ``pack`` took."""
+        self._slower = seconds / self._pace.step([pack])
+        self._told = self.seconds()
+        return f"time       about {duration(self._told)} in all, by one pass"
 
     def seen(self, event: Event, sooner: float = 1.0) -> str | None:
         """A line where there is something to say. sooner: how many times faster this run will make its steps
@@ -180,7 +193,7 @@ class Correction:
         """Of the whole run."""
         expected = self._expected
         steps = list(self._last)[1:] if self._done <= self.STEPS else self._last
-        slower = sum(taken for taken, _ in steps) / sum(said for _, said in steps) if steps else 1.0
+        slower = sum(taken for taken, _ in steps) / sum(said for _, said in steps) if steps else self._slower
         left = (expected.steps - self._done) * expected.seconds_per_step
         rounds = max(0, expected.rounds - len(self._evaluations))
         measure = self._evaluations[-1] if self._evaluations else expected.evaluation * slower

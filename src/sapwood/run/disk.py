@@ -12,7 +12,8 @@ from pathlib import Path
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.machine.system import limits, set_limits
 
-# What a full, broken or closed disk answers. Other OSErrors of a block (a lost connection, say) are not ours.
+# What a full, broken or closed disk answers. Other OSErrors of a block, for example a lost connection, are
+# not ours.
 DISK_ERRORS = frozenset(
     {
         errno.ENOSPC,

@@ -251,7 +251,7 @@ def _write_new(path: Path, *pieces: bytes | memoryview) -> None:
 
 def _seal(stage: Path, final: str, facts: Mapping[str, Any]) -> None:
     """Make every staged file durable and readable, then write the manifest that vouches for them."""
-    mode = stage.stat().st_mode & 0o666  # a fresh folder shows the umask; safetensors, say, writes 0600
+    mode = stage.stat().st_mode & 0o666  # a fresh folder shows the umask; safetensors writes 0600
     entries: list[FileEntry] = []
     files = _files_below(stage)
     with hashing(f"saving {final}", sum(file.lstat().st_size for file in files)) as sha256:

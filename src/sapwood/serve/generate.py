@@ -174,8 +174,8 @@ def generation_attention(model: Any) -> Generator[None]:
     """Give ``model`` an attention that knows caches and padding, and eval mode; then put back what was there.
 
     The training kernel follows the plan of a pack, which an answer in progress has none of. PyTorch's sdpa is
-    taken where the model accepts it, its own eager form elsewhere (soft-capped scores, say). Any other
-    implementation stays.
+    taken where the model accepts it, its own eager form elsewhere (for soft-capped scores, for example). Any
+    other implementation stays.
     """
     network: Any = decoder_of(_unwrapped(model))
     modes = [(module, module.training) for module in model.modules()]

@@ -44,8 +44,8 @@ from sapwood.types import (
     TrainData,
 )
 
-# The input that torch's own generator is seeded for, before each pack: for whatever draws from it (DoRA's
-# dropout, say). Masks of our own count from 0, NEFTune's noise is -1.
+# The input that torch's own generator is seeded for, before each pack: for whatever draws from it (for
+# example DoRA's dropout). Masks of our own count from 0, NEFTune's noise is -1.
 GENERATOR = -2
 
 MOST_SKIPPED = 10  # bad steps in a row, from which it isn't the rows

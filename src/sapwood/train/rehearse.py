@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -23,27 +24,42 @@ REFUSALS = ("can't allocate memory", "not enough memory", "out of memory", "bad_
 
 
 @doing("trying the longest pack")
-def rehearse(model: LoraModel, data: TrainData, config: RunConfig) -> int:
-    """Forward and backward over the longest pack, with room for the moments; its tokens.
+def rehearse(
+    model: LoraModel, data: TrainData, config: RunConfig, again: Callable[[Pack], bool] | None = None
+) -> tuple[Pack, float | None]:
+    """Forward and backward over the longest pack, with room for the moments.
 
-    Changes nothing: gradients are dropped, no parameter moves, and the generators are those of before. Raises
-    OutOfMemoryError.
+    Changes nothing: gradients are dropped, no parameter moves, and the generators are those of before.
+
+    Args:
+        again: whether a second pass over that pack is wanted, for its time: the first one also waits for the
+            system's memory.
+
+    Returns the pack, and the seconds of its second pass. Raises OutOfMemoryError.
     """
     pack = longest_pack(data, config)
     model = replace(model, neftune=config.train.neftune)
     model.learn()
     with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
-        try:
-            with attending(model):
-                loss = forward_loss(model, batch_of(model, pack))
-                (loss.total / max(1, loss.num_targets)).backward()
-            # the optimizer makes its moments at the first step; filled, or the system would only promise them
-            moments = torch.ones(moment_bytes(model.parameters, config.train) // 4, device=model.device)
-            del moments
-        finally:
-            for parameter in model.parameters.values():
-                parameter.grad = None
-    return len(pack.ids)
+        _pass(model, pack, config)
+        if again is None or not again(pack):
+            return pack, None
+        tick = time.monotonic()
+        _pass(model, pack, config)
+        return pack, time.monotonic() - tick
+
+
+def _pass(model: LoraModel, pack: Pack, config: RunConfig) -> None:
+    try:
+        with attending(model):
+            loss = forward_loss(model, batch_of(model, pack))
+            (loss.total / max(1, loss.num_targets)).backward()
+        # the optimizer makes its moments at the first step; filled, or the system would only promise them
+        moments = torch.ones(moment_bytes(model.parameters, config.train) // 4, device=model.device)
+        del moments
+    finally:
+        for parameter in model.parameters.values():
+            parameter.grad = None
 
 
 def longest_pack(data: TrainData, config: RunConfig) -> Pack:

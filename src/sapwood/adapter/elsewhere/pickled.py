@@ -17,7 +17,7 @@ def pickled_tensors(file: Path) -> dict[str, Tensor]:
     here."""
     from safetensors.torch import load
 
-    mend = "save it once more with a newer PEFT, where you trust its origin"
+    mend = "save it once more with a newer PEFT, if you trust its origin"
     try:
         return load(confined(READER, file))
     except Confined as error:

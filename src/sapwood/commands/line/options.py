@@ -30,7 +30,7 @@ Template = Annotated[
 Spill = Annotated[
     Path | None,
     typer.Option(
-        "--spill-dir", help="folder for the finished adapter where the run's disk is full", metavar="DIR"
+        "--spill-dir", help="folder for the finished adapter if the run's disk is full", metavar="DIR"
     ),
 ]
 RUNS, USUAL = Path("runs"), Path("sapwood.yaml")

@@ -141,7 +141,7 @@ def serve(
         list[str] | None, typer.Option(help="another name that the server has", metavar="NAME")
     ] = None,
     parallel: Annotated[
-        int | None, typer.Option(help="answers at once; 8 where memory allows", min=1, max=256, metavar="N")
+        int | None, typer.Option(help="answers at once; 8 if memory allows", min=1, max=256, metavar="N")
     ] = None,
     context: Annotated[
         int | None, typer.Option(help="tokens of a prompt and its answer; 4096", min=16, metavar="N")

@@ -109,7 +109,7 @@ _NAMED = (
         "SQuAD",
         (
             "question, a line break and context are the prompt; the one text of answers is the answer "
-            "(`data.answers: first` where there are several)",
+            "(`data.answers: first` if there are several)",
             "question、换行、context 组成提示；answers 中唯一的文本为回答（多个时用 `data.answers: first`）",
         ),
         '{"context": "The oak is 400 years old.", "question": "How old is it?", '

@@ -13,21 +13,10 @@ namespace {
 constexpr int ROWS = 4;
 
 // Lane i of the result: the sum of all lanes of v[i].
-INLINE V sums(const V* v) {
-#define FOLD(a, b, ...) (__builtin_shufflevector(a, b, __VA_ARGS__))
-    V x[8], y[4], z[2];
-    for (int i = 0; i < 8; i++)
-        x[i] = FOLD(v[i], v[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-               FOLD(v[i], v[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    for (int i = 0; i < 4; i++)
-        y[i] = FOLD(x[i], x[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
-               FOLD(x[i], x[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-    for (int i = 0; i < 2; i++)
-        z[i] = FOLD(y[i], y[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-               FOLD(y[i], y[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-    return FOLD(z[0], z[1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
-           FOLD(z[0], z[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-#undef FOLD
+INLINE V sums(V* v) {
+    EACH for (int count = W / 2; count; count /= 2)
+        EACH for (int i = 0; i < count; i++) v[i] = woven_low(v[i], v[i + count]) + woven_high(v[i], v[i + count]);
+    return v[0];
 }
 
 // out[n][r] = sum_d x[n][d] * m[r][d]; x: N rows of stride ldx, m: RANKS rows of stride ldm
@@ -50,15 +39,15 @@ INLINE void dots(const float* x, i64 ldx, const float* m, i64 ldm, i64 width, fl
 template <int N>
 INLINE void low_rank(const float* x, i64 ldx, const float* m, i64 ldm, i64 R, i64 width, float* out, i64 ldo) {
     i64 r = 0;
-    for (; r + 4 <= R; r += 4) dots<N, 4>(x, ldx, m + r * ldm, ldm, width, out + r, ldo);
+    for (; r + W / ROWS <= R; r += W / ROWS) dots<N, W / ROWS>(x, ldx, m + r * ldm, ldm, width, out + r, ldo);
     for (; r < R; r++) dots<N, 1>(x, ldx, m + r * ldm, ldm, width, out + r, ldo);
 }
 
-// body(vectors, at) over `width` columns, four vectors at a time: so many products for each number that is spread
+// body(vectors, at) over `width` columns, some vectors at a time: so many products for each number that is spread
 template <class Body>
 INLINE void in_vectors(i64 width, Body body) {
     i64 at = 0;
-    for (; at + 4 * W <= width; at += 4 * W) body(std::integral_constant<int, 4>(), at);
+    for (; at + MOST * W <= width; at += MOST * W) body(std::integral_constant<int, MOST>(), at);
     for (; at < width; at += W) body(std::integral_constant<int, 1>(), at);
 }
 
@@ -269,12 +258,7 @@ void gated_forward(int threads, i64 T, i64 F, Side gate, Side up, Activation act
                     act(x, value, slope);
                     value *= v;
                     store(inner + (t + n) * F + f, value);
-                    if (top) {
-                        VI before;
-                        std::memcpy(&before, top + f, sizeof before);
-                        before = larger(before, magnitude(value));
-                        std::memcpy(top + f, &before, sizeof before);
-                    }
+                    if (top) put(top + f, larger(get<VI>(top + f), magnitude(value)));
                 }
         });
     });

@@ -39,7 +39,7 @@ struct Rule {
 
 INLINE i64 padded(i64 n) { return (n + W - 1) / W * W; }
 // Length of a row in memory: an odd number of cache lines, or a column's would all fall into a few places of a cache.
-INLINE i64 stride_of(i64 width) { return (width / W | 1) * W; }
+INLINE i64 stride_of(i64 width) { return ((width + LINE - 1) / LINE | 1) * LINE; }
 
 // c[r][..] = or += sum_k a[r * ra + k * ca] * b[k][..]; R rows of C vectors
 template <int R, int C>
@@ -63,7 +63,7 @@ template <int R>
 INLINE void strip(const float* a, i64 ra, i64 ca, const float* b, i64 ldb, i64 count, float* c, i64 ldc, i64 width,
                   bool add) {
     i64 n = 0;
-    for (; n + 4 * W <= width; n += 4 * W) tile<R, 4>(a, ra, ca, b + n, ldb, count, c + n, ldc, add);
+    for (; n + MOST * W <= width; n += MOST * W) tile<R, MOST>(a, ra, ca, b + n, ldb, count, c + n, ldc, add);
     for (; n < width; n += W) tile<R, 1>(a, ra, ca, b + n, ldb, count, c + n, ldc, add);
 }
 
@@ -75,32 +75,15 @@ INLINE void in_rows(i64 count, Body body) {
     for (; r < count; r++) body(std::integral_constant<int, 1>(), r);
 }
 
-// to[d][j] = from[j][d]; both padded to multiples of 16 with whatever is there
+// to[d][j] = from[j][d]; both padded to whole vectors with whatever is there
 INLINE void transpose(const float* from, i64 rows, i64 width, float* to, i64 ldt) {
-#define PAIR(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
     for (i64 j = 0; j < rows; j += W)
         for (i64 d = 0; d < width; d += W) {
-            V x[W], y[W];
+            V x[W];
             EACH for (int i = 0; i < W; i++) x[i] = load(from + std::min(j + i, rows - 1) * width + d);
-            EACH for (int i = 0; i < 8; i++) {
-                y[2 * i] = PAIR(x[i], x[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-                y[2 * i + 1] = PAIR(x[i], x[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-            }
-            EACH for (int i = 0; i < 8; i++) {
-                x[2 * i] = PAIR(y[i], y[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-                x[2 * i + 1] = PAIR(y[i], y[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-            }
-            EACH for (int i = 0; i < 8; i++) {
-                y[2 * i] = PAIR(x[i], x[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-                y[2 * i + 1] = PAIR(x[i], x[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-            }
-            EACH for (int i = 0; i < 8; i++) {
-                x[2 * i] = PAIR(y[i], y[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-                x[2 * i + 1] = PAIR(y[i], y[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-            }
+            transpose_tile(x);
             EACH for (int i = 0; i < W; i++) store(to + (d + i) * ldt + j, x[i]);
         }
-#undef PAIR
 }
 
 template <class N>
@@ -112,10 +95,7 @@ INLINE void gather(const Heads& from, i64 head, const i64* tokens, i64 first, i6
     }
 }
 
-INLINE V lanes(i64 from) {
-    const V count = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return count + (float)from;
-}
+INLINE V lanes(i64 from) { return __builtin_convertvector(counted(), V) + (float)from; }
 
 // Scores of one row as they enter the softmax, -infinity where a key isn't seen; slope: of the soft cap.
 INLINE void capped(float* s, float* slope, i64 width, i64 first, i64 last, float softcap) {

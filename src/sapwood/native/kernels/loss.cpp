@@ -39,8 +39,7 @@ void read_logits(int threads, i64 N, i64 size, A* logits, const int64_t* targets
             A* row = logits + n * size;
             A rest[W] = {};  // the last columns, where they are fewer than a vector
             std::memcpy(rest, row + whole, (size - whole) * sizeof(A));
-            const VI lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-            const VI beyond = lane >= (int32_t)(size - whole);
+            const VI beyond = counted() >= (int32_t)(size - whole);
             const V none = splat(-INFINITY);
 
             V most = splat(top[n]);  // a NaN is lost here, and found again in the sum

@@ -69,8 +69,8 @@ def with_weight(module: Any, weight: Tensor, x: Tensor) -> Tensor:
 
 def divide_vocabulary(network: Any) -> DividedRows:
     """Divide embedding and head, which may be one, by rows. Returns the head's. Both modules go on as they
-    are, but for their weight and what they do with it: an embedding of its own kind (with a scale, say)
-    looks up in every part, and takes what is in it."""
+    are, but for their weight and what they do with it: an embedding of its own kind (with a scale, for
+    example) looks up in every part, and takes what is in it."""
     embedding, out = network.get_input_embeddings(), network.get_output_embeddings()
     tied = embedding.weight is out.weight
     words = DividedRows(embedding.weight)
