@@ -29,7 +29,7 @@ class Gated(torch.autograd.Function):
         y, h = activated(gate, gelu).mul_(up), gate
         if down is not None:
             (y,), _, h = down.forward(y.flatten(0, -2), adapter)
-            # no view: Llama 4 adds to the output in place, which autograd forbids for one of a custom function
+            # no view: Llama 4 adds to the output in place, which autograd forbids for a custom function's
             y = torch.ops.aten._unsafe_view(y.to(gate.dtype), [*gate.shape[:-1], y.shape[-1]])
         saved_dtype = gate.dtype if down is None or down.saved_dtype is None else down.saved_dtype
         ctx.save_for_backward(gate.to(saved_dtype), up.to(saved_dtype), h, *adapter)

@@ -38,7 +38,7 @@ def is_linear(module: Any) -> bool:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(module, nn.Linear | Conv1D) and module.weight is not None
+    return isinstance(module, nn.Linear | Conv1D) and getattr(module, "weight", None) is not None
 
 
 def auto_class(hf_config: Any) -> str:

@@ -221,7 +221,8 @@ def _four_bits_of(facts: Mapping[str, Any], shape: Shape, *parts: Tensor) -> Ten
 
     codes, table, scale, *nested = parts[:-1]
     if nested:
-        scale = scales_by_table(scale, *nested, facts["nested_blocksize"], facts["nested_offset"])
+        outer, largest = nested
+        scale = scales_by_table(scale, outer, largest, facts["nested_blocksize"], facts["nested_offset"])
     return by_table(codes, table, scale, facts["blocksize"], shape)
 
 
