@@ -59,7 +59,10 @@ DOORS = {
     },
     "bitsandbytes": {"base/storage/bnb_linear", "train/optim"},
     "peft": {
-        *(f"adapter/{name}" for name in ("forms", "methods", "targets", "combine", "elsewhere/restore")),
+        *(
+            f"adapter/{name}"
+            for name in ("forms", "methods", "places/targets", "combine", "elsewhere/restore")
+        ),
         "compute/linear/layer",
         "train/trial",
     },

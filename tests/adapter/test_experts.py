@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from sapwood import finetune
-from sapwood.adapter.experts import routers
-from sapwood.adapter.targets import _linears, resolve_targets
+from sapwood.adapter.places.experts import routers
+from sapwood.adapter.places.targets import _linears, resolve_targets
 from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.base.tiny import tiny_model
 from sapwood.commands.data import check_config

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from sapwood.adapter.effective import effective_head
 from sapwood.adapter.elsewhere.restore import restore_saved
-from sapwood.adapter.ends import keep_format
 from sapwood.adapter.full import unfreeze
 from sapwood.adapter.loftq import start_from_rest
 from sapwood.adapter.methods import peft_settings, refuse_storage, saved_settings, with_adapter
 from sapwood.adapter.model import ADAPTER, LoraModel, saved_name
 from sapwood.adapter.pairs import lora_layers
+from sapwood.adapter.places.ends import keep_format
 from sapwood.adapter.soft_prompt import is_prefix, lead_length
 from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock

@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sapwood.adapter.ends import ends_settings, refuse_ends
-from sapwood.adapter.experts import named_stacks, short_names
 from sapwood.adapter.forms import defaults
-from sapwood.adapter.targets import refuse_large_rank, resolve_targets
+from sapwood.adapter.places.ends import ends_settings, refuse_ends
+from sapwood.adapter.places.experts import named_stacks, short_names
+from sapwood.adapter.places.targets import refuse_large_rank, resolve_targets
 from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.errors import ConfigError, Problem
 

@@ -155,8 +155,8 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
 
 def untrained(study: Study, config: RunConfig) -> list[str]:
     """What stays as it is although one might expect it to be trained, or packed."""
-    from sapwood.adapter.experts import named_stacks
-    from sapwood.adapter.targets import left_out, resolve_targets
+    from sapwood.adapter.places.experts import named_stacks
+    from sapwood.adapter.places.targets import left_out, resolve_targets
     from sapwood.base.inspect import skeleton
 
     if not config.lora.on_linears or config.lora.method == "ia3":

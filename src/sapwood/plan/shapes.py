@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from sapwood.adapter.experts import named_stacks
-from sapwood.adapter.targets import adapted_linears, resolve_targets
+from sapwood.adapter.places.experts import named_stacks
+from sapwood.adapter.places.targets import adapted_linears, resolve_targets
 from sapwood.base.inspect import largest
 from sapwood.base.network.parts import decoder_of
 from sapwood.compute.recompute import decoder_layers

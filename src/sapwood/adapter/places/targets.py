@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sapwood.adapter.experts import names_stack, routers, short_names, stacks
+from sapwood.adapter.places.experts import names_stack, routers, short_names, stacks
 from sapwood.base.network.parts import is_linear
 from sapwood.errors import ConfigError, Problem
 
