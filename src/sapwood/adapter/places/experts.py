@@ -14,11 +14,14 @@ STACK = 3  # dimensions: experts, and a matrix each
 
 def stacks(model: Any) -> dict[str, nn.Parameter]:
     """Every stack of the decoder's experts, by its full name in the model; convolutions have three dimensions
-    too."""
+    too, and so have the blocks of packed linears."""
+    from torch import nn
+
     inside = {
         id(parameter)
         for module in decoder_of(model).modules()
-        if not type(module).__module__.startswith("torch.nn")
+        if not isinstance(module, nn.Linear | nn.Embedding)
+        and not type(module).__module__.startswith("torch.nn")
         for parameter in module.parameters(recurse=False)
         if parameter.dim() == STACK
     }

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +25,7 @@ UNUSED = re.compile(  # of activations and caches, which stay as they are here; 
     r"\.(input_scale|activation_scale|[kvq]_scale|kv_scale|output_scale|weight_format|input_global_scale)$"
 )
 METHODS = ("bitsandbytes", "fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "gptq", "awq", "mxfp4")
+WORD = 32  # bits of the integers that codes are packed in
 BIT_WIDTHS = (2, 4, 8)  # that fill a word of 32 bits
 
 
@@ -132,6 +132,17 @@ def original_of(path: Path) -> str | None:
 Found = Iterator[tuple[str, Packed]]
 
 
+def by(name: str, **told: Any) -> Callable[..., Tensor]:
+    """A rule of `rules`, which brings torch along where the first weight is unpacked."""
+
+    def rule(*parts: Tensor) -> Tensor:
+        from sapwood.base.packed import rules
+
+        return getattr(rules, name)(*parts, **told)
+
+    return rule
+
+
 def _ending(folder: Folder, end: str) -> Iterator[str]:
     """What stands before ``end`` in the names that have it."""
     return (name.removesuffix(end) for name in folder.shapes if name.endswith(end))
@@ -139,8 +150,6 @@ def _ending(folder: Folder, end: str) -> Iterator[str]:
 
 def _eight_bits(folder: Folder, settings: Settings, _: Read) -> Found:
     """FP8 and int8: codes under the weight's own name, and a scale beside it."""
-    from sapwood.base.packed.rules import rows_of_127, scaled
-
     told: Any = settings.values.get("weight_block_size")
     blocks = (int(told[0]), int(told[1])) if told else None
     for name, kind in folder.kinds.items():
@@ -148,27 +157,21 @@ def _eight_bits(folder: Folder, settings: Settings, _: Read) -> Found:
         scales = [f"{name}_scale_inv", f"{name}_scale", f"{stem}.scale"]
         scale = next((one for one in scales if one in folder.shapes), None)
         if kind == "I8" and f"{stem}.SCB" in folder.shapes:
-            yield name, Packed(shape, (name, f"{stem}.SCB"), rows_of_127)
+            yield name, Packed(shape, (name, f"{stem}.SCB"), by("rows_of_127"))
         elif kind in ("F8_E4M3", "F8_E5M2", "I8") and scale is not None and name not in scales:
-            yield name, Packed(shape, (name, scale), partial(scaled, blocks=blocks))
+            yield name, Packed(shape, (name, scale), by("scaled", blocks=blocks))
 
 
 def _mxfp4(folder: Folder, _: Settings, __: Read) -> Found:
-    from sapwood.base.packed.rules import mxfp4
-
     for name in _ending(folder, "_blocks"):
         blocks = folder.shapes[f"{name}_blocks"]
         if len(blocks) == 4 and f"{name}_scales" in folder.shapes:
             shape = (blocks[0], 2 * blocks[2] * blocks[3], blocks[1])
-            yield name, Packed(shape, (f"{name}_blocks", f"{name}_scales"), mxfp4)
+            yield name, Packed(shape, (f"{name}_blocks", f"{name}_scales"), by("mxfp4"))
 
 
 def _words(folder: Folder, settings: Settings, _: Read) -> Found:
     """GPTQ and AWQ call their tensors alike."""
-    import torch
-
-    from sapwood.base.packed.rules import WORD, awq, gptq
-
     bits = int(settings.values.get("bits", 4))
     # AutoGPTQ's files say one less than they mean
     below = 0 if settings.values.get("checkpoint_format") == "gptq_v2" else 1
@@ -176,21 +179,16 @@ def _words(folder: Folder, settings: Settings, _: Read) -> Found:
         rows, columns = folder.shapes[f"{stem}.qweight"]
         three = tuple(f"{stem}.{part}" for part in ("qweight", "qzeros", "scales"))
         if settings.method == "awq":
-            yield f"{stem}.weight", Packed((columns * WORD // 4, rows), three, awq)
+            yield f"{stem}.weight", Packed((columns * WORD // 4, rows), three, by("awq"))
             continue
         width = rows * WORD // bits
-        if f"{stem}.g_idx" in folder.shapes:
-            rule, parts = partial(gptq, bits=bits, below=below), (*three, f"{stem}.g_idx")
-        else:
-            size = width // folder.shapes[f"{stem}.scales"][0]
-            rule, parts = partial(gptq, groups=torch.arange(width) // size, bits=bits, below=below), three
-        yield f"{stem}.weight", Packed((columns, width), parts, rule)
+        told = (f"{stem}.g_idx",) if f"{stem}.g_idx" in folder.shapes else ()
+        rule = by("gptq", bits=bits, below=below)
+        yield f"{stem}.weight", Packed((columns, width), (*three, *told), rule)
 
 
 def _signed_words(folder: Folder, _: Settings, read: Read) -> Found:
     """compressed-tensors with integers in words."""
-    from sapwood.base.packed.rules import WORD, signed_words
-
     for stem in _ending(folder, ".weight_packed"):
         if folder.kinds[f"{stem}.weight_packed"] != "I32" or f"{stem}.weight_zero_point" in folder.shapes:
             continue
@@ -198,7 +196,7 @@ def _signed_words(folder: Folder, _: Settings, read: Read) -> Found:
         shape = tuple(map(int, told)) if told is not None else folder.shapes[f"{stem}.weight_packed"]
         bits = WORD * folder.shapes[f"{stem}.weight_packed"][1] // shape[1] if told is not None else 4
         parts = tuple(f"{stem}.{part}" for part in ("weight_packed", "weight_scale", "weight_shape"))
-        yield f"{stem}.weight", Packed(shape, parts, partial(signed_words, bits=bits))
+        yield f"{stem}.weight", Packed(shape, parts, by("signed_words", bits=bits))
 
 
 def _four_bits(folder: Folder, _: Settings, read: Read) -> Found:
@@ -213,17 +211,7 @@ def _four_bits(folder: Folder, _: Settings, read: Read) -> Found:
         told = read(state)
         facts: dict[str, Any] = {} if told is None else json.loads(bytes(told.tolist()))
         shape = tuple(facts.get("shape") or (0,))
-        yield name, Packed(shape, (*parts, state), partial(_four_bits_of, facts, shape))
-
-
-def _four_bits_of(facts: Mapping[str, Any], shape: Shape, *parts: Tensor) -> Tensor:
-    from sapwood.base.packed.rules import by_table, scales_by_table
-
-    codes, table, scale, *nested = parts[:-1]
-    if nested:
-        outer, largest = nested
-        scale = scales_by_table(scale, outer, largest, facts["nested_blocksize"], facts["nested_offset"])
-    return by_table(codes, table, scale, facts["blocksize"], shape)
+        yield name, Packed(shape, (*parts, state), by("four_bits", facts=facts, shape=shape))
 
 
 FORMATS = (_eight_bits, _mxfp4, _words, _signed_words, _four_bits)

@@ -8,6 +8,9 @@ GPTQ arXiv 2210.17323 and AWQ arXiv 2306.00978, as AutoGPTQ and AutoAWQ lay them
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,10 +52,14 @@ def mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
     return values.flatten(-2).transpose(-1, -2).contiguous()
 
 
-def gptq(words: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor, bits: int, below: int) -> Tensor:
+def gptq(
+    words: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor | None = None, *, bits: int, below: int
+) -> Tensor:
     """words: int32[in * bits / 32, out]; zeros: int32[groups, out * bits / 32], each ``below`` what is meant;
-    scales: [groups, out]; groups: [in], the group of each input -> float32[out, in]."""
+    scales: [groups, out]; groups: [in], the group of each input, in order without -> float32[out, in]."""
     codes = _lanes(words.T, bits).T
+    if groups is None:
+        groups = torch.arange(len(codes)) // (len(codes) // len(scales))
     zero = (_lanes(zeros, bits) + below) & (2**bits - 1)
     at = groups.long()
     return ((codes - zero[at]).float() * scales.float()[at]).T.contiguous()
@@ -71,6 +78,16 @@ def signed_words(words: Tensor, scale: Tensor, shape: Tensor, bits: int) -> Tens
     out, width = (int(size) for size in shape)
     codes = _lanes(words, bits)[:, :width] - 2 ** (bits - 1)
     return scaled(codes[:out], scale)
+
+
+def four_bits(*parts: Tensor, facts: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """parts: codes, their table, scales, and a table and scales of those where they are codes too; at last
+    the tensor that ``facts`` come from. shape: of the weight."""
+    codes, table, scale, *nested = parts[:-1]
+    if nested:
+        outer, largest = nested
+        scale = scales_by_table(scale, outer, largest, facts["nested_blocksize"], facts["nested_offset"])
+    return by_table(codes, table, scale, facts["blocksize"], shape)
 
 
 def by_table(codes: Tensor, table: Tensor, scale: Tensor, block: int, shape: tuple[int, ...]) -> Tensor:
