@@ -236,7 +236,7 @@ def with_peft(job: Job, base: Base) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from sapwood.adapter.targets import resolve_targets
+    from sapwood.adapter.places.targets import resolve_targets
 
     settings = LoraConfig(
         r=RANK,

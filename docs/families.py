@@ -2,7 +2,8 @@
 ``python docs/families.py LINES``.
 
 LINES is what ``SAPWOOD_ALL_ARCHITECTURES=1 SAPWOOD_FAMILIES=LINES pytest tests/train/test_architectures.py``
-left. Each family is a tiny random model there: checked, trained for a step, opened and asked.
+left. Each family is a tiny random model there: checked, trained, stopped and resumed, opened by plain PEFT,
+and asked.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 HEAD = """# Families of models
 
-What a tiny random model of each family did in `tests/train/test_architectures.py`: checked, trained for a
-step, opened and asked. These are the causal language models of the pinned transformers of which a tiny
-random copy can be made.
-**together**: rows share a forward pass, and beginnings
-that they share are computed once. **alone**: each row has a pass of its own, with the reason that the trial
-found. **refused**: `check` and `train` say the same sentence. GGUF: `sapwood export --to gguf`,
-`gguf-adapter` and `ollama`.
+What a tiny random model of each family did in `tests/train/test_architectures.py`: checked, trained for
+two steps, stopped and resumed, opened by plain PEFT on the whole checkpoint with the same logits, and asked.
+These are the classes that the pinned transformers maps to causal language models and to models for text and
+pictures or sound, as far as a tiny random copy can be made.
+
+**together**: rows share a forward pass, and beginnings that they share are computed once. **alone**: each
+row has a pass of its own, with the reason that the trial found. **refused**: `check` and `train` say the same
+sentence. **text of a wrapper**: text rows train the language model in it; the rest stays in the checkpoint.
+GGUF: `sapwood export --to gguf`, `gguf-adapter` and `ollama`.
 
 This page is written by `docs/families.py` from what the test left.
 
 """
-WORDS = {"together": "together", "alone": "alone", "refused": "refused"}
+TRAINED = ("together", "alone")
+UNMADE = "unmade"  # no tiny copy: nothing is said of it
 
 
 def page(lines: str) -> str:
@@ -36,20 +40,48 @@ def page(lines: str) -> str:
     for line in lines.splitlines():
         told = json.loads(line)
         found[told["kind"]] = told
-    counts = {rows: sum(told["rows"] == rows for told in found.values()) for rows in WORDS}
+    made = {kind: told for kind, told in found.items() if told["rows"] != UNMADE}
+    refused = {kind: told for kind, told in made.items() if told["rows"] == "refused"}
+    trained = {kind: told for kind, told in made.items() if told["rows"] in TRAINED}
+    counts = {rows: sum(told["rows"] == rows for told in made.values()) for rows in (*TRAINED, "refused")}
     told = ", ".join(f"{number} {rows}" for rows, number in counts.items())
-    rows = [f"| `{kind}` | {_row(found[kind])} |" for kind in sorted(found)]
-    return (
-        HEAD
-        + f"{len(found)} families: {told}.\n\n| family | rows | GGUF | why |\n|---|---|---|---|\n"
-        + ("\n".join(rows) + "\n")
+    share = 100 * len(trained) / len(made)
+    return HEAD + "\n".join(
+        [
+            f"{len(made)} families: {told}. {share:.1f} % are trained.",
+            "",
+            "## Refused",
+            "",
+            *_table(
+                ("family", "what is said"), [(f"`{kind}`", _said(refused[kind])) for kind in sorted(refused)]
+            ),
+            "",
+            "## Trained",
+            "",
+            *_table(
+                ("family", "rows", "text of a wrapper", "GGUF", "why"),
+                [(f"`{kind}`", *_row(trained[kind])) for kind in sorted(trained)],
+            ),
+            "",
+        ]
     )
 
 
-def _row(told: Mapping[str, Any]) -> str:
-    why = " ".join(str(told["why"]).split()).replace("|", "\\|")
-    why = why if len(why) <= 160 else why[:159] + "…"
-    return f"{told['rows']} | {'yes' if told.get('gguf') else ''} | {why}"
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
+
+
+def _row(told: Mapping[str, Any]) -> tuple[str, ...]:
+    marks = ("yes" if told.get(key) else "" for key in ("wrapper", "gguf"))
+    return (str(told["rows"]), *marks, _short(_said(told)))
+
+
+def _said(told: Mapping[str, Any]) -> str:
+    return " ".join(str(told["why"]).split()).replace("|", "\\|")
+
+
+def _short(why: str) -> str:
+    return why if len(why) <= 160 else why[:159] + "…"
 
 
 if __name__ == "__main__":

@@ -52,17 +52,20 @@ DOORS = {
         "compute/attention/seam",
         "base/inspect",
         "base/chatglm",
-        "base/load",
+        "base/network/parts",
+        "base/tokenizer",
         "base/write",
         "base/storage/bnb_linear",
-        "base/tiny",
         "train/trial",
         "serve/generate",
         "export/merge",
     },
     "bitsandbytes": {"base/storage/bnb_linear", "train/optim"},
     "peft": {
-        *(f"adapter/{name}" for name in ("forms", "methods", "targets", "combine", "elsewhere/restore")),
+        *(
+            f"adapter/{name}"
+            for name in ("forms", "methods", "places/targets", "combine", "elsewhere/restore")
+        ),
         "compute/linear/layer",
         "train/trial",
     },

@@ -115,3 +115,10 @@ class LostProcessError(SapwoodError):
     """Another process of the run ended or hangs. What this one has is whole; `sapwood resume` goes on."""
 
     exit_code = STOPPED_RESUMABLE
+
+
+def first_line(error: Exception) -> str:
+    """What a library says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
+        :300
+    ]

@@ -239,6 +239,8 @@ class BaseSpec:
         hf_config: the transformers config.
         stop_ids: ids on which generation stops (generation config and tokenizer).
         notes: what was set right or left out while it was read, for a person.
+        new_tokens: ids of tokens that were added to its tokenizer, each with those that spelled it before.
+        stored_rows: of the embedding in its files, where hf_config says of more.
     """
 
     source: str
@@ -248,15 +250,34 @@ class BaseSpec:
     hf_config: Any
     stop_ids: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    new_tokens: Mapping[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
+    stored_rows: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Of the embedding, those of new tokens among them."""
+        return max([self.text.vocab_size, *(id + 1 for id in self.new_tokens)])
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The new tokens, as text spells them."""
+        return tuple(self.tokenizer.convert_ids_to_tokens(list(self.new_tokens)))
+
+    @property
+    def text(self) -> Any:
+        """The config of the language model: of a wrapper, a part of the whole."""
+        return self.hf_config.get_text_config()
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The frozen model and its head. ``storage`` says how weights are held: fp32, bf16, fp16 …; ``device``
-    where they compute; ``matmul_dtype`` the format in which they are multiplied, the head's where None."""
+    """The frozen model and its head. ``backbone``: gives from ids what the head reads. ``storage`` says how
+    weights are held: fp32, bf16, fp16 …; ``device`` where they compute; ``matmul_dtype`` the format in which
+    they are multiplied, the head's where None."""
 
     spec: BaseSpec
     model: Any
+    backbone: Any
     head: Head
     storage: str
     device: Device

@@ -19,7 +19,7 @@ from torch import Tensor
 from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.files import read_adapter, write_adapter
 from sapwood.adapter.model import adapter_tensors, restore_adapter
-from sapwood.adapter.targets import resolve_targets
+from sapwood.adapter.places.targets import resolve_targets
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, ModelError
 from tests.base.tiny import ARCHITECTURES

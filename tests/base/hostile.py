@@ -388,7 +388,7 @@ FOLDER: Cases = {
         _json(CONFIG, quantization_config={"quant_method": "gptq"}),
         "stored as gptq",
     ),
-    "config: more than a language model": (_json(CONFIG, vision_config={}), "more than a language model"),
+    "config: an encoder too": (_json(CONFIG, is_encoder_decoder=True), "is an encoder with a decoder"),
     "config: a planted adapter": (
         lambda folder: (folder / "model" / "adapter_config.json").write_text(
             json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder / "outside")})

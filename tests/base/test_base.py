@@ -186,7 +186,7 @@ def test_a_sentencepiece_file_alone_names_what_reads_it(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (path / name).unlink()
     (path / "tokenizer.model").write_bytes(b"a sentencepiece model")
-    monkeypatch.setattr("sapwood.base.inspect._installed", lambda name: name != "sentencepiece")
+    monkeypatch.setattr("sapwood.base.tokenizer._installed", lambda name: name != "sentencepiece")
     with pytest.raises(ModelError, match=r"sentencepiece isn't installed.*pip install") as caught:
         inspect_base(BaseConfig(model=str(path)))
     assert "tiktoken" not in str(caught.value)
@@ -213,7 +213,7 @@ def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused(tmp_path: Path) ->
         (lambda c: c.update(model_type="oak"), "model_type 'oak' isn't supported"),
         (lambda c: c.pop("model_type"), "model_type None isn't supported"),
         (lambda c: c.update(model_type="t5"), "model_type 't5'"),
-        (lambda c: c.update(vision_config={}), "more than a language model"),
+        (lambda c: c.update(is_encoder_decoder=True), "an encoder with a decoder"),
         (lambda c: c.update(quantization_config={"quant_method": "gptq"}), "stored as gptq"),
         (lambda c: c.update(num_hidden_layers=3), "config doesn't fit the weights"),
         (lambda c: c.update(num_hidden_layers=10**9), "1,000,000,000 layers"),
@@ -318,19 +318,35 @@ def test_head_factors_reproduce_the_models_logits(
         torch.testing.assert_close(logits * base.head.scale, base.model(IDS).logits)
 
 
-def test_a_head_with_an_unknown_factor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda z: z * 2, (2.0, None)),
+        (lambda z: z / 16, (1 / 16, None)),
+        (lambda z: 128 * torch.tanh(z / 128), (1.0, 128.0)),
+        (lambda z: z.abs(), None),
+    ],
+)
+def test_what_a_network_does_to_its_logits_is_asked_or_refused(
+    change: Any, found: tuple[float, float | None] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers are some of its config's: 2, 16 and 128."""
     path = tiny_llama(tmp_path)
     spec = inspect(path)
     original = transformers.LlamaForCausalLM.forward
 
-    def doubled(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
         out = original(self, *args, **kwargs)
-        out.logits = out.logits * 2
+        out.logits = change(out.logits)
         return out
 
-    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", doubled)
-    with pytest.raises(ModelError, match="the head of llama models isn't supported"):
-        load_base(spec, BaseConfig(storage="fp32"))
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", changed)
+    if found is None:
+        with pytest.raises(ModelError, match="the head of llama models isn't supported"):
+            load_base(spec, BaseConfig(storage="fp32"))
+        return
+    head = load_base(spec, BaseConfig(storage="fp32")).head
+    assert (head.scale, head.softcap) == found
 
 
 # --- GGUF -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from sapwood import finetune
 from sapwood.adapter.files import read_adapter
-from sapwood.adapter.targets import resolve_targets
+from sapwood.adapter.places.targets import resolve_targets
 from sapwood.base.inspect import inspect_base, skeleton
 from sapwood.base.load import load_base
 from sapwood.config.sections import BaseConfig, LoraConfig, TemplateConfig

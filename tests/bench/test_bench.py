@@ -30,6 +30,7 @@ ARGUMENTS = {
     "int8": [],
     "estimate": [],
     "costs": [],
+    "unpacked": [],
     "methods": ["--only", "pissa", "--only", "prefix"],
     "gpu": [],
     "serve": ["--turns", "1", "--starts", "1"],

@@ -21,7 +21,7 @@ def tiny_base(arch: str = "llama", seed: int = 0, device: Device = CPU, **change
     model = tiny_model(arch, seed, **changes).requires_grad_(False)
     spec = BaseSpec("tiny", Path("tiny"), "0" * 64, tiny_tokenizer(), model.config, (2,))
     softcap = getattr(model.config, "final_logit_softcapping", None)
-    return Base(spec, model, Head(model.lm_head.weight, None, 1.0, softcap), "fp32", device)
+    return Base(spec, model, model.model, Head(model.lm_head.weight, None, 1.0, softcap), "fp32", device)
 
 
 def lora_model(arch: str = "llama", *, rank: int = 4, dropout: float = 0.0, **changes: Any) -> LoraModel:

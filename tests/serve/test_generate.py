@@ -45,7 +45,9 @@ def stopping_model(arch: str, strength: float) -> Any:
 def lora_model(arch: str = "llama") -> LoraModel:
     base = tiny_model(arch)
     spec = BaseSpec("tiny", None, "f" * 64, TOKENIZER, base.config, (2,))  # type: ignore[arg-type]
-    model = attach_lora(Base(spec, base, Head(base.lm_head.weight), "fp32", CPU), LoraConfig(rank=4))
+    model = attach_lora(
+        Base(spec, base, base.model, Head(base.lm_head.weight), "fp32", CPU), LoraConfig(rank=4)
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.parameters.items():

@@ -1,4 +1,5 @@
 """What `check` passes, `train` trains: over the architectures that transformers knows, each as a tiny folder.
+What is trained goes on after a stop as if there had been none, and plain PEFT opens it on the same folder.
 
 A few of them in every run; all of them with SAPWOOD_ALL_ARCHITECTURES=1. SAPWOOD_FAMILIES=FILE gets a line of
 JSON for each: docs/families.py makes its page of them.
@@ -11,23 +12,35 @@ import os
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 from sapwood import finetune
-from sapwood.base.tiny import tiny_config, tiny_model
+from sapwood.base.network.parts import is_wrapper, whole_class
+from sapwood.base.tiny import tiny_config
 from sapwood.commands.data import check_config
-from sapwood.errors import SapwoodError
+from sapwood.config.file import load_config
+from sapwood.errors import SapwoodError, Stopped
 from sapwood.gguf.families import FAMILIES
+from sapwood.restart import resume
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import open_target
+from sapwood.types import Stepped, Stop
 from tests.base.tiny import VOCAB_SIZE, tiny_tokenizer
+from tests.base.wrappers import tiny_folder
 
-SAMPLE = ("llama", "exaone4", "gpt_oss", "qwen3_moe", "deepseek_v3", "falcon", "mamba", "gpt_bigcode", "bart")
-EVERY = sorted(kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind in CONFIG_MAPPING)
+SAMPLE = (
+    *("llama", "exaone4", "gpt_oss", "qwen3_moe", "deepseek_v3", "falcon", "mamba", "gpt2", "bert", "xlnet"),
+)
+MAPPED = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() | MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.keys()
+EVERY = sorted(kind for kind in MAPPED if kind in CONFIG_MAPPING)
+CLOSE = 1e-5  # logits, of the largest
 KINDS = EVERY if os.environ.get("SAPWOOD_ALL_ARCHITECTURES") else SAMPLE
 NO_INPUT_OF_LAYERS = {
     "model_type": "gemma4_text",
@@ -72,64 +85,78 @@ CHANGES: dict[
 
 
 def folder_of(kind: str, folder: Path) -> Path:
-    """A tiny model with a tokenizer. Of more than a language model config.json alone is true: that decides.
-    Skipped where transformers makes none of that kind."""
+    """A tiny model with a tokenizer. Skipped if transformers makes none of that kind."""
     config: Any = CONFIG_MAPPING[kind](**CHANGES.get(kind, {}))
-    for key in ("bos_token_id", "pad_token_id", "eos_token_id"):
-        setattr(config, key, {"eos_token_id": 2}.get(key, 0))
-    tiny_tokenizer().save_pretrained(folder)
-    if config.is_encoder_decoder or is_composed(config):
-        config.save_pretrained(folder)
-        save_file({"whatever": torch.zeros(4)}, folder / "model.safetensors")
-        return folder
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and hasattr(config, "is_decoder"):
+        config.is_decoder = True  # as those who use an encoder's or a translator's other half save it
+        config.is_encoder_decoder = False
     try:
-        tiny_model(config, folder, vocabulary=VOCAB_SIZE)
-    except Exception:  # each architecture has its own; what doesn't run by itself can still be downloaded
+        return tiny_folder(config, folder)
+    except Exception as error:  # each architecture has its own; what doesn't run here can still be downloaded
         try:
-            AutoModelForCausalLM.from_config(tiny_config(config, VOCAB_SIZE)).save_pretrained(folder)
-        except Exception as error:
+            whole_class(config)(tiny_config(config, VOCAB_SIZE)).save_pretrained(folder)
+            tiny_tokenizer().save_pretrained(folder)
+        except Exception:
+            note(kind, "unmade", f"{type(error).__name__}: {error}")
             pytest.skip(f"no tiny {kind}: {type(error).__name__}: {error}")
     return folder
 
 
-def is_composed(config: Any) -> bool:
-    """Does it say of a model beside the text's what it is?"""
-    parts = [
-        part for name, part in config.to_dict().items() if isinstance(part, dict) and name != "text_config"
-    ]
-    return any(part.get("model_type") in CONFIG_MAPPING for part in parts) or hasattr(config, "vision_config")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_check_passes_train_trains(kind: str, tmp_path: Path) -> None:
-    from sapwood.config.file import load_config
-
     base = folder_of(kind, tmp_path / "base")
     rows = [{"instruction": f"tree {i}?", "output": f"It is number {i}."} for i in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "run.yaml").write_text(
         f"base: {{model: {base}, storage: fp32}}\n"
         f"data: {{train: {tmp_path / 'rows.jsonl'}, eval: 0}}\n"
-        "lora: {rank: 4}\npack: {length: 256}\ntrain: {max_steps: 1, batch_size: 4}\neval: {samples: 0}\n"
+        "lora: {rank: 4}\npack: {length: 256}\ntrain: {max_steps: 2, batch_size: 4}\neval: {samples: 0}\n"
         f"save: {{dir: {tmp_path / 'runs'}}}\n"
     )
     try:
         check_config(tmp_path / "run.yaml", [], as_json=False)
     except SapwoodError as error:
         assert all(problem.what for problem in error.problems)
-        composed = (base / "model.safetensors").stat().st_size < 200
-        assert not composed or "more than a language model" in error.problems[0].what
         note(kind, "refused", f"{error.problems[0].what}: {error.problems[0].why}")
         return
-    adapter = finetune(load_config(tmp_path / "run.yaml", []))
+    config = load_config(tmp_path / "run.yaml", [])
+    adapter = finetune(config)
+    assert adapter_of(stopped_and_resumed(config)) == adapter_of(adapter.path.parent)
     loaded = open_target(str(adapter.path), tmp_path)
+    assert differs(loaded.network, base, adapter.path) <= CLOSE
     answers = answer_batch(
         loaded.network, loaded.tokenizer, [[5, 80, 300], [7]], (2,), Settings(max_new_tokens=3)
     )
     assert len(answers) == 2
     rows = load_config(adapter.path.parent / "config.yaml").pack.rows
-    gguf = any(kind in family.kinds for family in FAMILIES.values())
-    note(kind, rows, adapter.facts["proof"]["trial"]["why"], gguf=gguf)
+    gguf = any(loaded.base.spec.text.model_type in family.kinds for family in FAMILIES.values())
+    why, wrapper = adapter.facts["proof"]["trial"]["why"], is_wrapper(loaded.base.spec.hf_config)
+    note(kind, rows, why, gguf=gguf, wrapper=wrapper)
+
+
+def stopped_and_resumed(config: Any) -> Path:
+    config = config.model_copy(update={"name": "stopped"})
+    with pytest.raises(Stopped):
+        finetune(config, watch=lambda event: Stop() if isinstance(event, Stepped) else None)
+    run = next(Path(config.save.dir).glob("*stopped*"))
+    resume(run)
+    return run
+
+
+def adapter_of(run: Path) -> bytes:
+    return (run / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@torch.no_grad()
+def differs(network: Any, base: Path, adapter: Path) -> float:
+    """Largest difference of logits from those of plain PEFT on the whole checkpoint, of the largest logit."""
+    kind: Any = whole_class(AutoConfig.from_pretrained(base))
+    plain = peft.PeftModel.from_pretrained(
+        kind.from_pretrained(base, dtype=torch.float32), str(adapter)
+    ).eval()
+    ids = torch.arange(5, 25)[None]
+    found, wanted = (model(input_ids=ids, use_cache=False).logits for model in (network, plain))
+    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 def note(kind: str, rows: str, why: str, **facts: Any) -> None:

@@ -34,6 +34,9 @@ TRAINED: dict[str, dict[str, Any]] = {
     "mixtral": {},
     "gemma4_text": {},  # heads of two widths
     "phimoe": {},  # draws its experts in training mode
+    "gpt2": {},  # matrices that lie across
+    "llama4_text": {},  # calls itself its decoder
+    "qwen2_5_vl": {},  # the language model in it
 }
 ALONE = {  # and why
     "gpt_oss": "it asks for s_aux",
@@ -42,6 +45,7 @@ ALONE = {  # and why
     "qwen3_next": "",
     "lfm2": "the loss of a pack is",
     "mamba": "",
+    "xlstm": "",  # a cap on its logits that no other calls so
     "falcon_mamba": "",  # norms with a buffer for a weight
     "zamba2": "",  # norms that take a gate, layers that are named by their numbers
 }
@@ -70,7 +74,7 @@ def test_a_model_that_a_pack_would_spoil_takes_each_row_alone(kind: str) -> None
 
 @pytest.mark.parametrize(
     ("kind", "why"),
-    [("gpt2", "no linear layer to adapt"), ("bert-generation", "tokens see those after them")],
+    [("xlm", "tokens see those after them"), ("bert-generation", "tokens see those after them")],
 )
 def test_what_cannot_be_trained_is_refused_with_its_reason(kind: str, why: str) -> None:
     with pytest.raises(SapwoodError, match=why) as caught:

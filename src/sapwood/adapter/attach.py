@@ -15,15 +15,16 @@ from sapwood.adapter.elsewhere.restore import restore_saved
 from sapwood.adapter.full import unfreeze
 from sapwood.adapter.loftq import start_from_rest
 from sapwood.adapter.methods import peft_settings, refuse_storage, saved_settings, with_adapter
-from sapwood.adapter.model import ADAPTER, LoraModel
+from sapwood.adapter.model import ADAPTER, LoraModel, saved_name
+from sapwood.adapter.pairs import lora_layers
+from sapwood.adapter.places.ends import keep_format
 from sapwood.adapter.soft_prompt import is_prefix, lead_length
-from sapwood.base.inspect import first_line
 from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
 from sapwood.compute.flow import flow_of
 from sapwood.compute.lighten import lighten
 from sapwood.config.sections import LoraConfig
-from sapwood.errors import ModelError
+from sapwood.errors import ModelError, first_line
 from sapwood.types import Base
 
 PARTS = (".lora_", ".ia3_")  # where the name of an adapted layer ends
@@ -38,7 +39,10 @@ def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
     refuse_storage(config, base.storage)
     if config.method == "full":
         return unfreeze(base, seed)
-    model = replace(attach(base, peft_settings(base.model, config), seed), method=config.method)
+    settings = peft_settings(base.model, config, base.spec.new_tokens)
+    model = replace(attach(base, settings, seed), method=config.method)
+    for _, layer in lora_layers(model) if config.dropout else ():
+        layer.lora_dropout[ADAPTER] = nn.Dropout(config.dropout)  # experts beside them take none
     if config.method == "loftq":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -90,36 +94,35 @@ def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()  # master weights
+    ends = any(getattr(settings, key, None) for key in ("modules_to_save", "trainable_token_indices"))
+    if ends:
+        keep_format(base.model, storage_dtype)
     clock = DropoutClock(seed)
     model.eval()
     flow = None
     if on_linears:
         speed_up(model, clock, backend, base.matmul_dtype, storage_dtype)
         flow = flow_of(base.model, base.matmul_dtype, storage_dtype)
-    parameters = {_saved_name(name): p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = {saved_name(name): p for name, p in model.named_parameters() if p.requires_grad}
     return LoraModel(
         peft=model,
         network=base.model,
-        backbone=base.model.get_decoder(),
+        backbone=base.backbone,
         head=base.head,
         clock=clock,
         parameters=parameters,
         targets=_targets(settings, parameters),
         backend=backend,
+        ends=ends,
         flow=flow,
         start={name: p.detach().clone() for name, p in parameters.items() if name.endswith("bias")},
     )
 
 
 def _targets(settings: Any, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names that the layers were chosen by; leaf names of those that a regular expression matched."""
+    """The leaf names of the adapted layers."""
     named = getattr(settings, "target_modules", None) or ()
     if not isinstance(named, str):
-        return tuple(sorted(named))
+        return tuple(sorted({name.rpartition(".")[2] for name in named}))
     found = {name.split(part)[0].rpartition(".")[2] for name in parameters for part in PARTS if part in name}
     return tuple(sorted(found))
-
-
-def _saved_name(name: str) -> str:
-    """A parameter's name as PEFT saves it."""
-    return name.replace(f".{ADAPTER}", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")

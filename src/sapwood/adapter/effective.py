@@ -35,7 +35,8 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
         pair = LoraPair.of(name, layer)
         magnitudes = getattr(layer, "lora_magnitude_vector", {})
         dora = magnitudes[ADAPTER].weight.detach().float().cpu() if ADAPTER in magnitudes else None
-        changes[f"{name}.weight"] = partial(_lora, pair) if dora is None else partial(_dora, pair, dora)
+        change = partial(_lora, pair) if dora is None else partial(_dora, pair, dora)
+        changes[f"{name}.weight"] = partial(_across, change) if layer.fan_in_fan_out else change
     for name, layer in _ia3_layers(model):
         scale = layer.ia3_l[ADAPTER].detach().float().cpu()
         changes[f"{name}.weight"] = partial(_scaled, scale)
@@ -50,8 +51,8 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
 
 
 def effective_head(model: LoraModel) -> Head:
-    """The head as data, with what the adapter makes of it: a LoRA on it, a head trained as a whole, or rows
-    of tokens."""
+    """The head as data, with what the adapter makes of it as it stands: a LoRA on it, a head trained as a
+    whole, or rows of tokens."""
     out = model.network.get_output_embeddings()
     if (tokens := getattr(out, "token_adapter", None)) is not None:
         weight = tokens.get_merged_weights([ADAPTER])
@@ -61,7 +62,7 @@ def effective_head(model: LoraModel) -> Head:
         weight = out.get_base_layer().weight + out.get_delta_weight(ADAPTER)
     else:
         return model.head
-    return replace(model.head, weight=weight.detach())
+    return replace(model.head, weight=weight)
 
 
 def _differences(model: LoraModel) -> dict[str, Change]:
@@ -92,6 +93,11 @@ def _ia3_layers(model: LoraModel) -> list[tuple[str, Any]]:
     return [
         (name, module) for name, module in adapted_modules(model) if ADAPTER in getattr(module, "ia3_l", {})
     ]
+
+
+def _across(change: Change, weight: Tensor) -> Tensor:
+    """weight: [in, out], as GPT-2 has it."""
+    return change(weight.T).T
 
 
 def _lora(pair: LoraPair, weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sapwood.adapter.elsewhere.pickled import pickled_tensors
 from sapwood.adapter.facts import SETTINGS
 from sapwood.adapter.forms import defaults, refuse_unknown_settings, refuse_unknown_tensors
-from sapwood.adapter.model import ADAPTER, LoraModel, adapter_tensors
+from sapwood.adapter.model import ADAPTER, LoraModel, adapter_tensors, saved_name
 from sapwood.adapter.soft_prompt import lead_length
 from sapwood.base.folder import read_json
 from sapwood.base.sources import hub_id
@@ -56,10 +56,19 @@ def write_adapter(model: LoraModel, folder: Path) -> None:
     settings = model.peft.peft_config[ADAPTER].to_dict()
     if model.method == "pissa":
         tensors, settings = plain_lora(tensors, model.start, settings)
+    tensors |= _tied(model, tensors)
     if lead_length(model.peft):
         with torch.no_grad():
             tensors = {"prompt_embeddings": model.peft.get_prompt_embedding_to_save(ADAPTER).contiguous()}
     write_files(tensors, settings, folder)
+
+
+def _tied(model: LoraModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The head that is a trained embedding, which PEFT saves by both names."""
+    every = model.peft.named_parameters(remove_duplicate=False)
+    named = [(saved_name(name), p) for name, p in every if ".modules_to_save." in name]
+    own = {id(parameter): name for name, parameter in model.parameters.items()}
+    return {n: tensors[own[id(p)]].clone() for n, p in named if id(p) in own and n not in tensors}
 
 
 def plain_lora(
@@ -162,8 +171,9 @@ def _refuse_misfit(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], w
         if ranks and (most := max([told, *pattern.values()])) > max(ranks.values()):
             raise ModelError(f"a rank is {most}", where, f"the largest tensor has {max(ranks.values())}")
         return
+    stacked = settings.get("target_parameters")  # a stack of experts has so many ranks for each
     for name, rank in ranks.items():
-        if rank != told:
+        if rank != told and not (stacked and told and rank % told == 0):
             raise ModelError(f"{key} is {told!r}", where, f"{name} has {rank}")
 
 

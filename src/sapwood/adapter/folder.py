@@ -69,6 +69,8 @@ def save_adapter(
             write_model(model, base.spec, renderer, staging)
         else:
             write_adapter(model, staging)
+        if base.spec.new_tokens:  # which rows are whose, for whoever opens it in plain PEFT
+            base.spec.tokenizer.save_pretrained(staging)
         _describe(facts, staging)
     return facts.adapter(folder)
 

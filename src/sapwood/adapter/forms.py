@@ -137,6 +137,8 @@ def refuse_unknown_tensors(settings: Mapping[str, Any], names: Iterable[str], wh
     ``modules_to_save`` doesn't name, for example."""
     kind = settings["peft_type"]
     whole = "|".join(map(re.escape, settings.get("modules_to_save") or ()))
+    if whole and settings.get("ensure_weight_tying"):  # PEFT saves what is tied to them, too
+        whole += r"|\w+"
     known = re.compile(f"(?:{FORMS[kind].tensors}" + (rf"|\.(?:{whole})\.\w+" if whole else "") + ")$")
     odd = sorted(name for name in names if not known.search(name))
     if odd:

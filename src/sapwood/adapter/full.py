@@ -19,16 +19,15 @@ def unfreeze(base: Base, seed: int) -> LoraModel:
     parameters = dict(network.named_parameters())
     out = network.get_output_embeddings()
     head = replace(base.head, weight=out.weight, bias=getattr(out, "bias", None))
-    backend, decoder = Backend.of(base.device), network.get_decoder()
     return LoraModel(
         peft=network,
         network=network,
-        backbone=decoder,
+        backbone=base.backbone,
         head=head,
         clock=DropoutClock(seed),
         parameters=parameters,
         targets=(),
-        backend=backend,
+        backend=Backend.of(base.device),
         method="full",
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sapwood.adapter.forms import defaults
-from sapwood.adapter.targets import refuse_large_rank, resolve_targets
+from sapwood.adapter.places.ends import ends_settings, refuse_ends
+from sapwood.adapter.places.experts import named_stacks, short_names
+from sapwood.adapter.places.targets import refuse_large_rank, resolve_targets
 from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.errors import ConfigError, Problem
 
@@ -21,8 +23,8 @@ STORAGES = {  # where not every storage will do: which do, and why
 }
 
 
-def peft_settings(network: Any, config: LoraConfig) -> Any:
-    """The PeftConfig of every method but full fine-tuning."""
+def peft_settings(network: Any, config: LoraConfig, new_tokens: Collection[int] = ()) -> Any:
+    """The PeftConfig of every method but full fine-tuning. ``new_tokens``: ids whose rows are learnt."""
     import peft
 
     virtual = {"num_virtual_tokens": config.virtual_tokens, "task_type": "CAUSAL_LM"}
@@ -37,7 +39,7 @@ def peft_settings(network: Any, config: LoraConfig) -> Any:
         case "ia3":  # arXiv 2205.05638
             return peft.IA3Config(task_type="CAUSAL_LM", **_ia3_modules(network, config))  # type: ignore[arg-type]
         case _:
-            return _lora_settings(network, config)
+            return _lora_settings(network, config, new_tokens)
 
 
 def saved_settings(settings: Mapping[str, Any]) -> Any:
@@ -83,14 +85,17 @@ def trained_numbers(network: Any, config: LoraConfig) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def _lora_settings(network: Any, config: LoraConfig) -> Any:
+def _lora_settings(network: Any, config: LoraConfig, new_tokens: Collection[int]) -> Any:
     from peft import LoraConfig as PeftConfig
 
     targets = resolve_targets(network, config.targets)
+    experts = short_names(named_stacks(network, config.targets))
     return PeftConfig(
         r=config.rank,
         lora_alpha=int(config.alpha) if config.alpha.is_integer() else config.alpha,  # type: ignore[arg-type]
-        lora_dropout=config.dropout,
+        lora_dropout=0.0 if experts else config.dropout,  # experts take none; the linears' is set later
+        target_parameters=experts or None,
+        **ends_settings(network, config, new_tokens),
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=config.method == "rslora",
         use_dora=config.method == "dora",  # arXiv 2402.09353
@@ -131,7 +136,7 @@ def refuse_misfits(network: Any, config: RunConfig) -> None:
         refuse_large_rank(network, resolve_targets(network, lora.targets), lora.rank)
     elif lora.method == "ia3":
         _ia3_modules(network, lora)
-    problems: list[Problem] = []
+    problems: list[Problem] = refuse_ends(config)
     if lora.bias != "none" and lora.method in ("ia3", "prompt", "p-tuning", "prefix", "full"):
         why = f"{lora.method} {'trains them anyway' if lora.method == 'full' else 'leaves the base as it is'}"
         problems.append(Problem("lora.bias is for LoRA", "lora.bias", why, "set lora.bias to none"))

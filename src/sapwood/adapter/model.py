@@ -34,6 +34,7 @@ class LoraModel:
     parameters: what is trained, by PEFT's names, in the order of the model. targets: the adapted layers.
     backend: by which forms it computes, and where.
     divided: where the base lies in parts in several processes, what brings it together for one pack.
+    ends: the adapter trains embedding or head, or rows of them.
     flow: the format of activations between layers, where it isn't the base's own.
     alone: each row has a forward pass of its own, by the model's own attention.
     neftune: strength of the noise on the embeddings while training.
@@ -49,6 +50,7 @@ class LoraModel:
     targets: tuple[str, ...]
     backend: Backend
     divided: Callable[[LoraModel, Batch], LossSum] | None = None
+    ends: bool = False
     flow: Flow | None = None
     alone: bool = False
     neftune: float = 0.0
@@ -82,6 +84,12 @@ class LoraModel:
             finally:
                 for name, p in biases.items():
                     p.data.copy_(own[name])
+
+
+def saved_name(name: str) -> str:
+    """A parameter's name as PEFT saves it."""
+    name = name.replace(f".modules_to_save.{ADAPTER}", "").replace(f".{ADAPTER}", "")
+    return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
 def adapter_tensors(model: LoraModel) -> dict[str, Tensor]:

@@ -26,6 +26,10 @@ MAX_TENSORS = 50_000  # of one file; the largest mixtures of experts keep a thou
 MAX_RANK = 8
 ENDLESS = [("__float__", "Infinity")]  # as transformers 5 spells it in JSON
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+PACKED_BITS = {
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "U8", "I8"), 8),
+    "I32": 32,
+}  # of quantised ones
 TABLE_BITS = {"I64": 64}  # of what isn't multiplied: the experts of each token, for example
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -40,17 +44,14 @@ class Folder:
     Attributes:
         config: config.json without the keys that make a library run or fetch code.
         shards: the safetensors files, in order.
-        shapes: tensor name -> shape, over all shards.
+        shapes, kinds: tensor name -> shape, and safetensors' name of its number format, over all shards.
     """
 
     path: Path
     config: Mapping[str, Any]
     shards: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
-
-    @property
-    def num_elements(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes.values())
+    kinds: Mapping[str, str]
 
 
 def check_layout(path: Path) -> None:
@@ -85,23 +86,30 @@ def read_folder(path: Path) -> Folder:
     check_layout(path)
     config = _without_code(read_json(path / "config.json"))
     shards, mapped = _shards(path)
-    shapes: dict[str, tuple[int, ...]] = {}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     problems: list[Problem] = []
+    known = DTYPE_BITS | (PACKED_BITS if _quantised(config) else {})
     for shard in shards:
         try:
-            header = _header(shard)
+            header = _header(shard, known)
         except ModelError as error:
             problems += error.problems
             continue
-        twice = shapes.keys() & header.keys()
+        twice = tensors.keys() & header.keys()
         problems += [Problem(f"tensor {name} is in two shards", str(shard)) for name in sorted(twice)]
-        shapes |= header
-    if lost := sorted(mapped - shapes.keys()) if not problems else []:
+        tensors |= header
+    if lost := sorted(mapped - tensors.keys()) if not problems else []:
         why = f"and {len(lost) - 1:,} more" if len(lost) > 1 else ""
         problems.append(Problem(f"the index names {lost[0]!r}, which no shard holds", str(path / INDEX), why))
     if problems:
         raise ModelError(problems)
-    return Folder(path, config, tuple(shards), shapes)
+    kinds = {name: kind for name, (kind, _) in tensors.items()}
+    return Folder(path, config, tuple(shards), {name: shape for name, (_, shape) in tensors.items()}, kinds)
+
+
+def _quantised(config: Mapping[str, Any]) -> bool:
+    text = config.get("text_config")
+    return any("quantization_config" in part for part in (config, text) if isinstance(part, Mapping))
 
 
 def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
@@ -209,8 +217,9 @@ def _shards(path: Path) -> tuple[list[Path], set[str]]:
     return shards, set(weight_map)
 
 
-def _header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a safetensors file; sizes and offsets must fit the file exactly."""
+def _header(path: Path, known: Mapping[str, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Names, number formats and shapes of a safetensors file; sizes and offsets must fit the file exactly.
+    ``known``: the bits of each number format that may be in it."""
     if not path.is_file():
         raise ModelError("not a file", str(path), "weights are read from a plain file")
     size = path.stat().st_size
@@ -224,12 +233,14 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
         table = json.loads(raw, object_pairs_hook=_pairs)
         if not isinstance(table, dict) or len(table) > MAX_TENSORS:
             raise ValueError("not a table of tensors")
-        return dict(_entries(table, size - 8 - length))
+        return dict(_entries(table, size - 8 - length, known))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError("damaged safetensors file", str(path), str(error)[:200]) from None
 
 
-def _entries(table: Mapping[str, Any], data_size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _entries(
+    table: Mapping[str, Any], data_size: int, known: Mapping[str, int]
+) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
     """Check each entry of a header: tensors lie side by side, without holes, to the end of the file. Raises
     ValueError, KeyError or TypeError for one that doesn't fit."""
     ranges: list[tuple[int, int, str]] = []
@@ -241,16 +252,15 @@ def _entries(table: Mapping[str, Any], data_size: int) -> Iterator[tuple[str, tu
         if not re.fullmatch(r"[\w.\-]{1,512}", name):
             raise ValueError(f"tensor name {name[:80]!r}")
         kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        bits = DTYPE_BITS | ({} if name.endswith((".weight", ".bias")) else TABLE_BITS)
+        bits = {**known, **({} if name.endswith((".weight", ".bias")) else TABLE_BITS)}
         if kind not in bits:
-            known = ", ".join(DTYPE_BITS)
-            raise ValueError(f"{name} is stored as {kind}; weights in {known} can be trained on")
+            raise ValueError(f"{name} is stored as {kind}; weights in {', '.join(known)} can be trained on")
         if len(shape) > MAX_RANK or not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
             raise ValueError(f"{name} has the shape {str(shape)[:80]} at {first}, {last}")
         if last - first != math.prod(shape) * bits[kind] // 8 or last > data_size:
             raise ValueError(f"{name} ends at byte {last:,} of {data_size:,}: the download may be cut")
         ranges.append((first, last, name))
-        yield name, tuple(shape)
+        yield name, (kind, tuple(shape))
     for (_, end, _), (start, _, name) in pairwise(sorted(ranges)):
         if start < end:
             raise ValueError(f"{name} lies on the same bytes as another tensor")

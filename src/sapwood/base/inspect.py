@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import importlib.util
-import logging
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sapwood.base.cache import file_sha256
 from sapwood.base.chatglm import chatglm_tokenizer, glm_values, is_chatglm
 from sapwood.base.folder import Folder, read_folder, read_json
+from sapwood.base.packed.formats import refuse_unknown, without_packing
+from sapwood.base.packed.stored import num_elements
 from sapwood.base.sources import resolve
+from sapwood.base.tokenizer import check_vocabulary, read_tokenizer_of, with_new_tokens
 from sapwood.config.sections import BaseConfig
-from sapwood.errors import ModelError
+from sapwood.errors import ModelError, first_line
 from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.tokenizer import read_tokenizer
 from sapwood.machine.bars import told_bars
-from sapwood.machine.extras import install
 from sapwood.types import BaseSpec
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 DROPOUT = re.compile(
     r"^(?!classifier|summary).*drop(out)?($|_)"
 )  # attention_dropout, resid_pdrop, hidden_dropout_prob
-
-log = logging.getLogger("sapwood.base")
 
 
 # --- before the weights -----------------------------------------------------------------------------------
@@ -44,7 +43,11 @@ def inspect_base(config: BaseConfig) -> BaseSpec:
         ModelError: not found, damaged, no tokenizer, code of its own, or not a trainable language model.
     """
     path = resolve(config.model, offline=config.offline)
-    return _inspect_folder(config.model, path) if path.is_dir() else _inspect_file(config.model, path)
+    if path.is_file() and config.new_tokens:
+        what, why = "a GGUF file takes no new tokens", "its vocabulary stays as it is"
+        raise ModelError(what, "base.new_tokens", why, "take the model's folder")
+    read = _inspect_folder if path.is_dir() else _inspect_file
+    return with_new_tokens(read(config.model, path), config.new_tokens)
 
 
 def _inspect_folder(source: str, path: Path) -> BaseSpec:
@@ -53,7 +56,7 @@ def _inspect_folder(source: str, path: Path) -> BaseSpec:
     notes = without_dropout(hf_config)
     _check_size(hf_config, folder)
     tokenizer = chatglm_tokenizer(path) if is_chatglm(folder.config) else read_tokenizer_of(path)
-    _check_vocabulary(tokenizer, hf_config.get_text_config().vocab_size, path)
+    check_vocabulary(tokenizer, hf_config.get_text_config().vocab_size, path)
     generation = path / "generation_config.json"
     stops = _ids(read_json(generation).get("eos_token_id")) if generation.is_file() else []
     hashes = [("config.json", file_sha256(path / "config.json"))]
@@ -86,7 +89,7 @@ def _inspect_file(source: str, path: Path) -> BaseSpec:
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = read.chat_template
-    _check_vocabulary(tokenizer, hf_config.get_text_config().vocab_size, path)
+    check_vocabulary(tokenizer, hf_config.get_text_config().vocab_size, path)
     return BaseSpec(
         source=source,
         path=path,
@@ -100,38 +103,39 @@ def _inspect_file(source: str, path: Path) -> BaseSpec:
 def _native_config(folder: Folder) -> Any:
     """The transformers config, made from cleaned values. Models that bring code of their own are refused."""
     from transformers import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto
 
     where = str(folder.path / "config.json")
     values = glm_values(folder.config, where) if is_chatglm(folder.config) else dict(folder.config)
     kind = values.pop("model_type", None)
     own = values.pop("auto_map", None) or {}
-    native = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind) if isinstance(kind, str) else None
+    mappings = [
+        getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES") for name in ("CAUSAL_LM", "MULTIMODAL_LM")
+    ]
+    native = [names[kind] for names in mappings if isinstance(kind, str) and kind in names]
     wanted = str(own.get("AutoModelForCausalLM", "") if isinstance(own, Mapping) else own).rpartition(".")[2]
-    if wanted and wanted != native:
+    if wanted and wanted not in native:
         mend = "use a checkpoint in transformers' own layout; sapwood never runs code from a model folder"
         raise ModelError("the model needs code of its own", where, f"auto_map names {wanted}", mend)
-    if native is None:
+    if not native:
         why = "this transformers knows no language model of that type"
         raise ModelError(
             f"model_type {kind!r} isn't supported", where, why, "check config.json, or update transformers"
         )
-    parts = [part for key, part in values.items() if key != "text_config" and isinstance(part, Mapping)]
-    models = any(part.get("model_type") in CONFIG_MAPPING for part in cast("list[Mapping[str, Any]]", parts))
-    if models or "vision_config" in values or values.get("is_encoder_decoder"):
-        raise ModelError(
-            f"{kind} is more than a language model", where, "sapwood trains text models (decoders)"
-        )
-    if quantised := values.get("quantization_config"):
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-        mend = "use the original weights, or a GGUF file of the model"
-        raise ModelError(
-            f"the weights are stored as {method}", where, "F32, F16 and BF16 can be trained on", mend
-        )
+    if values.get("is_encoder_decoder"):
+        raise ModelError(f"{kind} is an encoder with a decoder", where, "sapwood trains decoders")
+    refuse_unknown(folder)
+    values = without_packing(values)
     try:
-        return CONFIG_MAPPING[kind].from_dict(values)
+        made: Any = CONFIG_MAPPING[kind].from_dict(values)
     except Exception as error:  # each config class checks values in its own way
         raise ModelError("config.json isn't valid", where, first_line(error)) from None
+    try:
+        made.get_text_config()
+    except ValueError:
+        why = "it has several, and nothing says which of them a row is for"
+        raise ModelError(f"{kind} isn't one language model", where, why) from None
+    return made
 
 
 def without_dropout(hf_config: Any) -> tuple[str, ...]:
@@ -154,66 +158,10 @@ def _check_size(hf_config: Any, folder: Folder) -> None:
         why = f"the weights hold {len(folder.shapes):,} tensors"
         raise ModelError(f"the config describes {layers:,} layers", where, why)
     described = sum(parameter.numel() for parameter in _on_meta(hf_config, where).parameters())
-    if described > folder.num_elements:
-        why = f"it describes {described:,} parameters, the files hold {folder.num_elements:,}"
+    if described > (held := num_elements(folder)):
+        why = f"it describes {described:,} parameters, the files hold {held:,}"
         mend = "config.json and the weights belong to different models, or a file is missing"
         raise ModelError("the config doesn't fit the weights", where, why, mend)
-
-
-def read_tokenizer_of(path: Path) -> Any:
-    """The folder's tokenizer. tokenizer.json is taken as it stands: AutoTokenizer rebuilds the pre-tokenizer
-    of some families by model type (for example Qwen2's), whatever the file holds."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    own = path / "tokenizer.json"
-    if (path / "tokenizer_config.json").exists():
-        read_json(path / "tokenizer_config.json")
-    _refuse_sentencepiece(path)
-    kind = PreTrainedTokenizerFast if own.is_file() else AutoTokenizer
-    # named, because tokenizer_config.json may name another file, anywhere
-    files: dict[str, Any] = {"tokenizer_file": str(own)} if own.is_file() else {}
-    try:
-        tokenizer = kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **files)
-    except Exception as error:  # tokenizers, sentencepiece and transformers each raise their own
-        why = "expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
-        raise ModelError("no usable tokenizer", str(path), f"{why} ({first_line(error)})") from None
-    if not tokenizer.is_fast:
-        mend = "add the model's tokenizer.json"
-        raise ModelError("the tokenizer has no fast form", str(path), "character offsets are needed", mend)
-    return tokenizer
-
-
-def _refuse_sentencepiece(path: Path) -> None:
-    """Raises ModelError for ``tokenizer.model`` alone if nothing here can read it."""
-    others = ("tokenizer.json", "vocab.json")
-    if not (path / "tokenizer.model").is_file() or any((path / name).is_file() for name in others):
-        return
-    needed = ("sentencepiece", "google.protobuf")
-    if lost := [name for name in needed if not _installed(name)]:
-        why = f"the folder has tokenizer.model alone, and {' and '.join(lost)} isn't installed to read it"
-        raise ModelError("no usable tokenizer", str(path), why, install("sentencepiece"))
-
-
-def _installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # of the package around it
-        return False
-
-
-def _check_vocabulary(tokenizer: Any, rows: int, path: Path) -> None:
-    """Every id that the tokenizer can give must have a row in the embedding. Added tokens without one, as
-    Gemma 3's folders have for pictures, are told: a row of data that uses one is refused by the proof."""
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    if not vocabulary:
-        raise ModelError("the tokenizer has no tokens", str(path))
-    rowless = {token: id for token, id in vocabulary.items() if id >= rows}
-    token, highest = max(rowless.items(), key=lambda item: item[1], default=("", -1))
-    why = f"token {token!r} has the id {highest:,}, the embedding has {rows:,} rows"
-    if rowless.keys() - tokenizer.get_added_vocab().keys():
-        raise ModelError("the tokenizer doesn't fit the model", str(path), why)
-    if rowless:
-        log.warning("%s: %s; text that contains it is refused", path, why)
 
 
 def _fingerprint(hashes: Sequence[tuple[str, str]]) -> str:
@@ -242,21 +190,16 @@ def _ids(value: Any) -> list[int]:
 def _on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> Any:
     """The module tree with shapes and no memory."""
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from sapwood.base.network.parts import text_class
 
     try:
         with quiet(), torch.device("meta"):
-            return AutoModelForCausalLM.from_config(hf_config, dtype=dtype or torch.float32)
+            return text_class(hf_config)._from_config(copy.deepcopy(hf_config), dtype=dtype or torch.float32)
     except (RuntimeError, ValueError, TypeError, ArithmeticError, AttributeError, LookupError) as error:
         raise ModelError(
             "the config describes no model that can be built", where, first_line(error)
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
-        :300
-    ]
 
 
 @contextmanager
@@ -293,6 +236,18 @@ def skeleton(spec: BaseSpec, dtype: torch.dtype | None = None) -> Any:
     return _on_meta(spec.hf_config, str(spec.path), dtype)
 
 
+def whole_names(spec: BaseSpec) -> set[str]:
+    """The weights of a wrapper, those beside its language model too; of any other model none."""
+    import torch
+
+    from sapwood.base.network.parts import is_wrapper, whole_class
+
+    if not is_wrapper(spec.hf_config):
+        return set()
+    with quiet(), torch.device("meta"):
+        return set(whole_class(spec.hf_config)._from_config(copy.deepcopy(spec.hf_config)).state_dict())
+
+
 def largest(text: Any, key: str) -> int | None:
     """A number of a config, the largest of any layer's: where layers differ, transformers refuses to say one
     for all. None where it says none."""
@@ -303,6 +258,8 @@ def largest(text: Any, key: str) -> int | None:
 
 def count_parameters(spec: BaseSpec) -> tuple[int, int]:
     """(weights of the decoder, weights of the embedding), from shapes alone."""
+    from sapwood.base.network.parts import decoder_of
+
     model = skeleton(spec)
     embedding = model.get_input_embeddings().weight.numel()
-    return sum(p.numel() for p in model.get_decoder().parameters()) - embedding, embedding
+    return sum(p.numel() for p in decoder_of(model).parameters()) - embedding, embedding

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sapwood.base.chatglm import known_layout
+from sapwood.base.folder import read_folder
 from sapwood.base.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
-from sapwood.base.inspect import bars_of_transformers, first_line, quiet, skeleton
+from sapwood.base.inspect import bars_of_transformers, quiet, skeleton, whole_names
+from sapwood.base.network.head import read_head, regrown
+from sapwood.base.network.parts import text_class
+from sapwood.base.packed.stored import stored_tensors
 from sapwood.base.storage.int8_linear import to_int8
 from sapwood.base.storage.storages import settle_storage, storage_dtype, weight_bytes
 from sapwood.config.sections import BaseConfig
-from sapwood.errors import ModelError, Problem
+from sapwood.errors import ModelError, Problem, first_line
 from sapwood.gguf.file import read_gguf
 from sapwood.machine.device import CPU, Device
 from sapwood.machine.doing import doing
 from sapwood.machine.memory import available_memory
 from sapwood.native.heap import release_heap, use_heap
-from sapwood.types import Base, BaseSpec, Head
+from sapwood.types import Base, BaseSpec
 
 if TYPE_CHECKING:
     import torch
 
-CHECKED_TOKENS = 8192  # of the vocabulary, when the head is compared with the model's own logits
 SPARE = 1.05  # of the weights' size: buffers, and what loading itself takes
 
 
@@ -45,31 +49,60 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
     _check_memory(spec, config)
     with doing(f"loading {spec.source}"):
         load = _load_folder if spec.path.is_dir() else _load_file
-        model = load(spec, config, dtype)
+        model = load(_as_stored(spec), config, dtype)
+    spec = _resized(model, spec, spec.rows)
+    _begin_rows(model, spec)
     model.eval().requires_grad_(False)
-    head = _head(model)
-    _check_head(model, head, spec)
+    head, backbone = read_head(model, spec)
     if config.storage == "int8-compute":
         to_int8(model)
     release_heap()
     matmul_dtype = torch.float32 if config.products == "fp32" else None
     head = replace(head, matmul_dtype=matmul_dtype)
-    return Base(spec, model, head, config.storage, device, matmul_dtype)
+    return Base(spec, model, backbone, head, config.storage, device, matmul_dtype)
 
 
 def grow(base: Base, rows: int) -> Base:
     """``base`` with so many rows in its embedding and its head, for tokens that an adapter brings; the new
     rows are the adapter's to fill. Changes the model."""
+
+    spec = _resized(base.model, base.spec, rows)
+    if spec is base.spec:
+        return base
+    base.model.eval().requires_grad_(False)
+    return replace(base, head=regrown(base.head, base.model), spec=spec)
+
+
+def _as_stored(spec: BaseSpec) -> BaseSpec:
+    """What the files hold of a model whose vocabulary has grown since."""
+    if spec.stored_rows is None:
+        return spec
+    config = copy.deepcopy(spec.hf_config)
+    config.get_text_config().vocab_size = spec.stored_rows
+    return replace(spec, hf_config=config)
+
+
+def _resized(model: Any, spec: BaseSpec, rows: int) -> BaseSpec:
+    """Give ``model`` so many rows at least; ``spec`` with the config that it has then."""
     import torch
 
-    if rows <= base.spec.hf_config.get_text_config().vocab_size:
-        return base
+    held = model.config.get_text_config().vocab_size
+    if rows <= held:
+        return spec
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        base.model.resize_token_embeddings(rows, mean_resizing=False)
-    base.model.eval().requires_grad_(False)
-    head = replace(_head(base.model), matmul_dtype=base.head.matmul_dtype)
-    return replace(base, head=head, spec=replace(base.spec, hf_config=base.model.config))
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return replace(spec, hf_config=model.config, stored_rows=spec.stored_rows or held)
+
+
+def _begin_rows(model: Any, spec: BaseSpec) -> None:
+    """The row of each new token in embedding and head begins as the mean of those that spelled it before."""
+    import torch
+
+    with torch.no_grad():
+        for end in (model.get_input_embeddings(), model.get_output_embeddings()) if spec.new_tokens else ():
+            for id, pieces in spec.new_tokens.items():
+                end.weight[id] = end.weight[list(pieces)].float().mean(0).to(end.weight.dtype)
 
 
 def place(network: torch.nn.Module, device: Device) -> None:
@@ -96,20 +129,16 @@ def move(network: torch.nn.Module, device: Device) -> None:
 
 
 def _load_folder(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
     from sapwood.base.storage.bnb_linear import settings_for, settle
 
     with quiet(), known_layout(spec.hf_config), bars_of_transformers(f"loading {spec.source}"):
         try:
-            model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
-                spec.path,
+            model, report = text_class(spec.hf_config).from_pretrained(
+                None,
                 config=spec.hf_config,
+                state_dict=stored_tensors(read_folder(spec.path)),
                 dtype=dtype,
-                quantization_config=settings_for(config, dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
+                quantization_config=settings_for(config, dtype, spec),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are reported below, all of them
             )
@@ -118,7 +147,8 @@ def _load_folder(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:
     problems = [
         Problem(f"tensor {name} is missing", str(spec.path)) for name in sorted(report["missing_keys"])
     ]
-    problems += [unexpected(name, spec.path) for name in sorted(report["unexpected_keys"])]
+    beside = report["unexpected_keys"] - whole_names(spec)
+    problems += [unexpected(name, spec.path) for name in sorted(beside)]
     problems += [
         misshapen(name, tuple(found), tuple(wanted), spec.path)
         for name, found, wanted in sorted(report["mismatched_keys"])
@@ -150,43 +180,4 @@ def _check_memory(spec: BaseSpec, config: BaseConfig) -> None:
             str(spec.path),
             f"its weights take {need / 1e9:.1f} GB in {config.storage}, {free / 1e9:.1f} GB are free",
             "base.storage: auto takes what fits; or close other programs, or take a smaller model",
-        )
-
-
-def _head(model: Any) -> Head:
-    """The final projection as data; factors as the families that have them name them."""
-    from sapwood.base.storage.gguf_linear import GgufLinear
-
-    out = model.get_output_embeddings()
-    config = model.config
-    scale = float(getattr(config, "logit_scale", None) or 1.0)  # cohere multiplies
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # granite divides
-    cap = getattr(config, "final_logit_softcapping", None)
-    weight = out.packed if isinstance(out, GgufLinear) else out.weight
-    return Head(weight, getattr(out, "bias", None), scale, float(cap) if cap else None)
-
-
-def _check_head(model: Any, head: Head, spec: BaseSpec) -> None:
-    """Compare the head with the model's own logits on two tokens: an unknown factor would spoil the loss."""
-    import torch
-
-    ids = torch.arange(2)[None]
-    part = slice(0, CHECKED_TOKENS)
-    with torch.no_grad():
-        wanted = model(ids, use_cache=False).logits.float()[..., part]
-        hidden = model.get_decoder()(ids, use_cache=False).last_hidden_state
-        bias = None if head.bias is None else head.bias[part]
-        weight = head.weight[part]
-        fits = hidden.shape[-1] == weight.shape[-1]  # some have a layer of their own between
-        found = torch.nn.functional.linear(hidden, weight, bias).float() if fits else torch.zeros(())
-    if head.softcap is not None:
-        found = head.softcap * torch.tanh(found / head.softcap)
-    found = found * head.scale
-    if not torch.isfinite(wanted).all():
-        mend = "the weights are damaged, or too large for base.storage fp16"
-        raise ModelError("the base model gives numbers that aren't finite", str(spec.path), mend=mend)
-    if (found - wanted).abs().max() > 0.02 * wanted.abs().max():
-        why = "its logits aren't a scaled and capped projection of its last hidden state"
-        raise ModelError(
-            f"the head of {spec.hf_config.model_type} models isn't supported", str(spec.path), why
         )

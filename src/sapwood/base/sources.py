@@ -15,6 +15,7 @@ from typing import Any
 from sapwood.base.builtin import BUILTINS, Builtin, pull
 from sapwood.base.folder import check_layout, read_folder, read_json
 from sapwood.base.hubs import HUBS, fetch
+from sapwood.base.packed.stored import num_elements
 from sapwood.errors import ModelError
 from sapwood.gguf.file import GgufFile, is_gguf, read_gguf
 
@@ -136,7 +137,7 @@ def _folder_facts(path: Path) -> dict[str, Any]:
         template = bool(read_json(path / "tokenizer_config.json").get("chat_template"))
     return {
         "architecture": config.get("model_type"),
-        "parameters": folder.num_elements,
+        "parameters": num_elements(folder),
         "layers": config.get("num_hidden_layers"),
         "hidden": config.get("hidden_size"),
         "vocabulary": config.get("vocab_size"),

@@ -9,9 +9,12 @@ the vocabulary; and windows, so that a short row is longer than its window.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from sapwood.base.network.parts import is_wrapper, text_class
 
 WINDOW = 8
 VOCABULARY = 256
@@ -31,7 +34,15 @@ LIMITS = {  # keys of configs, and what they are at most in the copy
     **dict.fromkeys(("attn_layer_period", "expert_layer_period", "decoder_sparse_step"), 2),
     **dict.fromkeys(("attn_layer_offset", "expert_layer_offset"), 1),
 }
-WIDE = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "intermediate_size_mlp", "mlp_dim")
+WIDE = (
+    "decoder_ffn_dim",
+    "intermediate_size",
+    "ffn_hidden_size",
+    "ffn_dim",
+    "n_inner",
+    "intermediate_size_mlp",
+    "mlp_dim",
+)
 GROWING = (
     "mamba_n_heads",
     "n_mamba_heads",
@@ -49,6 +60,7 @@ NAMED = (
     "moe_layers",
     "ple_layer_ids",
 )
+OF_PICTURES = re.compile("image|video|vision|audio")  # tokens that stand for them: no row may have those
 WAYS = ((2, 1), (2, 2), (4, 1), (8, 1), (4, 2))  # heads of keys, and layers of each kind, at most
 
 
@@ -69,7 +81,7 @@ def tiny_config(
         _narrow(text, heads)
     _shorten(text, own, layers, pairs=heads is not None)
     for key in list(text.to_dict()):
-        if key.endswith("token_id"):
+        if key.endswith("token_id") and not OF_PICTURES.search(key):
             _limit(text, key, vocabulary - 1)
     return config
 
@@ -99,15 +111,19 @@ def _first_that_runs(hf_config: Any, vocabulary: int, seed: int) -> Any:
 def _built(config: Any, seed: int) -> Any:
     """A random model that runs."""
     import torch
-    from transformers import AutoModelForCausalLM
 
+    kind = text_class(config)
     with torch.device("meta"):
-        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        size = sum(p.numel() for p in kind._from_config(copy.deepcopy(config)).parameters())
     if size > MOST:
         raise ValueError(f"a copy of a few layers still has {size:,} parameters")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        if is_wrapper(config):  # as if loaded from nothing: what text doesn't go through is never made
+            model = kind.from_pretrained(None, config=config, state_dict={}, dtype=torch.float32)
+            model._weight_conversions = None  # saved in the family's own layout
+        else:
+            model = kind._from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
             if parameter.dim() < 2:  # norms and biases start constant, which would hide a mix-up
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -132,6 +148,7 @@ def _narrow(text: Any, few: int) -> None:
     if getattr(text, "num_key_value_heads", None):
         text.num_key_value_heads = few
     text.hidden_size = text.num_attention_heads * dim
+    _limit(text, "decoder_attention_heads", text.num_attention_heads)
     _grow(text, GROWING, width)
     for key in WIDE:
         _limit(text, key, 2 * text.hidden_size)
@@ -176,6 +193,7 @@ def _shorten(text: Any, own: Mapping[int, dict[str, Any]], most: int, *, pairs: 
     for key, layers in named.items():
         setattr(text, key, [new for new, i in enumerate(chosen) if i in layers])
     text.num_hidden_layers = len(chosen)
+    _limit(text, "decoder_layers", len(chosen))
     if shared:
         text.num_kv_shared_layers = len(chosen) // 2
     if own:

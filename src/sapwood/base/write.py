@@ -20,6 +20,9 @@ from torch import Tensor
 from sapwood.base.chatglm import is_chatglm
 from sapwood.base.folder import read_folder, read_json
 from sapwood.base.inspect import quiet
+from sapwood.base.network.parts import is_wrapper, rest_class
+from sapwood.base.packed.formats import without_packing
+from sapwood.base.packed.stored import stored_tensors
 from sapwood.machine.doing import counted
 from sapwood.types import BaseSpec
 
@@ -27,6 +30,7 @@ TOKENIZER = "tokenizer.json"
 SETTINGS, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 GENERATION = "generation_config.json"
 BESIDE = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
+OF_WRAPPERS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 OWN_CLASS = "PreTrainedTokenizerFast"  # reads tokenizer.json as it stands, in every version
 ONLY_NEW = ("TokenizersBackend",)  # classes that transformers 4 doesn't know
 
@@ -37,7 +41,8 @@ def is_tied(network: Any) -> bool:
     head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
     if head is None or head.weight.shape != embedding.weight.shape:
         return head is None
-    return head.weight.data_ptr() == embedding.weight.data_ptr() or torch.equal(head.weight, embedding.weight)
+    ours, theirs = head.weight, embedding.weight  # held: an adapter's are made anew each time
+    return ours.data_ptr() == theirs.data_ptr() or torch.equal(ours, theirs)
 
 
 def write_folder(
@@ -59,12 +64,23 @@ def write_folder(
     from huggingface_hub import save_torch_state_dict
 
     whole = {name: tensor.contiguous() for name, tensor in counted("writing tensor", weights)}
-    stored = _stored(network, whole)
+    stored = _stored(network, _rest(spec, next(iter(whole.values())).dtype) | whole)
     dtype = str(next(iter(stored.values())).dtype).removeprefix("torch.")
     save_torch_state_dict(stored, folder)
     _write_json(folder / "config.json", _config(network, spec, dtype))
     _write_tokenizer(spec, template, folder)
     _write_json(folder / GENERATION, _generation(spec, stop_ids))
+
+
+def _rest(spec: BaseSpec, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Of a wrapper what text doesn't go through, as its own files have it."""
+    if not is_wrapper(spec.hf_config):
+        return {}
+    with quiet():
+        rest = rest_class(spec.hf_config).from_pretrained(
+            None, config=spec.hf_config, state_dict=stored_tensors(read_folder(spec.path)), dtype=dtype
+        )
+    return {name: tensor.contiguous() for name, tensor in rest.state_dict().items()}
 
 
 def _stored(network: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,7 +107,7 @@ def _alone(tensor: Tensor) -> Tensor:
 def _config(network: Any, spec: BaseSpec, dtype: str) -> dict[str, Any]:
     """Every key that the base's own file has, what today's transformers says, and the old names of it."""
     values = spec.hf_config.to_dict()
-    base = dict(read_folder(spec.path).config) if spec.path.is_dir() else {}
+    base = without_packing(read_folder(spec.path).config) if spec.path.is_dir() else {}
     if is_chatglm(base):  # another layout under another model_type
         base = {}
     base.pop("auto_map", None)
@@ -151,6 +167,9 @@ def _write_tokenizer(spec: BaseSpec, template: str | None, folder: Path) -> None
         for name in (TOKENIZER, SETTINGS, *BESIDE):
             if (spec.path / name).is_file():
                 shutil.copyfile(spec.path / name, folder / name)
+    for name in OF_WRAPPERS:
+        if spec.path.is_dir() and (spec.path / name).is_file():
+            shutil.copyfile(spec.path / name, folder / name)
     settings = read_json(folder / SETTINGS)
     if settings.get("tokenizer_class") in (None, *ONLY_NEW):
         settings["tokenizer_class"] = OWN_CLASS

@@ -155,16 +155,20 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
 
 def untrained(study: Study, config: RunConfig) -> list[str]:
     """What stays as it is although one might expect it to be trained, or packed."""
-    from sapwood.adapter.targets import left_out, resolve_targets
+    from sapwood.adapter.places.experts import named_stacks
+    from sapwood.adapter.places.targets import left_out, resolve_targets
     from sapwood.base.inspect import skeleton
 
     if not config.lora.on_linears or config.lora.method == "ia3":
         return []
     network = skeleton(study.spec)
-    rest = left_out(network, resolve_targets(network, config.lora.targets))
+    experts = named_stacks(network, config.lora.targets)
+    rest = left_out(network, resolve_targets(network, config.lora.targets), experts)
     lines = [
         f"not trained: {text}" for text in rest if config.lora.targets == "all-linear" or "experts" in text
     ]
+    if experts and config.lora.dropout:
+        lines.append("experts are trained without dropout; lora.dropout is for the linears beside them")
     if any("experts" in text for text in rest) and config.base.storage in ("nf4", "fp4", "int8"):
         lines.append(f"{config.base.storage} leaves the experts dense: only linears are packed")
     return lines

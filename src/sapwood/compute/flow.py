@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sapwood.base.network.parts import decoder_of
 from sapwood.compute.norm import LightNorm
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def flow_of(network: Any, matmul_dtype: torch.dtype | None, storage_dtype: torch
         return None
     from sapwood.compute.linear.layer import LoraLinear
 
-    decoder: nn.Module = network.get_decoder()
+    decoder = decoder_of(network)
     layers = [module for module in decoder.modules() if isinstance(module, LoraLinear)]
     covered = {id(network.get_input_embeddings())}
     covered |= {id(inner) for layer in layers for inner in layer.modules() if layer.is_fast()}

@@ -29,7 +29,8 @@ class Gated(torch.autograd.Function):
         y, h = activated(gate, gelu).mul_(up), gate
         if down is not None:
             (y,), _, h = down.forward(y.flatten(0, -2), adapter)
-            y = y.to(gate.dtype).unflatten(0, gate.shape[:-1])
+            # no view: Llama 4 adds to the output in place, which autograd forbids for a custom function's
+            y = torch.ops.aten._unsafe_view(y.to(gate.dtype), [*gate.shape[:-1], y.shape[-1]])
         saved_dtype = gate.dtype if down is None or down.saved_dtype is None else down.saved_dtype
         ctx.save_for_backward(gate.to(saved_dtype), up.to(saved_dtype), h, *adapter)
         ctx.down, ctx.gelu, ctx.dtype = down, gelu, gate.dtype
@@ -60,7 +61,7 @@ class NativeGatedMlp(torch.autograd.Function):
         y, saved = gated_forward(wide, down, gelu, x.flatten(0, -2), adapter)
         ctx.save_for_backward(saved.x, saved.h_wide, saved.both, saved.h_down, *adapter)
         ctx.calls, ctx.gelu, ctx.like = (wide, down), gelu, (x.dtype, x.shape)
-        return y.to(x.dtype).view(x.shape)
+        return torch.ops.aten._unsafe_view(y.to(x.dtype), list(x.shape))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

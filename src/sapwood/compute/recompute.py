@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from sapwood.base.network.parts import decoder_of
 from sapwood.errors import ModelError
 
 Layers = Literal["auto"] | bool | int
@@ -26,7 +27,7 @@ def layers_to_recompute(choice: Layers, layers: int) -> int:
 def decoder_layers(network: Any) -> list[Any]:
     """The layers of a transformers model's decoder, whatever it calls the list."""
     text = network.config.get_text_config()
-    lists = [list(module) for module in network.get_decoder().modules() if isinstance(module, nn.ModuleList)]
+    lists = [list(module) for module in decoder_of(network).modules() if isinstance(module, nn.ModuleList)]
     counted = [found for found in lists if len(found) == text.num_hidden_layers]
     found = next(iter(counted), max(lists, key=len, default=[]))  # a config may count another part's layers
     if not found:

@@ -21,6 +21,7 @@ MEANT = {
     "base.storage": """quantization quantize quant bits load_in_8bit quantization_bit quant_method precision
         dtype fp32 half""",
     "base.device_map": "device gpu gpus cuda use_cpu no_cuda",
+    "base.new_tokens": "additional_special_tokens special_tokens add_tokens tokens added_tokens",
     "data.train": """dataset datasets train_file train_data training_data data_path dataset_path dataset_name
         data_file data_files file path""",
     "data.eval": """eval_dataset eval_file eval_data validation validation_split val_set_size val_size

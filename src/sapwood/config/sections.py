@@ -65,6 +65,9 @@ class BaseConfig(Section):
     """take hf: and ms: models from their caches, and ask no hub"""
     products: Literal["auto", "stored", "fp32"] = "auto"
     """format to multiply dense weights in: as held, or fp32, which some CPUs do faster; auto measures it"""
+    new_tokens: Strings = ()
+    """tokens to add to the tokenizer, plain text in a row; each is learnt as a row of the embedding, and of a
+    head of its own"""
 
 
 class DataConfig(Section):
@@ -176,6 +179,9 @@ class LoraConfig(Section):
     targets: Annotated[str | tuple[str, ...], BeforeValidator(list_to_tuple)] = "all-linear"
     """all-linear, a list of module names (q_proj, v_proj …), or one regular expression over full names; ia3
     takes all-linear as keys, values and the MLP's last product"""
+    train_also: Annotated[tuple[Literal["embed_tokens", "lm_head"], ...], BeforeValidator(as_tuple)] = ()
+    """embed_tokens, lm_head: train the whole embedding or the head too, whatever the model calls them; of a
+    model whose head is its embedding either means both"""
     start_from: str | None = None
     """an adapter to go on from: a run's folder, or an adapter of PEFT, mlx-lm or llama.cpp; method, rank,
     alpha and targets are its own"""
@@ -291,6 +297,17 @@ class TrackConfig(Section):
 FORMAT = 1  # of the config; it grows when a key changes its meaning or goes away
 
 
+def _of_the_base(values: Any) -> Any:
+    """``data.new_tokens`` is ``base.new_tokens``: the tokenizer that they are added to is the base's."""
+    data: Any = values.get("data") if isinstance(values, Mapping) else None
+    if not isinstance(data, Mapping) or "new_tokens" not in data:
+        return values
+    base: Any = values.get("base") or {}
+    tokens = {"new_tokens": data["new_tokens"]}
+    rest = {key: value for key, value in data.items() if key != "new_tokens"}
+    return {**values, "data": rest, "base": {**tokens, **dict(base)}}
+
+
 class RunConfig(Section):
     """Everything that decides a run: one attribute for each section of a config file. Made by `load_config`,
     `parse_config`, or keyword arguments of `finetune`."""
@@ -325,7 +342,7 @@ class RunConfig(Section):
         tell, all at once."""
         told: Mapping[str, Any] = info.context or {}
         try:
-            return handler(values)
+            return handler(_of_the_base(values))
         except ValidationError as error:
             source, lines = told.get("source", "config"), told.get("lines", {})
             raise config_error(error, cls, source, lines) from None

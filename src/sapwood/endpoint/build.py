@@ -208,7 +208,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
     from sapwood.serve.load import load_found
 
     try:
-        refuse_unwritable(found.spec.hf_config)
+        refuse_unwritable(found.spec.text)
     except SapwoodError as error:
         raise Unfit(str(error)) from None
     with doing(f"loading {found.name}"):

@@ -8,7 +8,7 @@ file, and no key says rsLoRA. So what PEFT scales by is folded into B where it i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.adapter.pairs import LoraPair, lora_pairs
+from sapwood.base.network.parts import text_names
 from sapwood.errors import ExportError, Problem
 from sapwood.gguf.families import architecture_of
 from sapwood.gguf.map import module_names, to_file_layout
@@ -38,9 +39,10 @@ def write_gguf_adapter(trained: Loaded, path: Path) -> None:
     if trained.model is None:
         mend = "export the whole model: --to gguf, or --to merged"
         raise ExportError("there is no adapter", trained.name, "the model's own weights were trained", mend)
-    config = trained.base.spec.hf_config
+    config, alone = trained.base.spec.text, text_names(trained.base.model)
     architecture = architecture_of(config)
-    alpha, pairs = gguf_pairs(lora_pairs(trained.model), config)
+    own = [replace(pair, module=alone(pair.module)) for pair in lora_pairs(trained.model)]
+    alpha, pairs = gguf_pairs(own, config)
     writer = GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")

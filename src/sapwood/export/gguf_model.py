@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sapwood.base.inspect import skeleton
+from sapwood.base.network.parts import is_wrapper, text_names
 from sapwood.errors import ExportError
 from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters
@@ -44,7 +46,7 @@ def write_gguf_model(
     """
     from gguf import GGMLQuantizationType, GGUFWriter
 
-    config = spec.hf_config
+    config, alone = spec.text, text_names(skeleton(spec)) if is_wrapper(spec.hf_config) else str
     architecture = architecture_of(config)
     names = {module: name for name, module in module_names(architecture, config.num_hidden_layers).items()}
     writer = GGUFWriter(path, architecture)
@@ -54,7 +56,7 @@ def write_gguf_model(
         _add(writer, key, value)
     with Quantiser() as quantiser:
         for parameter, tensor in counted("writing tensor", parameters):
-            module, _, leaf = parameter.rpartition(".")
+            module, _, leaf = alone(parameter).rpartition(".")
             if module not in names:
                 raise ExportError(f"{parameter} has no place in a GGUF file", str(path), architecture)
             values = to_file_layout(architecture, names[module], tensor.cpu().numpy(), config)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change, weight_changes
 from sapwood.base.inspect import quiet
+from sapwood.base.network.parts import whole_class
 from sapwood.base.storage.frozen import freeze
 from sapwood.base.storage.gguf_linear import GgufEmbedding
 from sapwood.base.write import is_tied, write_folder
@@ -41,6 +42,8 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
     for name, module in modules:
         own = AROUND.sub("", name)
         if OF_ADAPTER.search(name) or hasattr(module, "base_layer") or (tied and own == head):
+            continue
+        if getattr(module, "weight", module) is None:  # beside the language model of a wrapper
             continue
         if isinstance(module, GgufEmbedding):
             yield f"{own}.weight", module.packed.dense().float()
@@ -72,7 +75,7 @@ def changes_of(trained: Loaded) -> dict[str, Change]:
     if trained.model is None:
         return {}
     changes, network = weight_changes(trained.model), trained.base.model
-    config = trained.base.spec.hf_config.get_text_config()
+    config = trained.base.spec.text
     ends = network.get_input_embeddings(), network.get_output_embeddings()
     names = [name for name, module in network.named_modules() if any(module is end for end in ends)]
     apart = any(f"{name}.weight" in changes for name in names)
@@ -93,10 +96,11 @@ def write_merged(parameters: Parameters, trained: Loaded, folder: Path) -> None:
 @contextmanager
 def plain_transformers(folder: Path) -> Generator[tuple[Any, Any]]:
     """The folder's model and tokenizer, as anybody would load them."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
     with quiet():
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
+        kind = whole_class(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model: Any = kind.from_pretrained(folder, local_files_only=True, dtype="auto")
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         # AutoTokenizer rebuilds the pre-tokenizer of some families by model type, whatever the file holds
         if tokenizer.backend_tokenizer.to_str() != _file_tokenizer(PreTrainedTokenizerFast, folder):

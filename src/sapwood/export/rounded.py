@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change
+from sapwood.base.network.parts import text_names
 from sapwood.base.storage.frozen import freeze
 from sapwood.export.quantise import Quantiser
 from sapwood.export.traces import Trace, far_from, rows_of
@@ -57,9 +58,10 @@ def in_bf16(network: Any) -> Any:
 def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, written: bool) -> Generator[None]:
     """While open, linears and embeddings of ``network`` compute with rounded operands, in fp32."""
     before: list[tuple[nn.Module, Any]] = []
+    alone = text_names(network.get_base_model() if hasattr(network, "get_base_model") else network)
     try:
         with Quantiser() as quantiser:
-            rounder = _Rounder(form, quantiser)
+            rounder = _Rounder(lambda name, weight: form(alone(name), weight), quantiser)
             for name, outer, base in _weights(network):
                 before.append((outer, outer.__dict__.get("forward")))
                 made = _embedding if isinstance(base, nn.Embedding) else _linear
@@ -105,7 +107,7 @@ def _weights(network: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         if id(outer) in inside or any(part in name for part in (".lora_", ".ia3_l")):
             continue
         base = getattr(outer, "base_layer", outer)
-        if isinstance(base, nn.Linear | nn.Embedding):
+        if isinstance(base, nn.Linear | nn.Embedding) and getattr(base, "weight", base) is not None:
             yield name.removeprefix("base_model.model."), outer, base
 
 

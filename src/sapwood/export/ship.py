@@ -15,6 +15,7 @@ from typing import Any
 from sapwood.adapter.pairs import has_pairs
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
+from sapwood.base.network.parts import auto_class
 from sapwood.base.write import is_tied
 from sapwood.config.sections import BaseConfig
 from sapwood.engine.process import require_llama_cpp
@@ -115,7 +116,7 @@ def refuse_early(spec: BaseSpec, kind: Kind) -> None:
     form, or because what checks it isn't installed."""
     if kind != "merged":
         require_llama_cpp(WHY)
-        refuse_unwritable(spec.hf_config)
+        refuse_unwritable(spec.text)
 
 
 # --- GGUF -------------------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ def _model_file(trained: Loaded, traces: Sequence[Trace], stage: Path, kind: Fil
     model, spec, renderer = stage / "model.gguf", trained.base.spec, trained.renderer
     tied = is_tied(trained.base.model)
     write_gguf_model(merged_parameters(trained), spec, renderer, model, kind, tied)
-    facts = gguf_facts(model, spec.hf_config, tied)
+    facts = gguf_facts(model, spec.text, tied)
     form = whole_file(kind) if kind in ("F16", "Q8_0") else types_in(model)[0]
     noise = yardstick(trained.network, traces, form, changes_of(trained), written=True)
     heard = hear_llama(traces, renderer.stop_ids, model, None, template=True)
@@ -218,7 +219,7 @@ def _merged(trained: Loaded, order: Order, stage: Path) -> Exported:
         notes.append(f"better, and written: {best.name}")
     told = {q.name: {"kl": q.kl, "held_out_loss": q.loss} for q, _ in found}
     facts = {"choices": told, "chosen": best.name, "exact_difference": exact}
-    use = "AutoModelForCausalLM.from_pretrained({path})"
+    use = f"{auto_class(trained.base.spec.hf_config)}.from_pretrained({{path}})"
     return Exported(stage, check, use, notes, facts)
 
 
@@ -252,7 +253,7 @@ def load_dense(trained: Loaded, parameters: Parameters) -> Any:
 def _other_base(source: str, trained: Loaded) -> Any:
     config = BaseConfig(model=source, storage="fp32")
     spec = inspect_base(config)
-    ours, theirs = trained.base.spec.hf_config, spec.hf_config
+    ours, theirs = trained.base.spec.text, spec.text
     keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size")
     if odd := [key for key in keys if getattr(ours, key) != getattr(theirs, key)]:
         why = ", ".join(f"{key} {getattr(theirs, key)}, trained on {getattr(ours, key)}" for key in odd)

@@ -19,7 +19,7 @@ from sapwood.compute.loss import PAD_TO, ROWS, VOCABULARY
 from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.machine.device import CPU, Device
 from sapwood.plan.footprint import Footprint, attention_of, footprint
-from sapwood.plan.shapes import KNOWN, Shapes, trained_parameters
+from sapwood.plan.shapes import KNOWN, Shapes, adapted_experts, trained_parameters
 from sapwood.train.optim import MOMENTS
 from sapwood.types import BaseSpec
 
@@ -30,6 +30,7 @@ PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the w
 LIBRARIES = 50e6  # that come with the weights: PEFT and what it imports
 WORKSPACES = 200e6  # on a GPU: cuBLAS's 32 MiB in each of two threads, and the kernels that are loaded
 MARGIN = 0.92  # of the memory that is to be had: others want some too
+SUM = 4  # bytes of a number of the experts' sums with what is learnt
 MAX_ANSWERS = 16  # sample answers that are written at once
 
 
@@ -97,12 +98,14 @@ def workload(study: Study, config: RunConfig, network: Any, device: Device) -> W
 
 
 def _trained_bytes(network: Any, config: RunConfig) -> float:
-    """Weight, gradient and moments of what is trained, in fp32 but for moments in blocks of 8 bits."""
+    """Weight, gradient and moments of what is trained, in fp32 but for moments in blocks of 8 bits; and the
+    experts with what is learnt of them."""
     kind = MOMENTS[config.train.optimizer]
     each = 8 + len(kind.names) * (1 if kind.blocks else 4)
     if config.lora.method == "full":
         each -= 4  # the weight is the base's own
-    return float(each * trained_parameters(network, config.lora))
+    summed, largest = adapted_experts(network, config.lora)
+    return float(each * trained_parameters(network, config.lora) + SUM * summed + 2 * SUM * largest)
 
 
 def _files(path: Path) -> int:

@@ -16,8 +16,10 @@ from typing import Any, cast
 
 from torch import nn
 
-from sapwood.adapter.targets import adapted_linears, resolve_targets
+from sapwood.adapter.places.experts import named_stacks
+from sapwood.adapter.places.targets import adapted_linears, resolve_targets
 from sapwood.base.inspect import largest
+from sapwood.base.network.parts import decoder_of
 from sapwood.compute.recompute import decoder_layers
 from sapwood.config.sections import LoraConfig
 
@@ -69,7 +71,7 @@ def shapes_of(network: Any) -> Shapes:
     text = network.config.get_text_config()
     layers = decoder_layers(network)
     heads = largest(text, "num_attention_heads") or 1  # layers without attention have none
-    decoder = sum(parameter.numel() for parameter in network.get_decoder().parameters())
+    decoder = sum(parameter.numel() for parameter in decoder_of(network).parameters())
     embedding = network.get_input_embeddings().weight.numel()
     outs = [linear.out_features for _, linear in _linears(layers[0])]
     head_dim = largest(text, "head_dim") or text.hidden_size // heads
@@ -132,7 +134,17 @@ def trained_parameters(network: Any, config: LoraConfig) -> int:
     if config.method == "ia3":
         return 0
     adapted = adapted_linears(network, resolve_targets(network, config.targets))
-    return config.rank * sum(linear.in_features + linear.out_features for linear in adapted)
+    experts = named_stacks(network, config.targets).values()
+    sides = [sum(linear.weight.shape) for linear in adapted]
+    whole = len(config.train_also) * network.get_input_embeddings().weight.numel()
+    return whole + config.rank * sum([*sides, *(len(stack) * sum(stack.shape[1:]) for stack in experts)])
+
+
+def adapted_experts(network: Any, config: LoraConfig) -> tuple[int, int]:
+    """Numbers of the stacks of experts that are trained: of all, and of the largest. PEFT adds what is learnt
+    to the whole of a stack, in each layer, and keeps the sum for the backward pass."""
+    sizes = [stack.numel() for stack in named_stacks(network, config.targets).values()]
+    return (sum(sizes), max(sizes, default=0)) if config.on_linears else (0, 0)
 
 
 def _linears(layer: nn.Module) -> list[tuple[str, nn.Linear]]:

@@ -61,11 +61,10 @@ def study_config(config: RunConfig) -> Study:
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
     refuse_misfits(network, config)
     renderer = make_renderer(spec, config)
-    text = spec.hf_config.get_text_config()
-    context = getattr(text, "max_position_embeddings", None) or 0
+    context = getattr(spec.text, "max_position_embeddings", None) or 0
     context = context - config.lora.lead if context > 0 else None  # -1 is no limit, too
     found = prepared_study(
-        config, renderer, vocab_rows=text.vocab_size, context=context, cache=cache_dir() / "prepared"
+        config, renderer, vocab_rows=spec.rows, context=context, cache=cache_dir() / "prepared"
     )
     data = TrainData(found.train, found.eval)
     facts = {
@@ -204,7 +203,7 @@ def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = No
     template that asks for the date is told; a resumed run tells it the first start's."""
     template = choose_template(spec.tokenizer, config.template.name)
     means = config.template.meant, config.template.no_reasoning == "close"
-    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, *means)
+    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, *means, spec.words)
 
 
 def read_data(config: RunConfig, renderer: Renderer) -> tuple[list[Conversation], list[Conversation]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sapwood.adapter.elsewhere.read import read_saved, refuse_inert
 from sapwood.adapter.folder import foreign_base
-from sapwood.base.inspect import read_tokenizer_of
+from sapwood.base.tokenizer import read_tokenizer_of
 from sapwood.errors import ModelError
 from sapwood.template.families import choose_template
 from sapwood.template.render import Renderer

@@ -193,7 +193,7 @@ def renderer_of(
 ) -> Renderer:
     """How it is talked to. Raises DataError where there is no template of that name, or none at all."""
     template = choose_template(spec.tokenizer, template_name)
-    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, meant)
+    return Renderer(spec.tokenizer, template, spec.stop_ids, clock, meant, words=spec.words)
 
 
 def _facts_of_run(run: Path, config: RunConfig) -> AdapterFacts:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from sapwood.adapter.soft_prompt import fill_cache, lead_length
+from sapwood.base.network.parts import decoder_of
 from sapwood.compute.attention.seam import is_packed
 from sapwood.serve.choose import Chooser
 from sapwood.serve.settings import Answer, Settings, room_of
@@ -161,7 +162,7 @@ def generation_attention(model: Any) -> Generator[None]:
     taken where the model accepts it, its own eager form elsewhere (for soft-capped scores, for example). Any
     other implementation stays.
     """
-    network = _unwrapped(model)
+    network: Any = decoder_of(_unwrapped(model))
     modes = [(module, module.training) for module in model.modules()]
     before: str = network.config._attn_implementation
     try:

@@ -225,7 +225,7 @@ def _refuse_another_scale(facts: AdapterFacts, settings: Mapping[str, Any], fold
 def _find_whole(facts: AdapterFacts, folder: Path, name: str) -> Found | None:
     """A model that was trained whole, with the tokenizer and the template that its folder has. None if these
     aren't the ones of the training, as the base's may be."""
-    spec = inspect_base(facts.base.model_copy(update={"model": str(folder)}))
+    spec = inspect_base(facts.base.model_copy(update={"model": str(folder), "new_tokens": ()}))
     renderer = renderer_of(spec, "auto", facts.clock, facts.meant)
     if renderer.fingerprint != facts.template_fingerprint:
         return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -44,10 +44,11 @@ class Encoder:
     """A tokenizer's own encoding, minus control tokens out of content.
 
     Control tokens are all added tokens, special or not, that aren't blank: runs of newlines or spaces
-    (Gemma has them) mean the same from a row as from the template.
+    (Gemma has them) mean the same from a row as from the template. So do ``words``, tokens that were added to
+    be learnt as text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, words: Collection[str] = ()) -> None:
         # A private copy: transformers switches padding and truncation on its own one as callers ask.
         self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._fast.no_padding()
@@ -55,7 +56,9 @@ class Encoder:
         self._fast.encode_special_tokens = False
         self._added: dict[int, AddedToken] = self._fast.get_added_tokens_decoder()
         self.control: dict[str, int] = {
-            token.content: id for id, token in self._added.items() if not _is_blank(token.content)
+            token.content: id
+            for id, token in self._added.items()
+            if not _is_blank(token.content) and token.content not in words
         }
         self.special = {token.content for token in self._added.values() if token.special}
         top = max([self._fast.get_vocab_size(with_added_tokens=True), *self._added]) + 1

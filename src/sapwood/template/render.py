@@ -41,6 +41,7 @@ class Renderer:
         clock: what the template is told when it asks for the date; default: now.
         meant: control tokens that an answer of the data may spell and then means.
         close_thinking: close a block that the prompt opens, where the row has no reasoning.
+        words: tokens that were added to be learnt as text; anybody's text may hold them.
 
     Attributes:
         stop_ids: every id on which generation is to stop, sorted.
@@ -56,12 +57,14 @@ class Renderer:
         clock: datetime | None = None,
         meant: Sequence[str] = (),
         close_thinking: bool = False,
+        words: Sequence[str] = (),
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise DataError("the tokenizer has no offsets", "base.model", "sapwood needs a fast tokenizer")
         self.tokenizer = tokenizer
         self.clock = clock or datetime.now().astimezone()
         self.meant = tuple(meant)
+        self._words = tuple(words)
         self._close_thinking = close_thinking
         self._given = template
         self.template = self.template_for(())
@@ -76,7 +79,7 @@ class Renderer:
 
     def __reduce__(self) -> Any:
         """A renderer travels to another process as what it is made of."""
-        means = self.meant, self._close_thinking
+        means = self.meant, self._close_thinking, self._words
         return Renderer, (self.tokenizer, self._given, self.stop_ids, self.clock, *means)
 
     def render(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendered]:
@@ -136,7 +139,7 @@ class Renderer:
     @cached_property
     def encoder(self) -> Encoder:
         """Made where it is asked for first: a large vocabulary takes a moment."""
-        return Encoder(self.tokenizer)
+        return Encoder(self.tokenizer, self._words)
 
     @property
     def _chosen(self) -> Any:

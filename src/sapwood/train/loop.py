@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sapwood.adapter.effective import effective_head
 from sapwood.adapter.inputs import attending, hidden_states
 from sapwood.adapter.model import LoraModel
 from sapwood.adapter.soft_prompt import lead_length
@@ -188,7 +189,7 @@ def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
     """One pack through the decoder: the sum of its targets' losses."""
     if model.divided is not None:
         return model.divided(model, batch)
-    return decoder_loss(model, batch, model.head)
+    return decoder_loss(model, batch, effective_head(model) if model.ends else model.head)
 
 
 def decoder_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:

@@ -27,11 +27,12 @@ from sapwood.adapter.elsewhere.start import started
 from sapwood.adapter.files import read_adapter, write_adapter
 from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
-from sapwood.base.inspect import first_line, quiet
+from sapwood.base.inspect import quiet
 from sapwood.base.load import load_base
+from sapwood.base.network.parts import text_class
 from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_model
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
-from sapwood.errors import ModelError, SapwoodError
+from sapwood.errors import ModelError, SapwoodError, first_line
 from sapwood.machine.doing import doing
 from sapwood.pack.build import build_pack
 from sapwood.prepare.study import Study
@@ -149,7 +150,9 @@ def _one_thread() -> Generator[None]:
 @doing("trying a tiny copy of the model")
 def _try(spec: BaseSpec, lora: LoraConfig, folder: Path, alone: bool) -> Trial:
     with _told_as(spec, "transformers can't make and run a tiny copy of it here"):
-        small = replace(spec, path=folder / "base", hf_config=tiny_model(spec.hf_config, folder / "base"))
+        config = tiny_model(spec.hf_config, folder / "base")
+        tokens = dict.fromkeys(range(VOCABULARY - min(len(spec.new_tokens), SHARED), VOCABULARY), (3, 4))
+        small = replace(spec, path=folder / "base", hf_config=config, new_tokens=tokens)
     with _told_as(spec, "PEFT can't put the adapter on it"):
         model = replace(attach_lora(_loaded(small), lora), alone=alone)
         _wake(model)
@@ -233,9 +236,10 @@ def _plainly(folder: Path, examples: Sequence[Example]) -> tuple[float, dict[str
 
 def _plain_peft(folder: Path) -> Any:
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    network: Any = AutoModelForCausalLM.from_pretrained(
+    config = AutoConfig.from_pretrained(folder / "base", local_files_only=True)
+    network = text_class(config).from_pretrained(
         folder / "base", dtype=torch.float32, attn_implementation="eager", local_files_only=True
     )
     with warnings.catch_warnings():
@@ -246,7 +250,7 @@ def _plain_peft(folder: Path) -> Any:
 def _named_gradients(model: Any) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            plain = name.replace(".default", "")
+            plain = name.replace(".modules_to_save.default", "").replace(".default", "")
             yield plain.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"), parameter.grad
 
 

@@ -7,29 +7,36 @@ bitsandbytes does itself on a CPU.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sapwood.base.gguf_weights import Quantise
+from sapwood.base.inspect import skeleton
+from sapwood.base.network.parts import is_wrapper, kept_dense
 from sapwood.base.storage.storages import BITSANDBYTES
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError
+from sapwood.types import BaseSpec
 
 LLM_INT8 = {"has_fp16_weights": False, "threshold": 6.0}  # as transformers sets them
 
 
-def settings_for(config: BaseConfig, dtype: torch.dtype) -> Any:
+def settings_for(config: BaseConfig, dtype: torch.dtype, spec: BaseSpec) -> Any:
     """What tells `from_pretrained` to quantise while it loads; None where the storage is dense."""
     if config.storage not in BITSANDBYTES:
         return None
     from transformers import BitsAndBytesConfig
 
     _library()
+    dense = kept_dense(skeleton(spec)) if is_wrapper(spec.hf_config) else None
+    kept = None if dense is None else [re.escape(name) for name in dense]
     if config.storage == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=kept,
         load_in_4bit=True,
         bnb_4bit_quant_type=config.storage,
         bnb_4bit_use_double_quant=config.double_quant,

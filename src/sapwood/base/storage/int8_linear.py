@@ -155,6 +155,7 @@ def to_int8(model: nn.Module) -> nn.Module:
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child is not head:
+            weight: Any = getattr(child, "weight", None)  # none beside the language model of a wrapper
+            if type(child) is nn.Linear and weight is not None and child is not head:
                 setattr(parent, name, Int8Linear(child))
     return model

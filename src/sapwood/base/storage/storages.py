@@ -187,7 +187,8 @@ def _counted(spec: BaseSpec) -> _Shapes:
 
     model = skeleton(spec)
     head = model.get_output_embeddings()
-    linears = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    all_linears: list[Any] = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    linears = [m.weight for m in all_linears if m.weight is not None]
     total = sum(parameter.numel() for parameter in model.parameters())
     shapes = [(int(weight.shape[0]), int(weight.shape[1])) for weight in linears]
     return _Shapes(tuple(shapes), total - sum(rows * columns for rows, columns in shapes))

@@ -84,12 +84,15 @@ class Rotated(torch.autograd.Function):
 def _rotary(usual: Any, backend: Backend) -> Any:
     """``usual``, or the kernel where it has the usual form."""
 
-    def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any) -> Any:
+    def rotary(*given: Any, **named: Any) -> Any:
+        if named or len(given) != 4 or not all(isinstance(one, Tensor) for one in given):
+            return usual(*given, **named)
+        q, k, cos, sin = given
         dim = q.shape[-1]
-        fits = not others and not named and cos.shape == (1, q.shape[2], dim) and dim % (2 * ops.LANES) == 0
+        fits = cos.shape == (1, q.shape[2], dim) and dim % (2 * ops.LANES) == 0
         plain = fits and len(q) == 1 and q.dtype == k.dtype == cos.dtype and q.stride(3) == k.stride(3) == 1
         if not plain or not backend.takes(dim, matmul_dtype=q.dtype):
-            return usual(q, k, cos, sin, *others, **named)
+            return usual(*given)
         cos, sin = cos[0].contiguous(), sin[0].contiguous()
         return Rotated.apply(q, cos, sin), Rotated.apply(k, cos, sin)
 
@@ -112,10 +115,10 @@ def _is_usual(function: Any) -> bool:
 
 
 @contextmanager
-def quick_rotary(network: Any, backend: Backend) -> Generator[None]:
+def quick_rotary(decoder: Any, backend: Backend) -> Generator[None]:
     """Inside, the architecture's file calls the kernel where it would turn queries and keys by its own
     function, if that is the usual one and there are kernels."""
-    found = sys.modules[type(network).__module__]
+    found = sys.modules[type(decoder).__module__]
     usual = getattr(found, ROTARY, None)
     if not backend.native or usual is None or not _is_usual(usual):
         yield

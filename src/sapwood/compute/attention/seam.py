@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.base.network.parts import decoder_of
 from sapwood.compute.attention.compiled import native_attention, quick_rotary
 from sapwood.compute.attention.flex import flex_attention, refusal
 from sapwood.compute.attention.segments import AttentionPlan, Rule, segment_attention
@@ -123,10 +124,11 @@ def _no_mask(*_: Any, **__: Any) -> None:
 @contextmanager
 def packed_attention(network: Any, backend: Backend) -> Generator[None]:
     """Inside, a transformers model attends by the plan it is given (``segments=``); afterwards as before."""
-    before = network.config._attn_implementation
-    network.set_attn_implementation(register(backend))
+    decoder: Any = decoder_of(network)
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation(register(backend))
     try:
-        with quick_rotary(network, backend):
+        with quick_rotary(decoder, backend):
             yield
     finally:
-        network.set_attn_implementation(before)
+        decoder.set_attn_implementation(before)

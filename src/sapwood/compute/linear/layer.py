@@ -77,24 +77,25 @@ def speed_up(
     """Give every `LoraLinear` of ``model`` its group. Which modules share an input is read from the model
     itself, by one forward pass over two tokens."""
     modules = [module for module in model.modules() if isinstance(module, LoraLinear)]
-    readers: list[tuple[Tensor, list[LoraLinear]]] = []
+    readers: list[tuple[Tensor, bool, list[LoraLinear]]] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if readers and readers[-1][0] is inputs[0]:
-            readers[-1][1].append(module)  # type: ignore[arg-type]
+        learns = torch.is_grad_enabled()  # some layers choose tokens without a gradient
+        if readers and readers[-1][0] is inputs[0] and readers[-1][1] == learns:
+            readers[-1][2].append(module)  # type: ignore[arg-type]
         else:
-            readers.append((inputs[0], [module]))  # type: ignore[list-item]
+            readers.append((inputs[0], learns, [module]))  # type: ignore[list-item]
 
     hooks = [module.register_forward_pre_hook(note) for module in modules]
     try:
-        with torch.no_grad():
+        with torch.enable_grad():
             device = next(model.parameters()).device
             model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
     groups: list[InputGroup] = []
-    for index, (_, members) in enumerate(readers):
+    for index, (_, _, members) in enumerate(readers):
         try:
             frozen = freeze_together([module.get_base_layer() for module in members])
         except TypeError:  # an architecture's own linear: PEFT's forward computes it

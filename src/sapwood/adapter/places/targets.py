@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Iterable, Sequence, Set
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from sapwood.adapter.places.experts import names_stack, routers, short_names, stacks
+from sapwood.base.network.parts import is_linear
 from sapwood.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
 
-MATRIX = 2  # dimensions of a linear's weight; experts are stacks of matrices
+Targets = TypeVar("Targets", str, tuple[str, ...])
 
 
 def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ...] | str:
@@ -22,7 +24,9 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     named, linears = _modules(model)
     leaves = sorted({name.rpartition(".")[2] for name in linears})
     if targets == "all-linear":
-        return _all_linear(model, [name for name, _ in named], linears)
+        left = routers(model, _linears(model)) | _lost_on_loading(model, linears)
+        chosen = [name for name in linears if name not in left]
+        return _all_linear(model, [name for name, _ in named], chosen)
     if isinstance(targets, str):
         try:
             pattern = re.compile(targets)
@@ -47,28 +51,32 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     if not targets:
         raise ConfigError("lora.targets is empty", "lora.targets", mend=f"names here: {', '.join(leaves)}")
     problems: list[Problem] = []
-    for target in targets:
+    experts = stacks(model)
+    chosen = tuple(t for t in targets if not any(names_stack(t, name) for name in experts))
+    for target in chosen:
         if any(name == target or name.endswith(f".{target}") for name in linears):
             continue
-        near = difflib.get_close_matches(target, leaves, n=1)
-        mend = f"did you mean {near[0]}?" if near else f"names here: {', '.join(leaves)}"
+        known = [*leaves, *short_names(experts)]
+        near = difflib.get_close_matches(target, known, n=1)
+        mend = f"did you mean {near[0]}?" if near else f"names here: {', '.join(known)}"
         problems.append(
             Problem(f"lora.targets: no linear layer is called {target!r}", "lora.targets", mend=mend)
         )
     if problems:
         raise ConfigError(problems)
-    return _without_experts(model, tuple(sorted(targets)))
+    return _told_apart([name for name, _ in named], linears, _without_experts(model, chosen))
 
 
-def left_out(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...]:
+def left_out(
+    model: Any, targets: tuple[str, ...] | str, adapted_stacks: Container[str] = ()
+) -> tuple[str, ...]:
     """What of the decoder's layers a LoRA on ``targets`` leaves as it is, in words with sizes: experts, which
-    aren't linears, and linears that weren't named."""
-    stacks: Counter[str] = Counter()
-    parameters: Iterable[tuple[str, nn.Parameter]] = model.get_decoder().named_parameters()
-    for name, parameter in parameters:
-        if parameter.dim() > MATRIX:
-            stacks[name.rpartition(".")[2]] += parameter.numel()
-    words = [f"{name} of the experts ({size:,} numbers)" for name, size in sorted(stacks.items())]
+    aren't linears, if they aren't ``adapted_stacks``, and linears that weren't named."""
+    experts: Counter[str] = Counter()
+    for name, stack in stacks(model).items():
+        if name not in adapted_stacks:
+            experts[name.rpartition(".")[2]] += stack.numel()
+    words = [f"{name} of the experts ({size:,} numbers)" for name, size in sorted(experts.items())]
     rest: Counter[str] = Counter()
     adapted = {id(linear) for linear in adapted_linears(model, targets)}
     for name, linear in _linears(model).items():
@@ -77,14 +85,15 @@ def left_out(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...]:
     return (*words, *(f"{name} ({size:,} numbers)" for name, size in sorted(rest.items())))
 
 
-def adapted_linears(model: Any, targets: tuple[str, ...] | str) -> list[nn.Linear]:
-    """The linears of a model that get an adapter; ``targets`` as `resolve_targets` gives them."""
+def adapted_linears(model: Any, targets: tuple[str, ...] | str) -> list[Any]:
+    """The linears of a model that get an adapter; ``targets`` as `resolve_targets` gives them. Each has a
+    matrix for a ``weight``, [out, in] or as GPT-2's [in, out]."""
     return [linear for name, linear in _linears(model).items() if _adapted(name, targets)]
 
 
 def refuse_large_rank(model: Any, targets: tuple[str, ...] | str, rank: int) -> None:
     """A rank above what the largest adapted layer can use only costs. Raises ConfigError."""
-    sizes = [min(linear.in_features, linear.out_features) for linear in adapted_linears(model, targets)]
+    sizes = [min(linear.weight.shape) for linear in adapted_linears(model, targets)]
     if sizes and rank > max(sizes):
         why = f"no adapted layer has more than {max(sizes)} dimensions to give"
         raise ConfigError(f"lora.rank={rank} is larger than the layers", "lora.rank", why, "8 to 16 is usual")
@@ -101,19 +110,14 @@ def _modules(model: Any) -> tuple[list[tuple[str, nn.Module]], list[str]]:
     return list(model.named_modules()), list(_linears(model))
 
 
-def _linears(model: Any) -> dict[str, nn.Linear]:
-    from torch import nn
-
+def _linears(model: Any) -> dict[str, Any]:
     head = model.get_output_embeddings()
     modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
-    return {
-        name: m
-        for name, m in modules
-        if isinstance(m, nn.Linear) and m is not head and not _computes_otherwise(m)
-    }
+    linears = ((name, m) for name, m in modules if is_linear(m) and m is not head)
+    return {name: m for name, m in linears if not _computes_otherwise(m)}
 
 
-def _computes_otherwise(linear: nn.Linear) -> bool:
+def _computes_otherwise(linear: Any) -> bool:
     """A model's own kind of linear may, for example, multiply in groups. Asked by the shape of its result."""
     import torch
 
@@ -140,6 +144,28 @@ def _all_linear(model: Any, names: Sequence[str], linears: Sequence[str]) -> tup
     return tuple(sorted(targets))
 
 
+def _told_apart(names: Sequence[str], linears: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
+    """``targets``, with full names in the place of one that other modules have too: those of a wrapper's
+    pictures, for example."""
+    others = set(names) - set(linears)
+    apart = {t for t in targets if any(_adapted(name, (t,)) for name in others)}
+    full = {name for name in linears if _adapted(name, tuple(apart))}
+    return tuple(sorted(set(targets) - apart | full))
+
+
+def _lost_on_loading(model: Any, linears: Sequence[str]) -> set[str]:
+    """Linears whose adapters plain PEFT doesn't find again: it reads an adapter through the renamings of the
+    family's own checkpoints, and some of those hit names that are right already. Found by asking it."""
+    import torch
+    from peft import LoraConfig as PeftConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    saved = {f"base_model.model.{name}.lora_A.weight": name for name in linears}
+    tensors = {key: torch.zeros(1, 1) for key in saved}
+    read = convert_peft_adapter_state_dict_for_transformers(model, PeftConfig(), tensors)
+    return {name for key, name in saved.items() if key not in read}
+
+
 def _passed_over(model: Any, names: Set[str]) -> set[str]:
     """Linears that PEFT can't adapt because their model reads their weights without calling them (Mamba's
     out_proj). Found by asking it."""
@@ -157,13 +183,13 @@ def _passed_over(model: Any, names: Set[str]) -> set[str]:
     return odd
 
 
-def _without_experts(model: Any, targets: tuple[str, ...] | str) -> tuple[str, ...] | str:
+def _without_experts(model: Any, targets: Targets) -> Targets:
     """``targets`` as they are. Raises ConfigError where PEFT would adapt experts in their place."""
     taken = taken_for_experts(model, {targets} if isinstance(targets, str) else set(targets))
     if taken:
         why = f"PEFT takes {', '.join(sorted(taken))} of {model.config.model_type} for its experts"
-        mend = "name the linears of attention one by one, or leave it at all-linear"
-        raise ConfigError("experts can't be trained", "lora.targets", why, mend)
+        mend = "experts names its experts; the linears of attention have names of their own"
+        raise ConfigError("that names experts too", "lora.targets", why, mend)
     return targets
 
 

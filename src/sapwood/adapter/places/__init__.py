@@ -1,0 +1,1 @@
+"""Where a method is put: linears, experts, embedding and head."""

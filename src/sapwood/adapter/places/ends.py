@@ -1,0 +1,69 @@
+"""The embedding and the head, trained as wholes, or the rows of new tokens in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import Tensor, nn
+
+from sapwood.config.sections import LoraConfig, RunConfig
+from sapwood.errors import Problem
+
+WITH_ROWS = ("lora", "rslora", "dora", "lora+", "full")  # methods beside which rows can be learnt
+
+
+def ends_settings(network: Any, config: LoraConfig, new_tokens: Collection[int]) -> dict[str, Any]:
+    """The fields of PEFT's LoraConfig. A head that is the embedding stays so."""
+    embedding, head = (_name(network, end) for end in _ends(network))
+    tied = bool(getattr(network.config.get_text_config(), "tie_word_embeddings", False))
+    wanted = {"embed_tokens": embedding, "lm_head": embedding if tied else head}
+    whole = sorted({wanted[name] for name in config.train_also})
+    rows = [name for name in ([embedding] if tied else [embedding, head]) if name not in whole]
+    return {
+        "modules_to_save": whole or None,
+        "trainable_token_indices": {name: sorted(new_tokens) for name in rows}
+        if new_tokens and rows
+        else None,
+        "ensure_weight_tying": tied and bool(whole),
+    }
+
+
+def refuse_ends(config: RunConfig) -> list[Problem]:
+    """What can't be trained beside a method."""
+    lora, asked = (
+        config.lora,
+        {"lora.train_also": config.lora.train_also, "base.new_tokens": config.base.new_tokens},
+    )
+    return [
+        Problem(
+            f"{lora.method} doesn't train embedding or head",
+            key,
+            f"{', '.join(WITH_ROWS)} do",
+            f"leave {key} out",
+        )
+        for key, told in asked.items()
+        if told and (lora.method not in WITH_ROWS or (key == "lora.train_also" and lora.method == "full"))
+    ]
+
+
+def keep_format(network: Any, dtype: Any) -> None:
+    """A trained embedding is fp32, and gives what the layers expect all the same."""
+
+    def narrowed(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+        return out.to(dtype)
+
+    network.get_input_embeddings().register_forward_hook(narrowed)
+
+
+def _ends(network: Any) -> tuple[Any, Any]:
+    return network.get_input_embeddings(), network.get_output_embeddings()
+
+
+def _name(network: Any, module: nn.Module) -> str:
+    """Its last word, or as much of its name as tells it from others."""
+    names: list[str] = [name for name, _ in network.named_modules()]
+    full = next(name for name, found in network.named_modules() if found is module)
+    words = full.split(".")
+    ends = (".".join(words[-count:]) for count in range(1, len(words) + 1))
+    return next(end for end in ends if sum(f".{name}".endswith(f".{end}") for name in names) == 1)

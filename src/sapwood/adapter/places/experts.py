@@ -1,0 +1,66 @@
+"""The experts of a mixture, which are stacks of matrices and no linears, and what chooses among them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sapwood.base.network.parts import decoder_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STACK = 3  # dimensions: experts, and a matrix each
+
+
+def stacks(model: Any) -> dict[str, nn.Parameter]:
+    """Every stack of the decoder's experts, by its full name in the model; convolutions have three dimensions
+    too, and so have the blocks of packed linears."""
+    from torch import nn
+
+    inside = {
+        id(parameter)
+        for module in decoder_of(model).modules()
+        if not isinstance(module, nn.Linear | nn.Embedding)
+        and not type(module).__module__.startswith("torch.nn")
+        for parameter in module.parameters(recurse=False)
+        if parameter.dim() == STACK
+    }
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in inside}
+
+
+def named_stacks(model: Any, targets: str | tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """The stacks that a list of targets names: experts, experts.down_proj, or their full names."""
+    if isinstance(targets, str):
+        return {}
+    found = stacks(model).items()
+    return {name: stack for name, stack in found if any(names_stack(target, name) for target in targets)}
+
+
+def names_stack(target: str, name: str) -> bool:
+    """Does ``target`` name this stack, or the module that holds it? Its last word alone is a linear's too."""
+    owner = name.rpartition(".")[0]
+    whole = any(f".{known}".endswith(f".{target}") for known in (owner, name))
+    return whole and target != name.rpartition(".")[2]
+
+
+def short_names(names: dict[str, nn.Parameter]) -> list[str]:
+    """As PEFT's ``target_parameters`` takes them: the module that holds a stack, and the stack."""
+    return sorted({".".join(name.rsplit(".", 2)[-2:]) for name in names})
+
+
+def routers(model: Any, linears: dict[str, Any]) -> set[str]:
+    """Those of ``linears`` that give each expert a number: beside the experts, with an output for each."""
+    from torch import nn
+
+    around = {name.rsplit(".", 2)[0]: len(stack) for name, stack in stacks(model).items()}
+    around |= {
+        name.rpartition(".")[0]: len(module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and name.endswith(".experts")
+    }
+    return {
+        name
+        for name, linear in linears.items()
+        for place, experts in around.items()
+        if name.startswith(f"{place}.") and ".experts." not in name and linear.weight.shape[0] == experts
+    }

@@ -1,0 +1,1 @@
+"""The transformers network of a config: its class, its parts, its head."""

@@ -1,0 +1,132 @@
+"""The network of a config: which class of transformers computes it, and where text goes through it.
+
+A model for pictures or sound has a language model in it, and text goes through that alone. Its network is
+here the class that opens the whole checkpoint, so that every name is the one that others see; the modules
+beside the language model are there by name and hold no weights.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
+
+def is_wrapper(hf_config: Any) -> bool:
+    """Is the language model a part of what this config describes?"""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+    return type(hf_config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+
+def whole_class(hf_config: Any) -> Any:
+    """The class of transformers that opens the whole checkpoint. Raises KeyError where there is none."""
+    from transformers.models.auto import auto_factory, modeling_auto
+
+    name = "MULTIMODAL_LM" if is_wrapper(hf_config) else "CAUSAL_LM"
+    mapping = getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING")
+    return auto_factory._get_model_class(hf_config, mapping)  # pyright: ignore[reportPrivateUsage]
+
+
+def is_linear(module: Any) -> bool:
+    """A matrix of weights and nothing else: [out, in], or [in, out] as GPT-2 has it. Not those beside the
+    language model of a wrapper."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D) and getattr(module, "weight", None) is not None
+
+
+def auto_class(hf_config: Any) -> str:
+    """What opens the whole checkpoint in plain transformers, by name."""
+    from transformers.models.auto import modeling_auto
+
+    tasks = {"IMAGE_TEXT_TO_TEXT": "ImageTextToText", "MULTIMODAL_LM": "MultimodalLM"}
+    for task, name in tasks.items():
+        if type(hf_config) in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING"):
+            return f"AutoModelFor{name}"
+    return "AutoModelForCausalLM"
+
+
+def text_class(hf_config: Any) -> Any:
+    """`whole_class`; of a wrapper one whose instances hold the weights of the language model alone."""
+    whole = whole_class(hf_config)
+    return _emptied(whole) if is_wrapper(hf_config) else whole
+
+
+def rest_class(hf_config: Any) -> Any:
+    """The other half: `whole_class` of a wrapper, whose instances hold what text doesn't go through."""
+    return _emptied(whole_class(hf_config), text=True)
+
+
+@cache
+def _emptied(whole: Any, text: bool = False) -> Any:
+    """``whole`` without weights beside the language model, or without those of it (``text``)."""
+
+    def begin(self: Any, *args: Any, **settings: Any) -> None:
+        whole.__init__(self, *args, **settings)
+        beside = set(beside_text(self))
+        for module in list(self.modules()):
+            if (module in beside) != text:
+                for table in (module._parameters, module._buffers):
+                    table.update(dict.fromkeys(table))
+                module._is_hf_initialized = True  # transformers' initialiser leaves it alone
+        left = self.state_dict().keys()
+        ties = self.all_tied_weights_keys.items()
+        self.all_tied_weights_keys = {one: other for one, other in ties if {one, other} <= left}
+
+    # under the same name, by which transformers finds how its checkpoints are laid out
+    return type(whole.__name__, (whole,), {"__init__": begin, "__module__": whole.__module__})
+
+
+def text_names(network: Any) -> Callable[[str], str]:
+    """From the name of a weight or a module to the one that it has in the language model by itself."""
+    named = {id(module): name for name, module in network.named_modules()}
+    ends = ((decoder_of(network), "model"), (network.get_output_embeddings(), "lm_head"))
+    inside = [(named[id(module)], alone) for module, alone in ends if module is not None]
+
+    def alone(name: str) -> str:
+        found = next(((own, new) for own, new in inside if f"{name}.".startswith(f"{own}.")), ("", ""))
+        return found[1] + name.removeprefix(found[0])
+
+    return alone
+
+
+def kept_dense(network: Any) -> list[str] | None:
+    """Of a wrapper the names of what isn't to be quantised while it loads: the head, and what text doesn't go
+    through. None where transformers knows by itself."""
+    beside = {id(module) for module in beside_text(network)}
+    named: list[tuple[str, Any]] = list(network.named_modules())
+    names = {name for name, module in named if id(module) in beside}
+    tops = [name for name in names if name.rpartition(".")[0] not in names]
+    head = [name for name, module in named if module is network.get_output_embeddings()]
+    return [*sorted(tops), *head] if tops else None
+
+
+def beside_text(network: Any) -> Iterator[nn.Module]:
+    """The modules of a wrapper that text doesn't go through: neither around its language model nor in it."""
+    ends = (network.get_input_embeddings(), network.get_output_embeddings())
+    inside = [decoder_of(network), *(end for end in ends if end is not None)]
+    within = {id(inner) for part in inside for inner in part.modules()}
+    for module in list(network.modules()):
+        around = any(id(inner) in within for inner in module.modules())
+        if not around:
+            yield module
+
+
+def decoder_of(network: Any) -> nn.Module:
+    """From ids to the last hidden state: the innermost of transformers' models that has the embedding in it.
+    Raises what the network raises where it has none."""
+    from transformers import PreTrainedModel
+
+    embedding = network.get_input_embeddings()
+    around = [
+        module
+        for module in network.modules()
+        if isinstance(module, PreTrainedModel) and any(inner is embedding for inner in module.modules())
+    ]
+    return min(around, key=lambda module: sum(1 for _ in module.modules()))
