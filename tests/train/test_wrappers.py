@@ -23,20 +23,35 @@ from tests.base.tiny import tiny_tokenizer
 from tests.base.wrappers import tiny_wrapper
 
 TEXT = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-KINDS = {
-    "gemma3": TEXT | {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 32},
-    "qwen2_5_vl": None,
-    "qwen3_5": TEXT | {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 32},
-    "mistral3": None,
-    "llama4": None,
-}
+# Of each: changes of its parts for text, and of those for pictures.
+QWEN = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
+KINDS: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
+    "gemma3": (TEXT | {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 32}, {}),
+    "qwen2_5_vl": (None, QWEN | {"out_hidden_size": 512}),
+    "qwen3_5": (
+        TEXT | {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 32},
+        QWEN | {"out_hidden_size": 64},
+    ),
+    "mistral3": (None, {}),
+    "llama4": (
+        None,
+        {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 2,
+         "projector_input_dim": 64, "projector_output_dim": 64, "vision_output_dim": 64},
+    ),
+}  # fmt: skip
+LARGEST = 300_000_000  # bytes of a folder; a whole with parts of their usual size takes gigabytes
 PARTS = AutoModelForImageTextToText  # what the tutorials of these models open them with
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
-    tiny_wrapper(request.param, folder / "base", KINDS[request.param])
+    text, pictures = KINDS[request.param]
+    parts = {"vision_config": pictures} if pictures else {}
+    tiny_wrapper(request.param, folder / "base", text, **parts)
+    with torch.device("meta"):
+        whole = PARTS.from_config(AutoConfig.from_pretrained(folder / "base"))
+    assert sum(p.numel() for p in whole.parameters()) * 4 < LARGEST, "a part of it isn't tiny"
     rows = [{"instruction": f"What is tree {i}?", "output": f"It is number {i}."} for i in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "base"
