@@ -165,8 +165,9 @@ def test_the_estimate_is_held_against_what_the_run_took(smoke: Mapping[str, Any]
     assert [row["name"] for row in rows] == ["idle", "beside"]
     for row in rows:
         assert row["truth"] == pytest.approx(sum(row["seconds"])) and len(row["seconds"]) == 8 + 2
-        assert row["start_ratio"] == pytest.approx(row["start"] / row["truth"])
-        assert [line for line in row["told"] if line.endswith("by the first 3 steps")]
+        for which in ("rates", "pass", "three_steps", "last"):
+            assert row[f"{which}_ratio"] == pytest.approx(row[which] / row["truth"])
+        assert [step for step, line in row["told"] if line.endswith("by the first 3 steps")] == [3]
 
 
 def test_the_parts_of_the_estimate_are_measured(smoke: Mapping[str, Any]) -> None:
