@@ -17,6 +17,7 @@ from sapwood.machine.device import CPU
 from sapwood.machine.doing import Patient, counted, doing, told_to
 from sapwood.machine.hashing import hashing
 from sapwood.machine.load import LoadMeter, load_now
+from sapwood.machine.remembered import remembered
 
 BURN = "import time; until = time.monotonic() + 20\nwhile time.monotonic() < until: pass"
 
@@ -35,12 +36,21 @@ def test_the_time_that_others_take_is_seen_and_our_own_is_not() -> None:
 
 
 def test_a_measurement_on_a_busy_machine_is_made_again_once_it_is_idle(
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path))  # where nothing is remembered
     load = {"then": 0.6, "now": 0.5}
     monkeypatch.setattr(LoadMeter, "share", lambda self: load["then"])
     monkeypatch.setattr(measure, "load_now", lambda: load["now"])
-    for known in (measure.machine_facts, measure.product_rates):
+    caches = (
+        measure.machine_facts,
+        measure.product_rates,
+        measure.fastest_threads,
+        measure._rates,
+        remembered,
+    )
+    for known in caches:
         known.cache_clear()
     try:
         assert measure.machine_facts(CPU)["load"] == 0.6
@@ -52,7 +62,8 @@ def test_a_measurement_on_a_busy_machine_is_made_again_once_it_is_idle(
         assert measure.machine_facts(CPU)["load"] == 0.0
         assert not measure.measure_when_idle(CPU), "once is enough"
     finally:
-        measure.machine_facts.cache_clear()
+        for known in caches:
+            known.cache_clear()
 
 
 def test_nobody_is_told_what_nobody_wants_to_hear() -> None:

@@ -39,7 +39,7 @@ def test_a_new_run_says_what_it_is(root: Path) -> None:
         assert run.path == root / run.id
         assert (about["id"], about["name"], about["parent"]) == (run.id, "Small-2B", "20260101-000000-x-0000")
         assert about["facts"] == {"base": "hf:org/Small-2B@main", "data": "ab12"}
-        assert set(about["versions"]) == {"python", "sapwood", "torch", "transformers", "peft"}
+        assert set(about["versions"]) == {"python", "sapwood", "torch", "transformers", "peft", "xllamacpp"}
         assert about["versions"]["torch"][0].isdigit()
         assert about["machine"]["cpus"] >= 1
         assert (run.path / "config.yaml").read_text() == CONFIG

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,11 @@ ALONE = {  # and why
     "qwen3_next": "",
     "lfm2": "the loss of a pack is",
     "mamba": "",
-    "xlstm": "",  # a cap on its logits that no other calls so
     "falcon_mamba": "",  # norms with a buffer for a weight
     "zamba2": "",  # norms that take a gate, layers that are named by their numbers
 }
+if os.environ.get("SAPWOOD_ALL_ARCHITECTURES"):
+    ALONE["xlstm"] = ""  # a cap on its logits that no other calls so; half a minute of loops in Python
 CONVOLUTIONS: dict[str, Any] = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ KINDS: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
          "projector_input_dim": 64, "projector_output_dim": 64, "vision_output_dim": 64},
     ),
 }  # fmt: skip
+SLOW = ("llama4", "qwen3_5")
 LARGEST = 300_000_000  # bytes of a folder; a whole with parts of their usual size takes gigabytes
 PARTS = AutoModelForImageTextToText  # what the tutorials of these models open them with
 
@@ -108,6 +110,8 @@ def test_the_rest_is_there_by_name_and_holds_no_weights(base: Path) -> None:
 def test_a_merged_folder_has_every_part(base: Path, adapter: Path, tmp_path: Path) -> None:
     from sapwood.export.ship import Order, export
 
+    if base.parent.name.startswith(SLOW) and not os.environ.get("SAPWOOD_ALL_ARCHITECTURES"):
+        pytest.skip("with SAPWOOD_ALL_ARCHITECTURES=1: experts take long")
     export(open_target(str(adapter), base.parent), Order("merged"), tmp_path / "merged")
     merged = PARTS.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     own = dict(PARTS.from_pretrained(base, dtype=torch.float32).named_parameters())

@@ -141,7 +141,7 @@ def unpacked_bytes(spec: BaseSpec, config: BaseConfig) -> int:
     """Bytes of the largest weight that is unpacked at a time; none in a dense storage."""
     if config.storage in DENSE:
         return 0
-    largest = max(rows * columns for rows, columns in _shapes(spec).linears)
+    largest = max((rows * columns for rows, columns in _shapes(spec).linears), default=0)
     return largest * storage_dtype(config).itemsize
 
 
