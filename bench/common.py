@@ -9,11 +9,12 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -141,6 +142,8 @@ def _fresh(job: Job, environment: Mapping[str, str]) -> Result:
         todo, done = Path(temporary) / "job.json", Path(temporary) / "result.json"
         todo.write_text(json.dumps(asdict(job)), encoding="utf-8")
         command = [sys.executable, str(ROOT / "bench" / "workers.py"), str(todo), str(done)]
+        # tied to this process: a job that survives it would compute beside the next one
+        command = ["setpriv", "--pdeathsig", "TERM", *command] if shutil.which("setpriv") else command
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.is_file():
             return json.loads(done.read_text(encoding="utf-8"))
@@ -220,6 +223,21 @@ def processor_flags() -> set[str]:
     except OSError:
         return set()
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
+
+
+HOPELESS = 8  # times slower than fp32: eight minutes hold no such job
+
+
+def without_hopeless(formats: Iterable[str]) -> list[str]:
+    """``formats`` but those in which this processor's products are a loop of the reference kind; says so."""
+    wanted = list(dict.fromkeys(formats))
+    code = "from sapwood.machine.measure import product_rates as rates; print(*rates('bf16').values())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    bf16, fp32 = map(float, told.split())
+    if HOPELESS * bf16 > fp32 or "bf16" not in wanted:
+        return wanted
+    print(f"left out: bf16 products, {bf16:.0f} GFLOP/s here beside {fp32:.0f} in fp32")
+    return [name for name in wanted if name != "bf16"]
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

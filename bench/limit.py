@@ -26,6 +26,7 @@ from common import (
     speeds,
     table,
     whole_steps,
+    without_hopeless,
 )
 
 
@@ -39,7 +40,7 @@ def main() -> int:
     if given.smoke:
         given.rows = 32
     steps = whole_steps(given.rows)
-    formats = [given.only] if given.only else ["bf16", "fp32"]
+    formats = [given.only] if given.only else without_hopeless(["bf16", "fp32"])
     jobs: list[Job] = []
     for storage in formats:
         before = Job(

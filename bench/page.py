@@ -154,7 +154,7 @@ def slowdown(page: Page, server: Server, home: Path, runs: Path) -> float:
     base = tiny_llama(home / "large", hidden_size=512, intermediate_size=1408, num_hidden_layers=8)
     rows = write_rows(home / "even.jsonl", [EVEN] * 64)
     words = [
-        f"data.train={rows}", "data.eval=0", f"base.model={base}", "base.storage=fp32", "name=even",
+        str(rows), "data.eval=0", f"base.model={base}", "base.storage=fp32", "name=even",
         f"save.dir={runs}", "save.every=100000", "train.max_steps=100000", "train.batch_size=4",
         "train.lr=1e-6", "eval.samples=0",
     ]  # fmt: skip

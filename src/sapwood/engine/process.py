@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import IO
 from sapwood.engine.child import READY
 from sapwood.errors import ExportError
 from sapwood.machine.extras import install
-from sapwood.machine.system import cores
+from sapwood.machine.system import SPINS, cores
 
 
 def require_llama_cpp(why: str) -> None:
@@ -57,8 +58,10 @@ class Started:
     @classmethod
     def now(cls) -> Started:
         said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
+        spin = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": str(SPINS)}
         popen = subprocess.Popen(
             [sys.executable, "-m", "sapwood.engine.child"],
+            env=spin | os.environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,

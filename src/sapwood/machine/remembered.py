@@ -15,7 +15,10 @@ from sapwood.machine.load import BUSY, load_now
 from sapwood.machine.system import cores, kernel_file
 
 VERSION = 1  # raise it when the same measurement would be made otherwise
-SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS")
+SETTINGS = (
+    "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",
+)  # fmt: skip
 
 
 def cache_dir() -> Path:

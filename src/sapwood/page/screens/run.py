@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +20,9 @@ from sapwood.page.shell import Block, View, block, button, frame, guarded, head,
 from sapwood.show.figures import duration, number, size
 
 EVERY = 0.4  # seconds between two looks
+# Seconds between two drawings: a browser without a graphics card takes 15 ms of a processor for a chart, and
+# the training wants them. What came sooner is drawn at a later look.
+LARGE, SMALL = 0.7, 5.0
 TABS = ("curves", "answers", "log", "config", "proof")
 
 
@@ -54,6 +58,7 @@ class Screen:
         self.view, self.live, self.tab = view, live, tab
         self.choice = curves.Choice()
         self._changed = -1
+        self._drawn = {LARGE: (-SMALL, -1), SMALL: (-SMALL, -1)}  # when, and at which number of events
         self._condition = ""
         self._refresh: Callable[[Seen], None] = lambda seen: None
 
@@ -93,7 +98,9 @@ class Screen:
         if condition != self._condition:
             self._condition = condition
             self._actions(seen)
-        if seen.changed != self._changed or self.tab == "log":
+        if self.tab == "curves":
+            self._keep_up(seen.changed)
+        elif seen.changed != self._changed or self.tab == "log":
             self._changed = seen.changed
             self._refresh(seen)
 
@@ -162,13 +169,28 @@ class Screen:
                 options = curves.frame(ink, self.choice, w, small=True)
                 options["title"]["text"] = w(f"curve.{name}")
                 self._small[name] = ui.echart(options).classes("small-chart")
-        return self._draw
+        return lambda seen: None
 
-    def _draw(self, seen: Seen | None = None) -> None:
-        w, ink = self.view.words, curves.Ink.of(self.view.dark)
-        series = curves.losses(self.live, self.choice, ink, w)
-        self._main.options["series"] = series
+    def _keep_up(self, changed: int) -> None:
+        """Draw what has changed, each size of chart as often as it may be."""
+        now = time.monotonic()
+        for pause, draw in ((LARGE, self._draw_main), (SMALL, self._draw_small)):
+            last, of = self._drawn[pause]
+            if changed != of and now - last >= pause:
+                self._drawn[pause] = (now, changed)
+                draw()
+
+    def _draw(self) -> None:
+        self._draw_main()
+        self._draw_small()
+
+    def _draw_main(self) -> None:
+        ink = curves.Ink.of(self.view.dark)
+        self._main.options["series"] = curves.losses(self.live, self.choice, ink, self.view.words)
         self._main.update()
+
+    def _draw_small(self) -> None:
+        ink = curves.Ink.of(self.view.dark)
         for name, chart in self._small.items():
             if name == "peak_bytes":
                 chart.options["yAxis"] |= curves.room(self.live, _planned(self.live))
