@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sapwood.commands.demo import as_many_steps_as_fit
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.machine.device import CPU
@@ -43,6 +44,18 @@ def said(study: Study, config: RunConfig) -> tuple[Estimate, list[str]]:
     choice = choose_plan(study, config, CPU)
     expected = estimate(study, settled(config, choice, CPU), CPU)
     return expected, costly(study, config, choice, CPU, expected)
+
+
+def test_the_demo_makes_as_many_steps_as_fit_and_one_epoch_at_least(home: Path, study: Study) -> None:
+    config = config_of(home, "train.epochs=2")
+    one, _ = said(study, config)
+    assert one.steps == 8
+    assert as_many_steps_as_fit(config, study, 60 * one.seconds) == (config, "")
+    some, line = as_many_steps_as_fit(config, study, 6.5 * one.seconds_per_step)
+    assert (some.train.max_steps, some.train.epochs) == (6, None)
+    assert "as many of 8 as this machine makes" in line
+    least, _ = as_many_steps_as_fit(config, study, one.seconds_per_step)
+    assert least.train.max_steps == 4
 
 
 def stepped(step: int, seconds: float) -> Stepped:
@@ -132,6 +145,8 @@ def test_what_computes_the_run_is_one_line(home: Path, study: Study) -> None:
 def test_settings_that_cost_much_are_named_with_the_figure_and_what_to_type(
     home: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # a processor that multiplies all formats alike: on one with bf16 the tests' own fp32 costs much
+    monkeypatch.setattr(costs_module, "product_rates", lambda name: {"fp32": 50.0, name: 50.0})
     assert said(study, config_of(home))[1] == []
     _, advice = said(study, config_of(home, "train.gradient_checkpointing=true"))
     assert len(advice) == 1

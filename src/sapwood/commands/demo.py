@@ -6,6 +6,7 @@ import gc
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sapwood.commands.train import run_config
 from sapwood.config.file import load_config
@@ -14,9 +15,14 @@ from sapwood.machine.device import device_for
 from sapwood.machine.doing import doing
 from sapwood.run import query
 from sapwood.run.files import to_json, write_atomic
+from sapwood.show.figures import duration
 from sapwood.types import Sample
 
+if TYPE_CHECKING:
+    from sapwood.prepare.study import Study
+
 HELD_OUT_ANSWERS = 40
+TRAINING = 120.0  # seconds of the three minutes that the demo takes; loading and answers take the others
 
 
 def run_demo(runs: Path, steps: int | None) -> None:
@@ -25,7 +31,7 @@ def run_demo(runs: Path, steps: int | None) -> None:
     overrides = [f"save.dir={runs}", *([f"train.max_steps={steps}"] if steps else [])]
     with as_file(files("sapwood") / "assets" / "demo.yaml") as path:
         config = load_config(path, overrides)
-    adapter = run_config(config)
+    adapter = run_config(config, settle=None if steps else as_many_steps_as_fit)
     run = adapter.path.parent
     answers = held_out_answers(run, config)
     stopped = sum(answer.stopped for answer in answers)
@@ -41,6 +47,23 @@ def run_demo(runs: Path, steps: int | None) -> None:
     write_atomic(run / "demo.json", to_json(facts))
     print(f"{stopped} of {len(answers)} held-out answers ended by the model's own stop token")
     print(f"{facts['seconds']:.0f} s in all, peak memory {peak / 1e9:.2f} GB")
+
+
+def as_many_steps_as_fit(config: RunConfig, study: Study, seconds: float = TRAINING) -> tuple[RunConfig, str]:
+    """The config with fewer steps if this machine makes no more of them in ``seconds``, but with one epoch at
+    least; and a line that says so."""
+    from sapwood.plan.choose import choose_plan, settled
+    from sapwood.plan.time import estimate
+    from sapwood.train.schedule import plan_steps
+
+    device, whole = device_for(config.base.device_map), plan_steps(len(study.data.train), config.train)
+    expected = estimate(study, settled(config, choose_plan(study, config, device), device), device)
+    steps = max(whole.steps_per_epoch, int(seconds / expected.seconds_per_step))
+    if steps >= whole.total_steps:
+        return config, ""
+    train = config.train.model_copy(update={"epochs": None, "max_steps": steps})
+    fits = f"as many of {whole.total_steps} as this machine makes in about {duration(seconds)}"
+    return config.model_copy(update={"train": train}), f"           {fits}, or one epoch"
 
 
 def held_out_answers(run: Path, config: RunConfig) -> tuple[Sample, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from sapwood.adapter.facts import ADAPTER_DIR
 from sapwood.commands.answers import show_answers
@@ -21,6 +22,9 @@ from sapwood.show.manner import quiet
 from sapwood.show.stream import SafeStream
 from sapwood.train.processes.world import ALONE, World, join
 from sapwood.types import Adapter
+
+if TYPE_CHECKING:
+    from sapwood.prepare.study import Study
 
 
 def train_config(
@@ -40,9 +44,15 @@ def follow_first(world: World) -> None:
 
 
 def run_config(
-    config: RunConfig, *, spill: Path | None = None, as_json: bool = False, world: World = ALONE
+    config: RunConfig,
+    *,
+    spill: Path | None = None,
+    as_json: bool = False,
+    world: World = ALONE,
+    settle: Callable[[RunConfig, Study], tuple[RunConfig, str]] | None = None,
 ) -> Adapter:
-    """Study, say what was found, train, sum up."""
+    """Study, say what was found, train, sum up. settle: changes the config by what the study found, and says
+    so in a line."""
     from sapwood.commands.data import study_lines
     from sapwood.prepare.study import study_config
     from sapwood.train.schedule import plan_steps
@@ -52,8 +62,9 @@ def run_config(
     with doing("importing torch"):  # and PEFT: a fault in the data is told before
         from sapwood.pipeline import train_study
 
+    config, line = (config, "") if settle is None else settle(config, study)
     if not as_json and not quiet():
-        say("\n".join(study_lines(study, config)))
+        say("\n".join([*study_lines(study, config), *([line] if line else [])]))
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
         adapter = train_study(config, study, shown.show, spill, world, tell=ignore if as_json else shown.note)
