@@ -31,6 +31,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, card: Card) -> None:
         "is_available": True, "device_count": card.count, "memory_allocated": card.allocated,
         "memory_reserved": card.reserved, "mem_get_info": (card.free, card.total),
         "is_bf16_supported": card.bf16, "get_device_name": card.name, "device": nullcontext(),
+        "max_memory_allocated": card.allocated,
     }  # fmt: skip
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)

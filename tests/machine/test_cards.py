@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from sapwood import finetune
+from sapwood.compute.attention import seam
+from sapwood.config.file import parse_config
 from sapwood.errors import ConfigError, ModelError
 from sapwood.machine import device as device_module
 from sapwood.machine import selftest
 from sapwood.machine.device import CONTEXT, CPU, Device, device_for, told, why_no_gpu
+from sapwood.run.query import list_runs
+from sapwood.types import Evaluated, Stepped
 from tests.machine.pretended import Card, plug_in
+from tests.test_pipeline import make_config
 
 GPU = Device("cuda")
 
@@ -45,7 +53,7 @@ def test_each_operation_that_is_wrong_there_is_found(
 
     monkeypatch.setattr(selftest, "results", wrong)
     selftest.prove.cache_clear()
-    plug_in(monkeypatch, Card())
+    plug_in(monkeypatch, Card(bf16=dtype != "float16"))
     with pytest.raises(ModelError, match=rf"wrong numbers.*{operation.__name__} in {dtype}: 0.1 apart"):
         device_for("auto")
 
@@ -126,3 +134,36 @@ def test_where_there_is_no_gpu_nothing_is_said(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(device_module, "DRIVERS", ())
     assert told(CPU) == []
+
+
+# --- a run on a card, computed here -----------------------------------------------------------------------
+
+
+def losses(folder: Path, runs: Path, **base: Any) -> tuple[list[float], dict[str, Any]]:
+    """Of a run of six steps: every loss, and the facts that it recorded."""
+    tree = make_config(folder, runs).model_dump(mode="json")
+    tree["base"] |= base
+    events: list[Any] = []
+    finetune(parse_config(tree), events.append)
+    (run,) = list_runs(runs)
+    facts = json.loads((run.path / "run.json").read_text())["facts"]
+    return [event.loss for event in events if isinstance(event, Stepped | Evaluated)], facts
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_run_takes_a_cards_way_from_its_config_to_its_adapter(
+    dtype: str, monkeypatch: pytest.MonkeyPatch, on_cpu: None, tmp_path: Path
+) -> None:
+    """All that a run decides by its device is decided for the card: format, forms, memory. Its tensors lie on
+    the CPU, and attention is the reference's, since FlexAttention has no gradient there. So the losses are
+    the bits of a run on the CPU by the references in the card's format."""
+    monkeypatch.setattr(Device, "compiled", False)
+    expected, _ = losses(tmp_path, tmp_path / "here", storage=dtype, products="stored", device_map="cpu")
+    plug_in(monkeypatch, Card(free=3 << 30, bf16=dtype == "bf16"))
+    monkeypatch.setattr(Device, "__str__", lambda device: "cpu")
+    monkeypatch.setattr(seam, "refusal", lambda query, value: "no gradient on a CPU")
+    found, facts = losses(tmp_path, tmp_path / "there", storage="auto", device_map="auto")
+    assert found == expected
+    assert facts["machine"] == {"device": "Pretended", "dtype": dtype}
+    assert facts["memory"]["available"] == 3 << 30
+    assert facts["memory"]["storage"] == dtype

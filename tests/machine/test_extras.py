@@ -1,7 +1,10 @@
-"""The command that a message gives for a missing library names what an extra stands for."""
+"""The command that a message gives for a missing library names what an extra stands for, and the extra for a
+card has a solution."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import pytest
 
 from sapwood.machine.extras import install, requirements
 
-EXTRAS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+ROOT = Path(__file__).parents[2]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "optional-dependencies"
 ]
 
@@ -24,3 +28,38 @@ def test_an_extra_is_named_by_its_libraries(extra: str) -> None:
 
 def test_an_extra_that_nobody_knows_is_taken_for_a_library() -> None:
     assert install("acorn") == "python -m pip install acorn"
+
+
+def resolved(platform: str, *options: str) -> dict[str, str]:
+    """Version by library of what ``pip install 'sapwood[cuda]'`` brings to such a machine. Only metadata are
+    read. Skips where no registry answers; one that answers and has no solution is a failure."""
+    command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--extra", "cuda", "--quiet"]
+    options = (
+        "--python-platform",
+        platform,
+        "--python-version",
+        "3.11",
+        "--no-header",
+        "--no-annotate",
+        *options,
+    )
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    if done.returncode and ("No solution found" not in done.stderr or "network was disabled" in done.stderr):
+        pytest.skip(f"no package registry answers: {done.stderr.strip()[-200:]}")
+    assert done.returncode == 0, done.stderr
+    lines = (line.partition(" ")[0] for line in done.stdout.splitlines() if "==" in line)
+    return {name.partition("[")[0]: version for name, _, version in (line.partition("==") for line in lines)}
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_the_extra_for_a_card_resolves_on_linux(pinned: bool) -> None:
+    """With the newest of everything, and with the versions that this project is tested with."""
+    found = resolved("x86_64-manylinux_2_28", *(("--constraint", "constraints.txt") if pinned else ()))
+    assert {"bitsandbytes", "liger-kernel", "triton", "torch"} <= set(found)
+    assert any(name.startswith("nvidia-") for name in found), "that torch is one with CUDA"
+
+
+def test_elsewhere_the_extra_brings_no_kernels_that_cannot_be_compiled() -> None:
+    found = resolved("windows")
+    assert "bitsandbytes" in found
+    assert not {"liger-kernel", "triton"} & set(found)

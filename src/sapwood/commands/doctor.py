@@ -46,6 +46,9 @@ def examine(runs: Path, *, as_json: bool) -> None:
         "models": pulled,
         "versions": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
     }
+    if facts["fused"] is not None:
+        left = (f"{operation} is left to torch ({why})" for operation, why in facts["fused"].items())
+        lines["fused"] = "; ".join(left) or "norms and gated products by liger-kernel, which was proved here"
     if facts["notes"]:
         lines["GPU"] = "; ".join(facts["notes"])
     print("\n".join(f"{word:<10} {text}" for word, text in lines.items()))
@@ -57,6 +60,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
     hubs = {"Hugging Face": hub_address(), "ModelScope": os.environ.get("MODELSCOPE_ENDPOINT", MODELSCOPE)}
     asking = Asking(hubs)
     with importing():
+        from sapwood.compute.fused import why_not_fused
         from sapwood.machine.device import device_for, told
         from sapwood.machine.measure import machine_facts as measured_facts
         from sapwood.machine.measure import torch_dtype
@@ -79,6 +83,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "matrix_rate": rates.get("gflops", {}),
         "kernels": why_not(),
         "heap": why_no_heap(),
+        "fused": None if device.is_cpu else why_not_fused(device),
         "dtype": name,
         "notes": told(device),
         "memory_total": total_memory(),

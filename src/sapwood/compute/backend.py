@@ -13,6 +13,9 @@ loss          compute.loss.read_logits                    native.loss.read_logit
 int8 product  base.storage.int8_linear.int8_product       native.ops.read_input
 dropout       compute.dropout.keep_mask                   native.ops.keep_mask
 
+On CUDA norms, and the products inside of `Gated`, are liger-kernel's where it is installed and proved there
+(`compute.fused`): functions of that library, and not of ours.
+
 A `Backend` is made where a model gets its adapter, and handed to whatever is set up for that model. What a
 compiled form can't do (odd widths, fp16, a handful of tokens), the reference does.
 """
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sapwood.compute.fused import FORMATS, LARGEST, fused_on
 from sapwood.machine.device import CPU, Device
 from sapwood.native.call import FORMS
 from sapwood.native.ops import LANES, MOST_RANKS
@@ -30,16 +34,18 @@ from sapwood.native.ops import LANES, MOST_RANKS
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """native: the kernels of `sapwood.native` compute. flex: attention is torch's FlexAttention, compiled."""
+    """native: the kernels of `sapwood.native` compute. flex: attention is torch's FlexAttention, compiled.
+    fused: what liger-kernel computes (`compute.fused`)."""
 
     device: Device
     native: bool = False
     flex: bool = False
+    fused: frozenset[str] = frozenset()
 
     @staticmethod
     def of(device: Device) -> Backend:
         """The fastest there."""
-        return Backend(device, native=device.compiled, flex=not device.is_cpu)
+        return Backend(device, device.compiled, not device.is_cpu, fused_on(device))
 
     @property
     def name(self) -> str:
@@ -57,6 +63,12 @@ class Backend:
         formats = (matmul_dtype, saved_dtype or matmul_dtype)
         fit = all(number % LANES == 0 for number in columns) and rank <= MOST_RANKS
         return self.native and formats in FORMS and fit
+
+    def fuses(self, operation: str, x: torch.Tensor, other: torch.Tensor) -> bool:
+        """Does a kernel of liger-kernel compute it for these two? A model is set up before it moves to the
+        device: what it computes until then is the reference's."""
+        fit = x.dtype == other.dtype and x.dtype in FORMATS and x.shape[-1] <= LARGEST
+        return operation in self.fused and x.device.type == other.device.type == self.device.kind and fit
 
 
 REFERENCE = Backend(CPU)

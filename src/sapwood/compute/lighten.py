@@ -22,7 +22,7 @@ def lighten(model: nn.Module, backend: Backend) -> int:
     like = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     replaced = 0
     for module in model.modules():
-        light = _light_norm(module, backend) or _light_mlp(module, like)
+        light = _light_norm(module, backend) or _light_mlp(module, like, backend)
         if light is not None:
             module.forward = light  # type: ignore[assignment]
             replaced += 1
@@ -41,19 +41,19 @@ def _light_norm(module: Any, backend: Backend) -> LightNorm | None:
     for unit_offset in (False, True):
         if torch.equal(RmsNorm.apply(x, weight, eps, unit_offset), own):  # type: ignore[arg-type]
             compiled = backend.takes(len(weight), saved_dtype=weight.dtype)
-            return LightNorm(module, eps, unit_offset, compiled)
+            return LightNorm(module, eps, unit_offset, compiled, backend)
     return None
 
 
 @torch.no_grad()
-def _light_mlp(module: Any, like: Tensor) -> LightMlp | None:
+def _light_mlp(module: Any, like: Tensor, backend: Backend) -> LightMlp | None:
     parts: list[Any] = [*wide_linears(module), getattr(module, "down_proj", None)]
     if not all(isinstance(part, nn.Module) for part in parts):
         return None
     x = _random(3, parts[0].in_features, like=like)
     if (own := _own(module, x)) is None:
         return None
-    forms = (LightMlp(module, gelu) for gelu in (False, True))
+    forms = (LightMlp(module, gelu, backend) for gelu in (False, True))
     return next((light for light in forms if torch.equal(light(x), own)), None)
 
 

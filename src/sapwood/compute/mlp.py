@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.compute import fused
+from sapwood.compute.backend import Backend
 from sapwood.compute.linear.compiled import GatedSaved, NativeCall, gated_backward, gated_forward
 from sapwood.compute.linear.group import InputGroup
 from sapwood.compute.linear.reference import Call
@@ -20,20 +22,20 @@ from sapwood.compute.linear.reference import Call
 
 class Gated(torch.autograd.Function):
     """gate, up: [..., F] -> down(act(gate) * up), [..., D], with down_proj's adapter; the product itself
-    where down_proj computes by its own module. Source: arXiv 2002.05202."""
+    where down_proj computes by its own module. by_fused: products by `fused`. Source: arXiv 2002.05202."""
 
     @staticmethod
     def forward(
-        ctx: Any, down: Call | None, gelu: bool, gate: Tensor, up: Tensor, *adapter: Tensor
+        ctx: Any, down: Call | None, gelu: bool, by_fused: bool, gate: Tensor, up: Tensor, *adapter: Tensor
     ) -> Tensor:
-        y, h = activated(gate, gelu).mul_(up), gate
+        y, h = fused.gated(gate, up, gelu) if by_fused else activated(gate, gelu).mul_(up), gate
         if down is not None:
             (y,), _, h = down.forward(y.flatten(0, -2), adapter)
             # no view: Llama 4 adds to the output in place, which autograd forbids for a custom function's
             y = torch.ops.aten._unsafe_view(y.to(gate.dtype), [*gate.shape[:-1], y.shape[-1]])
         saved_dtype = gate.dtype if down is None or down.saved_dtype is None else down.saved_dtype
         ctx.save_for_backward(gate.to(saved_dtype), up.to(saved_dtype), h, *adapter)
-        ctx.down, ctx.gelu, ctx.dtype = down, gelu, gate.dtype
+        ctx.down, ctx.gelu, ctx.by_fused, ctx.dtype = down, gelu, by_fused, gate.dtype
         return y
 
     @staticmethod
@@ -41,13 +43,16 @@ class Gated(torch.autograd.Function):
         gate, up, h, *adapter = ctx.saved_tensors
         down, saved_dtype, grads = ctx.down, gate.dtype, ()
         gate, up = gate.to(ctx.dtype), up.to(ctx.dtype)
-        active = activated(gate, ctx.gelu)
+        active = None if ctx.by_fused else activated(gate, ctx.gelu)
         if down is not None:
-            inner = (active * up).to(saved_dtype).flatten(0, -2)
+            inner = fused.gated(gate, up, ctx.gelu) if active is None else active * up
+            inner = inner.to(saved_dtype).flatten(0, -2)
             through, grads = down.backward(inner, h, adapter, [grad.flatten(0, -2)])
             grad = through.to(ctx.dtype).view(gate.shape)
+        if active is None:
+            return None, None, None, *fused.gated_backward(grad, gate, up, ctx.gelu), *grads
         grad_gate = activated_backward(grad * up, gate, ctx.gelu)
-        return None, None, grad_gate, active.mul_(grad), *grads
+        return None, None, None, grad_gate, active.mul_(grad), *grads
 
 
 class NativeGatedMlp(torch.autograd.Function):
@@ -98,6 +103,7 @@ class LightMlp:
 
     module: Any
     gelu: bool
+    backend: Backend
 
     def __call__(self, x: Tensor) -> Tensor:
         wide, down = _group_of(wide_linears(self.module)), _group_of([self.module.down_proj])
@@ -107,9 +113,10 @@ class LightMlp:
                 return NativeGatedMlp.apply(*calls, self.gelu, x, *wide.adapter(), *down.adapter())  # type: ignore[return-value]
         outputs = [linear(x) for linear in wide_linears(self.module)]
         gate, up = outputs if len(outputs) == 2 else outputs[0].chunk(2, -1)
+        by_fused = self.backend.fuses("gated", gate, up)
         if down is None:
-            return self.module.down_proj(Gated.apply(None, self.gelu, gate, up))
-        return Gated.apply(down.call(gate), self.gelu, gate, up, *down.adapter())  # type: ignore[return-value]
+            return self.module.down_proj(Gated.apply(None, self.gelu, by_fused, gate, up))
+        return Gated.apply(down.call(gate), self.gelu, by_fused, gate, up, *down.adapter())  # type: ignore[return-value]
 
 
 def _group_of(linears: list[Any]) -> InputGroup | None:

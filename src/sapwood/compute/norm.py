@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.compute.backend import Backend
+from sapwood.compute.fused import rms_norm
 from sapwood.compute.linear.reference import MIN_ROWS
 from sapwood.native import norm
 
@@ -61,15 +63,18 @@ def saved_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
 class LightNorm:
     """In the place of a norm module's ``forward``: it answers in the format of its input.
 
-    unit_offset: the weight is 1 + ``weight``. compiled: by the kernel, where tokens are enough to pay for it.
+    unit_offset: the weight is 1 + ``weight``. compiled: by our kernel, where tokens are enough to pay for it.
     """
 
     module: Any
     eps: float
     unit_offset: bool
     compiled: bool
+    backend: Backend
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
+        if self.backend.fuses("norm", hidden_states, self.module.weight):
+            return rms_norm(hidden_states, self.module.weight, self.eps, self.unit_offset)
         many = hidden_states.numel() >= MIN_ROWS * hidden_states.shape[-1]
         kind = NativeRmsNorm if self.compiled and many else RmsNorm
         return kind.apply(hidden_states, self.module.weight, self.eps, self.unit_offset)  # type: ignore[return-value]

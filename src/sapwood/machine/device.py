@@ -50,13 +50,14 @@ class Device:
 
     @property
     def dense_dtype(self) -> str | None:
-        """The number format that a GPU holds a base in; a CPU's is measured."""
+        """The number format that a GPU holds a base in, and multiplies in: bf16, or fp16 on one without units
+        for that (compute capability below 8.0). A CPU's is measured."""
         import torch
 
         if self.is_cpu:
             return None
         with torch.cuda.device(self.index):
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
     def memory(self) -> tuple[int, int]:
         """(what this process holds there, what it can have besides), in bytes. What others hold on a GPU is
@@ -121,7 +122,7 @@ def device_for(device_map: str, number: int = 0) -> Device:
         mend = "torchrun --nproc-per-node=GPUS, with train.shard=base to divide the base among them"
         raise ConfigError("one process uses one GPU", where, "layers are not spread by hand", mend)
     device = Device("cuda", number)
-    prove(str(device), ("float32", "bfloat16") if device.dense_dtype == "bf16" else ("float32",))
+    prove(str(device), ("float32", "bfloat16" if device.dense_dtype == "bf16" else "float16"))
     return device
 
 

@@ -73,12 +73,13 @@ def fastest_threads(storage_dtype: str, matmul_dtype: str) -> int:
 
 @cache
 def machine_facts(device: Device) -> dict[str, Any]:
-    """What a run records of its machine. ``dtype``: what to hold a base in there, fp32 or bf16.
+    """What a run records of its machine. ``dtype``: what to hold a base in there: fp32 or bf16, and on
+    a GPU without bf16 fp16.
 
     On a CPU the forward product (x W^T) and the backward one (g W) of one projection are timed in each
-    format, and with half of the threads, for about half a second in all; on CUDA bf16 is taken where the
-    device has it. Measured once on a machine that is idle (`remembered`), and else once a process. ``load``:
-    the share of the processors' time that others took meanwhile.
+    format, and with half of the threads, for about half a second in all; on CUDA it is what the device has.
+    Measured once on a machine that is idle (`remembered`), and else once a process. ``load``: the share of
+    the processors' time that others took meanwhile.
     """
     import torch
 

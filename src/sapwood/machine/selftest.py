@@ -1,5 +1,5 @@
-"""Five operations on a device against the CPU, in fp32 and bf16: a driver or a backend that computes
-something else is refused before a run, and never trusted in silence.
+"""Five operations on a device against the CPU, in fp32 and in the format of its bases: a driver or a
+backend that computes something else is refused before a run, and never trusted in silence.
 
 =========  ================================================================================
 linear     a product and the gradients of both factors
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS, WIDTH = 48, 64
-NEAR = {"float32": 2e-3, "bfloat16": 3e-2}  # of the norm; products of fp32 may be rounded to TF32
+NEAR = {
+    "float32": 2e-3,
+    "bfloat16": 3e-2,
+    "float16": 5e-3,
+}  # of the norm; products of fp32 may be rounded to TF32
 Operation = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]  # x, y: [ROWS, WIDTH]; ids: [ROWS]
 
 

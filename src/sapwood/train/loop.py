@@ -149,9 +149,43 @@ def optimizer_step(
     so that any split into packs and among processes gives the same gradient. A pack's dropout masks belong to
     its number in the step: they don't depend on who computes it."""
     weight = sum(pack.weight for pack in packs)
-    # Near one for each target on the way back: a share of a step's loss is lost below fp16's smallest number.
-    # A power of two changes no bit of the others.
-    magnified = 2.0 ** math.floor(math.log2(weight))
+    mean = norm = math.nan
+    for magnified in _scales(model, weight):
+        total = _gather(model, packs, state, weight, magnified, world)
+        mean = world.totals(total)[0] / weight
+        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), max_grad_norm or math.inf))
+        if math.isfinite(norm) or not math.isfinite(mean):
+            break
+    _refuse_bad_numbers(mean, norm, packs, state.step + 1)
+    state.set_rate(lr)
+    state.optimizer.step()
+    return mean, norm
+
+
+def _scales(model: LoraModel, weight: float) -> Iterator[float]:
+    """What a step's gradients are multiplied with on their way back, most to least: near one for each target,
+    since a share of a step's loss is lost below fp16's smallest number. A power of two changes no bit of the
+    other formats, and fp16's largest number is near too: if gradients went past it, they are computed again,
+    smaller. Nothing is kept from step to step, so that a resumed run tries the same."""
+    usual = math.floor(math.log2(weight))
+    for less in (0, 4, 8, 12) if in_fp16(model) else (0,):
+        yield 2.0 ** (usual - less)
+
+
+def in_fp16(model: LoraModel) -> bool:
+    """Do numbers go through fp16, which has none above 65,504?"""
+    return any(parameter.dtype == torch.float16 for parameter in model.network.parameters())
+
+
+def _gather(
+    model: LoraModel,
+    packs: Sequence[Pack],
+    state: TrainState,
+    weight: float,
+    magnified: float,
+    world: World,
+) -> float:
+    """The step's gradients, of all processes. Returns this process's share of the loss."""
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     with attending(model):
@@ -164,12 +198,7 @@ def optimizer_step(
     world.add_up(gradients(state))
     for gradient in gradients(state):
         gradient.div_(magnified)
-    mean = world.totals(total)[0] / weight
-    norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), max_grad_norm or math.inf))
-    _refuse_bad_numbers(mean, norm, packs, state.step + 1)
-    state.set_rate(lr)
-    state.optimizer.step()
-    return mean, norm
+    return total
 
 
 def own_share(model: LoraModel, packs: Sequence[Pack], world: World) -> list[tuple[int, float]]:
@@ -224,8 +253,7 @@ def evaluate(
         raise NumericsError(
             f"held-out loss {total} after step {step}",
             "data.eval",
-            "the base is damaged" if step == 0 else "the adapter would give no answer",
-            "check the base model's files" if step == 0 else "lower train.lr, and start anew",
+            *_why_not_finite(model, step),
         )
     with doing("answering the sample questions"):
         samples = tuple(sampler()) if sampler is not None else ()
@@ -237,6 +265,16 @@ def evaluate(
     seconds = time.monotonic() - started
     mean = total / sum(pack.weight for pack in packs)
     return Evaluated(step, mean, num_targets, seconds, samples, scores)
+
+
+def _why_not_finite(model: LoraModel, step: int) -> tuple[str, str]:
+    """(why, mend) of a held-out loss that isn't a number."""
+    if step:
+        return "the adapter would give no answer", "lower train.lr, and start anew"
+    if in_fp16(model):
+        why = "the base is damaged, or it makes numbers above fp16's largest, 65,504"
+        return why, "base.storage: fp32 has room for them; on a GPU with bf16, bf16"
+    return "the base is damaged", "check the base model's files"
 
 
 def _refuse_bad_numbers(loss: float, norm: float, packs: Sequence[Pack], step: int) -> None:
