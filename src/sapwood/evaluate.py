@@ -64,9 +64,9 @@ def evaluate_rows(
     held: BaseConfig | None = None,
 ) -> Evaluation:
     """Measure both models on ``examples``, and let them answer ``answers`` of them, spread evenly.
-    ``held``: how the base is held, where somebody knows: llama.cpp can answer then.
+    ``held``: how the base is held, if somebody knows: llama.cpp can answer then.
 
-    Raises ModelError where ``loaded`` is a base without an adapter.
+    Raises ModelError if ``loaded`` is a base without an adapter.
     """
     if loaded.model is None:
         mend = "name a run or an adapter's folder"

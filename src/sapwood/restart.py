@@ -90,7 +90,7 @@ def reopen_study(
 
 
 def other_machine(about: dict[str, Any], world: World, device: Device) -> list[str]:
-    """Bits are promised for the same versions, kernels, threads and number of processes only: a line where
+    """Bits are promised for the same versions, kernels, threads and number of processes only: a line if
     these differ."""
     then = {**about.get("versions", {}), **about["facts"].get("kernels", {})}
     found = changes(then, {**package_versions(), **kernels_of(world, device)})

@@ -32,7 +32,7 @@ class RowId:
     Attributes:
         source: path of the file as the user wrote it, or a hub id.
         index: 0-based number of the row in that source.
-        line: 1-based line where the row starts, where the format has lines.
+        line: 1-based line where the row starts, if the format has lines.
     """
 
     source: str
@@ -40,7 +40,7 @@ class RowId:
     line: int | None = None
 
     def __str__(self) -> str:
-        """``file:line``, or the row's number where there are no lines. Both, where rows share a line."""
+        """``file:line``, or the row's number if there are no lines. Both, if rows share a line."""
         if self.line is None:
             return f"{self.source} row {self.index}"
         shared = f" row {self.index}" if self.line <= self.index else ""
@@ -60,9 +60,9 @@ class Message:
     """One turn, as a chat template reads it.
 
     Attributes:
-        content: what is said. None only beside tool calls, where the row has null: some templates write an
+        content: what is said. None only beside tool calls, if the row has null: some templates write an
             empty answer for ``""`` and none for null.
-        reasoning: what the assistant thought before it answered; ``""`` where it is known to be nothing.
+        reasoning: what the assistant thought before it answered; ``""`` if it is known to be nothing.
         tool_calls: as in OpenAI's format, ``{"type": "function", "function": {"name", "arguments"}}``.
         trained: overrides ``template.train_on`` for this turn when it isn't None.
         name: who speaks, or the tool that answers.
@@ -112,7 +112,7 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A conversation as text. ``spans`` is what the model must learn to write, stop token included;
-    ``content`` is what came from the row, where nothing may become a control token."""
+    ``content`` is what came from the row: nothing in it may become a control token."""
 
     row: RowId
     text: str
@@ -122,7 +122,7 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """ids: int32[T]. trained: bool[T], True where the token is to be learnt; at least one is.
+    """ids: int32[T]. trained: bool[T], True if the token is to be learnt; at least one is.
     weights: float32[T], what a learnt token counts in the loss; None: each counts 1."""
 
     row: RowId
@@ -144,7 +144,7 @@ class Example:
 
 
 def total_weight(targets: int, weights: NDArray[np.float32] | None) -> float:
-    """The sum of the weights of so many targets; their number where none has a weight of its own."""
+    """The sum of the weights of so many targets; their number if none has a weight of its own."""
     return targets if weights is None else float(weights.sum(dtype=np.float64))
 
 
@@ -215,8 +215,8 @@ class Head:
     """The final projection as data: logits = softcap(hidden @ weight.T + bias) * scale.
 
     weight: [vocabulary, hidden], a tensor, or what gives its rows by slice as one does;
-    bias: [vocabulary] or None; softcap: cap * tanh(x / cap) where not None.
-    matmul_dtype: the format to multiply in, the weight's own where None.
+    bias: [vocabulary] or None; softcap: cap * tanh(x / cap) if not None.
+    matmul_dtype: the format to multiply in, the weight's own if None.
     """
 
     weight: torch.Tensor | Rows
@@ -240,7 +240,7 @@ class BaseSpec:
         stop_ids: ids on which generation stops (generation config and tokenizer).
         notes: what was set right or left out while it was read, for a person.
         new_tokens: ids of tokens that were added to its tokenizer, each with those that spelled it before.
-        stored_rows: of the embedding in its files, where hf_config says of more.
+        stored_rows: of the embedding in its files, if hf_config says of more.
     """
 
     source: str
@@ -273,7 +273,7 @@ class BaseSpec:
 class Base:
     """The frozen model and its head. ``backbone``: gives from ids what the head reads. ``storage`` says how
     weights are held: fp32, bf16, fp16 …; ``device`` where they compute; ``matmul_dtype`` the format in which
-    they are multiplied, the head's where None."""
+    they are multiplied, the head's if None."""
 
     spec: BaseSpec
     model: Any
@@ -290,7 +290,7 @@ class Base:
 @dataclass(frozen=True, slots=True)
 class Stepped:
     """One optimizer step. ``loss`` is the mean over the step's targets by their weights, in nats. ``skipped``
-    says why the optimizer was left out, where loss or gradient were no numbers."""
+    says why the optimizer was left out, if loss or gradient were no numbers."""
 
     step: int
     loss: float
@@ -325,7 +325,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A generated answer: ``stopped`` is True where the model ended it with a stop token by itself."""
+    """A generated answer: ``stopped`` is True if the model ended it with a stop token by itself."""
 
     row: RowId
     prompt: str
@@ -338,7 +338,7 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """Held-out loss (mean over targets, nats) after ``step`` optimizer steps; step 0 is the base. ``scores``
-    of the samples: chrf and exact_match, 0 to 100, where the data gives answers to compare with."""
+    of the samples: chrf and exact_match, 0 to 100, if the data gives answers to compare with."""
 
     step: int
     loss: float

@@ -34,7 +34,7 @@ def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
     """Put a fresh adapter on ``base``. B starts at zero, so step 0 equals the base; PiSSA and IA3 start equal
     to it too, a soft prompt and LoftQ do not.
 
-    Raises ConfigError where targets match nothing, or only in part, or the storage doesn't suit the method.
+    Raises ConfigError if targets match nothing, or only in part, or the storage doesn't suit the method.
     """
     refuse_storage(config, base.storage)
     if config.method == "full":
@@ -58,7 +58,7 @@ def attach_saved(
     """An adapter of any form that `forms` understands, on ``base``, to be talked to. ``settings`` and
     ``tensors``: what was read from ``source``.
 
-    Raises ModelError where a tensor doesn't fit, naming each.
+    Raises ModelError if a tensor doesn't fit, naming each.
     """
     wanted = saved_settings(settings)
     try:

@@ -1,4 +1,4 @@
-"""What an adapter makes of the base's weights, where it can be said of weights at all."""
+"""What an adapter makes of the base's weights, if it can be said of weights at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
     """One for each parameter that the adapter changes, by its name in the transformers model.
 
     LoRA and its kind (arXiv 2106.09685): W + s B A. DoRA (arXiv 2402.09353): the rows of that, brought to
-    the learnt magnitudes. IA3 (arXiv 2205.05638): rows scaled, or columns where inputs are. What PEFT knows a
+    the learnt magnitudes. IA3 (arXiv 2205.05638): rows scaled, or columns if inputs are. What PEFT knows a
     difference of weights for (AdaLoRA, LoHa, LoKr, VeRA): W plus that. Whole modules and rows of tokens that
     were trained: themselves. Raises ModelError for soft prompts, which are no weights.
     """

@@ -23,7 +23,7 @@ from sapwood.errors import ModelError, NumericsError
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"  # how PEFT saved before safetensors
-SIZES = {  # where settings tell a size: the key, and the tensors whose first dimension it is
+SIZES = {  # of settings that tell a size: the key, and the tensors whose first dimension it is
     "LORA": ("r", ".lora_A."),
     "LOHA": ("r", ".hada_w1_b"),
     "VERA": ("r", ".vera_lambda_d"),

@@ -1,4 +1,4 @@
-"""What goes into the decoder: ids as they are, or their embeddings where something is added to them."""
+"""What goes into the decoder: ids as they are, or their embeddings if something is added to them."""
 
 from __future__ import annotations
 

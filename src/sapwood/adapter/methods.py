@@ -15,7 +15,7 @@ from sapwood.errors import ConfigError, Problem
 
 DENSE = ("fp32", "bf16", "fp16")
 SVD_ROUNDS = 16  # of subspace iteration
-STORAGES = {  # where not every storage will do: which do, and why
+STORAGES = {  # if not every storage will do: which do, and why
     "dora": (DENSE, "it measures the base's weights at every step"),
     "pissa": (DENSE, "it takes the largest singular values out of the base's weights"),
     "loftq": (("nf4", "fp4", "int8"), "it makes up for what quantisation lost"),
@@ -48,7 +48,7 @@ def saved_settings(settings: Mapping[str, Any]) -> Any:
 
     kind = settings["peft_type"]
     usual = defaults(kind)
-    # the base's name is a guess about where it lies, and PEFT warns where it lies elsewhere
+    # the base's name is a guess about where the base lies, and PEFT warns if the base lies elsewhere
     known = {k: v for k, v in settings.items() if k in usual and k != "base_model_name_or_path"}
     if kind == "LORA":
         # how it started changes nothing that is saved, and a start may ask for the base's weights
@@ -153,7 +153,7 @@ def refuse_misfits(network: Any, config: RunConfig) -> None:
 
 
 def refuse_storage(config: LoraConfig, storage: str) -> None:
-    """Raises ConfigError where the method needs another storage than ``storage``."""
+    """Raises ConfigError if the method needs another storage than ``storage``."""
     fitting, why = STORAGES.get(config.method, ((storage,), ""))
     if storage not in fitting:
         what = f"lora.method {config.method} needs base.storage {' or '.join(fitting)}, not {storage}"

@@ -33,12 +33,12 @@ class LoraModel:
     backbone: its decoder without the head (ids -> final hidden state).
     parameters: what is trained, by PEFT's names, in the order of the model. targets: the adapted layers.
     backend: by which forms it computes, and where.
-    divided: where the base lies in parts in several processes, what brings it together for one pack.
+    divided: what brings a base together for one pack, if several processes hold parts of the base.
     ends: the adapter trains embedding or head, or rows of them.
-    flow: the format of activations between layers, where it isn't the base's own.
+    flow: the format of activations between layers, if it isn't the base's own.
     alone: each row has a forward pass of its own, by the model's own attention.
     neftune: strength of the noise on the embeddings while training.
-    start: tensors as they were at the start, where the end needs them: PiSSA's A and B, the base's biases.
+    start: tensors as they were at the start, if the end needs them: PiSSA's A and B, the base's biases.
     """
 
     peft: Any
@@ -118,5 +118,5 @@ def misfit(own: Tensor | None, saved: Tensor | None) -> str:
     if saved is None:
         return "missing"
     if own.shape != saved.shape:
-        return f"{list(saved.shape)}, where the model has {list(own.shape)}"
+        return f"{list(saved.shape)}; the model has {list(own.shape)}"
     return "" if torch.isfinite(saved).all() else "not finite"

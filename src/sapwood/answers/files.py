@@ -31,7 +31,7 @@ def base_key(spec: BaseSpec, held: BaseConfig | None, own: str = "") -> str:
 
 
 def base_file(path: Path, held: BaseConfig | None, key: str, *, full: bool = False) -> Path:
-    """The file itself where the base is one, and was trained on as it is; else the one that is written of it.
+    """The file itself if the base is one, and was trained on as it is; else the one that is written of it.
     full: all weights are the model's own."""
     own = path.is_file() and not full and (held is None or held.storage in FLOATS)
     return path if own else cache_dir() / "serve" / f"{key}.gguf"

@@ -24,9 +24,9 @@ PAIRS: tuple[Method, ...] = ("lora", "rslora", "lora+", "loftq")  # the base sta
 
 
 def why_not(spec: BaseSpec, held: BaseConfig | None, device: Device) -> str:
-    """Why llama.cpp can't hold this base here, or needn't; empty where it can.
+    """Why llama.cpp can't hold this base here, or needn't; empty if it can.
 
-    held: how its weights are held, with no ``auto`` left; None where nobody knows.
+    held: how its weights are held, with no ``auto`` left; None if nobody knows.
     """
     if find_spec("xllamacpp") is None:
         return "xllamacpp isn't installed"

@@ -90,13 +90,13 @@ def speaking(
     threads: int | None = None,
     by: str | None = None,
 ) -> Generator[Speaker]:
-    """Greedy answers to ``prompts``, by llama.cpp where it can hold the model, else by torch.
+    """Greedy answers to ``prompts``, by llama.cpp if it can hold the model, else by torch.
 
     Args:
-        held: how the base's weights are held, with no ``auto`` left; None where nobody knows.
-        by: who answers, where that is settled: a run says it once, so that resuming changes nothing.
+        held: how the base's weights are held, with no ``auto`` left; None if nobody knows.
+        by: who answers, if that is settled: a run says it once, so that resuming changes nothing.
 
-    Raises ConfigError where a prompt fills the model's context.
+    Raises ConfigError if a prompt fills the model's context.
     """
     context = context_of(loaded.network)
     for prompt in prompts:

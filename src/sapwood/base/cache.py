@@ -19,7 +19,7 @@ __all__ = ["CHUNK", "cache_dir", "file_sha256", "models_dir", "publish", "write_
 
 
 def models_dir() -> Path:
-    """Where pulled models lie; made when missing. Raises ModelError where it can't be."""
+    """Where pulled models lie; made when missing. Raises ModelError if it can't be."""
     folder = cache_dir() / "models"
     try:
         folder.mkdir(parents=True, exist_ok=True)

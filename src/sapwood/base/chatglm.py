@@ -118,7 +118,7 @@ def known_layout(hf_config: Any) -> Generator[None]:
 
 def chatglm_tokenizer(path: Path) -> Any:
     """The tokenizer from ``tokenizer.json``, with the control tokens that the checkpoint's own class would
-    add. Raises ModelError where they don't come to stand at the published ids."""
+    add. Raises ModelError if they don't come to stand at the published ids."""
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 

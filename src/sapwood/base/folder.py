@@ -114,7 +114,7 @@ def _quantised(config: Mapping[str, Any]) -> bool:
 
 def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     """A JSON object from a file of the model's: bounded, inside its folder, no key twice, no NaN. Infinity,
-    as transformers writes it where there is no limit, is a number."""
+    as transformers writes it if there is no limit, is a number."""
     check_inside(path)
 
     def constant(name: str) -> float:
@@ -170,7 +170,7 @@ def check_inside(path: Path) -> None:
 
 def _without_code(config: dict[str, Any]) -> dict[str, Any]:
     """The config without private keys and choices of implementation, at any depth: some make transformers
-    download and run kernels. ``auto_map`` stays at the top, where `base` decides about it."""
+    download and run kernels. ``auto_map`` stays at the top: `base` decides about it."""
 
     def clean(value: Any, top: bool) -> Any:
         if isinstance(value, dict):
@@ -187,7 +187,7 @@ def _runs_code(key: str, top: bool) -> bool:
 
 
 def _shards(path: Path) -> tuple[list[Path], set[str]]:
-    """The files to load, by the index where there is one, and the tensors that it names. Names must be plain
+    """The files to load, by the index if there is one, and the tensors that it names. Names must be plain
     and the files present."""
     if not (path / INDEX).exists():
         if not (path / SINGLE).exists():

@@ -76,7 +76,7 @@ def fetch(model: str, *, offline: bool = False) -> Path:
 
 
 def revision_of(path: Path) -> str | None:
-    """The commit that a snapshot's folder is of, where its name says so: both caches name it by what was
+    """The commit that a snapshot's folder is of, if its name says so: both caches name it by what was
     fetched, the Hugging Face one always by its commit."""
     return path.name if path.parent.name == "snapshots" else None
 

@@ -140,7 +140,7 @@ def _native_config(folder: Folder) -> Any:
 
 def without_dropout(hf_config: Any) -> tuple[str, ...]:
     """Set every dropout of the base to 0: what is trained has its own, and a frozen model computes as in
-    inference. Returns a note where one was set."""
+    inference. Returns a note if one was set."""
     text = hf_config.get_text_config()
     keys = [key for key, v in vars(text).items() if DROPOUT.search(key) and isinstance(v, float) and v]
     for key in keys:
@@ -249,8 +249,8 @@ def whole_names(spec: BaseSpec) -> set[str]:
 
 
 def largest(text: Any, key: str) -> int | None:
-    """A number of a config, the largest of any layer's: where layers differ, transformers refuses to say one
-    for all. None where it says none."""
+    """A number of a config, the largest of any layer's: if layers differ, transformers refuses to say one
+    for all. None if it says none."""
     differ = getattr(text, "is_heterogeneous", False)
     values = [getattr(one, key, None) for one in (text.per_layer_config if differ else [text])]
     return max((value for value in values if isinstance(value, int)), default=None)

@@ -106,7 +106,7 @@ def _begin_rows(model: Any, spec: BaseSpec) -> None:
 
 
 def place(network: torch.nn.Module, device: Device) -> None:
-    """`move` of a model that is only talked to. Raises ModelError where it doesn't fit there."""
+    """`move` of a model that is only talked to. Raises ModelError if it doesn't fit there."""
     import torch
 
     try:

@@ -30,7 +30,7 @@ class ModelInfo:
         name: what to write for ``base.model``.
         size: bytes of the model's file.
         path: the file in the cache, or None until it is pulled.
-        terms: address of terms that a pull has to accept; empty where the licence is open.
+        terms: address of terms that a pull has to accept; empty if the licence is open.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ModelInfo:
 
 
 def resolve(model: str, *, accept_license: bool = False, offline: bool = False) -> Path:
-    """The folder or GGUF file that ``model`` names, fetched first where it has to be.
+    """The folder or GGUF file that ``model`` names, fetched first if it has to be.
 
     Args:
         model: ``builtin:NAME``, ``hf:ORG/NAME[@revision]``, ``ms:ORG/NAME[@revision]``, a folder in Hugging

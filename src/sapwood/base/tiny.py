@@ -89,7 +89,7 @@ def tiny_config(
 def tiny_model(hf_config: Any, folder: Path, vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
     """Write a random model of `tiny_config` to ``folder`` in Hugging Face layout; returns its config.
 
-    Raises ValueError where a config of this kind can't be made tiny, and whatever transformers raises.
+    Raises ValueError if a config of this kind can't be made tiny, and whatever transformers raises.
     """
     model = _first_that_runs(hf_config, vocabulary, seed)
     model.save_pretrained(folder)

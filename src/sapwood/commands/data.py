@@ -175,7 +175,7 @@ def untrained(study: Study, config: RunConfig) -> list[str]:
 
 
 def trial_lines(proof: Mapping[str, Any]) -> list[str]:
-    """What `train.trial` found, where it was asked."""
+    """What `train.trial` found, if it was asked."""
     trial = proof.get("trial")
     if trial is None:
         return []

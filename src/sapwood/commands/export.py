@@ -89,7 +89,7 @@ def run_of(trained: Loaded) -> Path | None:
 
 
 def _default_folder(trained: Loaded, run: Path | None, to: str) -> Path:
-    """``exports/`` in the run's folder; beside the adapter where it belongs to no run."""
+    """``exports/`` in the run's folder; beside the adapter if it belongs to no run."""
     if run is not None:
         return run / "exports" / to
     folder = trained.folder or Path("export")

@@ -102,7 +102,7 @@ def nearest(parts: Sequence[str], config: Any) -> str:
 
 
 def by_meaning(name: str, own: Mapping[str, str]) -> str | None:
-    """Our answer to a name of ours in the wrong place, or of another program; None where nobody knows it.
+    """Our answer to a name of ours in the wrong place, or of another program; None if nobody knows it.
     ``own``: `own_places`."""
     word = _plain(name)
     if word in own:
@@ -140,7 +140,7 @@ def _meant() -> dict[str, list[str]]:
 
 @cache
 def _knobs() -> dict[str, Knob]:
-    """Other programs' names -> our keys (none where sapwood does without), and what to know."""
+    """Other programs' names -> our keys (none if sapwood does without), and what to know."""
     text = (files("sapwood") / "assets" / "knobs.json").read_text(encoding="utf-8")
     return {_plain(name): (keys, note) for name, (keys, note) in json.loads(text).items()}
 

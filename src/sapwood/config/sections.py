@@ -197,7 +197,7 @@ class LoraConfig(Section):
         return self.virtual_tokens if self.method in ("prompt", "p-tuning", "prefix") else 0
 
 
-EPOCHS = 3.0  # where neither train.epochs nor train.max_steps is set
+EPOCHS = 3.0  # if neither train.epochs nor train.max_steps is set
 
 
 class TrainConfig(Section):
@@ -252,7 +252,7 @@ class TrainConfig(Section):
 
     @property
     def passes(self) -> float:
-        """Passes over the data, where `max_steps` doesn't decide."""
+        """Passes over the data, if `max_steps` doesn't decide."""
         return EPOCHS if self.epochs is None else self.epochs
 
 

@@ -46,7 +46,7 @@ class Described:
     compared: str | None = None
 
     def told(self) -> str:
-        """What it changes, for a person; nothing where it changes nothing."""
+        """What it changes, for a person; nothing if it changes nothing."""
         named = {**{theirs: ours for ours, theirs in self.columns.items()}, **self.turn_keys, **self.roles}
         return ", ".join(f"'{printable(theirs)}' as '{ours}'" for theirs, ours in named.items())
 
@@ -75,7 +75,7 @@ class Described:
 
 
 def described(source: str, root: Path) -> Described:
-    """The description of a file; an empty one where none is beside it, or where it doesn't name the file."""
+    """The description of a file; an empty one if none is beside it, or if it doesn't name the file."""
     try:
         path = root / Path(source).expanduser()
         beside = path.with_name(NAME)

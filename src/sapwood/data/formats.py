@@ -52,11 +52,11 @@ def to_conversation(
     Args:
         row: its value is a mapping, under canonical keys.
         format: its shape: one of `FORMATS`, or what `matches` found.
-        system: put first where the row brings no system prompt of its own.
+        system: put first if the row brings no system prompt of its own.
         options: what the config says about the reading of rows.
         report: counts the row in, if given.
 
-    Raises DataError with every problem of the row, BlankError where its only fault is that nothing is there.
+    Raises DataError with every problem of the row, BlankError if its only fault is that nothing is there.
     """
     match = _fixed(row, format) if isinstance(format, str) else format
     record = Record(row, options)
@@ -151,7 +151,7 @@ class _Plan:
 class _Source:
     """What the rows of one file were. found: shape -> first row of it; bare: rows of `BARE`; moved: rows that
     came in by the unfolding of others; last: how the last row was read; columns: key -> the file's own name
-    of it; guess: its columns, where they were asked for; splits: name of a split -> its first row."""
+    of it; guess: its columns, if they were asked for; splits: name of a split -> its first row."""
 
     found: dict[str, RowId] = field(default_factory=dict[str, RowId])
     bare: int = 0
@@ -176,7 +176,7 @@ class _Shapes:
 
     @property
     def by_source(self) -> dict[str, str]:
-        """The shape of each source that has rows; alpaca where some of its rows have no instruction."""
+        """The shape of each source that has rows; alpaca if some of its rows have no instruction."""
         return {
             name: ALPACA if source.found.keys() == {ALPACA, BARE} else next(iter(source.found))
             for name, source in self._sources.items()
@@ -190,7 +190,7 @@ class _Shapes:
 
     def of(self, row: Row) -> list[tuple[Row, Match]]:
         """The row under canonical keys, and its reading; the rows that it holds, if it holds several.
-        Raises DataError where there isn't exactly one reading."""
+        Raises DataError if there isn't exactly one reading."""
         source = self._sources.get(row.id.source)
         if source is None:
             source = self._sources[row.id.source] = self._new_source(row.id.source)

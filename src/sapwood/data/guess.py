@@ -61,7 +61,7 @@ class Guess:
 
 
 def guess_columns(rows: Sequence[Mapping[str, Any]]) -> Guess | None:
-    """The columns of these rows; None where no two of them hold text that varies."""
+    """The columns of these rows; None if no two of them hold text that varies."""
     texts = [column for column in {key: None for row in rows for key in row} if _is_text(rows, column)]
     system = next((column for column in texts if _says(column, _SYSTEM)), None)
     rest = [column for column in texts if column != system and canonical(column) not in REASONING]

@@ -82,7 +82,7 @@ class _Fault:
     count: int = 0
 
     def told(self) -> list[tuple[int, Problem]]:
-        """Each problem for itself; one with a count and examples where there are more than `EXAMPLES`."""
+        """Each problem for itself; one with a count and examples if there are more than `EXAMPLES`."""
         if self.count <= EXAMPLES:
             return self.first
         (at, one), *_ = self.first
@@ -107,8 +107,8 @@ class ProblemLog:
 
     ``counts``: what was done with rows that are read, and with how many. ``said``: facts about whole files,
     in order. ``dropped``: what is wrong with the rows
-    that were left out, where ``drop`` asks for that; ``blank`` the same of rows without prompt or answer,
-    where ``drop_blank`` asks for that.
+    that were left out, if ``drop`` asks for that; ``blank`` the same of rows without prompt or answer,
+    if ``drop_blank`` asks for that.
     """
 
     def __init__(self, *, drop: bool = False, drop_blank: bool = False) -> None:
@@ -163,7 +163,7 @@ class ProblemLog:
         return [problem for _, problem in sorted(told, key=lambda one: one[0])]
 
     def raise_any(self) -> None:
-        """Raises DataError with everything that was added; returns where nothing was."""
+        """Raises DataError with everything that was added; returns if nothing was."""
         kept = self.kept
         if not kept:
             return

@@ -45,7 +45,7 @@ class Files:
     """What an engine loads, and what it has to say then.
 
     Attributes:
-        adapter: None where the base itself is meant.
+        adapter: None if the base itself is meant.
         folder: of the cache, with its manifest. seen: where may be kept what an engine said of them.
     """
 
@@ -61,7 +61,7 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What is served: how it is talked to, and its files; None where only torch can compute it.
+    """What is served: how it is talked to, and its files; None if only torch can compute it.
 
     Attributes:
         key: equal for all that can be served on one base.
@@ -151,7 +151,7 @@ def _folder_of(place: Place, base: Path) -> Path:
 
 
 def _base_of(place: Place) -> Path:
-    """Raises ModelError where it isn't there."""
+    """Raises ModelError if it isn't there."""
     if place.whole and place.folder is not None:
         return place.folder
     config = place.base_config()
@@ -159,7 +159,7 @@ def _base_of(place: Place) -> Path:
 
 
 def _read(place: Place, path: Path, folder: Path) -> Opened | None:
-    """``path``: the base's. Raises StorageError where it isn't as it was written."""
+    """``path``: the base's. Raises StorageError if it isn't as it was written."""
     verify_dir(folder)
     card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
     base = base_file(path, _held(place), card.key, full=place.full)
@@ -232,7 +232,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
 
 
 def _describe(found: Found, stage: Path) -> None:
-    """What stands beside the files. Raises Unfit where prompts would become other tokens by it."""
+    """What stands beside the files. Raises Unfit if prompts would become other tokens by it."""
     spec = found.spec
     Tokens.write(spec.tokenizer, stage)
     again = _renderer(found.facts, replace(spec, tokenizer=Tokens.read(stage)))

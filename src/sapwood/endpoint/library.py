@@ -58,7 +58,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """slots: answers at once, context: tokens of one prompt and its answer; both are found where None.
+    """slots: answers at once, context: tokens of one prompt and its answer; both are found if None.
     most_waiting: callers in the queue. patience: seconds that each may wait."""
 
     slots: int | None = None
@@ -111,7 +111,7 @@ class Library:
         raise Refused(404, f"no model is called {name!r}{why}; there are: {names}", "model_not_found")
 
     async def start(self, wanted: Sequence[Wanted]) -> None:
-        """Open everything that is named. Raises ModelError with all reasons where nothing can be served."""
+        """Open everything that is named. Raises ModelError with all reasons if nothing can be served."""
         require_llama_cpp("it answers the requests")
         opened: dict[str, Opened] = {}
         for one in expanded(wanted, self._runs):
@@ -178,7 +178,7 @@ class Library:
     # --- inside -------------------------------------------------------------------------------------------
 
     async def _open(self, name: str, place: Place) -> Opened:
-        """Its files, out of the cache or made anew. Raises SapwoodError where it is damaged, or on a strange
+        """Its files, out of the cache or made anew. Raises SapwoodError if it is damaged, or on a strange
         base."""
         opened = await asyncio.to_thread(kept, place)
         if opened is None:
@@ -210,7 +210,7 @@ class Library:
         )
 
     async def _start_llama(self, opened: Sequence[Opened]) -> None:
-        """All adapters at once; where that fails, without those that llama.cpp refuses alone."""
+        """All adapters at once; if that fails, without those that llama.cpp refuses alone."""
         files = [one.files for one in opened if one.files is not None]
         if not files:
             return
@@ -237,7 +237,7 @@ class Library:
     def _prepare(self, opened: Sequence[Opened]) -> None:
         """What is needed later, and can be had while llama.cpp reads its files."""
         for one in opened:
-            with contextlib.suppress(SapwoodError):  # said where it is asked for
+            with contextlib.suppress(SapwoodError):  # said when it is asked for
                 self._meanwhile(one.find())
 
     async def _started(self, setup: Setup) -> Llama:
@@ -251,7 +251,7 @@ class Library:
         return llama
 
     async def _admit(self, name: str, opened: Opened, verdict: Verdict | None) -> None:
-        """Give it its name; nothing, where it was refused."""
+        """Give it its name; nothing, if it was refused."""
         files = opened.files
         if files is None:
             await self._admit_torch(name, opened)

@@ -43,7 +43,7 @@ class Verdict:
 
 async def hold(engine: Llama, files: Files) -> Verdict:
     """Ask the fixed prompts: all of them of files that are new to this llama.cpp; else a sample, and all
-    where the sample leaves a doubt. Raises `wire.Refused` where the engine doesn't answer."""
+    if the sample leaves a doubt. Raises `wire.Refused` if the engine doesn't answer."""
     reference, folder = files.reference, files.folder
     if reference.effect is not None and reference.effect < INERT:
         fault = "it changes nothing: it answers as its base does"
@@ -61,7 +61,7 @@ async def hold(engine: Llama, files: Files) -> Verdict:
 
 def fault_at_first(asked: Asked, files: Files) -> str:
     """The quickest form, for one person's own conversation: why a llama.cpp doesn't say what was trained at a
-    few first positions; empty where it does."""
+    few first positions; empty if it does."""
     lines = files.reference.lines[:SAMPLE]
     found = [gap for line in lines for gap in _gaps(dict(line.top[0]), dict(asked.next(line.ids, TOLD)))]
     return _fault(_mean(found), None, None, files.reference.limit)

@@ -33,7 +33,7 @@ class Seen:
 
 
 def read_seen(place: Path, base: Path, folder: Path) -> Seen | None:
-    """None where nothing was kept, or of other files or of another llama.cpp."""
+    """None if nothing was kept, or of other files or of another llama.cpp."""
     try:
         told: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         if told.pop("of") != _of(base, folder):

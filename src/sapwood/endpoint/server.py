@@ -42,7 +42,7 @@ class Options:
     spare: Started | None = None
 
     def rules(self) -> Rules:
-        """Raises ConfigError where others could ask and there is no key."""
+        """Raises ConfigError if others could ask and there is no key."""
         key = self.key or os.environ.get(KEY) or None
         if not is_loopback(self.host):
             if key is None:
@@ -61,7 +61,7 @@ class Options:
 def run_server(options: Options, ready: Callable[[Library, str], None]) -> None:
     """Serve until a signal says otherwise. ``ready``: is told what is served, and where.
 
-    Raises ConfigError, ModelError, ExportError where nothing can be served, or not there.
+    Raises ConfigError, ModelError, ExportError if nothing can be served, or not there.
     """
     loop: Any = None
     with contextlib.suppress(ImportError):

@@ -131,7 +131,7 @@ class Asked:
 
 @contextmanager
 def running(setup: Setup, started: Started | None = None) -> Generator[Asked]:
-    """A llama.cpp to ask, ended at the end. Raises ExportError where it can't run the files."""
+    """A llama.cpp to ask, ended at the end. Raises ExportError if it can't run the files."""
     process = Process(setup, started)
     try:
         yield Asked(process)
@@ -141,7 +141,7 @@ def running(setup: Setup, started: Started | None = None) -> Generator[Asked]:
 
 @contextmanager
 def asked(setup: Setup) -> Generator[Asked]:
-    """`running`; raises ExportError where it ends on the way, too."""
+    """`running`; raises ExportError if it ends on the way, too."""
     process = Process(setup)
     try:
         yield Asked(process)

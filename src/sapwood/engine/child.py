@@ -1,6 +1,6 @@
 """The process that llama.cpp runs in: ``python -m sapwood.engine.child``.
 
-llama.cpp ends its process where it can't go on; that must not be ours. Its settings come as one line of JSON
+llama.cpp ends its process if it can't go on; that must not be ours. Its settings come as one line of JSON
 on stdin, and its address goes out on stdout. It listens on a loopback port and asks for a key that only the
 process which started it knows. When stdin ends, because that process ended or wants it to, it ends too.
 """

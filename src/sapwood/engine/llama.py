@@ -95,7 +95,7 @@ class Llama:
         return self._process.pid if self._process is not None else None
 
     async def start(self) -> None:
-        """Raises ExportError with llama.cpp's own last words where it refuses a file."""
+        """Raises ExportError with llama.cpp's own last words if it refuses a file."""
         self._ending = False
         started, self._started = self._started, None
         process = asyncio.to_thread(Process, self.setup, started)
@@ -117,7 +117,7 @@ class Llama:
     async def change(self, adapters: Sequence[Path]) -> None:
         """Other adapters, in a new process: who is being answered is let finish, who comes meanwhile waits.
 
-        Raises ExportError where llama.cpp refuses one; the former ones are served again then.
+        Raises ExportError if llama.cpp refuses one; the former ones are served again then.
         """
         before = self.setup
         await self.slots.shut()
@@ -188,7 +188,7 @@ class Llama:
 
     async def _next(self, adapter: Path | None, ids: Sequence[int], id: int, top: int) -> TokenProb:
         """Of ``id`` after ``ids``. A part of a character has to be looked up among all tokens, while another
-        one is written: llama.cpp tells nothing where no whole character comes out."""
+        one is written: llama.cpp tells nothing if no whole character comes out."""
         async for piece in self.stream(adapter, Ask(ids, 1, logit_bias={id: CERTAIN}, top=top)):
             if piece.probs and piece.ids == (id,):
                 return piece.probs[-1]
@@ -202,7 +202,7 @@ class Llama:
         self, adapter: Path | None, ids: Sequence[int], top: int, *, patient: bool = False
     ) -> Sequence[TokenProb]:
         """The likeliest tokens after ``ids``. A whole visible character is written in their place, because
-        llama.cpp tells nothing where a part of one, or a stop token, comes out. Raises Refused."""
+        llama.cpp tells nothing if a part of one, or a stop token, comes out. Raises Refused."""
         if self._visible is None:
             self._visible = await self._plain()
         ask = Ask(ids, 1, logit_bias={self._visible: CERTAIN}, top=top)

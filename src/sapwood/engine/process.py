@@ -22,7 +22,7 @@ from sapwood.machine.system import cores
 
 
 def require_llama_cpp(why: str) -> None:
-    """Raises ExportError where llama.cpp isn't installed. ``why``: what it is needed for."""
+    """Raises ExportError if llama.cpp isn't installed. ``why``: what it is needed for."""
     if importlib.util.find_spec("xllamacpp") is None:
         raise ExportError("llama.cpp isn't installed", "xllamacpp", why, install("export"))
 

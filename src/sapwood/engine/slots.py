@@ -55,9 +55,9 @@ class Slots:
         self._free = [Slot(i) for i in range(self.count)]
 
     async def take(self, owner: object, ids: Sequence[int], *, patient: bool = False) -> Slot:
-        """A place for a prompt of an adapter (None: the base), where the most of it has been read already.
+        """A place for a prompt of an adapter (None: the base): the slot that has read the most of it already.
 
-        Raises Refused: 429 where too many wait, 503 where none came free in time; not of who is ``patient``.
+        Raises Refused: 429 if too many wait, 503 if none came free in time; not of who is ``patient``.
         """
         if self._waiting:
             await self._wait(patient)

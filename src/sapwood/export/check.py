@@ -77,7 +77,7 @@ class Check:
         )
 
     def refuse(self, where: str) -> None:
-        """Raises ExportError where the check failed."""
+        """Raises ExportError if the check failed."""
         if self.problems:
             found = [Problem(p.what, where, p.why, p.mend) for p in self.problems]
             raise ExportError([*found, Problem("nothing was published", where)])

@@ -47,7 +47,7 @@ def pack(folder: Path, repo: str, study: Mapping[str, Any], checks: Mapping[str,
 
     Args:
         folder: a finished adapter, verified here.
-        study: facts of its data (`study.json` of the run), empty where there is no run.
+        study: facts of its data (`study.json` of the run), empty if there is no run.
         checks: results of its exports, by kind.
 
     Raises:
@@ -80,7 +80,7 @@ def hub_name(base: str) -> str:
 def send(parcel: Parcel, private: bool) -> str:
     """Upload in one commit; returns the repository's address.
 
-    The token comes from HF_TOKEN only. Raises ConfigError without one, StorageError where the hub refuses.
+    The token comes from HF_TOKEN only. Raises ConfigError without one, StorageError if the hub refuses.
     """
     token = os.environ.get("HF_TOKEN")
     if not token:

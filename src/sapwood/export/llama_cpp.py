@@ -27,7 +27,7 @@ def hear_llama(
 ) -> Outside:
     """What llama.cpp says after the traces. ``template``: the chat template in the file makes the prompts.
 
-    Raises ExportError with llama.cpp's own last words where it refuses a file.
+    Raises ExportError with llama.cpp's own last words if it refuses a file.
     """
     require_llama_cpp(WHY)
     room = max(len(trace.ids) + len(trace.answer) for trace in traces) + ROOM

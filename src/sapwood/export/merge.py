@@ -71,7 +71,7 @@ def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, 
 
 def changes_of(trained: Loaded) -> dict[str, Change]:
     """What the adapter makes of weights; nothing of a model whose own weights were trained. Raises
-    ExportError where a head that is the embedding would have to differ from it."""
+    ExportError if a head that is the embedding would have to differ from it."""
     if trained.model is None:
         return {}
     changes, network = weight_changes(trained.model), trained.base.model
@@ -149,7 +149,7 @@ def _tops(model: Any, traces: Sequence[Trace]) -> list[list[Top]]:
 @dataclass(frozen=True, slots=True)
 class Quality:
     """A way to merge, against the trained model: mean KL(trained || merged) over the traces' positions, in
-    nats, and the held-out losses of both where the run has held-out rows."""
+    nats, and the held-out losses of both if the run has held-out rows."""
 
     name: str
     kl: float

@@ -27,7 +27,7 @@ NUMBERS = {  # llama.cpp's own for "mostly" these
     "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "IQ4_XS": 30,
 }  # fmt: skip
 MOSTLY = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}
-IN_256 = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}  # and where rows don't allow it
+IN_256 = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}  # and if rows don't allow it
 BLOCK = 32
 SIMPLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")  # the gguf package writes them
 HEADER = struct.Struct("<iqq")  # type, rows, columns

@@ -167,7 +167,7 @@ def _model_file(trained: Loaded, traces: Sequence[Trace], stage: Path, kind: Fil
 
 
 def _ollama(trained: Loaded, order: Order, stage: Path) -> Exported:
-    """The base's own GGUF file and the adapter; where the base is a folder, or the adapter no pairs of
+    """The base's own GGUF file and the adapter; if the base is a folder, or the adapter no pairs of
     matrices, one merged model."""
     spec = trained.base.spec
     adapted = spec.path.is_file() and trained.model is not None and has_pairs(trained.model)

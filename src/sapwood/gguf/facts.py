@@ -236,7 +236,7 @@ def _window(config: Any) -> int | None:
 
 
 def _period(layer_types: list[str]) -> int | None:
-    """Of the pattern; llama.cpp ends where no layer has a window."""
+    """Of the pattern; llama.cpp ends if no layer has a window."""
     layers = len(layer_types)
     periods = range(2, layers + 2)
     return next((every for every in periods if _types(_periodic(every, layers)) == list(layer_types)), None)

@@ -13,7 +13,7 @@ State = Literal["taken", "instead", "unread", "default"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One setting of the file. key: sapwood's, empty where it has none; value and ours: as text.
+    """One setting of the file. key: sapwood's, empty if it has none; value and ours: as text.
 
     taken: it is set here. instead: sapwood does without, `en` and `zh` say how. unread: not taken over.
     default: the file is silent, and its tool's own default was written out. matters: what is trained changes.

@@ -136,6 +136,6 @@ def _taken(draft: Draft, known: Table, theirs: str, value: Any, line: int, label
 
 
 def defaults(draft: Draft, name: str) -> None:
-    """What the tool does where the file is silent, written out where sapwood's own default is another."""
+    """What the tool does if the file is silent, written out if sapwood's own default is another."""
     for key, value in table(name).defaults.items():
         draft.default(key, value, "", "the default there", "那边的默认值")

@@ -39,7 +39,7 @@ KNOWN = "LLaMA-Factory, Axolotl, ms-swift, mlx-lm, torchtune, Unsloth"
 
 @dataclass(frozen=True, slots=True)
 class Unfollowed:
-    """A part that couldn't be followed. line: 0 where it has none."""
+    """A part that couldn't be followed. line: 0 if it has none."""
 
     line: int
     text: str
@@ -63,7 +63,7 @@ class Migration:
 
 
 def bring(path: Path) -> Migration:
-    """Raises DataError where it can't be read, or is nothing that trains."""
+    """Raises DataError if it can't be read, or is nothing that trains."""
     try:
         return _brought(path)
     except RecursionError:
@@ -112,7 +112,7 @@ def _no_commands(path: Path, source: Source) -> Commands:
 
 
 def _of_begun(begun: Begun, page: Source, commands: Commands) -> Migration | None:
-    """The script that a command starts, or the tool; None where neither trains."""
+    """The script that a command starts, or the tool; None if neither trains."""
     if begun.path is not None:
         own = built_in(begun.path) if begun.path == TRL else read_source(begun.path)
         source = joined_source(own, begun.path, commands.pages, page)
@@ -142,7 +142,7 @@ class _Read:
 
 
 def _of_script(source: Source, begun: Begun | None, commands: Commands) -> _Read | None:
-    """None where nothing in it trains or loads a model."""
+    """None if nothing in it trains or loads a model."""
     given = given_by(begun, commands.pages)
     script = walk(source.trees, given)
     facts, draft = gather(source, script), Draft(devices=given.devices)

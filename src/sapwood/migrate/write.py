@@ -17,7 +17,7 @@ SECTIONS = ("base", "data", "template", "pack", "lora", "train", "eval", "save",
 
 
 def config_yaml(found: Migration, *, zh: bool, template: str = "", out: str = "sapwood.yaml") -> str:
-    """template: the path of a written .jinja file, where there is one; out: of the config itself."""
+    """template: the path of a written .jinja file, if there is one; out: of the config itself."""
     draft = found.draft
     name = Path(found.source.path).name
     head = (

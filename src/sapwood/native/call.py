@@ -58,6 +58,6 @@ def at(tensor: Tensor | None) -> int | None:
 
 
 def parts(size: int) -> Tensor:
-    """Where each thread adds up what only all of them know; allocated here, where a lack of memory is an
+    """Where each thread adds up what only all of them know; allocated here, so that a lack of memory is an
     exception."""
     return workspace("parts", (torch.get_num_threads() * size,), torch.float32, torch.device("cpu"))

@@ -22,7 +22,7 @@ class HeapFacts(NamedTuple):
 
 
 def why_no_heap() -> str | None:
-    """Why the heap can't be used here; None where it can. Changes nothing."""
+    """Why the heap can't be used here; None if it can. Changes nothing."""
     reason = why_not(HEAP)
     if reason is None and limits("AS")[0] is not None:
         return "ulimit -v limits addresses, of which it reserves more than it will use"
@@ -30,7 +30,7 @@ def why_no_heap() -> str | None:
 
 
 def use_heap() -> None:
-    """From now on every large tensor on the CPU comes from the heap, where that can be had. Those that exist
+    """From now on every large tensor on the CPU comes from the heap, if that can be had. Those that exist
     stay where they are. A second call changes nothing.
     """
     if why_no_heap() is None:
@@ -39,7 +39,7 @@ def use_heap() -> None:
 
 
 def release_heap() -> None:
-    """Give back to the system what no tensor occupies. Does nothing where the heap isn't used."""
+    """Give back to the system what no tensor occupies. Does nothing if the heap isn't used."""
     if _heap.cache_info().currsize:
         _heap().sapwood_heap_release()
 

@@ -26,7 +26,7 @@ class Actions:
         self.places, self.jobs, self.read_only = places, jobs, read_only
 
     def may(self) -> None:
-        """Raises ConfigError where the page only shows."""
+        """Raises ConfigError if the page only shows."""
         if self.read_only:
             raise ConfigError("this page only shows", "--read-only", mend="start `sapwood ui` without it")
 
@@ -38,7 +38,7 @@ class Actions:
         return self.jobs.start("train", (), title, waits=waits, config=config)
 
     def stop(self, run: Path) -> None:
-        """Ask a run to save and stop, as a Ctrl-C does. Raises ConfigError where nobody here holds it."""
+        """Ask a run to save and stop, as a Ctrl-C does. Raises ConfigError if nobody here holds it."""
         self.may()
         pid = self._holder(run)
         if _frozen(pid):

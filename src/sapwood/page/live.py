@@ -62,7 +62,7 @@ class LiveRun:
         self._samples: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def look(self) -> Seen:
-        """What is true now. Raises StorageError where the run is gone."""
+        """What is true now. Raises StorageError if the run is gone."""
         with self._lock:
             now = time.monotonic()
             if self._seen is None or now - self._looked > FRESH:
@@ -86,7 +86,7 @@ class LiveRun:
         return str(self.about.get("name", self.path.name))
 
     def stepped(self, name: str) -> NDArray[np.float64]:
-        """A value of every step: float64[steps], not a number where it is unknown."""
+        """A value of every step: float64[steps], not a number if it is unknown."""
         return np.array(self._stepped[name])
 
     def held(self, name: str) -> NDArray[np.float64]:
@@ -148,7 +148,7 @@ class LiveRun:
             self._scores.append((event["step"], data["scores"]))
 
     def _put(self, columns: dict[str, array[float]], values: Mapping[str, Sequence[float]]) -> None:
-        """Lines more; where a step is recorded twice the later one counts."""
+        """Lines more; if a step is recorded twice the later one counts."""
         fresh = max(0, len(columns["step"]) - 1)
         for name, column in columns.items():
             column.extend(values[name])
@@ -165,7 +165,7 @@ class LiveRun:
 
 
 def _values(told: Sequence[dict[str, Any]], name: str, unknown: float = nan) -> list[float]:
-    """That value of each event, ``unknown`` where it has none."""
+    """That value of each event, ``unknown`` if it has none."""
     return [unknown if (value := data.get(name)) is None else value for data in told]
 
 
@@ -188,7 +188,7 @@ class LiveRuns:
         self._lock = threading.Lock()
 
     def get(self, path: Path) -> LiveRun:
-        """Raises StorageError where it is no run."""
+        """Raises StorageError if it is no run."""
         with self._lock:
             found = self._open.get(path)
         if found is None:

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 HOST, PORT = "127.0.0.1", 8765
-TRIED = 20  # ports after the first one, where that is taken
+TRIED = 20  # ports after the first one, if that is taken
 WAITING = 128  # connections that wait while the server starts
-CLIENTS = ("aiohttp", "requests", "websocket")  # Socket.IO imports them where it can; a server needs none
+CLIENTS = ("aiohttp", "requests", "websocket")  # Socket.IO imports them if it can; a server needs none
 OBJECTS = 100_000  # that are made between two looks of the garbage collector: imports make many, a log more
 
 
 def serve(opening: Opening) -> None:
-    """Serve until a signal comes. Raises ConfigError where the library or a port is missing.
+    """Serve until a signal comes. Raises ConfigError if the library or a port is missing.
 
     The port is open and the browser on its way before the library is imported: who comes early waits in the
     queue of the port, and the two starts overlap.
@@ -104,7 +104,7 @@ def open_beside(runs: Path) -> None:
 
 def listen(wanted: int | None) -> socket.socket:
     """A socket at ``wanted``, or at the first free port from `PORT` on; connections wait in it until somebody
-    takes them. Raises ConfigError where the port is taken."""
+    takes them. Raises ConfigError if the port is taken."""
     ports = [wanted] if wanted is not None else range(PORT, PORT + TRIED)
     for port in ports:
         made = socket.socket()

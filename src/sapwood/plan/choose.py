@@ -1,4 +1,4 @@
-"""Which of a run's plans is taken: what the config asks for, and where it says ``auto``, the fastest that
+"""Which of a run's plans is taken: what the config asks for, and if it says ``auto``, the fastest that
 fits."""
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def choose_plan(study: Study, config: RunConfig, device: Device) -> MemoryChoice
     """The plan that a run follows on ``device``.
 
     Storages are tried as this machine is fast in them; within one, layers are recomputed only as far as it
-    takes. Where nothing fits, the smallest is taken, and its plan says so.
+    takes. If nothing fits, the smallest is taken, and its plan says so.
 
     Raises:
         ConfigError: a storage that this base can't be held in.

@@ -33,7 +33,7 @@ def costly(
 def _twice(
     study: Study, config: RunConfig, choice: MemoryChoice, device: Device, expected: Estimate
 ) -> str | None:
-    """Layers that are computed twice where the memory doesn't ask for it."""
+    """Layers that are computed twice if the memory doesn't ask for it."""
     plan = choice.plan
     once = next((p for p in choice.others if p.storage == plan.storage and not p.recomputed), None)
     if not plan.recomputed or once is None or not once.fits:

@@ -173,7 +173,7 @@ def plan_memory(shapes: Shapes, work: Workload, base: BaseSize, recomputed: int 
 
 
 def fewest_recomputed(shapes: Shapes, work: Workload, base: BaseSize) -> MemoryPlan:
-    """The plan with as few recomputed layers as fit; with all of them where nothing fits."""
+    """The plan with as few recomputed layers as fit; with all of them if nothing fits."""
     for count in range(shapes.layers):
         plan = plan_memory(shapes, work, base, count)
         if plan.fits:

@@ -154,7 +154,7 @@ class Correction:
     def __init__(self, expected: Estimate, pace: Pace) -> None:
         self._expected = expected
         self._pace = pace
-        self._slower = 1.0  # how many times longer than expected, where no step says so
+        self._slower = 1.0  # how many times longer than expected, if no step says so
         self._last: deque[tuple[float, float]] = deque(maxlen=self.STEPS)  # (taken, expected) of a step
         self._evaluations: list[float] = []
         self._done, self._since, self._spent = 0, 0, 0.0
@@ -171,7 +171,7 @@ class Correction:
         return f"time       about {duration(self._told)} in all, by one pass"
 
     def seen(self, event: Event, sooner: float = 1.0) -> str | None:
-        """A line where there is something to say. sooner: how many times faster this run will make its steps
+        """A line if there is something to say. sooner: how many times faster this run will make its steps
         behind this one."""
         if isinstance(event, Evaluated):
             self._spent += event.seconds

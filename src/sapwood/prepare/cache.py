@@ -32,7 +32,7 @@ def pack_examples(examples: Sequence[Example]) -> bytes:
 
 
 def unpack_examples(content: bytes, source: Path) -> Examples:
-    """What `pack_examples` packed; ``source`` is named where it can't be read. Raises StorageError."""
+    """What `pack_examples` packed; ``source`` is named if it can't be read. Raises StorageError."""
     try:
         return read_examples(memoryview(content))
     except Exception as error:
@@ -46,7 +46,7 @@ def pack_entry(facts: Mapping[str, Any], parts: Sequence[Sequence[Example]]) -> 
 
 
 def open_entry(file: BinaryIO) -> tuple[dict[str, Any], list[Examples]]:
-    """The entry in a file; its examples are the file, mapped. Raises ValueError where one bit of it
+    """The entry in a file; its examples are the file, mapped. Raises ValueError if one bit of it
     changed."""
     facts, blocks = open_blocks(file)
     return facts, [read_examples(block) for block in blocks]
@@ -68,7 +68,7 @@ def pack_blocks(facts: Mapping[str, Any], blocks: Sequence[Sequence[Chunk]]) -> 
 
 
 def open_blocks(file: BinaryIO) -> tuple[dict[str, Any], list[memoryview]]:
-    """What `pack_blocks` packed, mapped. Raises ValueError where one bit of it changed."""
+    """What `pack_blocks` packed, mapped. Raises ValueError if one bit of it changed."""
     if file.seek(0, 2) < 8 + DIGEST:
         raise ValueError("it is cut short")
     whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

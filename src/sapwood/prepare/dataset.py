@@ -68,7 +68,7 @@ def _told(found: Iterable[Conversation], renderer: Renderer, notes: ReadReport) 
 def prepare_dataset(
     config: RunConfig, renderer: Renderer, rules: Rules, processes: int | None = None
 ) -> Dataset:
-    """Read, split and prove. The result doesn't depend on ``processes``, by default one for each core where
+    """Read, split and prove. The result doesn't depend on ``processes``, by default one for each core if
     there are so much data. Raises DataError with every problem of every row."""
     count = _processes(config) if processes is None else processes
     reading = _Reading(config, renderer)
@@ -97,7 +97,7 @@ def _processes(config: RunConfig) -> int:
 @dataclass(slots=True)
 class _Reading:
     """One pass over the rows, and what it leaves behind. ``held``: which rows of ``hashes`` are held out,
-    None where a file of their own is."""
+    None if a file of their own is."""
 
     config: RunConfig
     renderer: Renderer
@@ -121,7 +121,7 @@ class _Reading:
                 self.hashes.add(conversation)
             self.held = hold_out(self.hashes, float(config.data.eval), config.train.seed)
         else:
-            with suppress(DataError):  # told where they are read again, behind the rows to learn
+            with suppress(DataError):  # told when they are read again, behind the rows to learn
                 self.overlap.hold(read(config, renderer, held_out))
         for conversation in read(config, renderer, config.data.train, self.notes):
             if not splits:
@@ -157,7 +157,7 @@ def _batches(sides: Iterable[tuple[int, Conversation]]) -> Generator[tuple[int, 
 
 
 def _overlapping(reading: _Reading) -> list[Problem]:
-    """Held-out rows that are learnt, where data.overlap doesn't allow them; it counts them where it does."""
+    """Held-out rows that are learnt, if data.overlap doesn't allow them. If it does, they are counted."""
     found = reading.overlap
     if not found.pairs:
         return []

@@ -18,7 +18,7 @@ COPIED = 65_536  # examples that are copied at once
 class Examples(Sequence[Example]):
     """Examples one behind the other; each is made when it is asked for.
 
-    ids: int32[tokens]; trained: bool[tokens]; weights: float32[tokens], or None where every token counts 1;
+    ids: int32[tokens]; trained: bool[tokens]; weights: float32[tokens], or None if every token counts 1;
     bounds: int64[examples + 1], where each begins and the last
     ends. Where each came from: ``source``, int32[examples], counts in ``sources``; ``number`` of the row in
     it and ``line`` (0 for none), int64[examples].
@@ -125,7 +125,7 @@ class Examples(Sequence[Example]):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], sources: Sequence[str]) -> Examples:
-        """Raises ValueError or KeyError where the tensors don't belong together."""
+        """Raises ValueError or KeyError if the tensors don't belong together."""
         length, source = tensors["length"], tensors["source"]
         known = source.min(initial=0) >= 0 and source.max(initial=-1) < len(sources)
         rows = {len(tensors[name]) for name in ("length", "source", "index", "line")}
@@ -203,7 +203,7 @@ class Growing:
 
 
 def joined_weights(pieces: Sequence[tuple[NDArray[np.float32] | None, int]]) -> NDArray[np.float32] | None:
-    """Weights of tokens, one piece behind the other: each has so many tokens, and None for 1 each. None where
+    """Weights of tokens, one piece behind the other: each has so many tokens, and None for 1 each. None if
     no piece has weights."""
     if all(own is None for own, _ in pieces):
         return None

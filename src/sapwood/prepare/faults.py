@@ -34,7 +34,7 @@ class Faults:
         return self._log.total >= MAX_PROBLEMS
 
     def problems(self) -> list[Problem]:
-        """All of them; none where the rows may be learnt."""
+        """All of them; none if the rows may be learnt."""
         found = [*(shared.problem(code) for code, shared in self._shared.items()), *self._log.kept]
         if self.hopeless:
             found.append(Problem(f"reading stopped after {self._log.total:,} problems"))

@@ -2,7 +2,7 @@
 
 The processes are started afresh (spawn) and not forked: a fork has none of its parent's other threads, and
 whatever lock one of those held stays locked in it; a notebook, a console and torch all have threads. A start
-costs a second or two, so there are processes only where data are `LARGE`. Every batch is computed by the same
+costs a second or two, so there are processes only if data are `LARGE`. Every batch is computed by the same
 function whoever calls it, so the examples don't depend on how many there are. What a process fails to do is
 done by this one.
 """
@@ -75,7 +75,7 @@ class _Pool:
         )
 
     def submit(self, batch: Batch) -> Future[ProvenBatch] | None:
-        """None where there are no processes any more, or none could be started."""
+        """None if there are no processes any more, or none could be started."""
         if self._executor is None:
             return None
         try:
@@ -86,7 +86,7 @@ class _Pool:
             return None
 
     def result(self, future: Future[ProvenBatch] | None) -> ProvenBatch | None:
-        """None where a process died, hung or raised anything: this one will see what it was."""
+        """None if a process died, hung or raised anything: this one will see what it was."""
         if future is None:
             return None
         try:

@@ -71,7 +71,7 @@ class Report:
 
 def histogram_of(lengths: NDArray[np.int64], cut: int) -> tuple[tuple[int, int], ...]:
     """Counts in bins whose bounds are powers of two, from the shortest to the longest; ``cut`` is a bound too
-    where there is something beyond it."""
+    if there is something beyond it."""
     ordered = np.sort(lengths)
     bounds = [16 << n for n in range(32)]
     bounds = sorted({*bounds, cut}) if ordered[-1] > cut else bounds

@@ -64,7 +64,7 @@ class RowHashes:
         line.append(row.line or 0)
 
     def place(self, row: RowId) -> int:
-        """Where a row stands; -1 where it isn't there. Rows may be missing between others."""
+        """Where a row stands; -1 if it isn't there. Rows may be missing between others."""
         first, last = self._runs.get(row.source, (0, 0))
         at = bisect.bisect_left(self._rows[1], row.index, first, last)
         return at if at < last and self.row(at) == row else -1
@@ -152,9 +152,9 @@ def hold_out(hashes: RowHashes, eval: float, seed: int) -> NDArray[np.bool_]:
 
     Args:
         eval: below 1 the fraction to hold out, at least one row; else the number of rows; 0 for none. Fewer
-            are taken where the groups of equal prompts don't add up to it, never more.
+            are taken if the groups of equal prompts don't add up to it, never more.
 
-    Raises DataError where a side would be empty.
+    Raises DataError if a side would be empty.
     """
     if not 0 <= eval < float("inf") or (eval >= 1 and eval != int(eval)):
         raise ValueError(f"{eval} is neither a fraction below 1 nor a number of rows")

@@ -56,7 +56,7 @@ class Study:
 
 def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
-    device_for(config.base.device_map)  # no GPU where one is named: said now, not after the weights
+    device_for(config.base.device_map)  # a named GPU that isn't there is refused now, not after the weights
     spec = inspect_base(config.base)
     network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
     refuse_misfits(network, config)
@@ -144,7 +144,7 @@ def _digest(train: Sequence[Example], held: Sequence[Example]) -> str:
 
 
 def _key(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> str | None:
-    """Name of the entry; None where the data can't be read (reading them says why)."""
+    """Name of the entry; None if the data can't be read (reading them says why)."""
     options = config.model_dump(mode="json", include={"data", "template"})
     paths = [*config.data.train, *held_out_files(config.data)]
     try:

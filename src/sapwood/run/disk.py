@@ -34,7 +34,7 @@ MIN_FILES = 64  # files that are open at once: the model's, the run's, libraries
 
 
 def free_bytes(path: Path) -> int | None:
-    """Bytes that this user can still write at ``path`` or its nearest existing parent; None where unknown."""
+    """Bytes that this user can still write at ``path`` or its nearest existing parent; None if unknown."""
     for folder in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
             return shutil.disk_usage(folder).free
@@ -42,15 +42,15 @@ def free_bytes(path: Path) -> int | None:
 
 
 def require_space(path: Path, needed: int) -> None:
-    """Raise StorageError where fewer than ``needed`` bytes are free for ``path``."""
+    """Raise StorageError if fewer than ``needed`` bytes are free for ``path``."""
     free = free_bytes(path)
     if free is not None and free < needed:
         raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path, needed)
 
 
 def require_limits(largest_file: int) -> None:
-    """Raise StorageError where this process may not write so large a file, or open enough of them
-    (`ulimit -f`, `ulimit -n`). A low limit of open files is raised where the system lets us."""
+    """Raise StorageError if this process may not write so large a file, or open enough of them
+    (`ulimit -f`, `ulimit -n`). A low limit of open files is raised if the system lets us."""
     size, _ = limits("FSIZE")
     if size is not None and size < largest_file:
         why = f"a checkpoint has a file of {largest_file:,} bytes"

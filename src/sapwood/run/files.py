@@ -159,7 +159,7 @@ def verify_dir(path: Path, minds: Callable[[str, bool], bool] | None = None) -> 
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a published folder, itself verified; the files that it lists are not looked at.
 
-    Raises StorageError where it is missing or damaged.
+    Raises StorageError if it is missing or damaged.
     """
     file = path / MANIFEST
     try:

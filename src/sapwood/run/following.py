@@ -28,9 +28,9 @@ class Following:
         self._offset, self._damaged, self._mark = 0, 0, b""
 
     def look(self) -> list[EventRecord]:
-        """The events that are new; all of them where the log was cut (`turned` has grown then).
+        """The events that are new; all of them if the log was cut (`turned` has grown then).
 
-        Raises StorageError where the run is gone.
+        Raises StorageError if the run is gone.
         """
         self.standing = standing(self.path)
         if self._cut():

@@ -31,7 +31,7 @@ class Change:
 
 
 def read_about(run: Path) -> dict[str, Any]:
-    """run.json. Raises StorageError where it can't be read."""
+    """run.json. Raises StorageError if it can't be read."""
     try:
         about = json.loads((run / RUN).read_text(encoding="utf-8"))
         return dict(about) | {"facts": dict(about["facts"])}

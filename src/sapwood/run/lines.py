@@ -97,7 +97,7 @@ class LineLog:
         return os.fstat(self._handle).st_size
 
     def append(self, record: dict[str, Any]) -> bool:
-        """Write one line with one system call; False where the disk refused it."""
+        """Write one line with one system call; False if the disk refused it."""
         line = to_line(record)
         before = self.size
         try:

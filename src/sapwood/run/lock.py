@@ -33,7 +33,7 @@ class RunLock:
 
     A child made by fork holds it too, until it ends; a program started with exec doesn't.
 
-    Raises LockedError naming the holder, StorageError where the file can't be made.
+    Raises LockedError naming the holder, StorageError if the file can't be made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,13 +96,13 @@ def is_locked(run: Path) -> bool:
 
 
 def why_it_ended(run: Path) -> str | None:
-    """What is known of the end of the process that held the run last; None where another machine did."""
+    """What is known of the end of the process that held the run last; None if another machine did."""
     owner = holder(run)
     return cause_of_death(owner, circumstances()) if owner.get("host") == socket.gethostname() else None
 
 
 def holder(run: Path) -> dict[str, Any]:
-    """Who holds the run, or held it last: pid, host, since when. Empty where it isn't known."""
+    """Who holds the run, or held it last: pid, host, since when. Empty if it isn't known."""
     with contextlib.suppress(OSError, ValueError):
         owner = json.loads((run / HOLDER).read_bytes())
         return owner if isinstance(owner, dict) else {}

@@ -26,7 +26,7 @@ class Pulse:
     Attributes:
         why: frozen (its process is stopped by a signal), silent (it neither works nor says anything), or what
             is known of a death or a failure.
-        silent: seconds since its last event; None where it has none.
+        silent: seconds since its last event; None if it has none.
         pid: of its process, if it is on this machine.
     """
 
@@ -86,7 +86,7 @@ class Pulses:
 
 
 def _pid(following: Following) -> int | None:
-    """Of the process that holds the run, where it is one of this machine."""
+    """Of the process that holds the run, if it is one of this machine."""
     owner = holder(following.path)
     pid = owner.get("pid")
     return pid if isinstance(pid, int) and owner.get("host") == socket.gethostname() else None

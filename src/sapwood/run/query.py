@@ -104,7 +104,7 @@ def list_runs(root: Path) -> list[RunSummary]:
 
 
 def summarise(run: Path) -> RunSummary:
-    """One run in figures. Raises StorageError where ``run`` holds none."""
+    """One run in figures. Raises StorageError if ``run`` holds none."""
     found = standing(run)
     lines = read_lines(run / EVENTS)
     events = valid(lines.records)
@@ -133,7 +133,7 @@ class Standing:
 
 
 def standing(run: Path) -> Standing:
-    """Raises StorageError where ``run`` holds none."""
+    """Raises StorageError if ``run`` holds none."""
     about = _read_json(run / RUN)
     if not about:
         raise StorageError(
@@ -226,7 +226,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none, so that one damaged run can't hide the others."""
+    """The object in a JSON file; empty if there is none, so that one damaged run can't hide the others."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -136,7 +136,7 @@ def open_run(
     """Make a new run below ``root`` and hold it.
 
     Args:
-        root: the folder of runs; created where it doesn't exist.
+        root: the folder of runs; created if it doesn't exist.
         name: the user's name for the run; without one, the base's.
         config_yaml: the resolved config, as it will be read again.
         facts: JSON data to keep with the run: ``base`` (as the user wrote it), ``total_steps``, the hashes of
@@ -174,7 +174,7 @@ def open_run(
 def reopen_run(path: Path) -> RunStore:
     """Hold an existing run again, to resume it. Leftovers of a killed writer are removed; the status stays.
 
-    Raises LockedError naming the process that holds the run, StorageError where ``path`` is not a run.
+    Raises LockedError naming the process that holds the run, StorageError if ``path`` is not a run.
     """
     if not (path / RUN).is_file():
         mend = "`sapwood runs` lists the runs"

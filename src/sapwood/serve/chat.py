@@ -38,12 +38,12 @@ def run_chat(
     stdin: TextIO,
     stdout: TextIO,
 ) -> int:
-    """`sapwood chat`: one answer where ``prompt`` is given, else a conversation until the input ends.
+    """`sapwood chat`: one answer if ``prompt`` is given, else a conversation until the input ends.
 
     A person at a terminal sees pieces as they come and a line of figures after each answer; into a pipe go
     the answers alone, or with ``json`` an object a line. Returns the exit code.
 
-    Raises SapwoodError, except at a terminal, where it is shown and the conversation goes on.
+    Raises SapwoodError, except at a terminal, if it is shown and the conversation goes on.
     """
     if compare:
         require_adapter(voice)

@@ -19,7 +19,7 @@ class Chooser:
     def __init__(self, settings: Settings, prompts: Mapping[int, Sequence[int]]) -> None:
         self._settings = settings
         self._generators = {row: _generator(settings.seed, row) for row in prompts}
-        # what occurred in each row, kept only where that matters
+        # what occurred in each row, kept only if that matters
         punished = settings.repetition_penalty != 1
         self._seen = {row: set(prompt) for row, prompt in prompts.items()} if punished else None
 

@@ -69,7 +69,7 @@ class Place:
         return _is_full(self)
 
     def base_config(self) -> BaseConfig:
-        """Its base, as a config names it. Raises ModelError where nothing says which, or it isn't there."""
+        """Its base, as a config names it. Raises ModelError if nothing says which, or it isn't there."""
         if self.folder is None:
             return BaseConfig(model=self.name)
         if self.facts is None:
@@ -103,7 +103,7 @@ class Found:
 
     @property
     def held(self) -> BaseConfig | None:
-        """How the base's weights are held, where the adapter says it."""
+        """How the base's weights are held, if the adapter says it."""
         return self.facts.base if self.facts is not None else None
 
     @property
@@ -122,7 +122,7 @@ class Found:
         return _is_full(self)
 
     def alone(self) -> Found:
-        """The base without the adapter, behind its own template. Raises DataError where it ships none."""
+        """The base without the adapter, behind its own template. Raises DataError if it ships none."""
         own, facts = self.renderer, self.facts
         as_here = facts is not None and facts.template_name == "auto" and not facts.meant
         if not as_here or own.tells_time:
@@ -191,7 +191,7 @@ def _run_place(run: Path, base: str | None) -> Place:
 def renderer_of(
     spec: BaseSpec, template_name: str, clock: datetime | None, meant: tuple[str, ...] = ()
 ) -> Renderer:
-    """How it is talked to. Raises DataError where there is no template of that name, or none at all."""
+    """How it is talked to. Raises DataError if there is no template of that name, or none at all."""
     template = choose_template(spec.tokenizer, template_name)
     return Renderer(spec.tokenizer, template, spec.stop_ids, clock, meant, words=spec.words)
 

@@ -134,7 +134,7 @@ def answer_batch(
     Prompts of similar length share a batch. In fp32 greedy answers equal those of `stream`; in narrower types
     a near tie may fall the other way, because matrix products of other shapes round differently.
 
-    Raises as `stream`, before anything is computed where a prompt is too long.
+    Raises as `stream`, before anything is computed if a prompt is too long.
     """
     for prompt in prompts:
         room_of(len(prompt), context_of(model), settings)
@@ -159,7 +159,7 @@ def generation_attention(model: Any) -> Generator[None]:
     """Give ``model`` an attention that knows caches and padding, and eval mode; then put back what was there.
 
     The training kernel follows the plan of a pack, which an answer in progress has none of. PyTorch's sdpa is
-    taken where the model accepts it, its own eager form elsewhere (for soft-capped scores, for example). Any
+    taken if the model accepts it, its own eager form elsewhere (for soft-capped scores, for example). Any
     other implementation stays.
     """
     network: Any = decoder_of(_unwrapped(model))
@@ -178,7 +178,7 @@ def generation_attention(model: Any) -> Generator[None]:
 
 
 def context_length(model: Any) -> int | None:
-    """Tokens that the model can hold, prompt and answer together; None where its config names no limit."""
+    """Tokens that the model can hold, prompt and answer together; None if its config names no limit."""
     limit = getattr(_unwrapped(model).config.get_text_config(decoder=True), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
@@ -250,7 +250,7 @@ def _answer(writer: TextStream, prompt: Sequence[int], last: _Token) -> Answer:
 class _Rows:
     """The rows of a batch that are still being written, with their cache.
 
-    alive: their numbers. mask: bool[B, width + steps], False where padded; width counts what the cache holds,
+    alive: their numbers. mask: bool[B, width + steps], False if padded; width counts what the cache holds,
     a soft prompt too. position: int64[B, 1], of the token that comes next.
     """
 

@@ -38,7 +38,7 @@ class Loaded:
     """A model and all that it needs to be talked to as it was trained.
 
     Attributes:
-        model: the adapter on the base, or None where a bare base was named.
+        model: the adapter on the base, or None if a bare base was named.
         system: the system prompt that the adapter was trained with, if it was.
         name: what to call it: the run's id, the adapter's folder, or the base as the user wrote it.
         folder: where the adapter lies, or the model that was trained whole; None for a bare base.
@@ -99,7 +99,7 @@ def open_target(
             ours, PEFT's or mlx-lm's, a GGUF file), or a base model (``builtin:NAME``, ``hf:ORG/NAME``, a
             folder, a GGUF file). Of an unfinished run the newest checkpoint is taken.
         runs: the folder of runs.
-        exact: hold an adapter's base in fp32 where it was trained in a narrower float, and on the CPU.
+        exact: hold an adapter's base in fp32 if it was trained in a narrower float, and on the CPU.
         base: where the adapter's base lies now. Its fingerprint decides whether it is the right one, if the
             adapter knows it.
         template: the chat template of an adapter that doesn't know its own.
@@ -245,7 +245,7 @@ def _verify(facts: AdapterFacts, folder: Path, renderer: Renderer) -> None:
 
 
 def _exact(spec: BaseSpec, config: BaseConfig, otherwise: Storage | None = None) -> BaseConfig:
-    """fp32 for what fp32 holds without loss, where memory allows; ``otherwise``: the storage where it
+    """fp32 for what fp32 holds without loss, if memory allows; ``otherwise``: the storage if it
     doesn't, if not the config's."""
     if config.storage not in ("auto", "fp32", "bf16", "fp16", "gguf"):
         return config

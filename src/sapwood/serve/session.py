@@ -56,7 +56,7 @@ class ChatSession:
         messages: what was said so far, the system prompt first. An answer that was stopped half-way is kept
             as far as it was written.
         last: the last answer that came to its end.
-        watch: sees the scores behind each token, where somebody wants to.
+        watch: sees the scores behind each token, if somebody wants to.
     """
 
     def __init__(self, voice: Voice, settings: Settings, system: str | None = None) -> None:
@@ -72,7 +72,7 @@ class ChatSession:
     def say(self, text: str) -> Generator[str, None, Answer]:
         """Yield the answer piece by piece and return it; question and answer join the history.
 
-        Raises ConfigError where the conversation fills the model's context: nothing is dropped silently.
+        Raises ConfigError if the conversation fills the model's context: nothing is dropped silently.
         """
         question = Message("user", text)
         prompt = self._prompt(question)
@@ -99,7 +99,7 @@ class ChatSession:
         self.messages = [Message("system", self.system)] if self.system else []
 
     def undo(self) -> bool:
-        """Take back the last question and its answer; False where there is none."""
+        """Take back the last question and its answer; False if there is none."""
         asked = [i for i, message in enumerate(self.messages) if message.role == "user"]
         if asked:
             del self.messages[asked[-1] :]
@@ -138,7 +138,7 @@ def drain(answering: Generator[str, None, Answer], show: Callable[[str], Any] | 
     except StopIteration as end:
         return end.value
     finally:
-        answering.close()  # at once, also where ``show`` was interrupted
+        answering.close()  # at once, also if ``show`` was interrupted
 
 
 def _noted(answering: Generator[str, None, Answer], pieces: list[str]) -> Generator[str, None, Answer]:

@@ -3,7 +3,7 @@
 A tokenizer cuts its control tokens out of a text first, and encodes each part between them by itself (class
 AddedVocabulary of the tokenizers library). So up to the last control token of the prompt both texts have the
 same ids, and only what follows it is encoded: ``assistant\\n``, the same for every row. This takes a third of
-the time of proving a row. Where one of the conditions below isn't met, the prompt is encoded whole.
+the time of proving a row. If one of the conditions below isn't met, the prompt is encoded whole.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A tokenizer turns ``<|im_end|>`` into its control token wherever the text holds it, in the template's own part
 or in a user's question. The fast path encodes the whole text in one call and looks, through the offsets, at
-where each control token came from. Only where one touches the row's content does the slow path run: a twin of
+where each control token came from. Only if one touches the row's content does the slow path run: a twin of
 the tokenizer in which every control token has another, unwritable spelling. The template's own control tokens
 are respelled before the call, the content's are left alone and so stay plain text, and everything else (the
 normalizer, a space that SentencePiece prepends, merges across a border) happens as in one call.
@@ -32,7 +32,7 @@ RESPELL = 0x100000  # private-use plane 16, 65,534 characters: one per control t
 class Encoded:
     """ids: int32[T]; offsets: int64[T, 2], half-open characters of the text that was encoded.
 
-    ``held_control`` is True where the content was spelled like a control token and was kept as plain text.
+    ``held_control`` is True if the content was spelled like a control token and was kept as plain text.
     """
 
     ids: NDArray[np.int32]
@@ -82,10 +82,10 @@ class Encoder:
     def encode_batch(
         self, items: Sequence[tuple[str, Sequence[Span]]], *, quick: bool = False
     ) -> list[Encoded]:
-        """Encode texts, each with the spans of its content. ``quick``: by their words where the tokenizer
+        """Encode texts, each with the spans of its content. ``quick``: by their words if the tokenizer
         cuts text into such; that must be proven for each text.
 
-        Raises ValueError where content can't be kept apart (it holds the slow path's private characters,
+        Raises ValueError if content can't be kept apart (it holds the slow path's private characters,
         or the tokenizer makes a control token from plain text).
         """
         texts = [text for text, _ in items]
@@ -108,7 +108,7 @@ class Encoder:
         return ids[self._is_control[ids]]
 
     def may_touch(self, text: str) -> bool:
-        """False where this piece of content can't be part of a control token, whatever stands beside it."""
+        """False if this piece of content can't be part of a control token, whatever stands beside it."""
         inside = len(text) <= self.longest and text in self._all_spellings
         return bool(text) and (inside or self.may_hold_end(text))
 

@@ -24,7 +24,7 @@ def environment() -> Any:
 
 @cache
 def _making() -> Any:
-    """The module that makes it: by itself where transformers isn't imported yet, whose other parts take
+    """The module that makes it: by itself if transformers isn't imported yet, whose other parts take
     longer to import than a server takes to start. Any surprise in it, and all of transformers is imported."""
     if "transformers" not in sys.modules:
         with suppress(Exception):

@@ -47,7 +47,7 @@ class ChatTemplate:
         source: the template's text.
         clock: what ``strftime_now`` tells the template, so that a resumed run renders the same text.
 
-    Raises DataError where the text isn't Jinja, or holds a constant that can only be meant to do harm.
+    Raises DataError if the text isn't Jinja, or holds a constant that can only be meant to do harm.
     """
 
     def __init__(self, environment: Any, source: str, clock: datetime) -> None:
@@ -85,7 +85,7 @@ class ChatTemplate:
 
 
 def _refuse_bombs(tree: nodes.Template) -> None:
-    """Constants are computed when a template is compiled, where no bound on time or memory could act."""
+    """Constants are computed while a template is compiled: no bound on time or memory acts then."""
     products = [node for node in tree.find_all((nodes.Mul, nodes.Pow)) if _is_constant(node)]
     bombs: list[nodes.Node] = [
         node for node in products if isinstance(node, nodes.Pow) or next(node.find_all(nodes.Mul), None)
@@ -169,7 +169,7 @@ class _Watchdog:
         return ticket
 
     def leave(self, ticket: int) -> bool:
-        """False where the watchdog has already fired."""
+        """False if the watchdog has already fired."""
         with self._lock:
             return self._running.pop(ticket, None) is not None
 

@@ -65,7 +65,7 @@ def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
 
 
 def _refuse_growth(name: str, value: Any, args: Sequence[Any]) -> None:
-    """Raises TemplateFault where a method or filter of this name would make more than a template may."""
+    """Raises TemplateFault if a method or filter of this name would make more than a template may."""
     if name in ("format", "format_map") and WIDTH.search(str(value)):
         raise TemplateFault("it formats with a huge width")
     size = 0

@@ -87,7 +87,7 @@ class Proof:
         rows, examples, turns, tokens, targets: how much was checked.
         control_rows: rows whose content was spelled like a control token; it was kept as plain text.
         fingerprint: the renderer's, which chat, serve and export compare with theirs.
-        clock: the date that the template was told, where it asks for one.
+        clock: the date that the template was told, if it asks for one.
         accepted: code -> how many rows failed it, and the first: codes that template.accept names, and
             those that rows cut by template.overlong=cut can't keep.
         meant: control tokens that answers may spell and then mean (template.meant).

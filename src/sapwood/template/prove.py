@@ -193,7 +193,7 @@ class Prover:
             self._add(item, "vocabulary", f"id {max(ids)}, but the embedding has {self._vocab_rows} rows")
 
     def _check_opened(self, item: Labelled, body: str, truth: str) -> None:
-        """Where the prompt opens a block: the template's text, and that block with the row's reasoning."""
+        """If the prompt opens a block: the template's text, and that block with the row's reasoning."""
         (span,), opening = item.rendering.rendered.spans, item.rendering.opened
         prompt, answer = body[: span.start], body[span.start :]
         shared = prompt.removesuffix(opening)
@@ -297,7 +297,7 @@ class Prover:
 
 
 def proof_of(tally: ProofTally, renderer: Renderer) -> Proof:
-    """The proof that the counts amount to. Raises DataError where nothing was there."""
+    """The proof that the counts amount to. Raises DataError if nothing was there."""
     failed = tally.failed
     if not tally.counted["examples"]:
         raise DataError("[no-target] there is no example to train on", mend="add rows with answers")

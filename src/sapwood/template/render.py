@@ -40,13 +40,13 @@ class Renderer:
             that the template writes after an answer are added.
         clock: what the template is told when it asks for the date; default: now.
         meant: control tokens that an answer of the data may spell and then means.
-        close_thinking: close a block that the prompt opens, where the row has no reasoning.
+        close_thinking: close a block that the prompt opens, if the row has no reasoning.
         words: tokens that were added to be learnt as text; anybody's text may hold them.
 
     Attributes:
         stop_ids: every id on which generation is to stop, sorted.
         stop_id, stop_text: the one that ends a turn in this template.
-        template: the Jinja text in use; where the tokenizer has several, the one for chats without tools.
+        template: the Jinja text in use; if the tokenizer has several, the one for chats without tools.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Renderer:
     def render(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendered]:
         """The conversation as text, with spans over what is to be learnt.
 
-        One `Rendered`, or one for each trained turn where the template rewrites earlier turns (each is then
+        One `Rendered`, or one for each trained turn if the template rewrites earlier turns (each is then
         rendered as inference would see it). Messages after the last trained turn are left out. Raises
         DataError naming the row.
         """
@@ -138,7 +138,7 @@ class Renderer:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Made where it is asked for first: a large vocabulary takes a moment."""
+        """Made when it is first asked for: a large vocabulary takes a moment."""
         return Encoder(self.tokenizer, self._words)
 
     @property
@@ -147,7 +147,7 @@ class Renderer:
 
     @cached_property
     def default_system(self) -> str | None:
-        """The system prompt that the template adds to a conversation without one; None where it adds none."""
+        """The system prompt that the template adds to a conversation without one; None if it adds none."""
         turns = (Message("user", NONCHARACTERS[0]), Message("assistant", NONCHARACTERS[1]))
         given = self._tried((Message("system", NONCHARACTERS[2]), *turns), ())
         alone = self._tried(turns, ())
@@ -246,7 +246,7 @@ class Renderer:
         return self._forms[key]
 
     def _tried(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str | None:
-        """What the template writes; None where it refuses."""
+        """What the template writes; None if it refuses."""
         view = self._view(Conversation(RowId("a test conversation", 0), tuple(messages), tuple(tools)))
         try:
             return view.text(len(messages))

@@ -50,7 +50,7 @@ class Follower:
             self._warn(0, str(error))
 
     def check(self, step: int) -> None:
-        """Warn, once, where the tracker has ended before the run."""
+        """Warn, once, if the tracker has ended before the run."""
         if self._process is not None and not self._warned and self._process.poll() is not None:
             self._warn(step, self._last_words())
 

@@ -52,7 +52,7 @@ def send_run(
         more: waits a little; False once the run writes no more.
 
     Returns:
-        Where the tracker keeps it (None where there was nothing to tell), and how many events it was told.
+        Where the tracker keeps it (None if there was nothing to tell), and how many events it was told.
 
     Raises:
         SapwoodError: the tracker's library isn't installed, or it failed.

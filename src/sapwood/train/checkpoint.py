@@ -44,7 +44,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def published(final: Path) -> bool:
-    """True where that checkpoint is there and whole; a damaged one is set aside."""
+    """True if that checkpoint is there and whole; a damaged one is set aside."""
     if not final.exists():
         return False
     try:
@@ -57,7 +57,7 @@ def published(final: Path) -> bool:
 
 def write_checkpoint(final: Path, model: LoraModel, state: TrainState, events_length: int) -> None:
     """Adapter, moments and integers in a folder that is published whole. Raises StorageError, and
-    NumericsError where anything in them is not a number."""
+    NumericsError if anything in them is not a number."""
     with staged_dir(final) as folder, doing(f"saving {final.name}"):
         operation("write", folder / "adapter_model.safetensors")
         write_trained(model, folder)

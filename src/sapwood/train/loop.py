@@ -67,7 +67,7 @@ def train(
     Yields `Evaluated` at step 0 (the base), `Stepped` for every optimizer step, `Evaluated` whenever it is
     due and after the last step, and `Finished`: after the last step, or once `eval.patience` evaluations in a
     row were no better than the best. Raises NumericsError before a step that would spoil the adapter, or goes
-    past it where `train.on_nan` says so. In
+    past it if `train.on_nan` says so. In
     several processes each goes through the same steps, and computes its share of the packs.
     """
     settings = config.train
@@ -132,7 +132,7 @@ def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int
 
 
 def batch_of(model: LoraModel, pack: Pack) -> Batch:
-    """The pack as the model takes it, behind the soft prompt where there is one and it is switched on."""
+    """The pack as the model takes it, behind the soft prompt if there is one and it is switched on."""
     return to_batch(with_lead(pack, lead_length(model.peft)), model.device, padded=not model.alone)
 
 
@@ -178,7 +178,7 @@ def own_share(model: LoraModel, packs: Sequence[Pack], world: World) -> list[tup
 
 
 def gradients(state: TrainState) -> list[Tensor]:
-    """One for each parameter; zeros where this process had no pack."""
+    """One for each parameter; zeros if this process had no pack."""
     for parameter in state.parameters.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -193,7 +193,7 @@ def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
 
 
 def decoder_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
-    """`forward_loss` where every weight is at hand."""
+    """`forward_loss` of a model whose weights are all at hand."""
     hidden = hidden_states(model, batch)
     return label_loss(hidden, batch.predict_at, batch.targets, head, model.backend, batch.weights)
 

@@ -20,7 +20,7 @@ Measure = Callable[[], dict[str, float]]
 def measure_of(
     evaluators: Sequence[Evaluator], model: LoraModel, study: Study, system: str | None, world: World
 ) -> Measure | None:
-    """All evaluators' numbers, by the model as it stands. Raises ConfigError in several processes, where a
+    """All evaluators' numbers, by the model as it stands. Raises ConfigError in several processes, because a
     model can't be asked by one of them alone."""
     if not evaluators:
         return None

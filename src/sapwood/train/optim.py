@@ -59,7 +59,7 @@ class TrainState:
 class Moments:
     """What an optimizer keeps for a parameter besides the number of steps: the names of its tensors.
 
-    flat: for one of fewer than two dimensions, where that differs; blocks: what comes with each of ``names``
+    flat: for one of fewer than two dimensions, if that differs; blocks: what comes with each of ``names``
     from `BLOCKWISE_FROM` elements on. integer_step: the number of steps is an int and not a tensor.
     """
 

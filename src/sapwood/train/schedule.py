@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sapwood.config.sections import TrainConfig
 
-INVERSE_SQRT_SCALE = 10_000  # steps, where there is no warm-up to take the scale from (as in transformers)
+INVERSE_SQRT_SCALE = 10_000  # steps, if there is no warm-up to take the scale from (as in transformers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,8 @@ LOSS, GRADIENT, LOGITS = 1e-4, 1e-3, 1e-4  # relative differences in fp32, at mo
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Rows and tokens of what was computed both ways; the window that the rows exceed, None where the model
-    has none. alone: each row has to have a pass of its own, and ``why``; empty where the config says so."""
+    """Rows and tokens of what was computed both ways; the window that the rows exceed, None if the model
+    has none. alone: each row has to have a pass of its own, and ``why``; empty if the config says so."""
 
     rows: int
     tokens: int
@@ -70,7 +70,7 @@ class Trial:
 
 def tried(study: Study, config: RunConfig) -> tuple[Study, RunConfig]:
     """The study with the trial's result in its proof, and the config with what `pack.rows` came to, and with
-    the settings of an adapter that it goes on from. Raises ModelError where the trial fails."""
+    the settings of an adapter that it goes on from. Raises ModelError if the trial fails."""
     config = config.model_copy(update={"lora": started(config.lora, study.spec)})
     trial = try_out(study.spec, config.lora, config.pack.rows)
     if trial.alone and config.lora.lead:

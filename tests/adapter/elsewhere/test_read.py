@@ -178,9 +178,7 @@ def test_one_that_changes_nothing_is_refused(base: Path, tmp_path: Path) -> None
 def test_one_of_another_shape_names_each_tensor(base: Path, tmp_path: Path) -> None:
     saved(base, tmp_path / "peft")
     other = tiny_llama(tmp_path, hidden_size=96, num_attention_heads=6, num_key_value_heads=2)
-    with pytest.raises(
-        ModelError, match=r"lora_A.weight is \[4, 64\], where the model has \[4, 96\]"
-    ) as caught:
+    with pytest.raises(ModelError, match=r"lora_A.weight is \[4, 64\]; the model has \[4, 96\]") as caught:
         logits(tmp_path / "peft", base=str(other))
     assert len(caught.value.problems) > 4
 

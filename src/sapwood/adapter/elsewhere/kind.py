@@ -43,7 +43,7 @@ def told_base(place: Path) -> str | None:
 
 def base_named(place: Path, base: str | None) -> str:
     """``base.model`` of an adapter of another program: ``base``, or what its files name. Raises ModelError
-    where they name none."""
+    if they name none."""
     told = told_base(place) if base is None else base
     if told is None:
         why = "its files name no base"

@@ -25,7 +25,7 @@ log = logging.getLogger("sapwood")
 
 def started(lora: LoraConfig, spec: BaseSpec) -> LoraConfig:
     """``lora`` with the method, rank, alpha and targets of the adapter that it goes on from; as it is if
-    there is none. Raises ConfigError where it says otherwise itself, and ModelError for an adapter of another
+    there is none. Raises ConfigError if it says otherwise itself, and ModelError for an adapter of another
     base or of a form that isn't trained here."""
     if lora.start_from is None:
         return lora

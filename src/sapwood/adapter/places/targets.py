@@ -19,7 +19,7 @@ Targets = TypeVar("Targets", str, tuple[str, ...])
 
 
 def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ...] | str:
-    """``all-linear`` as names of the decoder's linears, by leaf where that names linears alone; a list
+    """``all-linear`` as names of the decoder's linears, by leaf if that names linears alone; a list
     checked; a regular expression checked. Raises ConfigError."""
     named, linears = _modules(model)
     leaves = sorted({name.rpartition(".")[2] for name in linears})
@@ -184,7 +184,7 @@ def _passed_over(model: Any, names: Set[str]) -> set[str]:
 
 
 def _without_experts(model: Any, targets: Targets) -> Targets:
-    """``targets`` as they are. Raises ConfigError where PEFT would adapt experts in their place."""
+    """``targets`` as they are. Raises ConfigError if PEFT would adapt experts in their place."""
     taken = taken_for_experts(model, {targets} if isinstance(targets, str) else set(targets))
     if taken:
         why = f"PEFT takes {', '.join(sorted(taken))} of {model.config.model_type} for its experts"

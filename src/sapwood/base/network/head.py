@@ -43,7 +43,7 @@ class UpToHead(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class _After:
-    """What a network does to the raw logits of its head: cap * tanh(z / cap) where capped, times scale. rows:
+    """What a network does to the raw logits of its head: cap * tanh(z / cap) if capped, times scale. rows:
     logits that are left of them."""
 
     scale: float
@@ -55,7 +55,7 @@ def read_head(network: Any, spec: BaseSpec) -> tuple[Head, nn.Module]:
     """The final projection, and what gives from ids what it reads: the decoder, or all before the head.
 
     Compared with the network's own logits of two tokens: an unknown factor would spoil the loss. Raises
-    ModelError where neither fits.
+    ModelError if neither fits.
     """
     ids = torch.arange(2)[None]
     with torch.no_grad():
@@ -120,7 +120,7 @@ def _after(network: Any, ids: Tensor, rows: int) -> _After:
 
 
 def _hidden(backbone: nn.Module, ids: Tensor) -> Tensor | None:
-    """None where it asks for more than ids."""
+    """None if it asks for more than ids."""
     try:
         with torch.no_grad():
             return backbone(input_ids=ids, use_cache=False).last_hidden_state

@@ -24,7 +24,7 @@ def is_wrapper(hf_config: Any) -> bool:
 
 
 def whole_class(hf_config: Any) -> Any:
-    """The class of transformers that opens the whole checkpoint. Raises KeyError where there is none."""
+    """The class of transformers that opens the whole checkpoint. Raises KeyError if there is none."""
     from transformers.models.auto import auto_factory, modeling_auto
 
     name = "MULTIMODAL_LM" if is_wrapper(hf_config) else "CAUSAL_LM"
@@ -98,7 +98,7 @@ def text_names(network: Any) -> Callable[[str], str]:
 
 def kept_dense(network: Any) -> list[str] | None:
     """Of a wrapper the names of what isn't to be quantised while it loads: the head, and what text doesn't go
-    through. None where transformers knows by itself."""
+    through. None if transformers knows by itself."""
     beside = {id(module) for module in beside_text(network)}
     named: list[tuple[str, Any]] = list(network.named_modules())
     names = {name for name, module in named if id(module) in beside}
@@ -120,7 +120,7 @@ def beside_text(network: Any) -> Iterator[nn.Module]:
 
 def decoder_of(network: Any) -> nn.Module:
     """From ids to the last hidden state: the innermost of transformers' models that has the embedding in it.
-    Raises what the network raises where it has none."""
+    Raises what the network raises if it has none."""
     from transformers import PreTrainedModel
 
     embedding = network.get_input_embeddings()

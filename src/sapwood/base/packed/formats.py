@@ -133,7 +133,7 @@ Found = Iterator[tuple[str, Packed]]
 
 
 def by(name: str, **told: Any) -> Callable[..., Tensor]:
-    """A rule of `rules`, which brings torch along where the first weight is unpacked."""
+    """A rule of `rules`, which imports torch when the first weight is unpacked."""
 
     def rule(*parts: Tensor) -> Tensor:
         from sapwood.base.packed import rules

@@ -81,7 +81,7 @@ def signed_words(words: Tensor, scale: Tensor, shape: Tensor, bits: int) -> Tens
 
 
 def four_bits(*parts: Tensor, facts: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
-    """parts: codes, their table, scales, and a table and scales of those where they are codes too; at last
+    """parts: codes, their table, scales, and a table and scales of those if they are codes too; at last
     the tensor that ``facts`` come from. shape: of the weight."""
     codes, table, scale, *nested = parts[:-1]
     if nested:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A quantised weight, which becomes float32 where it is sliced."""
+    """A quantised weight, which becomes float32 when it is sliced."""
 
     packed: Packed
     read: Read
@@ -26,7 +26,7 @@ class Unpacked:
 
 
 def stored_tensors(folder: Folder) -> dict[str, Any]:
-    """By the names of the files, or by those that quantised weights had before. Each is read where it is
+    """By the names of the files, or by those that quantised weights had before. Each is read when it is
     sliced (``tensor[...]``), as transformers does while it loads: one after the other."""
     files = _files(folder)
 

@@ -25,7 +25,7 @@ LLM_INT8 = {"has_fp16_weights": False, "threshold": 6.0}  # as transformers sets
 
 
 def settings_for(config: BaseConfig, dtype: torch.dtype, spec: BaseSpec) -> Any:
-    """What tells `from_pretrained` to quantise while it loads; None where the storage is dense."""
+    """What tells `from_pretrained` to quantise while it loads; None if the storage is dense."""
     if config.storage not in BITSANDBYTES:
         return None
     from transformers import BitsAndBytesConfig
@@ -45,7 +45,7 @@ def settings_for(config: BaseConfig, dtype: torch.dtype, spec: BaseSpec) -> Any:
 
 
 def quantiser(config: BaseConfig, dtype: torch.dtype) -> Quantise | None:
-    """What makes a quantised linear of a dense weight, as `from_pretrained` would; None where the storage is
+    """What makes a quantised linear of a dense weight, as `from_pretrained` would; None if the storage is
     dense."""
     if config.storage not in BITSANDBYTES:
         return None

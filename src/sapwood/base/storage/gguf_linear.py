@@ -1,6 +1,6 @@
 """Modules whose weight stays packed as in the GGUF file: a linear, an embedding, and the matrix in both.
 
-A weight is unpacked where it is used, into memory that the next one uses again: in the forward pass, once
+A weight is unpacked when it is used, into memory that the next one uses again: in the forward pass, once
 more in the backward pass, and never as a whole model. They are `nn.Linear` and `nn.Embedding` to everyone who
 asks, PEFT among them; only ``weight`` isn't a matrix but its blocks.
 """
@@ -91,7 +91,7 @@ class PackedMatrix:
 
 
 class _PackedProduct(torch.autograd.Function):
-    """x[..., in] W^T + b, where the backward pass unpacks W once more."""
+    """x[..., in] W^T + b; the backward pass unpacks W once more."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:

@@ -238,7 +238,7 @@ def _no_records(records: str, lists: Sequence[str], source: str) -> NoReturn:
 
 
 def _refuse_more(window: Window, end: int, source: str) -> None:
-    """Raises JsonFault where something follows the document."""
+    """Raises JsonFault if something follows the document."""
     rest = skip_in(window, end)
     window.reach(rest + SHOWN)
     text = window.text

@@ -3,7 +3,7 @@
 ``python -m sapwood.data.files.unpickle`` reads a pickle from stdin and writes its rows to stdout as JSONL.
 Before the first byte of it is looked at, the process gives up what it could do harm with: no new file or
 socket (it may hold three descriptors, and has them), bounded memory and time, no import, and an audit hook
-that ends it where anything is opened, started or connected all the same. The pickle may name only the
+that ends it if anything is opened, started or connected all the same. The pickle may name only the
 functions that DataFrames are made of; what comes out is checked value by value.
 """
 

@@ -38,7 +38,7 @@ WEIGHED = "have a weight: each learnt token counts so much in the loss, which is
 
 
 def marked(record: Record, turn: Mapping[str, Any], path: str, role: str) -> tuple[bool | None, float | None]:
-    """Whether the marks of a turn ask for it to be learnt, None where it has none; and what its tokens count
+    """Whether the marks of a turn ask for it to be learnt, None if it has none; and what its tokens count
     in the loss, None for 1."""
     found: dict[str, float] = {}  # key -> what it says that the turn counts
     for key in _asked(turn, MARKS, record):
@@ -121,7 +121,7 @@ def _asked(values: Mapping[str, Any], known: Mapping[str, bool], record: Record)
 
 
 def verdict(record: Record, key: str, value: Any, path: str) -> bool | None:
-    """Whether a key of `VERDICTS` calls an answer good; None where it says nothing of the kind. What may mean
+    """Whether a key of `VERDICTS` calls an answer good; None if it says nothing of the kind. What may mean
     that and something else is a fault."""
     if isinstance(value, str):
         if key in COMPARED:

@@ -1,4 +1,4 @@
-"""Which shape a row has, by its keys alone; and the question where that isn't clear."""
+"""Which shape a row has, by its keys alone; and the question if that isn't clear."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def matches(keys: Set[str], *, no_instruction: bool = False, mapped: Set[str] = 
 
 
 def detect_format(value: Any) -> str | None:
-    """The one shape that the keys of a row spell; None where none or several do."""
+    """The one shape that the keys of a row spell; None if none or several do."""
     if not isinstance(value, Mapping):
         return None
     found = matches({canonical(key) for key in value})

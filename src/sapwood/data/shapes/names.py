@@ -41,7 +41,7 @@ MARKS = {
     "mask": False,  # those who hide what is masked
     "masked": False,  # torchtune
 }
-# key -> is an answer good where it is true? KTO, and people's verdicts on answers.
+# key -> is an answer good if it is true? KTO, and people's verdicts on answers.
 VERDICTS = {
     **dict.fromkeys(
         (

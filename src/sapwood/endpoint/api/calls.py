@@ -37,7 +37,7 @@ class CallForm:
     listed: bool
 
     def read(self, text: str) -> list[tuple[str, str]] | None:
-        """(name, arguments as JSON) of each call in ``text``; None where it isn't calls alone."""
+        """(name, arguments as JSON) of each call in ``text``; None if it isn't calls alone."""
         calls: list[tuple[str, str]] = []
         for value in _values(text, self.opening.strip(), self.closing.strip()):
             for one in value if isinstance(value, list) else [value]:
@@ -58,7 +58,7 @@ class Thinking:
 
 
 def call_form(renderer: Renderer, tools: Tools) -> CallForm | None:
-    """The form of this template's calls; None where it has none that can be read."""
+    """The form of this template's calls; None if it has none that can be read."""
     call = {"id": "zqcall001", "type": "function", "function": {"name": NAME, "arguments": {KEY: VALUE}}}
     asked = (Message("user", "1"),)
     try:

@@ -37,7 +37,7 @@ class Chat:
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage(ends)}
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any]]:
-        """The same in pieces; with the usage at the end where it was asked for."""
+        """The same in pieces; with the usage at the end if it was asked for."""
         ends: list[End] = []
         begun: set[int] = set()
         async for delta in merged([deltas(asked, i) for i, asked in enumerate(self._asked)]):

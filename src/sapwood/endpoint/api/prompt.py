@@ -81,7 +81,7 @@ async def chat_asked(served: Served, request: ChatRequest, temperature: float) -
 
 
 async def prompted(served: Served, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Asked:
-    """The prompt of a chat, with the system prompt of the training where the messages bring none."""
+    """The prompt of a chat, with the system prompt of the training if the messages bring none."""
     said = list(messages)
     if served.found.system and not any(message.role == "system" for message in said):
         said.insert(0, Message("system", served.found.system))
@@ -168,7 +168,7 @@ def sampled(
     top: int | None,
     temperature: float,
 ) -> Ask:
-    """``temperature``: where the request names none."""
+    """``temperature``: the one that is taken if the request names none."""
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     bias = request.logit_bias or {}
     if odd := next((id for id in bias if not 0 <= id < served.vocabulary), None):

@@ -60,7 +60,7 @@ _PLACES = {  # arguments by place
 
 @dataclass(slots=True)
 class Facts:
-    """The calls that decide a run; None where the script has none."""
+    """The calls that decide a run; None if the script has none."""
 
     source: Source
     script: Script
@@ -97,7 +97,7 @@ class Facts:
 
     @property
     def pad_is_eos(self) -> int:
-        """The line that says so; 0 where none does."""
+        """The line that says so; 0 if none does."""
         for one in self.assigned("pad_token", "pad_token_id"):
             if isinstance(one.value, Special) and one.value.name == "eos":
                 return one.line
@@ -226,7 +226,7 @@ def _arguments(facts: Facts) -> Call | None:
 
 
 def _silent(trainer: str) -> str:
-    """The class of a trainer's own settings, where it is given none."""
+    """The class of a trainer's own settings, if it is given none."""
     kind = trainer.removesuffix("Trainer")
     return f"{kind}TrainingArguments" if kind in ("", "Seq2Seq", "Unsloth") else f"{kind}Config"
 

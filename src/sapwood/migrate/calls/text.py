@@ -37,7 +37,7 @@ def read_rows(draft: Draft, facts: Facts) -> Learning | None:
 
 
 def _tokenizer_length(draft: Draft, facts: Facts) -> None:
-    """What the tokenizer cuts to, where nothing else says a length."""
+    """What the tokenizer cuts to, if nothing else says a length."""
     call = facts.tokenizer
     if call is None or "model_max_length" not in call.kwargs or "pack.length" in draft.settings:
         return
@@ -151,7 +151,7 @@ def _template(draft: Draft, facts: Facts, learning: Learning, line: int) -> None
 
 
 def _trained(draft: Draft, facts: Facts, learning: Learning) -> None:
-    """Where the labels aren't the function's own, the collator's."""
+    """If the labels aren't the function's own, the collator's."""
     if learning.learnt == "assistant" or facts.has(
         "train_on_responses_only", "DataCollatorForCompletionOnlyLM"
     ):

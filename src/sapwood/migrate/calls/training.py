@@ -25,7 +25,7 @@ _SCHEDULES = {
     "get_polynomial_decay_schedule_with_warmup": "polynomial", "get_inverse_sqrt_schedule": "inverse_sqrt",
     "get_scheduler": "",
 }  # fmt: skip
-_RATES = {  # of trl's own settings, where nothing is said
+_RATES = {  # of trl's own settings, if a script says nothing
     "SFTConfig": 2e-5, "RewardConfig": 1e-4,
     **dict.fromkeys(("DPOConfig", "ORPOConfig", "KTOConfig", "CPOConfig", "GRPOConfig"), 1e-6),
 }  # fmt: skip
@@ -100,7 +100,7 @@ def _use_checkpointing(call: Call) -> Any:
 
 
 def read_loop(draft: Draft, facts: Facts) -> None:
-    """Where no Trainer trains."""
+    """If no Trainer trains."""
     optimizer = facts.optimizer
     if facts.trainer is not None or facts.arguments is not None or optimizer is None:
         return

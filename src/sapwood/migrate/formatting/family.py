@@ -18,7 +18,7 @@ _FIELD = "[\ue000-\ue0ff]"
 
 
 def set_columns(learning: Learning, user: Text, answer: Text) -> None:
-    """Columns of a prompt and an answer, where they are columns and nothing else."""
+    """Columns of a prompt and an answer, if they are columns and nothing else."""
     fields = [part for part in user.parts if isinstance(part, Field)]
     literals = "".join(part for part in user.parts if isinstance(part, str))
     others = [part for part in user.parts if not isinstance(part, (Field, str))]

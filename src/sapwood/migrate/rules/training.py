@@ -22,7 +22,7 @@ def _peft(case: Case) -> bool:
 
 
 def _trainer_wraps(case: Case) -> bool:
-    """TRL prepares the base itself where the trainer gets peft_config."""
+    """TRL prepares the base itself if the trainer gets peft_config."""
     trainer = case.facts.trainer
     return trainer is not None and "peft_config" in trainer.kwargs
 

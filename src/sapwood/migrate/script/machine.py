@@ -201,7 +201,7 @@ class Machine:
             self.run(node.orelse, env)
 
     def decide(self, test: ast.expr, env: Env) -> bool:
-        """What a test gives; where that isn't known, what is supposed, which is written down."""
+        """What a test gives; if that isn't known, what is supposed, which is written down."""
         value = self.value(test, env)
         if not isinstance(value, (Unknown, Call, Attr, Field, Len)) and not _symbolic(value):
             self._note_option(test, bool(value), env)

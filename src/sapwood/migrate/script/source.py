@@ -86,7 +86,7 @@ def _decoded(data: bytes) -> str:
 
 
 def read_source(path: Path) -> Source:
-    """Raises DataError where the file can't be read."""
+    """Raises DataError if the file can't be read."""
     text = read_text(path)
     if path.suffix == ".ipynb":
         source = _notebook(path, text)
@@ -190,7 +190,7 @@ def _without_magic(lines: Sequence[str]) -> list[str]:
 
 
 def _blank(source: Source, block: Block, lines: list[str], error: SyntaxError) -> bool:
-    """Take the statement at the fault out of `lines`; False where there is nothing left to take."""
+    """Take the statement at the fault out of `lines`; False if there is nothing left to take."""
     at = min(max((error.lineno or 1) - 1, 0), len(lines) - 1) if lines else -1
     if at < 0:
         return False

@@ -308,14 +308,14 @@ def concat(left: Any, right: Any, line: int = 0) -> Text:
 
 
 def plain_text(value: Text) -> str | None:
-    """The string, where nothing in it comes from a row."""
+    """The string, if nothing in it comes from a row."""
     if all(isinstance(part, str) for part in value.parts):
         return "".join(str(part) for part in value.parts)
     return None
 
 
 def as_ids(value: Any) -> Ids | None:
-    """A list of tokens, or None where it isn't one."""
+    """A list of tokens, or None if it isn't one."""
     if isinstance(value, Ids):
         return value
     if isinstance(value, Coded):

@@ -1,4 +1,4 @@
-"""Tests of a shell: whether they hold, or None where that isn't known before it runs."""
+"""Tests of a shell: whether they hold, or None if that isn't known before it runs."""
 
 from __future__ import annotations
 

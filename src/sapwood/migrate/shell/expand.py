@@ -139,7 +139,7 @@ def _changed(node: Node, names: Names, first: int, found: list[Word] | None, res
 
 
 def _substituted(node: Node, source: str, names: Names, first: int) -> Word:
-    """Where a shell script stands, and a few that only change a text; what others print isn't known."""
+    """A shell script's folder, and a few programs that only change a text. What others print isn't known."""
     line = first + node.start_point.row
     body = source.strip("`").removeprefix("$(").removesuffix(")").strip()
     if body == "pwd":

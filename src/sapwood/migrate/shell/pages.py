@@ -44,7 +44,7 @@ class Pages:
 
 
 def find(name: str, folders: Sequence[Path]) -> Path | None:
-    """The first file of that name; None where there is none, or where its name is no path."""
+    """The first file of that name; None if there is none, or if its name is no path."""
     if not name or "\0" in name or len(name) > 1024:
         return None
     for folder in folders:

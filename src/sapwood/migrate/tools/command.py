@@ -41,7 +41,7 @@ class Command:
 
 
 def command_of(started: Started, pages: Pages) -> Command | None:
-    """None where no known tool is started."""
+    """None if no known tool is started."""
     tool = next((name for pattern, name in _TOOLS if pattern.search(started.text)), None)
     if tool is None or started.words[0].text in ("echo", "which", "cat", "ls"):
         return None

@@ -47,7 +47,7 @@ class Tool:
 
 
 def tool_of(path: Path) -> Tool | None:
-    """None where the file is no config of a tool that is known. Raises DataError."""
+    """None if the file is no config of a tool that is known. Raises DataError."""
     if path.suffix not in YAMLS:
         return None
     text = read_text(path)

@@ -32,7 +32,7 @@ _USUAL = {
 
 
 def read_folder(path: Path) -> tuple[Draft, Source, str]:
-    """Raises DataError where it is neither."""
+    """Raises DataError if it is neither."""
     folder = path if path.is_dir() else path.parent
     config = path if path.name == "adapter_config.json" else folder / "adapter_config.json"
     arguments = path if path.suffix == ".bin" else folder / "training_args.bin"

@@ -129,7 +129,7 @@ def differing(before: str, after: str) -> Safe:
 
 
 def _words(said: str) -> list[str]:
-    """Words with what follows them; a character at a time where a language doesn't part its words."""
+    """Words with what follows them; a character at a time if a language doesn't part its words."""
     return re.findall(r"[\u3040-\u9fff]|\s+|[^\s\u3040-\u9fff]+", said)
 
 

@@ -51,7 +51,7 @@ class Job:
         return "\n".join(part for name in (OUT, ERR) if (part := tail(self.path / name).strip("\n")))
 
     def result(self) -> Any:
-        """What a command with ``--json`` printed; None where that is no JSON."""
+        """What a command with ``--json`` printed; None if that is no JSON."""
         with contextlib.suppress(OSError, ValueError):
             return json.loads((self.path / OUT).read_bytes())
         return None

@@ -30,7 +30,7 @@ class RowTable:
     """Examples of both sides, the learnt ones first.
 
     length, learnt: int64[R], tokens and targets. flags: for each issue, bool[R]. held: from which row on rows
-    are held out. loss: float32[R] in nats a target, not a number where it wasn't measured. texts: the fast
+    are held out. loss: float32[R] in nats a target, not a number if it wasn't measured. texts: the fast
     tokenizer, which decodes; stop_ids: on which an answer may end.
     """
 

@@ -36,13 +36,13 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Finds them. close_thinking: close a block that the prompt opens, where the row has no reasoning."""
+    """Finds them. close_thinking: close a block that the prompt opens, if the row has no reasoning."""
 
     _stops: Stops
     _close_thinking: bool
 
     def whole(self, view: View, trained: Sequence[int]) -> Rendering | None:
-        """All trained turns in one text, or None where inference would see another one for some turn."""
+        """All trained turns in one text, or None if inference would see another one for some turn."""
         upto = trained[-1] + 1
         full, marks = view.marked_text(upto)
         content = view.content(full, upto)
@@ -94,7 +94,7 @@ class Spans:
         return Rendering(rendered, turn + 1, (turn,), len(appended), opened=opening)
 
     def one_turn(self, view: View, turn: int, message: Message) -> Rendering:
-        """One trained turn after its prompt; the stop token is appended where the template writes none."""
+        """One trained turn after its prompt; the stop token is appended if the template writes none."""
         prompt, text = view.text(turn, prompt=True), view.text(turn + 1)
         if not text.startswith(prompt):
             at = shared_length(prompt, text)

@@ -49,7 +49,7 @@ class Stops:
     def after(self, text: str, content: Sequence[Span] | None, start: int, end: int) -> int | None:
         """Where the stop token of the turn in ``text[start:end]`` ends, if the template wrote one.
 
-        It is the first after the turn's content; where the content's place isn't known (and thus is free of
+        It is the first after the turn's content; if the content's place isn't known (and thus is free of
         control text), the last of the turn.
         """
         if content is None:
@@ -61,7 +61,7 @@ class Stops:
 
 
 def _ending(view: View, encoder: Encoder, tokenizer: Any, known: Sequence[int]) -> int:
-    """The token that this template writes after an answer; the tokenizer's eos where it writes none."""
+    """The token that this template writes after an answer; the tokenizer's eos if it writes none."""
     try:
         text = view.text(2)
         content = view.content(text, 2) or ()

@@ -16,7 +16,7 @@ from sapwood.template.content import NONCHARACTERS
 from sapwood.types import Span
 
 MOST = 32  # places of one spelling in one message that are asked about; later ones are the row's
-Render = Callable[[list[Any]], str | None]  # None where the template refuses
+Render = Callable[[list[Any]], str | None]  # None if the template refuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def _word(content: str) -> str:
 def _around(
     messages: Sequence[Mapping[str, Any]], at: int, content: str, render: Render, control: re.Pattern[str]
 ) -> Around | None:
-    """None where the template refuses, or where it doesn't write the content in one piece."""
+    """None if the template refuses, or if it doesn't write the content in one piece."""
     opening, closing = NONCHARACTERS[-2:]
     text = render(_with(messages, at, _inside_blanks(content, lambda core: f"{opening}{core}{closing}")))
     if text is None or text.count(opening) != 1 or text.count(closing) != 1:

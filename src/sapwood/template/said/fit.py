@@ -15,16 +15,16 @@ from sapwood.types import Conversation, Message
 
 NAME, KEY, VALUE = "zqname", "zqkey", "zqvalue"
 TEXT = json.dumps({KEY: VALUE})
-REPR = repr({KEY: VALUE})[:6]  # Python's own spelling, where a template writes an object by no filter
+REPR = repr({KEY: VALUE})[:6]  # Python's own spelling, if a template writes an object by no filter
 CONTENT = "zqcontent"
 
 Content = str | None
-Render = Callable[[tuple[Message, ...]], str | None]  # None where the template refuses
+Render = Callable[[tuple[Message, ...]], str | None]  # None if the template refuses
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """``arguments``: the form in which the template writes them as JSON, None where it takes neither;
+    """``arguments``: the form in which the template writes them as JSON, None if it takes neither;
     ``empty``: the contents of a turn that only calls beside which it writes the calls."""
 
     arguments: Literal["object", "text"] | None
@@ -45,7 +45,7 @@ _SAID = Message("assistant", CONTENT)
 
 
 def fitted(conversation: Conversation, form: Callable[[], Form]) -> Conversation:
-    """The conversation with its calls as the template takes them; itself where nothing is to change."""
+    """The conversation with its calls as the template takes them; itself if nothing is to change."""
     if not any(message.tool_calls for message in conversation.messages):
         return conversation
     known = form()
@@ -54,7 +54,7 @@ def fitted(conversation: Conversation, form: Callable[[], Form]) -> Conversation
 
 
 def refitted(before: Conversation, after: Conversation) -> str | None:
-    """What `fitted` did with the arguments of calls, in words; None where they stayed as they were."""
+    """What `fitted` did with the arguments of calls, in words; None if they stayed as they were."""
     if before is after:
         return None
     for old, new in zip(_arguments(before), _arguments(after), strict=True):

@@ -67,7 +67,7 @@ class Keeping:
         parts = [part.strip() for part in self._control.split(core)]
         parts = [part for part in parts if part]
         if len(parts) == 1 and parts[0] == core:
-            # Where contents were located they would be among them: a word of the template isn't the row's.
+            # If contents were located, this one would be among them: a word of the template isn't the row's.
             return not places and _has(text, core)
         wanted = parts if is_learnt or message.role != "assistant" else parts[-1:]
         return all(_has(text, part) for part in wanted)

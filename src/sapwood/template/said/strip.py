@@ -2,7 +2,7 @@
 
 Data are often rendered once already, or their author wrote the stop token behind each answer. As contents
 such text is spelled out in plain tokens, which the model learns to write before it stops. Here it is found,
-and, where the config asks for it, made into the turns that it shows.
+and, if the config asks for it, made into the turns that it shows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SYSTEM = re.compile(r"\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
 
 
 def shows_turns(text: str) -> str | None:
-    """The first mark of a rendered conversation in a message; None where it shows none.
+    """The first mark of a rendered conversation in a message; None if it shows none.
 
     A pair of ``[INST]`` and ``[/INST]``, or one at the very beginning; other families' marks with a role.
     """

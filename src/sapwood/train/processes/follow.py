@@ -68,7 +68,7 @@ def invite(world: World, config: RunConfig, study: Study) -> None:
 
 
 def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
-    """What `invite` told. Raises ModelError where this process finds another base under the same name."""
+    """What `invite` told. Raises ModelError if this process finds another base under the same name."""
     config = parse_config(told["config"])
     files = {name: world.tell() for name in told["files"]}
     study = study_of(files, config, Path("the first process"))

@@ -19,7 +19,7 @@ from sapwood.errors import STOPPED_RESUMABLE, LostProcessError
 BEAT = 5.0  # seconds between two signs
 PATIENCE = 60.0  # seconds without one
 SPOKEN = "spoken"  # key: how many processes have said, or would have said, how the run ended
-HUNG = "hung"  # key: above zero where one was found that hangs
+HUNG = "hung"  # key: above zero if a process was found that hangs
 LEFT = -1_000_000_000  # the count of a process that ended as it should
 
 
@@ -68,5 +68,5 @@ class Heartbeat:
             error = LostProcessError(what, mend="start `sapwood resume RUN` with as many processes")
             print(f"sapwood: {error}", file=sys.stderr, flush=True)
         self._store.add(HUNG, 1)
-        time.sleep(2 * BEAT)  # the others read it, also where this process keeps the store
+        time.sleep(2 * BEAT)  # the others read it, even if this process keeps the store
         os._exit(STOPPED_RESUMABLE)

@@ -110,7 +110,7 @@ class World:
         return total.tolist()
 
     def any(self, flag: bool) -> bool:
-        """True in all processes where it is true in one: a signal may reach only some of them."""
+        """True in all processes if it is true in one: a signal may reach only some of them."""
         return self.totals(float(flag))[0] > 0
 
     def tell(self, content: bytes = b"") -> bytes:
@@ -243,7 +243,7 @@ def _may_speak(world: World, store: Any) -> bool:
             with contextlib.suppress(distributed.DistStoreError):  # nobody has spoken in that time
                 store.wait([SPOKEN], FIRST_WORD)
         chosen = store.add(SPOKEN, 1) == 1
-    except RuntimeError:  # whoever kept the store is gone: the first process, where torchrun doesn't
+    except RuntimeError:  # whoever kept the store is gone: the first process, if torchrun doesn't
         return world.rank <= 1
     if chosen and world.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         if distributed.is_initialized():

@@ -32,7 +32,7 @@ class Header:
 
 
 def header_of_cells(cells: Sequence[str], where: str) -> Header:
-    """Raises DataError where a name occurs twice."""
+    """Raises DataError if a name occurs twice."""
     found = tuple(cell.strip() for cell in cells)
     twice = {name for name in found if name and found.count(name) > 1}
     if twice:
