@@ -27,7 +27,8 @@ CHECK = "check.json"  # in an export: how it was held against what was trained
 
 @dataclass(frozen=True, slots=True)
 class RowId:
-    """Where a row came from; it travels with the row to the loss, so that every message can name it.
+    """Where a row came from. A RowId stays with its row up to the loss, so that every message can name the
+    row.
 
     Attributes:
         source: path of the file as the user wrote it, or a hub id.
@@ -40,7 +41,7 @@ class RowId:
     line: int | None = None
 
     def __str__(self) -> str:
-        """``file:line``, or the row's number if there are no lines. Both, if rows share a line."""
+        """``file:line``; the row's number if the format has no lines; both if rows share a line."""
         if self.line is None:
             return f"{self.source} row {self.index}"
         shared = f" row {self.index}" if self.line <= self.index else ""
@@ -87,9 +88,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """``text``: the row is text that somebody rendered, or a document; ``messages`` is then empty until
-    `template.unrender` has read it, and stays so for a document. ``weight``: what each of its learnt tokens
-    counts in the loss, 1 when None; that of a turn multiplies it."""
+    """A row as messages.
+
+    text: set if the row is text that somebody rendered, or a document. ``messages`` is empty then, until
+    `template.unrender` has read the text. A document's ``messages`` stay empty.
+    weight: what each learnt token of the row counts in the loss; None is 1. A turn's weight multiplies it.
+    """
 
     row: RowId
     messages: tuple[Message, ...]
@@ -139,7 +143,7 @@ class Example:
 
     @property
     def weight(self) -> float:
-        """What its learnt tokens count together: what the sum of their losses is divided by."""
+        """The sum of the weights of the example's learnt tokens. The sum of their losses is divided by it."""
         return total_weight(self.num_targets, None if self.weights is None else self.weights[self.trained])
 
 
@@ -194,7 +198,7 @@ class Pack:
 
     @property
     def weight(self) -> float:
-        """What its targets count together."""
+        """The sum of the weights of the pack's targets."""
         return total_weight(len(self.targets), self.weights)
 
 
@@ -202,7 +206,7 @@ class Pack:
 
 
 class Rows(Protocol):
-    """A matrix that gives its rows by slice: packed blocks, or one that several processes share."""
+    """A matrix whose rows are read by slices: packed blocks, or a matrix that several processes share."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -214,7 +218,7 @@ class Rows(Protocol):
 class Head:
     """The final projection as data: logits = softcap(hidden @ weight.T + bias) * scale.
 
-    weight: [vocabulary, hidden], a tensor, or what gives its rows by slice as one does;
+    weight: [vocabulary, hidden], a tensor or a `Rows`;
     bias: [vocabulary] or None; softcap: cap * tanh(x / cap) if not None.
     matmul_dtype: the format to multiply in, the weight's own if None.
     """
@@ -228,8 +232,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class BaseSpec:
-    """A base model before its weights: enough to prepare data. Equal to itself only: what is reckoned from it
-    is kept beside it.
+    """A base model before its weights are loaded: enough to prepare data. Two are never equal, so that what
+    is computed from one can be kept under it.
 
     Attributes:
         source: as the user wrote it (``builtin:smollm2``, ``hf:ID``, a folder, a ``.gguf`` file).
@@ -240,7 +244,7 @@ class BaseSpec:
         stop_ids: ids on which generation stops (generation config and tokenizer).
         notes: what was set right or left out while it was read, for a person.
         new_tokens: ids of tokens that were added to its tokenizer, each with those that spelled it before.
-        stored_rows: of the embedding in its files, if hf_config says of more.
+        stored_rows: rows of the embedding in the model's files, if hf_config says that there are more.
     """
 
     source: str
@@ -255,7 +259,7 @@ class BaseSpec:
 
     @property
     def rows(self) -> int:
-        """Of the embedding, those of new tokens among them."""
+        """Rows of the embedding, with those of new tokens."""
         return max([self.text.vocab_size, *(id + 1 for id in self.new_tokens)])
 
     @property
@@ -265,15 +269,18 @@ class BaseSpec:
 
     @property
     def text(self) -> Any:
-        """The config of the language model: of a wrapper, a part of the whole."""
+        """The config of the language model. In a wrapper's config (text and pictures) it is a part."""
         return self.hf_config.get_text_config()
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The frozen model and its head. ``backbone``: gives from ids what the head reads. ``storage`` says how
-    weights are held: fp32, bf16, fp16 …; ``device`` where they compute; ``matmul_dtype`` the format in which
-    they are multiplied, the head's if None."""
+    """The frozen model and its head.
+
+    backbone: the decoder, from ids to the hidden states that the head reads. storage: how weights are held:
+    fp32, bf16, fp16 …. device: where the model computes. matmul_dtype: the format in which weights are
+    multiplied; None takes the head's.
+    """
 
     spec: BaseSpec
     model: Any
@@ -289,8 +296,8 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One optimizer step. ``loss`` is the mean over the step's targets by their weights, in nats. ``skipped``
-    says why the optimizer was left out, if loss or gradient were no numbers."""
+    """One optimizer step. ``loss`` is the weighted mean over the step's targets, in nats. ``skipped`` says
+    why the optimizer did nothing: the loss or the gradient was no number."""
 
     step: int
     loss: float
@@ -350,7 +357,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event. ``reason`` is ``done``, ``stopped early`` (`eval.patience` was at its end) or
+    """The last event. ``reason`` is ``done``, ``stopped early`` (`eval.patience` was used up) or
     ``stopped`` (a signal or a request; resumable)."""
 
     step: int

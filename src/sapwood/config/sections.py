@@ -338,8 +338,8 @@ class RunConfig(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _in_our_words(cls, values: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        """However a config is made, from a file, a mapping or keyword arguments, its faults are ours to
-        tell, all at once."""
+        """Raises ConfigError with all faults at once, whether the config comes from a file, a mapping or
+        keyword arguments."""
         told: Mapping[str, Any] = info.context or {}
         try:
             return handler(_of_the_base(values))

@@ -40,7 +40,8 @@ def answers_of(conversation: Conversation, train_on: str) -> list[bytes]:
 
 
 def _normal(text: str) -> bytes:
-    """A file has millions of these, so there is a short way for ASCII, and one for Chinese with its marks."""
+    """The text in the form that is compared. A file has millions of answers, so ASCII has a short way, and
+    Chinese with its punctuation has another."""
     if text.isascii():
         return text.lower().encode().translate(None, _BLANKS)
     for wide, plain in _WIDE:

@@ -1,5 +1,8 @@
-"""Prepared examples as bytes: a run trains from its own copy, so that what happens to the source later can't
-change it; and a second start on the same data finds what the first one proved."""
+"""Prepared examples as bytes.
+
+A run trains from its own copy, so that a later change of the source can't change the run. A second start on
+the same data finds what the first start proved.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def open_entry(file: BinaryIO) -> tuple[dict[str, Any], list[Examples]]:
 
 
 def pack_blocks(facts: Mapping[str, Any], blocks: Sequence[Sequence[Chunk]]) -> list[Chunk]:
-    """Facts, blocks of bytes in pieces, and a hash of it all at the end."""
+    """Facts, blocks of bytes in pieces, and at the end a hash of all of them."""
     sizes = [sum(map(len, block)) for block in blocks]
     head = json.dumps({"facts": facts, "sizes": sizes}, ensure_ascii=False).encode()
     out: list[Chunk] = [len(head).to_bytes(8), head]

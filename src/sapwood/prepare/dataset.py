@@ -57,7 +57,8 @@ def read(
 
 
 def _told(found: Iterable[Conversation], renderer: Renderer, notes: ReadReport) -> Iterator[Conversation]:
-    """The same, with a count of what the template is given in another form than the file has it."""
+    """The same conversations. Counts those whose calls the template is given in another form than the
+    file's."""
     for conversation in found:
         what = refitted(conversation, renderer.fitted(conversation))
         if what is not None:
@@ -72,7 +73,7 @@ def prepare_dataset(
     there are so much data. Raises DataError with every problem of every row."""
     count = _processes(config) if processes is None else processes
     reading = _Reading(config, renderer)
-    faults = Faults(rules)  # of both sides: one that they share is told once
+    faults = Faults(rules)  # of both sides: a fault that both have is told once
     totals = Tally(rules, faults), Tally(rules, faults)
     with (
         closing(prove_batches(_batches(reading.sides()), renderer, rules, count)) as proven,
@@ -116,7 +117,7 @@ class _Reading:
         config, renderer = self.config, self.renderer
         held_out = held_out_files(config.data)
         if splits := not held_out and config.data.eval != 0:
-            # Which rows are held out depends on what all of them say: read once before.
+            # Which rows are held out depends on all rows, so all are read once before.
             for conversation in counted("reading rows", read(config, renderer, config.data.train)):
                 self.hashes.add(conversation)
             self.held = hold_out(self.hashes, float(config.data.eval), config.train.seed)
@@ -132,7 +133,7 @@ class _Reading:
             yield self._on(EVAL, conversation)
 
     def _on(self, side: int, conversation: Conversation) -> tuple[int, Conversation]:
-        if side == EVAL and conversation.messages:  # nobody asks a document
+        if side == EVAL and conversation.messages:  # a document has no question
             self.asked.append(conversation)
         return side, conversation
 

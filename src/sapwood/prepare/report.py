@@ -1,4 +1,4 @@
-"""What the data are, in tokens; and the sum over all batches from which that is told."""
+"""What the data are, in tokens; and the sums over all batches that it is computed from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Report:
             they came, those that are dropped or cut included; ``max_length`` is one of the bounds then.
         longest: the longest examples, in tokens, with their rows.
         dropped: examples left out because they were too long; dropped_rows: the first of their rows.
-        cut: examples cut to the length; cut_rows: the first of their rows; cut_answers: those of them that
+        cut: examples cut to the length; cut_rows: the first of their rows; cut_answers: the cut examples that
             end inside an answer, and so without a stop token.
         control_rows: rows whose content was spelled like a control token, and was kept as plain text.
         unknown_tokens: characters that the tokenizer doesn't know.
@@ -134,7 +134,7 @@ class Tally:
 
     @property
     def rows(self) -> int:
-        """How many were seen."""
+        """How many rows were seen."""
         return self._rows
 
     @property

@@ -44,8 +44,11 @@ TRAIN, EVAL, FACTS = "train.safetensors", "eval.safetensors", "study.json"
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """spec and renderer; what is learnt and what is measured; the prompts answered on the way; and ``facts``:
-    plain JSON with the proof, the data report and the fingerprints."""
+    """All that is known of a run before a weight is loaded.
+
+    data: what is learnt, and what is only measured. probes: prompts that the model answers while it trains.
+    facts: plain JSON with the proof, the data report and the fingerprints.
+    """
 
     spec: BaseSpec
     renderer: Renderer
@@ -58,11 +61,11 @@ def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
     device_for(config.base.device_map)  # a named GPU that isn't there is refused now, not after the weights
     spec = inspect_base(config.base)
-    network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
+    network = skeleton(spec)  # a wrong name or size is found here, before anything is computed
     refuse_misfits(network, config)
     renderer = make_renderer(spec, config)
     context = getattr(spec.text, "max_position_embeddings", None) or 0
-    context = context - config.lora.lead if context > 0 else None  # -1 is no limit, too
+    context = context - config.lora.lead if context > 0 else None  # -1 also means no limit
     found = prepared_study(
         config, renderer, vocab_rows=spec.rows, context=context, cache=cache_dir() / "prepared"
     )
@@ -98,8 +101,8 @@ def prepared_study(
         cache: folder of entries, each named by a hash of all that decides its content: the bytes of the
             data, the tokenizer, the template, the options and the code. None prepares anew.
 
-    An entry is verified when it is read, and one that is damaged is made again. Writers may race: each
-    writes a file of its own and renames it, and both would write the same.
+    An entry is verified when it is read. A damaged entry is made again. Two processes may write the same
+    entry at once: each writes a file of its own and renames it, and both files have the same content.
     """
     length = min(config.pack.length, context or config.pack.length)
     key = _key(config, renderer, vocab_rows, length) if cache is not None else None
@@ -177,7 +180,7 @@ def _find(path: Path) -> Material | None:
         with path.open("rb") as file:
             facts, (train, held) = open_entry(file)
         probes = [Probe.from_json(value) for value in facts.pop("probes")]
-        os.utime(path)  # the oldest by this time is dropped first
+        os.utime(path)  # the entry with the oldest time is dropped first
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError):
@@ -199,8 +202,8 @@ def _keep(path: Path, material: Material) -> None:
 
 
 def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = None) -> Renderer:
-    """The one renderer of a run: training, sampling, chat and export all use it. ``clock`` is what a
-    template that asks for the date is told; a resumed run tells it the first start's."""
+    """The one renderer of a run: training, sampling, chat and export all use it. ``clock``: the date for a
+    template that asks for one. A resumed run gives the date of its first start."""
     template = choose_template(spec.tokenizer, config.template.name)
     means = config.template.meant, config.template.no_reasoning == "close"
     return Renderer(spec.tokenizer, template, spec.stop_ids, clock, *means, spec.words)

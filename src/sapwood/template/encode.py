@@ -41,7 +41,7 @@ class Encoded:
 
 
 class Encoder:
-    """A tokenizer's own encoding, minus control tokens out of content.
+    """A tokenizer's own encoding, without control tokens that come from content.
 
     Control tokens are all added tokens, special or not, that aren't blank: runs of newlines or spaces
     (Gemma has them) mean the same from a row as from the template. So do ``words``, tokens that were added to
@@ -125,7 +125,8 @@ class Encoder:
         items: Sequence[tuple[str, Sequence[Span]]],
         found: Sequence[tuple[NDArray[np.int32], NDArray[np.int64]]],
     ) -> set[int]:
-        """Which texts have a control token on their content. All at once: most have none."""
+        """Which texts have a control token on their content. All texts are asked at once, because most have
+        none."""
         sizes = [len(text) + 1 for text, _ in items]
         begins = np.cumsum([0, *sizes])
         edges = np.zeros(begins[-1] + 1, np.int32)
@@ -185,7 +186,7 @@ class Encoder:
     ) -> tuple[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """The text with the template's control tokens as one character each.
 
-        Also where those characters stand in the new text, and how many characters each one stands for.
+        Also the places of those characters in the new text, and how many characters each one stands for.
         """
         out: list[str] = []
         places: list[int] = []

@@ -60,7 +60,8 @@ _CHATML = """\
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A published prompt format. ``needs``: tokens without which it would be mere text.
+    """A published prompt format. ``needs``: tokens that its marks have to be; else the marks would be mere
+    text.
 
     ``telling`` is True if having those tokens leaves no doubt about the family.
     """

@@ -1,4 +1,5 @@
-"""Running a chat template that nobody has read: its clock frozen, its time, memory and output bounded."""
+"""Running a chat template that nobody has read, with a frozen clock and with bounds on time, memory and
+output."""
 
 from __future__ import annotations
 
@@ -181,14 +182,14 @@ class _Watchdog:
                 if not self._running:
                     self._wake.clear()
                 for ticket, (thread, allowance) in list(self._running.items()):
-                    if allowance is None:  # most renderings end before: they never cost a look at the clock
+                    if allowance is None:  # most renderings end before a watch sees them: no clock is read
                         self._running[ticket] = (
                             thread,
                             _Allowance(thread_seconds(thread) + SECONDS, peak_resident() + MEMORY),
                         )
                     elif (reason := allowance.used_up(thread)) is not None:
                         del self._running[ticket]
-                        # Under the lock the rendering can't have left: the exception meets it.
+                        # While the lock is held, the rendering can't have ended: the exception reaches it.
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(
                             ctypes.c_ulong(thread), ctypes.py_object(reason)
                         )
@@ -198,8 +199,8 @@ class _Watchdog:
 class _Allowance:
     """Processor time of the thread, and memory of the process, at which a rendering is stopped.
 
-    Processor time, as a machine that was stopped or busy is no fault of the template; and the most memory
-    that the process ever had, as what it had before the machine has borne already.
+    Time is processor time, because it is no fault of the template if the machine was stopped or busy. Memory
+    counts from the most that the process ever had: the machine has already borne that much.
     """
 
     seconds: float

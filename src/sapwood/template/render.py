@@ -78,7 +78,7 @@ class Renderer:
         self._spans = Spans(stops, close_thinking)
 
     def __reduce__(self) -> Any:
-        """A renderer travels to another process as what it is made of."""
+        """Pickle the arguments of a renderer: another process makes the renderer anew."""
         means = self.meant, self._close_thinking, self._words
         return Renderer, (self.tokenizer, self._given, self.stop_ids, self.clock, *means)
 
@@ -215,7 +215,8 @@ class Renderer:
             shared["strftime_now"] = before
 
     def with_nulls(self, chats: list[Any], template: str, tools: Any, *, prompt: bool) -> list[str]:
-        """What ``apply_chat_template`` writes, with null contents, which it takes away and servers don't."""
+        """What ``apply_chat_template`` writes. Messages without content have null here: servers keep a null,
+        and ``apply_chat_template`` would take it away."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         found: Any = render_jinja_template(

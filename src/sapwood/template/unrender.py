@@ -60,7 +60,7 @@ def unrender(
 class Grammar:
     """What a template writes before, between and behind messages. ``system``: (before it, behind it), None
     if the template has no system role; ``ends``: what may stand behind the last answer; ``marks``: what
-    no message may hold, or a turn was taken for part of another."""
+    no message may hold: such a message has swallowed another turn."""
 
     bos: str
     head: str
@@ -99,7 +99,7 @@ class Grammar:
     def parse(self, conversation: Conversation) -> tuple[Message, ...]:
         """The messages; none for a document. Raises DataError."""
         text = (conversation.text or "").strip("\n")
-        while self.bos and text.startswith(self.bos):  # one too many is a fault, and the proof finds it
+        while self.bos and text.startswith(self.bos):  # one too many is a fault that the proof finds
             text = text.removeprefix(self.bos).lstrip()
         messages = self._with_system(text) or self._turns(text, self.head)
         if messages is not None:

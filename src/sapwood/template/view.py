@@ -1,4 +1,5 @@
-"""One conversation as its template shows it: the text of any beginning, and what of it the row wrote."""
+"""One conversation as its template shows it: the text of its first messages, and which part of it is the
+row's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loss that explodes but stays a number: told with the figures before it, for a person to judge."""
+"""A warning for a loss that explodes but stays a number, with earlier figures, so that a person can judge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from sapwood.types import Stepped
 
 WINDOW = 20  # steps that a loss is compared with
-ENOUGH = 5  # of them, from which there is something to compare with
+ENOUGH = 5  # steps of the window, from which on a loss is compared
 FACTOR = 3.0  # times the median of the window, from which a loss explodes
 QUIET = 20  # steps after a warning without another
 

@@ -44,11 +44,11 @@ from sapwood.types import (
     TrainData,
 )
 
-# The input that torch's own generator is seeded for, before each pack: for whatever draws from it (for
-# example DoRA's dropout). Masks of our own count from 0, NEFTune's noise is -1.
+# The input's number in the seed of torch's own generator, which is seeded before each pack. DoRA's dropout,
+# for example, draws from that generator. The inputs of our own masks count from 0; NEFTune's noise has -1.
 GENERATOR = -2
 
-MOST_SKIPPED = 10  # bad steps in a row, from which it isn't the rows
+MOST_SKIPPED = 10  # bad steps in a row, from which on single rows can't be the cause
 
 Sampler = Callable[[], Sequence[Sample]]
 
@@ -66,9 +66,9 @@ def train(
 
     Yields `Evaluated` at step 0 (the base), `Stepped` for every optimizer step, `Evaluated` whenever it is
     due and after the last step, and `Finished`: after the last step, or once `eval.patience` evaluations in a
-    row were no better than the best. Raises NumericsError before a step that would spoil the adapter, or goes
-    past it if `train.on_nan` says so. In
-    several processes each goes through the same steps, and computes its share of the packs.
+    row were no better than the best. Raises NumericsError before a step that would spoil the adapter; or
+    skips that step, if `train.on_nan` says so. If there are several processes, each goes through the same
+    steps, and computes its share of the packs.
     """
     settings = config.train
     schedule = plan_steps(len(data.train), settings)
@@ -121,8 +121,8 @@ def train(
 
 
 def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int = 1) -> list[Pack]:
-    """The forward passes of one optimizer step, of all processes. NEFTune's noise belongs to a row, so that
-    its beginning is no other row's."""
+    """The forward passes of one optimizer step, of all processes. With NEFTune, rows share no beginning,
+    because each row has noise of its own."""
     alone = config.pack.rows == "alone"
     share = config.pack.share_prefixes and not config.train.neftune and not alone
     most = 1 if alone else config.train.micro_batch
@@ -149,8 +149,8 @@ def optimizer_step(
     so that any split into packs and among processes gives the same gradient. A pack's dropout masks belong to
     its number in the step: they don't depend on who computes it."""
     weight = sum(pack.weight for pack in packs)
-    # Near one for each target on the way back: a share of a step's loss is lost below fp16's smallest number.
-    # A power of two changes no bit of the others.
+    # The gradient of each target's loss begins near one: a step's mean would make it too small for fp16. The
+    # factor is a power of two, so that no bit changes in other formats.
     magnified = 2.0 ** math.floor(math.log2(weight))
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
@@ -207,9 +207,8 @@ def evaluate(
     world: World = ALONE,
     measure: Measure | None = None,
 ) -> Evaluated:
-    """Held-out loss: the mean over all targets by their weights. Leaves the model in training mode, and no
-    generator moved.
-    ``measure``: further figures, which join the scores of the samples."""
+    """Held-out loss: the weighted mean over all targets. Leaves the model in training mode, and every
+    generator as it was. ``measure``: further figures, which join the scores of the samples."""
     started = time.monotonic()
     model.peft.eval()
     packs = pack_examples(examples, config, world.size)

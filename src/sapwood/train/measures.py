@@ -20,8 +20,8 @@ Measure = Callable[[], dict[str, float]]
 def measure_of(
     evaluators: Sequence[Evaluator], model: LoraModel, study: Study, system: str | None, world: World
 ) -> Measure | None:
-    """All evaluators' numbers, by the model as it stands. Raises ConfigError in several processes, because a
-    model can't be asked by one of them alone."""
+    """A function that returns all evaluators' numbers, by the model as it stands. Raises ConfigError in
+    several processes, because a model can't be asked by one of them alone."""
     if not evaluators:
         return None
     if world.size > 1:

@@ -31,8 +31,8 @@ ATTEMPTS_WHEN_STOPPED = 3  # a signal was sent: whoever sent it may not wait lon
 
 
 def require_room(run: Path, model: LoraModel, keep: int) -> None:
-    """Refuse to start if the disk can't take what the run will write: ``keep`` checkpoints, the one more
-    that is there before the oldest goes, and the adapter. What a resumed run holds already counts.
+    """Refuse to start if the disk can't take what the run will write: ``keep`` checkpoints, one more before
+    the oldest is removed, and the adapter. What a resumed run has already written is subtracted.
 
     Raises StorageError with the bytes needed and the bytes free.
     """
@@ -112,7 +112,7 @@ def save_when_stopped(run: RunStore, model: LoraModel, state: TrainState, keep: 
 def kept_when_lost(
     run: RunStore, model: LoraModel, state: TrainState, keep: int, world: World
 ) -> Generator[None]:
-    """If another process ends, what this one has is whole at the last step boundary: no step is lost."""
+    """If another process ends, save this one's state, which is whole at the last step: no step is lost."""
     try:
         yield
     except LostProcessError as error:

@@ -64,8 +64,8 @@ def members(schedule: Schedule, seed: int, cursor: Cursor) -> tuple[list[int], C
 
 
 def learning_rate(step: int, schedule: Schedule, config: TrainConfig) -> float:
-    """For the step that follows ``step`` finished ones. Warm-up rises linearly and its first step is not
-    zero; what falls reaches zero just after the last step, as in transformers' schedules."""
+    """The learning rate of the step that follows ``step`` finished steps. It rises linearly in warm-up, from
+    above zero. A schedule that falls to zero gets there just after the last step, as in transformers."""
     warmup, total = schedule.warmup_steps, schedule.total_steps
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)

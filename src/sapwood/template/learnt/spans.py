@@ -20,10 +20,10 @@ class Rendering:
     Attributes:
         rendered: the text and its spans.
         upto: how many messages of the conversation are in it.
-        turns: for each span, the index of the message that it is.
+        turns: for each span, the index of its message.
         appended: characters at the text's end that the template didn't write: the missing stop token.
         whole: the one span is the text from its beginning, prompts included.
-        opened: what the prompt opens for the answer (``<think>``) and the template's own text hasn't.
+        opened: what the prompt opens for the answer (``<think>``) and the template's own text doesn't have.
     """
 
     rendered: Rendered

@@ -1,4 +1,4 @@
-"""Control text inside a message that is the template's all the same.
+"""Control text inside a message that the template nevertheless writes itself.
 
 Some templates look for control text in an answer, take the answer apart there and put it together anew:
 Qwen 3 splits at ``</think>`` and writes that token itself. What such a template writes is no text of the row.
@@ -47,7 +47,7 @@ def taken_apart(
         found = render(_with(messages, at, other))
         if text is not None and found is not None and found.replace(word, spelling) == text:
             return True
-        # Another word may change a text elsewhere: what decides is how this message is written.
+        # Another word may change the text in other places. Only the way this message is written decides.
         here, there = (_around(messages, at, given, render, control) for given in (content, other))
         if here is None or there is None:
             return False

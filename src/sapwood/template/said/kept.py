@@ -17,12 +17,13 @@ from sapwood.template.content import json_forms
 from sapwood.template.said.fit import arguments_of, name_of, parsed
 from sapwood.types import Conversation, Message, Rendered
 
-THINK = r"</?think>"  # taken apart by templates whose tokenizers have no such token, too
+THINK = r"</?think>"  # templates take these apart even if their tokenizers have no such token
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """``kind`` is what messages group by ("reasoning"); ``text`` what isn't there."""
+    """Something that a text lacks. ``kind``: what messages are grouped by ("reasoning"); ``text``: what is
+    missing."""
 
     kind: str
     text: str

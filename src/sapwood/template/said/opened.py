@@ -1,8 +1,8 @@
 """An answer whose beginning the prompt has opened: ``<think>`` at the end of what inference sends.
 
 The templates of reasoning models end the prompt with ``<think>`` and take the reasoning out of every answer
-that they are shown. What the model writes at inference is neither: it goes on inside the block, closes it,
-and answers. That text is made here from the row's own words and from what the template writes for the answer.
+that they are shown. At inference the model goes on inside the block, closes the block, and answers. That text
+is made here from the row's own words and from what the template writes for the answer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Messages that hold what a template writes: marks of turns, and stop tokens behind an answer.
 
-Data are often rendered once already, or their author wrote the stop token behind each answer. As contents
-such text is spelled out in plain tokens, which the model learns to write before it stops. Here it is found,
-and, if the config asks for it, made into the turns that it shows.
+Often data were rendered once already, or their author wrote the stop token behind each answer. If such text
+is a message's content, the model learns to spell it in plain tokens before it stops. This module finds such
+text. If the config asks for it, the text becomes the turns that it shows.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _turn(text: str, role: Role, ends: Sequence[str], *, is_empty_kept: bool) ->
 
 
 def _bare(text: str, ends: Sequence[str]) -> str:
-    """Without what begins and ends a text or a turn."""
+    """The text without the marks that begin and end a text or a turn."""
     marks = (*ends, *BEGINNINGS)
     text = text.strip()
     while text.endswith(marks) or text.startswith(marks):
