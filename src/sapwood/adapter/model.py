@@ -59,12 +59,12 @@ class LoraModel:
 
     @property
     def device(self) -> str:
-        """torch's name of where it computes."""
+        """torch's name of the device that computes."""
         return str(self.backend.device)
 
     def learn(self) -> None:
-        """Training mode, of what is trained: its dropout, its noise, layers that are computed twice. The base
-        itself computes as in inference: some draw which experts to take while they are trained."""
+        """Put what is trained into training mode: its dropout, its noise, layers that are computed twice. The
+        base itself computes as in inference, because some bases choose experts at random while they train."""
         self.peft.train()
         for module in self.network.modules():
             own = type(module).__module__.startswith("transformers.models")
@@ -73,7 +73,8 @@ class LoraModel:
 
     @contextmanager
     def switched_off(self) -> Generator[None]:
-        """While open, the network answers as the base alone. Full fine-tuning keeps none."""
+        """While this context is open, the network answers as the base alone. Full fine-tuning has no base
+        left."""
         biases = {name: self.parameters[name] for name in self.start if name.endswith("bias")}
         own = {name: p.detach().clone() for name, p in biases.items()}
         with self.peft.disable_adapter():

@@ -14,7 +14,7 @@ from sapwood.serve.settings import Settings
 
 
 class Chooser:
-    """From logits to tokens, for prompts that are known by number."""
+    """From logits to tokens. Each prompt has a number, and draws and memory of its own."""
 
     def __init__(self, settings: Settings, prompts: Mapping[int, Sequence[int]]) -> None:
         self._settings = settings
@@ -71,6 +71,6 @@ class Chooser:
 
 
 def _generator(seed: int, row: int) -> torch.Generator:
-    """Of one prompt, from (seed, its number): no prompt's draws depend on another's."""
+    """The generator of one prompt, from (seed, its number): no prompt's draws depend on another's."""
     mixed = np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0]))

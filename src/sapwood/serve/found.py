@@ -1,4 +1,4 @@
-"""What a person names (a run, an adapter, a base): where it lies, and what it says of itself.
+"""What a person names (a run, an adapter, a base): where that lies, and what its files say.
 
 Nothing here imports torch or transformers: a server that has all else in its cache starts without them.
 """
@@ -41,14 +41,14 @@ MODEL = "config.json"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where it lies.
+    """What a person named, as a place on this disk.
 
     Attributes:
         name: what to call it: the run's id, the adapter's folder, or the base as the user wrote it.
         folder: the adapter (a folder or a file), a checkpoint, or a model that was trained whole; None for a
             bare base.
-        facts: what it says of its training; None of a bare base, and of another program's adapter.
-        base: where its base lies now, if the user said so; the bare base itself.
+        facts: what the adapter says of its training; None of a bare base, and of another program's adapter.
+        base: where the base lies now, if the user said so; the bare base itself.
         trained: the run's config, if ``folder`` is a checkpoint and no finished adapter.
     """
 
@@ -65,11 +65,13 @@ class Place:
 
     @property
     def full(self) -> bool:
-        """All weights are its own: such a model, or a checkpoint of such a training."""
+        """All weights are in the folder: a model that was trained whole, or a checkpoint of such a
+        training."""
         return _is_full(self)
 
     def base_config(self) -> BaseConfig:
-        """Its base, as a config names it. Raises ModelError if nothing says which, or it isn't there."""
+        """The base, as a config names it. Raises ModelError if no file says which, or if the base isn't
+        there."""
         if self.folder is None:
             return BaseConfig(model=self.name)
         if self.facts is None:
@@ -191,13 +193,13 @@ def _run_place(run: Path, base: str | None) -> Place:
 def renderer_of(
     spec: BaseSpec, template_name: str, clock: datetime | None, meant: tuple[str, ...] = ()
 ) -> Renderer:
-    """How it is talked to. Raises DataError if there is no template of that name, or none at all."""
+    """The renderer of the base. Raises DataError if there is no template of that name, or none at all."""
     template = choose_template(spec.tokenizer, template_name)
     return Renderer(spec.tokenizer, template, spec.stop_ids, clock, meant, words=spec.words)
 
 
 def _facts_of_run(run: Path, config: RunConfig) -> AdapterFacts:
-    """A checkpoint holds weights only: what it stands on is the run's config and what the run recorded."""
+    """The facts of a checkpoint, from the run's config and record: a checkpoint itself holds weights only."""
     recorded = read_json(run / RUN).get("facts")
     tree = {"system": config.data.system, **(recorded if isinstance(recorded, Mapping) else {})}
     return facts_of(tree, config.base.model_dump(), config.template.name, run / RUN)

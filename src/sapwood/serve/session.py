@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Voice(Protocol):
-    """Whoever answers: torch (`load.Loaded`), or llama.cpp.
+    """A model that answers, by torch (`load.Loaded`) or by llama.cpp.
 
     Attributes:
         name, system, renderer: as in `load.Loaded`. source: the base, as the user wrote it.
-        kind: what computes, and from what. context: tokens of a prompt and its answer, if there is a limit.
-        adapted: there is an adapter, and the base beside it.
+        kind: the program that computes, and the form of its weights. context: tokens of a prompt and its
+        answer, if there is a limit. adapted: there is an adapter, so that the base can answer too.
     """
 
     @property
@@ -77,12 +77,12 @@ class ChatSession:
         question = Message("user", text)
         prompt = self._prompt(question)
         self._asked += 1
-        # each answer draws anew, and the session as a whole repeats
+        # each answer draws other numbers, and the session as a whole can be repeated
         settings = replace(self.settings, seed=(self.settings.seed + self._asked - 1) % 2**64)
         written: list[str] = []
         try:
             self.last = yield from _noted(self.voice.answer(prompt, settings, watch=self.watch), written)
-        except BaseException:  # stopped by a person, or failed: what was seen is what was said
+        except BaseException:  # stopped by a person, or failed: what was shown stays in the history
             if written:
                 self._remember(question, "".join(written))
             raise

@@ -1,4 +1,5 @@
-"""Of which program an adapter is, and what it says of its base: read from its names and its small files."""
+"""Which program made an adapter, and what the adapter says of its base: read from its names and small
+files."""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ def weights_of(folder: Path) -> Path:
 
 
 def _scale(parameters: Any, where: str) -> float:
-    """By what the product is multiplied. Versions that also knew ``alpha`` read the two otherwise."""
+    """The factor of the product x a b. Raises ModelError beside an ``alpha``: versions of mlx-lm read it
+    in different ways."""
     told: Mapping[str, Any] = parameters if isinstance(parameters, Mapping) else {}
     scale: Any = told.get("scale")
     if "alpha" in told:

@@ -1,6 +1,6 @@
 """Fill PEFT's modules with what was saved of them, and see that all of it is there.
 
-Whatever the form, the test is one: what PEFT would save of the model now is, tensor by tensor, what was read.
+All forms have the same test: PEFT would now save, tensor by tensor, what was read.
 """
 
 from __future__ import annotations
