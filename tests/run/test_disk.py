@@ -38,7 +38,7 @@ def test_limits_of_the_process_are_met_before_the_first_step(monkeypatch: pytest
     raised: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: limits[kind])
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: raised.append(pair))
-    with pytest.raises(StorageError, match=r"only 40 files may be open here · ulimit -n"):
+    with pytest.raises(StorageError, match=r"only 40 files may be open at once here · ulimit -n"):
         require_limits(1)
     assert not raised
     limits[resource.RLIMIT_NOFILE] = (20, 4096)

@@ -65,7 +65,9 @@ def _rank(settings: Mapping[str, Any], folder: Path) -> int:
         raise ModelError(f"a {kind} adapter can't be combined", str(folder), why)
     if odd := [key for key in BESIDE if settings.get(key)]:
         raise ModelError(
-            f"an adapter with {odd[0]} can't be combined", str(folder), "nothing says how it adds"
+            f"an adapter with {odd[0]} can't be combined",
+            str(folder),
+            "there is no rule for the sum of such parts",
         )
     return int(settings["r"])
 

@@ -30,7 +30,7 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
     changes: dict[str, Change] = {}
     for name, layer in lora_layers(model):
         if layer.lora_bias[ADAPTER]:
-            why = f"the one of {name} is added beside its base's"
+            why = f"the adapter's bias of {name} is added beside the base's own bias"
             raise ModelError("an adapter with biases of its own can't be merged", "", why)
         pair = LoraPair.of(name, layer)
         magnitudes = getattr(layer, "lora_magnitude_vector", {})

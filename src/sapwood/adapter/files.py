@@ -156,7 +156,12 @@ def _refuse_whole_numbers(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ModelError(f"{name} holds {kind} numbers", where, "no method trains such", "save it in F32")
+            raise ModelError(
+                f"{name} holds {kind} numbers",
+                where,
+                "adapters are trained in floating point",
+                "save it in F32",
+            )
 
 
 def _refuse_misfit(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:

@@ -155,7 +155,7 @@ def foreign_base(place: Path, base: str | None) -> BaseSpec:
             raise
         why = f"the adapter names {told_base(place)}; {error.problems[0].what}"
         raise ModelError(
-            "the adapter's base isn't there", str(place), why, "say which: --base MODEL"
+            "the adapter's base isn't there", str(place), why, "name the base: --base MODEL"
         ) from None
 
 

@@ -123,7 +123,7 @@ def _ia3_modules(network: Any, config: LoraConfig) -> dict[str, list[str]]:
         named = tuple(names)
     targets = resolve_targets(network, named)
     if isinstance(targets, str):
-        raise ConfigError("ia3 takes names of layers, no regular expression", "lora.targets", targets)
+        raise ConfigError("ia3 takes names of layers, not a regular expression", "lora.targets", targets)
     return {"target_modules": list(targets), "feedforward_modules": [n for n in inputs if n in targets]}
 
 

@@ -83,7 +83,9 @@ def lora_pairs(model: LoraModel) -> list[LoraPair]:
     mend = "export the whole model: --to gguf, or --to merged"
     if not layers:
         kind = model.peft.peft_config[ADAPTER].peft_type.value
-        raise ModelError(f"a {kind} adapter has no pairs of matrices", "", "a LoRA file holds those", mend)
+        raise ModelError(
+            f"a {kind} adapter has no pairs of matrices", "", "this form of export holds nothing else", mend
+        )
     if odd := _beside_pairs(model):
         why = "magnitudes, whole modules and the like have no scale"
         raise ModelError("the adapter is more than pairs of matrices", odd[0], why, mend)

@@ -50,7 +50,7 @@ def verify_run(
         run = query.find_run(runs, name)
         findings = repair_run(run) if repair else examine_run(run)
     elif repair:
-        raise ConfigError("an adapter by itself can't be repaired", "--repair", "nothing says what it was")
+        raise ConfigError("an adapter by itself can't be repaired", "--repair", "no second copy is kept")
     else:
         findings = examine_adapter(run, runs, base, template)
     if as_json:

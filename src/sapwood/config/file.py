@@ -175,7 +175,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             f"found {'a list' if isinstance(tree, list) else 'a text'}",
             "`sapwood init` writes a config",
         )
-        raise ConfigError("a config is a mapping of sections", str(path), why, mend)
+        raise ConfigError("the config is no mapping of sections", str(path), why, mend)
     lines: dict[str, str] = {}
     if node is not None:
         _collect_lines(node, path, "", lines)

@@ -125,7 +125,7 @@ def made(place: Place, found: Found) -> Opened:
         raise storage_error(error, folder) from None
     opened = _read(place, found.spec.path, folder)
     if opened is None:
-        raise StorageError("the base's file isn't what was written", str(base), "something else changes it")
+        raise StorageError("the base's file isn't what was written", str(base), "another program changes it")
     return opened
 
 

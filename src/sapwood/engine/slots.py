@@ -100,7 +100,7 @@ class Slots:
             self._waiting.remove(turn)
             self._wake()  # it may have been called just before it left
             if isinstance(error, TimeoutError):
-                why = f"nothing came free within {self.patience:g} s; try again"
+                why = f"no place came free within {self.patience:g} s; try again"
                 raise Refused(503, why, "queue_timeout") from None
             raise
         self._waiting.remove(turn)

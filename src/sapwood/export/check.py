@@ -124,9 +124,7 @@ def judge(
         why = "the trained model stops there; the export would write on"
         problems.append(Problem(f"generation doesn't end on token {', '.join(map(str, deaf))}", why=why))
     if flips:
-        problems.append(
-            Problem(f"at {flips} positions the export ends where the trained model doesn't, or not")
-        )
+        problems.append(Problem(f"at {flips} positions only one of export and trained model ends its answer"))
     return Check(
         prompts=len(traces),
         positions=sum(len(rows) for rows in told),

@@ -54,7 +54,7 @@ def pack(folder: Path, repo: str, study: Mapping[str, Any], checks: Mapping[str,
         ConfigError: ``repo`` is no name on the hub. StorageError, ModelError: the adapter is damaged.
     """
     if not NAME.fullmatch(repo):
-        raise ConfigError(f"{repo!r} is no repository's name", "REPO", "ORG/NAME is one")
+        raise ConfigError(f"{repo!r} is no repository's name", "REPO", mend="write ORG/NAME")
     adapter = load_adapter(folder, sealed=False)
     base = hub_name(adapter.base)
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
@@ -99,7 +99,7 @@ def send(parcel: Parcel, private: bool) -> str:
             api.create_commit(parcel.repo, add, commit_message="An adapter trained with sapwood")
     except (HfHubHTTPError, OSError, ValueError) as error:
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise StorageError("the hub took nothing", parcel.repo, why.replace(token, "…")[:300]) from None
+        raise StorageError("the hub refused the upload", parcel.repo, why.replace(token, "…")[:300]) from None
     return str(address)
 
 

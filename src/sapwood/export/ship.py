@@ -98,7 +98,10 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
         why = "that is a base model"
         raise ConfigError("nothing trained to export", trained.name, why, "name a run or an adapter")
     if order.onto is not None and order.kind != "merged":
-        raise ConfigError("only a merged folder is made with another base", "--onto", f"--to {order.kind}")
+        why = f"with --to {order.kind} the base is the one that was trained on"
+        raise ConfigError(
+            "--onto is for merged folders only", "--onto", why, "--to merged, or leave --onto out"
+        )
     refuse_early(trained.base.spec, order.kind)
     require_quantiser(order.file_type)
     with staged_dir(final) as stage:

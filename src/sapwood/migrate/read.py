@@ -67,7 +67,7 @@ def bring(path: Path) -> Migration:
     try:
         return _brought(path)
     except RecursionError:
-        why = "its values lie in each other deeper than can be followed"
+        why = "its values are nested deeper than can be followed"
         raise DataError("this file isn't understood", str(path), why, "bring the part that trains") from None
 
 
@@ -188,10 +188,10 @@ def _nothing(path: Path, source: Source, commands: Commands) -> DataError:
     ]
     if missing or started:
         name = (missing or started)[-1]
-        there = "which isn't here" if missing else "which trains nothing"
+        there = "a script that isn't here" if missing else "a script that trains nothing"
         why = f"it starts {name}, {there}, and holds no settings besides"
         mend = f"bring {name}, or put it beside this file" if missing else f"bring {name}"
-        return DataError("the options of a script", str(path), why, mend)
+        return DataError("this file holds only options of a script", str(path), why, mend)
     if path.suffix in SHELLS:
         why = f"it starts no Python script, and no command of {KNOWN}"
         return DataError("this file isn't understood", str(path), why, "bring the script that trains")

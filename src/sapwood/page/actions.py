@@ -28,7 +28,9 @@ class Actions:
     def may(self) -> None:
         """Raises ConfigError if the page only shows."""
         if self.read_only:
-            raise ConfigError("this page only shows", "--read-only", mend="start `sapwood ui` without it")
+            raise ConfigError(
+                "this page may change nothing", "--read-only", mend="start `sapwood ui` without --read-only"
+            )
 
     # --- runs ---------------------------------------------------------------------------------------------
 

@@ -23,7 +23,9 @@ def config_of(config: RunConfig | Mapping[str, Any] | None, data: Rows | None, s
     are no JSON data."""
     if config is not None and sections:
         where = ", ".join(sections)
-        raise ConfigError("a config and sections beside it", where, "one of them would win", "give one")
+        raise ConfigError(
+            "a config and sections beside it", where, "either could be meant", "give one of them"
+        )
     tree: dict[str, Any]
     tree = config.model_dump() if isinstance(config, RunConfig) else dict(config or sections)
     if data is None:

@@ -156,7 +156,8 @@ def find_place(target: str, runs: Path, base: str | None = None) -> Place:
         return _run_place(path, base)
     if _names_a_base(target):
         if base is not None:
-            raise ConfigError(f"{target} is a base itself", "--base", "it belongs to an adapter")
+            why = "--base says where an adapter's base lies"
+            raise ConfigError(f"{target} is a base itself", "--base", why, "leave --base out")
         return Place(target)
     return _run_place(find_run(runs, target), base)
 

@@ -123,7 +123,8 @@ def found_at(place: Place, template: str | None = None) -> Found:
         return Found(None, foreign.spec, foreign.renderer, place.name, place.folder, foreign=foreign)
     if template is not None:
         what = f"{place.name} has a template of its own"
-        raise ConfigError(what, "--template", "it is for other adapters", "leave --template out")
+        why = "--template is for adapters that don't know theirs"
+        raise ConfigError(what, "--template", why, "leave --template out")
     if place.folder is None or place.facts is None:
         return _bare(place.name)
     if place.whole and (whole := _find_whole(place.facts, place.folder, place.name)) is not None:

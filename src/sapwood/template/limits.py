@@ -103,7 +103,7 @@ def _times(left: Any, right: Any) -> Any:
 
 def _power(left: Any, right: Any) -> Any:
     if abs(right) > 64 or abs(left) > 2**64:
-        raise TemplateFault("it computes a power that has no end")
+        raise TemplateFault("it computes a power that is far too large")
     return left**right
 
 

@@ -48,7 +48,9 @@ def base_named(place: Path, base: str | None) -> str:
     told = told_base(place) if base is None else base
     if told is None:
         why = "its files name no base"
-        raise ModelError("nothing says on which base", str(place), why, "say which: --base MODEL")
+        raise ModelError(
+            "it isn't known which base the adapter is for", str(place), why, "name the base: --base MODEL"
+        )
     beside = place.parent / told
     return str(beside) if not Path(told).exists() and beside.exists() else named_on_hub(told)
 

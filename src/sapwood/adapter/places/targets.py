@@ -45,7 +45,7 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
                 f"lora.targets matches more than linear layers: {targets!r}",
                 "lora.targets",
                 f"{odd[0] or 'the whole model'} is no linear layer of the decoder; only those are adapted",
-                "end the expression in the names of layers, q_proj or v_proj say",
+                "end the expression in names of layers, for example q_proj or v_proj",
             )
         return _without_experts(model, targets)
     if not targets:
@@ -188,15 +188,15 @@ def _without_experts(model: Any, targets: Targets) -> Targets:
     taken = taken_for_experts(model, {targets} if isinstance(targets, str) else set(targets))
     if taken:
         why = f"PEFT takes {', '.join(sorted(taken))} of {model.config.model_type} for its experts"
-        mend = "experts names its experts; the linears of attention have names of their own"
-        raise ConfigError("that names experts too", "lora.targets", why, mend)
+        mend = "write experts for the experts, and attention's own names (q_proj …) for its linears"
+        raise ConfigError("lora.targets names experts too", "lora.targets", why, mend)
     return targets
 
 
 def taken_for_experts(model: Any, targets: Set[str]) -> set[str]:
-    """Those of ``targets`` under which PEFT adapts the experts of a mixture, which are one parameter since
-    transformers 5, and not the linears that are called so; and regular expressions, which it replaces there.
-    Found by asking it."""
+    """Those of ``targets`` for which PEFT adapts the experts of a mixture in place of linears of that name:
+    since transformers 5 the experts are one parameter. Also regular expressions, which PEFT replaces there.
+    PEFT itself is asked."""
     plain = {target for target in targets if re.fullmatch(r"[\w.]+", target)}
     return {t for t in targets if not _stays(model, [t] if t in plain else t)}
 

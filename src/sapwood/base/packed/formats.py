@@ -79,7 +79,11 @@ def refuse_unknown(folder: Folder) -> None:
         _refuse(folder, "the weights are stored as GPTQ", why)
     known = {name for packed in packed_weights(folder, _nothing).values() for name in packed.parts}
     if not known and not any(kind in PACKED_BITS for kind in folder.kinds.values()):
-        _refuse(folder, f"config.json says that weights are stored as {settings.method}", "no tensor is")
+        _refuse(
+            folder,
+            f"config.json says that weights are stored as {settings.method}",
+            "no tensor of the folder is stored so",
+        )
     odd = [
         n
         for n, kind in folder.kinds.items()

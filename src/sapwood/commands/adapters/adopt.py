@@ -86,7 +86,8 @@ def moved(loaded: Loaded) -> float:
         gaps.append(float((own[..., :size] - alone[..., :size]).abs().mean()))
     mean = sum(gaps) / len(gaps)
     if loaded.model is not None and not mean > LEAST:
-        raise ModelError("the adapter does nothing", loaded.name, f"log p moves by {mean:.1e} nat")
+        why = f"its answers are the base's: log p moves by {mean:.1e} nat"
+        raise ModelError("the adapter does nothing", loaded.name, why)
     return mean
 
 

@@ -98,7 +98,7 @@ def no_shape(
         return Problem(what, where, "it is not clear which is meant", mend)
     why = f"its keys: {names(value)}" if value else "it has no keys"
     if {"message_id", "parent_id"} <= value.keys():
-        mend = "take the dataset's file of trees (…_trees.jsonl.gz), a tree a row"
+        mend = "take the dataset's file that has one tree a row (…_trees.jsonl.gz)"
         return Problem("row is one message of a tree", where, "it answers another row", mend)
     if {"chosen", "rejected"} <= value.keys():
         prompt = next((key for key in PROMPTS if key in value), None)
