@@ -19,7 +19,8 @@ FLOATS = ("auto", "fp32", "bf16", "fp16", "gguf")  # storages whose weights a fi
 
 
 def base_key(spec: BaseSpec, held: BaseConfig | None, own: str = "") -> str:
-    """Equal for all that can be answered on one base: its weights, how they were held, and its tokens.
+    """A key that is equal for all models that one base can serve: its weights, how they were held, and its
+    tokens.
 
     held: what an adapter was trained on, None of a bare base. own: names the weights of a model that was
     trained whole.
@@ -38,7 +39,7 @@ def base_file(path: Path, held: BaseConfig | None, key: str, *, full: bool = Fal
 
 
 def sound(base: Path) -> bool:
-    """Is a base of the cache still what was written?"""
+    """Whether a base in the cache is still as it was written."""
     try:
         return _seal(base).read_text(encoding="ascii") == file_sha256(base)
     except (OSError, ValueError):

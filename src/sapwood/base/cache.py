@@ -31,7 +31,7 @@ def models_dir() -> Path:
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file, remembered by path, size, times and inode so that a second start reads nothing. A
-    program can set the content's time back (mtime), and not the one of any change (ctime).
+    program can set back the time of the content (mtime), but not the time of the last change (ctime).
 
     Costs about 0.1 s per 100 MB the first time. A cache that can't be written is no error.
     """

@@ -30,7 +30,7 @@ PACKED_BITS = {
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "U8", "I8"), 8),
     "I32": 32,
 }  # of quantised ones
-TABLE_BITS = {"I64": 64}  # of what isn't multiplied: the experts of each token, for example
+TABLE_BITS = {"I64": 64}  # of tables, which aren't multiplied: for example the experts of each token
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 INDEX = "model.safetensors.index.json"
@@ -62,7 +62,7 @@ def check_layout(path: Path) -> None:
         raise ModelError("the model folder can't be read", str(path), str(error.strerror)) from None
     names = {entry.name for entry in entries}
     for entry in sorted(entries):
-        check_inside(entry)  # libraries follow links of files that aren't looked at here
+        check_inside(entry)  # libraries also follow the links of other files
     if planted := [name for name in ADAPTER_FILES if name in names]:
         raise ModelError(
             "the folder holds an adapter",
@@ -146,7 +146,7 @@ def _pairs(found: list[tuple[str, Any]]) -> Any:
 
 
 def _whose(path: Path, error: OSError) -> str:
-    """The system's reason, and for want of rights whose file it is."""
+    """The system's reason; if rights are missing, also the owner of the file."""
     if not isinstance(error, PermissionError):
         return str(error.strerror)
     stat = path.stat()

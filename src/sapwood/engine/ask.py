@@ -92,14 +92,14 @@ class Asked:
                 while not _done_within(asking, LOOK):
                     far(max(0, len(prompts) - self._undone()))
             except BaseException:
-                self._process.stop(0)  # else the thread would wait for answers that nobody wants
+                self._process.stop(0)  # otherwise the thread would wait for answers that nobody wants
                 raise
             told = asking.result()
         found = told if isinstance(told, list) else [told]
         return [one["tokens"] for one in sorted(found, key=lambda one: one["index"])]
 
     def _body(self, ask: Ask, *, base: bool) -> dict[str, Any]:
-        """Nothing that the other one of adapter and base left in a slot is used."""
+        """A request to llama.cpp. If adapter and base take turns, what the other one left in a slot isn't used."""
         who = None if base else self._adapter
         clean, self._last = self._last != (who,), (who,)
         return body_of(ask, scales(self._process.setup.adapters, who), 0, clean=clean)

@@ -49,7 +49,7 @@ def _twice(
 
 
 def _packs(study: Study, config: RunConfig, device: Device, expected: Estimate) -> str | None:
-    """Packs that hold few tokens: each costs the same small operations."""
+    """Packs that hold few tokens: each pack costs the same fixed overhead."""
     pack = config.pack.model_copy(update={"length": max(USUAL, config.pack.length)})
     train = config.train.model_copy(update={"micro_batch": None})
     larger = config.model_copy(update={"pack": pack, "train": train})

@@ -1,5 +1,5 @@
-"""What the numbers of a quantised checkpoint mean: from the tensors that a format keeps for a weight to the
-weight in float32.
+"""What the numbers of a quantised checkpoint mean. A rule takes the tensors that a format keeps for a weight,
+and gives the weight in float32.
 
 Sources: FP8 arXiv 2412.19437 (blocks of 128 x 128); MXFP4 the OCP specification of microscaling formats 1.0;
 GPTQ arXiv 2210.17323 and AWQ arXiv 2306.00978, as AutoGPTQ and AutoAWQ lay them out; nf4 and fp4 arXiv
