@@ -103,7 +103,7 @@ def _fixed(row: Row, name: str) -> Match:
 
 
 def _check_mapped(record: Record) -> None:
-    """What was mapped must be used."""
+    """A column that data.columns maps must be used."""
     for key in record.options.mapped.intersection(record.unread_keys()):
         why = "rows of this shape have no place for it"
         record.fault(f"'{key}' is mapped by data.columns and not used", why, f"remove data.columns.{key}")
@@ -141,7 +141,8 @@ def read_conversations(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is known of rows with the same columns: those that go by another name, and the readings."""
+    """What is known of rows with the same columns: the columns that have another name, and the possible
+    readings."""
 
     renames: Mapping[str, str]
     found: list[Match]
@@ -228,7 +229,7 @@ class _Shapes:
 
     def _plan(self, row: Row, source: _Source) -> _Plan:
         bare = row.value.get("instruction", "") is None
-        keys = *row.value, bare, *source.columns  # all that decides
+        keys = *row.value, bare, *source.columns  # all that decides the reading
         plan = self._plans.get(keys)
         if plan is None:
             if len(self._plans) == MAX_KEYS:
@@ -253,7 +254,7 @@ class _Shapes:
             if _is_prose(row, found[0]):
                 raise DataError([no_shape(str(row.id), row.value, [], lambda: self._guess(source, row))])
             return found[0]
-        if not found and source.last is not None:  # the file has shown its shape: the row lacks a key of it
+        if not found and source.last is not None:  # the file's shape is known: the row lacks one of its keys
             return source.last
         raise DataError([no_shape(str(row.id), row.value, found, lambda: self._guess(source, row))])
 
@@ -285,7 +286,7 @@ def _several_splits(name: str, splits: Mapping[str, RowId]) -> Problem:
 
 
 def _is_prose(row: Row, match: Match) -> bool:
-    """Does a key of turns hold a plain text, as the dialogue of a summary?"""
+    """Whether a key of turns holds plain text, for example the dialogue of a summary."""
     value = row.value.get(match.keys[0]) if match.shape.read is read_turns else None
     if match.shape.unfold is not None or not isinstance(value, str):
         return False
@@ -293,7 +294,7 @@ def _is_prose(row: Row, match: Match) -> bool:
 
 
 def _moved(row: Row, source: _Source) -> Row:
-    """The row with its number behind those that earlier ones were unfolded to."""
+    """The row with its number, counted behind the rows that earlier rows were unfolded to."""
     if not source.moved:
         return row
     return Row(RowId(row.id.source, row.id.index + source.moved, row.id.line), row.value)

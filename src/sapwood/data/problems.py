@@ -68,7 +68,8 @@ def names(keys: Iterable[str], most: int = 8) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that a person probably meant: the same but for case and edges, or a close spelling."""
+    """The candidate that a person probably meant: the same apart from case and edges, or of a close
+    spelling."""
     folded = {candidate.strip().casefold(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name.strip().casefold(), list(folded), n=1, cutoff=0.7)
     return folded[close[0]] if close else None
@@ -91,8 +92,8 @@ class _Fault:
 
 
 def _kind(problem: Problem) -> tuple[str, str]:
-    """What problems of one fault have in common. A template refuses rows in its own words, and its mend names
-    the roles of the row."""
+    """What problems of one fault have in common. For a template's refusal that is only the beginning: the
+    words are the template's, and the mend names the roles of the row."""
     other = problem.why if problem.what.startswith("[template]") else problem.mend
     return _NUMBER.sub("#", problem.what), _NUMBER.sub("#", other)
 

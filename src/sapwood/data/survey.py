@@ -75,7 +75,7 @@ def _read(data: DataConfig, guess: Guess | None, root: Path | None) -> Survey:
     found = Survey(data, guess)
     for conversation in read_conversations(lenient, root=root, report=report):
         _add(found, conversation)
-    if not found.rows:  # then the strict reading says what is wrong
+    if not found.rows:  # the strict reading then raises what is wrong
         for _ in read_conversations(data, root=root):
             break
         raise DataError("no row can be learnt from", ", ".join(data.train))

@@ -99,7 +99,8 @@ class Asked:
         return [one["tokens"] for one in sorted(found, key=lambda one: one["index"])]
 
     def _body(self, ask: Ask, *, base: bool) -> dict[str, Any]:
-        """A request to llama.cpp. If adapter and base take turns, what the other one left in a slot isn't used."""
+        """A request to llama.cpp. If adapter and base take turns, what the other one left in a slot isn't
+        used."""
         who = None if base else self._adapter
         clean, self._last = self._last != (who,), (who,)
         return body_of(ask, scales(self._process.setup.adapters, who), 0, clean=clean)

@@ -79,14 +79,14 @@ def decode(raw: bytes, source: str, line: int = 1, offset: int = 0) -> str:
 
 
 def _is_damaged(raw: bytes, at: int) -> bool:
-    """Is what stands around a bad byte mostly UTF-8 beyond ASCII?"""
+    """Whether the text around a bad byte is mostly UTF-8 beyond ASCII."""
     text = raw[max(0, at - _WINDOW) : at + _WINDOW].decode("utf-8", errors="replace")
     bad = text.count("\ufffd")
     return sum(char > "\x7f" for char in text) - bad > 2 * bad
 
 
 def as_utf8(stream: BinaryIO, source: str, encoding: str) -> BinaryIO:
-    """The file in UTF-8: itself if it is so already, or else a copy that the system deletes by itself.
+    """The file in UTF-8: the file itself if it is UTF-8, or else a copy that the system deletes by itself.
 
     UTF-16 and UTF-32 are known by their mark; ``encoding`` says what any other is, if it isn't ``auto``.
     Raises DataError if the bytes aren't what it says, or are binary.

@@ -120,7 +120,7 @@ def _copy(name: str, base: str) -> str:
 
 
 def _ask(where: str, question: Callable[[Any], Any]) -> Any:
-    """What `datasets` answers. Raises DataError."""
+    """The answer of `datasets` to a call. Raises DataError."""
     try:
         import datasets
     except ImportError:

@@ -20,7 +20,7 @@ from sapwood.types import Row, RowId
 
 MAX_COLUMNS_BYTES = 1 << 30  # of a document that is read as a whole
 WRAPPERS = ("ultrachat", "text")  # shapes whose key wraps the rows of a document as well
-MAX_FAULTS = 100  # in one document: behind so many, one more tells nobody anything
+MAX_FAULTS = 100  # in one document: after so many, another one helps nobody
 
 
 def read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | None) -> Iterator[Row]:

@@ -46,7 +46,7 @@ class JsonFault(ValueError):
 
 
 class _Refused(Exception):
-    """A hook met something that the grammar allows and we don't."""
+    """A hook met something that the grammar allows and sapwood refuses."""
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Window:
             pass
 
     def drop(self, index: int) -> int:
-        """Forget what stands before ``index``, if that is much; where ``index`` is then."""
+        """Forget the text before ``index``, if there is much of it. Returns the new place of ``index``."""
         if index < CHUNK or index * 2 < len(self.text):
             return index
         _, line, start = self.locate(index)

@@ -10,7 +10,7 @@ from sapwood.data.shapes.names import MARKS, VERDICTS
 from sapwood.data.shapes.nested import NOTHING
 from sapwood.data.shapes.record import DROP, Record
 
-OWN = ("train", "training")  # true here makes any turn learnt; the others speak of the assistant's only
+OWN = ("train", "training")  # true makes any turn learnt; other marks speak of the assistant's turns only
 WEIGHTS = (
     "weight",
     "loss_weight",
@@ -31,8 +31,8 @@ _SAID = {
         False,
     ),
 }  # fmt: skip
-COMPARED = ("chosen", "rejected")  # texts under these are two answers
-GRADES = ("rating", "preference")  # numbers under these are no verdict
+COMPARED = ("chosen", "rejected")  # texts under these keys are two answers
+GRADES = ("rating", "preference")  # numbers under these keys are no verdict
 LEAST, MOST = 1e-4, 1e4  # weights: sums of them stay exact enough
 WEIGHED = "have a weight: each learnt token counts so much in the loss, which is divided by the sum of them"
 

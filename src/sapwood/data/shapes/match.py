@@ -21,8 +21,8 @@ from sapwood.data.shapes.shape import Shape
 from sapwood.data.shapes.table import SHAPES
 from sapwood.errors import Problem
 
-LIKELY = 0.8  # share of a shape's keys, misspelt ones among them, from which it is that shape
-WEAK = (TEXT, "data", "turns")  # what these hold beside a shape's own keys is something else
+LIKELY = 0.8  # share of a shape's keys, misspelt ones included, from which on a row has that shape
+WEAK = (TEXT, "data", "turns")  # beside a shape's own keys these mean something else
 
 
 @dataclass(frozen=True, slots=True)
