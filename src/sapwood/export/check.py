@@ -150,7 +150,7 @@ def _difference(ours: Sequence[Tensor], theirs: Sequence[Sequence[Top]]) -> floa
 
 
 def _flips(row: Tensor, top: Top, stops: frozenset[int], near: float) -> bool:
-    """Does one of the two stop here, and the other clearly not?"""
+    """Whether one of the two programs stops here, and the other clearly doesn't."""
     ends = sorted(stops)
     others = row.clone()
     others[ends] = -float("inf")

@@ -2,7 +2,7 @@
 
 The format is that of llama.cpp's `llama-adapter.cpp`: tensors ``NAME.weight.lora_a`` [r, in] and
 ``.lora_b`` [out, r]; at run time the product is scaled by ``adapter.lora.alpha / r``, one alpha for the whole
-file, and no key says rsLoRA. So what PEFT scales by is folded into B if it isn't that.
+file, and no key says rsLoRA. So if PEFT scales by another factor, that factor is multiplied into B.
 """
 
 from __future__ import annotations

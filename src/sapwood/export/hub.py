@@ -1,4 +1,4 @@
-"""An adapter on Hugging Face: what would go is made first, to the byte, and shown or sent."""
+"""An adapter on Hugging Face. All files are made first, to the byte, and then shown or sent."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _figures(facts: Mapping[str, Any], checks: Mapping[str, Any]) -> list[str]:
         rows.append(f"| held-out loss (nat a token) | {facts['first_loss']:.4f} before, "
                     f"{facts['final_loss']:.4f} after |")  # fmt: skip
     for kind, check in sorted(checks.items()):
-        if "format_difference" not in check:  # of a version that measured otherwise
+        if "format_difference" not in check:  # of an older version, which measured otherwise
             continue
         rows.append(
             f"| exported to {kind}, mean difference of log p | {check['difference']:.4f} nat; "

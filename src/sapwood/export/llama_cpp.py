@@ -1,4 +1,4 @@
-"""Real llama.cpp, asked what an export is held against (`engine`)."""
+"""What the real llama.cpp says after the prompts with which an export is checked (by way of `engine`)."""
 
 from __future__ import annotations
 

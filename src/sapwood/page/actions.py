@@ -26,7 +26,7 @@ class Actions:
         self.places, self.jobs, self.read_only = places, jobs, read_only
 
     def may(self) -> None:
-        """Raises ConfigError if the page only shows."""
+        """Raises ConfigError if the page may change nothing (`--read-only`)."""
         if self.read_only:
             raise ConfigError(
                 "this page may change nothing", "--read-only", mend="start `sapwood ui` without --read-only"
@@ -48,7 +48,7 @@ class Actions:
         os.kill(pid, signal.SIGTERM)
 
     def wake(self, run: Path) -> None:
-        """Let a process go on that a signal has stopped."""
+        """Continue a process that a signal has stopped."""
         import psutil
 
         self.may()

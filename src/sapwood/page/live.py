@@ -1,4 +1,4 @@
-"""Runs as the page sees them: read from disk bit by bit, once for all who look."""
+"""Runs as the page sees them: read from disk bit by bit, once for all viewers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class LiveRun:
 
     @property
     def name(self) -> str:
-        """What a person called it; known before its log is read."""
+        """The user's name for the run; known before its log is read."""
         return str(self.about.get("name", self.path.name))
 
     def stepped(self, name: str) -> NDArray[np.float64]:
@@ -109,7 +109,8 @@ class LiveRun:
         return self._samples[1]
 
     def _take(self, events: Sequence[EventRecord]) -> None:
-        """Events in their order; steps in one go as far as nothing stands between them: there are many."""
+        """Take in events in their order. Steps without other events between them are taken in one go, because
+        there are many."""
         self._events += len(events)
         for kind, group in groupby(events, key=itemgetter("kind")):
             if kind == "stepped":
@@ -148,7 +149,7 @@ class LiveRun:
             self._scores.append((event["step"], data["scores"]))
 
     def _put(self, columns: dict[str, array[float]], values: Mapping[str, Sequence[float]]) -> None:
-        """Lines more; if a step is recorded twice the later one counts."""
+        """Append lines. If a step is recorded twice, the later one counts."""
         fresh = max(0, len(columns["step"]) - 1)
         for name, column in columns.items():
             column.extend(values[name])

@@ -55,8 +55,8 @@ def save_loss_curve(run: Path) -> Path:
 
 
 def keep_curve(run: Path) -> None:
-    """`save_loss_curve` at the end of a run, which a picture never spoils. Does nothing for a folder that is
-    no run: there the adapter went to another disk."""
+    """`save_loss_curve` at the end of a run. A picture that fails never spoils the run. Does nothing for a
+    folder that is no run: the adapter then went to another disk."""
     if not (run / RUN).is_file():
         return
     try:
@@ -215,7 +215,7 @@ def _fonts() -> tuple[list[str], Callable[[str], str]]:
     faces = [get_font(fontManager.findfont(FontProperties(family=[name]))) for name in family]
 
     def drawable(text: str) -> str:
-        text = text.replace("$", r"\$")  # or matplotlib sets it as mathematics
+        text = text.replace("$", r"\$")  # otherwise matplotlib sets it as mathematics
         shown = [c if any(face.get_char_index(ord(c)) for face in faces) else "…" for c in text]
         return "".join(b for a, b in pairwise(["", *shown]) if not a == b == "…")
 

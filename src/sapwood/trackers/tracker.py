@@ -1,7 +1,7 @@
 """What a tracker is to sapwood: somewhere to put a run's config, its curves and its sample answers.
 
-A tracker is only ever opened in a process of its own (`track.follow`), so that whatever its library does, to
-signals, to threads, to the exit of the process, it does not do to a training.
+A tracker is only ever opened in a process of its own (`trackers.follow`). Whatever its library does to
+signals, to threads or to the exit of the process, it does not do to a training.
 """
 
 from __future__ import annotations

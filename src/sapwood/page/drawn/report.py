@@ -19,7 +19,7 @@ from sapwood.show.figures import duration, number
 
 FILE = "report.html"
 SMALL = ("lr", "grad_norm", "rate", "peak_bytes")
-# No script and no address: a report can't do anything.
+# A report runs no script and loads no address.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 

@@ -24,7 +24,7 @@ from sapwood.run.files import to_json
 FOLDER = Path(".page") / "jobs"
 CONFIG = "config.yaml"
 TAIL = 64 << 10  # bytes of what a command said that are shown
-STARTS = 20.0  # seconds in which a process that was started must have said who it is
+STARTS = 20.0  # seconds in which a process that was started must have written its pid
 
 State = Literal["waiting", "working", "done", "failed", "lost", "cancelled"]
 
@@ -47,7 +47,7 @@ class Job:
         return self.path.name
 
     def said(self) -> str:
-        """The end of what it said."""
+        """The end of the command's output."""
         return "\n".join(part for name in (OUT, ERR) if (part := tail(self.path / name).strip("\n")))
 
     def result(self) -> Any:
@@ -130,7 +130,7 @@ def _state(path: Path, code: int | None, child: int | None, made: float) -> Stat
         return "done" if code == 0 else "failed"
     if (path / CANCELLED).exists():
         return "cancelled"
-    if child is not None:  # between its end and its code, the process around it is still there
+    if child is not None:  # the process around a command still runs until the exit code is written
         return "working" if lives(child) or lives(read(path / PID)) else "lost"
     young = read(path / PID) is None and time.time() - made < STARTS
     return "waiting" if young or is_open(path) else "lost"
