@@ -63,7 +63,7 @@ class Migration:
 
 
 def bring(path: Path) -> Migration:
-    """Raises DataError if it can't be read, or is nothing that trains."""
+    """Read what somebody brings. Raises DataError if the file can't be read, or if nothing in it trains."""
     try:
         return _brought(path)
     except RecursionError:
@@ -85,7 +85,7 @@ def _brought(path: Path) -> Migration:
 
 
 def _of_text(path: Path) -> Migration:
-    """Its own Python, if that trains; else what its last command starts that trains."""
+    """A page by its own Python, if that trains; else by its last command that starts a training."""
     source = read_source(path) if path.suffix in CODE else _plain(path)
     commands = read_commands(path, source) if path.suffix not in PYTHON else _no_commands(path, source)
     found = _of_script(source, own_command(commands), commands) if source.trees else None
@@ -172,7 +172,7 @@ def _of_script(source: Source, begun: Begun | None, commands: Commands) -> _Read
 
 
 def _tell_options(draft: Draft, given: Given) -> None:
-    """Options that no setting names already."""
+    """Options that aren't in the list of settings yet."""
     named = {(entry.line, entry.value) for entry in draft.entries}
     for told in given.told:
         if not told.known:
@@ -207,7 +207,8 @@ def _hint(source: Source) -> str:
 
 
 def _notes(commands: Commands, begun: Begun | None) -> list[Unfollowed]:
-    """What a shell's words didn't say, as far as it is about the command that is read."""
+    """Notes on parts of a shell that couldn't be followed, as far as they concern the command that is
+    read."""
     if begun is None:
         return []
     launched = begun.launch.notes if begun.launch is not None else []

@@ -1,4 +1,5 @@
-"""The config as a person would write it: only what was brought, each key with the line that it is from."""
+"""The config as a person would write it: only settings that were brought, each with the line that it is
+from."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def _tree(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_files(found: Migration) -> bool:
-    """Whether the rows are at hand; a path that lies in a folder of the file's becomes that one."""
+    """Whether the rows are at hand. A relative path is looked up in the folders of the file that was
+    brought."""
     draft, folders = found.draft, found.folders
     for key in ("data.train", "data.eval", "base.model"):
         value: Any = draft.settings.get(key)

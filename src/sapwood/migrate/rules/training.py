@@ -225,7 +225,7 @@ def on_train(case: Case) -> Iterator[Hit]:
 
 
 def _rows(value: Any) -> Any:
-    """What a mapping goes over, since that takes the whole of it."""
+    """The rows that a mapping reads: a mapping always takes all of them."""
     while isinstance(value, Call) and value.last == "map" and value.of is not None:
         value = value.of
     return value.text if isinstance(value, Unknown) else value

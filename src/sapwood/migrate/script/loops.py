@@ -60,7 +60,7 @@ def rounds(machine: Walker, over: ast.expr, env: Env) -> Any:
 
 
 def elements(value: Any, node: ast.expr) -> list[Any]:
-    """What a loop goes through: what is known, or one that stands for all."""
+    """The items of a loop: the known ones, or one item that stands for all."""
     if isinstance(value, (list, tuple)):
         return list(value)
     if isinstance(value, dict):

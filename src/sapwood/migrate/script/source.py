@@ -127,7 +127,7 @@ def _notebook(path: Path, text: str) -> Source:
 
 
 def _split(source: Source, first: int, lines: Sequence[str]) -> None:
-    """Fences into code and shown, the rest into prose."""
+    """Sort a page: fences into code and shown, the rest into prose."""
     at = 0
     while at < len(lines):
         match = _FENCE.match(lines[at])
@@ -178,7 +178,7 @@ def _parse(source: Source, block: Block) -> None:
 
 
 def _without_magic(lines: Sequence[str]) -> list[str]:
-    """A command becomes ``pass``, and the lines that it goes on in become empty."""
+    """Replace a command by ``pass``, and the lines on which it continues by empty lines."""
     out: list[str] = []
     goes_on = False
     for line in lines:

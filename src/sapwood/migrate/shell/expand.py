@@ -38,7 +38,8 @@ def words(node: Node, names: Names, first: int) -> list[Word]:
 
 
 def _split(found: list[Word], line: int) -> list[Word]:
-    """One word stands where it is used; several where they are written."""
+    """If a variable gives one word, the word has the line of its use; several words keep the lines on which
+    they are written."""
     out = [piece for word in found for piece in (split(word) if word.known else [word])]
     return [out[0].at(line)] if len(out) == 1 else out
 

@@ -50,13 +50,13 @@ class Names:
         return self.values.get(name)
 
     def set(self, name: str, words: list[Word]) -> None:
-        """A value that isn't known stands in for none that is."""
+        """An unknown value never replaces a known one."""
         if name in self.values and not all(word.known for word in words):
             return
         self.values[name] = words[:MAX_WORDS]
 
     def environment(self) -> dict[str, Word]:
-        """What a program sees."""
+        """The variables that a program sees."""
         return {
             name: self.values[name][0]
             for name in sorted(self.exported)

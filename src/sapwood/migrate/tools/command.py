@@ -55,7 +55,7 @@ def command_of(started: Started, pages: Pages) -> Command | None:
 
 
 def _devices(started: Started, pages: Pages) -> int:
-    """As the environment, the launcher or the tool's own launcher says it."""
+    """The number of devices, as the environment, the launcher or the tool's own launcher says it."""
     each = started.environment.get("NPROC_PER_NODE")
     if each is not None and each.text.isdigit():
         return max(1, int(each.text))
