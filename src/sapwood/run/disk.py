@@ -12,8 +12,8 @@ from pathlib import Path
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.machine.system import limits, set_limits
 
-# What a full, broken or closed disk answers. Other OSErrors of a block, for example a lost connection, are
-# not ours.
+# The errors of a full, broken or closed disk. Other OSErrors of a block, for example of a lost connection,
+# pass through.
 DISK_ERRORS = frozenset(
     {
         errno.ENOSPC,
@@ -94,7 +94,7 @@ def disk_refusal(error: Exception) -> OSError | None:
 
 
 def said(error: OSError) -> str:
-    """What the system says about it."""
+    """The system's words for an OSError."""
     return error.strerror or str(error)
 
 

@@ -24,7 +24,7 @@ def runs(folder: str | Path = "runs") -> DataFrame:
 
 
 class Run:
-    """A run to look at. Nothing is written.
+    """A run to look at, read-only.
 
     Args:
         name: its id, its name, its folder, or ``last``. Raises ConfigError if nothing is called that.

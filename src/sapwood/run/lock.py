@@ -1,6 +1,6 @@
 """One process at a time: a lock that the system releases when its holder ends, however it ends.
 
-Who holds it stands in a file of its own: on Windows nobody else can read a file that is locked.
+The holder's name stands in a file of its own, because on Windows nobody else can read a locked file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RunLock:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             **circumstances(),
         }
-        with contextlib.suppress(OSError):  # who holds it is only for the message; the lock itself is held
+        with contextlib.suppress(OSError):  # HOLDER is only for messages; the lock itself is held
             path.with_name(HOLDER).write_text(to_json(owner), encoding="utf-8")
 
     def release(self) -> None:

@@ -63,7 +63,7 @@ class Comparison:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Oldest first. By what run.json says: copying changes a folder's own times."""
+    """Runs, oldest first, by the time in run.json: copying changes a folder's own times."""
     runs = [path for path in root.iterdir() if _is_run(path)] if root.is_dir() else []
     return sorted(runs, key=lambda path: (str(_read_json(path / RUN).get("created", "")), path.name))
 
@@ -128,7 +128,7 @@ class Standing:
 
     @property
     def crashed(self) -> bool:
-        """It says running, but nobody holds it."""
+        """Whether the run's status says running, but no process holds the run."""
         return self.status.get("status") == "running" and not self.held
 
 
@@ -139,7 +139,7 @@ def standing(run: Path) -> Standing:
         raise StorageError(
             "not a run", str(run), f"it has no readable {RUN}", "`sapwood runs` lists the runs"
         )
-    held = is_locked(run)  # before the status: a run that ends in between then reads as what it ended as
+    held = is_locked(run)  # before the status, so that a run which ends in between has its final status
     return Standing(run, about, _read_json(run / STATUS), held)
 
 
