@@ -46,9 +46,9 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A process that imports llama.cpp, and waits to be told what to load. ``said``: what goes to its stderr.
+    """A process that imports llama.cpp, and waits to be told what to load. ``said``: the file of its stderr.
 
-    Started first, it costs no time: what it is to load is found meanwhile.
+    If it is started first, it costs no time: meanwhile, the files to load are found.
     """
 
     popen: subprocess.Popen[str]
@@ -69,7 +69,7 @@ class Started:
         return cls(popen, said)
 
     def drop(self) -> None:
-        """It isn't needed."""
+        """End the process: it isn't needed."""
         self.popen.kill()
         self.popen.wait()
 
@@ -90,7 +90,7 @@ class Process:
         started = started or Started.now()
         self._popen, self._said = started.popen, started.said
         self.address = self._address(key)
-        # what it may yet print is read, so that it never waits for us
+        # its further output is read, so that it never waits for us
         threading.Thread(target=self._drain, daemon=True).start()
 
     @property
@@ -102,11 +102,11 @@ class Process:
         return self._popen.poll() is None
 
     def wait(self) -> int:
-        """Until it has ended; the exit code."""
+        """Wait until the process has ended. Returns its exit code."""
         return self._popen.wait()
 
     def stop(self, patience: float = 5.0) -> None:
-        """End it; at once after ``patience`` seconds."""
+        """End the process; kill it after ``patience`` seconds."""
         with contextlib.suppress(OSError):
             if self._popen.stdin is not None:
                 self._popen.stdin.close()
@@ -117,7 +117,7 @@ class Process:
             self._popen.wait()
 
     def last_words(self) -> str:
-        """The end of what it said, or how it ended."""
+        """The end of the process's output, or how it ended."""
         self._said.seek(0)
         said = [line for line in self._said.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return " / ".join(said[-3:])[-600:] or f"exit code {self._popen.poll()}"

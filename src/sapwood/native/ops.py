@@ -3,7 +3,7 @@
 Activations are fp32 or bf16 [T, columns], columns a multiple of 16; what is kept for the backward pass has
 the same format or is bf16. ``bt``: B^T times the adapter's scale, fp32[r, O]. ``a``: A of a group's members,
 fp32[R, D]. Results are the same bits for the same number of threads. Raises nothing: `compute.backend` says
-beforehand what can be had.
+beforehand which kernels can be had.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class Screen:
         self._later(self._prove(self._number))
 
     def _later(self, work: Any) -> None:
-        """Do it in this client's context, when the event is over."""
+        """Do something in this client's context, when the event is over."""
 
         async def run() -> None:
             await work
