@@ -88,7 +88,8 @@ class Reader:
         return shown
 
     def _say_or_json(self) -> str:
-        """The words so far, in a form of calls that has no mark of its own: an answer that begins as JSON is a call."""
+        """The words so far, in a form of calls that has no mark of its own: an answer that begins as JSON is
+        a call."""
         text = self._held.lstrip()
         if self._fresh and not text:
             return ""

@@ -1,7 +1,7 @@
 """A process of its own that computes for the page, so that the page stays quick and small.
 
-It is started when it is first asked, and ended when nobody has asked for a while. Requests and replies are
-lines of JSON; a reply may come in pieces.
+The process is started at the first question, and ended when nobody has asked for a while. Requests and
+replies are lines of JSON; a reply may come in pieces.
 """
 
 from __future__ import annotations

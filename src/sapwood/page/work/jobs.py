@@ -1,7 +1,7 @@
 """Command lines of sapwood that the page started: trainings, those that wait, exports, evaluations.
 
-Each is a process of its own (`page.work.runner`) with a folder below the runs, so that a page that is closed
-killed touches none of them, and the next one finds them all.
+Each job is a process of its own (`page.work.runner`) with a folder below the runs, so that a page that is
+closed killed touches none of them, and the next one finds them all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ State = Literal["waiting", "working", "done", "failed", "lost", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One command line. ``code``: its exit code; ``lost``: its process is gone and left none."""
+    """One command line. ``code``: its exit code; ``lost``: its process is gone, and left no exit code."""
 
     path: Path
     verb: str

@@ -1,4 +1,4 @@
-"""What needs the tokenizer but no weights: checks, first rows, another tool's file, tables of rows."""
+"""Work that needs the tokenizer but no weights: checks, first rows, another tool's file, tables of rows."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def _of_study(study: Study) -> RowTable:
 
 
 def _of_run(run: Path) -> RowTable:
-    """From the run's own copy; without torch, if the base has its tokenizer in a file."""
+    """The rows of a run's own copy; without torch, if the base has its tokenizer in a file."""
     from sapwood.base.sources import resolve
 
     base = resolve(load_config(run / CONFIG).base.model, offline=True)
