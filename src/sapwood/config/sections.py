@@ -298,7 +298,7 @@ FORMAT = 1  # of the config; it grows when a key changes its meaning or goes awa
 
 
 def _of_the_base(values: Any) -> Any:
-    """``data.new_tokens`` is ``base.new_tokens``: the tokenizer that they are added to is the base's."""
+    """``data.new_tokens`` is taken for ``base.new_tokens``: new tokens are added to the base's tokenizer."""
     data: Any = values.get("data") if isinstance(values, Mapping) else None
     if not isinstance(data, Mapping) or "new_tokens" not in data:
         return values

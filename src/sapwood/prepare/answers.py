@@ -1,4 +1,4 @@
-"""The answers of a conversation that are learnt, and what makes two of them the same."""
+"""The learnt answers of a conversation, and when two answers count as the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a run, read and proven: those that it learns from, and those that it holds out."""
+"""The rows of a run, read and proven: the learnt ones and the held-out ones."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def _processes(config: RunConfig) -> int:
 
 @dataclass(slots=True)
 class _Reading:
-    """One pass over the rows, and what it leaves behind. ``held``: which rows of ``hashes`` are held out,
-    None if a file of their own is."""
+    """One pass over the rows, and its results. ``held``: which rows of ``hashes`` are held out; None if
+    held-out rows have a file of their own."""
 
     config: RunConfig
     renderer: Renderer
@@ -147,7 +147,7 @@ class _Reading:
 
 
 def _batches(sides: Iterable[tuple[int, Conversation]]) -> Generator[tuple[int, list[Conversation]]]:
-    """`BATCH` conversations of one side at a time, in the order in which they are full."""
+    """`BATCH` conversations of one side at a time, in the order in which batches are full."""
     waiting: dict[int, list[Conversation]] = {TRAIN: [], EVAL: []}
     for side, conversation in sides:
         waiting[side].append(conversation)

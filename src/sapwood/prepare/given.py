@@ -46,8 +46,9 @@ def _files(data: Rows) -> tuple[str, ...]:
 
 
 def keep_rows(data: Rows) -> Path:
-    """Write rows as JSONL into sapwood's cache, named by their hash: the run's config can then name them, and
-    a resumed or repeated run finds the same bytes. Raises DataError naming each row that can't be written."""
+    """Write rows as JSONL into sapwood's cache, in a file named by their hash. The run's config can then name
+    the file, and a resumed or repeated run finds the same bytes. Raises DataError naming each row that can't
+    be written."""
     lines: list[bytes] = []
     problems: list[Problem] = []
     for i, row in enumerate(_rows(data)):

@@ -1,4 +1,5 @@
-"""Can the model read the language of the data? A tokenizer that never saw it spells it letter by letter."""
+"""Whether the model can read the language of the data. A tokenizer that never saw a language spells it letter
+by letter."""
 
 from __future__ import annotations
 

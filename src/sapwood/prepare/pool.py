@@ -97,7 +97,7 @@ class _Pool:
             return None
 
     def stop(self) -> None:
-        """End the processes, whatever they do."""
+        """End the processes, even if they hang."""
         executor, self._executor = self._executor, None
         if executor is None:
             return

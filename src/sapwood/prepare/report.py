@@ -122,7 +122,7 @@ class Tally:
     """Sums up batches in the order of their rows: ``add`` each, then ``finish``."""
 
     def __init__(self, rules: Rules, faults: Faults | None = None) -> None:
-        """``faults``: where problems go, if others add to them too."""
+        """``faults``: takes the problems, if others add problems too."""
         self._rules = rules
         self._examples = Growing()
         self._lengths: list[NDArray[np.int64]] = []
@@ -189,7 +189,7 @@ class Tally:
 
 
 class _Rows:
-    """How many rows something happened to, and the first of them."""
+    """A count of rows with a common fate, and the first of these rows."""
 
     def __init__(self) -> None:
         self.count, self.first = 0, list[RowId]()

@@ -38,7 +38,7 @@ class Rules:
     vocab_rows: int
 
     def fits(self, example: Example) -> bool:
-        """False if it is too long, and not to be cut."""
+        """False if an example is too long, and not to be cut."""
         return len(example) <= self.max_length or self.template.overlong == "cut"
 
 
@@ -113,7 +113,7 @@ def prove_batch(conversations: Sequence[Conversation], renderer: Renderer, rules
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of a conversation: its examples, the checks that they fail, and why there are none.
+    """What became of a conversation: its examples, the checks that these fail, or why there are none.
 
     whole: no example is too long; such ones aren't proven.
     """

@@ -219,7 +219,7 @@ def read_data(config: RunConfig, renderer: Renderer) -> tuple[list[Conversation]
 
 
 def save_study(folder: Path, study: Study) -> None:
-    """The run's own copy of what it learns from, published whole before the first step."""
+    """Save the run's own copy of its data, published whole before the first step."""
     with staged_dir(folder) as staging:
         for name, content in study_files(study).items():
             operation("write", staging / name)
@@ -252,7 +252,8 @@ def study_of(files: Mapping[str, bytes], config: RunConfig, source: Path) -> Stu
 
 
 def fingerprints(study: Study) -> dict[str, str]:
-    """What base, template and data are now; the same keys in ``study.facts`` say what they were."""
+    """The fingerprints of today's base, template and data. The same keys in ``study.facts`` hold those of the
+    start."""
     return {
         "base_fingerprint": study.spec.fingerprint,
         "template_fingerprint": study.renderer.fingerprint,

@@ -57,7 +57,7 @@ class Truth:
 
 
 class Prover:
-    """Compares examples with the truth, and counts what it compared in ``tally``.
+    """Compares examples with the truth, and counts the comparisons in ``tally``.
 
     Args:
         renderer: the one that made the examples.
@@ -160,7 +160,7 @@ class Prover:
         return [Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why)]
 
     def count(self, items: Sequence[Labelled]) -> None:
-        """Count examples that were checked; all those of a row come in one call."""
+        """Count examples that were checked. All examples of a row come in one call."""
         counted = self.tally.counted
         counted["rows"] += len({item.conversation.row for item in items})
         counted["control_rows"] += len({item.conversation.row for item in items if item.held_control})

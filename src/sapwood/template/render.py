@@ -138,7 +138,7 @@ class Renderer:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Made when it is first asked for: a large vocabulary takes a moment."""
+        """The encoder, made when it is first asked for: a large vocabulary takes a moment."""
         return Encoder(self.tokenizer, self._words)
 
     @property
@@ -147,7 +147,8 @@ class Renderer:
 
     @cached_property
     def default_system(self) -> str | None:
-        """The system prompt that the template adds to a conversation without one; None if it adds none."""
+        """The system prompt that the template adds to a conversation without one; None if the template adds
+        none."""
         turns = (Message("user", NONCHARACTERS[0]), Message("assistant", NONCHARACTERS[1]))
         given = self._tried((Message("system", NONCHARACTERS[2]), *turns), ())
         alone = self._tried(turns, ())
@@ -162,7 +163,7 @@ class Renderer:
 
     @cached_property
     def end_texts(self) -> tuple[str, ...]:
-        """Control tokens that nobody means at an answer's end: special ones, and those of the template."""
+        """Control tokens that no answer may end with: special ones, and those that the template writes."""
         control = self.encoder.control
         return tuple(text for text in control if text in self.encoder.special or text in self.template)
 
@@ -247,7 +248,7 @@ class Renderer:
         return self._forms[key]
 
     def _tried(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str | None:
-        """What the template writes; None if it refuses."""
+        """The template's text; None if the template refuses."""
         view = self._view(Conversation(RowId("a test conversation", 0), tuple(messages), tuple(tools)))
         try:
             return view.text(len(messages))

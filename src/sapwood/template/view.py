@@ -141,8 +141,8 @@ class View:
         return contents
 
     def _own_control(self, upto: int, prompt: bool) -> dict[int, list[Span]]:
-        """By message, if its content holds control text that is not the row's: it is meant, or the
-        template takes the content apart there."""
+        """For each message, the spans of control text in its content that don't count as the row's. Such text
+        is meant as a control token, or the template takes the content apart there."""
         found: dict[int, list[Span]] = {}
         messages = self._messages[:upto]
         for at, message in enumerate(messages):
@@ -180,7 +180,7 @@ class View:
         return self._tried(messages, prompt, row_content.map_strings(self._tools, change, worth))
 
     def _tried(self, messages: Dicts, prompt: bool, tools: Any = None) -> str | None:
-        """What the template writes; None if it refuses."""
+        """The template's text; None if the template refuses."""
         try:
             return self._chat.render(self._variables(messages, tools or self._tools, prompt))
         except TemplateFault:
@@ -233,7 +233,7 @@ def _between(text: str, spans: Sequence[Span]) -> tuple[str, ...]:
 
 
 def _fitted(text: str, contents: Sequence[str], skeleton: tuple[str, ...] | None) -> tuple[Span, ...] | None:
-    """Where the contents stand, if the text is the skeleton filled with them; None if it isn't."""
+    """The spans of the contents, if the text is the skeleton filled with the contents; otherwise None."""
     if not skeleton:
         return None
     spans: list[Span] = []

@@ -21,7 +21,7 @@ class LossWatch:
         self._silent_until = 0
 
     def warning(self, event: Stepped) -> str | None:
-        """What there is to say after this step; nothing if the loss is like those before it."""
+        """A warning after this step; None if the loss is like those before."""
         step, loss = event.step, event.loss
         before = list(self._window)
         self._window.append(loss)

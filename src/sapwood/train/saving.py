@@ -91,7 +91,7 @@ def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
 
 
 def save_and_stop(run: RunStore, model: LoraModel, state: TrainState, keep: int, world: World) -> NoReturn:
-    """Leave at the boundary of a step, because a signal asked for it. Always raises `Stopped`."""
+    """Save and leave at the boundary of a step, because a signal asked for it. Always raises `Stopped`."""
     saved = save_when_stopped(run, model, state, keep)
     how = "saved" if saved else "not saved: the disk refused; resume goes on from the checkpoint before"
     what = f"stopped after step {state.step}, {how}"

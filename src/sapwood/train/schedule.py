@@ -47,8 +47,8 @@ def plan_steps(num_examples: int, config: TrainConfig) -> Schedule:
 
 @lru_cache(maxsize=2)
 def order(seed: int, epoch: int, num_examples: int) -> NDArray[np.int64]:
-    """The permutation of an epoch: a function of (seed, epoch) alone. Read-only: every step of the epoch asks
-    for it, and a million examples take 20 ms."""
+    """The permutation of an epoch: a function of (seed, epoch) alone. It is read-only and remembered, because
+    every step of the epoch asks for it, and a million examples take 20 ms."""
     permutation = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
     permutation.setflags(write=False)
     return permutation

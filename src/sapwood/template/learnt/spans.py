@@ -36,7 +36,8 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Finds them. close_thinking: close a block that the prompt opens, if the row has no reasoning."""
+    """Finds the learnt spans. close_thinking: close a block that the prompt opens, if the row has no
+    reasoning."""
 
     _stops: Stops
     _close_thinking: bool
@@ -65,7 +66,8 @@ class Spans:
         return Rendering(Rendered(view.row, full, tuple(spans), content or ()), upto, tuple(trained))
 
     def _opened(self, view: View, message: Message, turn: int, at: int) -> Rendering:
-        """A turn whose prompt opens a block that the template leaves out; ``at``: where they part."""
+        """A turn whose prompt opens a block that the template leaves out. ``at``: where prompt and text
+        part."""
         prompt, text = view.text(turn, prompt=True), view.text(turn + 1)
         opening, written = prompt[at:], text[at:]
         found = continued(message, opening, written, close=self._close_thinking)

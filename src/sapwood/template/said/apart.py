@@ -70,7 +70,7 @@ def _with(messages: Sequence[Mapping[str, Any]], at: int, content: str) -> list[
 
 
 def pattern_of(spellings: Iterable[str]) -> re.Pattern[str]:
-    """Any of them, the longest first."""
+    """A pattern of all spellings, the longest first."""
     return re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
 
 
@@ -99,7 +99,7 @@ def _word(content: str) -> str:
 def _around(
     messages: Sequence[Mapping[str, Any]], at: int, content: str, render: Render, control: re.Pattern[str]
 ) -> Around | None:
-    """None if the template refuses, or if it doesn't write the content in one piece."""
+    """The text around a content; None if the template refuses, or doesn't write the content in one piece."""
     opening, closing = NONCHARACTERS[-2:]
     text = render(_with(messages, at, _inside_blanks(content, lambda core: f"{opening}{core}{closing}")))
     if text is None or text.count(opening) != 1 or text.count(closing) != 1:

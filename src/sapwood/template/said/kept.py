@@ -78,7 +78,7 @@ _KINDS = {"system": "system prompts", "user": "questions", "assistant": "answers
 
 
 def _is_copied(messages: Sequence[Message], rendered: Rendered) -> bool:
-    """Is the row nothing but contents, each of which was found in the text as it is?"""
+    """Whether the row has nothing but contents, and each content was found in the text unchanged."""
     if len(rendered.content) != len(messages):
         return False
     for message, span in zip(messages, rendered.content, strict=True):

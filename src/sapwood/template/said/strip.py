@@ -57,7 +57,7 @@ def ending(text: str, ends: Sequence[str] = ENDS) -> str | None:
 
 
 def beginning(text: str) -> str | None:
-    """The token of a text's beginning that it begins with, if one is spelled there."""
+    """The control token that a text begins with, if one is spelled there."""
     return next((mark for mark in BEGINNINGS if text.lstrip().startswith(mark)), None)
 
 

@@ -111,11 +111,11 @@ class World:
         return total.tolist()
 
     def any(self, flag: bool) -> bool:
-        """True in all processes if it is true in one: a signal may reach only some of them."""
+        """True in all processes if ``flag`` is true in one: a signal may reach only some processes."""
         return self.totals(float(flag))[0] > 0
 
     def tell(self, content: bytes = b"") -> bytes:
-        """What the first process says, in all of them."""
+        """The first process's value, in all processes."""
         if self.size == 1:
             return content
         import torch
