@@ -12,8 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, LONG, SHARE = 17.0, 30, 0.02
-GUIDES = ("index", "training", "shipping", "page", "why", "scale", "data", "library")
-PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDES))
+GUIDES = ("index", "training", "shipping", "serve", "page", "why", "scale", "data", "library")
+PAGES = ("README.md", "ARCHITECTURE.md", *(f"docs/{name}.md" for name in GUIDES))
 STARTS = re.compile(r"^\s*(?:[-*>]|\d+\.)\s+", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 END = re.compile(r"(?<=[.!?:;])[*_\")]*\s+(?=[A-Z`*\"(\d])|\n\s*\n")

@@ -257,4 +257,4 @@ def test_elsewhere_a_pickle_is_refused_with_the_reason(elsewhere: Elsewhere) -> 
     (home / "frame.pkl").write_bytes(b"\x80\x04N.")
     done = run("-m", "sapwood", "data", "convert", "frame.pkl", cwd=home)
     assert (done.returncode, "Traceback" in done.stderr) == (3, False)
-    assert "no way to take a process's rights" in done.stderr
+    assert "can't confine the process" in done.stderr

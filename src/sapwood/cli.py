@@ -271,7 +271,7 @@ def import_(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="check it where the rows are at hand")
+        bool, typer.Option("--check/--no-check", help="check it if the rows are at hand")
     ] = True,
     json: Json = False,
 ) -> None:

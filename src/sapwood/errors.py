@@ -27,7 +27,8 @@ class Problem:
 
 
 class SapwoodError(Exception):
-    """A failure that a person can act on. ``problems`` holds every one found, not only the first.
+    """A failure that a person can act on. ``problems`` holds every problem that was found, not only the
+    first.
 
     The CLI prints it without a traceback and leaves with ``exit_code``.
     """
@@ -83,7 +84,7 @@ class NumericsError(SapwoodError):
 
 
 class BadStepError(NumericsError):
-    """One step's loss or gradient is no number; nothing was changed by it."""
+    """One step's loss or gradient is no number. The step changed nothing."""
 
 
 class OutOfMemoryError(SapwoodError):
@@ -112,7 +113,7 @@ class Stopped(SapwoodError):
 
 
 class LostProcessError(SapwoodError):
-    """Another process of the run ended or hangs. What this one has is whole; `sapwood resume` goes on."""
+    """Another process of the run ended or hangs. This process's state is whole; `sapwood resume` goes on."""
 
     exit_code = STOPPED_RESUMABLE
 

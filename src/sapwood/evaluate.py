@@ -64,9 +64,9 @@ def evaluate_rows(
     held: BaseConfig | None = None,
 ) -> Evaluation:
     """Measure both models on ``examples``, and let them answer ``answers`` of them, spread evenly.
-    ``held``: how the base is held, where somebody knows: llama.cpp can answer then.
+    ``held``: how the base's weights are held, or None. llama.cpp can answer only if that is known.
 
-    Raises ModelError where ``loaded`` is a base without an adapter.
+    Raises ModelError if ``loaded`` is a base without an adapter.
     """
     if loaded.model is None:
         mend = "name a run or an adapter's folder"
@@ -87,14 +87,14 @@ def evaluate_rows(
 
 
 def row_losses(model: LoraModel, examples: Sequence[Example], *, alone: Head | None = None) -> np.ndarray:
-    """The sum of each example's losses by their weights, in nats: float64[R]. No packing, as each row's own
-    sum is wanted.
+    """The weighted sum of each example's losses, in nats: float64[R]. Rows aren't packed, because each row's
+    own sum is wanted.
 
-    ``alone``: the base's own head, while the adapter is switched off; the losses are the base's then, without
-    what a soft prompt puts before a row.
+    ``alone``: the base's own head, given while the adapter is switched off. The losses are then the base's,
+    without the tokens that a soft prompt puts before a row.
     """
     model.peft.eval()
-    model = replace(model, alone=not lead_length(model.peft))  # any model can do it by its own attention
+    model = replace(model, alone=not lead_length(model.peft))  # every model can, by its own attention
     sums: list[float] = []
     with torch.no_grad(), attending(model):
         for example in counted("measuring the base" if alone else "measuring the adapter", examples):
@@ -114,8 +114,9 @@ def base_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
 
 
 def probes_of(loaded: Loaded, examples: Sequence[Example], number: int) -> list[Probe]:
-    """The last question of ``number`` examples, spread evenly, as inference sends it: what stands before the
-    last learnt turn, which is the reference. A document has no question and is passed over."""
+    """The last question of ``number`` examples, spread evenly, as inference sends it. The question is all
+    that stands before the last learnt turn; that turn is the reference. A document has no question and is
+    left out."""
     asked = [example for example in examples if _last_turn(example) > 0]
     count = min(number, len(asked))
     return [_probe(loaded, asked[i * len(asked) // count]) for i in range(count)]

@@ -51,9 +51,10 @@ from sapwood.types import Adapter, Event, Stepped, Stop
 
 log = logging.getLogger("sapwood")
 Watcher = Callable[[Event], object]
-"""Sees every event after it is recorded; ends the run, saved, if it returns a `Stop`."""
+"""A function that sees every event after it is recorded. If it returns a `Stop`, the run is saved and
+ended."""
 Teller = Callable[[str], None]
-"""Takes a sentence of the program's own: how long it will take, what computes it."""
+"""A function that takes a sentence for the user: how long the run will take, what computes it."""
 
 
 def finetune(
@@ -95,8 +96,8 @@ def train_study(
     evaluators: Sequence[Evaluator] = (),
     tell: Teller = log.info,
 ) -> Adapter:
-    """`finetune`, for a caller that has shown the study to somebody first. In several processes this is what
-    the first one does; the others `follow`."""
+    """`finetune`, for a caller that has already made the study, for example to show it. If several processes
+    share the run, the first one calls this function, and the others call `follow`."""
     refuse_model_folder(config)
     for doubt in [*doubts(config), *study.spec.notes]:
         log.warning("%s", doubt)
@@ -149,9 +150,13 @@ def train_run(
     expected: Estimate | None = None,
     watch_threads: bool = False,
 ) -> Adapter:
-    """From the newest checkpoint, or from the start, to the adapter. ``notes`` go to the log once the log is
-    cut back to the checkpoint. ``expected`` is put right by a pass and by the first steps. watch_threads:
-    their number was measured on a busy machine, and is measured again when it is idle."""
+    """Train from the newest checkpoint, or from the start, to the finished adapter.
+
+    notes: sentences that go into the run's log, after the log is cut back to the checkpoint.
+    expected: the estimate of the run's time. One forward pass and the first steps correct it.
+    watch_threads: the number of threads was measured on a busy machine, and is to be measured again when
+    the machine is idle.
+    """
     total_steps, keep = plan_steps(len(study.data.train), config.train).total_steps, config.save.keep
     with keeping_status(run), stop_signals() as stop, with_advice(run, study, config, device), partners():
         invite(world, config, study)

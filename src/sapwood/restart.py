@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: what must be as it was, and what may differ by leave."""
+"""Going on with an interrupted run: what must be as it was, and what may differ if the user allows it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def resume(
 
 
 def finished_adapter(run: RunStore, notes: list[str]) -> Adapter | None:
-    """The adapter that an earlier start finished; a damaged one is set aside, to be made again."""
+    """The adapter that an earlier start finished. A damaged adapter is set aside, and made again."""
     folder = run.path / ADAPTER_DIR
     if not folder.is_dir():
         return None
@@ -77,7 +77,7 @@ def finished_adapter(run: RunStore, notes: list[str]) -> Adapter | None:
 def reopen_study(
     run: RunStore, config: RunConfig, facts: dict[str, Any], allow: Collection[str]
 ) -> tuple[Study, list[Change]]:
-    """The run's own copy of its data, and what base and template differ in by leave. A run that was killed
+    """The run's own copy of its data, and the allowed differences of base and template. A run that was killed
     before it had a copy reads the sources again."""
     folder = run.path / DATA
     fresh = not folder.exists() and not checkpoints(run.path)
@@ -90,8 +90,8 @@ def reopen_study(
 
 
 def other_machine(about: dict[str, Any], world: World, device: Device) -> list[str]:
-    """Bits are promised for the same versions, kernels, threads and number of processes only: a line where
-    these differ."""
+    """A sentence for each of these that differs from the first start: versions, kernels, threads, number of
+    processes. The same bits are promised only if all of them are the same."""
     then = {**about.get("versions", {}), **about["facts"].get("kernels", {})}
     found = changes(then, {**package_versions(), **kernels_of(world, device)})
     listed = "; ".join(map(str, found))

@@ -25,7 +25,7 @@ class Interval:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss); infinite where that is too large for a number."""
+    """exp(loss); infinite if that is too large for a number."""
     return math.exp(loss) if loss < 709 else math.inf
 
 
@@ -38,12 +38,12 @@ def chrf(answer: str, reference: str) -> float:
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """100 where the answer is the reference, white space at the ends and runs of it aside; else 0."""
+    """100 if the answer is the reference, white space at the ends and runs of it aside; else 0."""
     return 100.0 * (answer.split() == reference.split())
 
 
 def score_answers(samples: Sequence[Sample]) -> dict[str, float]:
-    """Mean chrF and exact match over the answers that have a reference; empty where none has."""
+    """Mean chrF and exact match over the answers that have a reference; empty if none has."""
     measured = [sample for sample in samples if sample.reference.strip()]
     if not measured:
         return {}

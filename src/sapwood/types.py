@@ -27,12 +27,13 @@ CHECK = "check.json"  # in an export: how it was held against what was trained
 
 @dataclass(frozen=True, slots=True)
 class RowId:
-    """Where a row came from; it travels with the row to the loss, so that every message can name it.
+    """Where a row came from. A RowId stays with its row up to the loss, so that every message can name the
+    row.
 
     Attributes:
         source: path of the file as the user wrote it, or a hub id.
         index: 0-based number of the row in that source.
-        line: 1-based line where the row starts, where the format has lines.
+        line: 1-based line where the row starts, if the format has lines.
     """
 
     source: str
@@ -40,7 +41,7 @@ class RowId:
     line: int | None = None
 
     def __str__(self) -> str:
-        """``file:line``, or the row's number where there are no lines. Both, where rows share a line."""
+        """``file:line``; the row's number if the format has no lines; both if rows share a line."""
         if self.line is None:
             return f"{self.source} row {self.index}"
         shared = f" row {self.index}" if self.line <= self.index else ""
@@ -60,9 +61,9 @@ class Message:
     """One turn, as a chat template reads it.
 
     Attributes:
-        content: what is said. None only beside tool calls, where the row has null: some templates write an
+        content: what is said. None only beside tool calls, if the row has null: some templates write an
             empty answer for ``""`` and none for null.
-        reasoning: what the assistant thought before it answered; ``""`` where it is known to be nothing.
+        reasoning: what the assistant thought before it answered; ``""`` if it is known to be nothing.
         tool_calls: as in OpenAI's format, ``{"type": "function", "function": {"name", "arguments"}}``.
         trained: overrides ``template.train_on`` for this turn when it isn't None.
         name: who speaks, or the tool that answers.
@@ -87,9 +88,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """``text``: the row is text that somebody rendered, or a document; ``messages`` is then empty until
-    `template.unrender` has read it, and stays so for a document. ``weight``: what each of its learnt tokens
-    counts in the loss, 1 when None; that of a turn multiplies it."""
+    """A row as messages.
+
+    text: set if the row is text that somebody rendered, or a document. ``messages`` is empty then, until
+    `template.unrender` has read the text. A document's ``messages`` stay empty.
+    weight: what each learnt token of the row counts in the loss; None is 1. A turn's weight multiplies it.
+    """
 
     row: RowId
     messages: tuple[Message, ...]
@@ -112,7 +116,7 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A conversation as text. ``spans`` is what the model must learn to write, stop token included;
-    ``content`` is what came from the row, where nothing may become a control token."""
+    ``content`` is what came from the row: nothing in it may become a control token."""
 
     row: RowId
     text: str
@@ -122,7 +126,7 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """ids: int32[T]. trained: bool[T], True where the token is to be learnt; at least one is.
+    """ids: int32[T]. trained: bool[T], True if the token is to be learnt; at least one is.
     weights: float32[T], what a learnt token counts in the loss; None: each counts 1."""
 
     row: RowId
@@ -139,12 +143,12 @@ class Example:
 
     @property
     def weight(self) -> float:
-        """What its learnt tokens count together: what the sum of their losses is divided by."""
+        """The sum of the weights of the example's learnt tokens. The sum of their losses is divided by it."""
         return total_weight(self.num_targets, None if self.weights is None else self.weights[self.trained])
 
 
 def total_weight(targets: int, weights: NDArray[np.float32] | None) -> float:
-    """The sum of the weights of so many targets; their number where none has a weight of its own."""
+    """The sum of the weights of so many targets; their number if none has a weight of its own."""
     return targets if weights is None else float(weights.sum(dtype=np.float64))
 
 
@@ -194,7 +198,7 @@ class Pack:
 
     @property
     def weight(self) -> float:
-        """What its targets count together."""
+        """The sum of the weights of the pack's targets."""
         return total_weight(len(self.targets), self.weights)
 
 
@@ -202,7 +206,7 @@ class Pack:
 
 
 class Rows(Protocol):
-    """A matrix that gives its rows by slice: packed blocks, or one that several processes share."""
+    """A matrix whose rows are read by slices: packed blocks, or a matrix that several processes share."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -214,9 +218,9 @@ class Rows(Protocol):
 class Head:
     """The final projection as data: logits = softcap(hidden @ weight.T + bias) * scale.
 
-    weight: [vocabulary, hidden], a tensor, or what gives its rows by slice as one does;
-    bias: [vocabulary] or None; softcap: cap * tanh(x / cap) where not None.
-    matmul_dtype: the format to multiply in, the weight's own where None.
+    weight: [vocabulary, hidden], a tensor or a `Rows`;
+    bias: [vocabulary] or None; softcap: cap * tanh(x / cap) if not None.
+    matmul_dtype: the format to multiply in, the weight's own if None.
     """
 
     weight: torch.Tensor | Rows
@@ -228,8 +232,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class BaseSpec:
-    """A base model before its weights: enough to prepare data. Equal to itself only: what is reckoned from it
-    is kept beside it.
+    """A base model before its weights are loaded: enough to prepare data. Two are never equal, so that what
+    is computed from one can be kept under it.
 
     Attributes:
         source: as the user wrote it (``builtin:smollm2``, ``hf:ID``, a folder, a ``.gguf`` file).
@@ -240,7 +244,7 @@ class BaseSpec:
         stop_ids: ids on which generation stops (generation config and tokenizer).
         notes: what was set right or left out while it was read, for a person.
         new_tokens: ids of tokens that were added to its tokenizer, each with those that spelled it before.
-        stored_rows: of the embedding in its files, where hf_config says of more.
+        stored_rows: rows of the embedding in the model's files, if hf_config says that there are more.
     """
 
     source: str
@@ -255,7 +259,7 @@ class BaseSpec:
 
     @property
     def rows(self) -> int:
-        """Of the embedding, those of new tokens among them."""
+        """Rows of the embedding, with those of new tokens."""
         return max([self.text.vocab_size, *(id + 1 for id in self.new_tokens)])
 
     @property
@@ -265,15 +269,18 @@ class BaseSpec:
 
     @property
     def text(self) -> Any:
-        """The config of the language model: of a wrapper, a part of the whole."""
+        """The config of the language model. In a wrapper's config (text and pictures) it is a part."""
         return self.hf_config.get_text_config()
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The frozen model and its head. ``backbone``: gives from ids what the head reads. ``storage`` says how
-    weights are held: fp32, bf16, fp16 …; ``device`` where they compute; ``matmul_dtype`` the format in which
-    they are multiplied, the head's where None."""
+    """The frozen model and its head.
+
+    backbone: the decoder, from ids to the hidden states that the head reads. storage: how weights are held:
+    fp32, bf16, fp16 …. device: where the model computes. matmul_dtype: the format in which weights are
+    multiplied; None takes the head's.
+    """
 
     spec: BaseSpec
     model: Any
@@ -289,8 +296,8 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One optimizer step. ``loss`` is the mean over the step's targets by their weights, in nats. ``skipped``
-    says why the optimizer was left out, where loss or gradient were no numbers."""
+    """One optimizer step. ``loss`` is the weighted mean over the step's targets, in nats. ``skipped`` says
+    why the optimizer did nothing: the loss or the gradient was no number."""
 
     step: int
     loss: float
@@ -325,7 +332,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A generated answer: ``stopped`` is True where the model ended it with a stop token by itself."""
+    """A generated answer: ``stopped`` is True if the model ended it with a stop token by itself."""
 
     row: RowId
     prompt: str
@@ -338,7 +345,7 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """Held-out loss (mean over targets, nats) after ``step`` optimizer steps; step 0 is the base. ``scores``
-    of the samples: chrf and exact_match, 0 to 100, where the data gives answers to compare with."""
+    of the samples: chrf and exact_match, 0 to 100, if the data gives answers to compare with."""
 
     step: int
     loss: float
@@ -350,7 +357,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event. ``reason`` is ``done``, ``stopped early`` (`eval.patience` was at its end) or
+    """The last event. ``reason`` is ``done``, ``stopped early`` (`eval.patience` was used up) or
     ``stopped`` (a signal or a request; resumable)."""
 
     step: int

@@ -197,7 +197,7 @@ def test_an_adapter_of_another_program_opens_on_the_base_that_is_named(
     (folder / "sapwood.json").unlink()
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": None}))
-    with pytest.raises(ModelError, match="say which: --base MODEL"):
+    with pytest.raises(ModelError, match="name the base: --base MODEL"):
         open_target(str(folder), place)
     with torch.no_grad():
         found = (

@@ -183,7 +183,7 @@ def _poison(tensor: Tensor) -> Tensor:
 
 SPOIL: dict[str, Callable[[dict[str, Tensor], str], object]] = {
     "missing": lambda t, name: t.pop(name),
-    r"\[1, 2\], where the model has \[4, 64\]": lambda t, name: t.update({name: torch.zeros(1, 2)}),
+    r"\[1, 2\]; the model has \[4, 64\]": lambda t, name: t.update({name: torch.zeros(1, 2)}),
     "not finite": lambda t, name: t.update({name: _poison(t[name])}),
     "not part of this model": lambda t, name: t.update({f"{name}.extra": torch.zeros(1)}),
 }

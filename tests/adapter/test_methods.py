@@ -202,7 +202,7 @@ def test_switched_off_it_is_the_base(case: str, trained: Callable[[str], Trained
         ({"lora": {"method": "pissa"}, "base": {"storage": "nf4"}}, "pissa needs base.storage fp32"),
         ({"lora": {"method": "full"}, "base": {"storage": "auto"}}, "full needs base.storage fp32, not auto"),
         ({"lora": {"method": "full"}, "train": {"shard": "base"}}, "full fine-tuning can't be divided"),
-        ({"lora": {"method": "ia3", "targets": "q.*"}}, "matches no linear|no regular expression"),
+        ({"lora": {"method": "ia3", "targets": "q.*"}}, "matches no linear|not a regular expression"),
         ({"lora": {"rank": 500}}, "lora.rank=500 is larger"),
         (
             {"lora": {"bias": "all"}, "base": {"storage": "bf16"}},

@@ -203,7 +203,7 @@ def test_an_adapter_for_another_base(trained: Path, tmp_path: Path) -> None:
         open_target(str(folder), tmp_path)
     spec = inspect_base(BaseConfig(model=str(tiny_llama(tmp_path / "wide", hidden_size=32))))
     edit(folder / "sapwood.json", base=spec.source, base_fingerprint=spec.fingerprint)
-    with pytest.raises(ModelError, match=r"adapter tensor .* is \[2, 64\], where the model has \[2, 32\]"):
+    with pytest.raises(ModelError, match=r"adapter tensor .* is \[2, 64\]; the model has \[2, 32\]"):
         open_target(str(folder), tmp_path)
 
 

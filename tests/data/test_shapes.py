@@ -349,7 +349,7 @@ def test_two_columns_of_unknown_names_are_a_question_with_both_answers(tmp_path:
             {"prompt": "q", "chosen": "a", "rejected": "b"},
             "data.columns.prompt=prompt data.columns.completion=chosen",
         ),
-        ({"message_id": "1", "parent_id": "0", "text": "a", "role": "assistant"}, "file of trees"),
+        ({"message_id": "1", "parent_id": "0", "text": "a", "role": "assistant"}, "one tree a row"),
         ({"talk": TURNS, "id": 1}, "data.columns.messages=talk"),
     ],
 )

@@ -125,7 +125,7 @@ def test_the_token_comes_from_the_environment(
     hub: Any, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(StorageError, match="the hub took nothing") as caught:
+    with pytest.raises(StorageError, match="the hub refused the upload") as caught:
         push(adapter)
     assert "hf_wrong" not in str(caught.value)
     monkeypatch.delenv("HF_TOKEN")

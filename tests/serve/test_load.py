@@ -247,7 +247,7 @@ def test_an_adapter_of_unknown_origin_is_refused(tmp_path: Path) -> None:
         ({"lora_bias": True}, r"lora_B.bias is missing"),
         (
             {"rank_pattern": {"q_proj": 2}},
-            r"q_proj.lora_A.weight is \[4, 64\], where the model has \[2, 64\]",
+            r"q_proj.lora_A.weight is \[4, 64\]; the model has \[2, 64\]",
         ),
         ({"rank_pattern": {"q_proj": 4096}}, "a rank is 4096"),
         ({"r": "gone"}, "r is 8"),

@@ -212,7 +212,7 @@ def test_facts_that_cannot_be_read_are_refused(
 
 
 def test_an_adapter_of_another_shape_is_refused(saved: Path) -> None:
-    with pytest.raises(ModelError, match=r"lora_A.weight is \[2, 64\], where the model has \[3, 64\]"):
+    with pytest.raises(ModelError, match=r"lora_A.weight is \[2, 64\]; the model has \[3, 64\]"):
         load(saved, lora={"rank": 3})
 
 

@@ -31,10 +31,10 @@ PARTS = (".lora_", ".ia3_")  # where the name of an adapted layer ends
 
 
 def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
-    """Put a fresh adapter on ``base``. B starts at zero, so step 0 equals the base; PiSSA and IA3 start equal
-    to it too, a soft prompt and LoftQ do not.
+    """Put a fresh adapter on ``base``. B starts at zero, so step 0 equals the base. PiSSA and IA3 also start
+    equal to the base; a soft prompt and LoftQ do not.
 
-    Raises ConfigError where targets match nothing, or only in part, or the storage doesn't suit the method.
+    Raises ConfigError if targets match nothing, or only in part, or the storage doesn't suit the method.
     """
     refuse_storage(config, base.storage)
     if config.method == "full":
@@ -42,7 +42,7 @@ def attach_lora(base: Base, config: LoraConfig, seed: int = 0) -> LoraModel:
     settings = peft_settings(base.model, config, base.spec.new_tokens)
     model = replace(attach(base, settings, seed), method=config.method)
     for _, layer in lora_layers(model) if config.dropout else ():
-        layer.lora_dropout[ADAPTER] = nn.Dropout(config.dropout)  # experts beside them take none
+        layer.lora_dropout[ADAPTER] = nn.Dropout(config.dropout)  # experts take no dropout
     if config.method == "loftq":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -58,7 +58,7 @@ def attach_saved(
     """An adapter of any form that `forms` understands, on ``base``, to be talked to. ``settings`` and
     ``tensors``: what was read from ``source``.
 
-    Raises ModelError where a tensor doesn't fit, naming each.
+    Raises ModelError if a tensor doesn't fit, naming each.
     """
     wanted = saved_settings(settings)
     try:

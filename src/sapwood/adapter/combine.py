@@ -20,7 +20,7 @@ from sapwood.types import BaseSpec
 How = Literal["cat", "svd", "linear", "ties", "dare-ties", "dare-linear", "magnitude-prune"]
 HOWS: tuple[How, ...] = get_args(How)
 BESIDE = ("modules_to_save", "trainable_token_indices", "lora_bias", "rank_pattern", "alpha_pattern")
-EXACT = ("cat", "svd")  # whose sum is that of the updates; the others mix A and B each for itself
+EXACT = ("cat", "svd")  # these add the products B A; the others mix all A, and all B
 
 
 def combine(
@@ -28,9 +28,9 @@ def combine(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and settings, in PEFT's format, of the weighted sum of the adapters in ``folders``.
 
-    ``how``: cat is the sum itself, of the sum of the ranks; svd its best approximation of the largest rank;
-    the others are PEFT's, and want equal ranks. ``density``: share of the values that ties, dare and
-    magnitude-prune keep. Raises ConfigError, and ModelError for what is no LoRA.
+    ``how``: cat is the exact sum, and its rank is the sum of the ranks. svd is the best approximation of that
+    sum with the largest of the ranks. The others are PEFT's, and want equal ranks. ``density``: share of the
+    values that ties, dare and magnitude-prune keep. Raises ConfigError, and ModelError for what is no LoRA.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
@@ -65,13 +65,15 @@ def _rank(settings: Mapping[str, Any], folder: Path) -> int:
         raise ModelError(f"a {kind} adapter can't be combined", str(folder), why)
     if odd := [key for key in BESIDE if settings.get(key)]:
         raise ModelError(
-            f"an adapter with {odd[0]} can't be combined", str(folder), "nothing says how it adds"
+            f"an adapter with {odd[0]} can't be combined",
+            str(folder),
+            "there is no rule for the sum of such parts",
         )
     return int(settings["r"])
 
 
 def _shapes(spec: BaseSpec) -> nn.Module:
-    """The model with one number for each weight, repeated: right in shape, and of no size."""
+    """The model with one number for each weight, repeated: the shapes are right, and take no memory."""
     model = skeleton(spec)
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""What an adapter makes of the base's weights, where it can be said of weights at all."""
+"""What an adapter makes of the base's weights, if it can be said of weights at all."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Change = Callable[[Tensor], Tensor]
 
 
 def weight_changes(model: LoraModel) -> dict[str, Change]:
-    """One for each parameter that the adapter changes, by its name in the transformers model.
+    """The changed weight of each parameter that the adapter changes, by its name in the transformers model.
 
-    LoRA and its kind (arXiv 2106.09685): W + s B A. DoRA (arXiv 2402.09353): the rows of that, brought to
-    the learnt magnitudes. IA3 (arXiv 2205.05638): rows scaled, or columns where inputs are. What PEFT knows a
-    difference of weights for (AdaLoRA, LoHa, LoKr, VeRA): W plus that. Whole modules and rows of tokens that
-    were trained: themselves. Raises ModelError for soft prompts, which are no weights.
+    LoRA and its kind (arXiv 2106.09685): W + s B A. DoRA (arXiv 2402.09353): the rows of that sum, brought to
+    the learnt magnitudes. IA3 (arXiv 2205.05638): scaled rows, or scaled columns if it scales inputs.
+    AdaLoRA, LoHa, LoKr and VeRA: W plus the difference that PEFT computes. Whole modules and rows of tokens
+    that were trained: as they are. Raises ModelError for soft prompts, which are no weights.
     """
     changes: dict[str, Change] = {}
     for name, layer in lora_layers(model):
         if layer.lora_bias[ADAPTER]:
-            why = f"the one of {name} is added beside its base's"
+            why = f"the adapter's bias of {name} is added beside the base's own bias"
             raise ModelError("an adapter with biases of its own can't be merged", "", why)
         pair = LoraPair.of(name, layer)
         magnitudes = getattr(layer, "lora_magnitude_vector", {})
@@ -51,8 +51,8 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
 
 
 def effective_head(model: LoraModel) -> Head:
-    """The head as data, with what the adapter makes of it as it stands: a LoRA on it, a head trained as a
-    whole, or rows of tokens."""
+    """The head as data, with the adapter's present change: a LoRA on the head, a head trained as a whole, or
+    trained rows of tokens."""
     out = model.network.get_output_embeddings()
     if (tokens := getattr(out, "token_adapter", None)) is not None:
         weight = tokens.get_merged_weights([ADAPTER])
@@ -66,7 +66,7 @@ def effective_head(model: LoraModel) -> Head:
 
 
 def _differences(model: LoraModel) -> dict[str, Change]:
-    """Of layers that PEFT knows a difference of weights for, LoRA's pairs aside."""
+    """The layers for which PEFT computes a difference of weights, without LoRA's pairs."""
     found: dict[str, Change] = {}
     for name, layer in adapted_modules(model):
         if not is_pair(layer) and hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight"):

@@ -38,11 +38,11 @@ class AdapterFacts:
 
     Attributes:
         base: where the base lay, and how it was held.
-        base_path: the base's absolute path, where it was named by a path.
+        base_path: the base's absolute path, if it was named by a path.
         base_fingerprint, template_fingerprint: None only of an adapter that says nothing (`unproven`).
         system: the system prompt that it was trained with.
         lora: the config's section, with the names of the layers that were adapted.
-        first_loss, final_loss: held-out, nats; None where nothing was held out.
+        first_loss, final_loss: held-out, nats; None if nothing was held out.
         proof, data_sha256: of what was learnt.
         combined: what an adapter that was made of others is the sum of.
     """

@@ -23,7 +23,7 @@ from sapwood.errors import ModelError, NumericsError
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"  # how PEFT saved before safetensors
-SIZES = {  # where settings tell a size: the key, and the tensors whose first dimension it is
+SIZES = {  # of settings that tell a size: the key, and the tensors whose first dimension it is
     "LORA": ("r", ".lora_A."),
     "LOHA": ("r", ".hada_w1_b"),
     "VERA": ("r", ".vera_lambda_d"),
@@ -156,7 +156,12 @@ def _refuse_whole_numbers(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ModelError(f"{name} holds {kind} numbers", where, "no method trains such", "save it in F32")
+            raise ModelError(
+                f"{name} holds {kind} numbers",
+                where,
+                "adapters are trained in floating point",
+                "save it in F32",
+            )
 
 
 def _refuse_misfit(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:

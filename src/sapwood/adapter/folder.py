@@ -82,7 +82,7 @@ def save_combined(
     one of them is of another program, nothing of the sum is proven either, and it is plain PEFT. ``base``:
     where their base lies now.
 
-    Raises ModelError where they were trained on different bases or behind different templates.
+    Raises ModelError if they were trained on different bases or behind different templates.
     """
     known = [(part, read_facts(part)) for part in parts if (part / FACTS).is_file()]
     for part, _ in known:
@@ -155,7 +155,7 @@ def foreign_base(place: Path, base: str | None) -> BaseSpec:
             raise
         why = f"the adapter names {told_base(place)}; {error.problems[0].what}"
         raise ModelError(
-            "the adapter's base isn't there", str(place), why, "say which: --base MODEL"
+            "the adapter's base isn't there", str(place), why, "name the base: --base MODEL"
         ) from None
 
 

@@ -23,7 +23,7 @@ TOLD = frozenset(
 # Starts after which the original base with A and B is the whole truth.
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 MEND = "open it with the program that made it, or merge it into its base there"
-MOST = 2**16  # rank, and how far alpha may be from 1
+MOST = 2**16  # largest rank, and largest alpha
 # Numbers of a file from elsewhere, before any memory is taken or any product computed by them.
 BOUNDS: dict[str, Callable[[Any], bool]] = {
     "r": lambda rank: type(rank) is int and 1 <= rank <= MOST,
@@ -137,7 +137,7 @@ def refuse_unknown_tensors(settings: Mapping[str, Any], names: Iterable[str], wh
     ``modules_to_save`` doesn't name, for example."""
     kind = settings["peft_type"]
     whole = "|".join(map(re.escape, settings.get("modules_to_save") or ()))
-    if whole and settings.get("ensure_weight_tying"):  # PEFT saves what is tied to them, too
+    if whole and settings.get("ensure_weight_tying"):  # PEFT also saves what is tied to these modules
         whole += r"|\w+"
     known = re.compile(f"(?:{FORMS[kind].tensors}" + (rf"|\.(?:{whole})\.\w+" if whole else "") + ")$")
     odd = sorted(name for name in names if not known.search(name))
@@ -158,7 +158,7 @@ def defaults(kind: str) -> dict[str, Any]:
 
 
 def _as_usual(key: str, value: Any, usual: Mapping[str, Any]) -> bool:
-    """At its default; or empty, as older versions of PEFT write what they don't use."""
+    """Whether a field has its default; or is empty, as older versions of PEFT write unused fields."""
     if key == "task_type":
         return value in ("CAUSAL_LM", None)
     default = usual.get(key)
@@ -166,7 +166,7 @@ def _as_usual(key: str, value: Any, usual: Mapping[str, Any]) -> bool:
 
 
 def _values(pattern: Any) -> list[Any]:
-    """What a pattern of ranks or scales says of modules; the pattern itself if it is none."""
+    """The values in a pattern of ranks or scales; the value itself if it is no pattern."""
     if isinstance(pattern, Mapping):
         return list(cast("Mapping[str, Any]", pattern).values())
     return [pattern] if pattern else []

@@ -1,4 +1,4 @@
-"""What goes into the decoder: ids as they are, or their embeddings where something is added to them."""
+"""What goes into the decoder: ids as they are, or their embeddings if something is added to them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NOISE = -1  # the input that NEFTune's generator is seeded for; dropout counts f
 
 
 def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
-    """float[1, T, D]: the decoder's output for a pack, after its final norm. A soft prompt expects its place
-    in the pack (`pack.build.with_lead`)."""
+    """float[1, T, D]: the decoder's output for a pack, after its final norm. For a soft prompt, the pack must
+    have room in front (`pack.build.with_lead`)."""
     flow = model.flow.through(model.network.get_input_embeddings()) if model.flow else nullcontext()
     with flow as saved_dtype:
         inputs, attention = _inputs(model, batch)
@@ -35,7 +35,8 @@ def hidden_states(model: LoraModel, batch: Batch) -> Tensor:
 
 
 def attending(model: LoraModel) -> AbstractContextManager[None]:
-    """While open, the model attends as `hidden_states` expects: by the plan of a pack, or as it is."""
+    """While this context is open, the model attends as `hidden_states` expects: by the plan of a pack, or by
+    its own attention."""
     return nullcontext() if model.alone else packed_attention(model.network, model.backend)
 
 

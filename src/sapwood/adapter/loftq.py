@@ -1,9 +1,9 @@
 """LoftQ: an adapter that begins with what the quantisation of its base lost.
 
 One alternating step of arXiv 2310.08659 (algorithm 1): the base stays the plain quantisation of the original
-weights W, and A, B are the best approximation of the rest, W - dense(quantised W), of their rank. So the
-adapter is an ordinary LoRA for the original model loaded in the same storage. PEFT's own form of it needs a
-GPU (its device is fixed), and leaves the scale alpha / rank out of account.
+weights W. A and B are the best approximation, at their rank, of the rest W - dense(quantised W). So the
+adapter is an ordinary LoRA for the original model, loaded in the same storage. PEFT's own LoftQ needs a GPU
+(its device is fixed), and ignores the scale alpha / rank.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.errors import ConfigError, Problem
 
 DENSE = ("fp32", "bf16", "fp16")
-SVD_ROUNDS = 16  # of subspace iteration
-STORAGES = {  # where not every storage will do: which do, and why
+SVD_ROUNDS = 16  # rounds of subspace iteration
+STORAGES = {  # methods that need certain storages: which ones, and why
     "dora": (DENSE, "it measures the base's weights at every step"),
     "pissa": (DENSE, "it takes the largest singular values out of the base's weights"),
     "loftq": (("nf4", "fp4", "int8"), "it makes up for what quantisation lost"),
@@ -48,12 +48,12 @@ def saved_settings(settings: Mapping[str, Any]) -> Any:
 
     kind = settings["peft_type"]
     usual = defaults(kind)
-    # the base's name is a guess about where it lies, and PEFT warns where it lies elsewhere
+    # the base's name is a guess about where the base lies, and PEFT warns if the base lies elsewhere
     known = {k: v for k, v in settings.items() if k in usual and k != "base_model_name_or_path"}
     if kind == "LORA":
-        # how it started changes nothing that is saved, and a start may ask for the base's weights
+        # how an adapter started changes nothing that is saved, but some starts need the base's weights
         known["init_lora_weights"] = True
-    # PEFT's soft prompts read their saved form into a fresh encoder, which there isn't for inference
+    # PEFT's soft prompts read their saved form into a fresh encoder, which inference doesn't have
     classes: Any = PEFT_TYPE_TO_CONFIG_MAPPING
     return classes[kind](**known | {"inference_mode": False})
 
@@ -77,7 +77,7 @@ def trained_numbers(network: Any, config: LoraConfig) -> int:
     if config.method != "full":
         settings = peft_settings(network, config)
         if config.on_linears and config.method != "ia3":
-            settings.init_lora_weights = True  # how it starts changes no shape, and asks for weights
+            settings.init_lora_weights = True  # other starts have the same shapes, but need weights
         elif config.method == "prompt":
             settings.prompt_tuning_init = "RANDOM"
         with torch.device("meta"):
@@ -99,7 +99,7 @@ def _lora_settings(network: Any, config: LoraConfig, new_tokens: Collection[int]
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=config.method == "rslora",
         use_dora=config.method == "dora",  # arXiv 2402.09353
-        # arXiv 2404.02948, by the fast SVD that it names: a full one takes a minute for each large layer
+        # arXiv 2404.02948, by the fast SVD of that paper: a full SVD takes a minute for each large layer
         init_lora_weights=f"pissa_niter_{SVD_ROUNDS}" if config.method == "pissa" else True,  # type: ignore[arg-type]
         bias=config.bias,
         task_type="CAUSAL_LM",
@@ -107,8 +107,9 @@ def _lora_settings(network: Any, config: LoraConfig, new_tokens: Collection[int]
 
 
 def _ia3_modules(network: Any, config: LoraConfig) -> dict[str, list[str]]:
-    """Keys, values and the MLP's last product, as PEFT's table has them for this architecture; or the
-    targets that were named. The MLP's last product is scaled at its input, everything else at its output."""
+    """The layers that IA3 scales: the targets that were named, or else keys, values and the MLP's last
+    product, as PEFT's table has them for this architecture. The MLP's last product is scaled at its input,
+    all others at their output."""
     from peft.utils import (
         TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
         TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
@@ -122,14 +123,14 @@ def _ia3_modules(network: Any, config: LoraConfig) -> dict[str, list[str]]:
         named = tuple(names)
     targets = resolve_targets(network, named)
     if isinstance(targets, str):
-        raise ConfigError("ia3 takes names of layers, no regular expression", "lora.targets", targets)
+        raise ConfigError("ia3 takes names of layers, not a regular expression", "lora.targets", targets)
     return {"target_modules": list(targets), "feedforward_modules": [n for n in inputs if n in targets]}
 
 
 def refuse_misfits(network: Any, config: RunConfig) -> None:
     """Everything of the method that doesn't fit this base, before anything is computed. Raises ConfigError.
 
-    network: the model, its shapes are enough.
+    network: the model; only its shapes are used.
     """
     lora = config.lora
     if lora.on_linears and lora.method != "ia3":
@@ -153,7 +154,7 @@ def refuse_misfits(network: Any, config: RunConfig) -> None:
 
 
 def refuse_storage(config: LoraConfig, storage: str) -> None:
-    """Raises ConfigError where the method needs another storage than ``storage``."""
+    """Raises ConfigError if the method needs another storage than ``storage``."""
     fitting, why = STORAGES.get(config.method, ((storage,), ""))
     if storage not in fitting:
         what = f"lora.method {config.method} needs base.storage {' or '.join(fitting)}, not {storage}"

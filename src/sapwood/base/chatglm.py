@@ -1,9 +1,9 @@
 """Checkpoints of the ChatGLM2 and ChatGLM3 layout as transformers' own GLM classes: their code is never run.
 
-They come with a model class of their own, and with names that transformers doesn't know. The block is the
-one of its ``glm`` classes (RMSNorm, multi-query groups, bias on query, key and value, the first half of each
-head's dimensions rotated in neighbouring pairs, SwiGLU), under other names and with query, key and value in
-one matrix::
+These checkpoints come with a model class of their own, and with names that transformers doesn't know. Their
+block is that of transformers' ``glm`` classes (RMSNorm, multi-query groups, bias on query, key and value, the
+first half of each head's dimensions rotated in neighbouring pairs, SwiGLU), under other names and with query,
+key and value in one matrix::
 
     self_attention.query_key_value   [(heads + 2 groups) * head_dim, hidden]  ->  q_proj, k_proj, v_proj
     mlp.dense_h_to_4h                [2 * ffn, hidden], gate above up         ->  gate_up_proj, as it is
@@ -112,13 +112,13 @@ def known_layout(hf_config: Any) -> Generator[None]:
     )
     try:
         yield
-    finally:  # or a GLM that is saved later would be written in this layout
+    finally:  # otherwise a GLM that is saved later would have this layout
         register_checkpoint_conversion_mapping(LOADED_BY, [], overwrite=True)
 
 
 def chatglm_tokenizer(path: Path) -> Any:
     """The tokenizer from ``tokenizer.json``, with the control tokens that the checkpoint's own class would
-    add. Raises ModelError where they don't come to stand at the published ids."""
+    add. Raises ModelError if they don't come to stand at the published ids."""
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 

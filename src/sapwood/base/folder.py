@@ -30,7 +30,7 @@ PACKED_BITS = {
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "U8", "I8"), 8),
     "I32": 32,
 }  # of quantised ones
-TABLE_BITS = {"I64": 64}  # of what isn't multiplied: the experts of each token, for example
+TABLE_BITS = {"I64": 64}  # of tables, which aren't multiplied: for example the experts of each token
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 INDEX = "model.safetensors.index.json"
@@ -62,7 +62,7 @@ def check_layout(path: Path) -> None:
         raise ModelError("the model folder can't be read", str(path), str(error.strerror)) from None
     names = {entry.name for entry in entries}
     for entry in sorted(entries):
-        check_inside(entry)  # libraries follow links of files that aren't looked at here
+        check_inside(entry)  # libraries also follow the links of other files
     if planted := [name for name in ADAPTER_FILES if name in names]:
         raise ModelError(
             "the folder holds an adapter",
@@ -114,7 +114,7 @@ def _quantised(config: Mapping[str, Any]) -> bool:
 
 def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     """A JSON object from a file of the model's: bounded, inside its folder, no key twice, no NaN. Infinity,
-    as transformers writes it where there is no limit, is a number."""
+    as transformers writes it if there is no limit, is a number."""
     check_inside(path)
 
     def constant(name: str) -> float:
@@ -146,7 +146,7 @@ def _pairs(found: list[tuple[str, Any]]) -> Any:
 
 
 def _whose(path: Path, error: OSError) -> str:
-    """The system's reason, and for want of rights whose file it is."""
+    """The system's reason; if rights are missing, also the owner of the file."""
     if not isinstance(error, PermissionError):
         return str(error.strerror)
     stat = path.stat()
@@ -170,7 +170,7 @@ def check_inside(path: Path) -> None:
 
 def _without_code(config: dict[str, Any]) -> dict[str, Any]:
     """The config without private keys and choices of implementation, at any depth: some make transformers
-    download and run kernels. ``auto_map`` stays at the top, where `base` decides about it."""
+    download and run kernels. ``auto_map`` stays at the top: `base` decides about it."""
 
     def clean(value: Any, top: bool) -> Any:
         if isinstance(value, dict):
@@ -187,7 +187,7 @@ def _runs_code(key: str, top: bool) -> bool:
 
 
 def _shards(path: Path) -> tuple[list[Path], set[str]]:
-    """The files to load, by the index where there is one, and the tensors that it names. Names must be plain
+    """The files to load, by the index if there is one, and the tensors that it names. Names must be plain
     and the files present."""
     if not (path / INDEX).exists():
         if not (path / SINGLE).exists():

@@ -1,5 +1,5 @@
-"""Fill a model that has no memory yet with the tensors of a GGUF file, one after the other: unpacked, or as
-they are."""
+"""Fill a model that has no memory yet with the tensors of a GGUF file, one after the other: unpacked, or in
+the file's own blocks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Models from a hub: Hugging Face (``hf:``) and ModelScope (``ms:``), through their own clients.
 
 Both clients resume a download that was cut, compare each file with the sha256 that the hub names, and keep a
-cache that `resolve` finds again without a network. They are told which files to fetch, and the token: that of
-the environment, or none. What they keep on disk of an earlier login is never used.
+cache that `resolve` finds again without a network. sapwood tells them which files to fetch, and the token:
+that of the environment, or none. A login that they keep on disk is never used.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def fetch(model: str, *, offline: bool = False) -> Path:
 
 
 def revision_of(path: Path) -> str | None:
-    """The commit that a snapshot's folder is of, where its name says so: both caches name it by what was
+    """The commit that a snapshot's folder is of, if its name says so: both caches name it by what was
     fetched, the Hugging Face one always by its commit."""
     return path.name if path.parent.name == "snapshots" else None
 
@@ -154,7 +154,7 @@ def _from_modelscope(name: str, revision: str | None, offline: bool) -> Path:
     except ImportError:
         mend = install("modelscope")
         raise ModelError("ms: needs ModelScope's client", "base.model", "it isn't installed", mend) from None
-    logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)  # what it says, sapwood's errors say
+    logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)  # sapwood's errors say the same
     api = HubApi(token=os.environ.get("MODELSCOPE_API_TOKEN", ""))  # "" keeps it from a stored login
     with redirect_stderr(StringIO()), doing(f"fetching {name}") as far:  # stderr: its progress bars
         return Path(
@@ -171,7 +171,8 @@ def _from_modelscope(name: str, revision: str | None, offline: bool) -> Path:
 
 
 def _tally(far: Callable[[str], None]) -> type[Any]:
-    """A class of ModelScope's callbacks, of which it makes one for each file: together they say how far."""
+    """A class of ModelScope's callbacks. ModelScope makes one for each file, and together they tell the
+    progress."""
     from modelscope_hub import ProgressCallback
 
     lock, done, whole = threading.Lock(), 0, 0
@@ -197,7 +198,7 @@ def _explain_modelscope(model: str, error: Exception, offline: bool) -> ModelErr
     from modelscope_hub.config import HubConfig
 
     where = f"{model} from {HubConfig(token='').endpoint}"
-    failed = getattr(error, "failed_files", None)  # of several files: the first one's error tells
+    failed = getattr(error, "failed_files", None)  # of several files; the error of the first is told
     cause = next(iter(failed.values())) if failed else error
     if isinstance(cause, errors.NotExistError):
         mend = "check the name and the revision; for a private one set MODELSCOPE_API_TOKEN"

@@ -139,8 +139,8 @@ def _native_config(folder: Folder) -> Any:
 
 
 def without_dropout(hf_config: Any) -> tuple[str, ...]:
-    """Set every dropout of the base to 0: what is trained has its own, and a frozen model computes as in
-    inference. Returns a note where one was set."""
+    """Set every dropout of the base to 0: an adapter has its own dropout, and a frozen model computes as in
+    inference. Returns a note if one was set."""
     text = hf_config.get_text_config()
     keys = [key for key, v in vars(text).items() if DROPOUT.search(key) and isinstance(v, float) and v]
     for key in keys:
@@ -217,7 +217,7 @@ def bars_of_transformers(what: str) -> Generator[None]:
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """No progress bars and no reports from transformers: what they say, sapwood's errors say."""
+    """Silence the progress bars and reports of transformers: sapwood's errors say the same."""
     from transformers.utils import logging
 
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -237,7 +237,8 @@ def skeleton(spec: BaseSpec, dtype: torch.dtype | None = None) -> Any:
 
 
 def whole_names(spec: BaseSpec) -> set[str]:
-    """The weights of a wrapper, those beside its language model too; of any other model none."""
+    """All weights of a wrapper, with those beside its language model. A model that is no wrapper has none
+    here."""
     import torch
 
     from sapwood.base.network.parts import is_wrapper, whole_class
@@ -249,8 +250,8 @@ def whole_names(spec: BaseSpec) -> set[str]:
 
 
 def largest(text: Any, key: str) -> int | None:
-    """A number of a config, the largest of any layer's: where layers differ, transformers refuses to say one
-    for all. None where it says none."""
+    """A number of a config, the largest of any layer's: if layers differ, transformers refuses to say one
+    for all. None if it says none."""
     differ = getattr(text, "is_heterogeneous", False)
     values = [getattr(one, key, None) for one in (text.per_layer_config if differ else [text])]
     return max((value for value in values if isinstance(value, int)), default=None)

@@ -1,4 +1,5 @@
-"""torch's compiler is imported when something is compiled, and not with PEFT: a fifth of every start.
+"""torch's compiler is imported when something is compiled, and not with PEFT. That saves a fifth of every
+start.
 
 PEFT imports bitsandbytes, and one of its modules decorates four functions with `torch.compile`, which imports
 the compiler at once. While that module is imported, `torch.compile` waits for the first call.
@@ -17,7 +18,7 @@ MODULE = "bitsandbytes.backends.default.ops"
 
 
 class CompiledLater(MetaPathFinder):
-    """Finds that one module, once."""
+    """An import hook that finds that one module, once."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -27,7 +27,7 @@ from sapwood.types import Base, BaseSpec
 if TYPE_CHECKING:
     import torch
 
-SPARE = 1.05  # of the weights' size: buffers, and what loading itself takes
+SPARE = 1.05  # times the weights' size: room for buffers and for loading itself
 
 
 def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
@@ -63,8 +63,8 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
 
 
 def grow(base: Base, rows: int) -> Base:
-    """``base`` with so many rows in its embedding and its head, for tokens that an adapter brings; the new
-    rows are the adapter's to fill. Changes the model."""
+    """``base`` with so many rows in its embedding and its head, for tokens that an adapter brings. The
+    adapter fills the new rows. Changes the model."""
 
     spec = _resized(base.model, base.spec, rows)
     if spec is base.spec:
@@ -74,7 +74,7 @@ def grow(base: Base, rows: int) -> Base:
 
 
 def _as_stored(spec: BaseSpec) -> BaseSpec:
-    """What the files hold of a model whose vocabulary has grown since."""
+    """The rows that the files hold, of a model whose vocabulary has grown since."""
     if spec.stored_rows is None:
         return spec
     config = copy.deepcopy(spec.hf_config)
@@ -96,7 +96,8 @@ def _resized(model: Any, spec: BaseSpec, rows: int) -> BaseSpec:
 
 
 def _begin_rows(model: Any, spec: BaseSpec) -> None:
-    """The row of each new token in embedding and head begins as the mean of those that spelled it before."""
+    """Set the row of each new token, in embedding and head, to the mean of the tokens that spelled it
+    before."""
     import torch
 
     with torch.no_grad():
@@ -106,7 +107,7 @@ def _begin_rows(model: Any, spec: BaseSpec) -> None:
 
 
 def place(network: torch.nn.Module, device: Device) -> None:
-    """`move` of a model that is only talked to. Raises ModelError where it doesn't fit there."""
+    """`move` of a model that only answers. Raises ModelError if the model doesn't fit there."""
     import torch
 
     try:
@@ -117,8 +118,7 @@ def place(network: torch.nn.Module, device: Device) -> None:
 
 
 def move(network: torch.nn.Module, device: Device) -> None:
-    """Every weight from the CPU, where it was loaded, to ``device``, with what bitsandbytes keeps beside its
-    own."""
+    """Move every weight from the CPU to ``device``, with what bitsandbytes keeps beside its weights."""
     from sapwood.base.storage.bnb_linear import follow
 
     if device.is_cpu:

@@ -30,7 +30,7 @@ class ModelInfo:
         name: what to write for ``base.model``.
         size: bytes of the model's file.
         path: the file in the cache, or None until it is pulled.
-        terms: address of terms that a pull has to accept; empty where the licence is open.
+        terms: address of terms that a pull has to accept; empty if the licence is open.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ModelInfo:
 
 
 def resolve(model: str, *, accept_license: bool = False, offline: bool = False) -> Path:
-    """The folder or GGUF file that ``model`` names, fetched first where it has to be.
+    """The folder or GGUF file that ``model`` names, fetched first if it has to be.
 
     Args:
         model: ``builtin:NAME``, ``hf:ORG/NAME[@revision]``, ``ms:ORG/NAME[@revision]``, a folder in Hugging
@@ -68,7 +68,7 @@ def resolve(model: str, *, accept_license: bool = False, offline: bool = False) 
 
 
 def refuse_unknown_source(model: str) -> None:
-    """Raises ModelError for a built-in that there isn't, and for a source of no known kind; asks no hub."""
+    """Raises ModelError for a built-in that doesn't exist, and for a source of no known kind. Asks no hub."""
     if model.startswith(BUILTIN):
         _builtin(model)
     scheme = re.match(r"[a-zA-Z][\w+.-]+:", model)
@@ -87,8 +87,9 @@ def hub_id(model: str) -> str:
 
 
 def named_on_hub(name: str) -> str:
-    """The inverse of `hub_id`: what other libraries call a model, as ``base.model`` has it. A built-in that
-    is here already is that one; a path, and what is no name on a hub, stay as they are."""
+    """The inverse of `hub_id`: another library's name of a model, as ``base.model`` has it. If the model is a
+    built-in that is on this disk, the built-in's name. A path, and a text that is no name on a hub, stay as
+    they are."""
     if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return name
     own = (known.name for known in BUILTINS.values() if known.hub == name and known.pulled)
@@ -123,7 +124,7 @@ def model_info(model: str) -> dict[str, Any]:
         }
         if not known.pulled:
             return facts | {"bytes": known.size}
-    path = resolve(model, accept_license=True)  # a built-in is here already, so nothing is accepted by this
+    path = resolve(model, accept_license=True)  # a built-in was pulled before: nothing is accepted here
     return (
         facts | {"path": str(path)} | (_folder_facts(path) if path.is_dir() else _gguf_facts(read_gguf(path)))
     )

@@ -1,5 +1,4 @@
-"""A model of the same architecture that is tiny: what training asks of it is tried there before any weight is
-loaded.
+"""A tiny model of the same architecture. All that training needs is tried on it before any weight is loaded.
 
 Whatever decides which code runs stays as it is: kinds of layers, widths of heads, grouped heads, scalings,
 norms, biases, soft caps. Only counts and widths shrink: layers to one of each kind, heads, experts, the MLP,
@@ -89,7 +88,7 @@ def tiny_config(
 def tiny_model(hf_config: Any, folder: Path, vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
     """Write a random model of `tiny_config` to ``folder`` in Hugging Face layout; returns its config.
 
-    Raises ValueError where a config of this kind can't be made tiny, and whatever transformers raises.
+    Raises ValueError if a config of this kind can't be made tiny, and whatever transformers raises.
     """
     model = _first_that_runs(hf_config, vocabulary, seed)
     model.save_pretrained(folder)
@@ -97,7 +96,8 @@ def tiny_model(hf_config: Any, folder: Path, vocabulary: int = VOCABULARY, seed:
 
 
 def _first_that_runs(hf_config: Any, vocabulary: int, seed: int) -> Any:
-    """Of the ways to make it small. The fault of the first says most about the model."""
+    """The first of the ways to make a model small that works. If none does, the error of the first way is
+    raised, because that says most about the model."""
     first: Exception | None = None
     for heads, layers in (*WAYS, (None, 1)):
         try:
@@ -119,7 +119,7 @@ def _built(config: Any, seed: int) -> Any:
         raise ValueError(f"a copy of a few layers still has {size:,} parameters")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        if is_wrapper(config):  # as if loaded from nothing: what text doesn't go through is never made
+        if is_wrapper(config):  # parts that text doesn't go through are never made
             model = kind.from_pretrained(None, config=config, state_dict={}, dtype=torch.float32)
             model._weight_conversions = None  # saved in the family's own layout
         else:
@@ -162,8 +162,8 @@ def _grow(text: Any, keys: Sequence[str], width: int) -> None:
 
 
 def _taken_apart(text: Any) -> dict[int, dict[str, Any]]:
-    """What single layers have otherwise than the config says of all, taken out of the config: it refuses to
-    say of all what isn't so."""
+    """Take out of the config what single layers have otherwise: the config refuses to say of all layers what
+    isn't true of all."""
     told: Mapping[str, dict[str, Any]] = text.to_dict().get("per_layer_config") or {}
     if told:
         text.per_layer_config = None
@@ -186,7 +186,7 @@ def _shorten(text: Any, own: Mapping[int, dict[str, Any]], most: int, *, pairs: 
         kinds.setdefault(repr((said, own.get(i))), []).append(i)
     chosen = sorted(i for same in list(kinds.values())[:4] for i in same[:most])
     shared = getattr(text, "num_kv_shared_layers", 0) or 0
-    if shared or (pairs and len(chosen) == 1):  # layers that take keys from others need others before them
+    if shared or (pairs and len(chosen) == 1):  # layers that take keys from other layers need these
         chosen = chosen * 2
     for key, values in each.items():
         setattr(text, key, [values[i] for i in chosen])
@@ -201,7 +201,7 @@ def _shorten(text: Any, own: Mapping[int, dict[str, Any]], most: int, *, pairs: 
 
 
 def _fitting(text: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What one layer has otherwise, as small as the rest."""
+    """The values of one layer that differ from the others', made as small as the rest."""
     most = LIMITS | {key: getattr(text, key) for key in HEADS if isinstance(getattr(text, key, None), int)}
     most |= dict.fromkeys(WIDE, 2 * text.hidden_size)
     return {

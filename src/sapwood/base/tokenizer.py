@@ -15,9 +15,9 @@ from sapwood.errors import ConfigError, ModelError, first_line
 from sapwood.machine.extras import install
 from sapwood.types import BaseSpec
 
-TEMPLATES = ("chat_template.json", "processor_config.json")  # where wrappers of before keep their template
+TEMPLATES = ("chat_template.json", "processor_config.json")  # of older wrappers, with the template in them
 WORD = "saplings"
-# A template that goes over a message as a list of parts shows nothing of one that is plain text.
+# A template that expects a message as a list of parts writes nothing of a message that is plain text.
 AS_PARTS = (
     "{%- set whole = namespace(messages=[]) -%}"
     "{%- for message in messages -%}{%- if message.content is string -%}"
@@ -39,7 +39,7 @@ def read_tokenizer_of(path: Path) -> Any:
         read_json(path / "tokenizer_config.json")
     _refuse_sentencepiece(path)
     kind = PreTrainedTokenizerFast if own.is_file() else AutoTokenizer
-    # named, because tokenizer_config.json may name another file, anywhere
+    # named, because tokenizer_config.json may name a file anywhere else
     files: dict[str, Any] = {"tokenizer_file": str(own)} if own.is_file() else {}
     try:
         tokenizer = kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **files)
@@ -114,7 +114,8 @@ def _installed(name: str) -> bool:
 
 def check_vocabulary(tokenizer: Any, rows: int, path: Path) -> None:
     """Every id that the tokenizer can give must have a row in the embedding. Added tokens without one, as
-    Gemma 3's folders have for pictures, are told: a row of data that uses one is refused by the proof."""
+    Gemma 3's folders have for pictures, are told to the user. The proof refuses a row of data that uses
+    one."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     if not vocabulary:
         raise ModelError("the tokenizer has no tokens", str(path))

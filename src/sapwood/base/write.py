@@ -1,7 +1,7 @@
 """A model folder that others open: today's transformers, and programs that pin transformers 4.
 
-transformers 5 renamed keys of config.json and joins the experts of a mixture in memory. A program of before
-reads the old keys, takes its default for what it doesn't find, and says nothing. So both are written: keys
+transformers 5 renamed keys of config.json and joins the experts of a mixture in memory. An older program
+reads the old keys, and silently takes its default for a key that it doesn't find. So both are written: keys
 under both names, tensors in the layout of the family's own checkpoints, and the tokenizer's files as the base
 has them.
 """
@@ -36,8 +36,8 @@ ONLY_NEW = ("TokenizersBackend",)  # classes that transformers 4 doesn't know
 
 
 def is_tied(network: Any) -> bool:
-    """Is the head the embedding? What the model holds decides: a config may say "tied" above a checkpoint
-    with a head of its own."""
+    """Whether the head is the embedding. The model's own weights decide: a config may say "tied" although the
+    checkpoint has a head of its own."""
     head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
     if head is None or head.weight.shape != embedding.weight.shape:
         return head is None
@@ -73,7 +73,7 @@ def write_folder(
 
 
 def _rest(spec: BaseSpec, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Of a wrapper what text doesn't go through, as its own files have it."""
+    """The weights of a wrapper that text doesn't go through, as its own files have them."""
     if not is_wrapper(spec.hf_config):
         return {}
     with quiet():
@@ -145,7 +145,7 @@ def old_keys(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, An
 
 
 def _generation(spec: BaseSpec, stop_ids: Iterable[int]) -> dict[str, Any]:
-    """How the base samples, and where this model stops."""
+    """How the base samples, and on which tokens this model stops."""
     own = spec.path / GENERATION
     base = read_json(own) if spec.path.is_dir() and own.is_file() else {}
     tokenizer = spec.tokenizer
@@ -179,14 +179,14 @@ def _write_tokenizer(spec: BaseSpec, template: str | None, folder: Path) -> None
     settings.pop("auto_map", None)
     settings.pop("chat_template", None)
     (folder / TEMPLATE).unlink(missing_ok=True)
-    if template is not None:  # programs look in one place or in the other
+    if template is not None:  # programs read one of two files
         settings["chat_template"] = template
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
     _write_json(folder / SETTINGS, settings)
 
 
 def _reads_as(file: Path, text: str) -> bool:
-    """Is the tokenizer in use the one of the file, without tokens that were added since?"""
+    """Whether the tokenizer in use is that of the file, without tokens that were added since."""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(file)).to_str() == text

@@ -19,7 +19,7 @@ NEEDED = {"step", "row", *VALUES}
 
 
 def show_answers(run: Path, stream: SafeStream) -> None:
-    """Print the probes as the base answered them (step 0) and as the adapter does; nothing where one of the
+    """Print the probes as the base answered them (step 0) and as the adapter does; nothing if one of the
     two wasn't asked."""
     pairs = before_and_after(run)
     if not pairs:

@@ -1,4 +1,4 @@
-"""``sapwood chat`` and ``sapwood serve``: asking what was trained, oneself or through any client."""
+"""``sapwood chat`` and ``sapwood serve``: asking what was trained, in the terminal or through any client."""
 
 from __future__ import annotations
 

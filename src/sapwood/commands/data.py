@@ -27,8 +27,8 @@ BARS = 40  # characters of the longest bar
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What is known before the first step: the config as it will run, the study, tried; the plan of memory;
-    the estimate of time; and what would cost less."""
+    """What is known before the first step: the config as it will run, the study with the trial's result, the
+    plan of memory, the estimate of time, and the settings that would cost less."""
 
     config: RunConfig
     resolved: RunConfig
@@ -50,7 +50,7 @@ def checked(config: RunConfig) -> Checked:
     from sapwood.prepare.study import study_config
 
     study = study_config(config)
-    with doing("importing torch"):  # and PEFT: a fault in the data is told before
+    with doing("importing torch"):  # and PEFT, after the data: a fault in the data is told first
         from sapwood.machine.device import device_for
         from sapwood.plan.choose import choose_plan, settled
         from sapwood.plan.costs import costly
@@ -154,7 +154,7 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
 
 
 def untrained(study: Study, config: RunConfig) -> list[str]:
-    """What stays as it is although one might expect it to be trained, or packed."""
+    """Sentences about what isn't trained, or isn't packed, although one might expect it."""
     from sapwood.adapter.places.experts import named_stacks
     from sapwood.adapter.places.targets import left_out, resolve_targets
     from sapwood.base.inspect import skeleton
@@ -175,7 +175,7 @@ def untrained(study: Study, config: RunConfig) -> list[str]:
 
 
 def trial_lines(proof: Mapping[str, Any]) -> list[str]:
-    """What `train.trial` found, where it was asked."""
+    """What `train.trial` found, if it was asked."""
     trial = proof.get("trial")
     if trial is None:
         return []
@@ -195,7 +195,7 @@ def trial_lines(proof: Mapping[str, Any]) -> list[str]:
 
 
 def _under(word: str, texts: Sequence[str]) -> list[str]:
-    """Lines of which the first bears the word."""
+    """Lines, of which the first begins with the word."""
     return [f"{word if i == 0 else '':<10} {text}" for i, text in enumerate(texts)]
 
 

@@ -37,7 +37,7 @@ def export_target(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Write what ``target`` names as ``to``, say how well it was met, and what to type next."""
+    """Write what ``target`` names as ``to``, say how near the export is, and what to type next."""
     for value, choices, where, more in (
         (to, get_args(Kind), "--to", ""),
         (file_type, get_args(FileType), "--type", "; llama-quantize makes others of the F16 file"),
@@ -63,8 +63,8 @@ def export_target(
 
 
 def _base_of(target: str, runs: Path, base: str | None) -> BaseConfig | None:
-    """``base``, or what a run or an adapter was trained on, from its own files. None if they don't say it, or
-    it isn't there any more: `open_target` tells."""
+    """``base``, or the base of a run or an adapter, from its own files. None if they don't name it, or if the
+    base isn't there any more: `open_target` then tells the fault."""
     if base is not None:
         return BaseConfig(model=base)
     folder = Path(target)
@@ -89,7 +89,7 @@ def run_of(trained: Loaded) -> Path | None:
 
 
 def _default_folder(trained: Loaded, run: Path | None, to: str) -> Path:
-    """``exports/`` in the run's folder; beside the adapter where it belongs to no run."""
+    """``exports/`` in the run's folder; beside the adapter if it belongs to no run."""
     if run is not None:
         return run / "exports" / to
     folder = trained.folder or Path("export")

@@ -1,4 +1,4 @@
-"""``sapwood import``: what somebody brings, as a config and a report."""
+"""``sapwood import``: a tutorial, a script or another tool's config, as a config and a report."""
 
 from __future__ import annotations
 

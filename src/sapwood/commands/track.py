@@ -17,7 +17,7 @@ from sapwood.trackers.send import send_run
 
 
 def track_run(name: str, runs: Path, settings: list[str], *, as_json: bool) -> None:
-    """Tell each tracker what it hasn't been told yet; one that fails keeps no other from it.
+    """Tell each tracker what it hasn't been told yet. If one fails, the others are still told.
 
     ``settings``: overrides of the run's own ``track`` section.
     """

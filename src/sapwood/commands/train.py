@@ -101,18 +101,18 @@ def resume_run(
 
 
 def ignore(text: str) -> None:
-    """Takes a sentence and does nothing with it: a program finds it in run.json."""
+    """Does nothing with a sentence: a program finds the same in run.json."""
 
 
 def say(text: str) -> None:
-    """A line on stdout, for as long as somebody reads it: a reader who leaves stops no training."""
+    """A line on stdout, as long as somebody reads. A reader who leaves stops no training."""
     stream = SafeStream(sys.stdout)
     stream.write(f"{text}\n")
     stream.flush()
 
 
 def conclude(adapter: Adapter, *, as_json: bool) -> None:
-    """Sum up; of a run whose disk was full, only say where the adapter went."""
+    """Sum up a run. If its disk was full, only say where the adapter went."""
     if (adapter.path.parent / RUN).is_file():
         sum_up(adapter.path.parent, as_json=as_json)
     elif as_json:

@@ -25,8 +25,8 @@ from sapwood.train.checkpoint import checkpoints
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A part of a run, what is wrong with it, and what a repair made of it. ``vital``: nothing can replace
-    it."""
+    """A part of a run, what is wrong with it, and what a repair did. ``vital``: nothing can replace the
+    part."""
 
     part: str
     problems: tuple[Problem, ...] = ()
@@ -44,13 +44,13 @@ def verify_run(
     as_json: bool,
 ) -> None:
     """Print a line for each part. Raises StorageError naming what is damaged and was not repaired. ``name``
-    may be an adapter, of another program too: it is opened on its base then."""
+    may also be an adapter, even of another program. The adapter is then opened on its base."""
     run = Path(name)
     if (run / RUN).is_file() or not is_adapter(run):
         run = query.find_run(runs, name)
         findings = repair_run(run) if repair else examine_run(run)
     elif repair:
-        raise ConfigError("an adapter by itself can't be repaired", "--repair", "nothing says what it was")
+        raise ConfigError("an adapter by itself can't be repaired", "--repair", "no second copy is kept")
     else:
         findings = examine_adapter(run, runs, base, template)
     if as_json:
@@ -85,7 +85,7 @@ def examine_run(run: Path) -> list[Finding]:
 
 
 def examine_adapter(place: Path, runs: Path, base: str | None, template: str | None) -> list[Finding]:
-    """Look at an adapter as what it would be used for: its files, and whether it opens and says something."""
+    """Look at an adapter: its files, and whether it opens on its base and changes answers."""
     findings = [_look(place, "files", lambda: verify_adapter(place, sealed=False))] if place.is_dir() else []
     return [
         *findings,

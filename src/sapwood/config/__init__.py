@@ -1,1 +1,1 @@
-"""What a run is told: the sections of its config, and the file that they are read from."""
+"""The config of a run: its sections, and the file that they are read from."""

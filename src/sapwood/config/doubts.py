@@ -1,4 +1,4 @@
-"""What a config may say and seldom means, and the one place where runs must not lie."""
+"""What a config may say but seldom means, and the one folder in which runs must not lie."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNUSUAL_LR = 0.01
 
 
 def doubts(config: RunConfig) -> Generator[str]:
-    """What is allowed and seldom meant."""
+    """Sentences about values that are allowed but seldom meant."""
     if config.train.lr > UNUSUAL_LR:
         yield f"train.lr={config.train.lr:g} is far above what is usual for LoRA (5e-5 to 5e-4)"
     if config.lora.method == "pissa" and config.lora.dropout:

@@ -61,7 +61,8 @@ def _problem(detail: Any, config: Any, source: str, lines: Mapping[str, str]) ->
 
 
 def _no_section(key: str, where: str, found: Any) -> Problem:
-    """A value where a section is meant, perhaps that of its main key."""
+    """The problem of a single value in a section's place; perhaps it is the value of the section's main
+    key."""
     main = {"base": "model", "data": "train", "lora": "rank"}.get(key, "KEY")
     value = found if isinstance(found, str | int | float) else "VALUE"
     return Problem(

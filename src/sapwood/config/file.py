@@ -34,7 +34,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
 
 
 def origins(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, str]:
-    """For each key path that was set, the place that set it last; every other has its default."""
+    """For each key path that was set, the place that set it last. A key path that isn't here has its
+    default."""
     return _read_tree(path, overrides)[1]
 
 
@@ -82,7 +83,7 @@ def dump_config(config: RunConfig) -> str:
     """The resolved config as YAML that `load_config` reads back to an equal value."""
     stream = io.StringIO()
     yaml = _yaml()
-    # the old line break U+0085 would be written as it stands and read back as a blank; escaped, it survives
+    # U+0085, an old line break, would be read back as a blank if it weren't escaped
     yaml.allow_unicode = "\x85" not in config.model_dump_json()
     yaml.dump(config.model_dump(mode="json"), stream)
     return stream.getvalue()
@@ -141,7 +142,7 @@ def inline_yaml(value: Any) -> str:
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The file's tree, and for each key path the ``file:line`` that set it."""
+    """The file's values as a tree, and for each key path the ``file:line`` that set the value."""
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     if path.suffix.lower() in DATA_SUFFIXES:
@@ -174,7 +175,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             f"found {'a list' if isinstance(tree, list) else 'a text'}",
             "`sapwood init` writes a config",
         )
-        raise ConfigError("a config is a mapping of sections", str(path), why, mend)
+        raise ConfigError("the config is no mapping of sections", str(path), why, mend)
     lines: dict[str, str] = {}
     if node is not None:
         _collect_lines(node, path, "", lines)

@@ -1,7 +1,7 @@
 """What other programs call our keys, and what a mistyped key meant: by meaning first, then by letters.
 
 The names of PEFT, TRL, transformers and the tutorials lie in ``assets/knobs.json``, which docs/knobs.py
-writes from docs/knobs.yaml. A name in `MEANT` wins over it: as a key of a config, its meaning is narrower.
+writes from docs/knobs.yaml. `MEANT` wins over that file: as a key of a config, a name has a narrower meaning.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ MEANT = {
     "track.mode": "swanlab_mode wandb_mode",
     "track.every": "logging_steps log_every log_interval steps_per_report log_every_n_steps",
 }
-ALIKE = 0.75  # of letters, from which another key was probably meant
+ALIKE = 0.75  # share of equal letters from which on another key was probably meant
 Knob = tuple[list[str], str]
 
 
@@ -87,8 +87,8 @@ def sections_of(config: Any) -> dict[str, Any]:
 
 
 def nearest(parts: Sequence[str], config: Any) -> str:
-    """What to write in place of an unknown key: one of ours that has this name elsewhere, what another
-    program's name is called here, one that is spelt alike; or what is valid here."""
+    """What to write in place of an unknown key: our key of that name in another section; our key for another
+    program's name; a key that is spelt alike; or else the keys that are valid here."""
     *outer, key = [part for whole in parts for part in whole.split(".")]
     here = sections_of(config).get(outer[0]) if outer else None
     names = list(here.model_fields) if here is not None else list(config.model_fields)
@@ -102,7 +102,7 @@ def nearest(parts: Sequence[str], config: Any) -> str:
 
 
 def by_meaning(name: str, own: Mapping[str, str]) -> str | None:
-    """Our answer to a name of ours in the wrong place, or of another program; None where nobody knows it.
+    """Our answer to a name of ours in the wrong place, or of another program; None if nobody knows it.
     ``own``: `own_places`."""
     word = _plain(name)
     if word in own:
@@ -125,7 +125,7 @@ def _by_letters(key: str, names: Sequence[str], prefix: str, own: Mapping[str, s
 
 @cache
 def own_places(config: Any) -> dict[str, str]:
-    """Each key's name by itself, and where it stands; none of those that stand in several sections."""
+    """Each key's name by itself -> its key path. Names that stand in several sections are left out."""
     found: dict[str, list[str]] = {}
     for section, kind in sections_of(config).items():
         for key in kind.model_fields:
@@ -140,7 +140,7 @@ def _meant() -> dict[str, list[str]]:
 
 @cache
 def _knobs() -> dict[str, Knob]:
-    """Other programs' names -> our keys (none where sapwood does without), and what to know."""
+    """Other programs' names -> our keys (none if sapwood does without), and what to know."""
     text = (files("sapwood") / "assets" / "knobs.json").read_text(encoding="utf-8")
     return {_plain(name): (keys, note) for name, (keys, note) in json.loads(text).items()}
 

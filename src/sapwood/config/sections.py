@@ -197,7 +197,7 @@ class LoraConfig(Section):
         return self.virtual_tokens if self.method in ("prompt", "p-tuning", "prefix") else 0
 
 
-EPOCHS = 3.0  # where neither train.epochs nor train.max_steps is set
+EPOCHS = 3.0  # if neither train.epochs nor train.max_steps is set
 
 
 class TrainConfig(Section):
@@ -252,7 +252,7 @@ class TrainConfig(Section):
 
     @property
     def passes(self) -> float:
-        """Passes over the data, where `max_steps` doesn't decide."""
+        """Passes over the data, if `max_steps` doesn't decide."""
         return EPOCHS if self.epochs is None else self.epochs
 
 
@@ -298,7 +298,7 @@ FORMAT = 1  # of the config; it grows when a key changes its meaning or goes awa
 
 
 def _of_the_base(values: Any) -> Any:
-    """``data.new_tokens`` is ``base.new_tokens``: the tokenizer that they are added to is the base's."""
+    """``data.new_tokens`` is taken for ``base.new_tokens``: new tokens are added to the base's tokenizer."""
     data: Any = values.get("data") if isinstance(values, Mapping) else None
     if not isinstance(data, Mapping) or "new_tokens" not in data:
         return values
@@ -338,8 +338,8 @@ class RunConfig(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _in_our_words(cls, values: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        """However a config is made, from a file, a mapping or keyword arguments, its faults are ours to
-        tell, all at once."""
+        """Raises ConfigError with all faults at once, whether the config comes from a file, a mapping or
+        keyword arguments."""
         told: Mapping[str, Any] = info.context or {}
         try:
             return handler(_of_the_base(values))

@@ -20,7 +20,7 @@ _NO_TEXT = {"base64", "bz2", "hex", "quopri", "rot13", "uu", "zlib", "idna", "pu
 
 
 def known_encoding(name: str) -> str:
-    """The name, if Python can decode text by it, or auto. Raises ValueError."""
+    """The name of an encoding that Python knows, or auto. Raises ValueError for any other name."""
     if name == "auto":
         return name
     try:

@@ -23,7 +23,7 @@ OPTIONAL = {
 def rename(row: Row, columns: Mapping[str, str]) -> Row:
     """The row under the keys of ``columns`` (key -> the file's column), and its other columns as they are.
 
-    A column that stands for a key hides one that bears the key's name by chance. Raises DataError naming
+    A column that stands for a key hides a column that has the key's name by chance. Raises DataError naming
     each column that isn't there.
     """
     if not columns:

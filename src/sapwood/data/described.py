@@ -46,12 +46,13 @@ class Described:
     compared: str | None = None
 
     def told(self) -> str:
-        """What it changes, for a person; nothing where it changes nothing."""
+        """What the description changes, for a person; empty if it changes nothing."""
         named = {**{theirs: ours for ours, theirs in self.columns.items()}, **self.turn_keys, **self.roles}
         return ", ".join(f"'{printable(theirs)}' as '{ours}'" for theirs, ours in named.items())
 
     def read(self, row: Row) -> Row:
-        """The row, under our keys already, with its turns as we have them. Raises DataError for a ranking."""
+        """The row, whose columns have our keys already, with our keys and roles in its turns. Raises
+        DataError for a ranking."""
         if self.compared is not None:
             why = "dataset_info.json says ranking: sapwood learns examples, and could learn the chosen one"
             what = "row is a pair of answers to compare"
@@ -75,7 +76,7 @@ class Described:
 
 
 def described(source: str, root: Path) -> Described:
-    """The description of a file; an empty one where none is beside it, or where it doesn't name the file."""
+    """The description of a file; an empty one if none is beside it, or if it doesn't name the file."""
     try:
         path = root / Path(source).expanduser()
         beside = path.with_name(NAME)

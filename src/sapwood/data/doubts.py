@@ -1,4 +1,5 @@
-"""Keys of a row that nothing has read, and that may be a part of what is to be learnt: never a note alone."""
+"""Keys of a row that no shape reads, although they may be a part of what is to be learnt. Each is a fault,
+and never only a note."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ UNCERTAIN = {"context", "history", KWARGS, *ABOUT, *MEDIA, *REASONING}
 
 
 def check_unread(record: Record, *, is_pair: bool) -> None:
-    """A fault for each of them that says something. ``is_pair``: the row is a prompt and its answer."""
+    """Add a fault for each such key that has a value. ``is_pair``: the row is a prompt and its answer."""
     for key in record.unread_keys():
         value = record.value.get(key)
         if key not in UNCERTAIN or key in record.options.mapped:

@@ -52,11 +52,11 @@ def to_conversation(
     Args:
         row: its value is a mapping, under canonical keys.
         format: its shape: one of `FORMATS`, or what `matches` found.
-        system: put first where the row brings no system prompt of its own.
+        system: put first if the row brings no system prompt of its own.
         options: what the config says about the reading of rows.
         report: counts the row in, if given.
 
-    Raises DataError with every problem of the row, BlankError where its only fault is that nothing is there.
+    Raises DataError with every problem of the row, BlankError if its only fault is that nothing is there.
     """
     match = _fixed(row, format) if isinstance(format, str) else format
     record = Record(row, options)
@@ -103,7 +103,7 @@ def _fixed(row: Row, name: str) -> Match:
 
 
 def _check_mapped(record: Record) -> None:
-    """What was mapped must be used."""
+    """A column that data.columns maps must be used."""
     for key in record.options.mapped.intersection(record.unread_keys()):
         why = "rows of this shape have no place for it"
         record.fault(f"'{key}' is mapped by data.columns and not used", why, f"remove data.columns.{key}")
@@ -141,7 +141,8 @@ def read_conversations(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is known of rows with the same columns: those that go by another name, and the readings."""
+    """What is known of rows with the same columns: the columns that have another name, and the possible
+    readings."""
 
     renames: Mapping[str, str]
     found: list[Match]
@@ -151,7 +152,7 @@ class _Plan:
 class _Source:
     """What the rows of one file were. found: shape -> first row of it; bare: rows of `BARE`; moved: rows that
     came in by the unfolding of others; last: how the last row was read; columns: key -> the file's own name
-    of it; guess: its columns, where they were asked for; splits: name of a split -> its first row."""
+    of it; guess: its columns, if they were asked for; splits: name of a split -> its first row."""
 
     found: dict[str, RowId] = field(default_factory=dict[str, RowId])
     bare: int = 0
@@ -176,7 +177,7 @@ class _Shapes:
 
     @property
     def by_source(self) -> dict[str, str]:
-        """The shape of each source that has rows; alpaca where some of its rows have no instruction."""
+        """The shape of each source that has rows; alpaca if some of its rows have no instruction."""
         return {
             name: ALPACA if source.found.keys() == {ALPACA, BARE} else next(iter(source.found))
             for name, source in self._sources.items()
@@ -190,7 +191,7 @@ class _Shapes:
 
     def of(self, row: Row) -> list[tuple[Row, Match]]:
         """The row under canonical keys, and its reading; the rows that it holds, if it holds several.
-        Raises DataError where there isn't exactly one reading."""
+        Raises DataError if there isn't exactly one reading."""
         source = self._sources.get(row.id.source)
         if source is None:
             source = self._sources[row.id.source] = self._new_source(row.id.source)
@@ -228,7 +229,7 @@ class _Shapes:
 
     def _plan(self, row: Row, source: _Source) -> _Plan:
         bare = row.value.get("instruction", "") is None
-        keys = *row.value, bare, *source.columns  # all that decides
+        keys = *row.value, bare, *source.columns  # all that decides the reading
         plan = self._plans.get(keys)
         if plan is None:
             if len(self._plans) == MAX_KEYS:
@@ -253,7 +254,7 @@ class _Shapes:
             if _is_prose(row, found[0]):
                 raise DataError([no_shape(str(row.id), row.value, [], lambda: self._guess(source, row))])
             return found[0]
-        if not found and source.last is not None:  # the file has shown its shape: the row lacks a key of it
+        if not found and source.last is not None:  # the file's shape is known: the row lacks one of its keys
             return source.last
         raise DataError([no_shape(str(row.id), row.value, found, lambda: self._guess(source, row))])
 
@@ -285,7 +286,7 @@ def _several_splits(name: str, splits: Mapping[str, RowId]) -> Problem:
 
 
 def _is_prose(row: Row, match: Match) -> bool:
-    """Does a key of turns hold a plain text, as the dialogue of a summary?"""
+    """Whether a key of turns holds plain text, for example the dialogue of a summary."""
     value = row.value.get(match.keys[0]) if match.shape.read is read_turns else None
     if match.shape.unfold is not None or not isinstance(value, str):
         return False
@@ -293,7 +294,7 @@ def _is_prose(row: Row, match: Match) -> bool:
 
 
 def _moved(row: Row, source: _Source) -> Row:
-    """The row with its number behind those that earlier ones were unfolded to."""
+    """The row with its number, counted behind the rows that earlier rows were unfolded to."""
     if not source.moved:
         return row
     return Row(RowId(row.id.source, row.id.index + source.moved, row.id.line), row.value)

@@ -1,6 +1,6 @@
 """Which columns of an unknown table are the prompt and the answer: by their names, then by what they hold.
 
-A guess is proposed and never used unasked.
+A guess is proposed, and used only if the user agrees.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from sapwood.data.problems import printable
 from sapwood.data.shapes.names import REASONING, canonical
 
 ROWS = 200  # of a file, that a guess looks at
-LONG = 12  # characters on average, from which a column may be a prompt or an answer
-VARIED = 0.3  # share of different values, from which it may
+LONG = 12  # characters on average, from which on a column may be a prompt or an answer
+VARIED = 0.3  # share of different values, from which on it may be one
 _PROMPT = (
     "prompt", "question", "query", "quer", "instruct", "input", "request", "ask", "user", "customer",
     "client", "human", "subject", "source", "src", "ticket", "inquiry", "enquiry", "problem", "issue",
@@ -61,7 +61,7 @@ class Guess:
 
 
 def guess_columns(rows: Sequence[Mapping[str, Any]]) -> Guess | None:
-    """The columns of these rows; None where no two of them hold text that varies."""
+    """The columns of these rows; None if no two of them hold text that varies."""
     texts = [column for column in {key: None for row in rows for key in row} if _is_text(rows, column)]
     system = next((column for column in texts if _says(column, _SYSTEM)), None)
     rest = [column for column in texts if column != system and canonical(column) not in REASONING]

@@ -68,7 +68,8 @@ def names(keys: Iterable[str], most: int = 8) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that a person probably meant: the same but for case and edges, or a close spelling."""
+    """The candidate that a person probably meant: the same apart from case and edges, or of a close
+    spelling."""
     folded = {candidate.strip().casefold(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name.strip().casefold(), list(folded), n=1, cutoff=0.7)
     return folded[close[0]] if close else None
@@ -82,7 +83,7 @@ class _Fault:
     count: int = 0
 
     def told(self) -> list[tuple[int, Problem]]:
-        """Each problem for itself; one with a count and examples where there are more than `EXAMPLES`."""
+        """Each problem for itself; one with a count and examples if there are more than `EXAMPLES`."""
         if self.count <= EXAMPLES:
             return self.first
         (at, one), *_ = self.first
@@ -91,8 +92,8 @@ class _Fault:
 
 
 def _kind(problem: Problem) -> tuple[str, str]:
-    """What problems of one fault have in common. A template refuses rows in its own words, and its mend names
-    the roles of the row."""
+    """What problems of one fault have in common. For a template's refusal that is only the beginning: the
+    words are the template's, and the mend names the roles of the row."""
     other = problem.why if problem.what.startswith("[template]") else problem.mend
     return _NUMBER.sub("#", problem.what), _NUMBER.sub("#", other)
 
@@ -107,8 +108,8 @@ class ProblemLog:
 
     ``counts``: what was done with rows that are read, and with how many. ``said``: facts about whole files,
     in order. ``dropped``: what is wrong with the rows
-    that were left out, where ``drop`` asks for that; ``blank`` the same of rows without prompt or answer,
-    where ``drop_blank`` asks for that.
+    that were left out, if ``drop`` asks for that; ``blank`` the same of rows without prompt or answer,
+    if ``drop_blank`` asks for that.
     """
 
     def __init__(self, *, drop: bool = False, drop_blank: bool = False) -> None:
@@ -163,7 +164,7 @@ class ProblemLog:
         return [problem for _, problem in sorted(told, key=lambda one: one[0])]
 
     def raise_any(self) -> None:
-        """Raises DataError with everything that was added; returns where nothing was."""
+        """Raises DataError with everything that was added; returns if nothing was."""
         kept = self.kept
         if not kept:
             return

@@ -77,6 +77,6 @@ def _conversations(window: Window) -> Iterator[tuple[int, str | None]]:
 
 
 def _begin(text: str, start: int) -> int:
-    """The first character from ``start`` on that isn't blank; ``start`` where there is none."""
+    """The first character from ``start`` on that isn't blank; ``start`` if there is none."""
     match = _FILLED.search(text, start)
     return match.start() if match is not None else start

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script. languages: what is written in it, for a person; letters: what a letter of it is; weight: how
-    many Latin letters one of them says as much as; least: characters a token that a model which has learnt
-    such a language reaches."""
+    """A script.
+
+    languages: the languages that are written in it, for a person. letters: a pattern of its letters. weight:
+    how many Latin letters one of its letters is worth. least: characters per token, at least, of a model that
+    has learnt such a language.
+    """
 
     languages: str
     letters: re.Pattern[str]
@@ -39,9 +42,9 @@ _ENGLISH = re.compile(
     r"\b(the|of|and|to|is|that|it|for|are|with|as|this|be|have|has|you|your|my|not|by|or|from|but|what|how|can|"
     r"will|some|there|a|i)\b"
 )
-FEW = 100  # words that prove nothing
+FEW = 100  # words, below which nothing is proven
 _WORD = re.compile(r"[a-z]+")
-COMMON = 0.15  # share of an English text that are such words
+COMMON = 0.15  # share of such words in an English text
 
 
 def script_of(text: str) -> Script:
@@ -53,7 +56,7 @@ def script_of(text: str) -> Script:
 
 
 def is_english(text: str) -> bool:
-    """Is it in Latin letters, with the words that English has most of?"""
+    """Whether a text has Latin letters, and the most frequent words of English."""
     if script_of(text).languages != LATIN:
         return False
     lower = text.lower()

@@ -25,7 +25,7 @@ class Survey:
     Attributes:
         data: how to read it: the file, and the keys that it takes. Rows without a prompt or an answer are
             left out there, if there are any.
-        guess: the columns that were proposed, None where the file's own names say enough.
+        guess: the columns that were proposed, None if the file's own names say enough.
         rows: that can be learnt from; blank: without a prompt or an answer; bad: that can't be read, with the
             first of them in words.
         lengths: characters of each row. turns: messages of all.
@@ -51,7 +51,7 @@ class Survey:
 
 
 def survey(data: DataConfig, root: Path | None = None) -> Survey:
-    """Read all of ``data.train``. Raises DataError where it can't be read, or not in one way only."""
+    """Read all of ``data.train``. Raises DataError if it can't be read, or not in one way only."""
     try:
         return _read(data, None, root)
     except DataError:
@@ -62,7 +62,7 @@ def survey(data: DataConfig, root: Path | None = None) -> Survey:
 
 
 def _guessed(data: DataConfig, root: Path | None) -> Guess | None:
-    """Columns to propose. None where the config names some, or where no two are like prompt and answer."""
+    """Columns to propose. None if the config names some, or if no two are like prompt and answer."""
     if data.columns:
         return None
     found = list(islice(stream_rows(data.train, root, ProblemLog(), data), ROWS))
@@ -75,10 +75,10 @@ def _read(data: DataConfig, guess: Guess | None, root: Path | None) -> Survey:
     found = Survey(data, guess)
     for conversation in read_conversations(lenient, root=root, report=report):
         _add(found, conversation)
-    if not found.rows:  # then the strict reading says what is wrong
+    if not found.rows:  # the strict reading then raises what is wrong
         for _ in read_conversations(data, root=root):
             break
-        raise DataError("no row of it can be learnt from", ", ".join(data.train))
+        raise DataError("no row can be learnt from", ", ".join(data.train))
     found.blank, found.bad = report.num_blank, report.num_dropped
     found.first_bad = report.dropped[0] if report.dropped else ""
     found.formats, found.notes = report.formats, tuple(report.said)

@@ -1,9 +1,9 @@
-"""From what a person named to what is served: the files that llama.cpp loads, made by the exporters that we
-have, and all that must be known beside them. It is kept in the cache: the second start reads it there, and
-needs neither torch nor transformers.
+"""From what a person named to what is served: the files that llama.cpp loads, and what must be known beside
+them.
 
-A folder of the cache is named by the content of all that it was made of: the adapter's files, the base's, a
-template of its own. What changed has another folder.
+The exporters of `export` write the files, and the cache keeps them. A second start reads them from the cache,
+and needs neither torch nor transformers. A folder of the cache is named by the content of all that it was
+made of: the adapter's files, the base's files, a template. If one of them changes, the folder is another.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What an engine loads, and what it has to say then.
+    """What an engine loads, and the answers that it must give then.
 
     Attributes:
-        adapter: None where the base itself is meant.
-        folder: of the cache, with its manifest. seen: where may be kept what an engine said of them.
+        adapter: None if the base itself is meant.
+        folder: of the cache, with its manifest. seen: a file in which an engine's measured answers may be
+        kept.
     """
 
     base: Path
@@ -61,12 +62,12 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What is served: how it is talked to, and its files; None where only torch can compute it.
+    """What is served: its renderer, and its files. The files are None if only torch can compute the model.
 
     Attributes:
         key: equal for all that can be served on one base.
-        find: how it is talked to. It imports what renders, so an engine is started first. What comes out of
-            the cache has neither transformers' config nor its tokenizer.
+        find: gives the renderer. The call imports what renders, so an engine is started before. What comes
+            out of the cache has neither transformers' config nor its tokenizer.
     """
 
     key: str
@@ -92,17 +93,17 @@ def key_of(found: Found) -> str:
 
 
 def kept(place: Place) -> Opened | None:
-    """What the cache has of this content; None if it hasn't all of it, or not as it was written."""
+    """What the cache has of this content; None if a file is missing there, or isn't as it was written."""
     try:
         base = _base_of(place)
         folder = _folder_of(place, base)
         return _read(place, base, folder) if folder.is_dir() else None
     except (SapwoodError, OSError, ValueError, KeyError, TypeError):
-        return None  # whoever makes it anew finds the fault, and says it
+        return None  # `made` finds the fault again, and tells it
 
 
 def made(place: Place, found: Found) -> Opened:
-    """The same, made of what lies at ``place``.
+    """The same as `kept` gives, made of what lies at ``place``.
 
     Raises:
         Unfit: the architecture or the kind of adapter is none of llama.cpp's.
@@ -118,13 +119,13 @@ def made(place: Place, found: Found) -> Opened:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _make(found, base, folder)
     except StorageError:
-        if not folder.is_dir():  # else another process was faster
+        if not folder.is_dir():  # if it is, another process was faster
             raise
     except OSError as error:
         raise storage_error(error, folder) from None
     opened = _read(place, found.spec.path, folder)
     if opened is None:
-        raise StorageError("the base's file isn't what was written", str(base), "something else changes it")
+        raise StorageError("the base's file isn't what was written", str(base), "another program changes it")
     return opened
 
 
@@ -137,7 +138,7 @@ def by_torch(found: Found) -> Opened:
 
 
 def _folder_of(place: Place, base: Path) -> Path:
-    """By the content of all that it is made of."""
+    """The folder's name, by the content of all that it is made of."""
     parts: list[str] = ["" if place.folder is None else _content(place.folder)]
     if place.trained is not None and place.folder is not None:
         run = place.folder.parents[1]
@@ -151,7 +152,7 @@ def _folder_of(place: Place, base: Path) -> Path:
 
 
 def _base_of(place: Place) -> Path:
-    """Raises ModelError where it isn't there."""
+    """Raises ModelError if it isn't there."""
     if place.whole and place.folder is not None:
         return place.folder
     config = place.base_config()
@@ -159,7 +160,7 @@ def _base_of(place: Place) -> Path:
 
 
 def _read(place: Place, path: Path, folder: Path) -> Opened | None:
-    """``path``: the base's. Raises StorageError where it isn't as it was written."""
+    """``path``: the base's. Raises StorageError if it isn't as it was written."""
     verify_dir(folder)
     card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
     base = base_file(path, _held(place), card.key, full=place.full)
@@ -171,7 +172,7 @@ def _read(place: Place, path: Path, folder: Path) -> Opened | None:
 
 
 def _held(one: Place | Found) -> BaseConfig | None:
-    """How the base was held that an adapter was trained on."""
+    """How the base was held while the adapter was trained."""
     return one.facts.base if one.facts is not None and not one.full else None
 
 
@@ -232,7 +233,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
 
 
 def _describe(found: Found, stage: Path) -> None:
-    """What stands beside the files. Raises Unfit where prompts would become other tokens by it."""
+    """What stands beside the files. Raises Unfit if prompts would become other tokens by it."""
     spec = found.spec
     Tokens.write(spec.tokenizer, stage)
     again = _renderer(found.facts, replace(spec, tokenizer=Tokens.read(stage)))

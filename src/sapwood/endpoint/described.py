@@ -1,4 +1,4 @@
-"""What is told of a model that is served: what it was trained on, and its proof."""
+"""What the endpoint tells of a served model: what the model was trained on, and its proof."""
 
 from __future__ import annotations
 

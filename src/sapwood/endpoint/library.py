@@ -1,4 +1,5 @@
-"""What is served: models by name, each proven before it gets one; and why the others have none."""
+"""What is served: models by name. A model is proven before it gets a name; the others have a reason
+instead."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Served:
     Attributes:
         adapter: the file that ``engine`` knows it by; None for the base.
         found: its renderer, system prompt and facts. parent: the base's name, None for the base itself.
-        verdict: how near it is to what was trained; None of what runs in torch, which is what was trained.
+        verdict: how near the engine is to what was trained; None if torch computes, which also trained.
         vocabulary: how many tokens there are.
     """
 
@@ -58,7 +59,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """slots: answers at once, context: tokens of one prompt and its answer; both are found where None.
+    """slots: answers at once, context: tokens of one prompt and its answer; both are found if None.
     most_waiting: callers in the queue. patience: seconds that each may wait."""
 
     slots: int | None = None
@@ -78,8 +79,8 @@ class Library:
         meanwhile: Callable[[Found], Any] = lambda _: None,
         spare: Started | None = None,
     ) -> None:
-        """``meanwhile``: is called for each model in a thread, while llama.cpp starts and is asked.
-        ``spare``: a process for it that was started already."""
+        """``meanwhile``: called for each model in a thread, while llama.cpp starts and is asked.
+        ``spare``: a process for llama.cpp that was started already."""
         self.refused: dict[str, str] = {}
         self.notes: list[str] = []
         self._runs = runs
@@ -111,7 +112,7 @@ class Library:
         raise Refused(404, f"no model is called {name!r}{why}; there are: {names}", "model_not_found")
 
     async def start(self, wanted: Sequence[Wanted]) -> None:
-        """Open everything that is named. Raises ModelError with all reasons where nothing can be served."""
+        """Open everything that is named. Raises ModelError with all reasons if nothing can be served."""
         require_llama_cpp("it answers the requests")
         opened: dict[str, Opened] = {}
         for one in expanded(wanted, self._runs):
@@ -138,7 +139,7 @@ class Library:
         async with self._changing:
             if any(name in served.names for served in self._models.values()):
                 raise Refused(400, f"a model is called {name!r} already", "model_exists")
-            if not Path(target).is_dir():  # a name could be a hub's: nobody who asks may make us fetch it
+            if not Path(target).is_dir():  # a name could be a hub's: no client may cause a download
                 raise Refused(400, f"{target} is no folder of this machine", "invalid_adapter")
             place = await asyncio.to_thread(find_place, target, self._runs, self._base)
             opened = await self._open(name, place)
@@ -156,7 +157,7 @@ class Library:
             return self._models[name]
 
     async def unload(self, name: str) -> None:
-        """Serve it no longer. Who is being answered by it is let finish."""
+        """Serve a model no longer. Answers that it is writing are finished."""
         async with self._changing:
             served = self.find(name)
             if served.parent is None:
@@ -178,8 +179,8 @@ class Library:
     # --- inside -------------------------------------------------------------------------------------------
 
     async def _open(self, name: str, place: Place) -> Opened:
-        """Its files, out of the cache or made anew. Raises SapwoodError where it is damaged, or on a strange
-        base."""
+        """The model's files, out of the cache or made anew. Raises SapwoodError if an adapter is damaged, or
+        isn't for the base that is served."""
         opened = await asyncio.to_thread(kept, place)
         if opened is None:
             opened = await self._made(name, place)
@@ -210,7 +211,7 @@ class Library:
         )
 
     async def _start_llama(self, opened: Sequence[Opened]) -> None:
-        """All adapters at once; where that fails, without those that llama.cpp refuses alone."""
+        """Start llama.cpp with all adapters. If that fails, leave out the adapters that llama.cpp refuses."""
         files = [one.files for one in opened if one.files is not None]
         if not files:
             return
@@ -235,9 +236,9 @@ class Library:
             self._refuse("the base", whole)
 
     def _prepare(self, opened: Sequence[Opened]) -> None:
-        """What is needed later, and can be had while llama.cpp reads its files."""
+        """Prepare what is needed later, while llama.cpp reads its files."""
         for one in opened:
-            with contextlib.suppress(SapwoodError):  # said where it is asked for
+            with contextlib.suppress(SapwoodError):  # said when it is asked for
                 self._meanwhile(one.find())
 
     async def _started(self, setup: Setup) -> Llama:
@@ -251,7 +252,7 @@ class Library:
         return llama
 
     async def _admit(self, name: str, opened: Opened, verdict: Verdict | None) -> None:
-        """Give it its name; nothing, where it was refused."""
+        """Give a model its name, unless it was refused."""
         files = opened.files
         if files is None:
             await self._admit_torch(name, opened)
@@ -267,7 +268,8 @@ class Library:
         self._models[name] = Served(name, found, self._llama, files.adapter, _parent(found), verdict, size)
 
     async def _proven(self, name: str, opened: Opened) -> Verdict | None:
-        """None: it is refused, or not llama.cpp's."""
+        """How near the engine is to what was trained. None: the model is refused, or llama.cpp doesn't
+        compute it."""
         files, engine = opened.files, self._llama
         if files is None or engine is None:
             return None
@@ -277,7 +279,7 @@ class Library:
         try:
             with doing(f"proving {name}"):
                 verdict = await hold(engine, files)
-        except Refused as error:  # tokens that the base's file hasn't
+        except Refused as error:  # the adapter has tokens that the base's file doesn't have
             self._refuse(name, error.message)
             return None
         if verdict.fault:
@@ -313,7 +315,7 @@ class Library:
         self._models[name] = Served(name, bare, self._llama, None, None, first.verdict, first.vocabulary)
 
     def _loaded(self) -> list[Path]:
-        """The adapters that have a name, in an order that stays."""
+        """The adapters that have a name, always in the same order."""
         mine = [served for served in self._models.values() if served.engine is self._llama]
         return list(dict.fromkeys(served.adapter for served in mine if served.adapter is not None))
 

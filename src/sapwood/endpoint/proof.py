@@ -1,7 +1,7 @@
 """Does the engine say what was trained? Asked at every start, before anybody else may ask.
 
-An adapter that changes nothing, or another one than was meant, answers as fluently as the right one. So its
-log probabilities are held against those of training, as an export's are, and against those of the base.
+An adapter that changes nothing answers as fluently as the right one, and so does a wrong adapter. So the
+engine's log probabilities are held against those of training, as an export's are, and against the base's.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from sapwood.endpoint.seen import Row, Seen, read_seen, write_seen
 from sapwood.engine.ask import Asked
 from sapwood.engine.llama import Llama
 
-INERT = 1e-4  # nats: two programs differ by as much without any cause (`export.check.LEAST`)
+INERT = 1e-4  # nats: two right programs may differ by as much (`export.check.LEAST`)
 SAMPLE = 3  # prompts that a later start asks of files which were proven whole
 STEP = 4  # of an answer's positions, one in so many is asked
-PART = 0.5  # of the distance between adapter and base in training, that must be there in the engine
+PART = 0.5  # of training's distance between adapter and base, which the engine must show at least
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``difference`` from training, of ``limit`` that is allowed; ``moved`` from the base, in nats, and what
-    training says of that; ``fault``: why it is refused, empty if it isn't."""
+    """What the engine was found to say.
+
+    difference: mean distance from training, in nats; limit: the most that is allowed. moved: mean distance
+    from the base, in nats; effect: the same in training. fault: why the model is refused; empty if it isn't.
+    """
 
     difference: float
     limit: float
@@ -42,8 +45,9 @@ class Verdict:
 
 
 async def hold(engine: Llama, files: Files) -> Verdict:
-    """Ask the fixed prompts: all of them of files that are new to this llama.cpp; else a sample, and all
-    where the sample leaves a doubt. Raises `wire.Refused` where the engine doesn't answer."""
+    """Ask the fixed prompts. Files that are new to this llama.cpp are asked all of them. Known files are
+    asked a sample, and all prompts if the sample leaves a doubt. Raises `wire.Refused` if the engine doesn't
+    answer."""
     reference, folder = files.reference, files.folder
     if reference.effect is not None and reference.effect < INERT:
         fault = "it changes nothing: it answers as its base does"
@@ -60,8 +64,8 @@ async def hold(engine: Llama, files: Files) -> Verdict:
 
 
 def fault_at_first(asked: Asked, files: Files) -> str:
-    """The quickest form, for one person's own conversation: why a llama.cpp doesn't say what was trained at a
-    few first positions; empty where it does."""
+    """The quickest form, for one person's own conversation. Returns why llama.cpp differs from what was
+    trained, at a few first positions; empty if it doesn't."""
     lines = files.reference.lines[:SAMPLE]
     found = [gap for line in lines for gap in _gaps(dict(line.top[0]), dict(asked.next(line.ids, TOLD)))]
     return _fault(_mean(found), None, None, files.reference.limit)
@@ -95,8 +99,8 @@ async def _whole(engine: Llama, files: Files) -> tuple[Verdict, Seen]:
 
 
 async def _sampled(engine: Llama, files: Files, seen: Seen) -> Verdict:
-    """A few first positions, one after the other: what the prompts share is then read once. The base is the
-    one that was heard when all was asked."""
+    """Ask a few first positions one after the other, so that what the prompts share is read once. The base's
+    figures are those of the start at which all was asked."""
     reference, found, apart = files.reference, list[float](), list[float]()
     places = seen.telling(SAMPLE)
     for i in places:

@@ -7,7 +7,7 @@ from sapwood.errors import ConfigError
 from sapwood.machine.memory import available_memory
 from sapwood.machine.system import cores
 
-CONTEXT = 4096  # where nobody asks for more
+CONTEXT = 4096  # if nobody asks for more
 A_CORE, FEWEST, MOST = (
     2,
     4,

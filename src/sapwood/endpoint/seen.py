@@ -1,5 +1,5 @@
-"""What an engine said of files when it was held against training at every position. It is kept, and the next
-start asks a sample."""
+"""What an engine answered when it was held against training at every position. The answers are kept, and the
+next start asks only a sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[int, float]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Of an adapter that was proven whole.
+    """What was measured of an adapter when every prompt was asked.
 
     Attributes:
         moved: for each line, the mean distance in nats between adapter and base in the engine.
@@ -28,12 +28,12 @@ class Seen:
     plain: list[Row]
 
     def telling(self, count: int) -> list[int]:
-        """The lines at which adapter and base are farthest apart: a mix-up shows there first."""
+        """The lines at which adapter and base are farthest apart: there a wrong adapter shows first."""
         return sorted(range(len(self.moved)), key=lambda i: -self.moved[i])[:count]
 
 
 def read_seen(place: Path, base: Path, folder: Path) -> Seen | None:
-    """None where nothing was kept, or of other files or of another llama.cpp."""
+    """None if nothing was kept, or of other files or of another llama.cpp."""
     try:
         told: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         if told.pop("of") != _of(base, folder):

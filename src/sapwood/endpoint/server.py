@@ -42,7 +42,7 @@ class Options:
     spare: Started | None = None
 
     def rules(self) -> Rules:
-        """Raises ConfigError where others could ask and there is no key."""
+        """Raises ConfigError if others could ask and there is no key."""
         key = self.key or os.environ.get(KEY) or None
         if not is_loopback(self.host):
             if key is None:
@@ -61,7 +61,7 @@ class Options:
 def run_server(options: Options, ready: Callable[[Library, str], None]) -> None:
     """Serve until a signal says otherwise. ``ready``: is told what is served, and where.
 
-    Raises ConfigError, ModelError, ExportError where nothing can be served, or not there.
+    Raises ConfigError, ModelError, ExportError if nothing can be served, or not there.
     """
     loop: Any = None
     with contextlib.suppress(ImportError):
@@ -75,7 +75,7 @@ def run_server(options: Options, ready: Callable[[Library, str], None]) -> None:
 async def serve(
     options: Options, ready: Callable[[Library, str], None], ended: asyncio.Event | None = None
 ) -> None:
-    """`run_server` inside a loop. ``ended``: ends it when it is set."""
+    """`run_server` inside an event loop. ``ended``: when it is set, the server ends."""
     rules = options.rules()
     wanted = parse_wanted(options.targets)
     listening = _bound(options.host, options.port)
@@ -94,7 +94,7 @@ async def serve(
 
 
 def _ready(found: Found) -> None:
-    """What its first request would wait for."""
+    """Do what the first request would otherwise wait for."""
     _server_of()
     from sapwood.endpoint.api.prompt import warm
 
@@ -102,7 +102,7 @@ def _ready(found: Found) -> None:
 
 
 def _server_of() -> Callable[[Library, Manners, Rules], Any]:
-    """What makes the server. Its libraries take a moment, in which llama.cpp reads its files."""
+    """Import what makes the server, which takes a moment, while llama.cpp reads its files."""
     import uvicorn
     from sse_starlette.sse import AppStatus
 
@@ -132,7 +132,7 @@ async def _stop_when(ended: asyncio.Event, server: Any) -> None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """The port is taken before anything is loaded: a fault of it is known at once."""
+    """Take the port before anything is loaded, so that a fault of the port is told at once."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)

@@ -21,7 +21,7 @@ class Tokens:
 
     Attributes:
         backend_tokenizer: what encodes, without padding and truncation. kind: the class that it was.
-        chat_template: Jinja text, or several by name; None where there is none.
+        chat_template: Jinja text, or several by name; None if there is none.
         special_tokens_map: what templates are told. eos_token_id: on which an answer ends.
     """
 
@@ -57,7 +57,7 @@ class Tokens:
         return cls(backend, **json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
 
     def get_chat_template(self, chosen: str | None, tools: Sequence[Any] | None = None) -> str:
-        """The Jinja text for a chat with these tools. Raises ValueError where there is none."""
+        """The Jinja text for a chat with these tools. Raises ValueError if there is none."""
         own = self.chat_template
         if not isinstance(own, dict):
             found = own if chosen is None else chosen

@@ -31,7 +31,7 @@ from sapwood.template.render import Renderer
 if TYPE_CHECKING:
     from sapwood.serve.generate import Watch
 
-LONGEST = 16_384  # tokens that a conversation may have here; less where the model or memory holds less
+LONGEST = 16_384  # tokens that a conversation may have here; less if the model or memory holds less
 log = logging.getLogger("sapwood")
 
 
@@ -64,8 +64,8 @@ class LlamaVoice:
     def answer(
         self, prompt: Sequence[int], settings: Settings, *, base: bool = False, watch: Watch | None = None
     ) -> Generator[str, None, Answer]:
-        """``watch`` sees nothing: llama.cpp keeps its scores. Raises ConfigError where the prompt fills the
-        context, ExportError where llama.cpp ends."""
+        """``watch`` sees nothing: llama.cpp keeps its scores. Raises ConfigError if the prompt fills the
+        context, ExportError if llama.cpp ends."""
         began = time.perf_counter()
         ask = Ask(
             prompt,
@@ -99,7 +99,7 @@ class LlamaVoice:
 def open_voice(
     target: str, runs: Path, *, base: str | None = None, template: str | None = None
 ) -> Generator[Voice]:
-    """What ``target`` names, answered by llama.cpp where it can hold it, else by torch. Arguments and errors
+    """What ``target`` names, answered by llama.cpp if it can hold it, else by torch. Arguments and errors
     as `serve.load.open_target`."""
     with ExitStack() as stack:
         voice: Voice | None = None
@@ -116,7 +116,7 @@ def _by_torch(target: str, runs: Path, base: str | None, template: str | None) -
 
 
 def _by_llama(target: str, runs: Path, base: str | None, stack: ExitStack) -> Voice | None:
-    """None where torch has to do it."""
+    """None if torch has to do it."""
     spare = Started.now()  # it imports llama.cpp while its files are found
     stack.callback(spare.drop)
     place = find_place(target, runs, base)
@@ -144,7 +144,7 @@ def _by_llama(target: str, runs: Path, base: str | None, stack: ExitStack) -> Vo
 
 
 def _made(place: Place) -> Opened | None:
-    """Its files, written now. None where torch is as fast, or llama.cpp can't hold it."""
+    """Its files, written now. None if torch is as fast, or llama.cpp can't hold it."""
     from sapwood.answers.fit import why_not
     from sapwood.serve.load import found_at
 

@@ -92,14 +92,15 @@ class Asked:
                 while not _done_within(asking, LOOK):
                     far(max(0, len(prompts) - self._undone()))
             except BaseException:
-                self._process.stop(0)  # else the thread would wait for answers that nobody wants
+                self._process.stop(0)  # otherwise the thread would wait for answers that nobody wants
                 raise
             told = asking.result()
         found = told if isinstance(told, list) else [told]
         return [one["tokens"] for one in sorted(found, key=lambda one: one["index"])]
 
     def _body(self, ask: Ask, *, base: bool) -> dict[str, Any]:
-        """Nothing that the other one of adapter and base left in a slot is used."""
+        """A request to llama.cpp. If adapter and base take turns, what the other one left in a slot isn't
+        used."""
         who = None if base else self._adapter
         clean, self._last = self._last != (who,), (who,)
         return body_of(ask, scales(self._process.setup.adapters, who), 0, clean=clean)
@@ -131,7 +132,7 @@ class Asked:
 
 @contextmanager
 def running(setup: Setup, started: Started | None = None) -> Generator[Asked]:
-    """A llama.cpp to ask, ended at the end. Raises ExportError where it can't run the files."""
+    """A llama.cpp to ask, ended at the end. Raises ExportError if it can't run the files."""
     process = Process(setup, started)
     try:
         yield Asked(process)
@@ -141,7 +142,7 @@ def running(setup: Setup, started: Started | None = None) -> Generator[Asked]:
 
 @contextmanager
 def asked(setup: Setup) -> Generator[Asked]:
-    """`running`; raises ExportError where it ends on the way, too."""
+    """`running`; raises ExportError if it ends on the way, too."""
     process = Process(setup)
     try:
         yield Asked(process)

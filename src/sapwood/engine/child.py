@@ -1,8 +1,9 @@
 """The process that llama.cpp runs in: ``python -m sapwood.engine.child``.
 
-llama.cpp ends its process where it can't go on; that must not be ours. Its settings come as one line of JSON
-on stdin, and its address goes out on stdout. It listens on a loopback port and asks for a key that only the
-process which started it knows. When stdin ends, because that process ended or wants it to, it ends too.
+llama.cpp ends its process if it can't go on, so it gets a process of its own. This process reads its settings
+as one line of JSON from stdin, and writes its address to stdout. It listens on a loopback port, and asks for
+a key that only its parent knows. It ends when stdin ends: the parent has ended, or has closed stdin on
+purpose.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def serve(llama: Any, settings: dict[str, Any]) -> Any:
     wanted.n_gpu_layers = 0
     wanted.cpuparams.n_threads = settings["threads"]
     wanted.n_threads_http = settings["slots"] + 4  # one for each stream, and some for short questions
-    # its quick attention sums in half precision: one answer in ten was another one than torch's
+    # the quick attention sums in half precision: one answer in ten differed from torch's
     wanted.flash_attn_type = llama.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     wanted.fit_params = False
     wanted.warmup = False

@@ -10,8 +10,7 @@ HALF = "\ufffd"  # what llama.cpp writes for a part of a character
 
 
 class Ending:
-    """llama.cpp's pieces in, those that whoever asked is to see out. A character that was cut in two is left
-    out.
+    """llama.cpp's pieces in, the caller's pieces out. A character that was cut in two is left out.
 
     Attributes:
         done: nothing follows.

@@ -4,7 +4,7 @@
         async for piece in llama.stream(first, Ask(ids, max_tokens=64)):  # None: by the base alone
             print(piece.text, end="")
 
-Its process is started anew when it dies. Who had no token yet is answered by the new one.
+llama.cpp's process is started anew when it dies. The new process answers callers that had no token yet.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CERTAIN = 1e4  # added to a logit: no other token can be chosen
 EVERY = 1 << 20  # more tokens than a vocabulary has
-TRIES = 5  # processes that one question is put to
+TRIES = 5  # processes that are asked one question
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before a start, after so many that failed
 MOST_EVENT = 1 << 24  # bytes of one event: the probabilities of a whole vocabulary
 
@@ -37,7 +37,7 @@ log = logging.getLogger("sapwood")
 
 
 def _client_library() -> Any:
-    """It takes a moment, in which llama.cpp reads its files."""
+    """The HTTP library. Its import takes a moment, in which llama.cpp reads its files."""
     import aiohttp
 
     return aiohttp
@@ -51,7 +51,8 @@ class Llama:
     """A running llama.cpp with all adapters of one base.
 
     Attributes:
-        setup: what it is started with. slots: places and the queue. restarts: how often it had to be revived.
+        setup: what llama.cpp is started with. slots: places and the queue. restarts: how often it was started
+        anew.
     """
 
     kind = "llama.cpp"
@@ -95,7 +96,7 @@ class Llama:
         return self._process.pid if self._process is not None else None
 
     async def start(self) -> None:
-        """Raises ExportError with llama.cpp's own last words where it refuses a file."""
+        """Raises ExportError with llama.cpp's own last words if it refuses a file."""
         self._ending = False
         started, self._started = self._started, None
         process = asyncio.to_thread(Process, self.setup, started)
@@ -115,9 +116,9 @@ class Llama:
             self._session = None
 
     async def change(self, adapters: Sequence[Path]) -> None:
-        """Other adapters, in a new process: who is being answered is let finish, who comes meanwhile waits.
+        """Load other adapters, in a new process. Answers in progress are finished first; new callers wait.
 
-        Raises ExportError where llama.cpp refuses one; the former ones are served again then.
+        Raises ExportError if llama.cpp refuses one; the former ones are served again then.
         """
         before = self.setup
         await self.slots.shut()
@@ -137,8 +138,8 @@ class Llama:
     async def stream(self, adapter: Path | None, ask: Ask, *, patient: bool = False) -> AsyncGenerator[Piece]:
         """The answer, piece by piece, as soon as each is there; the last one has its end.
 
-        Who stops listening ends the answer in llama.cpp too. ``patient``: wait as long as it takes. Raises
-        Refused.
+        If the caller stops listening, llama.cpp also ends the answer. ``patient``: wait as long as it takes.
+        Raises Refused.
         """
         room = self.context - len(ask.ids)
         if room < 1:
@@ -166,7 +167,7 @@ class Llama:
                     if begun:
                         why = "the engine ended in the middle of this answer and is being started anew"
                         raise Refused(503, why, "engine_lost") from error
-                    await asyncio.sleep(0.05)  # its end may not be known yet
+                    await asyncio.sleep(0.05)  # the process may have ended without our knowing yet
             raise Refused(503, "the engine ended again and again on this request", "engine_lost")
         finally:
             slot.owner = adapter
@@ -179,16 +180,17 @@ class Llama:
             raise Refused(404, "this adapter was unloaded", "model_not_found") from None
 
     async def score(self, adapter: Path | None, ids: Sequence[int], top: int) -> list[TokenProb | None]:
-        """For each token of ``ids`` its log probability after those before it; None for the first.
+        """For each token of ``ids``, its log probability after the tokens before it; None for the first.
 
-        llama.cpp tells probabilities of what it writes, not of what it reads: so each token is written, after
-        the beginning that the slot still holds. Raises Refused.
+        llama.cpp tells probabilities of tokens that it writes, not of tokens that it reads. So it is made to
+        write each token, after the beginning that the slot still holds. Raises Refused.
         """
         return [None, *[await self._next(adapter, ids[:k], ids[k], top) for k in range(1, len(ids))]]
 
     async def _next(self, adapter: Path | None, ids: Sequence[int], id: int, top: int) -> TokenProb:
-        """Of ``id`` after ``ids``. A part of a character has to be looked up among all tokens, while another
-        one is written: llama.cpp tells nothing where no whole character comes out."""
+        """The log probability of ``id`` after ``ids``. If ``id`` is a part of a character, it is looked up
+        among all tokens while another token is written: llama.cpp tells nothing if no whole character comes
+        out."""
         async for piece in self.stream(adapter, Ask(ids, 1, logit_bias={id: CERTAIN}, top=top)):
             if piece.probs and piece.ids == (id,):
                 return piece.probs[-1]
@@ -202,7 +204,7 @@ class Llama:
         self, adapter: Path | None, ids: Sequence[int], top: int, *, patient: bool = False
     ) -> Sequence[TokenProb]:
         """The likeliest tokens after ``ids``. A whole visible character is written in their place, because
-        llama.cpp tells nothing where a part of one, or a stop token, comes out. Raises Refused."""
+        llama.cpp tells nothing if a part of one, or a stop token, comes out. Raises Refused."""
         if self._visible is None:
             self._visible = await self._plain()
         ask = Ask(ids, 1, logit_bias={self._visible: CERTAIN}, top=top)
@@ -290,7 +292,7 @@ async def _ended(pieces: AsyncGenerator[Piece], ask: Ask) -> AsyncGenerator[Piec
 
 
 def _refusal(status: int, content: str) -> Exception:
-    """llama.cpp's own error as ours: what is the caller's fault stays so."""
+    """llama.cpp's own error as ours. A fault of the caller stays one."""
     try:
         told: Any = json.loads(content)["error"]
         message, kind = str(told.get("message", content)), str(told.get("type", ""))

@@ -23,7 +23,7 @@ from sapwood.machine.system import SPINS, cores
 
 
 def require_llama_cpp(why: str) -> None:
-    """Raises ExportError where llama.cpp isn't installed. ``why``: what it is needed for."""
+    """Raises ExportError if llama.cpp isn't installed. ``why``: what it is needed for."""
     if importlib.util.find_spec("xllamacpp") is None:
         raise ExportError("llama.cpp isn't installed", "xllamacpp", why, install("export"))
 
@@ -47,9 +47,9 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A process that imports llama.cpp, and waits to be told what to load. ``said``: what goes to its stderr.
+    """A process that imports llama.cpp, and waits to be told what to load. ``said``: the file of its stderr.
 
-    Started first, it costs no time: what it is to load is found meanwhile.
+    If it is started first, it costs no time: meanwhile, the files to load are found.
     """
 
     popen: subprocess.Popen[str]
@@ -72,7 +72,7 @@ class Started:
         return cls(popen, said)
 
     def drop(self) -> None:
-        """It isn't needed."""
+        """End the process: it isn't needed."""
         self.popen.kill()
         self.popen.wait()
 
@@ -93,7 +93,7 @@ class Process:
         started = started or Started.now()
         self._popen, self._said = started.popen, started.said
         self.address = self._address(key)
-        # what it may yet print is read, so that it never waits for us
+        # its further output is read, so that it never waits for us
         threading.Thread(target=self._drain, daemon=True).start()
 
     @property
@@ -105,11 +105,11 @@ class Process:
         return self._popen.poll() is None
 
     def wait(self) -> int:
-        """Until it has ended; the exit code."""
+        """Wait until the process has ended. Returns its exit code."""
         return self._popen.wait()
 
     def stop(self, patience: float = 5.0) -> None:
-        """End it; at once after ``patience`` seconds."""
+        """End the process; kill it after ``patience`` seconds."""
         with contextlib.suppress(OSError):
             if self._popen.stdin is not None:
                 self._popen.stdin.close()
@@ -120,7 +120,7 @@ class Process:
             self._popen.wait()
 
     def last_words(self) -> str:
-        """The end of what it said, or how it ended."""
+        """The end of the process's output, or how it ended."""
         self._said.seek(0)
         said = [line for line in self._said.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return " / ".join(said[-3:])[-600:] or f"exit code {self._popen.poll()}"

@@ -1,4 +1,5 @@
-"""Who is answered next, and in which of llama.cpp's slots. What one adapter computed never serves another."""
+"""Which caller is answered next, and in which of llama.cpp's slots. What one adapter computed never serves
+another adapter."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ NOBODY = object()  # has computed nothing yet
 
 @dataclass(slots=True)
 class Slot:
-    """A place in llama.cpp: whose it was last, and what was read there. ``clean``: it must be read anew."""
+    """A slot of llama.cpp: the adapter that used it last, and the tokens that it holds. ``clean``: nothing
+    that it holds may be used."""
 
     number: int
     owner: object = NOBODY
@@ -51,13 +53,13 @@ class Slots:
         return len(self._waiting)
 
     def forget(self) -> None:
-        """All places as new: llama.cpp was started anew. Nobody may be in one."""
+        """Make all slots new, after llama.cpp was started anew. No slot may be in use."""
         self._free = [Slot(i) for i in range(self.count)]
 
     async def take(self, owner: object, ids: Sequence[int], *, patient: bool = False) -> Slot:
-        """A place for a prompt of an adapter (None: the base), where the most of it has been read already.
+        """A place for a prompt of an adapter (None: the base): the slot that has read the most of it already.
 
-        Raises Refused: 429 where too many wait, 503 where none came free in time; not of who is ``patient``.
+        Raises Refused: 429 if too many wait, 503 if none came free in time; not of who is ``patient``.
         """
         if self._waiting:
             await self._wait(patient)
@@ -70,7 +72,7 @@ class Slots:
         return slot
 
     def give(self, slot: Slot) -> None:
-        """It is free again."""
+        """Give a slot back."""
         self._clock += 1
         slot.used = self._clock
         self._free.append(slot)
@@ -98,15 +100,15 @@ class Slots:
                 await turn
         except BaseException as error:
             self._waiting.remove(turn)
-            self._wake()  # it may have been called just before it left
+            self._wake()  # it may have been woken just before it left
             if isinstance(error, TimeoutError):
-                why = f"nothing came free within {self.patience:g} s; try again"
+                why = f"no place came free within {self.patience:g} s; try again"
                 raise Refused(503, why, "queue_timeout") from None
             raise
         self._waiting.remove(turn)
 
     def _wake(self) -> None:
-        """As many as there are places; each takes its own when it goes on."""
+        """Wake as many callers as there are free slots. Each takes its slot when it goes on."""
         if self._shut:
             return
         called = sum(turn.done() for turn in self._waiting)

@@ -20,7 +20,7 @@ class Ask:
         logit_bias: what is added to the scores of tokens.
         top: of how many likeliest tokens the probabilities are told with each token; None tells none.
         grammar: what the answer must be, in llama.cpp's words.
-        keep: control texts that the answer shows, because a reader of it looks for them.
+        keep: control texts that the answer shows, because its reader looks for them.
     """
 
     ids: Sequence[int]

@@ -77,7 +77,7 @@ class Check:
         )
 
     def refuse(self, where: str) -> None:
-        """Raises ExportError where the check failed."""
+        """Raises ExportError if the check failed."""
         if self.problems:
             found = [Problem(p.what, where, p.why, p.mend) for p in self.problems]
             raise ExportError([*found, Problem("nothing was published", where)])
@@ -124,9 +124,7 @@ def judge(
         why = "the trained model stops there; the export would write on"
         problems.append(Problem(f"generation doesn't end on token {', '.join(map(str, deaf))}", why=why))
     if flips:
-        problems.append(
-            Problem(f"at {flips} positions the export ends where the trained model doesn't, or not")
-        )
+        problems.append(Problem(f"at {flips} positions only one of export and trained model ends its answer"))
     return Check(
         prompts=len(traces),
         positions=sum(len(rows) for rows in told),
@@ -152,7 +150,7 @@ def _difference(ours: Sequence[Tensor], theirs: Sequence[Sequence[Top]]) -> floa
 
 
 def _flips(row: Tensor, top: Top, stops: frozenset[int], near: float) -> bool:
-    """Does one of the two stop here, and the other clearly not?"""
+    """Whether one of the two programs stops here, and the other clearly doesn't."""
     ends = sorted(stops)
     others = row.clone()
     others[ends] = -float("inf")

@@ -2,7 +2,7 @@
 
 The format is that of llama.cpp's `llama-adapter.cpp`: tensors ``NAME.weight.lora_a`` [r, in] and
 ``.lora_b`` [out, r]; at run time the product is scaled by ``adapter.lora.alpha / r``, one alpha for the whole
-file, and no key says rsLoRA. So what PEFT scales by is folded into B where it isn't that.
+file, and no key says rsLoRA. So if PEFT scales by another factor, that factor is multiplied into B.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class GgufPair:
 
 
 def write_gguf_adapter(trained: Loaded, path: Path) -> None:
-    """Write the adapter of ``trained``. Raises ExportError where llama.cpp has no place for it."""
+    """Write the adapter of ``trained``. Raises ExportError if llama.cpp has no place for it."""
     from gguf import GGUFWriter
 
     if trained.model is None:
@@ -59,7 +59,7 @@ def write_gguf_adapter(trained: Loaded, path: Path) -> None:
 def gguf_pairs(pairs: Sequence[LoraPair], config: Any) -> tuple[float, list[GgufPair]]:
     """The file's alpha, and its tensors.
 
-    The alpha is the one that leaves the first module's B as it is: where all modules have one scale, every
+    The alpha is the one that leaves the first module's B as it is: if all modules have one scale, every
     byte of B is the adapter's own.
     """
     architecture = architecture_of(config)

@@ -82,7 +82,7 @@ def _metadata(spec: BaseSpec, config: Any) -> Metadata:
 
 
 def _template(spec: BaseSpec, renderer: Renderer) -> Metadata:
-    """The template that was trained, and the token that ends an answer in it: as the end of a turn, where the
+    """The template that was trained, and the token that ends an answer in it: as the end of a turn, if the
     end of a text is another."""
     found: Metadata = {"tokenizer.chat_template": renderer.template}
     if renderer.stop_id != spec.tokenizer.eos_token_id:

@@ -1,8 +1,8 @@
 """A Hugging Face tokenizer as GGUF metadata.
 
-GGUF names what cuts text into words (``tokenizer.ggml.pre``) in place of saying it. The name is found by
-trial: the metadata is written with each name that `model.gguf_tokenizer` reads, read back, and compared on
-text of many kinds. llama.cpp's own reading is compared later, by the export check.
+GGUF only names the rule that cuts text into words (``tokenizer.ggml.pre``). The name is found by trial: the
+metadata is written with each name that `model.gguf_tokenizer` reads, read back, and compared on text of many
+kinds. llama.cpp's own reading is compared later, by the export check.
 """
 
 from __future__ import annotations

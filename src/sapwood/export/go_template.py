@@ -2,7 +2,7 @@
 rendering.
 
 What a template writes around the content of each role is found by rendering conversations of marks; the Go
-template writes the same around the same. Both then render conversations of many forms; where a single
+template writes the same around the same. Both then render conversations of many forms; if a single
 character differs the template is refused. Contents are trimmed by some templates and never by Go's, so the
 form is exact for contents without blanks at their edges.
 
@@ -34,7 +34,7 @@ _FORMS: tuple[tuple[Role, ...], ...] = (
 def go_template(text: Text, stop: str) -> str:
     """The Go template that renders as ``text`` does (a prompt for the next answer, `Renderer.prompt_text`).
 
-    ``stop``: the token that ends an answer. Raises ExportError where none can be derived.
+    ``stop``: the token that ends an answer. Raises ExportError if none can be derived.
     """
     for made in (*_turns(text, stop), *_folded(text)):
         if difference(made, text) is None:
@@ -77,7 +77,7 @@ def takes(text: Text, messages: Sequence[Message]) -> bool:
 
 
 def _turns(text: Text, stop: str) -> Iterator[str]:
-    """Every message by itself; perhaps a system prompt of the template's own where there is none."""
+    """Every message by itself; perhaps a system prompt of the template's own if there is none."""
     head, tail = _parts(text, "user")
     start_of_all, to_answer, between, last = _parts(text, "user", "assistant", "user")
     if start_of_all != head or last != tail or not to_answer.startswith(tail):
@@ -158,7 +158,7 @@ def _shared(a: str, b: str) -> str:
 
 
 def _go(text: str) -> str:
-    """Plain text of a Go template: as it stands, and quoted where it holds braces or what a Modelfile ends a
+    """Plain text of a Go template: as it stands, and quoted if it holds braces or what a Modelfile ends a
     text with."""
     if not text:
         return ""

@@ -1,4 +1,4 @@
-"""An adapter on Hugging Face: what would go is made first, to the byte, and shown or sent."""
+"""An adapter on Hugging Face. All files are made first, to the byte, and then shown or sent."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def pack(folder: Path, repo: str, study: Mapping[str, Any], checks: Mapping[str,
 
     Args:
         folder: a finished adapter, verified here.
-        study: facts of its data (`study.json` of the run), empty where there is no run.
+        study: facts of its data (`study.json` of the run), empty if there is no run.
         checks: results of its exports, by kind.
 
     Raises:
         ConfigError: ``repo`` is no name on the hub. StorageError, ModelError: the adapter is damaged.
     """
     if not NAME.fullmatch(repo):
-        raise ConfigError(f"{repo!r} is no repository's name", "REPO", "ORG/NAME is one")
+        raise ConfigError(f"{repo!r} is no repository's name", "REPO", mend="write ORG/NAME")
     adapter = load_adapter(folder, sealed=False)
     base = hub_name(adapter.base)
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
@@ -80,7 +80,7 @@ def hub_name(base: str) -> str:
 def send(parcel: Parcel, private: bool) -> str:
     """Upload in one commit; returns the repository's address.
 
-    The token comes from HF_TOKEN only. Raises ConfigError without one, StorageError where the hub refuses.
+    The token comes from HF_TOKEN only. Raises ConfigError without one, StorageError if the hub refuses.
     """
     token = os.environ.get("HF_TOKEN")
     if not token:
@@ -99,7 +99,7 @@ def send(parcel: Parcel, private: bool) -> str:
             api.create_commit(parcel.repo, add, commit_message="An adapter trained with sapwood")
     except (HfHubHTTPError, OSError, ValueError) as error:
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise StorageError("the hub took nothing", parcel.repo, why.replace(token, "…")[:300]) from None
+        raise StorageError("the hub refused the upload", parcel.repo, why.replace(token, "…")[:300]) from None
     return str(address)
 
 
@@ -136,7 +136,7 @@ def _figures(facts: Mapping[str, Any], checks: Mapping[str, Any]) -> list[str]:
         rows.append(f"| held-out loss (nat a token) | {facts['first_loss']:.4f} before, "
                     f"{facts['final_loss']:.4f} after |")  # fmt: skip
     for kind, check in sorted(checks.items()):
-        if "format_difference" not in check:  # of a version that measured otherwise
+        if "format_difference" not in check:  # of an older version, which measured otherwise
             continue
         rows.append(
             f"| exported to {kind}, mean difference of log p | {check['difference']:.4f} nat; "

@@ -1,4 +1,4 @@
-"""Real llama.cpp, asked what an export is held against (`engine`)."""
+"""What the real llama.cpp says after the prompts with which an export is checked (by way of `engine`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hear_llama(
 ) -> Outside:
     """What llama.cpp says after the traces. ``template``: the chat template in the file makes the prompts.
 
-    Raises ExportError with llama.cpp's own last words where it refuses a file.
+    Raises ExportError with llama.cpp's own last words if it refuses a file.
     """
     require_llama_cpp(WHY)
     room = max(len(trace.ids) + len(trace.answer) for trace in traces) + ROOM

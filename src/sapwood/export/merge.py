@@ -34,8 +34,8 @@ Parameters = Iterable[tuple[str, Tensor]]
 
 
 def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of a transformers model as a dense float32 matrix under its own name, whatever it is held
-    in and whether or not an adapter sits on it; one after the other, so that memory stays small."""
+    """Every weight of a transformers model as a dense float32 matrix under its own name, in whatever storage,
+    and with or without an adapter. Weights come one after the other, so that memory stays small."""
     tied = is_tied(network)
     modules: list[tuple[str, nn.Module]] = list(network.named_modules())
     head = next(name for name, module in modules if module is network.get_output_embeddings())
@@ -43,7 +43,7 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
         own = AROUND.sub("", name)
         if OF_ADAPTER.search(name) or hasattr(module, "base_layer") or (tied and own == head):
             continue
-        if getattr(module, "weight", module) is None:  # beside the language model of a wrapper
+        if getattr(module, "weight", module) is None:  # a module beside the language model of a wrapper
             continue
         if isinstance(module, GgufEmbedding):
             yield f"{own}.weight", module.packed.dense().float()
@@ -70,8 +70,8 @@ def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, 
 
 
 def changes_of(trained: Loaded) -> dict[str, Change]:
-    """What the adapter makes of weights; nothing of a model whose own weights were trained. Raises
-    ExportError where a head that is the embedding would have to differ from it."""
+    """The adapter's changes of weights; none if the model's own weights were trained. Raises ExportError if
+    head and embedding are one matrix, and would have to differ."""
     if trained.model is None:
         return {}
     changes, network = weight_changes(trained.model), trained.base.model
@@ -80,7 +80,7 @@ def changes_of(trained: Loaded) -> dict[str, Change]:
     names = [name for name, module in network.named_modules() if any(module is end for end in ends)]
     apart = any(f"{name}.weight" in changes for name in names)
     if getattr(config, "tie_word_embeddings", False) and apart and not hasattr(ends[0], "token_adapter"):
-        why = "its base's head is the embedding, and the adapter changes one of the two, or each by itself"
+        why = "head and embedding of the base are one matrix, and the adapter changes them in different ways"
         raise ExportError("the merged model would need a head of its own", trained.name, why)
     return changes
 
@@ -121,7 +121,7 @@ def fill(model: Any, parameters: Parameters) -> None:
 
 
 def hear_transformers(model: Any, tokenizer: Any, traces: Sequence[Trace], renderer: Renderer) -> Outside:
-    """What plain transformers says after the traces."""
+    """The answers of plain transformers after the traces."""
     generation = model.generation_config.eos_token_id
     ends = set(generation if isinstance(generation, list) else [generation])
     ids = [
@@ -149,7 +149,7 @@ def _tops(model: Any, traces: Sequence[Trace]) -> list[list[Top]]:
 @dataclass(frozen=True, slots=True)
 class Quality:
     """A way to merge, against the trained model: mean KL(trained || merged) over the traces' positions, in
-    nats, and the held-out losses of both where the run has held-out rows."""
+    nats, and the held-out losses of both if the run has held-out rows."""
 
     name: str
     kl: float

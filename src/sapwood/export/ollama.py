@@ -32,7 +32,7 @@ def modelfile(renderer: Renderer, system: str | None, model: str, adapter: str |
 
 
 def _without_bos(renderer: Renderer) -> Text:
-    """The prompt as Ollama is to write it: where the tokenizer puts BOS first by itself, without it."""
+    """The prompt as Ollama is to write it: without BOS, if the tokenizer writes BOS by itself."""
     tokenizer = renderer.tokenizer
     bos = tokenizer.bos_token or ""
     if not bos or tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:

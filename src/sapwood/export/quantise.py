@@ -27,7 +27,12 @@ NUMBERS = {  # llama.cpp's own for "mostly" these
     "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "IQ4_XS": 30,
 }  # fmt: skip
 MOSTLY = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}
-IN_256 = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}  # and where rows don't allow it
+IN_256 = {
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "IQ4_XS": "IQ4_NL",
+}  # for rows that don't divide by 256
 BLOCK = 32
 SIMPLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")  # the gguf package writes them
 HEADER = struct.Struct("<iqq")  # type, rows, columns
@@ -60,7 +65,7 @@ def _wider(layer: int, layers: int) -> bool:
 
 
 class Quantiser:
-    """Rows of numbers as blocks of a type. A context: the process that computes ends with it."""
+    """Rows of numbers as blocks of a type. A context manager: the process that computes ends with it."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -70,7 +75,7 @@ class Quantiser:
 
     def __exit__(self, *_: object) -> None:
         if self._child is not None:
-            self._child.communicate()  # its stdin ends, and so does it
+            self._child.communicate()  # the process ends when its stdin ends
             self._child = None
 
     def packed(self, kind: str, values: NDArray[Any]) -> NDArray[np.uint8]:

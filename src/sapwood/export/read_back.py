@@ -1,7 +1,7 @@
 """What the files of an export say about the model, held against the config that was trained.
 
-Logits on eight short prompts don't show a window of 4,096 tokens, a context or an epsilon. These are read
-back and compared, value by value.
+Logits on eight short prompts don't show a wrong window of 4,096 tokens, a wrong context or a wrong epsilon.
+So these values are read back and compared, one by one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import config_values, context_of
 from sapwood.gguf.file import read_gguf
 
-# What an export sets by itself, and what names the reader and not the model.
+# Keys that an export sets by itself, and keys that name the reader and not the model.
 SET_ANEW = {
     *("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "model_type"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache"),

@@ -1,8 +1,8 @@
 """The trained model as a number format would have it: weights and inputs rounded in memory.
 
-A check asks how much of a difference the format itself explains. The answer must not come from the writer
-that is checked, or a fault in it would excuse itself. So nothing is written here: every product of the
-trained model is done with rounded operands for a moment, and then it is as before.
+A check needs to know how much of a difference the format itself explains. The answer must not come from the
+writer that is checked, or a fault of the writer would excuse itself. So nothing is written here: for a
+moment, every product of the trained model is computed with rounded operands.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _embedding(
     written: bool,
     ids: Tensor,
 ) -> Tensor:
-    """Rows are rounded one by one, so those that were looked up can be."""
+    """An embedding's rows are rounded one by one, so only the rows that were looked up are rounded."""
     rows = whole(ids)
     if not written:
         return rows
@@ -150,8 +150,8 @@ def _embedding(
 
 
 def _as_narrow(x: Tensor) -> Tensor:
-    """``x`` in fp32. Of a model that computes in bf16 or fp16 each number is moved by up to half a step: what
-    the run's own format causes differs from what the export's does, and both are in the difference."""
+    """``x`` in fp32. If the model computes in bf16 or fp16, each number is moved by up to half a step: the
+    run's own format and the export's format each cause a part of the difference."""
     if x.dtype == torch.float32:
         return x
     share = torch.rand(x.shape, generator=torch.Generator().manual_seed(x.numel())) * 2 - 1

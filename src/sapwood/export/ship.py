@@ -98,7 +98,10 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
         why = "that is a base model"
         raise ConfigError("nothing trained to export", trained.name, why, "name a run or an adapter")
     if order.onto is not None and order.kind != "merged":
-        raise ConfigError("only a merged folder is made with another base", "--onto", f"--to {order.kind}")
+        why = f"with --to {order.kind} the base is the one that was trained on"
+        raise ConfigError(
+            "--onto is for merged folders only", "--onto", why, "--to merged, or leave --onto out"
+        )
     refuse_early(trained.base.spec, order.kind)
     require_quantiser(order.file_type)
     with staged_dir(final) as stage:
@@ -167,7 +170,7 @@ def _model_file(trained: Loaded, traces: Sequence[Trace], stage: Path, kind: Fil
 
 
 def _ollama(trained: Loaded, order: Order, stage: Path) -> Exported:
-    """The base's own GGUF file and the adapter; where the base is a folder, or the adapter no pairs of
+    """The base's own GGUF file and the adapter; if the base is a folder, or the adapter no pairs of
     matrices, one merged model."""
     spec = trained.base.spec
     adapted = spec.path.is_file() and trained.model is not None and has_pairs(trained.model)

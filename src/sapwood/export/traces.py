@@ -51,7 +51,7 @@ class Trace:
 
 
 def trace_prompts(trained: Loaded) -> list[Trace]:
-    """Answer the fixed prompts, with the run's system prompt where it has one."""
+    """Answer the fixed prompts, with the run's system prompt if it has one."""
     renderer, network = trained.renderer, trained.network
     asked = [_messages(prompt, trained.system) for prompt in PROMPTS]
     prompts = [renderer.prompt_ids(messages) for messages in asked]

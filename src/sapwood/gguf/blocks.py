@@ -4,12 +4,12 @@ Blocks of a matrix [rows, columns] stand here with their rows last::
 
     uint8[blocks of a row, bytes of a block, rows]  ->  values[columns, rows], the matrix transposed
 
-so that every step below runs over thousands of neighbouring bytes, where the file's own order (all bytes of a
+so that every step below runs over thousands of neighbouring bytes; the file's own order (all bytes of a
 block side by side) would give it 16 or 32. Measured on a 1536 x 576 matrix in Q4_1: 0.5 ms against 3.4 ms;
 the product with 1,024 tokens takes 11 ms.
 
 The arithmetic is that of the `gguf` package: scale times integer is exact in fp32 for every type, so that a
-fused multiply-add rounds once, where the package does. Source: ggml-quants of the GGML project.
+fused multiply-add rounds once, as in the package. Source: ggml-quants of the GGML project.
 """
 
 from __future__ import annotations

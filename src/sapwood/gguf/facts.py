@@ -15,7 +15,7 @@ from sapwood.gguf.rope import read_rope, rope_values, unwritable_rope
 
 PATTERN = "attention.sliding_window_pattern"
 LOCAL_THETA = "rope.freq_base_swa"
-SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: below it nobody could talk to it
+SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
 # Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
 # tell. Any other attribute that isn't in the table and isn't its class's default has no place in a file.
@@ -112,7 +112,7 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
 
 
 def _query_scale(family: Family, values: Mapping[str, Any]) -> int:
-    """What Gemma's queries are divided by the square root of; no key of a file says it."""
+    """The number by whose square root Gemma's queries are divided. No key of a file says it."""
     if values["num_hidden_layers"] == family.largest:
         return values["hidden_size"] // values["num_attention_heads"]
     return values["head_dim"]
@@ -161,8 +161,8 @@ def file_values(config: Any) -> dict[str, Any]:
 
 
 def context_of(config: Any) -> int:
-    """Tokens that a GGUF file promises. Without windows in llama.cpp it is the window: within it both are the
-    same."""
+    """Tokens that a GGUF file promises. If llama.cpp has no windows for the architecture, that is the
+    window's width: up to there, both compute the same."""
     family, longest = FAMILIES[architecture_of(config)], config.max_position_embeddings
     return min(longest, _window(config) or longest) if not family.window else longest
 
@@ -194,7 +194,7 @@ def refuse_unwritable(config: Any) -> None:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """False, None and 0 are one answer to "is it switched on?"."""
+    """Whether two values of a config mean the same: False, None and 0 all mean that something is off."""
     return a == b or not (a or b)
 
 
@@ -228,7 +228,7 @@ def _unwritable_window(config: Any, where: str) -> list[Problem]:
 
 
 def _window(config: Any) -> int | None:
-    """The window of a model whose layers all have one in llama.cpp, or none has."""
+    """The width of the config's window; None if no layer has one."""
     types: list[str] = getattr(config, "layer_types", None) or []
     if types and "sliding_attention" not in types:
         return None
@@ -236,7 +236,8 @@ def _window(config: Any) -> int | None:
 
 
 def _period(layer_types: list[str]) -> int | None:
-    """Of the pattern; llama.cpp ends where no layer has a window."""
+    """The period of the pattern of windows; None if there is none. At least one layer must have a window,
+    because llama.cpp ends otherwise."""
     layers = len(layer_types)
     periods = range(2, layers + 2)
     return next((every for every in periods if _types(_periodic(every, layers)) == list(layer_types)), None)

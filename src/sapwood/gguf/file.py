@@ -116,7 +116,7 @@ class GgufFile:
 
 
 def is_gguf(path: Path) -> bool:
-    """True where a file begins as GGUF files do, whatever its name."""
+    """True if a file begins as GGUF files do, whatever its name."""
     try:
         with path.open("rb") as file:
             return file.read(4) == MAGIC
@@ -222,7 +222,7 @@ class _Reader:
             return self.number(SCALARS[kind])
         value = self.number("<u1")
         if value > 1:
-            self.fail(f"{name} is {value}, where only 0 and 1 are truth values")
+            self.fail(f"{name} is {value}; only 0 and 1 are truth values")
         return bool(value)
 
     def strings(self, name: str) -> list[str]:

@@ -79,8 +79,8 @@ def _read_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
 
 
 def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
-    """Of the four numbers two are the same in every published model, the largest divisor is the third, and
-    the last is a power of two: 8,192 in all of Meta's."""
+    """Llama 3.1's four numbers. Two are the same in every published model. The largest divisor is the third.
+    The fourth is a power of two: 8,192 in all of Meta's models."""
     found = file.tensors[DIVISORS].dense().ravel()
     for original in (8192, *(1 << bits for bits in range(6, 20))):
         scaling: dict[str, Any] = {

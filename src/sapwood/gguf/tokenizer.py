@@ -47,7 +47,7 @@ class GgufTokenizer:
 def read_tokenizer(file: GgufFile) -> GgufTokenizer:
     """Build the tokenizer of a file.
 
-    Raises ModelError where the file has none, or a kind or pre-tokenizer that isn't known.
+    Raises ModelError if the file has none, or a kind or pre-tokenizer that isn't known.
     """
     keys = _Keys(file.path, file.metadata)
     build = {"gpt2": _byte_level, "llama": _sentencepiece}.get(keys.kind)

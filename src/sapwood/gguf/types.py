@@ -1,4 +1,5 @@
-"""Which types of GGUF blocks can be trained on while packed: names only, so that asking loads no torch."""
+"""Which types of GGUF blocks can be trained on while packed. Only names are here, so that importing loads no
+torch."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _warmup_steps(draft: Draft, theirs: str, value: Any, line: int, en: str, zh:
 
 
 def _warmup_ratio(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    if draft.settings.get("train.warmup", 0) >= 1:  # steps win, as they do there
+    if draft.settings.get("train.warmup", 0) >= 1:  # a number of steps wins over a share, as in transformers
         draft.note("train.warmup", line, theirs, value, "the steps win", "以步数为准")
     else:
         _warmup_steps(draft, theirs, value, line, en, zh)
@@ -82,7 +82,7 @@ def _epochs(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) 
 
 
 def _positive(key: str, off_en: str, off_zh: str) -> Convert:
-    """A whole number; a share below 1 or nothing isn't taken."""
+    """A whole number. A share below 1 isn't taken, and neither is an empty value."""
 
     def convert(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
         number = number_of(value)

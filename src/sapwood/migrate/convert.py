@@ -1,4 +1,5 @@
-"""Values of theirs that need more than a copy: one small function each, by the name that the tables use."""
+"""Values of other tools' keys that need more than a copy: one small function for each, by the name that the
+tables use."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ _one_of = chosen("lora.method", METHODS, ("method", "方法"))
 
 
 def _adapter_kind(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
-    """Nothing set is a full fine-tune there; what another key said of the method stays."""
+    """If the key isn't set, the tool trains the whole model. A method that another key set stays."""
     known = value is None or word_of(value) in METHODS
     if not known or draft.settings.get("lora.method", "lora") == "lora":
         _one_of(draft, theirs, "full" if value is None else value, line, en, zh)

@@ -55,7 +55,7 @@ def chosen(key: str, words: dict[str, str], what: tuple[str, str]) -> Convert:
 
 
 def when(key: str, fits: Callable[[Any], bool], ours: Callable[[Any], Any] = lambda value: value) -> Convert:
-    """Taken over where `fits` says so, as `ours` writes it."""
+    """A converter that takes a value over if `fits` accepts it, in the form that `ours` gives it."""
 
     def convert(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
         if fits(value):

@@ -1,4 +1,5 @@
-"""The config as it grows, and the report's lines beside it: what was read, where, and what it does here."""
+"""The config while it grows, and the lines of the report: what was read, at which line, and what sapwood
+does."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ State = Literal["taken", "instead", "unread", "default"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One setting of the file. key: sapwood's, empty where it has none; value and ours: as text.
+    """One setting of the file. key: sapwood's, empty if it has none; value and ours: as text.
 
-    taken: it is set here. instead: sapwood does without, `en` and `zh` say how. unread: not taken over.
-    default: the file is silent, and its tool's own default was written out. matters: what is trained changes.
+    taken: the setting is in our config. instead: sapwood doesn't need it; `en` and `zh` say why. unread: it
+    isn't taken over. default: the file is silent, and its tool's own default was written out. matters: what
+    is trained changes.
     """
 
     line: int
@@ -47,7 +49,7 @@ class Draft:
     folder: Path = Path()
     lines: dict[str, int] = field(default_factory=dict[str, int])
     template: str | None = None  # text of a .jinja file to be written
-    unknown: set[str] = field(default_factory=set[str])  # keys that are given, by values that aren't known
+    unknown: set[str] = field(default_factory=set[str])  # keys that are given, but whose values aren't known
     resists: list[tuple[int, str, str, str]] = field(default_factory=list[tuple[int, str, str, str]])
 
     def take(
@@ -58,7 +60,7 @@ class Draft:
         self.entries.append(Entry(line, theirs, show(shown), "taken", key, show(value), en, zh))
 
     def note(self, key: str, line: int, theirs: str, shown: Any, en: str, zh: str) -> None:
-        """It is understood, and another line of the config answers it."""
+        """Note a setting that is understood, and that another line of the config answers."""
         self.entries.append(
             Entry(line, theirs, show(shown), "taken", key, show(self.settings.get(key, "")), en, zh)
         )
@@ -76,16 +78,16 @@ class Draft:
             self.entries.append(Entry(0, theirs, show(value), "default", key, show(value), en, zh))
 
     def forget(self, key: str) -> None:
-        """What was taken for a key before what decides it was seen."""
+        """Take back what was set for a key before the deciding setting was seen."""
         self.settings.pop(key, None)
         self.entries = [entry for entry in self.entries if entry.key != key]
 
     def tidy(self) -> None:
-        """The same line twice is one."""
+        """Remove entries that are there twice."""
         self.entries = list(dict.fromkeys(self.entries))
 
     def finish(self) -> None:
-        """What needs all of the settings."""
+        """Make the settings that depend on all others."""
         self.settle()
         if self.flat and self.settings.get("train.warmup") != 0:
             said = (
@@ -95,7 +97,7 @@ class Draft:
             self.take("train.warmup", 0, self.lines.get("train.schedule", 0), "constant", "", *said)
 
     def settle(self) -> None:
-        """micro * accumulation * devices is one step."""
+        """The batch size of one step: micro * accumulation * devices."""
         if self.micro is not None:
             self.settings.setdefault("train.micro_batch", self.micro)
         size = self.whole or (self.micro or 1) * (self.accumulation or 1) * self.devices

@@ -1,4 +1,5 @@
-"""Tables of keys, one for each tool: theirs, ours, a remark. No key of the version read is missing."""
+"""Tables of keys, one for each tool: the tool's key, ours, a remark. No key of the tool's version is
+missing."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ CONVERTERS: dict[str, Convert] = {**CONVERT, **CONVERT_TOOL, **CONVERT_DATA}
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """Keys that sapwood has no setting for: what it does, and whether what is trained depends on it."""
+    """Keys without a setting in sapwood: what sapwood does instead, and whether the result depends on it."""
 
     en: str
     zh: str
@@ -75,7 +76,8 @@ def table(name: str) -> Table:
 
 
 def apply(draft: Draft, name: str, theirs: str, value: Any, line: int, shown_as: str = "") -> None:
-    """One setting of theirs, by the table `name`; a key that isn't in it is listed as unknown."""
+    """One setting of another tool, by the table `name`. A key that isn't in the table is listed as
+    unknown."""
     known, label = table(name), shown_as or theirs
     if theirs in known.keys:
         before = len(draft.entries)
@@ -103,7 +105,7 @@ def apply(draft: Draft, name: str, theirs: str, value: Any, line: int, shown_as:
 
 
 def apply_all(draft: Draft, name: str, call: Call | None, *, skip: Iterable[str] = ()) -> None:
-    """Each argument of a call that goes by a name, by the table `name`."""
+    """Each named argument of a call, by the table `name`."""
     if call is None:
         return
     for theirs, value in call.kwargs.items():
@@ -136,6 +138,6 @@ def _taken(draft: Draft, known: Table, theirs: str, value: Any, line: int, label
 
 
 def defaults(draft: Draft, name: str) -> None:
-    """What the tool does where the file is silent, written out where sapwood's own default is another."""
+    """What the tool does if the file is silent, written out if sapwood's own default is another."""
     for key, value in table(name).defaults.items():
         draft.default(key, value, "", "the default there", "那边的默认值")

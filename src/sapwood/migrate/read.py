@@ -39,7 +39,7 @@ KNOWN = "LLaMA-Factory, Axolotl, ms-swift, mlx-lm, torchtune, Unsloth"
 
 @dataclass(frozen=True, slots=True)
 class Unfollowed:
-    """A part that couldn't be followed. line: 0 where it has none."""
+    """A part that couldn't be followed. line: 0 if it has none."""
 
     line: int
     text: str
@@ -63,11 +63,11 @@ class Migration:
 
 
 def bring(path: Path) -> Migration:
-    """Raises DataError where it can't be read, or is nothing that trains."""
+    """Read what somebody brings. Raises DataError if the file can't be read, or if nothing in it trains."""
     try:
         return _brought(path)
     except RecursionError:
-        why = "its values lie in each other deeper than can be followed"
+        why = "its values are nested deeper than can be followed"
         raise DataError("this file isn't understood", str(path), why, "bring the part that trains") from None
 
 
@@ -85,7 +85,7 @@ def _brought(path: Path) -> Migration:
 
 
 def _of_text(path: Path) -> Migration:
-    """Its own Python, if that trains; else what its last command starts that trains."""
+    """A page by its own Python, if that trains; else by its last command that starts a training."""
     source = read_source(path) if path.suffix in CODE else _plain(path)
     commands = read_commands(path, source) if path.suffix not in PYTHON else _no_commands(path, source)
     found = _of_script(source, own_command(commands), commands) if source.trees else None
@@ -112,7 +112,7 @@ def _no_commands(path: Path, source: Source) -> Commands:
 
 
 def _of_begun(begun: Begun, page: Source, commands: Commands) -> Migration | None:
-    """The script that a command starts, or the tool; None where neither trains."""
+    """The script that a command starts, or the tool; None if neither trains."""
     if begun.path is not None:
         own = built_in(begun.path) if begun.path == TRL else read_source(begun.path)
         source = joined_source(own, begun.path, commands.pages, page)
@@ -142,7 +142,7 @@ class _Read:
 
 
 def _of_script(source: Source, begun: Begun | None, commands: Commands) -> _Read | None:
-    """None where nothing in it trains or loads a model."""
+    """None if nothing in it trains or loads a model."""
     given = given_by(begun, commands.pages)
     script = walk(source.trees, given)
     facts, draft = gather(source, script), Draft(devices=given.devices)
@@ -172,7 +172,7 @@ def _of_script(source: Source, begun: Begun | None, commands: Commands) -> _Read
 
 
 def _tell_options(draft: Draft, given: Given) -> None:
-    """Options that no setting names already."""
+    """Options that aren't in the list of settings yet."""
     named = {(entry.line, entry.value) for entry in draft.entries}
     for told in given.told:
         if not told.known:
@@ -188,10 +188,10 @@ def _nothing(path: Path, source: Source, commands: Commands) -> DataError:
     ]
     if missing or started:
         name = (missing or started)[-1]
-        there = "which isn't here" if missing else "which trains nothing"
+        there = "a script that isn't here" if missing else "a script that trains nothing"
         why = f"it starts {name}, {there}, and holds no settings besides"
         mend = f"bring {name}, or put it beside this file" if missing else f"bring {name}"
-        return DataError("the options of a script", str(path), why, mend)
+        return DataError("this file holds only options of a script", str(path), why, mend)
     if path.suffix in SHELLS:
         why = f"it starts no Python script, and no command of {KNOWN}"
         return DataError("this file isn't understood", str(path), why, "bring the script that trains")
@@ -207,7 +207,8 @@ def _hint(source: Source) -> str:
 
 
 def _notes(commands: Commands, begun: Begun | None) -> list[Unfollowed]:
-    """What a shell's words didn't say, as far as it is about the command that is read."""
+    """Notes on parts of a shell that couldn't be followed, as far as they concern the command that is
+    read."""
     if begun is None:
         return []
     launched = begun.launch.notes if begun.launch is not None else []

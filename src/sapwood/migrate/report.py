@@ -1,4 +1,4 @@
-"""The report, for a terminal and as JSON: what was understood, what it does here, what was wrong."""
+"""The report, for a terminal and as JSON: what was understood, what sapwood does, what was wrong."""
 
 from __future__ import annotations
 

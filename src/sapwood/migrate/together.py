@@ -81,7 +81,8 @@ def built_in(path: Path) -> Source:
 
 
 def own_command(commands: Commands) -> Begun | None:
-    """What starts a page's own Python: a script without a file, best one whose name says that it trains."""
+    """The command that starts a page's own Python: a script without a file, preferably one named after
+    training."""
     found = [
         one
         for one in reversed(commands.begun)
@@ -92,7 +93,7 @@ def own_command(commands: Commands) -> Begun | None:
 
 
 def given_by(begun: Begun | None, pages: Pages) -> Given:
-    """What a script is given by a command, or by none."""
+    """The options that a command gives a script; none without a command."""
     launch = begun.launch if begun is not None else None
     if begun is None or launch is None:
         return Given(pages, [pages.path.parent], pages.folders())

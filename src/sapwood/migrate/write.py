@@ -1,4 +1,5 @@
-"""The config as a person would write it: only what was brought, each key with the line that it is from."""
+"""The config as a person would write it: only settings that were brought, each with the line that it is
+from."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ SECTIONS = ("base", "data", "template", "pack", "lora", "train", "eval", "save",
 
 
 def config_yaml(found: Migration, *, zh: bool, template: str = "", out: str = "sapwood.yaml") -> str:
-    """template: the path of a written .jinja file, where there is one; out: of the config itself."""
+    """template: the path of a written .jinja file, if there is one; out: of the config itself."""
     draft = found.draft
     name = Path(found.source.path).name
     head = (
@@ -91,7 +92,8 @@ def _tree(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_files(found: Migration) -> bool:
-    """Whether the rows are at hand; a path that lies in a folder of the file's becomes that one."""
+    """Whether the rows are at hand. A relative path is looked up in the folders of the file that was
+    brought."""
     draft, folders = found.draft, found.folders
     for key in ("data.train", "data.eval", "base.model"):
         value: Any = draft.settings.get(key)

@@ -50,7 +50,7 @@ class _Reader:
         made: dict[str, Any] = {}
         for key, value in node.value:
             name = str(key.value)
-            if name == "<<" and value.id == "mapping":  # what is merged in never wins
+            if name == "<<" and value.id == "mapping":  # a merged value never wins over one that is written
                 made = {**self.mapping(value, above, depth + 1), **made}
                 continue
             self.lines[f"\0{above}{name}"] = (None, key.start_mark.line + 1)
@@ -73,7 +73,8 @@ class _Reader:
 
 
 def scalar(text: str) -> Any:
-    """A bare word as the tools read it: YAML 1.1, and 1e-4 is a number, since they all make one of it."""
+    """A bare word as the tools read it: by YAML 1.1, except that 1e-4 is a number, because all of them
+    convert it."""
     low = text.strip().lower()
     if low in ("", "~", "null", "none"):
         return None

@@ -1,7 +1,8 @@
-"""Compile the C++ sources where they are first needed, for the processor at hand, and keep what came out.
+"""Compile the C++ sources when they are first needed, for the processor at hand, and keep what came out.
 
-One call of a C++ compiler, a few seconds, once for each processor, compiler and version of the sources. A
-machine without one, or another than Linux, computes by torch's own operations: slower, and as right.
+That is one call of a C++ compiler, a few seconds, once for each processor, compiler and version of the
+sources. A machine without a compiler, or without Linux, computes by torch's own operations: slower, with
+results as right.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ HEAP = Sources(Path(__file__).parent / "allocator", ("-O2", "-std=c++20", "-fPIC
 
 
 def library(sources: Sources = KERNELS) -> ctypes.CDLL:
-    """What ``sources`` compile to. Raises Unavailable."""
+    """The library compiled from ``sources``. Raises Unavailable."""
     found = _found(sources)
     if isinstance(found, Unavailable):
         raise found
@@ -74,14 +75,14 @@ def library(sources: Sources = KERNELS) -> ctypes.CDLL:
 
 
 def why_not(sources: Sources = KERNELS) -> str | None:
-    """Why that can't be had here; None where it can."""
+    """Why that library can't be had here; None if it can."""
     found = _found(sources)
     return str(found) if isinstance(found, Unavailable) else None
 
 
 @cache
 def _found(sources: Sources) -> ctypes.CDLL | Unavailable:
-    """Looked for once a process, also where there is none."""
+    """The library, looked for once a process, even if there is none."""
     try:
         return _opened(sources)
     except Unavailable as reason:
@@ -112,7 +113,7 @@ def _folder() -> Path:
 
 
 def _key(compiler: str, sources: Sources) -> str:
-    """Sources, flags, the compiler, the processor, and torch where it is needed: what is compiled depends on
+    """Sources, flags, the compiler, the processor, and torch if it is needed: what is compiled depends on
     nothing else."""
     done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     torch = [version("torch"), *sources.includes()] if sources.torch else []

@@ -53,11 +53,11 @@ def kernel(name: str) -> Callable[..., None]:
 
 
 def at(tensor: Tensor | None) -> int | None:
-    """Where its numbers begin. Whoever calls holds the tensor until the kernel is done."""
+    """The address of a tensor's numbers. The caller holds the tensor until the kernel is done."""
     return None if tensor is None else tensor.data_ptr()
 
 
 def parts(size: int) -> Tensor:
-    """Where each thread adds up what only all of them know; allocated here, where a lack of memory is an
-    exception."""
+    """Memory in which each thread adds up its share of a sum. It is allocated here, so that a lack of memory
+    is an exception."""
     return workspace("parts", (torch.get_num_threads() * size,), torch.float32, torch.device("cpu"))

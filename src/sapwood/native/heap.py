@@ -15,14 +15,14 @@ from sapwood.native.build import HEAP, Unavailable, library, why_not
 
 
 class HeapFacts(NamedTuple):
-    """Bytes that the process was given, and those of them that tensors occupy."""
+    """Bytes that the heap took from the system, and how many of them tensors occupy."""
 
     held: int
     in_use: int
 
 
 def why_no_heap() -> str | None:
-    """Why the heap can't be used here; None where it can. Changes nothing."""
+    """Why the heap can't be used here; None if it can. Changes nothing."""
     reason = why_not(HEAP)
     if reason is None and limits("AS")[0] is not None:
         return "ulimit -v limits addresses, of which it reserves more than it will use"
@@ -30,8 +30,8 @@ def why_no_heap() -> str | None:
 
 
 def use_heap() -> None:
-    """From now on every large tensor on the CPU comes from the heap, where that can be had. Those that exist
-    stay where they are. A second call changes nothing.
+    """From now on every large tensor on the CPU comes from the heap, if the heap can be had. Tensors that
+    exist stay where they are. A second call changes nothing.
     """
     if why_no_heap() is None:
         with suppress(Unavailable):
@@ -39,7 +39,7 @@ def use_heap() -> None:
 
 
 def release_heap() -> None:
-    """Give back to the system what no tensor occupies. Does nothing where the heap isn't used."""
+    """Give memory that no tensor occupies back to the system. Does nothing if the heap isn't used."""
     if _heap.cache_info().currsize:
         _heap().sapwood_heap_release()
 

@@ -13,7 +13,7 @@ from sapwood.native.call import FORMS, at, kernel
 @dataclass(slots=True)
 class Streams:
     """Softmaxes of N rows as far as the vocabulary was read, each fp32[N]: the largest logit; the sum of all
-    exponentials below it; the target's logit, and its slope, where it was met."""
+    exponentials below it; the target's logit, and its slope, if it was met."""
 
     top: Tensor
     total: Tensor

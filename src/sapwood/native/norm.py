@@ -12,7 +12,7 @@ def norm_forward(
     x: Tensor, weight: Tensor, eps: float, saved_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """RMSNorm of x: [..., D], contiguous; weight: fp32[D] -> the same shape; x in ``saved_dtype``, to be kept
-    (itself where it has that format); and 1 / root mean square, fp32[...]."""
+    (itself if it has that format); and 1 / root mean square, fp32[...]."""
     rows, width = x.numel() // x.shape[-1], x.shape[-1]
     y, rstd = torch.empty_like(x), torch.empty(x.shape[:-1])
     saved = x if x.dtype == saved_dtype else torch.empty(x.shape, dtype=saved_dtype)

@@ -3,7 +3,7 @@
 Activations are fp32 or bf16 [T, columns], columns a multiple of 16; what is kept for the backward pass has
 the same format or is bf16. ``bt``: B^T times the adapter's scale, fp32[r, O]. ``a``: A of a group's members,
 fp32[R, D]. Results are the same bits for the same number of threads. Raises nothing: `compute.backend` says
-beforehand what can be had.
+beforehand which kernels can be had.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Codes:
 
 
 def keep_mask(rows: int, columns: int, drop: Dropout) -> Tensor:
-    """fp32[rows, columns]: 1 / (1 - rate) where an element is kept, 0 where it is dropped."""
+    """fp32[rows, columns]: 1 / (1 - rate) for an element that is kept, 0 for one that is dropped."""
     out = torch.empty(rows, columns)
     kernel("keep_mask")(torch.get_num_threads(), rows, columns, drop.struct(), at(out))
     return out
@@ -123,7 +123,7 @@ def read_input(
     room: Codes | None = None,
     exact: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor]:
-    """x: [T, D] -> x in ``saved_dtype`` where it is to be kept, and h = drop(x) A^T: fp32[T, R].
+    """x: [T, D] -> x in ``saved_dtype`` if it is to be kept, and h = drop(x) A^T: fp32[T, R].
 
     room: is filled with x rounded to 8 bits. exact: int64[k], columns that are left out there, and stand
     behind h instead, which is [T, R + k] then.
@@ -173,7 +173,7 @@ def gated_forward(
     gate: Side, up: Side, gelu: bool, matmul_dtype: torch.dtype, saved_dtype: torch.dtype, *, tops: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """-> gate and up, one beside the other, [T, 2 F] in ``saved_dtype``; act(gate) * up, [T, F] in
-    ``matmul_dtype``, valid until the next call; the largest magnitude of each of its columns, fp32[F], where
+    ``matmul_dtype``, valid until the next call; the largest magnitude of each of its columns, fp32[F], if
     ``tops`` asks for them."""
     rows, width = gate.product.data.shape
     saved = torch.empty(rows, 2 * width, dtype=saved_dtype)
@@ -213,7 +213,7 @@ def write_grad(
     products: Sequence[Product], grad_h: Tensor, a: Tensor, saved: Tensor, drop: Dropout, dtype: torch.dtype,
     *, need_x: bool = True,
 ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
-    """grad_h: fp32[T, R], saved: [T, D] -> the input's gradient [T, D] in ``dtype``, where it is needed: the
+    """grad_h: fp32[T, R], saved: [T, D] -> the input's gradient [T, D] in ``dtype``, if it is needed: the
     products' sum plus drop(grad_h a); and the gradient of a, grad_h^T drop(saved)."""
     rows, width = saved.shape
     grad_x = torch.empty(rows, width, dtype=dtype) if need_x else None

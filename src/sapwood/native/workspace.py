@@ -1,5 +1,5 @@
-"""Memory that is used again. Fresh memory comes from the system page by page, which for a matrix can cost
-more than what is done with it."""
+"""Memory that is used again. Fresh memory comes from the system page by page, and for a matrix that can cost
+more than the computation."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def build_pack(examples: Sequence[Example], *, share_prefixes: bool = True) -> P
 
 
 def _weights(examples: Sequence[Example], trained: Sequence[np.ndarray]) -> np.ndarray | None:
-    """float32[N], what each target counts; None where no example says so."""
+    """float32[N], what each target counts; None if no example says so."""
     if all(example.weights is None for example in examples):
         return None
     return np.concatenate(

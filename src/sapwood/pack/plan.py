@@ -23,7 +23,7 @@ def plan_for(
     share_prefixes: bool = True,
     most: int | None = None,
 ) -> list[list[int]]:
-    """`even_packs`, with a pack for each process at least, where the sequences allow it: packs are made
+    """`even_packs`, with a pack for each process at least, if the sequences allow it: packs are made
     smaller until there are so many."""
     packs = even_packs(sequences, length, share_prefixes=share_prefixes, most=most)
     longest = max(map(len, sequences), default=0)
@@ -59,7 +59,7 @@ def plan_packs(
     """Indices of ``sequences``, grouped so that each group computes at most ``length`` tokens, and has at
     most ``most`` members.
 
-    All in one where they fit; else best fit, longest first, where a sequence costs only what it doesn't share
+    All in one if they fit; else best fit, longest first: a sequence costs only what it doesn't share
     with one already in the group. A pure function of its arguments. Raises ValueError when one sequence alone
     is longer than ``length``.
     """

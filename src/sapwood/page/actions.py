@@ -26,9 +26,11 @@ class Actions:
         self.places, self.jobs, self.read_only = places, jobs, read_only
 
     def may(self) -> None:
-        """Raises ConfigError where the page only shows."""
+        """Raises ConfigError if the page may change nothing (`--read-only`)."""
         if self.read_only:
-            raise ConfigError("this page only shows", "--read-only", mend="start `sapwood ui` without it")
+            raise ConfigError(
+                "this page may change nothing", "--read-only", mend="start `sapwood ui` without --read-only"
+            )
 
     # --- runs ---------------------------------------------------------------------------------------------
 
@@ -38,7 +40,7 @@ class Actions:
         return self.jobs.start("train", (), title, waits=waits, config=config)
 
     def stop(self, run: Path) -> None:
-        """Ask a run to save and stop, as a Ctrl-C does. Raises ConfigError where nobody here holds it."""
+        """Ask a run to save and stop, as a Ctrl-C does. Raises ConfigError if nobody here holds it."""
         self.may()
         pid = self._holder(run)
         if _frozen(pid):
@@ -46,7 +48,7 @@ class Actions:
         os.kill(pid, signal.SIGTERM)
 
     def wake(self, run: Path) -> None:
-        """Let a process go on that a signal has stopped."""
+        """Continue a process that a signal has stopped."""
         import psutil
 
         self.may()

@@ -1,4 +1,5 @@
-"""Who may look: this machine, through the address that was opened, with the key of this server."""
+"""Who may see the page: browsers of this machine, at the address that was opened, with the key of this
+server."""
 
 from __future__ import annotations
 
@@ -85,7 +86,7 @@ class Guard:
         return found is not None and hmac.compare_digest(found.value.encode(), self._token.encode())
 
     def _opened(self, scope: Scope) -> str | None:
-        """The rest of a query that holds the key, or None."""
+        """The rest of a query without the key; None if the query doesn't hold the key."""
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for key, value in pairs if key == TOKEN]
         if not given or not hmac.compare_digest(given[0].encode(), self._token.encode()):

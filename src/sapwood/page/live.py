@@ -1,4 +1,4 @@
-"""Runs as the page sees them: read from disk bit by bit, once for all who look."""
+"""Runs as the page sees them: read from disk bit by bit, once for all viewers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LiveRun:
         self._samples: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def look(self) -> Seen:
-        """What is true now. Raises StorageError where the run is gone."""
+        """What is true now. Raises StorageError if the run is gone."""
         with self._lock:
             now = time.monotonic()
             if self._seen is None or now - self._looked > FRESH:
@@ -82,11 +82,11 @@ class LiveRun:
 
     @property
     def name(self) -> str:
-        """What a person called it; known before its log is read."""
+        """The user's name for the run; known before its log is read."""
         return str(self.about.get("name", self.path.name))
 
     def stepped(self, name: str) -> NDArray[np.float64]:
-        """A value of every step: float64[steps], not a number where it is unknown."""
+        """A value of every step: float64[steps], not a number if it is unknown."""
         return np.array(self._stepped[name])
 
     def held(self, name: str) -> NDArray[np.float64]:
@@ -109,7 +109,8 @@ class LiveRun:
         return self._samples[1]
 
     def _take(self, events: Sequence[EventRecord]) -> None:
-        """Events in their order; steps in one go as far as nothing stands between them: there are many."""
+        """Take in events in their order. Steps without other events between them are taken in one go, because
+        there are many."""
         self._events += len(events)
         for kind, group in groupby(events, key=itemgetter("kind")):
             if kind == "stepped":
@@ -148,7 +149,7 @@ class LiveRun:
             self._scores.append((event["step"], data["scores"]))
 
     def _put(self, columns: dict[str, array[float]], values: Mapping[str, Sequence[float]]) -> None:
-        """Lines more; where a step is recorded twice the later one counts."""
+        """Append lines. If a step is recorded twice, the later one counts."""
         fresh = max(0, len(columns["step"]) - 1)
         for name, column in columns.items():
             column.extend(values[name])
@@ -165,7 +166,7 @@ class LiveRun:
 
 
 def _values(told: Sequence[dict[str, Any]], name: str, unknown: float = nan) -> list[float]:
-    """That value of each event, ``unknown`` where it has none."""
+    """That value of each event, ``unknown`` if it has none."""
     return [unknown if (value := data.get(name)) is None else value for data in told]
 
 
@@ -188,7 +189,7 @@ class LiveRuns:
         self._lock = threading.Lock()
 
     def get(self, path: Path) -> LiveRun:
-        """Raises StorageError where it is no run."""
+        """Raises StorageError if it is no run."""
         with self._lock:
             found = self._open.get(path)
         if found is None:

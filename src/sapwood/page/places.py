@@ -24,7 +24,7 @@ class Places:
         return cls(found[0], tuple(dict.fromkeys(found)))
 
     def allowed(self, name: str, where: str) -> str:
-        """``name`` as it is, where it may be opened: a model's or a hub's name, or a path below the folders.
+        """``name`` as it is, if it may be opened: a model's or a hub's name, or a path below the folders.
 
         Raises ConfigError, before anything is opened.
         """

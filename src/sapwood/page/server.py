@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 HOST, PORT = "127.0.0.1", 8765
-TRIED = 20  # ports after the first one, where that is taken
+TRIED = 20  # ports after the first one, if that is taken
 WAITING = 128  # connections that wait while the server starts
-CLIENTS = ("aiohttp", "requests", "websocket")  # Socket.IO imports them where it can; a server needs none
-OBJECTS = 100_000  # that are made between two looks of the garbage collector: imports make many, a log more
+CLIENTS = ("aiohttp", "requests", "websocket")  # Socket.IO imports them if it can; a server needs none
+OBJECTS = 100_000  # made between two runs of the garbage collector: imports make many, a log makes more
 
 
 def serve(opening: Opening) -> None:
-    """Serve until a signal comes. Raises ConfigError where the library or a port is missing.
+    """Serve until a signal comes. Raises ConfigError if the library or a port is missing.
 
-    The port is open and the browser on its way before the library is imported: who comes early waits in the
-    queue of the port, and the two starts overlap.
+    The port is open, and the browser is started, before the library is imported. A browser that comes early
+    waits in the queue of the port, so the two starts overlap.
     """
     needs("nicegui", "ui", "sapwood ui")
     gc.set_threshold(OBJECTS)
@@ -77,7 +77,7 @@ def application(opening: Opening, token: str, port: int) -> ASGIApp:
 
 @contextmanager
 def _hidden(*names: str) -> Generator[None]:
-    """Inside, importing one of these libraries fails, as if it weren't installed."""
+    """In this context, importing one of these libraries fails, as if it weren't installed."""
     absent: dict[str, Any] = {name: None for name in names if name not in sys.modules}
     sys.modules.update(absent)
     try:
@@ -104,7 +104,7 @@ def open_beside(runs: Path) -> None:
 
 def listen(wanted: int | None) -> socket.socket:
     """A socket at ``wanted``, or at the first free port from `PORT` on; connections wait in it until somebody
-    takes them. Raises ConfigError where the port is taken."""
+    takes them. Raises ConfigError if the port is taken."""
     ports = [wanted] if wanted is not None else range(PORT, PORT + TRIED)
     for port in ports:
         made = socket.socket()
@@ -116,11 +116,11 @@ def listen(wanted: int | None) -> socket.socket:
             made.close()
         else:
             return made
-    raise ConfigError(f"port {ports[0]} is taken", "--port", mend="name another, or none")
+    raise ConfigError(f"port {ports[0]} is taken", "--port", mend="name another, or leave --port out")
 
 
 def key() -> str:
-    """This user's key, kept where only this user reads: a page that is open lives through a new start."""
+    """This user's key, in a file that only this user can read: an open page goes on after a new start."""
     from platformdirs import user_state_path
 
     file = user_state_path("sapwood") / "page-key"

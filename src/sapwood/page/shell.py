@@ -31,7 +31,7 @@ PLACES = (
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What all who look at this server share."""
+    """What all viewers of this server share."""
 
     places: Places
     runs: LiveRuns
@@ -43,7 +43,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One person's look at it: the language, the light."""
+    """One viewer's settings: the language, the light."""
 
     words: Words
     dark: bool

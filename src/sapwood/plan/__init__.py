@@ -1,1 +1,1 @@
-"""The memory plan: how much a run will hold at its worst moment, and what it does where that is too much."""
+"""The memory plan: how much a run will hold at its worst moment, and what it does if that is too much."""

@@ -14,7 +14,7 @@ from sapwood.run.store import RunStore
 from sapwood.train.checkpoint import checkpoints
 from sapwood.train.rehearse import out_of_memory
 
-RESERVE = 8 << 20  # bytes that are set free for the advice: where memory has run out, nothing else is
+RESERVE = 8 << 20  # bytes that are freed for the advice: once memory has run out, no others are free
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which of a run's plans is taken: what the config asks for, and where it says ``auto``, the fastest that
+"""Which of a run's plans is taken: what the config asks for, and if it says ``auto``, the fastest that
 fits."""
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def _row(plan: MemoryPlan, chosen: bool) -> str:
 def choose_plan(study: Study, config: RunConfig, device: Device) -> MemoryChoice:
     """The plan that a run follows on ``device``.
 
-    Storages are tried as this machine is fast in them; within one, layers are recomputed only as far as it
-    takes. Where nothing fits, the smallest is taken, and its plan says so.
+    Storages are tried in order of their speed on this machine. In each storage, as few layers are recomputed
+    as memory allows. If nothing fits, the smallest plan is taken, and says so.
 
     Raises:
         ConfigError: a storage that this base can't be held in.
@@ -114,7 +114,8 @@ def _why(plan: MemoryPlan, tried: Sequence[MemoryPlan], named: bool) -> str:
 
 
 def settled(config: RunConfig, choice: MemoryChoice, device: Device) -> RunConfig:
-    """``auto`` as what it means on this machine: a resumed run must not measure again and find otherwise."""
+    """The config with what ``auto`` means on this machine, so that a resumed run needn't measure again, and
+    find something else."""
     train = config.train
     if train.gradient_checkpointing == "auto":
         train = train.model_copy(update={"gradient_checkpointing": choice.plan.recomputed})

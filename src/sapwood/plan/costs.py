@@ -33,7 +33,7 @@ def costly(
 def _twice(
     study: Study, config: RunConfig, choice: MemoryChoice, device: Device, expected: Estimate
 ) -> str | None:
-    """Layers that are computed twice where the memory doesn't ask for it."""
+    """Layers that are computed twice if the memory doesn't ask for it."""
     plan = choice.plan
     once = next((p for p in choice.others if p.storage == plan.storage and not p.recomputed), None)
     if not plan.recomputed or once is None or not once.fits:
@@ -49,7 +49,7 @@ def _twice(
 
 
 def _packs(study: Study, config: RunConfig, device: Device, expected: Estimate) -> str | None:
-    """Packs that hold few tokens: each costs the same small operations."""
+    """Packs that hold few tokens: each pack costs the same fixed overhead."""
     pack = config.pack.model_copy(update={"length": max(USUAL, config.pack.length)})
     train = config.train.model_copy(update={"micro_batch": None})
     larger = config.model_copy(update={"pack": pack, "train": train})

@@ -27,17 +27,18 @@ if TYPE_CHECKING:
     from sapwood.prepare.study import Study
 
 PROCESS = 440e6  # Python with torch, transformers and a tokenizer, before the weights
-LIBRARIES = 50e6  # that come with the weights: PEFT and what it imports
-WORKSPACES = 200e6  # on a GPU: cuBLAS's 32 MiB in each of two threads, and the kernels that are loaded
-MARGIN = 0.92  # of the memory that is to be had: others want some too
+LIBRARIES = 50e6  # libraries that come with the weights: PEFT and its imports
+WORKSPACES = 200e6  # on a GPU: cuBLAS's 32 MiB in each of two threads, and loaded kernels
+MARGIN = 0.92  # of the free memory: the rest is for other programs
 SUM = 4  # bytes of a number of the experts' sums with what is learnt
 MAX_ANSWERS = 16  # sample answers that are written at once
 
 
 @dataclass(frozen=True, slots=True)
 class Waste:
-    """Memory that a step's activations occupy over what they hold (measured, bench/memory.py): ``kept`` for
-    the backward pass, by bytes of a number, and ``passing``, in the formats of products beside those."""
+    """Factors of the memory that a step's activations occupy, over the bytes of their numbers (measured,
+    bench/memory.py). kept: of activations for the backward pass, by bytes of a number. passing: of the
+    others, in the format of products."""
 
     kept: Mapping[int, float]
     passing: float
@@ -70,9 +71,9 @@ def base_size(spec: BaseSpec, config: BaseConfig) -> BaseSize:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What one run puts on a model, whatever the model is held in: its largest pack, the bytes of what is
-    trained, those of the model's files, its sample answers (how many at once, and how long with their
-    prompts), and where it is computed."""
+    """What one run needs besides the base, in any storage: its largest pack, the bytes of what is trained and
+    of the model's files, its sample answers (how many at once, and how long with their prompts), and the
+    device."""
 
     pack: Footprint
     adapter: float
@@ -143,7 +144,7 @@ class MemoryPlan:
 def plan_memory(shapes: Shapes, work: Workload, base: BaseSize, recomputed: int = 0) -> MemoryPlan:
     """The peak of a run on ``base`` that computes ``recomputed`` layers twice."""
     now, free = work.device.memory()
-    in_ram = work.device.is_cpu  # else only tensors count: files and most code are elsewhere
+    in_ram = work.device.is_cpu  # otherwise only tensors count: files and most code aren't on the device
     process = max(PROCESS, now) + LIBRARIES if in_ram else now + WORKSPACES
     pack, width, wide = work.pack, base.saved_width, base.matmul_width
     layer = width * (shapes.kept * pack.tokens + shapes.heads * pack.kept_scores)
@@ -151,7 +152,7 @@ def plan_memory(shapes: Shapes, work: Workload, base: BaseSize, recomputed: int 
     kept = (shapes.layers - recomputed) * layer + recomputed * once
     backward = _backward(shapes, pack, wide) + 2 * base.unpacked
     training = kept + max(_loss(shapes, pack, width), backward)
-    if recomputed:  # the last of them is computed again while the inputs of all are there
+    if recomputed:  # the last layer is computed again while the inputs of all are in memory
         training = max(training, recomputed * once + layer + backward)
     # while it is read, a file is mapped beside the weights; the adapter isn't there yet
     reading = work.files - work.adapter if in_ram else 0.0
@@ -173,7 +174,7 @@ def plan_memory(shapes: Shapes, work: Workload, base: BaseSize, recomputed: int 
 
 
 def fewest_recomputed(shapes: Shapes, work: Workload, base: BaseSize) -> MemoryPlan:
-    """The plan with as few recomputed layers as fit; with all of them where nothing fits."""
+    """The plan with as few recomputed layers as fit; with all of them if nothing fits."""
     for count in range(shapes.layers):
         plan = plan_memory(shapes, work, base, count)
         if plan.fits:
@@ -182,8 +183,8 @@ def fewest_recomputed(shapes: Shapes, work: Workload, base: BaseSize) -> MemoryP
 
 
 def what_fits(storage: str, width: int, device: Device) -> dict[str, MemoryPlan]:
-    """For models that people know by name, the plan of training rank 8 on packs of 512 tokens in a dense
-    storage of ``width`` bytes a number."""
+    """The plans of some well-known models: training at rank 8, on packs of 512 tokens, in a dense storage of
+    ``width`` bytes a number."""
     pack = Footprint(tokens=512, targets=256, kept_scores=512 * 128, widest_scores=512 * 256)
     found: dict[str, MemoryPlan] = {}
     for name, shapes in KNOWN.items():

@@ -67,7 +67,7 @@ class Shapes:
 
 
 def shapes_of(network: Any) -> Shapes:
-    """network: a transformers model, on the meta device say."""
+    """network: a transformers model, for example on the meta device."""
     text = network.config.get_text_config()
     layers = decoder_layers(network)
     heads = largest(text, "num_attention_heads") or 1  # layers without attention have none

@@ -1,8 +1,8 @@
 """How long a run will take, before a weight is loaded.
 
 Floating-point operations are counted from the model's shapes and the packs of the first steps; the machine's
-matrix rate is measured. The factors below were measured on CPUs (`bench/costs.py`), and `bench/estimate.py`
-holds what comes of them against whole runs.
+matrix rate is measured. The factors below were measured on CPUs (`bench/costs.py`). `bench/estimate.py`
+compares estimates with whole runs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sapwood.train.loop import pack_examples
 from sapwood.train.schedule import Cursor, members, plan_steps
 from sapwood.types import Evaluated, Event, Pack, Stepped
 
-EFFICIENCY = {True: 0.69, False: 0.54}  # of the matrix rate, by: are the kernels compiled (native/)?
+EFFICIENCY = {True: 0.69, False: 0.54}  # share of the matrix rate; by: compiled kernels (native/)?
 TWICE = 0.50  # how much longer a step takes if all layers are computed twice
-PACK = 130  # tokens whose time a pack costs besides its own: its small operations
+PACK = 130  # a pack's fixed overhead, as the time of so many tokens
 SAMPLED_STEPS = 8
 
 
@@ -68,7 +68,7 @@ class Estimate:
         ]
 
     def time_line(self) -> str:
-        """How long it takes, and what that figure is worth."""
+        """How long the run takes, and how reliable that figure is."""
         head = f"time       about {duration(self.seconds)} ({self.seconds_per_step:.1f} s a step)"
         if self.load < BUSY:
             return f"{head} on this machine, which nobody else keeps busy now"
@@ -144,17 +144,17 @@ def estimate(study: Study, config: RunConfig, device: Device) -> Estimate:
 
 
 class Correction:
-    """The estimate, put right by what is done: by one pass before the first step, and again whenever the last
-    steps say otherwise, for example because another program has ended."""
+    """The estimate, corrected while the run goes on: by one pass before the first step, and again whenever
+    the last steps say otherwise, for example because another program has ended."""
 
     STEPS = 3  # the first of a run only warms up
-    OTHERWISE = 1.15  # how many times more, or less, the whole must take than was told
-    WORTH = 0.02  # share of the run that a pass may take which only tells the time
+    OTHERWISE = 1.15  # factor by which the whole must take longer, or shorter, than was told
+    WORTH = 0.02  # share of the run that a pass may take if it only measures the time
 
     def __init__(self, expected: Estimate, pace: Pace) -> None:
         self._expected = expected
         self._pace = pace
-        self._slower = 1.0  # how many times longer than expected, where no step says so
+        self._slower = 1.0  # how many times longer than expected, if no step says so
         self._last: deque[tuple[float, float]] = deque(maxlen=self.STEPS)  # (taken, expected) of a step
         self._evaluations: list[float] = []
         self._done, self._since, self._spent = 0, 0, 0.0
@@ -171,7 +171,7 @@ class Correction:
         return f"time       about {duration(self._told)} in all, by one pass"
 
     def seen(self, event: Event, sooner: float = 1.0) -> str | None:
-        """A line where there is something to say. sooner: how many times faster this run will make its steps
+        """A line if there is something to say. sooner: how many times faster this run will make its steps
         behind this one."""
         if isinstance(event, Evaluated):
             self._spent += event.seconds

@@ -1,4 +1,4 @@
-"""The answers of a conversation that are learnt, and what makes two of them the same."""
+"""The learnt answers of a conversation, and when two answers count as the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def answers_of(conversation: Conversation, train_on: str) -> list[bytes]:
 
 
 def _normal(text: str) -> bytes:
-    """A file has millions of these, so there is a short way for ASCII, and one for Chinese with its marks."""
+    """The text in the form that is compared. A file has millions of answers, so ASCII has a short way, and
+    Chinese with its punctuation has another."""
     if text.isascii():
         return text.lower().encode().translate(None, _BLANKS)
     for wide, plain in _WIDE:

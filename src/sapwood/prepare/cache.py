@@ -1,5 +1,8 @@
-"""Prepared examples as bytes: a run trains from its own copy, so that what happens to the source later can't
-change it; and a second start on the same data finds what the first one proved."""
+"""Prepared examples as bytes.
+
+A run trains from its own copy, so that a later change of the source can't change the run. A second start on
+the same data finds what the first start proved.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def pack_examples(examples: Sequence[Example]) -> bytes:
 
 
 def unpack_examples(content: bytes, source: Path) -> Examples:
-    """What `pack_examples` packed; ``source`` is named where it can't be read. Raises StorageError."""
+    """What `pack_examples` packed; ``source`` is named if it can't be read. Raises StorageError."""
     try:
         return read_examples(memoryview(content))
     except Exception as error:
@@ -46,14 +49,14 @@ def pack_entry(facts: Mapping[str, Any], parts: Sequence[Sequence[Example]]) -> 
 
 
 def open_entry(file: BinaryIO) -> tuple[dict[str, Any], list[Examples]]:
-    """The entry in a file; its examples are the file, mapped. Raises ValueError where one bit of it
+    """The entry in a file; its examples are the file, mapped. Raises ValueError if one bit of it
     changed."""
     facts, blocks = open_blocks(file)
     return facts, [read_examples(block) for block in blocks]
 
 
 def pack_blocks(facts: Mapping[str, Any], blocks: Sequence[Sequence[Chunk]]) -> list[Chunk]:
-    """Facts, blocks of bytes in pieces, and a hash of it all at the end."""
+    """Facts, blocks of bytes in pieces, and at the end a hash of all of them."""
     sizes = [sum(map(len, block)) for block in blocks]
     head = json.dumps({"facts": facts, "sizes": sizes}, ensure_ascii=False).encode()
     out: list[Chunk] = [len(head).to_bytes(8), head]
@@ -68,7 +71,7 @@ def pack_blocks(facts: Mapping[str, Any], blocks: Sequence[Sequence[Chunk]]) -> 
 
 
 def open_blocks(file: BinaryIO) -> tuple[dict[str, Any], list[memoryview]]:
-    """What `pack_blocks` packed, mapped. Raises ValueError where one bit of it changed."""
+    """What `pack_blocks` packed, mapped. Raises ValueError if one bit of it changed."""
     if file.seek(0, 2) < 8 + DIGEST:
         raise ValueError("it is cut short")
     whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -1,4 +1,4 @@
-"""The rows of a run, read and proven: those that it learns from, and those that it holds out."""
+"""The rows of a run, read and proven: the learnt ones and the held-out ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def read(
 
 
 def _told(found: Iterable[Conversation], renderer: Renderer, notes: ReadReport) -> Iterator[Conversation]:
-    """The same, with a count of what the template is given in another form than the file has it."""
+    """The same conversations. Counts those whose calls the template is given in another form than the
+    file's."""
     for conversation in found:
         what = refitted(conversation, renderer.fitted(conversation))
         if what is not None:
@@ -68,11 +69,11 @@ def _told(found: Iterable[Conversation], renderer: Renderer, notes: ReadReport) 
 def prepare_dataset(
     config: RunConfig, renderer: Renderer, rules: Rules, processes: int | None = None
 ) -> Dataset:
-    """Read, split and prove. The result doesn't depend on ``processes``, by default one for each core where
+    """Read, split and prove. The result doesn't depend on ``processes``, by default one for each core if
     there are so much data. Raises DataError with every problem of every row."""
     count = _processes(config) if processes is None else processes
     reading = _Reading(config, renderer)
-    faults = Faults(rules)  # of both sides: one that they share is told once
+    faults = Faults(rules)  # of both sides: a fault that both have is told once
     totals = Tally(rules, faults), Tally(rules, faults)
     with (
         closing(prove_batches(_batches(reading.sides()), renderer, rules, count)) as proven,
@@ -96,8 +97,8 @@ def _processes(config: RunConfig) -> int:
 
 @dataclass(slots=True)
 class _Reading:
-    """One pass over the rows, and what it leaves behind. ``held``: which rows of ``hashes`` are held out,
-    None where a file of their own is."""
+    """One pass over the rows, and its results. ``held``: which rows of ``hashes`` are held out; None if
+    held-out rows have a file of their own."""
 
     config: RunConfig
     renderer: Renderer
@@ -116,12 +117,12 @@ class _Reading:
         config, renderer = self.config, self.renderer
         held_out = held_out_files(config.data)
         if splits := not held_out and config.data.eval != 0:
-            # Which rows are held out depends on what all of them say: read once before.
+            # Which rows are held out depends on all rows, so all are read once before.
             for conversation in counted("reading rows", read(config, renderer, config.data.train)):
                 self.hashes.add(conversation)
             self.held = hold_out(self.hashes, float(config.data.eval), config.train.seed)
         else:
-            with suppress(DataError):  # told where they are read again, behind the rows to learn
+            with suppress(DataError):  # told when they are read again, behind the rows to learn
                 self.overlap.hold(read(config, renderer, held_out))
         for conversation in read(config, renderer, config.data.train, self.notes):
             if not splits:
@@ -132,7 +133,7 @@ class _Reading:
             yield self._on(EVAL, conversation)
 
     def _on(self, side: int, conversation: Conversation) -> tuple[int, Conversation]:
-        if side == EVAL and conversation.messages:  # nobody asks a document
+        if side == EVAL and conversation.messages:  # a document has no question
             self.asked.append(conversation)
         return side, conversation
 
@@ -146,7 +147,7 @@ class _Reading:
 
 
 def _batches(sides: Iterable[tuple[int, Conversation]]) -> Generator[tuple[int, list[Conversation]]]:
-    """`BATCH` conversations of one side at a time, in the order in which they are full."""
+    """`BATCH` conversations of one side at a time, in the order in which batches are full."""
     waiting: dict[int, list[Conversation]] = {TRAIN: [], EVAL: []}
     for side, conversation in sides:
         waiting[side].append(conversation)
@@ -157,7 +158,7 @@ def _batches(sides: Iterable[tuple[int, Conversation]]) -> Generator[tuple[int, 
 
 
 def _overlapping(reading: _Reading) -> list[Problem]:
-    """Held-out rows that are learnt, where data.overlap doesn't allow them; it counts them where it does."""
+    """Held-out rows that are learnt, if data.overlap doesn't allow them. If it does, they are counted."""
     found = reading.overlap
     if not found.pairs:
         return []

@@ -18,7 +18,7 @@ COPIED = 65_536  # examples that are copied at once
 class Examples(Sequence[Example]):
     """Examples one behind the other; each is made when it is asked for.
 
-    ids: int32[tokens]; trained: bool[tokens]; weights: float32[tokens], or None where every token counts 1;
+    ids: int32[tokens]; trained: bool[tokens]; weights: float32[tokens], or None if every token counts 1;
     bounds: int64[examples + 1], where each begins and the last
     ends. Where each came from: ``source``, int32[examples], counts in ``sources``; ``number`` of the row in
     it and ``line`` (0 for none), int64[examples].
@@ -94,7 +94,7 @@ class Examples(Sequence[Example]):
         return int(np.count_nonzero(self.trained[self.bounds[0] : self.bounds[-1]]))
 
     def take(self, places: NDArray[np.int64]) -> Examples:
-        """A copy of those at ``places``, in that order; one may be there several times."""
+        """A copy of the examples at ``places``, in that order. A place may occur several times."""
         bounds = np.concatenate([[0], np.cumsum(self.lengths[places])])
         ids, trained = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.bool_)
         edges = self.bounds
@@ -125,7 +125,7 @@ class Examples(Sequence[Example]):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], sources: Sequence[str]) -> Examples:
-        """Raises ValueError or KeyError where the tensors don't belong together."""
+        """Raises ValueError or KeyError if the tensors don't belong together."""
         length, source = tensors["length"], tensors["source"]
         known = source.min(initial=0) >= 0 and source.max(initial=-1) < len(sources)
         rows = {len(tensors[name]) for name in ("length", "source", "index", "line")}
@@ -157,7 +157,7 @@ class Examples(Sequence[Example]):
 
 @dataclass(slots=True)
 class _Columns:
-    """What was added, in pieces."""
+    """The arrays that were added, in pieces."""
 
     ids: list[NDArray[np.int32]]
     trained: list[NDArray[np.bool_]]
@@ -169,7 +169,7 @@ class _Columns:
 
 
 class Growing:
-    """Examples while they come."""
+    """Collects examples while they come."""
 
     def __init__(self) -> None:
         self._columns = _Columns([], [], [], [], [], [], [])
@@ -177,7 +177,7 @@ class Growing:
         self.count = 0
 
     def add(self, examples: Examples) -> None:
-        """Those of a batch."""
+        """Add the examples of a batch."""
         columns, span = self._columns, slice(examples.bounds[0], examples.bounds[-1])
         columns.ids.append(examples.ids[span])
         columns.trained.append(examples.trained[span])
@@ -191,7 +191,7 @@ class Growing:
         self.count += len(examples)
 
     def finish(self) -> Examples:
-        """All that was added; the pieces are gone then."""
+        """All examples that were added. The pieces are freed."""
         columns = self._columns
         bounds = np.concatenate([[0], np.cumsum(_joined(columns.length, np.int64))])
         number, line = _joined(columns.number, np.int64), _joined(columns.line, np.int64)
@@ -203,7 +203,7 @@ class Growing:
 
 
 def joined_weights(pieces: Sequence[tuple[NDArray[np.float32] | None, int]]) -> NDArray[np.float32] | None:
-    """Weights of tokens, one piece behind the other: each has so many tokens, and None for 1 each. None where
+    """Weights of tokens, one piece behind the other: each has so many tokens, and None for 1 each. None if
     no piece has weights."""
     if all(own is None for own, _ in pieces):
         return None

@@ -1,4 +1,4 @@
-"""What is wrong with the rows of a run: of those that are learnt and of those that are held out, together."""
+"""What is wrong with the rows of a run, learnt and held-out rows together."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Faults:
 
     @property
     def hopeless(self) -> bool:
-        """There are so many problems that one more row tells nobody anything."""
+        """Whether there are so many problems that another row wouldn't help."""
         return self._log.total >= MAX_PROBLEMS
 
     def problems(self) -> list[Problem]:
-        """All of them; none where the rows may be learnt."""
+        """All problems; none if the rows may be learnt."""
         found = [*(shared.problem(code) for code, shared in self._shared.items()), *self._log.kept]
         if self.hopeless:
             found.append(Problem(f"reading stopped after {self._log.total:,} problems"))

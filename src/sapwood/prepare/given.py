@@ -23,7 +23,9 @@ def config_of(config: RunConfig | Mapping[str, Any] | None, data: Rows | None, s
     are no JSON data."""
     if config is not None and sections:
         where = ", ".join(sections)
-        raise ConfigError("a config and sections beside it", where, "one of them would win", "give one")
+        raise ConfigError(
+            "a config and sections beside it", where, "either could be meant", "give one of them"
+        )
     tree: dict[str, Any]
     tree = config.model_dump() if isinstance(config, RunConfig) else dict(config or sections)
     if data is None:
@@ -44,8 +46,9 @@ def _files(data: Rows) -> tuple[str, ...]:
 
 
 def keep_rows(data: Rows) -> Path:
-    """Write rows as JSONL into sapwood's cache, named by their hash: the run's config can then name them, and
-    a resumed or repeated run finds the same bytes. Raises DataError naming each row that can't be written."""
+    """Write rows as JSONL into sapwood's cache, in a file named by their hash. The run's config can then name
+    the file, and a resumed or repeated run finds the same bytes. Raises DataError naming each row that can't
+    be written."""
     lines: list[bytes] = []
     problems: list[Problem] = []
     for i, row in enumerate(_rows(data)):

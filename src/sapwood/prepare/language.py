@@ -1,4 +1,5 @@
-"""Can the model read the language of the data? A tokenizer that never saw it spells it letter by letter."""
+"""Whether the model can read the language of the data. A tokenizer that never saw a language spells it letter
+by letter."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ ENOUGH = 200  # tokens, below which nothing is said
 
 
 def unread_language(examples: Sequence[Example], tokenizer: Any, model: str) -> str | None:
-    """A sentence where the learnt text takes far more tokens than a model that knows its language would need;
+    """A sentence if the learnt text takes far more tokens than a model that knows its language would need;
     None for all other data."""
     step = max(1, len(examples) // SAMPLED)
     chosen = islice((examples[at] for at in range(0, len(examples), step)), SAMPLED)

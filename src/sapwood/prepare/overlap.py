@@ -17,7 +17,8 @@ class Overlap:
     """Held-out rows of which an answer is learnt after the same turns. Case, white space and the forms of a
     character (NFKC) make no difference; so conversations that continue one another count as well.
 
-    rows: held-out rows in all. pairs: for each that is learnt as well, the first row that teaches it.
+    rows: held-out rows in all. pairs: for each held-out row that is learnt as well, the first row that
+    teaches it.
     """
 
     train_on: str
@@ -26,21 +27,21 @@ class Overlap:
     _held: dict[bytes, list[RowId]] = field(default_factory=dict[bytes, list[RowId]])
 
     def hold(self, conversations: Iterable[Conversation]) -> None:
-        """Remember what is held out."""
+        """Remember the answers of held-out rows."""
         for conversation in conversations:
             self.rows += 1
             for answer in answers_of(conversation, self.train_on):
                 self._held.setdefault(answer, []).append(conversation.row)
 
     def see(self, conversation: Conversation) -> None:
-        """One that is learnt."""
+        """Compare a row that is learnt."""
         if self._held:
             for answer in answers_of(conversation, self.train_on):
                 for row in self._held.get(answer, ()):
                     self.pairs.setdefault(row, conversation.row)
 
     def told(self) -> tuple[str, str]:
-        """(how many, the first of them)."""
+        """(how many held-out rows are learnt as well, the first of them)."""
         first = ", ".join(f"{held} = {learnt}" for held, learnt in [*self.pairs.items()][:SHOWN])
         more = len(self.pairs) - SHOWN
         return (

@@ -1,10 +1,10 @@
 """Batches of rows, proven by as many processes as there are cores.
 
-The processes are started afresh (spawn) and not forked: a fork has none of its parent's other threads, and
-whatever lock one of those held stays locked in it; a notebook, a console and torch all have threads. A start
-costs a second or two, so there are processes only where data are `LARGE`. Every batch is computed by the same
-function whoever calls it, so the examples don't depend on how many there are. What a process fails to do is
-done by this one.
+The processes are started afresh (spawn) and not forked. A notebook, a console and torch all have threads. A
+fork has only one of its parent's threads, and a lock that another thread held stays locked in the fork. A
+start costs a second or two, so there are processes only if data are `LARGE`. Every process computes a batch
+by the same function, so the examples don't depend on the number of processes. If a process fails, the parent
+computes its batch.
 """
 
 from __future__ import annotations
@@ -75,18 +75,19 @@ class _Pool:
         )
 
     def submit(self, batch: Batch) -> Future[ProvenBatch] | None:
-        """None where there are no processes any more, or none could be started."""
+        """None if there are no processes any more, or none could be started."""
         if self._executor is None:
             return None
         try:
             with _bare_start():
                 return self._executor.submit(_work, _packed(batch))
-        except Exception:  # whatever hinders a process, this one can do its work
+        except Exception:  # whatever hinders that process, the parent can do its work
             self.stop()
             return None
 
     def result(self, future: Future[ProvenBatch] | None) -> ProvenBatch | None:
-        """None where a process died, hung or raised anything: this one will see what it was."""
+        """None if a process died, hung or raised anything. The parent computes the batch then, and raises its
+        error."""
         if future is None:
             return None
         try:
@@ -96,7 +97,7 @@ class _Pool:
             return None
 
     def stop(self) -> None:
-        """End the processes, whatever they do."""
+        """End the processes, even if they hang."""
         executor, self._executor = self._executor, None
         if executor is None:
             return
@@ -110,7 +111,8 @@ class _Pool:
 
 @contextmanager
 def _bare_start() -> Generator[None]:
-    """A process that starts here doesn't run the caller's script anew, and leaves Ctrl-C to this one."""
+    """A process that starts in this block doesn't run the caller's script anew, and leaves Ctrl-C to its
+    parent."""
     main = sys.modules["__main__"]
     with interrupts_blocked():
         sys.modules["__main__"] = ModuleType("__main__")
@@ -133,7 +135,7 @@ def _begin(renderer: Renderer, rules: Rules) -> None:
 
 
 def _end_with_parent() -> None:
-    """Nobody else ends a process whose parent was killed."""
+    """End this process when its parent is gone: if the parent was killed, nobody else would."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""What the data are, in tokens; and the sum over all batches from which that is told."""
+"""What the data are, in tokens; and the sums over all batches that it is computed from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Report:
             they came, those that are dropped or cut included; ``max_length`` is one of the bounds then.
         longest: the longest examples, in tokens, with their rows.
         dropped: examples left out because they were too long; dropped_rows: the first of their rows.
-        cut: examples cut to the length; cut_rows: the first of their rows; cut_answers: those of them that
+        cut: examples cut to the length; cut_rows: the first of their rows; cut_answers: the cut examples that
             end inside an answer, and so without a stop token.
         control_rows: rows whose content was spelled like a control token, and was kept as plain text.
         unknown_tokens: characters that the tokenizer doesn't know.
@@ -71,7 +71,7 @@ class Report:
 
 def histogram_of(lengths: NDArray[np.int64], cut: int) -> tuple[tuple[int, int], ...]:
     """Counts in bins whose bounds are powers of two, from the shortest to the longest; ``cut`` is a bound too
-    where there is something beyond it."""
+    if there is something beyond it."""
     ordered = np.sort(lengths)
     bounds = [16 << n for n in range(32)]
     bounds = sorted({*bounds, cut}) if ordered[-1] > cut else bounds
@@ -122,7 +122,7 @@ class Tally:
     """Sums up batches in the order of their rows: ``add`` each, then ``finish``."""
 
     def __init__(self, rules: Rules, faults: Faults | None = None) -> None:
-        """``faults``: where problems go, if others add to them too."""
+        """``faults``: takes the problems, if others add problems too."""
         self._rules = rules
         self._examples = Growing()
         self._lengths: list[NDArray[np.int64]] = []
@@ -134,7 +134,7 @@ class Tally:
 
     @property
     def rows(self) -> int:
-        """How many were seen."""
+        """How many rows were seen."""
         return self._rows
 
     @property
@@ -189,7 +189,7 @@ class Tally:
 
 
 class _Rows:
-    """How many rows something happened to, and the first of them."""
+    """A count of rows with a common fate, and the first of these rows."""
 
     def __init__(self) -> None:
         self.count, self.first = 0, list[RowId]()

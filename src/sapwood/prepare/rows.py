@@ -38,7 +38,7 @@ class Rules:
     vocab_rows: int
 
     def fits(self, example: Example) -> bool:
-        """False where it is too long, and not to be cut."""
+        """False if an example is too long, and not to be cut."""
         return len(example) <= self.max_length or self.template.overlong == "cut"
 
 
@@ -113,7 +113,7 @@ def prove_batch(conversations: Sequence[Conversation], renderer: Renderer, rules
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of a conversation: its examples, the checks that they fail, and why there are none.
+    """What became of a conversation: its examples, the checks that these fail, or why there are none.
 
     whole: no example is too long; such ones aren't proven.
     """
@@ -137,7 +137,7 @@ class _Work:
     prover: Prover
 
     def done(self, conversations: Sequence[Conversation], *, quick: bool) -> list[_Outcome]:
-        """One for each. ``quick``: by guesses where these can be made; faults then mean little."""
+        """One for each. ``quick``: by guesses if these can be made; faults then mean little."""
         outcomes = [_Outcome() for _ in conversations]
         rendered: list[tuple[int, Rendering]] = []
         for i, conversation in enumerate(conversations):
@@ -227,8 +227,8 @@ def _keep(
 def cut_to(example: Example, length: int) -> Example:
     """The beginning of an example: ``length`` tokens at most, the last of them one that is learnt.
 
-    Nothing is put at its end. A stop token stands there only where a whole answer fits, so that the model
-    never learns to stop where the text was cut. Without any token to learn it means that none fitted.
+    Nothing is put at its end. A stop token stands there only if a whole answer fits, so that the model
+    never learns to stop where the text was cut. If there is no token to learn, no answer fitted.
     """
     learnt = np.flatnonzero(example.trained[:length])
     stop = int(learnt[-1]) + 1 if len(learnt) else length

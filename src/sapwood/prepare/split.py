@@ -22,17 +22,17 @@ Places = NDArray[np.int64]
 
 
 class RowHashes:
-    """What each row says, as hashes: 32 bytes for its prompt, 32 for all of it, and 32 for each answer that
-    is learnt with all before it (see `answers_of`).
+    """What each row says, as hashes of 32 bytes: one for its prompt, one for the whole row, and one for each
+    learnt answer together with all that stands before the answer (see `answers_of`).
 
-    A prompt is the system prompt, the tools, and all but the last answer. Whether a turn is trained is no
-    part of prompt and whole. ``train_on``: which answers are learnt, as `template.train_on` says.
+    A prompt is the system prompt, the tools, and all but the last answer. The hashes of prompt and row don't
+    depend on which turns are trained. ``train_on``: which answers are learnt, as `template.train_on` says.
     """
 
     def __init__(self, train_on: str = "assistant") -> None:
         self._train_on = train_on
         self._prompts, self._wholes = bytearray(), bytearray()
-        self._taught, self._owners = bytearray(), array("q")  # answers that are learnt; and whose each is
+        self._taught, self._owners = bytearray(), array("q")  # answers that are learnt, and the row of each
         self._sources: dict[str, int] = {}
         self._rows = array("i"), array("q"), array("q")  # source, index, line
 
@@ -64,7 +64,7 @@ class RowHashes:
         line.append(row.line or 0)
 
     def place(self, row: RowId) -> int:
-        """Where a row stands; -1 where it isn't there. Rows may be missing between others."""
+        """Where a row stands; -1 if it isn't there. Rows may be missing between others."""
         first, last = self._runs.get(row.source, (0, 0))
         at = bisect.bisect_left(self._rows[1], row.index, first, last)
         return at if at < last and self.row(at) == row else -1
@@ -87,13 +87,13 @@ class RowHashes:
         return RowId(list(self._sources)[source[at]], index[at], line[at] or None)
 
     def prompts(self) -> Iterator[tuple[bytes, Places]]:
-        """For each prompt its hash and the rows that have it."""
+        """For each prompt, its hash and the rows that have this prompt."""
         for places in _equal(self._prompts):
             yield self._hash(self._prompts, int(places[0])), places
 
     def together(self) -> list[tuple[bytes, Places]]:
-        """The groups that may not be split, each with a hash that is its own: rows with one prompt, and rows
-        that learn one answer behind the same turns."""
+        """The groups of rows that may not be split, each with a hash of its own. Rows with one prompt are a
+        group, and so are rows that learn one answer behind the same turns."""
         prompts = list(self.prompts())
         group = np.empty(len(self), np.int64)
         for number, (_, places) in enumerate(prompts):
@@ -146,15 +146,15 @@ class RowHashes:
 def hold_out(hashes: RowHashes, eval: float, seed: int) -> NDArray[np.bool_]:
     """Which rows are held out.
 
-    Rows with the same prompt stay together, exact duplicates with them, and so do rows that continue one
-    another: an answer that was trained is never tested. Each group's place in the draw is a hash of it and
-    the seed, so the order of the rows doesn't matter, and a row that is added moves few others.
+    Rows with the same prompt stay together, and so do exact duplicates and rows that continue one another: an
+    answer that was trained is never tested. Each group's place in the draw is a hash of the group and the
+    seed. So the order of the rows doesn't matter, and a row that is added moves few other rows.
 
     Args:
         eval: below 1 the fraction to hold out, at least one row; else the number of rows; 0 for none. Fewer
-            are taken where the groups of equal prompts don't add up to it, never more.
+            are taken if the groups of equal prompts don't add up to it, never more.
 
-    Raises DataError where a side would be empty.
+    Raises DataError if a side would be empty.
     """
     if not 0 <= eval < float("inf") or (eval >= 1 and eval != int(eval)):
         raise ValueError(f"{eval} is neither a fraction below 1 nor a number of rows")

@@ -44,8 +44,11 @@ TRAIN, EVAL, FACTS = "train.safetensors", "eval.safetensors", "study.json"
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """spec and renderer; what is learnt and what is measured; the prompts answered on the way; and ``facts``:
-    plain JSON with the proof, the data report and the fingerprints."""
+    """All that is known of a run before a weight is loaded.
+
+    data: what is learnt, and what is only measured. probes: prompts that the model answers while it trains.
+    facts: plain JSON with the proof, the data report and the fingerprints.
+    """
 
     spec: BaseSpec
     renderer: Renderer
@@ -56,13 +59,13 @@ class Study:
 
 def study_config(config: RunConfig) -> Study:
     """Read, render, label and prove. Raises DataError listing every row that can't be trusted."""
-    device_for(config.base.device_map)  # no GPU where one is named: said now, not after the weights
+    device_for(config.base.device_map)  # a named GPU that isn't there is refused now, not after the weights
     spec = inspect_base(config.base)
-    network = skeleton(spec)  # a wrong name or size costs nothing here, a run later
+    network = skeleton(spec)  # a wrong name or size is found here, before anything is computed
     refuse_misfits(network, config)
     renderer = make_renderer(spec, config)
     context = getattr(spec.text, "max_position_embeddings", None) or 0
-    context = context - config.lora.lead if context > 0 else None  # -1 is no limit, too
+    context = context - config.lora.lead if context > 0 else None  # -1 also means no limit
     found = prepared_study(
         config, renderer, vocab_rows=spec.rows, context=context, cache=cache_dir() / "prepared"
     )
@@ -98,8 +101,8 @@ def prepared_study(
         cache: folder of entries, each named by a hash of all that decides its content: the bytes of the
             data, the tokenizer, the template, the options and the code. None prepares anew.
 
-    An entry is verified when it is read, and one that is damaged is made again. Writers may race: each
-    writes a file of its own and renames it, and both would write the same.
+    An entry is verified when it is read. A damaged entry is made again. Two processes may write the same
+    entry at once: each writes a file of its own and renames it, and both files have the same content.
     """
     length = min(config.pack.length, context or config.pack.length)
     key = _key(config, renderer, vocab_rows, length) if cache is not None else None
@@ -144,7 +147,7 @@ def _digest(train: Sequence[Example], held: Sequence[Example]) -> str:
 
 
 def _key(config: RunConfig, renderer: Renderer, vocab_rows: int, length: int) -> str | None:
-    """Name of the entry; None where the data can't be read (reading them says why)."""
+    """Name of the entry; None if the data can't be read (reading them says why)."""
     options = config.model_dump(mode="json", include={"data", "template"})
     paths = [*config.data.train, *held_out_files(config.data)]
     try:
@@ -177,7 +180,7 @@ def _find(path: Path) -> Material | None:
         with path.open("rb") as file:
             facts, (train, held) = open_entry(file)
         probes = [Probe.from_json(value) for value in facts.pop("probes")]
-        os.utime(path)  # the oldest by this time is dropped first
+        os.utime(path)  # the entry with the oldest time is dropped first
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError):
@@ -199,8 +202,8 @@ def _keep(path: Path, material: Material) -> None:
 
 
 def make_renderer(spec: BaseSpec, config: RunConfig, clock: datetime | None = None) -> Renderer:
-    """The one renderer of a run: training, sampling, chat and export all use it. ``clock`` is what a
-    template that asks for the date is told; a resumed run tells it the first start's."""
+    """The one renderer of a run: training, sampling, chat and export all use it. ``clock``: the date for a
+    template that asks for one. A resumed run gives the date of its first start."""
     template = choose_template(spec.tokenizer, config.template.name)
     means = config.template.meant, config.template.no_reasoning == "close"
     return Renderer(spec.tokenizer, template, spec.stop_ids, clock, *means, spec.words)
@@ -216,7 +219,7 @@ def read_data(config: RunConfig, renderer: Renderer) -> tuple[list[Conversation]
 
 
 def save_study(folder: Path, study: Study) -> None:
-    """The run's own copy of what it learns from, published whole before the first step."""
+    """Save the run's own copy of its data, published whole before the first step."""
     with staged_dir(folder) as staging:
         for name, content in study_files(study).items():
             operation("write", staging / name)
@@ -249,7 +252,8 @@ def study_of(files: Mapping[str, bytes], config: RunConfig, source: Path) -> Stu
 
 
 def fingerprints(study: Study) -> dict[str, str]:
-    """What base, template and data are now; the same keys in ``study.facts`` say what they were."""
+    """The fingerprints of today's base, template and data. The same keys in ``study.facts`` hold those of the
+    start."""
     return {
         "base_fingerprint": study.spec.fingerprint,
         "template_fingerprint": study.renderer.fingerprint,

@@ -17,7 +17,7 @@ def weighted(
     """The examples, each as often as the weight of its entry says: 2 is twice, 2.5 twice and half of the
     rows once more. Which half is a hash of row and seed, so a row that is added moves no other.
 
-    All examples of one row go together. Call it behind the split: copies must not reach the held-out side.
+    All examples of one row go together. Call this function after the split: copies must not be held out.
     """
     if not weights:
         return examples

@@ -12,8 +12,8 @@ from pathlib import Path
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.machine.system import limits, set_limits
 
-# What a full, broken or closed disk answers. Other OSErrors of a block, for example a lost connection, are
-# not ours.
+# The errors of a full, broken or closed disk. Other OSErrors of a block, for example of a lost connection,
+# pass through.
 DISK_ERRORS = frozenset(
     {
         errno.ENOSPC,
@@ -34,7 +34,7 @@ MIN_FILES = 64  # files that are open at once: the model's, the run's, libraries
 
 
 def free_bytes(path: Path) -> int | None:
-    """Bytes that this user can still write at ``path`` or its nearest existing parent; None where unknown."""
+    """Bytes that this user can still write at ``path`` or its nearest existing parent; None if unknown."""
     for folder in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
             return shutil.disk_usage(folder).free
@@ -42,23 +42,25 @@ def free_bytes(path: Path) -> int | None:
 
 
 def require_space(path: Path, needed: int) -> None:
-    """Raise StorageError where fewer than ``needed`` bytes are free for ``path``."""
+    """Raise StorageError if fewer than ``needed`` bytes are free for ``path``."""
     free = free_bytes(path)
     if free is not None and free < needed:
         raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path, needed)
 
 
 def require_limits(largest_file: int) -> None:
-    """Raise StorageError where this process may not write so large a file, or open enough of them
-    (`ulimit -f`, `ulimit -n`). A low limit of open files is raised where the system lets us."""
+    """Raise StorageError if this process may not write so large a file, or open enough of them
+    (`ulimit -f`, `ulimit -n`). A low limit of open files is raised if the system lets us."""
     size, _ = limits("FSIZE")
     if size is not None and size < largest_file:
         why = f"a checkpoint has a file of {largest_file:,} bytes"
-        raise StorageError(f"files may have {size:,} bytes here", "ulimit -f", why, "ulimit -f unlimited")
+        raise StorageError(
+            f"a file may have {size:,} bytes at most here", "ulimit -f", why, "ulimit -f unlimited"
+        )
     soft, hard = limits("NOFILE")
     if hard is not None and hard < MIN_FILES:
         why, mend = f"{MIN_FILES} are needed", f"ulimit -n {MIN_FILES}"
-        raise StorageError(f"only {hard} files may be open here", "ulimit -n", why, mend)
+        raise StorageError(f"only {hard} files may be open at once here", "ulimit -n", why, mend)
     if soft is not None and soft < MIN_FILES:
         set_limits("NOFILE", MIN_FILES, hard)
 
@@ -92,7 +94,7 @@ def disk_refusal(error: Exception) -> OSError | None:
 
 
 def said(error: OSError) -> str:
-    """What the system says about it."""
+    """The system's words for an OSError."""
     return error.strerror or str(error)
 
 

@@ -1,4 +1,5 @@
-"""Why a process ended without a word: what the kernel had counted when it took the run, and counts now."""
+"""Why a process ended without a word: found by the kernel's counters, when the process took the run and
+now."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ RESTARTED = "the machine was restarted"
 
 
 def circumstances() -> dict[str, Any]:
-    """The start of this machine, and how many processes it has killed for memory since; what isn't known is
-    left out."""
+    """The time at which this machine started, and how many processes it has killed for memory since then.
+    What isn't known is left out."""
     facts: dict[str, Any] = {}
     for boot in kernel_file(BOOT_ID):
         facts["boot"] = boot.strip()
@@ -30,7 +31,8 @@ def circumstances() -> dict[str, Any]:
 
 
 def cause_of_death(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is known of a process that ended between the circumstances ``then`` and ``now`` of a machine."""
+    """What is known of a process that ended. ``then``, ``now``: the machine's `circumstances` before and
+    after."""
     if "boot" in then and "boot" in now and then["boot"] != now["boot"]:
         return RESTARTED
     if now.get("killed_for_memory", 0) > then.get("killed_for_memory", float("inf")):

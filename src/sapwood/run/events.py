@@ -1,4 +1,4 @@
-"""The events of a run as they are read, and the sum over them: what one line a time adds to its figures."""
+"""The events of a run as they are read, and the run's figures as sums over them, one line at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class EventRecord(TypedDict):
 
 
 def valid(records: Sequence[dict[str, Any]]) -> list[EventRecord]:
-    """The records that are events. Written out, as a long run has a hundred thousand of them."""
+    """The records that are events. The loop is written out, because a long run has a hundred thousand of
+    them."""
     return [
         cast("EventRecord", record)
         for record in records

@@ -6,8 +6,8 @@ A published folder is written in three moves, so that a reader sees all of it or
     .tmp-step-000120-9f3a1c/MANIFEST.json   last: name, size and sha256 of each, and its own sha256
     step-000120/                      one rename, then fsync of the parent folder
 
-Killed before the rename, there is a staging folder that `sweep_staging` removes; after it, a folder that
-`verify_dir` accepts. There is no third state.
+If the process is killed before the rename, there is a staging folder, which `sweep_staging` removes. If it is
+killed after the rename, there is a folder that `verify_dir` accepts. There is no third state.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def staged_dir(final: Path, facts: Mapping[str, Any] | None = None) -> Generator
 def verify_dir(path: Path, minds: Callable[[str, bool], bool] | None = None) -> Manifest:
     """Read every byte of a published folder and hold it against its manifest.
 
-    ``minds``: (name, is it in the manifest?) -> does it matter what became of this file? Every file does
-    without it.
+    ``minds``: (name, whether it is in the manifest) -> whether this file has to be as it was. Without
+    ``minds``, every file has to be.
 
     Raises StorageError that names each file at fault and how: no manifest, a damaged manifest, a file that
     is missing, extra, of another size, or with another sha256.
@@ -159,7 +159,7 @@ def verify_dir(path: Path, minds: Callable[[str, bool], bool] | None = None) -> 
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a published folder, itself verified; the files that it lists are not looked at.
 
-    Raises StorageError where it is missing or damaged.
+    Raises StorageError if it is missing or damaged.
     """
     file = path / MANIFEST
     try:
@@ -211,7 +211,8 @@ def set_aside(path: Path, reason: str) -> Path:
 
 
 def discard_dir(path: Path) -> None:
-    """Delete a published folder in one visible step: it is renamed first, so that a kill can't leave half."""
+    """Delete a published folder in one visible step: the folder is renamed first, so that a kill can't leave
+    half of it."""
     doomed = path.with_name(f"{STAGING}{path.name}-{secrets.token_hex(3)}")
     _rename(path, doomed)
     _remove_tree(doomed)
@@ -273,7 +274,7 @@ def _seal(stage: Path, final: str, facts: Mapping[str, Any]) -> None:
 
 
 def _publish(stage: Path, final: Path) -> None:
-    _refuse_existing(final)  # a rename would replace an empty folder
+    _refuse_existing(final)  # a rename would silently replace an empty folder
     operation("rename", final)
     stage.rename(final)
     try:
@@ -287,7 +288,7 @@ def _publish(stage: Path, final: Path) -> None:
 
 
 def _render(manifest: Manifest) -> bytes:
-    """The manifest's file, byte for byte; it ends in the sha256 of all that stands before."""
+    """The manifest's file, byte for byte. It ends with the sha256 of all that stands before."""
     files = [{"name": f.name, "size": f.size, "sha256": f.sha256} for f in manifest.files]
     body: dict[str, Any] = {"schema": SCHEMA, "files": files, "facts": manifest.facts}
     body["sha256"] = hashlib.sha256(to_json(body).encode()).hexdigest()

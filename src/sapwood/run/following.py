@@ -28,9 +28,9 @@ class Following:
         self._offset, self._damaged, self._mark = 0, 0, b""
 
     def look(self) -> list[EventRecord]:
-        """The events that are new; all of them where the log was cut (`turned` has grown then).
+        """The new events; all events if the log was cut, and then `turned` has grown.
 
-        Raises StorageError where the run is gone.
+        Raises StorageError if the run is gone.
         """
         self.standing = standing(self.path)
         if self._cut():
@@ -51,7 +51,7 @@ class Following:
         return summary_of(self.standing, self.tally, self._damaged)
 
     def _cut(self) -> bool:
-        """Whether what was read last is no longer what stands there."""
+        """Whether the part of the log that was read last has changed since."""
         return self._offset > 0 and self._before(self._offset) != self._mark
 
     def _before(self, offset: int) -> bytes:

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 def runs(folder: str | Path = "runs") -> DataFrame:
     """All runs below ``folder``, newest first: a row for each, its columns those of `RunSummary`.
 
-    Raises ConfigError where pandas isn't installed.
+    Raises ConfigError if pandas isn't installed.
     """
     found = [asdict(run) for run in list_runs(Path(folder))]
     return _frame(found, list(RunSummary.__dataclass_fields__))
 
 
 class Run:
-    """A run to look at. Nothing is written.
+    """A run to look at, read-only.
 
     Args:
-        name: its id, its name, its folder, or ``last``. Raises ConfigError where nothing is called that.
+        name: its id, its name, its folder, or ``last``. Raises ConfigError if nothing is called that.
         folder: where runs are.
     """
 

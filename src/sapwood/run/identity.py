@@ -1,4 +1,4 @@
-"""What makes a run the run it is: all that its result depends on, recorded at the start, compared at every
+"""The identity of a run: all that its result depends on. It is recorded at the start, and compared at every
 resume."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Change:
 
 
 def read_about(run: Path) -> dict[str, Any]:
-    """run.json. Raises StorageError where it can't be read."""
+    """run.json. Raises StorageError if it can't be read."""
     try:
         about = json.loads((run / RUN).read_text(encoding="utf-8"))
         return dict(about) | {"facts": dict(about["facts"])}
@@ -53,14 +53,16 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """What differs among the keys that both know: a key that a later version added has no past."""
+    """The differences among the keys that both sides have. A key that a later version added isn't
+    compared."""
     return [Change(key, then[key], now[key]) for key in then if key in now and then[key] != now[key]]
 
 
 def accept_changes(
     run: RunStore, then: Mapping[str, Any], now: Mapping[str, Any], allow: Collection[str]
 ) -> list[Change]:
-    """Compare, refuse what ``allow`` doesn't name, and record in run.json what it does.
+    """Compare a run with its start. Differences that ``allow`` names are recorded in run.json; others are
+    refused.
 
     A change that was allowed at an earlier resume is part of the run. Raises StorageError with one line for
     each change that nobody allowed.

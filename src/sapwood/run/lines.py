@@ -75,7 +75,7 @@ def to_line(record: dict[str, Any]) -> bytes:
 
 
 class LineLog:
-    """The writing end. One process at a time (the run's lock sees to it).
+    """The writing end. Only one process writes at a time, because of the run's lock.
 
     A log must never stop a training: a line that the disk refuses is counted in ``lost``, and the file keeps
     ending with a newline. A torn last line that a killed writer left is dropped on opening.
@@ -97,7 +97,7 @@ class LineLog:
         return os.fstat(self._handle).st_size
 
     def append(self, record: dict[str, Any]) -> bool:
-        """Write one line with one system call; False where the disk refused it."""
+        """Write one line with one system call; False if the disk refused it."""
         line = to_line(record)
         before = self.size
         try:
@@ -145,7 +145,7 @@ class LineLog:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The object that a line is. `json.loads` takes twice as long: it guesses the encoding of each line."""
+    """The JSON object of a line. `json.loads` would take twice as long, because it guesses the encoding."""
     try:
         text = line.decode("utf-8", "surrogatepass").strip(SPACE)
         value, end = _decode(text)

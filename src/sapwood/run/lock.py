@@ -1,6 +1,6 @@
 """One process at a time: a lock that the system releases when its holder ends, however it ends.
 
-Who holds it stands in a file of its own: on Windows nobody else can read a file that is locked.
+The holder's name stands in a file of its own, because on Windows nobody else can read a locked file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RunLock:
 
     A child made by fork holds it too, until it ends; a program started with exec doesn't.
 
-    Raises LockedError naming the holder, StorageError where the file can't be made.
+    Raises LockedError naming the holder, StorageError if the file can't be made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +56,7 @@ class RunLock:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             **circumstances(),
         }
-        with contextlib.suppress(OSError):  # who holds it is only for the message; the lock itself is held
+        with contextlib.suppress(OSError):  # HOLDER is only for messages; the lock itself is held
             path.with_name(HOLDER).write_text(to_json(owner), encoding="utf-8")
 
     def release(self) -> None:
@@ -96,13 +96,13 @@ def is_locked(run: Path) -> bool:
 
 
 def why_it_ended(run: Path) -> str | None:
-    """What is known of the end of the process that held the run last; None where another machine did."""
+    """What is known of the end of the process that held the run last; None if another machine did."""
     owner = holder(run)
     return cause_of_death(owner, circumstances()) if owner.get("host") == socket.gethostname() else None
 
 
 def holder(run: Path) -> dict[str, Any]:
-    """Who holds the run, or held it last: pid, host, since when. Empty where it isn't known."""
+    """Who holds the run, or held it last: pid, host, since when. Empty if it isn't known."""
     with contextlib.suppress(OSError, ValueError):
         owner = json.loads((run / HOLDER).read_bytes())
         return owner if isinstance(owner, dict) else {}

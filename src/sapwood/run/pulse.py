@@ -1,4 +1,5 @@
-"""Whether a run that says it is running really is: the state of its process, and how long it is silent."""
+"""Whether a run that says it is running really runs: the state of its process, and how long it has been
+silent."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class Pulse:
     Attributes:
         why: frozen (its process is stopped by a signal), silent (it neither works nor says anything), or what
             is known of a death or a failure.
-        silent: seconds since its last event; None where it has none.
+        silent: seconds since its last event; None if it has none.
         pid: of its process, if it is on this machine.
     """
 
@@ -37,7 +38,7 @@ class Pulse:
 
 
 class Pulses:
-    """Feels the pulse of one run. It remembers what the process had computed, to see whether it works."""
+    """The pulse of one run. It remembers the process's processor time, to see whether the process works."""
 
     def __init__(self, following: Following) -> None:
         self._following = following
@@ -74,7 +75,8 @@ class Pulses:
         return "silent" if silent is not None and silent > limit and idle else None
 
     def _idle(self, pid: int, used: float) -> bool:
-        """Whether the process did nothing since it was seen first; a busy one is seen anew."""
+        """Whether the process did nothing since the first look. If it was busy, this look becomes the first
+        one."""
         now = time.monotonic()
         if self._seen is None or self._seen[0] != pid:
             self._seen = (pid, now, used)
@@ -86,7 +88,7 @@ class Pulses:
 
 
 def _pid(following: Following) -> int | None:
-    """Of the process that holds the run, where it is one of this machine."""
+    """The pid of the process that holds the run, if the process is on this machine."""
     owner = holder(following.path)
     pid = owner.get("pid")
     return pid if isinstance(pid, int) and owner.get("host") == socket.gethostname() else None

@@ -63,7 +63,7 @@ class Comparison:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Oldest first. By what run.json says: copying changes a folder's own times."""
+    """Runs, oldest first, by the time in run.json: copying changes a folder's own times."""
     runs = [path for path in root.iterdir() if _is_run(path)] if root.is_dir() else []
     return sorted(runs, key=lambda path: (str(_read_json(path / RUN).get("created", "")), path.name))
 
@@ -104,7 +104,7 @@ def list_runs(root: Path) -> list[RunSummary]:
 
 
 def summarise(run: Path) -> RunSummary:
-    """One run in figures. Raises StorageError where ``run`` holds none."""
+    """One run in figures. Raises StorageError if ``run`` holds none."""
     found = standing(run)
     lines = read_lines(run / EVENTS)
     events = valid(lines.records)
@@ -128,18 +128,18 @@ class Standing:
 
     @property
     def crashed(self) -> bool:
-        """It says running, but nobody holds it."""
+        """Whether the run's status says running, but no process holds the run."""
         return self.status.get("status") == "running" and not self.held
 
 
 def standing(run: Path) -> Standing:
-    """Raises StorageError where ``run`` holds none."""
+    """Raises StorageError if ``run`` holds none."""
     about = _read_json(run / RUN)
     if not about:
         raise StorageError(
             "not a run", str(run), f"it has no readable {RUN}", "`sapwood runs` lists the runs"
         )
-    held = is_locked(run)  # before the status: a run that ends in between then reads as what it ended as
+    held = is_locked(run)  # before the status, so that a run which ends in between has its final status
     return Standing(run, about, _read_json(run / STATUS), held)
 
 
@@ -226,7 +226,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none, so that one damaged run can't hide the others."""
+    """The object in a JSON file; empty if there is none, so that one damaged run can't hide the others."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

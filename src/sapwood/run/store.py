@@ -69,7 +69,7 @@ class RunStore:
     def record(self, event: Event) -> None:
         """Append an event, and its sample answers to their own file. A refused write never raises.
 
-        The samples first: whoever sees the event finds them all.
+        The samples are written first, so that a reader who sees the event finds all of them.
         """
         data = event_data(event)
         for index, sample in enumerate(data.pop("samples", ())):
@@ -91,7 +91,7 @@ class RunStore:
         self._events.truncate(length)
         self._seq = _next_seq(self.path / EVENTS)
         self._samples.truncate(length_while(self.path / SAMPLES, lambda r: r.get("seq", 0) < self._seq))
-        if short > 0:  # a log can't stop a resume: weights and moments have their own manifest
+        if short > 0:  # no log may stop a resume: weights and moments have their own manifest
             self.note("note", 0, text=f"events.jsonl was {short} bytes shorter than the checkpoint recorded")
 
     def set_status(self, status: Status, **facts: Any) -> None:
@@ -136,7 +136,7 @@ def open_run(
     """Make a new run below ``root`` and hold it.
 
     Args:
-        root: the folder of runs; created where it doesn't exist.
+        root: the folder of runs; created if it doesn't exist.
         name: the user's name for the run; without one, the base's.
         config_yaml: the resolved config, as it will be read again.
         facts: JSON data to keep with the run: ``base`` (as the user wrote it), ``total_steps``, the hashes of
@@ -174,7 +174,7 @@ def open_run(
 def reopen_run(path: Path) -> RunStore:
     """Hold an existing run again, to resume it. Leftovers of a killed writer are removed; the status stays.
 
-    Raises LockedError naming the process that holds the run, StorageError where ``path`` is not a run.
+    Raises LockedError naming the process that holds the run, StorageError if ``path`` is not a run.
     """
     if not (path / RUN).is_file():
         mend = "`sapwood runs` lists the runs"
@@ -258,8 +258,8 @@ def _now() -> str:
 
 @contextmanager
 def keeping_status(run: RunStore) -> Generator[None]:
-    """Keep status.json true: running, then finished, stopped or failed. A disk that refuses it stops
-    nothing: the lock and the adapter's folder tell the same."""
+    """Keep status.json true: running, then finished, stopped or failed. If the disk refuses the file, the run
+    goes on: the lock and the adapter's folder tell the same."""
     run.set_status("running")
     try:
         yield

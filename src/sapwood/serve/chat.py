@@ -38,12 +38,12 @@ def run_chat(
     stdin: TextIO,
     stdout: TextIO,
 ) -> int:
-    """`sapwood chat`: one answer where ``prompt`` is given, else a conversation until the input ends.
+    """`sapwood chat`: one answer if ``prompt`` is given, else a conversation until the input ends.
 
     A person at a terminal sees pieces as they come and a line of figures after each answer; into a pipe go
     the answers alone, or with ``json`` an object a line. Returns the exit code.
 
-    Raises SapwoodError, except at a terminal, where it is shown and the conversation goes on.
+    Raises SapwoodError. At a terminal the error is shown instead, and the conversation goes on.
     """
     if compare:
         require_adapter(voice)
@@ -66,7 +66,7 @@ class _Shell:
 
     @property
     def watched(self) -> bool:
-        """A person sits at both ends."""
+        """Whether a person reads and writes: input and output are a terminal."""
         return self.stdin.isatty() and self.stdout.isatty()
 
     def run(self) -> int:

@@ -14,12 +14,12 @@ from sapwood.serve.settings import Settings
 
 
 class Chooser:
-    """From logits to tokens, for prompts that are known by number."""
+    """From logits to tokens. Each prompt has a number, and draws and memory of its own."""
 
     def __init__(self, settings: Settings, prompts: Mapping[int, Sequence[int]]) -> None:
         self._settings = settings
         self._generators = {row: _generator(settings.seed, row) for row in prompts}
-        # what occurred in each row, kept only where that matters
+        # what occurred in each row, kept only if that matters
         punished = settings.repetition_penalty != 1
         self._seen = {row: set(prompt) for row, prompt in prompts.items()} if punished else None
 
@@ -71,6 +71,6 @@ class Chooser:
 
 
 def _generator(seed: int, row: int) -> torch.Generator:
-    """Of one prompt, from (seed, its number): no prompt's draws depend on another's."""
+    """The generator of one prompt, from (seed, its number): no prompt's draws depend on another's."""
     mixed = np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0]))

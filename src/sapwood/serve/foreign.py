@@ -1,6 +1,6 @@
 """An adapter that another program made, before any weight is loaded: its base, its template, its numbers.
 
-Nothing says what it was trained on but its own files, so whatever is taken from them is told.
+Only the adapter's own files say what it was trained on. So whatever is taken from them is shown to the user.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Foreign:
 
     @property
     def dense(self) -> bool:
-        """Does it want the base's own numbers: for magnitudes, new rows, or what PEFT computes from them?"""
+        """Whether the adapter needs the base's own weights: for magnitudes, for new rows, or for what PEFT
+        computes from them."""
         plain = self.settings["peft_type"] in ("LORA", "IA3") and not self.settings.get("use_dora")
         whole = any(self.settings.get(key) for key in ("modules_to_save", "trainable_token_indices"))
         return not plain or whole
@@ -63,7 +64,7 @@ def read_foreign(place: Path, base: str | None, template: str | None) -> Foreign
 
 
 def rows_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], spec: BaseSpec) -> int:
-    """Rows of the embedding that an adapter was trained with: more than its base's for new tokens."""
+    """Rows of the embedding that an adapter was trained with: more than its base's if tokens were added."""
     told: Any = settings.get("trainable_token_indices") or ()
     lists = told.values() if isinstance(told, dict) else [told]
     sizes = [len(tensor) for name, tensor in tensors.items() if name.endswith(NEW_ROWS)]
@@ -72,8 +73,8 @@ def rows_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], spec: Ba
 
 
 def with_tokenizer(spec: BaseSpec, place: Path) -> tuple[BaseSpec, bool]:
-    """``spec`` with the tokenizer of the adapter's folder, which may have new tokens and the template that
-    was trained with, and whether the template is that one's."""
+    """``spec`` with the tokenizer of the adapter's folder, which may have new tokens and the template of the
+    training; and whether the template comes from that tokenizer."""
     if not (place / "tokenizer.json").is_file():
         return spec, False
     tokenizer = read_tokenizer_of(place)

@@ -1,4 +1,4 @@
-"""What a person names (a run, an adapter, a base): where it lies, and what it says of itself.
+"""What a person names (a run, an adapter, a base): where that lies, and what its files say.
 
 Nothing here imports torch or transformers: a server that has all else in its cache starts without them.
 """
@@ -41,14 +41,14 @@ MODEL = "config.json"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where it lies.
+    """What a person named, as a place on this disk.
 
     Attributes:
         name: what to call it: the run's id, the adapter's folder, or the base as the user wrote it.
         folder: the adapter (a folder or a file), a checkpoint, or a model that was trained whole; None for a
             bare base.
-        facts: what it says of its training; None of a bare base, and of another program's adapter.
-        base: where its base lies now, if the user said so; the bare base itself.
+        facts: what the adapter says of its training; None of a bare base, and of another program's adapter.
+        base: where the base lies now, if the user said so; the bare base itself.
         trained: the run's config, if ``folder`` is a checkpoint and no finished adapter.
     """
 
@@ -65,11 +65,13 @@ class Place:
 
     @property
     def full(self) -> bool:
-        """All weights are its own: such a model, or a checkpoint of such a training."""
+        """All weights are in the folder: a model that was trained whole, or a checkpoint of such a
+        training."""
         return _is_full(self)
 
     def base_config(self) -> BaseConfig:
-        """Its base, as a config names it. Raises ModelError where nothing says which, or it isn't there."""
+        """The base, as a config names it. Raises ModelError if no file says which, or if the base isn't
+        there."""
         if self.folder is None:
             return BaseConfig(model=self.name)
         if self.facts is None:
@@ -103,7 +105,7 @@ class Found:
 
     @property
     def held(self) -> BaseConfig | None:
-        """How the base's weights are held, where the adapter says it."""
+        """How the base's weights are held, if the adapter says it."""
         return self.facts.base if self.facts is not None else None
 
     @property
@@ -122,7 +124,7 @@ class Found:
         return _is_full(self)
 
     def alone(self) -> Found:
-        """The base without the adapter, behind its own template. Raises DataError where it ships none."""
+        """The base without the adapter, behind its own template. Raises DataError if it ships none."""
         own, facts = self.renderer, self.facts
         as_here = facts is not None and facts.template_name == "auto" and not facts.meant
         if not as_here or own.tells_time:
@@ -154,7 +156,8 @@ def find_place(target: str, runs: Path, base: str | None = None) -> Place:
         return _run_place(path, base)
     if _names_a_base(target):
         if base is not None:
-            raise ConfigError(f"{target} is a base itself", "--base", "it belongs to an adapter")
+            why = "--base says where an adapter's base lies"
+            raise ConfigError(f"{target} is a base itself", "--base", why, "leave --base out")
         return Place(target)
     return _run_place(find_run(runs, target), base)
 
@@ -191,13 +194,13 @@ def _run_place(run: Path, base: str | None) -> Place:
 def renderer_of(
     spec: BaseSpec, template_name: str, clock: datetime | None, meant: tuple[str, ...] = ()
 ) -> Renderer:
-    """How it is talked to. Raises DataError where there is no template of that name, or none at all."""
+    """The renderer of the base. Raises DataError if there is no template of that name, or none at all."""
     template = choose_template(spec.tokenizer, template_name)
     return Renderer(spec.tokenizer, template, spec.stop_ids, clock, meant, words=spec.words)
 
 
 def _facts_of_run(run: Path, config: RunConfig) -> AdapterFacts:
-    """A checkpoint holds weights only: what it stands on is the run's config and what the run recorded."""
+    """The facts of a checkpoint, from the run's config and record: a checkpoint itself holds weights only."""
     recorded = read_json(run / RUN).get("facts")
     tree = {"system": config.data.system, **(recorded if isinstance(recorded, Mapping) else {})}
     return facts_of(tree, config.base.model_dump(), config.template.name, run / RUN)

@@ -6,8 +6,8 @@ A batch is padded on the left, so that the newest tokens of all rows stand in on
      p0  p1  p2  p3 | a0  a1 …        mask 1 1 1 1 1 1, positions 0 1 2 3 4 5
 
 A row that is done leaves the batch at once, with its part of the cache; the head sees the last column only.
-Models that keep a state beside keys and values (Mamba, gated delta networks) take one row at a time. Whether
-their cache can be trusted is asked at the first token: with it and without it the scores must be the same.
+Models that keep a state beside keys and values (Mamba, gated delta networks) take one row at a time. Their
+cache is tried at the first token: with the cache and without it the scores must be the same.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ UNABLE = (
     IndexError,
     RuntimeError,
 )  # of models that want another cache
-CLOSE = 0.02  # of the largest score: what a number format makes of the same sums in another order
+CLOSE = 0.02  # of the largest score: by as much the same sums differ when they are added in another order
 
 
 def stream(
@@ -134,7 +134,7 @@ def answer_batch(
     Prompts of similar length share a batch. In fp32 greedy answers equal those of `stream`; in narrower types
     a near tie may fall the other way, because matrix products of other shapes round differently.
 
-    Raises as `stream`, before anything is computed where a prompt is too long.
+    Raises as `stream`, before anything is computed if a prompt is too long.
     """
     for prompt in prompts:
         room_of(len(prompt), context_of(model), settings)
@@ -158,9 +158,9 @@ def answer_batch(
 def generation_attention(model: Any) -> Generator[None]:
     """Give ``model`` an attention that knows caches and padding, and eval mode; then put back what was there.
 
-    The training kernel follows the plan of a pack, which an answer in progress has none of. PyTorch's sdpa is
-    taken where the model accepts it, its own eager form elsewhere (for soft-capped scores, for example). Any
-    other implementation stays.
+    The training kernel follows the plan of a pack, and an answer in progress has no pack. PyTorch's sdpa is
+    taken if the model accepts it; if not (for example because of soft-capped scores), the model's own eager
+    form. Any other implementation stays.
     """
     network: Any = decoder_of(_unwrapped(model))
     modes = [(module, module.training) for module in model.modules()]
@@ -178,7 +178,7 @@ def generation_attention(model: Any) -> Generator[None]:
 
 
 def context_length(model: Any) -> int | None:
-    """Tokens that the model can hold, prompt and answer together; None where its config names no limit."""
+    """Tokens that the model can hold, prompt and answer together; None if its config names no limit."""
     limit = getattr(_unwrapped(model).config.get_text_config(decoder=True), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
@@ -250,7 +250,7 @@ def _answer(writer: TextStream, prompt: Sequence[int], last: _Token) -> Answer:
 class _Rows:
     """The rows of a batch that are still being written, with their cache.
 
-    alive: their numbers. mask: bool[B, width + steps], False where padded; width counts what the cache holds,
+    alive: their numbers. mask: bool[B, width + steps], False if padded; width counts what the cache holds,
     a soft prompt too. position: int64[B, 1], of the token that comes next.
     """
 
@@ -335,8 +335,8 @@ class _Rows:
             "position_ids": positions,
             "past_key_values": self._cache,
             "use_cache": self._cache is not None,
-            # as a tensor: the slice that a number makes isn't contiguous, and the product with the head would
-            # then copy the head once for each row
+            # a tensor: a number would make a slice that isn't contiguous, and the product with the head would
+            # copy the head once for each row
             "logits_to_keep": torch.tensor([ids.shape[1] - 1], device=ids.device),
         }
         known = {key: value for key, value in told.items() if key in self._takes and value is not None}
@@ -344,14 +344,14 @@ class _Rows:
 
 
 def _keeps_state(network: Any) -> bool:
-    """Beside keys and values: such a model can't be given padding, nor a part of its cache. So does one with
-    a cache of its own kind."""
+    """Whether a model keeps a state beside keys and values, or a cache of its own kind. Such a model can't be
+    given padding, nor a part of its cache."""
     takes = inspect.signature(network.forward).parameters
     stateful = bool(getattr(network, "_is_stateful", False)) or "past_key_values" not in takes
     return stateful or _wants_own_cache(network)
 
 
-_own_cache: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # what models said
+_own_cache: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # model -> does it refuse the plain cache?
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class Loaded:
     """A model and all that it needs to be talked to as it was trained.
 
     Attributes:
-        model: the adapter on the base, or None where a bare base was named.
+        model: the adapter on the base, or None if a bare base was named.
         system: the system prompt that the adapter was trained with, if it was.
         name: what to call it: the run's id, the adapter's folder, or the base as the user wrote it.
         folder: where the adapter lies, or the model that was trained whole; None for a bare base.
@@ -99,7 +99,7 @@ def open_target(
             ours, PEFT's or mlx-lm's, a GGUF file), or a base model (``builtin:NAME``, ``hf:ORG/NAME``, a
             folder, a GGUF file). Of an unfinished run the newest checkpoint is taken.
         runs: the folder of runs.
-        exact: hold an adapter's base in fp32 where it was trained in a narrower float, and on the CPU.
+        exact: hold an adapter's base in fp32 if it was trained in a narrower float, and on the CPU.
         base: where the adapter's base lies now. Its fingerprint decides whether it is the right one, if the
             adapter knows it.
         template: the chat template of an adapter that doesn't know its own.
@@ -117,13 +117,14 @@ def find_target(target: str, runs: Path, *, base: str | None = None, template: s
 
 
 def found_at(place: Place, template: str | None = None) -> Found:
-    """What lies there, held against its base. Arguments and errors as `open_target`."""
+    """What lies at a place, held against its base. Arguments and errors as `open_target`."""
     if place.folder is not None and place.facts is None:
         foreign = read_foreign(place.folder, place.base, template)
         return Found(None, foreign.spec, foreign.renderer, place.name, place.folder, foreign=foreign)
     if template is not None:
         what = f"{place.name} has a template of its own"
-        raise ConfigError(what, "--template", "it is for other adapters", "leave --template out")
+        why = "--template is for adapters that don't know theirs"
+        raise ConfigError(what, "--template", why, "leave --template out")
     if place.folder is None or place.facts is None:
         return _bare(place.name)
     if place.whole and (whole := _find_whole(place.facts, place.folder, place.name)) is not None:
@@ -132,7 +133,7 @@ def found_at(place: Place, template: str | None = None) -> Found:
 
 
 def load_found(found: Found, *, exact: bool = False) -> Loaded:
-    """With its weights. Raises ModelError as `open_target`."""
+    """The same with weights. Raises ModelError as `open_target`."""
     facts, folder, spec = found.facts, found.folder, found.spec
     if found.foreign is not None and folder is not None:
         return open_foreign(found.foreign, folder, found.name, exact=exact)
@@ -207,8 +208,8 @@ def _found(place: Place, facts: AdapterFacts, folder: Path) -> Found:
 
 
 def _refuse_another_scale(facts: AdapterFacts, settings: Mapping[str, Any], folder: Path) -> None:
-    """A file that somebody edited loads as well, and says something else. PiSSA's is a LoRA of twice the rank
-    and twice the alpha."""
+    """Raises ModelError if somebody edited the scale in the adapter's settings: such a file would load, and
+    answer otherwise. PiSSA is saved as a LoRA of twice the rank and twice the alpha."""
     if settings["peft_type"] != "LORA" or settings.get("alpha_pattern") or settings.get("rank_pattern"):
         return
     try:
@@ -223,8 +224,8 @@ def _refuse_another_scale(facts: AdapterFacts, settings: Mapping[str, Any], fold
 
 
 def _find_whole(facts: AdapterFacts, folder: Path, name: str) -> Found | None:
-    """A model that was trained whole, with the tokenizer and the template that its folder has. None if these
-    aren't the ones of the training, as the base's may be."""
+    """A model that was trained whole, with the tokenizer and the template of its folder. None if these aren't
+    the ones of the training: the base's own may be."""
     spec = inspect_base(facts.base.model_copy(update={"model": str(folder), "new_tokens": ()}))
     renderer = renderer_of(spec, "auto", facts.clock, facts.meant)
     if renderer.fingerprint != facts.template_fingerprint:
@@ -233,7 +234,7 @@ def _find_whole(facts: AdapterFacts, folder: Path, name: str) -> Found | None:
 
 
 def _verify(facts: AdapterFacts, folder: Path, renderer: Renderer) -> None:
-    """The template is that of the training, or the answers would be those of another model."""
+    """Raises ModelError if the template isn't that of the training: another one would change the answers."""
     if facts.template_fingerprint not in (None, renderer.fingerprint):
         raise ModelError(
             "the chat template is not the one that this adapter was trained with",
@@ -245,8 +246,8 @@ def _verify(facts: AdapterFacts, folder: Path, renderer: Renderer) -> None:
 
 
 def _exact(spec: BaseSpec, config: BaseConfig, otherwise: Storage | None = None) -> BaseConfig:
-    """fp32 for what fp32 holds without loss, where memory allows; ``otherwise``: the storage where it
-    doesn't, if not the config's."""
+    """``config`` with fp32 in place of a storage that fp32 holds without loss, if memory allows.
+    ``otherwise``: the storage if memory doesn't; None is the config's."""
     if config.storage not in ("auto", "fp32", "bf16", "fp16", "gguf"):
         return config
     wide = config.model_copy(update={"storage": "fp32"})

@@ -89,7 +89,7 @@ class Model:
     def log_prob(self, prompt: Prompt, answer: str) -> float:
         """log p of ``answer`` and its stop token after ``prompt``, in nats, as training counts it.
 
-        Raises DataError where the template can't render the conversation.
+        Raises DataError if the template can't render the conversation.
         """
         turns = (*self._messages(prompt), Message("assistant", answer))
         rendered = self._renderer.render(Conversation(RowId("log_prob", 0), turns), "last")[0]

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Voice(Protocol):
-    """Whoever answers: torch (`load.Loaded`), or llama.cpp.
+    """A model that answers, by torch (`load.Loaded`) or by llama.cpp.
 
     Attributes:
         name, system, renderer: as in `load.Loaded`. source: the base, as the user wrote it.
-        kind: what computes, and from what. context: tokens of a prompt and its answer, if there is a limit.
-        adapted: there is an adapter, and the base beside it.
+        kind: the program that computes, and the form of its weights. context: tokens of a prompt and its
+        answer, if there is a limit. adapted: there is an adapter, so that the base can answer too.
     """
 
     @property
@@ -56,7 +56,7 @@ class ChatSession:
         messages: what was said so far, the system prompt first. An answer that was stopped half-way is kept
             as far as it was written.
         last: the last answer that came to its end.
-        watch: sees the scores behind each token, where somebody wants to.
+        watch: sees the scores behind each token, if somebody wants to.
     """
 
     def __init__(self, voice: Voice, settings: Settings, system: str | None = None) -> None:
@@ -72,17 +72,17 @@ class ChatSession:
     def say(self, text: str) -> Generator[str, None, Answer]:
         """Yield the answer piece by piece and return it; question and answer join the history.
 
-        Raises ConfigError where the conversation fills the model's context: nothing is dropped silently.
+        Raises ConfigError if the conversation fills the model's context: nothing is dropped silently.
         """
         question = Message("user", text)
         prompt = self._prompt(question)
         self._asked += 1
-        # each answer draws anew, and the session as a whole repeats
+        # each answer draws other numbers, and the session as a whole can be repeated
         settings = replace(self.settings, seed=(self.settings.seed + self._asked - 1) % 2**64)
         written: list[str] = []
         try:
             self.last = yield from _noted(self.voice.answer(prompt, settings, watch=self.watch), written)
-        except BaseException:  # stopped by a person, or failed: what was seen is what was said
+        except BaseException:  # stopped by a person, or failed: what was shown stays in the history
             if written:
                 self._remember(question, "".join(written))
             raise
@@ -99,7 +99,7 @@ class ChatSession:
         self.messages = [Message("system", self.system)] if self.system else []
 
     def undo(self) -> bool:
-        """Take back the last question and its answer; False where there is none."""
+        """Take back the last question and its answer; False if there is none."""
         asked = [i for i, message in enumerate(self.messages) if message.role == "user"]
         if asked:
             del self.messages[asked[-1] :]
@@ -138,7 +138,7 @@ def drain(answering: Generator[str, None, Answer], show: Callable[[str], Any] | 
     except StopIteration as end:
         return end.value
     finally:
-        answering.close()  # at once, also where ``show`` was interrupted
+        answering.close()  # at once, also if ``show`` was interrupted
 
 
 def _noted(answering: Generator[str, None, Answer], pieces: list[str]) -> Generator[str, None, Answer]:

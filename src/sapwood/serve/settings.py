@@ -56,7 +56,7 @@ class Answer:
 
     Attributes:
         text: without the stop token; num_tokens: how many tokens that is.
-        stopped: True where the model ended by itself, False where it was cut.
+        stopped: True if the model ended by itself, False if it was cut.
         prompt_tokens: length of what it read.
         seconds: from the start (of its batch) to its last token.
         ids: the tokens of ``text``; a stream of llama.cpp leaves out those that ended no character.
@@ -72,7 +72,7 @@ class Answer:
 
 def room_of(prompt_tokens: int, context: int | None, settings: Settings) -> int:
     """How many tokens the answer may have. context: tokens that the model holds, if its config names a limit.
-    Raises ConfigError where the prompt fills it."""
+    Raises ConfigError if the prompt fills it."""
     if prompt_tokens == 0:
         raise ValueError("a prompt needs at least one token")
     if context is None:

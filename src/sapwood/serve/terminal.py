@@ -20,7 +20,7 @@ def visible(text: str) -> str:
 
 
 def read_line(stdin: TextIO, stdout: TextIO, prompt: str) -> str | None:
-    """A line without its end, or None where the input has ended. A backslash at the end continues it."""
+    """A line without its end, or None if the input has ended. A backslash at the end continues it."""
     lines: list[str] = []
     while True:
         line = _one_line(stdin, stdout, prompt if not lines else "… " if prompt else "")

@@ -1,4 +1,4 @@
-"""What a model thinks of tokens: how likely each one was, and what it would rather have said."""
+"""How likely a model finds each token, and which tokens it finds likelier."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def token_losses(loaded: Loaded, example: Example, *, base: bool = False) -> NDA
 
 
 def _losses(loaded: Loaded, ids: Tensor, at: range) -> NDArray[np.float32]:
-    """At the positions ``at``, of the token behind each."""
+    """-log p of the token behind each of the positions ``at``, in nats."""
     seen = ids[:, : at.stop]
     kept: Sequence[int] = list(at)
     logits = loaded.network(

@@ -37,7 +37,7 @@ class Board:
     Attributes:
         address: where the board answers, on this machine.
 
-    Raises ConfigError where no tracker was told of the run, or where its board doesn't come up.
+    Raises ConfigError if no tracker was told of the run, or if its board doesn't come up.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class JsonReporter(Reporter):
 
 
 class QuietReporter(Reporter):
-    """Nothing on the way: `-q` was given."""
+    """Shows nothing during the run: `-q` was given."""
 
     def show(self, event: Event) -> None:
         pass
@@ -99,7 +99,7 @@ class QuietReporter(Reporter):
 class TextReporter(Reporter):
     """What the two reporters for people share: how evaluations and the end read.
 
-    Sample answers are not shown on the way: what they are worth shows beside the base's, at the end.
+    Sample answers aren't shown during the run. They are shown at the end, beside the base's.
     """
 
     def show(self, event: Event) -> None:
@@ -169,7 +169,7 @@ class PlainReporter(TextReporter):
 
 
 class LiveReporter(TextReporter):
-    """A panel that stays in place; what is said scrolls above it."""
+    """A panel that stays in place; sentences scroll above it."""
 
     def __init__(
         self, stream: SafeStream, total_steps: int, base_loss: float | None = None, title: str = "sapwood"

@@ -27,7 +27,7 @@ def curve(
     """``values`` as a line of ``width`` columns and ``height`` rows, the highest value at the top.
 
     Fewer than ``at_least`` values leave room on the right; many are averaged, two points to a column. Values
-    that aren't finite are left out; None where none is left, or no room.
+    that aren't finite are left out; None if none is left, or no room.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite or width < 1:

@@ -10,7 +10,7 @@ UNKNOWN = "-"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A loss, say; ``-`` where it isn't known."""
+    """A figure, for example a loss; ``-`` if it isn't known."""
     return UNKNOWN if value is None else f"{value:.{digits}f}"
 
 

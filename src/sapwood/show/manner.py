@@ -19,20 +19,20 @@ class Terminal(Protocol):
 
 
 def colours(stream: Terminal) -> bool:
-    """May escape sequences be written? To a terminal that knows them, unless NO_COLOR is set (no-color.org)
-    or `--no-color` was given."""
+    """Whether escape sequences may be written: to a terminal that knows them, unless NO_COLOR is set
+    (no-color.org) or `--no-color` was given."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
 
 
 def quiet() -> bool:
-    """`-q` was given: results and errors, and nothing on the way."""
+    """Whether `-q` was given: results and errors are shown, and nothing else."""
     return not logging.getLogger("sapwood").isEnabledFor(logging.WARNING)
 
 
 @contextmanager
 def progress() -> Generator[None]:
-    """While open, stderr says what takes long, and how far it is: in place on a terminal, line by line in a
-    log."""
+    """While this context is open, stderr says what takes long, and its progress: in place on a terminal, line
+    by line in a log."""
     if quiet():
         yield
         return

@@ -44,7 +44,7 @@ def show(example: Example, renderer: Renderer, *, color: bool) -> str:
 
 
 def worst_first(examples: Sequence[Example], renderer: Renderer, count: int) -> list[tuple[str, Example]]:
-    """The ``count`` examples at each end where mistakes gather, each with what it is the worst of."""
+    """The ``count`` most extreme examples of each kind, because mistakes gather there; each with the kind."""
     backend: Any = renderer.tokenizer.backend_tokenizer
     texts = backend.decode_batch([e.ids.tolist() for e in examples], skip_special_tokens=False)
     density = {id(e): len(text) / len(e) for e, text in zip(examples, texts, strict=True)}

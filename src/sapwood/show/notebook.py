@@ -19,7 +19,7 @@ DPI = 100
 class LiveCurve:
     """What `finetune` and `resume` take as ``watch`` in a notebook: ``finetune(config, LiveCurve(config))``.
 
-    Raises ConfigError where IPython isn't installed.
+    Raises ConfigError if IPython isn't installed.
     """
 
     def __init__(self, config: RunConfig) -> None:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 HISTORY = 400  # steps that the curve shows
 CURVE_HEIGHT = 5
-FIRST = 20  # steps that the curve has room for, however few there are
+FIRST = 20  # steps that the curve has room for, even if there are fewer
 MOST_COLUMNS = 100
 
 
 class Panel:
-    """State of the panel, changed by the training's thread and drawn by rich's."""
+    """State of the panel. The training's thread changes it, and rich's thread draws it."""
 
     def __init__(self, title: str, total_steps: int, pace: Pace) -> None:
         self._title = title

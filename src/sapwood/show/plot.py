@@ -48,15 +48,15 @@ CHINESE_FONTS = (
 def save_loss_curve(run: Path) -> Path:
     """Draw the curve of ``run`` into its loss.png, and return that path.
 
-    Raises StorageError where ``run`` holds no run, or the disk refuses the picture.
+    Raises StorageError if ``run`` holds no run, or the disk refuses the picture.
     """
     write_atomic(run / CURVE, loss_curve(run))
     return run / CURVE
 
 
 def keep_curve(run: Path) -> None:
-    """`save_loss_curve` at the end of a run, which a picture never spoils. Does nothing for a folder that is
-    no run: there the adapter went to another disk."""
+    """`save_loss_curve` at the end of a run. A picture that fails never spoils the run. Does nothing for a
+    folder that is no run: the adapter then went to another disk."""
     if not (run / RUN).is_file():
         return
     try:
@@ -66,14 +66,14 @@ def keep_curve(run: Path) -> None:
 
 
 def loss_curve(run: Path, dpi: int = DPI) -> bytes:
-    """Training loss, held-out loss and learning rate of ``run`` as a PNG. Raises StorageError where ``run``
+    """Training loss, held-out loss and learning rate of ``run`` as a PNG. Raises StorageError if ``run``
     holds no run."""
     return _picture(lambda figure, drawable: _draw(figure, run, drawable), dpi)
 
 
 def curves_together(runs: Sequence[Path], dpi: int = DPI) -> bytes:
     """Training loss (a thin line) and held-out loss (points) of several runs in one PNG, each in a colour of
-    its own. Raises StorageError where one of them holds no run."""
+    its own. Raises StorageError if one of them holds no run."""
     return _picture(lambda figure, drawable: _draw_together(figure, runs, drawable), dpi)
 
 
@@ -201,7 +201,7 @@ def _title(figure: Figure, run: Path, drawable: Callable[[str], str]) -> None:
 
 
 def _series(events: Sequence[EventRecord], kind: str) -> list[tuple[int, Any]]:
-    """(step, data) in order, for the events with a loss; where a step occurs twice the later one counts."""
+    """(step, data) in order, for the events with a loss; if a step occurs twice the later one counts."""
     found = {e["step"]: e["data"] for e in events if e["kind"] == kind and e["data"].get("loss") is not None}
     return sorted(found.items(), key=lambda item: item[0])
 
@@ -215,7 +215,7 @@ def _fonts() -> tuple[list[str], Callable[[str], str]]:
     faces = [get_font(fontManager.findfont(FontProperties(family=[name]))) for name in family]
 
     def drawable(text: str) -> str:
-        text = text.replace("$", r"\$")  # or matplotlib sets it as mathematics
+        text = text.replace("$", r"\$")  # otherwise matplotlib sets it as mathematics
         shown = [c if any(face.get_char_index(ord(c)) for face in faces) else "…" for c in text]
         return "".join(b for a, b in pairwise(["", *shown]) if not a == b == "…")
 

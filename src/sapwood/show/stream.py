@@ -41,7 +41,8 @@ class SafeStream:
             self._lead_nowhere()
 
     def _lead_nowhere(self) -> None:
-        """Or the interpreter would try to flush what is left at exit, and fail with status 120."""
+        """Drop what is left. Otherwise the interpreter would try to flush it at exit, and fail with status
+        120."""
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

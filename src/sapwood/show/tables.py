@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter"
 RUN_COLUMNS = ("run", "status", "base", "step", "loss", "held-out", "base's", "tokens/s", "time")
-DROPPED_FIRST = ("base", "tokens/s", "time")  # where the terminal is too narrow for all
-PADDING = 3  # that rich puts around a column
+DROPPED_FIRST = ("base", "tokens/s", "time")  # if the terminal is too narrow for all
+PADDING = 3  # columns that rich puts around a column
 MOST_OF_A_PROMPT = 600  # characters; all of it is in samples.jsonl
 STATUS_STYLES = {
     "running": "cyan",

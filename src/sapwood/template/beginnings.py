@@ -1,9 +1,9 @@
-"""Ids of a text that begins another whose ids are known: a prompt, which begins the text with its answer.
+"""The ids of a prompt, computed from the known ids of the text that the prompt begins.
 
 A tokenizer cuts its control tokens out of a text first, and encodes each part between them by itself (class
 AddedVocabulary of the tokenizers library). So up to the last control token of the prompt both texts have the
 same ids, and only what follows it is encoded: ``assistant\\n``, the same for every row. This takes a third of
-the time of proving a row. Where one of the conditions below isn't met, the prompt is encoded whole.
+the time of proving a row. If one of the conditions below isn't met, the prompt is encoded whole.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from sapwood.template.encode import Encoder
 
-LONGEST = 64  # characters behind the last control token; longer ones are the row's, and seldom met again
+LONGEST = 64  # characters behind the last control token; a longer ending is the row's, and seldom met again
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -24,7 +24,7 @@ class Beginnings:
     def __init__(self, tokenizer: Any, encoder: Encoder, encode: Encode) -> None:
         self._encode = encode
         self._pattern = encoder.pattern
-        # A token with one of these is not cut out of every text alike, or takes blanks beside it along.
+        # A token with one of these isn't cut out of every text alike, or takes the blanks beside it along.
         self._apart = {
             token.content: id
             for id, token in tokenizer.added_tokens_decoder.items()

@@ -1,6 +1,6 @@
 """Which characters of a rendered text came from the row.
 
-The template is run once more with two noncharacters around every piece of the row. Where taking them out
+The template is run once more with two noncharacters around every piece of the row. If taking them out
 again gives the same text, they show the row's part exactly, whatever the template did in between (trimming,
 JSON).
 """
@@ -33,7 +33,7 @@ def map_content(
 ) -> list[dict[str, Any]]:
     """The messages with ``change`` applied to each piece that came from the row.
 
-    Strings of ``COMPARED`` are changed only where ``worth`` says so.
+    Strings of ``COMPARED`` are changed only if ``worth`` says so.
     """
     return [
         {key: _map_value(key, value, change, worth) for key, value in message.items()} for message in messages
@@ -69,7 +69,7 @@ def keys_of(value: Any) -> list[str]:
 def locate(
     text: str, marked: str, marks: tuple[str, str], pieces: Collection[str]
 ) -> tuple[Span, ...] | None:
-    """Spans of ``text`` between the marks of ``marked``; None where they don't show it beyond doubt.
+    """Spans of ``text`` between the marks of ``marked``; None if they don't show it beyond doubt.
 
     Between two marks there must be one of ``pieces``, as it is or escaped for JSON: a template that takes a
     piece apart leaves its own text between them.

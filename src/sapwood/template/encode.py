@@ -2,7 +2,7 @@
 
 A tokenizer turns ``<|im_end|>`` into its control token wherever the text holds it, in the template's own part
 or in a user's question. The fast path encodes the whole text in one call and looks, through the offsets, at
-where each control token came from. Only where one touches the row's content does the slow path run: a twin of
+where each control token came from. Only if one touches the row's content does the slow path run: a twin of
 the tokenizer in which every control token has another, unwritable spelling. The template's own control tokens
 are respelled before the call, the content's are left alone and so stay plain text, and everything else (the
 normalizer, a space that SentencePiece prepends, merges across a border) happens as in one call.
@@ -32,7 +32,7 @@ RESPELL = 0x100000  # private-use plane 16, 65,534 characters: one per control t
 class Encoded:
     """ids: int32[T]; offsets: int64[T, 2], half-open characters of the text that was encoded.
 
-    ``held_control`` is True where the content was spelled like a control token and was kept as plain text.
+    ``held_control`` is True if the content was spelled like a control token and was kept as plain text.
     """
 
     ids: NDArray[np.int32]
@@ -41,7 +41,7 @@ class Encoded:
 
 
 class Encoder:
-    """A tokenizer's own encoding, minus control tokens out of content.
+    """A tokenizer's own encoding, without control tokens that come from content.
 
     Control tokens are all added tokens, special or not, that aren't blank: runs of newlines or spaces
     (Gemma has them) mean the same from a row as from the template. So do ``words``, tokens that were added to
@@ -82,10 +82,10 @@ class Encoder:
     def encode_batch(
         self, items: Sequence[tuple[str, Sequence[Span]]], *, quick: bool = False
     ) -> list[Encoded]:
-        """Encode texts, each with the spans of its content. ``quick``: by their words where the tokenizer
+        """Encode texts, each with the spans of its content. ``quick``: by their words if the tokenizer
         cuts text into such; that must be proven for each text.
 
-        Raises ValueError where content can't be kept apart (it holds the slow path's private characters,
+        Raises ValueError if content can't be kept apart (it holds the slow path's private characters,
         or the tokenizer makes a control token from plain text).
         """
         texts = [text for text, _ in items]
@@ -108,7 +108,7 @@ class Encoder:
         return ids[self._is_control[ids]]
 
     def may_touch(self, text: str) -> bool:
-        """False where this piece of content can't be part of a control token, whatever stands beside it."""
+        """False if this piece of content can't be part of a control token, whatever stands beside it."""
         inside = len(text) <= self.longest and text in self._all_spellings
         return bool(text) and (inside or self.may_hold_end(text))
 
@@ -125,7 +125,8 @@ class Encoder:
         items: Sequence[tuple[str, Sequence[Span]]],
         found: Sequence[tuple[NDArray[np.int32], NDArray[np.int64]]],
     ) -> set[int]:
-        """Which texts have a control token on their content. All at once: most have none."""
+        """Which texts have a control token on their content. All texts are asked at once, because most have
+        none."""
         sizes = [len(text) + 1 for text, _ in items]
         begins = np.cumsum([0, *sizes])
         edges = np.zeros(begins[-1] + 1, np.int32)
@@ -185,7 +186,7 @@ class Encoder:
     ) -> tuple[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """The text with the template's control tokens as one character each.
 
-        Also where those characters stand in the new text, and how many characters each one stands for.
+        Also the places of those characters in the new text, and how many characters each one stands for.
         """
         out: list[str] = []
         places: list[int] = []

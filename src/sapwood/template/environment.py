@@ -17,15 +17,17 @@ FILE = "chat_template_utils"
 
 
 def environment() -> Any:
-    """As transformers makes it, but a private one: the shared one's clock is everybody's."""
+    """An environment like that of transformers, but a private one: all users of the shared one share its
+    clock."""
     make = _making()._cached_compile_jinja_template
     return inspect.unwrap(make)("").environment
 
 
 @cache
 def _making() -> Any:
-    """The module that makes it: by itself where transformers isn't imported yet, whose other parts take
-    longer to import than a server takes to start. Any surprise in it, and all of transformers is imported."""
+    """The module of transformers that makes the environment. If transformers isn't imported yet, the module
+    is loaded without the rest, which takes longer to import than a server takes to start. If that fails in
+    any way, all of transformers is imported."""
     if "transformers" not in sys.modules:
         with suppress(Exception):
             return _by_itself()
@@ -35,7 +37,7 @@ def _making() -> Any:
 
 
 def _by_itself() -> ModuleType:
-    """Of the package around it, it asks for a logger and for what is installed."""
+    """The two things that the module imports from transformers: a logger, and what is installed."""
     package = find_spec("transformers")
     assert package is not None and package.submodule_search_locations
     file = Path(package.submodule_search_locations[0]) / "utils" / f"{FILE}.py"

@@ -60,9 +60,10 @@ _CHATML = """\
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A published prompt format. ``needs``: tokens without which it would be mere text.
+    """A published prompt format. ``needs``: tokens that its marks have to be; else the marks would be mere
+    text.
 
-    ``telling`` is True where having those tokens leaves no doubt about the family.
+    ``telling`` is True if having those tokens leaves no doubt about the family.
     """
 
     template: str
@@ -81,7 +82,7 @@ FAMILIES = {
 def choose_template(tokenizer: Any, name: str) -> str | None:
     """The Jinja text for ``template.name``; None stands for the tokenizer's own.
 
-    ``auto`` takes the tokenizer's own, or a built-in family where its tokens leave no doubt. Otherwise a
+    ``auto`` takes the tokenizer's own, or a built-in family if its tokens leave no doubt. Otherwise a
     family's name, or the path of a ``.jinja`` file. Raises DataError.
     """
     if name == "auto":

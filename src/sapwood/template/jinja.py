@@ -1,4 +1,5 @@
-"""Running a chat template that nobody has read: its clock frozen, its time, memory and output bounded."""
+"""Running a chat template that nobody has read, with a frozen clock and with bounds on time, memory and
+output."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ class ChatTemplate:
         source: the template's text.
         clock: what ``strftime_now`` tells the template, so that a resumed run renders the same text.
 
-    Raises DataError where the text isn't Jinja, or holds a constant that can only be meant to do harm.
+    Raises DataError if the text isn't Jinja, or holds a constant that can only be meant to do harm.
     """
 
     def __init__(self, environment: Any, source: str, clock: datetime) -> None:
@@ -85,7 +86,7 @@ class ChatTemplate:
 
 
 def _refuse_bombs(tree: nodes.Template) -> None:
-    """Constants are computed when a template is compiled, where no bound on time or memory could act."""
+    """Constants are computed while a template is compiled: no bound on time or memory acts then."""
     products = [node for node in tree.find_all((nodes.Mul, nodes.Pow)) if _is_constant(node)]
     bombs: list[nodes.Node] = [
         node for node in products if isinstance(node, nodes.Pow) or next(node.find_all(nodes.Mul), None)
@@ -169,7 +170,7 @@ class _Watchdog:
         return ticket
 
     def leave(self, ticket: int) -> bool:
-        """False where the watchdog has already fired."""
+        """False if the watchdog has already fired."""
         with self._lock:
             return self._running.pop(ticket, None) is not None
 
@@ -181,14 +182,14 @@ class _Watchdog:
                 if not self._running:
                     self._wake.clear()
                 for ticket, (thread, allowance) in list(self._running.items()):
-                    if allowance is None:  # most renderings end before: they never cost a look at the clock
+                    if allowance is None:  # most renderings end before a watch sees them: no clock is read
                         self._running[ticket] = (
                             thread,
                             _Allowance(thread_seconds(thread) + SECONDS, peak_resident() + MEMORY),
                         )
                     elif (reason := allowance.used_up(thread)) is not None:
                         del self._running[ticket]
-                        # Under the lock the rendering can't have left: the exception meets it.
+                        # While the lock is held, the rendering can't have ended: the exception reaches it.
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(
                             ctypes.c_ulong(thread), ctypes.py_object(reason)
                         )
@@ -198,8 +199,8 @@ class _Watchdog:
 class _Allowance:
     """Processor time of the thread, and memory of the process, at which a rendering is stopped.
 
-    Processor time, as a machine that was stopped or busy is no fault of the template; and the most memory
-    that the process ever had, as what it had before the machine has borne already.
+    Time is processor time, because it is no fault of the template if the machine was stopped or busy. Memory
+    counts from the most that the process ever had: the machine has already borne that much.
     """
 
     seconds: float

@@ -1,7 +1,7 @@
 """What a template from strangers may make in one operation.
 
-A watchdog can't act inside a single call into C: an operation whose result would be huge is refused before it
-runs. What many small ones pile up is the watchdog's matter (`sapwood.template.jinja`).
+A watchdog can't act inside a single call into C, so an operation whose result would be huge is refused before
+it runs. The watchdog (`sapwood.template.jinja`) stops a template that piles up many small results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class TemplateFault(Exception):
 
 
 def limit(environment: Any) -> None:
-    """Bound products, powers, formats, and the methods and filters of text that can make much of little."""
+    """Bound products, powers, formats, and those methods and filters of text whose result can be far larger
+    than the text."""
     environment.intercepted_binops = frozenset({"*", "**", "%"})
     binops = {"*": _times, "**": _power, "%": _remainder}
     environment.binop_table = {**environment.binop_table, **binops}
@@ -43,7 +44,7 @@ def limit(environment: Any) -> None:
     member = environment.getattr
 
     def quick_member(owner: Any, name: str) -> Any:
-        # The sandbox asks at length whether a loop's public facts are safe; they are.
+        # The sandbox asks slowly whether a loop's public attributes are safe. They are.
         if type(owner) is LoopContext and name in LOOP_FACTS:
             return getattr(owner, name)
         return member(owner, name)
@@ -65,7 +66,7 @@ def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
 
 
 def _refuse_growth(name: str, value: Any, args: Sequence[Any]) -> None:
-    """Raises TemplateFault where a method or filter of this name would make more than a template may."""
+    """Raises TemplateFault if a method or filter of this name would make more than a template may."""
     if name in ("format", "format_map") and WIDTH.search(str(value)):
         raise TemplateFault("it formats with a huge width")
     size = 0
@@ -102,7 +103,7 @@ def _times(left: Any, right: Any) -> Any:
 
 def _power(left: Any, right: Any) -> Any:
     if abs(right) > 64 or abs(left) > 2**64:
-        raise TemplateFault("it computes a power that has no end")
+        raise TemplateFault("it computes a power that is far too large")
     return left**right
 
 

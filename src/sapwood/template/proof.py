@@ -40,7 +40,8 @@ class Failed:
     first: RowId | None = None
 
     def plus(self, other: Failed) -> Failed:
-        """Both. Rows of one file have an order; of files the one that was counted before comes first."""
+        """The sum of two counts. Rows of one file keep their order; the file that was counted first comes
+        first."""
         first = self.first or other.first
         if self.first and other.first and self.first.source == other.first.source:
             first = min(self.first, other.first, key=lambda row: row.index)
@@ -52,9 +53,12 @@ class Failed:
 
 @dataclass(slots=True)
 class ProofTally:
-    """What was checked so far. ``counted``: by names of `Proof`'s fields; ``accepted`` and ``cut``: code ->
-    rows that failed it, because template.accept allows it or because the row was cut; ``shared``: code ->
-    what is wrong with many rows alike."""
+    """What was checked so far.
+
+    counted: by names of `Proof`'s fields. accepted: code -> rows that failed this check, which
+    template.accept allows. cut: code -> rows that failed this check because they were cut. shared: code -> a
+    fault that many rows have alike.
+    """
 
     counted: Counter[str] = field(default_factory=Counter[str])
     accepted: dict[str, Failed] = field(default_factory=dict[str, Failed])
@@ -72,7 +76,7 @@ class ProofTally:
 
     @property
     def failed(self) -> dict[str, Failed]:
-        """Both kinds, by code."""
+        """What `accepted` and `cut` hold, by code."""
         both = ProofTally(accepted={**self.accepted})
         both.add(ProofTally(accepted=self.cut))
         return both.accepted
@@ -87,7 +91,7 @@ class Proof:
         rows, examples, turns, tokens, targets: how much was checked.
         control_rows: rows whose content was spelled like a control token; it was kept as plain text.
         fingerprint: the renderer's, which chat, serve and export compare with theirs.
-        clock: the date that the template was told, where it asks for one.
+        clock: the date that the template was told, if it asks for one.
         accepted: code -> how many rows failed it, and the first: codes that template.accept names, and
             those that rows cut by template.overlong=cut can't keep.
         meant: control tokens that answers may spell and then mean (template.meant).

@@ -1,8 +1,9 @@
 """The proof: examples against the tokenizer's own ``apply_chat_template``, before anything is trained.
 
 Every example of every row is compared, by itself. The proof shares no rendering, no encoding, no cache and no
-span with the code that it checks: it asks transformers' public calls anew for the text of each row and of
-each prompt, and for the ids of each text. `template.beginnings` says when those hold the prompt's ids too.
+span with the code that it checks. It asks transformers' public calls anew for the text of each row and of
+each prompt, and for the ids of each text. `template.beginnings` says when a text's ids also give the prompt's
+ids.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Truth:
 
 
 class Prover:
-    """Compares examples with the truth, and counts what it compared in ``tally``.
+    """Compares examples with the truth, and counts the comparisons in ``tally``.
 
     Args:
         renderer: the one that made the examples.
@@ -123,7 +124,8 @@ class Prover:
         return self._faults
 
     def check_said(self, item: Labelled) -> None:
-        """What the row says is in its text, and none of it is what a template writes. Faults are counted."""
+        """Check that the text holds all that the row says, and that the row holds nothing that templates
+        write. Faults are counted."""
         rendering = item.rendering
         lost = self._keeping.lost(
             item.conversation, rendering.rendered, rendering.upto, rendering.turns, rendering.whole
@@ -150,7 +152,7 @@ class Prover:
             self._accepted_last[code] = row
 
     def fault(self, row: RowId, fault: Fault) -> list[Problem]:
-        """A check that failed: a problem, or none but one more row of a code that is accepted."""
+        """Note a check that failed: as a problem, or as one more row of a code that is accepted."""
         code, why = fault
         if code in self.tally.accepted:
             self.tally.accepted[code] = self.tally.accepted[code].plus(Failed(1, row))
@@ -158,7 +160,7 @@ class Prover:
         return [Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why)]
 
     def count(self, items: Sequence[Labelled]) -> None:
-        """Count examples that were checked; all those of a row come in one call."""
+        """Count examples that were checked. All examples of a row come in one call."""
         counted = self.tally.counted
         counted["rows"] += len({item.conversation.row for item in items})
         counted["control_rows"] += len({item.conversation.row for item in items if item.held_control})
@@ -168,7 +170,8 @@ class Prover:
         counted["targets"] += sum(int(np.count_nonzero(item.example.trained)) for item in items)
 
     def note_cut(self, row: RowId, *, inside_answer: bool) -> None:
-        """A proven example that is trained without its end, as the config says: what it can't claim."""
+        """Note a proven example that is cut, as the config says: it can't claim the checks of an answer's
+        end."""
         cut = self.tally.cut
         for code in ("cut", "stop") if inside_answer else ("cut",):
             cut[code] = cut.get(code, Failed()).plus(Failed(1, row))
@@ -193,7 +196,8 @@ class Prover:
             self._add(item, "vocabulary", f"id {max(ids)}, but the embedding has {self._vocab_rows} rows")
 
     def _check_opened(self, item: Labelled, body: str, truth: str) -> None:
-        """Where the prompt opens a block: the template's text, and that block with the row's reasoning."""
+        """Check a row whose prompt opens a block: its text is the template's, and that block with the
+        reasoning."""
         (span,), opening = item.rendering.rendered.spans, item.rendering.opened
         prompt, answer = body[: span.start], body[span.start :]
         shared = prompt.removesuffix(opening)
@@ -208,7 +212,8 @@ class Prover:
             self._add(item, "template-text", f"the template writes {written[-60:]!r}, not {rest[-60:]!r}")
 
     def _check_control(self, item: Labelled, own: list[int]) -> None:
-        """Such a row's ids can't be the tokenizer's, but they spell the same text, with fewer controls."""
+        """Check a row with control text in its content. Its ids can't be the tokenizer's. They must spell the
+        same text, with fewer control tokens."""
         decode = self._tokenizer.decode
         if _bare(decode(item.example.ids.tolist())) != _bare(decode(own)):
             self._add(item, "cut", "the ids don't spell the text")
@@ -218,7 +223,8 @@ class Prover:
             self._add(item, "control", "control text of the row became a control token")
 
     def _check_given(self, item: Labelled, given: str) -> None:
-        """Text that came rendered is what is trained, but for blanks at the edges of messages."""
+        """Check that text which came rendered is what is trained, apart from blanks at the edges of
+        messages."""
         bos = self._tokenizer.bos_token
         body, text = given.strip(), item.rendering.rendered.text
         if bos and body.startswith(bos):
@@ -241,7 +247,8 @@ class Prover:
             self._add(item, "template-text", why)
 
     def _check_whole(self, item: Labelled, prompts: Sequence[Sequence[int]]) -> None:
-        """All is learnt up to a stop token, and each prompt of it is the one that inference sends."""
+        """Check that each answer is learnt up to a stop token, and that its prompt is what inference
+        sends."""
         ids, trained = item.example.ids, item.example.trained
         count = int(trained.sum())
         if not count:
@@ -297,7 +304,7 @@ class Prover:
 
 
 def proof_of(tally: ProofTally, renderer: Renderer) -> Proof:
-    """The proof that the counts amount to. Raises DataError where nothing was there."""
+    """The proof that the counts amount to. Raises DataError if nothing was there."""
     failed = tally.failed
     if not tally.counted["examples"]:
         raise DataError("[no-target] there is no example to train on", mend="add rows with answers")

@@ -40,13 +40,13 @@ class Renderer:
             that the template writes after an answer are added.
         clock: what the template is told when it asks for the date; default: now.
         meant: control tokens that an answer of the data may spell and then means.
-        close_thinking: close a block that the prompt opens, where the row has no reasoning.
+        close_thinking: close a block that the prompt opens, if the row has no reasoning.
         words: tokens that were added to be learnt as text; anybody's text may hold them.
 
     Attributes:
         stop_ids: every id on which generation is to stop, sorted.
         stop_id, stop_text: the one that ends a turn in this template.
-        template: the Jinja text in use; where the tokenizer has several, the one for chats without tools.
+        template: the Jinja text in use; if the tokenizer has several, the one for chats without tools.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Renderer:
         self._spans = Spans(stops, close_thinking)
 
     def __reduce__(self) -> Any:
-        """A renderer travels to another process as what it is made of."""
+        """Pickle the arguments of a renderer: another process makes the renderer anew."""
         means = self.meant, self._close_thinking, self._words
         return Renderer, (self.tokenizer, self._given, self.stop_ids, self.clock, *means)
 
     def render(self, conversation: Conversation, train_on: TrainOn = "assistant") -> list[Rendered]:
         """The conversation as text, with spans over what is to be learnt.
 
-        One `Rendered`, or one for each trained turn where the template rewrites earlier turns (each is then
+        One `Rendered`, or one for each trained turn if the template rewrites earlier turns (each is then
         rendered as inference would see it). Messages after the last trained turn are left out. Raises
         DataError naming the row.
         """
@@ -138,7 +138,7 @@ class Renderer:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Made where it is asked for first: a large vocabulary takes a moment."""
+        """The encoder, made when it is first asked for: a large vocabulary takes a moment."""
         return Encoder(self.tokenizer, self._words)
 
     @property
@@ -147,7 +147,8 @@ class Renderer:
 
     @cached_property
     def default_system(self) -> str | None:
-        """The system prompt that the template adds to a conversation without one; None where it adds none."""
+        """The system prompt that the template adds to a conversation without one; None if the template adds
+        none."""
         turns = (Message("user", NONCHARACTERS[0]), Message("assistant", NONCHARACTERS[1]))
         given = self._tried((Message("system", NONCHARACTERS[2]), *turns), ())
         alone = self._tried(turns, ())
@@ -162,7 +163,7 @@ class Renderer:
 
     @cached_property
     def end_texts(self) -> tuple[str, ...]:
-        """Control tokens that nobody means at an answer's end: special ones, and those of the template."""
+        """Control tokens that no answer may end with: special ones, and those that the template writes."""
         control = self.encoder.control
         return tuple(text for text in control if text in self.encoder.special or text in self.template)
 
@@ -215,7 +216,8 @@ class Renderer:
             shared["strftime_now"] = before
 
     def with_nulls(self, chats: list[Any], template: str, tools: Any, *, prompt: bool) -> list[str]:
-        """What ``apply_chat_template`` writes, with null contents, which it takes away and servers don't."""
+        """What ``apply_chat_template`` writes. Messages without content have null here: servers keep a null,
+        and ``apply_chat_template`` would take it away."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         found: Any = render_jinja_template(
@@ -246,7 +248,7 @@ class Renderer:
         return self._forms[key]
 
     def _tried(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str | None:
-        """What the template writes; None where it refuses."""
+        """The template's text; None if the template refuses."""
         view = self._view(Conversation(RowId("a test conversation", 0), tuple(messages), tuple(tools)))
         try:
             return view.text(len(messages))

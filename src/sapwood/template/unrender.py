@@ -30,7 +30,7 @@ def unrender(
     """The conversations, those of rendered text with their messages. A document stays without any.
 
     Raises DataError behind the last good one, for each text of another family, each that the template would
-    not write, and each document where not all of the text is to be learnt.
+    not write, and each document if not all of the text is to be learnt.
     """
     problems: list[Problem] = []
     grammar: Grammar | None = None
@@ -59,8 +59,8 @@ def unrender(
 @dataclass(frozen=True, slots=True)
 class Grammar:
     """What a template writes before, between and behind messages. ``system``: (before it, behind it), None
-    where the template has no system role; ``ends``: what may stand behind the last answer; ``marks``: what
-    no message may hold, or a turn was taken for part of another."""
+    if the template has no system role; ``ends``: what may stand behind the last answer; ``marks``: what
+    no message may hold: such a message has swallowed another turn."""
 
     bos: str
     head: str
@@ -72,7 +72,7 @@ class Grammar:
 
     @classmethod
     def of(cls, renderer: Renderer) -> Grammar:
-        """Raises DataError where the template doesn't show four plain turns one behind the other."""
+        """Raises DataError if the template doesn't show four plain turns one behind the other."""
         turns = _split(renderer, ("user", "assistant", "user", "assistant"))
         if turns is None or turns[1] != turns[3]:
             why = "its template doesn't write the turns of a conversation one behind the other"
@@ -99,7 +99,7 @@ class Grammar:
     def parse(self, conversation: Conversation) -> tuple[Message, ...]:
         """The messages; none for a document. Raises DataError."""
         text = (conversation.text or "").strip("\n")
-        while self.bos and text.startswith(self.bos):  # one too many is a fault, and the proof finds it
+        while self.bos and text.startswith(self.bos):  # one too many is a fault that the proof finds
             text = text.removeprefix(self.bos).lstrip()
         messages = self._with_system(text) or self._turns(text, self.head)
         if messages is not None:
@@ -117,7 +117,7 @@ class Grammar:
         return (Message("system", _inner(content, head, behind)), *turns) if turns is not None else None
 
     def _turns(self, text: str, head: str) -> tuple[Message, ...] | None:
-        """User and assistant in turns behind ``head``; None where the text shows something else."""
+        """User and assistant in turns behind ``head``; None if the text shows something else."""
         if not text.startswith(head.strip()):
             return None
         rest, before = text[len(head.strip()) :], head
@@ -171,7 +171,7 @@ class Grammar:
 
 
 def _split(renderer: Renderer, roles: Sequence[Role]) -> list[str] | None:
-    """What the template writes around the contents of these turns; None where a content isn't there once."""
+    """What the template writes around the contents of these turns; None if a content isn't there once."""
     marks = NONCHARACTERS[: len(roles)]
     rest = renderer.text_of([Message(role, mark) for role, mark in zip(roles, marks, strict=True)])
     pieces: list[str] = []
@@ -184,7 +184,7 @@ def _split(renderer: Renderer, roles: Sequence[Role]) -> list[str] | None:
 
 
 def _inner(content: str, before: str, behind: str) -> str:
-    """The content without the blanks that the template writes at its edges; without any where they differ."""
+    """The content without the blanks that the template writes at its edges; without any if they differ."""
     lead, trail = before[len(before.rstrip()) :], behind[: _edge(behind)]
     if len(content) >= len(lead) + len(trail) and content.startswith(lead) and content.endswith(trail):
         return content[len(lead) : len(content) - len(trail)]

@@ -1,4 +1,5 @@
-"""One conversation as its template shows it: the text of any beginning, and what of it the row wrote."""
+"""One conversation as its template shows it: the text of its first messages, and which part of it is the
+row's."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from sapwood.template.said.apart import map_between, pattern_of, taken_apart
 from sapwood.types import Conversation, Message, Span
 
 Dicts = list[dict[str, Any]]
-# What a template writes around the contents of messages with these roles, nothing where that can't be told;
+# What a template writes around the contents of messages with these roles, nothing if that can't be told;
 # rows alike are located by it.
 Skeletons = dict[tuple[bool, tuple[str, ...]], tuple[str, ...]]
 MAX_SKELETONS = 1000
@@ -34,7 +35,7 @@ class View:
         quick: bool = False,
     ) -> None:
         """``meant``: control text that an answer may hold and then means. ``quick``: a text is guessed from
-        one of another conversation with the same roles, where there is nothing but their contents in it."""
+        one of another conversation with the same roles, if there is nothing but their contents in it."""
         self.row = conversation.row
         self._messages = as_dicts(conversation.messages)
         self._tools = plain(conversation.tools) or None
@@ -54,7 +55,7 @@ class View:
         return self._texts[upto, prompt]
 
     def _filled(self, upto: int, prompt: bool) -> str | None:
-        """The guess; None where there is none."""
+        """The guess; None if there is none."""
         contents = self._plain_turns(upto)
         if contents is None or any(map(self._encoder.may_hold_end, contents)):
             return None
@@ -73,7 +74,7 @@ class View:
         return prompt, tuple(message["role"] for message in self._messages[:upto])
 
     def marked_text(self, upto: int) -> tuple[str, dict[int, tuple[int, int]]]:
-        """The text, and the template's own generation marks by message, where they tell all answers apart."""
+        """The text, and the template's own generation marks by message, if they tell all answers apart."""
         if not self._chat.marked:
             return self.text(upto), {}
         variables = self._variables(self._messages[:upto], self._tools, False)
@@ -88,8 +89,8 @@ class View:
     def content(self, text: str, upto: int, prompt: bool = False) -> tuple[Span, ...] | None:
         """Where the row's own text stands in ``text`` (the rendering of the first ``upto`` messages).
 
-        None where it can't be shown, which is harmless: the control tokens are then proven to be the
-        template's. Raises DataError where they aren't.
+        None if it can't be shown, which is harmless: the control tokens are then proven to be the
+        template's. Raises DataError if they aren't.
         """
         encoder = self._encoder
         own = self._own_control(upto, prompt)
@@ -128,7 +129,7 @@ class View:
         )
 
     def _plain_turns(self, upto: int) -> list[str] | None:
-        """The contents, where there is nothing else to a turn and no blank edge that a template may trim."""
+        """The contents, if there is nothing else to a turn and no blank edge that a template may trim."""
         if self._tools:
             return None
         contents: list[str] = []
@@ -140,8 +141,8 @@ class View:
         return contents
 
     def _own_control(self, upto: int, prompt: bool) -> dict[int, list[Span]]:
-        """By message, where its content holds control text that is not the row's: it is meant, or the
-        template takes the content apart there."""
+        """For each message, the spans of control text in its content that don't count as the row's. Such text
+        is meant as a control token, or the template takes the content apart there."""
         found: dict[int, list[Span]] = {}
         messages = self._messages[:upto]
         for at, message in enumerate(messages):
@@ -179,7 +180,7 @@ class View:
         return self._tried(messages, prompt, row_content.map_strings(self._tools, change, worth))
 
     def _tried(self, messages: Dicts, prompt: bool, tools: Any = None) -> str | None:
-        """What the template writes; None where it refuses."""
+        """The template's text; None if the template refuses."""
         try:
             return self._chat.render(self._variables(messages, tools or self._tools, prompt))
         except TemplateFault:
@@ -232,7 +233,7 @@ def _between(text: str, spans: Sequence[Span]) -> tuple[str, ...]:
 
 
 def _fitted(text: str, contents: Sequence[str], skeleton: tuple[str, ...] | None) -> tuple[Span, ...] | None:
-    """Where the contents stand, if the text is the skeleton filled with them; None if it isn't."""
+    """The spans of the contents, if the text is the skeleton filled with the contents; otherwise None."""
     if not skeleton:
         return None
     spans: list[Span] = []

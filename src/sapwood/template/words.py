@@ -1,4 +1,4 @@
-"""Texts to ids through the words that the tokenizer cuts them into, of which most were encoded before.
+"""Texts to ids by way of words: the tokenizer cuts a text into words, and most words were encoded before.
 
 A byte-level tokenizer cuts text at its control tokens, and what lies between by a regular expression; each
 piece is then encoded by itself. Nearly all of its time goes into the cutting. Here the same expression runs

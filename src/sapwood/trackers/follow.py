@@ -1,9 +1,9 @@
 """Trackers beside a training: each in a process of its own, which reads the run's directory.
 
 A tracker's library installs signal handlers, redirects the terminal, starts threads, asks for keys, and may
-hang at its end. None of that reaches the training: the process is watched, and when it ends before its time
-there is one warning. It learns that the run is over by the end of its stdin, which comes even when the
-training is killed.
+hang at its end. None of that reaches the training. The process is watched; if it ends too early, there is one
+warning. The end of its stdin tells the process that the run is over. That comes even if the training is
+killed.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Follower:
             self._warn(0, str(error))
 
     def check(self, step: int) -> None:
-        """Warn, once, where the tracker has ended before the run."""
+        """Warn, once, if the tracker has ended before the run."""
         if self._process is not None and not self._warned and self._process.poll() is not None:
             self._warn(step, self._last_words())
 
     def close(self, step: int, until: float) -> None:
-        """Tell it that the run is over, and wait for it until the clock says ``until``."""
+        """Tell the tracker that the run is over, and wait for it until the clock says ``until``."""
         process = self._process
         if process is None:
             return
@@ -94,8 +94,8 @@ class Follower:
 
 @contextmanager
 def followed(run: RunStore, config: TrackConfig) -> Generator[Callable[[int], None]]:
-    """While open, the run's trackers follow it. Yields what to call after each recorded event, with the
-    step: it looks after them, and takes no time."""
+    """While this context is open, the run's trackers follow it. Yields a function to call after each recorded
+    event, with the step. The function looks after the trackers, and takes no time."""
     names = () if config.mode == "disabled" else config.to
     followers = [Follower(run, name) for name in names]
     last = 0
@@ -116,7 +116,7 @@ def followed(run: RunStore, config: TrackConfig) -> Generator[Callable[[int], No
 
 
 def until_stdin_ends() -> Callable[[], bool]:
-    """The other side: waits a little, and is False once whoever started this process has closed its stdin.
+    """The other side: waits a little, and returns False once the parent has closed this process's stdin.
 
     What a library reads as stdin from now on is empty, so that nothing can wait for an answer.
     """

@@ -1,7 +1,7 @@
-"""From a run's directory to a tracker: while the run goes on, or long after it; the code is the same.
+"""From a run's directory to a tracker. The code is the same while the run goes on, and long after the run.
 
-Points go out at least once. What was sent is remembered when the tracker has closed well, so that a resumed
-run continues there, and a tracker that broke is told everything again, under the same id.
+Points go out at least once. Once the tracker has closed well, what was sent is remembered, so that a resumed
+run continues there. A tracker that broke is told everything again, under the same id.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def send_run(
         run: the run's folder.
         name: of the tracker.
         project: what the tracker calls the collection of runs.
-        cloud: whether it may leave this machine.
+        cloud: whether data may leave this machine.
         every: of the steps, only each so-many-th is told; every evaluation is.
         more: waits a little; False once the run writes no more.
 
     Returns:
-        Where the tracker keeps it (None where there was nothing to tell), and how many events it was told.
+        Where the tracker keeps it (None if there was nothing to tell), and how many events it was told.
 
     Raises:
         SapwoodError: the tracker's library isn't installed, or it failed.
@@ -81,7 +81,7 @@ def send_run(
         tracker.close(finished)
     except SapwoodError:
         raise
-    except Exception as error:  # whatever a library raises: the name and the sentence are all there is to say
+    except Exception as error:  # a library may raise anything: its name and its sentence are told
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise SapwoodError(f"{name} failed", str(run), why, f"sapwood track {run} --to {name}") from error
     _remember(_sent_file(run, name), {**sent, SEE: tracker.see})

@@ -1,7 +1,7 @@
 """What a tracker is to sapwood: somewhere to put a run's config, its curves and its sample answers.
 
-A tracker is only ever opened in a process of its own (`track.follow`), so that whatever its library does, to
-signals, to threads, to the exit of the process, it does not do to a training.
+A tracker is only ever opened in a process of its own (`trackers.follow`). Whatever its library does to
+signals, to threads or to the exit of the process, it does not do to a training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Subject:
         config: the resolved config by key path.
         run: the run's folder.
         shared: a folder of the tracker's own, beside the runs, for what holds several of them.
-        cloud: True where what is written may leave this machine.
+        cloud: True if what is written may leave this machine.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Tracker(ABC):
 def open_tracker(name: str, subject: Subject) -> Tracker:
     """The tracker of that name, with the run begun in it.
 
-    Raises ConfigError where its library isn't installed, and whatever the library raises.
+    Raises ConfigError if its library isn't installed, and whatever the library raises.
     """
     try:
         module = importlib.import_module(f"sapwood.trackers.{name}")

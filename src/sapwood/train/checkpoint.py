@@ -1,5 +1,6 @@
-"""A checkpoint: the adapter, the optimizer's moments, and a few integers. Staged, fsynced, renamed,
-verified."""
+"""A checkpoint: the adapter, the optimizer's moments, and a few integers. It is staged, fsynced, renamed and
+verified.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +31,9 @@ def save_checkpoint(run: Path, model: LoraModel, state: TrainState, *, keep: int
     final = checkpoint_path(run, state.step)
     if not published(final):  # the same step of the same run has the same bytes
         write_checkpoint(final, model, state, events_length)
-        verify_dir(final)  # read back before an older one goes
+        verify_dir(final)  # read back before an older checkpoint is removed
     best = checkpoint_path(run, state.best[0]) if state.best else None
-    ours = [path for path in checkpoints(run) if (path / MANIFEST).is_file()]  # of others none is removed
+    ours = [path for path in checkpoints(run) if (path / MANIFEST).is_file()]  # others' are never removed
     for old in ours[:-keep]:
         if old != best:
             discard_dir(old)
@@ -44,7 +45,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def published(final: Path) -> bool:
-    """True where that checkpoint is there and whole; a damaged one is set aside."""
+    """True if that checkpoint is there and whole; a damaged one is set aside."""
     if not final.exists():
         return False
     try:
@@ -57,7 +58,7 @@ def published(final: Path) -> bool:
 
 def write_checkpoint(final: Path, model: LoraModel, state: TrainState, events_length: int) -> None:
     """Adapter, moments and integers in a folder that is published whole. Raises StorageError, and
-    NumericsError where anything in them is not a number."""
+    NumericsError if anything in them is not a number."""
     with staged_dir(final) as folder, doing(f"saving {final.name}"):
         operation("write", folder / "adapter_model.safetensors")
         write_trained(model, folder)
@@ -83,7 +84,8 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def newest_good(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and a line for each one that didn't and was set aside."""
+    """The newest checkpoint that verifies, and a sentence for each checkpoint that didn't and was set
+    aside."""
     notes: list[str] = []
     for path in reversed(checkpoints(run)):
         try:
@@ -114,8 +116,8 @@ def load_checkpoint(path: Path, model: LoraModel, state: TrainState) -> int:
 
 
 def share_state(world: World, model: LoraModel, state: TrainState) -> None:
-    """Every process goes on from the adapter, the moments and the integers of the first one: only that one
-    needs the run's folder."""
+    """Give every process the adapter, the moments and the integers of the first process. So only the first
+    process needs the run's folder."""
     if world.size == 1:
         return
     facts = world.tell(json.dumps(state_facts(state)).encode())

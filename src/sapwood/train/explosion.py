@@ -1,4 +1,4 @@
-"""A loss that explodes but stays a number: told with the figures before it, for a person to judge."""
+"""A warning for a loss that explodes but stays a number, with earlier figures, so that a person can judge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from sapwood.types import Stepped
 
 WINDOW = 20  # steps that a loss is compared with
-ENOUGH = 5  # of them, from which there is something to compare with
+ENOUGH = 5  # steps of the window, from which on a loss is compared
 FACTOR = 3.0  # times the median of the window, from which a loss explodes
 QUIET = 20  # steps after a warning without another
 
@@ -21,7 +21,7 @@ class LossWatch:
         self._silent_until = 0
 
     def warning(self, event: Stepped) -> str | None:
-        """What there is to say after this step; nothing where the loss is like those before it."""
+        """A warning after this step; None if the loss is like those before."""
         step, loss = event.step, event.loss
         before = list(self._window)
         self._window.append(loss)

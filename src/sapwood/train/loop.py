@@ -44,11 +44,11 @@ from sapwood.types import (
     TrainData,
 )
 
-# The input that torch's own generator is seeded for, before each pack: for whatever draws from it (for
-# example DoRA's dropout). Masks of our own count from 0, NEFTune's noise is -1.
+# The input's number in the seed of torch's own generator, which is seeded before each pack. DoRA's dropout,
+# for example, draws from that generator. The inputs of our own masks count from 0; NEFTune's noise has -1.
 GENERATOR = -2
 
-MOST_SKIPPED = 10  # bad steps in a row, from which it isn't the rows
+MOST_SKIPPED = 10  # bad steps in a row, from which on single rows can't be the cause
 
 Sampler = Callable[[], Sequence[Sample]]
 
@@ -66,9 +66,9 @@ def train(
 
     Yields `Evaluated` at step 0 (the base), `Stepped` for every optimizer step, `Evaluated` whenever it is
     due and after the last step, and `Finished`: after the last step, or once `eval.patience` evaluations in a
-    row were no better than the best. Raises NumericsError before a step that would spoil the adapter, or goes
-    past it where `train.on_nan` says so. In
-    several processes each goes through the same steps, and computes its share of the packs.
+    row were no better than the best. Raises NumericsError before a step that would spoil the adapter; or
+    skips that step, if `train.on_nan` says so. If there are several processes, each goes through the same
+    steps, and computes its share of the packs.
     """
     settings = config.train
     schedule = plan_steps(len(data.train), settings)
@@ -121,8 +121,8 @@ def train(
 
 
 def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int = 1) -> list[Pack]:
-    """The forward passes of one optimizer step, of all processes. NEFTune's noise belongs to a row, so that
-    its beginning is no other row's."""
+    """The forward passes of one optimizer step, of all processes. With NEFTune, rows share no beginning,
+    because each row has noise of its own."""
     alone = config.pack.rows == "alone"
     share = config.pack.share_prefixes and not config.train.neftune and not alone
     most = 1 if alone else config.train.micro_batch
@@ -132,7 +132,7 @@ def pack_examples(examples: Sequence[Example], config: RunConfig, processes: int
 
 
 def batch_of(model: LoraModel, pack: Pack) -> Batch:
-    """The pack as the model takes it, behind the soft prompt where there is one and it is switched on."""
+    """The pack as the model takes it, behind the soft prompt if there is one and it is switched on."""
     return to_batch(with_lead(pack, lead_length(model.peft)), model.device, padded=not model.alone)
 
 
@@ -207,7 +207,7 @@ def own_share(model: LoraModel, packs: Sequence[Pack], world: World) -> list[tup
 
 
 def gradients(state: TrainState) -> list[Tensor]:
-    """One for each parameter; zeros where this process had no pack."""
+    """One for each parameter; zeros if this process had no pack."""
     for parameter in state.parameters.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -222,7 +222,7 @@ def forward_loss(model: LoraModel, batch: Batch) -> LossSum:
 
 
 def decoder_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
-    """`forward_loss` where every weight is at hand."""
+    """`forward_loss` of a model whose weights are all at hand."""
     hidden = hidden_states(model, batch)
     return label_loss(hidden, batch.predict_at, batch.targets, head, model.backend, batch.weights)
 
@@ -236,9 +236,8 @@ def evaluate(
     world: World = ALONE,
     measure: Measure | None = None,
 ) -> Evaluated:
-    """Held-out loss: the mean over all targets by their weights. Leaves the model in training mode, and no
-    generator moved.
-    ``measure``: further figures, which join the scores of the samples."""
+    """Held-out loss: the weighted mean over all targets. Leaves the model in training mode, and every
+    generator as it was. ``measure``: further figures, which join the scores of the samples."""
     started = time.monotonic()
     model.peft.eval()
     packs = pack_examples(examples, config, world.size)

@@ -1,4 +1,5 @@
-"""Figures of a run's own: evaluators that ask the model while it trains, and what the best is judged by."""
+"""A run's own figures: evaluators ask the model while it trains, and one figure decides which evaluation is
+best."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ from sapwood.train.processes.world import World
 from sapwood.types import Evaluated
 
 Evaluator = Callable[[Model], Mapping[str, float]]
-"""Asks the model as it stands (generate, log_prob, logits), and returns numbers by name."""
+"""A function that asks the model as it stands (generate, log_prob, logits), and returns numbers by name."""
 Measure = Callable[[], dict[str, float]]
 
 
 def measure_of(
     evaluators: Sequence[Evaluator], model: LoraModel, study: Study, system: str | None, world: World
 ) -> Measure | None:
-    """All evaluators' numbers, by the model as it stands. Raises ConfigError in several processes, where a
-    model can't be asked by one of them alone."""
+    """A function that returns all evaluators' numbers, by the model as it stands. Raises ConfigError in
+    several processes, because a model can't be asked by one of them alone."""
     if not evaluators:
         return None
     if world.size > 1:
@@ -31,7 +32,7 @@ def measure_of(
 
 
 def judged(event: Evaluated, best: str) -> float:
-    """What `eval.best` compares evaluations by: the lower, the better."""
+    """The figure by which `eval.best` compares evaluations: the lower, the better."""
     if best == "loss":
         return event.loss
     name = best.removeprefix("-")

@@ -16,7 +16,7 @@ from sapwood.config.sections import TrainConfig
 from sapwood.errors import StorageError
 from sapwood.train.schedule import Cursor
 
-BLOCKWISE_FROM = 4096  # elements from which bitsandbytes keeps moments in 8 bits, a scale for each block
+BLOCKWISE_FROM = 4096  # elements from which on bitsandbytes keeps 8-bit moments, a scale for each block
 FASTER = "lora_B"  # what LoRA+ gives the higher rate
 
 
@@ -40,8 +40,8 @@ class TrainState:
     stale: int = 0
 
     def measured(self, loss: float, judged: float) -> None:
-        """Take note of a held-out loss at this step, and of what it is judged by (the lower, the better). The
-        base's, at step 0, is nobody's best."""
+        """Note a held-out loss at this step, and the figure that the step is judged by (the lower, the
+        better). Step 0 is the base, and never the best."""
         self.evaluated = self.step
         self.losses = (self.losses[0] if self.losses else loss, loss)
         if self.best is None or judged < self.best[1]:
@@ -59,8 +59,9 @@ class TrainState:
 class Moments:
     """What an optimizer keeps for a parameter besides the number of steps: the names of its tensors.
 
-    flat: for one of fewer than two dimensions, where that differs; blocks: what comes with each of ``names``
-    from `BLOCKWISE_FROM` elements on. integer_step: the number of steps is an int and not a tensor.
+    flat: the same for a parameter of fewer than two dimensions, if it differs; blocks: what comes with each
+    of ``names`` from `BLOCKWISE_FROM` elements on. integer_step: the number of steps is an int and not a
+    tensor.
     """
 
     names: tuple[str, ...]
@@ -118,8 +119,9 @@ def _optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim
 
 
 def _bitsandbytes(name: str) -> Any:
-    """Its class by our name. On a CPU it computes the same numbers; memory that could be paged is the
-    system's anyway, and that it says so at every parameter is kept quiet."""
+    """The optimizer's class by our name. On a CPU it computes the same numbers. bitsandbytes warns at every
+    parameter that a CPU has no paged memory; the warning is silenced, because the system pages there
+    anyway."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU", UserWarning)
     from bitsandbytes import optim

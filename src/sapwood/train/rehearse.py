@@ -1,4 +1,5 @@
-"""The longest pack first: what doesn't fit in memory fails in the first minute, not in the third hour."""
+"""The longest pack first: a run that doesn't fit in memory fails in the first minute, not in the third
+hour."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def _pass(model: LoraModel, pack: Pack, config: RunConfig) -> None:
         with attending(model):
             loss = forward_loss(model, batch_of(model, pack))
             (loss.total / max(1, loss.num_targets)).backward()
-        # the optimizer makes its moments at the first step; filled, or the system would only promise them
+        # The optimizer makes its moments at the first step. They are filled here, because the system only
+        # promises memory that nobody writes.
         moments = torch.ones(moment_bytes(model.parameters, config.train) // 4, device=model.device)
         del moments
     finally:

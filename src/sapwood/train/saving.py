@@ -31,8 +31,8 @@ ATTEMPTS_WHEN_STOPPED = 3  # a signal was sent: whoever sent it may not wait lon
 
 
 def require_room(run: Path, model: LoraModel, keep: int) -> None:
-    """Refuse to start where the disk can't take what the run will write: ``keep`` checkpoints, the one more
-    that is there before the oldest goes, and the adapter. What a resumed run holds already counts.
+    """Refuse to start if the disk can't take what the run will write: ``keep`` checkpoints, one more before
+    the oldest is removed, and the adapter. What a resumed run has already written is subtracted.
 
     Raises StorageError with the bytes needed and the bytes free.
     """
@@ -60,7 +60,7 @@ class SaveClock:
 
 
 def try_to_save(run: RunStore, model: LoraModel, state: TrainState, keep: int) -> bool:
-    """Save a checkpoint; where the disk refuses, say so loudly and go on: the next interval tries again."""
+    """Save a checkpoint; if the disk refuses, say so loudly and go on: the next interval tries again."""
     try:
         save_checkpoint(run.path, model, state, keep=keep, events_length=run.events_length())
     except StorageError as error:
@@ -71,7 +71,7 @@ def try_to_save(run: RunStore, model: LoraModel, state: TrainState, keep: int) -
 
 
 def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
-    """Put the weights of the best evaluation back into the model, for the adapter that the run leaves. Where
+    """Put the weights of the best evaluation back into the model, for the adapter that the run leaves. If
     their checkpoint can't be read, the last weights stay, with a warning."""
     if state.best is None or state.best[0] == state.step:
         return
@@ -91,7 +91,7 @@ def leave_best(run: RunStore, model: LoraModel, state: TrainState) -> None:
 
 
 def save_and_stop(run: RunStore, model: LoraModel, state: TrainState, keep: int, world: World) -> NoReturn:
-    """Leave at the boundary of a step, because a signal asked for it. Always raises `Stopped`."""
+    """Save and leave at the boundary of a step, because a signal asked for it. Always raises `Stopped`."""
     saved = save_when_stopped(run, model, state, keep)
     how = "saved" if saved else "not saved: the disk refused; resume goes on from the checkpoint before"
     what = f"stopped after step {state.step}, {how}"
@@ -112,7 +112,7 @@ def save_when_stopped(run: RunStore, model: LoraModel, state: TrainState, keep: 
 def kept_when_lost(
     run: RunStore, model: LoraModel, state: TrainState, keep: int, world: World
 ) -> Generator[None]:
-    """Where another process ends, what this one has is whole at the last step boundary: no step is lost."""
+    """If another process ends, save this one's state, which is whole at the last step: no step is lost."""
     try:
         yield
     except LostProcessError as error:

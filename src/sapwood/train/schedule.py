@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sapwood.config.sections import TrainConfig
 
-INVERSE_SQRT_SCALE = 10_000  # steps, where there is no warm-up to take the scale from (as in transformers)
+INVERSE_SQRT_SCALE = 10_000  # steps, if there is no warm-up to take the scale from (as in transformers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ def plan_steps(num_examples: int, config: TrainConfig) -> Schedule:
 
 @lru_cache(maxsize=2)
 def order(seed: int, epoch: int, num_examples: int) -> NDArray[np.int64]:
-    """The permutation of an epoch: a function of (seed, epoch) alone. Read-only: every step of the epoch asks
-    for it, and a million examples take 20 ms."""
+    """The permutation of an epoch: a function of (seed, epoch) alone. It is read-only and remembered, because
+    every step of the epoch asks for it, and a million examples take 20 ms."""
     permutation = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
     permutation.setflags(write=False)
     return permutation
@@ -64,8 +64,8 @@ def members(schedule: Schedule, seed: int, cursor: Cursor) -> tuple[list[int], C
 
 
 def learning_rate(step: int, schedule: Schedule, config: TrainConfig) -> float:
-    """For the step that follows ``step`` finished ones. Warm-up rises linearly and its first step is not
-    zero; what falls reaches zero just after the last step, as in transformers' schedules."""
+    """The learning rate of the step that follows ``step`` finished steps. It rises linearly in warm-up, from
+    above zero. A schedule that falls to zero gets there just after the last step, as in transformers."""
     warmup, total = schedule.warmup_steps, schedule.total_steps
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)

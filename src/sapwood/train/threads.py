@@ -1,5 +1,5 @@
-"""How many threads compute which steps. A run's last bits depend on it, so that a change is recorded before a
-step is made with it, and a resumed run changes at the same step."""
+"""How many threads compute which steps. A run's last bits depend on that number. So a change is recorded
+before a step is made with it, and a resumed run changes at the same step."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ class Threads:
         self._watch = watch and number is not None and not self._changes
 
     def begin(self, step: int) -> None:
-        """Before the first step behind ``step``: as many threads as it has in an undisturbed run."""
+        """Called before the step that follows ``step``: takes as many threads as that step has in an
+        undisturbed run."""
         past = [self._changes[at] for at in sorted(self._changes) if at <= step]
         if past:
             self._set(past[-1])
 
     def stepped(self, step: int, tell: Callable[[str], None]) -> float:
-        """Behind each step: how many times faster the next ones are than it was, as far as threads do it."""
+        """Called after each step. Returns how many times faster the next steps will be, because of their
+        threads."""
         if self._watch and step >= STEPS:
             self._watch = False
             return self._decide(step, tell)

@@ -1,11 +1,11 @@
-"""A trial before any weight is loaded: what a run does is done on a tiny random copy of the model, and
-compared with what plain transformers and PEFT do.
+"""A trial before any weight is loaded. A tiny random copy of the model does what the run will do, and is
+compared with plain transformers and PEFT.
 
 One pack of rows that share a beginning, each longer than the layers' window, is computed as in training,
 forward and backward. Then its adapter is written, read and opened as `sapwood chat` opens it. Value and
-gradient must be those of each row alone, by the architecture's own attention and PEFT's own layers. A model
-for which they aren't (its layers mix tokens otherwise, or its attention can't be told what a pack holds) is
-tried with a pass for each row.
+gradient must be those of each row alone, by the architecture's own attention and PEFT's own layers. They
+differ if the model's layers mix tokens in another way, or if its attention can't be told what a pack holds.
+Such a model is tried with a pass for each row.
 """
 
 from __future__ import annotations
@@ -47,8 +47,12 @@ LOSS, GRADIENT, LOGITS = 1e-4, 1e-3, 1e-4  # relative differences in fp32, at mo
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Rows and tokens of what was computed both ways; the window that the rows exceed, None where the model
-    has none. alone: each row has to have a pass of its own, and ``why``; empty where the config says so."""
+    """What a trial found.
+
+    rows, tokens: of what was computed both ways. window: tokens of the layers' window, which the rows exceed;
+    None if the model has none. alone: each row needs a pass of its own. why: the reason; empty if the config
+    says so.
+    """
 
     rows: int
     tokens: int
@@ -70,7 +74,7 @@ class Trial:
 
 def tried(study: Study, config: RunConfig) -> tuple[Study, RunConfig]:
     """The study with the trial's result in its proof, and the config with what `pack.rows` came to, and with
-    the settings of an adapter that it goes on from. Raises ModelError where the trial fails."""
+    the settings of an adapter that it goes on from. Raises ModelError if the trial fails."""
     config = config.model_copy(update={"lora": started(config.lora, study.spec)})
     trial = try_out(study.spec, config.lora, config.pack.rows)
     if trial.alone and config.lora.lead:

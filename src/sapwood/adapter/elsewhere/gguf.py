@@ -28,7 +28,7 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
     where = str(file.path)
     kind, architecture = file.metadata.get("adapter.type"), architecture_of(config)
     if kind != "lora":
-        raise ModelError(f"adapter type {kind!r} isn't supported", where, "a LoRA is read")
+        raise ModelError(f"adapter type {kind!r} isn't supported", where, "only LoRA adapters are read")
     if file.architecture != architecture:
         why = f"it is for {file.architecture}, the base is {architecture}"
         raise ModelError("the adapter doesn't fit this base", where, why)

@@ -1,4 +1,5 @@
-"""Of which program an adapter is, and what it says of its base: read from its names and its small files."""
+"""Which program made an adapter, and what the adapter says of its base: read from its names and small
+files."""
 
 from __future__ import annotations
 
@@ -43,11 +44,13 @@ def told_base(place: Path) -> str | None:
 
 def base_named(place: Path, base: str | None) -> str:
     """``base.model`` of an adapter of another program: ``base``, or what its files name. Raises ModelError
-    where they name none."""
+    if they name none."""
     told = told_base(place) if base is None else base
     if told is None:
         why = "its files name no base"
-        raise ModelError("nothing says on which base", str(place), why, "say which: --base MODEL")
+        raise ModelError(
+            "it isn't known which base the adapter is for", str(place), why, "name the base: --base MODEL"
+        )
     beside = place.parent / told
     return str(beside) if not Path(told).exists() and beside.exists() else named_on_hub(told)
 

@@ -29,7 +29,11 @@ def from_mlx(settings: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any],
     where = str(folder / SETTINGS)
     kind = settings.get("fine_tune_type", "lora")
     if kind not in ("lora", "dora"):
-        why = "its file holds whole weights, and no adapter" if kind == "full" else "lora and dora are read"
+        why = (
+            "its file holds whole weights, and no adapter"
+            if kind == "full"
+            else "only lora and dora are read"
+        )
         raise ModelError(f"fine_tune_type {kind!r} isn't supported", where, why, "fuse it with mlx_lm.fuse")
     scale = _scale(settings.get("lora_parameters"), where)
     tensors = load_tensors(weights_of(folder))
@@ -53,7 +57,9 @@ def from_mlx(settings: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any],
         turned = tensor if found["part"] == "m" else tensor.T
         plain[f"base_model.model.{found['module']}.{PARTS[found['part']]}"] = turned.contiguous()
     if len(set(ranks.values())) != 1:
-        raise ModelError("the adapter has no one rank", where, f"found {sorted(set(ranks.values()))}")
+        raise ModelError(
+            "the adapter's layers have different ranks", where, f"found {sorted(set(ranks.values()))}"
+        )
     rank = next(iter(ranks.values()))
     return {
         "peft_type": "LORA",
@@ -71,17 +77,19 @@ def weights_of(folder: Path) -> Path:
     """The file of an adapter's tensors. Raises ModelError if it isn't there."""
     file = folder / WEIGHTS
     if not file.is_file():
-        raise ModelError(f"no {WEIGHTS}", str(folder), "mlx-lm keeps an adapter's weights there")
+        raise ModelError(f"{WEIGHTS} is missing", str(folder), "mlx-lm keeps an adapter's weights there")
     return file
 
 
 def _scale(parameters: Any, where: str) -> float:
-    """By what the product is multiplied. Versions that also knew ``alpha`` read the two otherwise."""
+    """The factor of the product x a b. Raises ModelError beside an ``alpha``: versions of mlx-lm read it
+    in different ways."""
     told: Mapping[str, Any] = parameters if isinstance(parameters, Mapping) else {}
     scale: Any = told.get("scale")
     if "alpha" in told:
         why = "versions of mlx-lm that wrote alpha read it in different ways"
         raise ModelError("lora_parameters have an alpha", where, why, "leave the scale that you trained with")
     if type(scale) not in (int, float) or not math.isfinite(scale) or not scale:
-        raise ModelError(f"lora_parameters.scale is {scale!r}", where, "by it the adapter is multiplied")
+        why = "the adapter is multiplied by it: it has to be a number, and not 0"
+        raise ModelError(f"lora_parameters.scale is {scale!r}", where, why)
     return float(scale)

@@ -13,8 +13,8 @@ READER = "sapwood.adapter.elsewhere.unpickle"
 
 
 def pickled_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors by name. Raises ModelError if the file is more than tensors, or nothing can be confined
-    here."""
+    """The tensors by name. Raises ModelError if the file holds more than tensors, or if this system can't
+    confine a process."""
     from safetensors.torch import load
 
     mend = "save it once more with a newer PEFT, if you trust its origin"

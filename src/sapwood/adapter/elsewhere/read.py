@@ -24,8 +24,8 @@ ZERO = (".lora_B.", ".lora_embedding_B")  # what is zero before a first step
 def read_saved(place: Path, config: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """An adapter's settings and tensors, as PEFT would have saved them.
 
-    config: of its base, as transformers has it; rows of a GGUF file's matrices stand by its heads. Raises
-    ModelError: damaged, or of no known form.
+    config: of the adapter's base, as transformers has it. It is needed for GGUF files, which order rows of
+    some matrices by heads. Raises ModelError: the adapter is damaged, or of no known form.
     """
     if place.is_file():
         settings, tensors = from_gguf(read_gguf(place), config)

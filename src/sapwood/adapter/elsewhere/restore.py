@@ -1,6 +1,6 @@
 """Fill PEFT's modules with what was saved of them, and see that all of it is there.
 
-Whatever the form, the test is one: what PEFT would save of the model now is, tensor by tensor, what was read.
+All forms have the same test: PEFT would now save, tensor by tensor, what was read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,12 @@ def _without_bases(model: Any, tensors: Mapping[str, Tensor], source: Path) -> d
     """``tensors`` without the base's own embedding, which PEFT saves beside a LoRA on it."""
     own = {name: tensor for name, tensor in tensors.items() if name.endswith(BASE)}
     problems = [
-        Problem(f"{name} isn't the base's own", str(source), "it was trained with, or on another base", MEND)
+        Problem(
+            f"{name} isn't the base's own",
+            str(source),
+            "the adapter changed it too, or belongs to another base",
+            MEND,
+        )
         for name, tensor in own.items()
         if not _is_own(model, name, tensor)
     ]

@@ -1,4 +1,4 @@
-"""An adapter to go on from: what the config's section must be for it, and its tensors."""
+"""An adapter to go on from: the config's section that fits it, and its tensors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ log = logging.getLogger("sapwood")
 
 
 def started(lora: LoraConfig, spec: BaseSpec) -> LoraConfig:
-    """``lora`` with the method, rank, alpha and targets of the adapter that it goes on from; as it is if
-    there is none. Raises ConfigError where it says otherwise itself, and ModelError for an adapter of another
-    base or of a form that isn't trained here."""
+    """``lora`` with the method, rank, alpha and targets of the adapter that the run goes on from; unchanged
+    if there is none. Raises ConfigError if ``lora`` itself says otherwise, and ModelError for an adapter of
+    another base or of a form that can't be trained here."""
     if lora.start_from is None:
         return lora
     place = _place(lora.start_from)

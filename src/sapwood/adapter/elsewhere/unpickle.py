@@ -37,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(1)
     known = io.BytesIO()
     torch.save({"a": torch.zeros(1, dtype=torch.bfloat16)}, known)
-    tensors_of(known.getvalue())  # whatever these libraries load late, they load here
+    tensors_of(known.getvalue())  # whatever these libraries load late is loaded here
     give_up_rights()
     raw = sys.stdin.buffer.read(MAX_BYTES + 1)
     try:

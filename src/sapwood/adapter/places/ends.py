@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.errors import Problem
 
-WITH_ROWS = ("lora", "rslora", "dora", "lora+", "full")  # methods beside which rows can be learnt
+WITH_ROWS = ("lora", "rslora", "dora", "lora+", "full")  # methods that can learn single rows as well
 
 
 def ends_settings(network: Any, config: LoraConfig, new_tokens: Collection[int]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def refuse_ends(config: RunConfig) -> list[Problem]:
 
 
 def keep_format(network: Any, dtype: Any) -> None:
-    """A trained embedding is fp32, and gives what the layers expect all the same."""
+    """A trained embedding is fp32. This gives its output the format that the layers expect."""
 
     def narrowed(_: nn.Module, __: Any, out: Tensor) -> Tensor:
         return out.to(dtype)
@@ -61,7 +61,7 @@ def _ends(network: Any) -> tuple[Any, Any]:
 
 
 def _name(network: Any, module: nn.Module) -> str:
-    """Its last word, or as much of its name as tells it from others."""
+    """A module's last word, or as much of its name as tells it from others."""
     names: list[str] = [name for name, _ in network.named_modules()]
     full = next(name for name, found in network.named_modules() if found is module)
     words = full.split(".")

@@ -1,4 +1,5 @@
-"""The experts of a mixture, which are stacks of matrices and no linears, and what chooses among them."""
+"""The experts of a mixture, and the router that chooses among them. Experts are stacks of matrices, not
+linears."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ STACK = 3  # dimensions: experts, and a matrix each
 
 
 def stacks(model: Any) -> dict[str, nn.Parameter]:
-    """Every stack of the decoder's experts, by its full name in the model; convolutions have three dimensions
-    too, and so have the blocks of packed linears."""
+    """Every stack of the decoder's experts, by its full name in the model. Convolutions and the blocks of
+    packed linears also have three dimensions, and are left out."""
     from torch import nn
 
     inside = {
@@ -37,7 +38,8 @@ def named_stacks(model: Any, targets: str | tuple[str, ...]) -> dict[str, nn.Par
 
 
 def names_stack(target: str, name: str) -> bool:
-    """Does ``target`` name this stack, or the module that holds it? Its last word alone is a linear's too."""
+    """Whether ``target`` names this stack, or the module that holds it. A stack's last word alone could also
+    be a linear's name."""
     owner = name.rpartition(".")[0]
     whole = any(f".{known}".endswith(f".{target}") for known in (owner, name))
     return whole and target != name.rpartition(".")[2]
@@ -49,7 +51,8 @@ def short_names(names: dict[str, nn.Parameter]) -> list[str]:
 
 
 def routers(model: Any, linears: dict[str, Any]) -> set[str]:
-    """Those of ``linears`` that give each expert a number: beside the experts, with an output for each."""
+    """Those of ``linears`` that are routers: they lie beside the experts, and have an output for each
+    expert."""
     from torch import nn
 
     around = {name.rsplit(".", 2)[0]: len(stack) for name, stack in stacks(model).items()}

@@ -19,7 +19,7 @@ Targets = TypeVar("Targets", str, tuple[str, ...])
 
 
 def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ...] | str:
-    """``all-linear`` as names of the decoder's linears, by leaf where that names linears alone; a list
+    """``all-linear`` as names of the decoder's linears, by leaf if that names linears alone; a list
     checked; a regular expression checked. Raises ConfigError."""
     named, linears = _modules(model)
     leaves = sorted({name.rpartition(".")[2] for name in linears})
@@ -45,7 +45,7 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
                 f"lora.targets matches more than linear layers: {targets!r}",
                 "lora.targets",
                 f"{odd[0] or 'the whole model'} is no linear layer of the decoder; only those are adapted",
-                "end the expression in the names of layers, q_proj or v_proj say",
+                "end the expression in names of layers, for example q_proj or v_proj",
             )
         return _without_experts(model, targets)
     if not targets:
@@ -184,19 +184,19 @@ def _passed_over(model: Any, names: Set[str]) -> set[str]:
 
 
 def _without_experts(model: Any, targets: Targets) -> Targets:
-    """``targets`` as they are. Raises ConfigError where PEFT would adapt experts in their place."""
+    """``targets`` as they are. Raises ConfigError if PEFT would adapt experts in their place."""
     taken = taken_for_experts(model, {targets} if isinstance(targets, str) else set(targets))
     if taken:
         why = f"PEFT takes {', '.join(sorted(taken))} of {model.config.model_type} for its experts"
-        mend = "experts names its experts; the linears of attention have names of their own"
-        raise ConfigError("that names experts too", "lora.targets", why, mend)
+        mend = "write experts for the experts, and attention's own names (q_proj …) for its linears"
+        raise ConfigError("lora.targets names experts too", "lora.targets", why, mend)
     return targets
 
 
 def taken_for_experts(model: Any, targets: Set[str]) -> set[str]:
-    """Those of ``targets`` under which PEFT adapts the experts of a mixture, which are one parameter since
-    transformers 5, and not the linears that are called so; and regular expressions, which it replaces there.
-    Found by asking it."""
+    """Those of ``targets`` for which PEFT adapts the experts of a mixture in place of linears of that name:
+    since transformers 5 the experts are one parameter. Also regular expressions, which PEFT replaces there.
+    PEFT itself is asked."""
     plain = {target for target in targets if re.fullmatch(r"[\w.]+", target)}
     return {t for t in targets if not _stays(model, [t] if t in plain else t)}
 

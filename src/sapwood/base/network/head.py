@@ -1,4 +1,5 @@
-"""The head of a network as data, and what gives its input. Found by asking the network for logits."""
+"""The head of a network as data, and the module that gives the head's input. Both are found by asking the
+network for logits."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ from sapwood.errors import ModelError
 from sapwood.types import BaseSpec, Head
 
 CHECKED_TOKENS = 8192  # of the vocabulary, when the head is compared with the model's own logits
-NEAR = 0.02  # of the largest logit: what a narrow number format may change
-FAR, SMALL = 1e5, 1e-2  # raw logits that any cap bounds, and that none does
+NEAR = 0.02  # of the largest logit: by as much a narrow number format may change a logit
+FAR, SMALL = 1e5, 1e-2  # raw logits so large that any cap bounds them, and so small that none does
 
 
 class UpToHead(nn.Module):
-    """In the place of a decoder, for a network with layers between it and the head: from ids to what the
+    """Stands in for the decoder of a network that has layers between decoder and head: from ids to what the
     head reads."""
 
     def __init__(self, network: Any) -> None:
@@ -31,7 +32,7 @@ class UpToHead(nn.Module):
 
         def catch(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             read.append(inputs[0])
-            return (inputs[0][:, :0],)  # logits of no token: nobody asks for them here
+            return (inputs[0][:, :0],)  # logits of no token: they aren't needed here
 
         hook = network.get_output_embeddings().register_forward_pre_hook(catch)
         try:
@@ -43,7 +44,7 @@ class UpToHead(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class _After:
-    """What a network does to the raw logits of its head: cap * tanh(z / cap) where capped, times scale. rows:
+    """What a network does to the raw logits of its head: cap * tanh(z / cap) if capped, times scale. rows:
     logits that are left of them."""
 
     scale: float
@@ -55,7 +56,7 @@ def read_head(network: Any, spec: BaseSpec) -> tuple[Head, nn.Module]:
     """The final projection, and what gives from ids what it reads: the decoder, or all before the head.
 
     Compared with the network's own logits of two tokens: an unknown factor would spoil the loss. Raises
-    ModelError where neither fits.
+    ModelError if neither fits.
     """
     ids = torch.arange(2)[None]
     with torch.no_grad():
@@ -94,7 +95,7 @@ def _projection(network: Any, after: _After) -> Head:
 
 
 def _after(network: Any, ids: Tensor, rows: int) -> _After:
-    """Asked by giving the network raw logits of our own, from far below to far above any that it makes."""
+    """Find out by giving the network raw logits of our own, from far below to far above any that it makes."""
     told: list[Tensor] = []
 
     def instead(_: nn.Module, __: Any, raw: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ def _after(network: Any, ids: Tensor, rows: int) -> _After:
 
 
 def _hidden(backbone: nn.Module, ids: Tensor) -> Tensor | None:
-    """None where it asks for more than ids."""
+    """The decoder's hidden states; None if the decoder needs more than ids."""
     try:
         with torch.no_grad():
             return backbone(input_ids=ids, use_cache=False).last_hidden_state
@@ -129,8 +130,8 @@ def _hidden(backbone: nn.Module, ids: Tensor) -> Tensor | None:
 
 
 def _scale(network: Any, hidden: Tensor | None, logits: Tensor, after: _After) -> float | None:
-    """The factor of the logits, what is done to the hidden state before the head included; None if the head
-    gives others."""
+    """The factor of the logits, with all that is done to the hidden state before the head; None if the head
+    gives other logits."""
     head = _projection(network, after)
     if hidden is None or hidden.shape[-1] != head.weight.shape[-1]:
         return None

@@ -1,8 +1,8 @@
 """The network of a config: which class of transformers computes it, and where text goes through it.
 
-A model for pictures or sound has a language model in it, and text goes through that alone. Its network is
-here the class that opens the whole checkpoint, so that every name is the one that others see; the modules
-beside the language model are there by name and hold no weights.
+A model for pictures or sound has a language model in it, and text goes only through that one. Its network
+here is the class that opens the whole checkpoint, so that every name is the one that other programs see. The
+modules beside the language model are there by name, and hold no weights.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def is_wrapper(hf_config: Any) -> bool:
-    """Is the language model a part of what this config describes?"""
+    """Whether the config describes a wrapper, whose language model is only a part."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 
     return type(hf_config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
 
 
 def whole_class(hf_config: Any) -> Any:
-    """The class of transformers that opens the whole checkpoint. Raises KeyError where there is none."""
+    """The class of transformers that opens the whole checkpoint. Raises KeyError if there is none."""
     from transformers.models.auto import auto_factory, modeling_auto
 
     name = "MULTIMODAL_LM" if is_wrapper(hf_config) else "CAUSAL_LM"
@@ -97,8 +97,8 @@ def text_names(network: Any) -> Callable[[str], str]:
 
 
 def kept_dense(network: Any) -> list[str] | None:
-    """Of a wrapper the names of what isn't to be quantised while it loads: the head, and what text doesn't go
-    through. None where transformers knows by itself."""
+    """The names of a wrapper's modules that aren't to be quantised while they load: the head, and those that
+    text doesn't go through. None if transformers knows by itself."""
     beside = {id(module) for module in beside_text(network)}
     named: list[tuple[str, Any]] = list(network.named_modules())
     names = {name for name, module in named if id(module) in beside}
@@ -120,7 +120,7 @@ def beside_text(network: Any) -> Iterator[nn.Module]:
 
 def decoder_of(network: Any) -> nn.Module:
     """From ids to the last hidden state: the innermost of transformers' models that has the embedding in it.
-    Raises what the network raises where it has none."""
+    Raises what the network raises if it has none."""
     from transformers import PreTrainedModel
 
     embedding = network.get_input_embeddings()

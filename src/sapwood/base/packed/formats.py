@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 Read = Callable[[str], Any]  # a tensor of the folder by its name
-UNUSED = re.compile(  # of activations and caches, which stay as they are here; and what says nothing more
+UNUSED = re.compile(  # scales of activations and caches; and tensors that say nothing new
     r"\.(input_scale|activation_scale|[kvq]_scale|kv_scale|output_scale|weight_format|input_global_scale)$"
 )
 METHODS = ("bitsandbytes", "fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "gptq", "awq", "mxfp4")
@@ -79,7 +79,11 @@ def refuse_unknown(folder: Folder) -> None:
         _refuse(folder, "the weights are stored as GPTQ", why)
     known = {name for packed in packed_weights(folder, _nothing).values() for name in packed.parts}
     if not known and not any(kind in PACKED_BITS for kind in folder.kinds.values()):
-        _refuse(folder, f"config.json says that weights are stored as {settings.method}", "no tensor is")
+        _refuse(
+            folder,
+            f"config.json says that weights are stored as {settings.method}",
+            "no tensor of the folder is stored so",
+        )
     odd = [
         n
         for n, kind in folder.kinds.items()
@@ -100,7 +104,7 @@ def packed_weights(folder: Folder, read: Read) -> dict[str, Packed]:
 
 
 def without_packing(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config that says nothing of how weights are stored: they are read as what they mean."""
+    """The config without its note on how weights are stored: they are unpacked when they are read."""
     kept = {key: value for key, value in config.items() if key != "quantization_config"}
     if isinstance(text := kept.get("text_config"), Mapping):
         kept["text_config"] = without_packing(cast("Mapping[str, Any]", text))
@@ -108,7 +112,7 @@ def without_packing(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nothing(_: str) -> Any:
-    """Whoever asks for names alone reads nothing."""
+    """Stands in for reading if only names are asked for."""
     return None
 
 
@@ -119,7 +123,7 @@ def _refuse(folder: Folder, what: str, why: str) -> None:
 
 
 def original_of(path: Path) -> str | None:
-    """The model that the folder's card says that it was made of."""
+    """The model from which the folder was made, as its card says."""
     card = path / "README.md"
     if not card.is_file():
         return None
@@ -133,7 +137,7 @@ Found = Iterator[tuple[str, Packed]]
 
 
 def by(name: str, **told: Any) -> Callable[..., Tensor]:
-    """A rule of `rules`, which brings torch along where the first weight is unpacked."""
+    """A rule of `rules`, which imports torch when the first weight is unpacked."""
 
     def rule(*parts: Tensor) -> Tensor:
         from sapwood.base.packed import rules
@@ -144,7 +148,7 @@ def by(name: str, **told: Any) -> Callable[..., Tensor]:
 
 
 def _ending(folder: Folder, end: str) -> Iterator[str]:
-    """What stands before ``end`` in the names that have it."""
+    """The beginnings of all names that end in ``end``."""
     return (name.removesuffix(end) for name in folder.shapes if name.endswith(end))
 
 
@@ -173,7 +177,7 @@ def _mxfp4(folder: Folder, _: Settings, __: Read) -> Found:
 def _words(folder: Folder, settings: Settings, _: Read) -> Found:
     """GPTQ and AWQ call their tensors alike."""
     bits = int(settings.values.get("bits", 4))
-    # AutoGPTQ's files say one less than they mean
+    # AutoGPTQ's files hold the value minus one
     below = 0 if settings.values.get("checkpoint_format") == "gptq_v2" else 1
     for stem in _ending(folder, ".qweight"):
         rows, columns = folder.shapes[f"{stem}.qweight"]
@@ -200,7 +204,7 @@ def _signed_words(folder: Folder, _: Settings, read: Read) -> Found:
 
 
 def _four_bits(folder: Folder, _: Settings, read: Read) -> Found:
-    """bitsandbytes' nf4 and fp4; what isn't a tensor is JSON in one."""
+    """bitsandbytes' nf4 and fp4. Facts that are no tensors stand as JSON in a tensor."""
     for name in (name for name, kind in folder.kinds.items() if kind == "U8" and name.endswith(".weight")):
         state = next((n for n in folder.shapes if n.startswith(f"{name}.quant_state.bitsandbytes__")), None)
         if state is None:

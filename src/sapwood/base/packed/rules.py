@@ -1,5 +1,5 @@
-"""What the numbers of a quantised checkpoint mean: from the tensors that a format keeps for a weight to the
-weight in float32.
+"""What the numbers of a quantised checkpoint mean. A rule takes the tensors that a format keeps for a weight,
+and gives the weight in float32.
 
 Sources: FP8 arXiv 2412.19437 (blocks of 128 x 128); MXFP4 the OCP specification of microscaling formats 1.0;
 GPTQ arXiv 2210.17323 and AWQ arXiv 2306.00978, as AutoGPTQ and AutoAWQ lay them out; nf4 and fp4 arXiv
@@ -81,7 +81,7 @@ def signed_words(words: Tensor, scale: Tensor, shape: Tensor, bits: int) -> Tens
 
 
 def four_bits(*parts: Tensor, facts: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
-    """parts: codes, their table, scales, and a table and scales of those where they are codes too; at last
+    """parts: codes, their table, scales, and a table and scales of those if they are codes too; at last
     the tensor that ``facts`` come from. shape: of the weight."""
     codes, table, scale, *nested = parts[:-1]
     if nested:

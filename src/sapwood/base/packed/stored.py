@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A quantised weight, which becomes float32 where it is sliced."""
+    """A quantised weight, which becomes float32 when it is sliced."""
 
     packed: Packed
     read: Read
@@ -26,7 +26,7 @@ class Unpacked:
 
 
 def stored_tensors(folder: Folder) -> dict[str, Any]:
-    """By the names of the files, or by those that quantised weights had before. Each is read where it is
+    """By the names of the files, or by those that quantised weights had before. Each is read when it is
     sliced (``tensor[...]``), as transformers does while it loads: one after the other."""
     files = _files(folder)
 
@@ -39,7 +39,7 @@ def stored_tensors(folder: Folder) -> dict[str, Any]:
 
 
 def num_elements(folder: Folder) -> int:
-    """Numbers of all weights, whatever they are held in."""
+    """How many numbers all weights have, in whatever form they are held."""
     files = _files(folder)
     packed = packed_weights(folder, lambda name: files[name].get_tensor(name))
     shapes = [folder.shapes[name] for name in _plain(folder, packed)]
@@ -55,6 +55,6 @@ def _files(folder: Folder) -> dict[str, Any]:
 
 
 def _plain(folder: Folder, packed: Mapping[str, Packed]) -> list[str]:
-    """What is a tensor by itself."""
+    """The tensors that are no part of a quantised weight."""
     used = {part for one in packed.values() for part in one.parts}
     return [name for name in folder.shapes if name not in used and not (packed and UNUSED.search(name))]

@@ -1,8 +1,8 @@
 """nf4, fp4 and int8: linears of bitsandbytes, made and read in one place.
 
 A 4-bit weight is 64 numbers to a scale (arXiv 2305.14314); int8 has one scale a row (arXiv 2208.07339). In
-training both are unpacked by bitsandbytes' own kernels and multiplied, forward and backward, which is what
-bitsandbytes does itself on a CPU.
+training, bitsandbytes' own kernels unpack both, and the unpacked weight is multiplied, forward and backward.
+bitsandbytes itself does the same on a CPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LLM_INT8 = {"has_fp16_weights": False, "threshold": 6.0}  # as transformers sets
 
 
 def settings_for(config: BaseConfig, dtype: torch.dtype, spec: BaseSpec) -> Any:
-    """What tells `from_pretrained` to quantise while it loads; None where the storage is dense."""
+    """What tells `from_pretrained` to quantise while it loads; None if the storage is dense."""
     if config.storage not in BITSANDBYTES:
         return None
     from transformers import BitsAndBytesConfig
@@ -45,7 +45,7 @@ def settings_for(config: BaseConfig, dtype: torch.dtype, spec: BaseSpec) -> Any:
 
 
 def quantiser(config: BaseConfig, dtype: torch.dtype) -> Quantise | None:
-    """What makes a quantised linear of a dense weight, as `from_pretrained` would; None where the storage is
+    """What makes a quantised linear of a dense weight, as `from_pretrained` would; None if the storage is
     dense."""
     if config.storage not in BITSANDBYTES:
         return None
@@ -98,8 +98,9 @@ def _finished(module: Any, bias: nn.Parameter | None) -> nn.Module:
 
 
 def _steady(module: Any) -> None:
-    """On processors with bf16 products, a first answer in eval mode rearranges 4-bit weights in place, for
-    good, and training has no backward pass from there. int8 moves its scales on first use."""
+    """Keep the first answer in eval mode from changing the weights. On processors with bf16 products,
+    bitsandbytes then rearranges 4-bit weights in place, for good, and training has no backward pass
+    afterwards. int8 moves its scales on first use."""
     if hasattr(module, "support_avx512bf16_for_cpu"):
         module.support_avx512bf16_for_cpu = False
     elif module.weight.CB is not None:
@@ -142,7 +143,7 @@ class QuantisedWeight:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format in which the weight came."""
+        """The number format that the weight had before it was packed."""
         state = getattr(self.module.weight, "quant_state", None)
         return torch.float32 if state is None else state.dtype
 

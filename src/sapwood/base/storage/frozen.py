@@ -88,7 +88,7 @@ def freeze(module: nn.Module) -> FrozenWeight:
 
 @torch.no_grad()
 def _is_plain(module: nn.Linear) -> bool:
-    """Does a linear of an architecture's own compute what a plain one does?"""
+    """Whether an architecture's own class of linear computes the same as a plain linear."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, module.in_features, generator=generator).to(module.weight)
     wanted = torch.nn.functional.linear(x, module.weight, module.bias)
@@ -96,8 +96,8 @@ def _is_plain(module: nn.Linear) -> bool:
 
 
 def freeze_together(modules: Sequence[nn.Module]) -> list[FrozenWeight]:
-    """The frozen weights of layers that read one input: how many of its columns one of them needs exact, all
-    take so."""
+    """The frozen weights of layers that read one input. All of them take as many exact columns of the input
+    as the layer that needs most."""
     weights = [freeze(module) for module in modules]
     rounded = [weight for weight in weights if isinstance(weight, Int8Weight)]
     for weight in rounded:

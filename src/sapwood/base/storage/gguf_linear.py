@@ -1,8 +1,8 @@
 """Modules whose weight stays packed as in the GGUF file: a linear, an embedding, and the matrix in both.
 
-A weight is unpacked where it is used, into memory that the next one uses again: in the forward pass, once
-more in the backward pass, and never as a whole model. They are `nn.Linear` and `nn.Embedding` to everyone who
-asks, PEFT among them; only ``weight`` isn't a matrix but its blocks.
+A weight is unpacked when it is used, into memory that the next one uses again: in the forward pass, once
+more in the backward pass, and never as a whole model. For PEFT and everyone else the modules are `nn.Linear`
+and `nn.Embedding`; only their ``weight`` holds blocks and not a matrix.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PackedMatrix:
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Some rows of the matrix, unpacked: [n, columns]. Those of a slice are valid until the next product
-        or slice of any matrix; those of an index [n] are yours."""
+        or slice of any matrix; rows of an index [n] are a copy."""
         if isinstance(rows, slice):
             return self._transposed(self.dtype, rows).T
         chosen = self.blocks.index_select(2, rows)
@@ -91,7 +91,7 @@ class PackedMatrix:
 
 
 class _PackedProduct(torch.autograd.Function):
-    """x[..., in] W^T + b, where the backward pass unpacks W once more."""
+    """x[..., in] W^T + b; the backward pass unpacks W once more."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:

@@ -2,8 +2,8 @@
 
 Weights are rounded to int8 once, with one scale for each output channel; activations at each use, with one
 scale for each token, and a few columns of the largest numbers apart (the scheme of arXiv 2208.07339). Many
-processors multiply int8 several times as fast as any floating-point format. The backward pass takes the
-rounding for the identity, rounds the gradient in the same way, and multiplies by the same integers.
+processors multiply int8 several times as fast as any floating-point format. The backward pass treats the
+rounding as the identity. It rounds the gradient in the same way, and multiplies by the same integers.
 """
 
 from __future__ import annotations

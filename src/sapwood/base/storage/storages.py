@@ -46,7 +46,7 @@ def storage_dtype(config: BaseConfig) -> torch.dtype:
 
 
 def _dtype_name(config: BaseConfig, device: Device) -> Any:
-    """The name of `storage_dtype`; where ``config`` leaves it open, what is fastest there."""
+    """The name of `storage_dtype`; if ``config`` leaves it open, what is fastest there."""
     name = config.storage if config.storage in DENSE else config.compute_dtype
     return machine_facts(device)["dtype"] if name == "auto" else name
 
@@ -56,7 +56,7 @@ def _dtype_name(config: BaseConfig, device: Device) -> Any:
 
 def candidates(spec: BaseSpec, config: BaseConfig, device: Device) -> tuple[Storage, ...]:
     """What ``auto`` may take for this model, the best first: dense is fastest, the file's own blocks are
-    exact, 4 bits by bitsandbytes are neither and fit where nothing else does."""
+    exact, 4 bits by bitsandbytes are neither and are for models that don't fit otherwise."""
     return (_dtype_name(config, device), _packed(spec))
 
 
@@ -76,7 +76,7 @@ def _packed(spec: BaseSpec) -> Storage:
 def with_storage(spec: BaseSpec, config: BaseConfig, storage: Storage, device: Device) -> BaseConfig:
     """``config`` with a storage that is not ``auto``, and the number format of its products.
 
-    Raises ConfigError where this base can't be held so.
+    Raises ConfigError if this base can't be held so.
     """
     changed = config.model_copy(update={"storage": storage})
     _refuse(spec, changed, device)
@@ -86,7 +86,7 @@ def with_storage(spec: BaseSpec, config: BaseConfig, storage: Storage, device: D
 def settle_storage(spec: BaseSpec, config: BaseConfig, device: Device, free: int | None = None) -> BaseConfig:
     """``config`` without ``auto``: the first candidate whose weights alone fit. A run is planned as a whole
     (`plan.choose_plan`); this is for a base that is only talked to. ``free``: bytes that can be had, in RAM,
-    through which all weights come, and on the device; this machine's where not given. Raises ConfigError as
+    through which all weights come, and on the device; this machine's if not given. Raises ConfigError as
     `with_storage`.
     """
     if config.storage != "auto":
@@ -97,8 +97,8 @@ def settle_storage(spec: BaseSpec, config: BaseConfig, device: Device, free: int
 
 
 def _with_dtype(config: BaseConfig, device: Device) -> BaseConfig:
-    """A dense storage says its number format itself; where it is multiplied in another, that is said too, and
-    so it is of blocks, which are unpacked into either."""
+    """``config`` with the number format of products. A dense storage is itself a number format, and may be
+    multiplied in another one. Blocks may be unpacked into any format."""
     if config.storage not in DENSE and config.compute_dtype == "auto":
         config = config.model_copy(update={"compute_dtype": _dtype_name(config, device)})
     if config.storage in (*DENSE, "int8-compute", "gguf") and config.products == "auto":
@@ -138,7 +138,7 @@ def weight_bytes(spec: BaseSpec, config: BaseConfig) -> int:
 
 
 def unpacked_bytes(spec: BaseSpec, config: BaseConfig) -> int:
-    """Bytes of the largest weight that is unpacked at a time; none in a dense storage."""
+    """Bytes of the largest weight that is unpacked at a time; 0 in a dense storage."""
     if config.storage in DENSE:
         return 0
     largest = max((rows * columns for rows, columns in _shapes(spec).linears), default=0)

@@ -1,4 +1,4 @@
-"""``sapwood adopt``: the facts that ours have, for an adapter of another program."""
+"""``sapwood adopt``: gives an adapter of another program the facts that our own adapters have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sapwood.serve.load import Loaded, open_foreign
 from sapwood.types import Message
 
 ASKED = ("Who are you?", "What is two and two?", "Write a word about trees.")
-LEAST = 1e-4  # nats that an adapter moves log p by, or it does nothing
+LEAST = 1e-4  # nats: an adapter that moves log p by less does nothing
 METHODS = {"LORA": "lora", "IA3": "ia3"}
 
 
@@ -35,8 +35,8 @@ def adopt_adapter(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Prove it and write ``sapwood.json``: beside PEFT's own files, or in ``out`` with the adapter in PEFT's
-    format. Raises ConfigError and ModelError with what speaks against it."""
+    """Prove an adapter and write ``sapwood.json``: beside PEFT's own files, or in ``out`` with the adapter in
+    PEFT's format. Raises ConfigError and ModelError with the reasons against it."""
     if not is_adapter(place):
         raise ModelError("no adapter lies there", str(place), "neither PEFT's, nor mlx-lm's, nor a GGUF file")
     if (place / FACTS).is_file():
@@ -86,7 +86,8 @@ def moved(loaded: Loaded) -> float:
         gaps.append(float((own[..., :size] - alone[..., :size]).abs().mean()))
     mean = sum(gaps) / len(gaps)
     if loaded.model is not None and not mean > LEAST:
-        raise ModelError("the adapter does nothing", loaded.name, f"log p moves by {mean:.1e} nat")
+        why = f"its answers are the base's: log p moves by {mean:.1e} nat"
+        raise ModelError("the adapter does nothing", loaded.name, why)
     return mean
 
 

@@ -42,7 +42,7 @@ def combine_adapters(
 
 
 def read_weights(text: str | None, number: int) -> list[float]:
-    """One finite number for each adapter; equal shares where nothing is said."""
+    """One finite number for each adapter; equal shares if nothing is said."""
     if number < 2:
         raise ConfigError("one adapter is no combination", "command line", mend="name two or more")
     if text is None:

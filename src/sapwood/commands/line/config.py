@@ -32,7 +32,7 @@ def _is_data(path: Path) -> bool:
 
 
 def _is_config(path: Path) -> bool:
-    """Is it JSON with our sections? YAML reads JSON too."""
+    """Whether a file is JSON with our sections, which is a config: YAML also reads JSON."""
     try:
         tree = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_BYTES else None
     except (OSError, ValueError, RecursionError):

@@ -14,7 +14,7 @@ from sapwood.errors import ConfigError, Problem, SapwoodError
 from sapwood.machine.system import SPINS, busy_processes
 from sapwood.show.manner import progress
 
-BUSY = 0.4  # running processes a core, before this one, from which a machine counts as busy
+BUSY = 0.4  # running processes a core, without this one, from which on a machine counts as busy
 ANYWHERE = {
     "--debug": "debug", "-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose",
     "--no-color": "plain", "--no-colour": "plain",
@@ -23,7 +23,7 @@ ANYWHERE = {
 
 @dataclass(slots=True)
 class Manner:
-    """How this process speaks: what may be said anywhere on the command line."""
+    """How this process speaks: the options that may stand anywhere on the command line."""
 
     debug: bool = False
     quiet: bool = False
@@ -31,7 +31,7 @@ class Manner:
     plain: bool = False
 
     def settle(self) -> None:
-        """Pass it on: to libraries by NO_COLOR, to our own modules by the level of their log."""
+        """Pass these options on: to libraries by NO_COLOR, to our own modules by the level of their log."""
         if self.plain:
             os.environ["NO_COLOR"] = "1"
         if self.verbose:
@@ -80,7 +80,7 @@ def run(app: Any) -> NoReturn:
 
 
 def refuse_usage(error: Any, *, as_json: bool) -> NoReturn:
-    """An unknown verb or option, or one too few: said as every other fault is."""
+    """An unknown or missing verb or option, told as every other fault is."""
     context = getattr(error, "ctx", None)
     if context is not None and type(error).__name__ == "NoArgsIsHelpError":
         print(context.get_help())

@@ -1,5 +1,5 @@
-"""Runs, adapters and models that a command line names. An unknown one is told at once: what opens them
-imports torch, which takes seconds."""
+"""Runs, adapters and models that a command line names. An unknown name is told at once: opening them would
+first import torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-OWN = ("serve",)  # tells of each what it can't serve, and serves the others
+OWN = ("serve",)  # names by itself what it can't serve, and serves the others
 
 
 def refuse_unknown(command: Any, params: dict[str, Any]) -> None:

@@ -37,5 +37,6 @@ RUNS, USUAL = Path("runs"), Path("sapwood.yaml")
 
 
 def importing() -> AbstractContextManager[object]:
-    """Around the import of what a verb needs: torch and transformers take seconds, the first time many."""
+    """Surrounds the imports of a verb: torch and transformers take seconds, and the first time many
+    seconds."""
     return doing("importing torch")

@@ -150,7 +150,7 @@ def serve(
     wait: Annotated[float, typer.Option(help="seconds that each may wait", min=0.1, metavar="X")] = 60.0,
     max_body: Annotated[int, typer.Option(help="bytes of one request", min=1024, metavar="N")] = 4 << 20,
     temperature: Annotated[
-        float, typer.Option(help="where a request names none; 0 answers as chat does", min=0, metavar="X")
+        float, typer.Option(help="of requests that name none; 0 answers as chat does", min=0, metavar="X")
     ] = 0.0,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="write what is asked to stderr")] = False,
     base: Moved = None,

@@ -12,9 +12,9 @@ from sapwood.errors import Problem
 
 BEFORE, BEHIND = 1 << 15, 1 << 17  # bytes around the first foreign one that are looked at
 MOST = 1 << 15  # bytes of lines with foreign ones that are judged
-CLEAR = 0.1  # a reading with so much more disorder than the best is none
+CLEAR = 0.1  # a reading with so much more disorder than the best one is left out
 SHOWN = 5  # readings that a question shows
-# The name that a person knows, of several by which the bytes read the same.
+# The best known of several names under which the bytes read the same.
 _USUAL = (
     "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949", "cp1252", "iso8859-15", "cp1251",
     "koi8-r", "koi8-u", "cp1250", "iso8859-2", "mac_roman", "cp1253", "iso8859-7", "cp1254", "cp1255",

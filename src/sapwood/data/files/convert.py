@@ -18,12 +18,12 @@ BY_HAND = "frame.to_json('data.jsonl', orient='records', lines=True)"
 def convert_pickle(source: Path, target: Path, *, force: bool = False) -> int:
     """Write the rows of a pickled DataFrame as JSONL; the number of rows.
 
-    A pickle is a program: see `data.files.unpickle` for what keeps it in. Raises DataError where it is no
-    DataFrame of plain values, StorageError where the target can't be written.
+    A pickle is a program: see `data.files.unpickle` for what keeps it in. Raises DataError if it is no
+    DataFrame of plain values, StorageError if the target can't be written.
     """
     where = printable(str(source))
     if not can_confine():
-        why = "a pickle is a program, and this system has no way to take a process's rights"
+        why = "a pickle is a program, and this system can't confine the process that would read it"
         raise DataError("pickles aren't opened here", where, why, f"convert it on Linux or macOS: {BY_HAND}")
     if target.exists() and not force:
         raise StorageError("the file is there already", str(target), mend="name another, or add --force")

@@ -63,7 +63,7 @@ def read_lines(stream: BinaryIO) -> Iterator[Line]:
 
 def decode(raw: bytes, source: str, line: int = 1, offset: int = 0) -> str:
     """UTF-8 to text. ``line`` and ``offset`` place its first byte. Raises DataError for a damaged place in
-    UTF-8, ForeignBytes where the bytes are of another encoding."""
+    UTF-8, ForeignBytes if the bytes are of another encoding."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -79,17 +79,17 @@ def decode(raw: bytes, source: str, line: int = 1, offset: int = 0) -> str:
 
 
 def _is_damaged(raw: bytes, at: int) -> bool:
-    """Is what stands around a bad byte mostly UTF-8 beyond ASCII?"""
+    """Whether the text around a bad byte is mostly UTF-8 beyond ASCII."""
     text = raw[max(0, at - _WINDOW) : at + _WINDOW].decode("utf-8", errors="replace")
     bad = text.count("\ufffd")
     return sum(char > "\x7f" for char in text) - bad > 2 * bad
 
 
 def as_utf8(stream: BinaryIO, source: str, encoding: str) -> BinaryIO:
-    """The file in UTF-8: itself if it is so already, or else a copy that the system deletes by itself.
+    """The file in UTF-8: the file itself if it is UTF-8, or else a copy that the system deletes by itself.
 
     UTF-16 and UTF-32 are known by their mark; ``encoding`` says what any other is, if it isn't ``auto``.
-    Raises DataError where the bytes aren't what it says, or are binary.
+    Raises DataError if the bytes aren't what it says, or are binary.
     """
     head = stream.read(_HEAD)
     stream.seek(0)
@@ -134,7 +134,7 @@ def _place(error: UnicodeDecodeError, offset: int) -> int:
 
 
 def _refuse_wide(head: bytes, source: str) -> None:
-    """Raises DataError where the first bytes of a file are UTF-16 without a mark, or binary."""
+    """Raises DataError if the first bytes of a file are UTF-16 without a mark, or binary."""
     where = f"{printable(source)}:1"
     nuls = head.count(b"\0")
     if nuls * 5 <= len(head):

@@ -58,7 +58,7 @@ def splits_of(files: Sequence[str]) -> Splits:
 
 
 def folder_splits(source: str, root: Path) -> Splits:
-    """The files of an entry of data.train; itself, where it is a file. Raises DataError for a folder without
+    """The files of an entry of data.train; itself, if it is a file. Raises DataError for a folder without
     data."""
     if source.startswith((BUILTIN, HUB)) or URL.match(source):
         return Splits([source])

@@ -25,7 +25,7 @@ SHOWN = 8  # files that a message names
 def hub_files(path: str, log: ProblemLog | None = None) -> dict[str, str]:
     """``hf:ORG/NAME[@REVISION][/FILE]``: name of each file -> its copy on this disk.
 
-    FILE may hold ``*``. Without it the training files are taken where it is clear which those are; ``log`` is
+    FILE may hold ``*``. Without it the training files are taken if it is clear which those are; ``log`` is
     told which. Raises DataError.
     """
     found = hub_splits(path)
@@ -77,8 +77,8 @@ def _kind(name: str) -> tuple[PurePosixPath, str]:
 
 
 def training_files(names: Sequence[str], base: str, where: str) -> set[str]:
-    """Of a dataset's data files those to train on: those called train, or all where none bears the name of
-    another split; in one folder and of one kind. Raises DataError, with what there is, where they aren't."""
+    """Of a dataset's data files those to train on: those called train, or all if none bears the name of
+    another split; in one folder and of one kind. Raises DataError, with what there is, if they aren't."""
 
     def other(name: str) -> bool:
         return VALIDATION.search(name) is not None or TEST.search(name) is not None
@@ -120,7 +120,7 @@ def _copy(name: str, base: str) -> str:
 
 
 def _ask(where: str, question: Callable[[Any], Any]) -> Any:
-    """What `datasets` answers. Raises DataError."""
+    """The answer of `datasets` to a call. Raises DataError."""
     try:
         import datasets
     except ImportError:

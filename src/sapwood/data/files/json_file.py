@@ -20,7 +20,7 @@ from sapwood.types import Row, RowId
 
 MAX_COLUMNS_BYTES = 1 << 30  # of a document that is read as a whole
 WRAPPERS = ("ultrachat", "text")  # shapes whose key wraps the rows of a document as well
-MAX_FAULTS = 100  # in one document: behind so many, one more tells nobody anything
+MAX_FAULTS = 100  # in one document: after so many, another one helps nobody
 
 
 def read_json(stream: BinaryIO, source: str, log: ProblemLog, records: str | None) -> Iterator[Row]:
@@ -238,7 +238,7 @@ def _no_records(records: str, lists: Sequence[str], source: str) -> NoReturn:
 
 
 def _refuse_more(window: Window, end: int, source: str) -> None:
-    """Raises JsonFault where something follows the document."""
+    """Raises JsonFault if something follows the document."""
     rest = skip_in(window, end)
     window.reach(rest + SHOWN)
     text = window.text

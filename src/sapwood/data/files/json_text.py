@@ -1,4 +1,4 @@
-"""Strict JSON with positions: the standard scanner decodes; where it refuses, a slow walk says where.
+"""Strict JSON with positions: the standard scanner decodes; if it refuses, a slow walk says where.
 
 Beyond the grammar it refuses what would silently change a row: duplicate keys (one would win), NaN and
 infinity (also in the disguise of 1e999), lone surrogates (not text), nesting that no row needs.
@@ -46,7 +46,7 @@ class JsonFault(ValueError):
 
 
 class _Refused(Exception):
-    """A hook met something that the grammar allows and we don't."""
+    """A hook met something that the grammar allows and sapwood refuses."""
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ _BRACKET_STRING_OR_QUOTE = re.compile(rf'{STRING}|[\[\]{{}}"]', re.S)
 def array_items(window: Window, start: int) -> Generator[tuple[int, Any], None, int | None]:
     """The items of the array that opens at ``start``: (index in the window, value), or (index, JsonFault).
 
-    Goes on behind a faulty item where its end is certain. Returns the index behind the array, or None where
+    Goes on behind a faulty item if its end is certain. Returns the index behind the array, or None if
     the text can't be followed to its end. What was yielded is dropped from the window before the next.
     """
     at = skip_in(window, start + 1)
@@ -121,7 +121,7 @@ def decode_in(window: Window, start: int) -> tuple[Any, int]:
 
 
 def _skip_in(window: Window, at: int) -> int:
-    """The index behind the value at ``at``, of any size. Raises JsonFault where the file ends inside it."""
+    """The index behind the value at ``at``, of any size. Raises JsonFault if the file ends inside it."""
     if window.text[at : at + 1] not in ("{", "[", '"'):
         return decode_in(window, at)[1]
     depth = 0
@@ -147,7 +147,7 @@ def _behind(text: str, start: int) -> int | None:
 
 
 def _skip_value(text: str, start: int) -> int | None:
-    """The index behind the value at ``start``, by brackets alone; None where they never close."""
+    """The index behind the value at ``start``, by brackets alone; None if they never close."""
     if text[start : start + 1] not in ("{", "[", '"'):
         match = TOKEN.match(text, start)
         return match.end() if match is not None else None
@@ -160,7 +160,7 @@ def _skip_value(text: str, start: int) -> int | None:
 
 
 def _no_key(window: Window, at: int) -> JsonFault:
-    """What stands where a key should, in the scanner's words where it has some."""
+    """What stands in a key's place, in the scanner's words if the scanner has some."""
     window.reach(at + SHOWN)
     try:
         decode_at("{" + window.text[at : at + SHOWN], 0)

@@ -25,7 +25,7 @@ def without_comments(text: str, start: int) -> str | None:
 
 
 def is_printed(text: str, start: int) -> bool:
-    """Does a list or an object begin here as Python prints one, with a text in single quotes?"""
+    """Whether a list or an object begins here as Python prints it, with a text in single quotes."""
     return text[start : start + 1] in ("[", "{") and _PRINTED.match(text, start) is not None
 
 
@@ -56,7 +56,7 @@ def _literal(text: str) -> Any:
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Only what JSON has too, and what text can be."""
+    """Whether a value has only types that JSON also has, and text that can be encoded."""
     if depth == 0:
         return False
     if isinstance(value, dict):

@@ -91,8 +91,8 @@ def _copied(inner: IO[bytes], packed: BinaryIO, where: str) -> BinaryIO:
 
 
 class _Zstd:
-    """A reader of zstd's frames, which refuses one that is cut short. It reads little at once: what a few
-    bytes unpack to is in memory as a whole."""
+    """A reader of zstd's frames that refuses a frame which is cut short. It reads few bytes at once, because
+    all that they unpack to is in memory as a whole."""
 
     def __init__(self, stream: BinaryIO) -> None:
         import zstandard

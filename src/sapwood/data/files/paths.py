@@ -46,7 +46,7 @@ def open_source(source: str, root: Path) -> BinaryIO:
         raise DataError("datasets of ModelScope are not read", where, mend=mend)
     try:
         path = root / Path(source).expanduser()
-        _refuse_kind(path.stat().st_mode, path, where)  # before open: that may wait, or act on a device
+        _refuse_kind(path.stat().st_mode, path, where)  # before open, which may wait, or act on a device
         # Without blocking, and looked at again: between stat and open the path can become a pipe.
         handle = open_at_once(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -114,7 +114,7 @@ def _data_files(folder: Path) -> list[str]:
 
 
 def is_data(name: str) -> bool:
-    """Does the name end as data do? Hidden files never count, nor what only tells about data."""
+    """Whether a name ends like a data file's. Hidden files never count, and neither do files about data."""
     path = PurePath(name)
     if path.suffix.lower() in PACKED:
         path = path.with_suffix("")

@@ -56,7 +56,7 @@ def sniff(stream: BinaryIO, name: str, source: str) -> FileKind:
     """json: one document. jsonl: a value on each line. table: delimited text. text: anything else in a file
     named .txt or .md. Raises DataError for the rest.
 
-    The name decides only what the content leaves open. ``source`` is what messages call the file.
+    The name decides only what the content leaves open. ``source``: the file's name in messages.
     """
     where = printable(source)
     stream.seek(0)

@@ -60,8 +60,8 @@ def stream_rows(
     log: ProblemLog,
     config: DataConfig | None = None,
 ) -> Iterator[Row]:
-    """`read_rows` that adds to a log what it would raise. ``config``: how files are encoded, and which list
-    or sheet holds the rows."""
+    """`read_rows`, but problems are added to a log and not raised. ``config``: how files are encoded, and
+    which list or sheet holds the rows."""
     here = root if root is not None else Path.cwd()
     for path in paths:
         try:

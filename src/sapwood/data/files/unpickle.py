@@ -1,10 +1,10 @@
 """The one place that opens a pickle: a process of its own, that can build a DataFrame and nothing else.
 
 ``python -m sapwood.data.files.unpickle`` reads a pickle from stdin and writes its rows to stdout as JSONL.
-Before the first byte of it is looked at, the process gives up what it could do harm with: no new file or
-socket (it may hold three descriptors, and has them), bounded memory and time, no import, and an audit hook
-that ends it where anything is opened, started or connected all the same. The pickle may name only the
-functions that DataFrames are made of; what comes out is checked value by value.
+Before it looks at the first byte, the process gives up all rights to do harm. It can open no file and no
+socket, because it may hold three descriptors and has them. Its memory and time are bounded, and it can import
+nothing. An audit hook ends it if anything is nevertheless opened, started or connected. The pickle may name
+only the functions that DataFrames are made of. The result is checked value by value.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def table() -> dict[tuple[str, str], Any]:
     import pandas
     import pyarrow
 
-    pandas.DataFrame({"a": ["b"]}).astype(object).iloc[:, 0].tolist()  # whatever it loads late, it loads here
+    pandas.DataFrame({"a": ["b"]}).astype(object).iloc[
+        :, 0
+    ].tolist()  # whatever pandas loads late is loaded here
     pyarrow.array(["a"]).validate(full=True)
     found: dict[tuple[str, str], Any] = {("_codecs", "encode"): _latin1}
     for module, name in sorted(ALLOWED):

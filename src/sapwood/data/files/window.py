@@ -12,10 +12,10 @@ CHUNK = 1 << 20  # bytes that are read at once, at least
 
 class Window:
     r"""Characters of a UTF-8 file. ``text`` is what is there of it, with \n for every line end; ``done`` is
-    True where nothing follows. Indices count in ``text``. ``forgiven`` counts what was read though it is no
+    True if nothing follows. Indices count in ``text``. ``forgiven`` counts what was read though it is no
     JSON.
 
-    Raises DataError, at creation and in ``more``, where bytes are no UTF-8.
+    Raises DataError, at creation and in ``more``, if bytes are no UTF-8.
     """
 
     def __init__(self, stream: BinaryIO, source: str) -> None:
@@ -32,7 +32,7 @@ class Window:
         self.more()
 
     def more(self) -> bool:
-        """Read on. False where nothing follows."""
+        """Read on. False if nothing follows."""
         while not self.done:
             new = self._stream.read(max(CHUNK, len(self.text)))
             raw = self._tail + new
@@ -55,7 +55,7 @@ class Window:
             pass
 
     def drop(self, index: int) -> int:
-        """Forget what stands before ``index``, if that is much; where ``index`` is then."""
+        """Forget the text before ``index``, if there is much of it. Returns the new place of ``index``."""
         if index < CHUNK or index * 2 < len(self.text):
             return index
         _, line, start = self.locate(index)

@@ -63,7 +63,7 @@ def _json(call: str) -> str:
 
 
 def _functions(system: str) -> tuple[str, list[Any]]:
-    """(the prompt before them, the functions at its end); the whole prompt and none where it isn't so."""
+    """(the prompt before them, the functions at its end); the whole prompt and none if it isn't so."""
     start = at = system.find("{")
     found: list[Any] = []
     decoder = json.JSONDecoder()

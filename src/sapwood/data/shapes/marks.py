@@ -10,7 +10,7 @@ from sapwood.data.shapes.names import MARKS, VERDICTS
 from sapwood.data.shapes.nested import NOTHING
 from sapwood.data.shapes.record import DROP, Record
 
-OWN = ("train", "training")  # true here makes any turn learnt; the others speak of the assistant's only
+OWN = ("train", "training")  # true makes any turn learnt; other marks speak of the assistant's turns only
 WEIGHTS = (
     "weight",
     "loss_weight",
@@ -31,14 +31,14 @@ _SAID = {
         False,
     ),
 }  # fmt: skip
-COMPARED = ("chosen", "rejected")  # texts under these are two answers
-GRADES = ("rating", "preference")  # numbers under these are no verdict
+COMPARED = ("chosen", "rejected")  # texts under these keys are two answers
+GRADES = ("rating", "preference")  # numbers under these keys are no verdict
 LEAST, MOST = 1e-4, 1e4  # weights: sums of them stay exact enough
 WEIGHED = "have a weight: each learnt token counts so much in the loss, which is divided by the sum of them"
 
 
 def marked(record: Record, turn: Mapping[str, Any], path: str, role: str) -> tuple[bool | None, float | None]:
-    """Whether the marks of a turn ask for it to be learnt, None where it has none; and what its tokens count
+    """Whether the marks of a turn ask for it to be learnt, None if it has none; and what its tokens count
     in the loss, None for 1."""
     found: dict[str, float] = {}  # key -> what it says that the turn counts
     for key in _asked(turn, MARKS, record):
@@ -121,7 +121,7 @@ def _asked(values: Mapping[str, Any], known: Mapping[str, bool], record: Record)
 
 
 def verdict(record: Record, key: str, value: Any, path: str) -> bool | None:
-    """Whether a key of `VERDICTS` calls an answer good; None where it says nothing of the kind. What may mean
+    """Whether a key of `VERDICTS` calls an answer good; None if it says nothing of the kind. What may mean
     that and something else is a fault."""
     if isinstance(value, str):
         if key in COMPARED:

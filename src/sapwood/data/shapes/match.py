@@ -1,4 +1,4 @@
-"""Which shape a row has, by its keys alone; and the question where that isn't clear."""
+"""Which shape a row has, by its keys alone; and the question if that isn't clear."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sapwood.data.shapes.shape import Shape
 from sapwood.data.shapes.table import SHAPES
 from sapwood.errors import Problem
 
-LIKELY = 0.8  # share of a shape's keys, misspelt ones among them, from which it is that shape
-WEAK = (TEXT, "data", "turns")  # what these hold beside a shape's own keys is something else
+LIKELY = 0.8  # share of a shape's keys, misspelt ones included, from which on a row has that shape
+WEAK = (TEXT, "data", "turns")  # beside a shape's own keys these mean something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def matches(keys: Set[str], *, no_instruction: bool = False, mapped: Set[str] = 
 
 
 def detect_format(value: Any) -> str | None:
-    """The one shape that the keys of a row spell; None where none or several do."""
+    """The one shape that the keys of a row spell; None if none or several do."""
     if not isinstance(value, Mapping):
         return None
     found = matches({canonical(key) for key in value})
@@ -98,7 +98,7 @@ def no_shape(
         return Problem(what, where, "it is not clear which is meant", mend)
     why = f"its keys: {names(value)}" if value else "it has no keys"
     if {"message_id", "parent_id"} <= value.keys():
-        mend = "take the dataset's file of trees (…_trees.jsonl.gz), a tree a row"
+        mend = "take the dataset's file that has one tree a row (…_trees.jsonl.gz)"
         return Problem("row is one message of a tree", where, "it answers another row", mend)
     if {"chosen", "rejected"} <= value.keys():
         prompt = next((key for key in PROMPTS if key in value), None)

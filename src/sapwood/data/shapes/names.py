@@ -11,7 +11,7 @@ ANSWERS = (
     "output", "completion", "response", "answer", "target", "solution", "answers",
     "human_answers", "chatgpt_answers",
 )  # fmt: skip
-EXTRAS = ("input", "context")  # what stands behind a prompt, on a line of its own
+EXTRAS = ("input", "context")  # their text follows the prompt, on a line of its own
 TURNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")
 BESIDE = ("system", "history", "tools", "functions")  # what a row of any shape may bring too
 TEXT = "text"
@@ -38,10 +38,10 @@ MARKS = {
     "loss_weight": True,
     "loss_scale": True,  # ms-swift
     "sample_weight": True,
-    "mask": False,  # those who hide what is masked
+    "mask": False,  # tools that hide what is masked
     "masked": False,  # torchtune
 }
-# key -> is an answer good where it is true? KTO, and people's verdicts on answers.
+# key -> is an answer good if it is true? KTO, and people's verdicts on answers.
 VERDICTS = {
     **dict.fromkeys(
         (

@@ -35,12 +35,12 @@ def unpacked(record: Record, value: Any, path: str) -> Any:
 
 
 def looks_nested(value: Any) -> bool:
-    """Is this text that may spell a list or an object?"""
+    """Whether a value is text that may spell a list or an object."""
     return isinstance(value, str) and value.lstrip()[:1] in ("[", "{")
 
 
 def drop_nulls(value: Any) -> bool:
-    """Take the keys of objects whose value is null out of a value, at any depth; was there any?
+    """Take all keys whose value is null out of a value, at any depth. Returns whether there was any.
 
     A table's column has one type for all rows: each row has every key that any other row has.
     """

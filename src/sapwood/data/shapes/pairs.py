@@ -48,7 +48,7 @@ def thought_of(record: Record) -> str | None:
 
 
 def says_nothing(value: Any) -> bool:
-    """Is this a switch, or blank, under the name of a reasoning?"""
+    """Whether the text in a column of reasoning is only a switch (on, off), or blank."""
     return isinstance(value, str) and value.strip().casefold() in (*SWITCHES, "")
 
 
@@ -74,7 +74,7 @@ def _prompt(record: Record, key: str) -> str | None:
         both = f"'{key}' and 'input' are" if "input" in record.value and key != "input" else f"'{key}' is"
         record.blank(f"{both} empty", mend=f"write the prompt, or {DROP_BLANK}")
     if record.value.get("instruction", "") is None:
-        record.optional("instruction")  # null: read, and nothing
+        record.optional("instruction")  # null counts as read, and adds nothing
     if not extras:
         return prompt
     return "\n".join([part for part in (prompt, *extras) if part is not None and part.strip()])
@@ -140,7 +140,7 @@ def _conversational(record: Record, prompt_key: str, answer_key: str) -> list[Me
 
 
 def _is_exchange(item: Any) -> bool:
-    """May it be a prompt and its answer, or a turn?"""
+    """Whether a value may be a prompt and its answer, or a turn."""
     return isinstance(item, dict) or (isinstance(item, list) and len(cast(list[Any], item)) == 2)
 
 

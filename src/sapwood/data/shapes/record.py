@@ -60,7 +60,7 @@ class Record:
 
     @property
     def is_blank(self) -> bool:
-        """Are blanks all that is wrong?"""
+        """Whether blank texts are all that is wrong."""
         return len(self.problems) == self._blanks > 0
 
     def fault(self, what: str, why: str = "", mend: str = "") -> None:

@@ -19,7 +19,7 @@ class Shape:
         keys: sets of keys; a row that has all of one is of this shape. Of a pair: (prompt, answer).
         read: the messages of a row; gets the keys that were found. What is wrong goes to the record.
         origin: who writes such rows.
-        reads: how they become a conversation, in English and in Chinese.
+        reads: how such rows become a conversation, in English and in Chinese.
         example: a row as JSON.
         unfold: for a row that holds several conversations: the rows of another shape that it stands for.
     """

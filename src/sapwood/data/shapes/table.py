@@ -1,5 +1,5 @@
-"""The shapes that rows come in. A new one is one entry here: what `sapwood check` reads, docs/data.md says
-and the tests try is this table."""
+"""The shapes that rows come in. A new shape is one entry here: `sapwood check`, docs/data.md and the tests
+all read this table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sapwood.types import Message
 
 
 def _no_turns(record: Record, keys: tuple[str, ...]) -> list[Message]:
-    """Text is taken apart by the template, if it was rendered by one."""
+    """If a template rendered the text, the template takes it apart again."""
     return []
 
 

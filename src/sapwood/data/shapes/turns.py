@@ -22,7 +22,7 @@ _MAY_FOLLOW: dict[Role | None, tuple[Role, ...]] = {
     "tool": ("tool", "assistant", "user", "system"),
 }
 _SIMPLE: dict[str, Role] = {name: role for name, role in ROLES.items() if name not in CALLS}
-# An item that holds a prompt and its answer: MOSS, XTuner, and those who do alike.
+# An item that holds a prompt and its answer, as MOSS, XTuner and others write it.
 _ASKED = ("human", "input", "user", "question", "prompt", "instruction", "query")
 _ANSWERED = ("assistant", "output", "bot", "answer", "response", "completion", "gpt")
 _KEYS = {*TURN_KEYS, *_ASKED, *_ANSWERED, "system"}

@@ -1,4 +1,4 @@
-"""Answers from an engine as parts that every client's form is made of."""
+"""Answers from an engine, as parts from which every client's form is made."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def whole(asked: Asked, index: int = 0) -> Whole:
 
 
 async def all_of(work: Sequence[Awaitable[T]]) -> list[T]:
-    """All of them side by side; if one fails, the others are ended at once."""
+    """All answers side by side; if one fails, the others are ended at once."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         return list(await asyncio.gather(*tasks))
@@ -85,7 +85,7 @@ async def all_of(work: Sequence[Awaitable[T]]) -> list[T]:
 
 
 async def merged(streams: Sequence[AsyncGenerator[Delta]]) -> AsyncGenerator[Delta]:
-    """Several answers as their parts come. One needs no detour."""
+    """Several answers, part by part as they come. A single answer is passed through."""
     if len(streams) == 1:
         async with aclosing(streams[0]) as parts:
             async for delta in parts:

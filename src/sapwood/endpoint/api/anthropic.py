@@ -55,7 +55,7 @@ def _choice(request: MessagesRequest) -> Any:
 
 
 def _turns(message: AnthropicTurn) -> list[Turn]:
-    """Results of tools are blocks of the user's there, and turns of their own here."""
+    """In Anthropic's form, results of tools are blocks of the user's turn. They become turns of their own."""
     if isinstance(message.content, str):
         return [Turn(role=message.role, content=message.content)]
     results = [block for block in message.content if block.type == "tool_result"]

@@ -56,7 +56,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(slots=True)
 class Service:
-    """What the paths share."""
+    """The service behind all paths."""
 
     library: Library
     manners: Manners = field(default_factory=Manners)
@@ -127,7 +127,7 @@ class Service:
         return JSONResponse({"prompt": text})
 
     async def tokenizer(self, request: Request) -> Response:
-        """What lm-eval asks before it trusts `tokenize`."""
+        """The tokenizer's facts, which lm-eval asks for before it trusts `tokenize`."""
         served = self.find(request, request.query_params.get("model"))
         tokenizer = served.found.spec.tokenizer
         names = ("bos_token", "eos_token", "pad_token")
@@ -169,7 +169,7 @@ class Service:
     # --- inside -------------------------------------------------------------------------------------------
 
     def find(self, request: Request, name: str | None) -> Served:
-        """``name``: None means the last adapter, or else the base."""
+        """The model of a request. ``name``: None means the last adapter, or the base if there is none."""
         served = self.library.models[-1] if name is None else self.library.find(name)
         request.state.model = served.name
         return served
@@ -214,7 +214,7 @@ class Service:
             self.metrics.tokens.labels(name).inc(used.get("completion_tokens", used.get("output_tokens", 0)))
 
     def guarded(self, handler: Handler) -> Handler:
-        """With every fault as an answer, and counted."""
+        """A handler whose faults become answers, and are counted."""
 
         async def answer(request: Request) -> Response:
             path = request.url.path
@@ -289,7 +289,7 @@ def _model(served: Served) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN."""
+    """Data with None in the place of NaN and infinity, for which JSON has no word."""
     if isinstance(value, dict):
         return {key: _finite(held) for key, held in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,8 @@
-"""How a model calls tools and shows its reasoning, asked of its own template; and answers read by that.
+"""How a model calls tools and shows its reasoning; and answers read in that form.
 
-There is no table of families: the template is shown a call with a name that nobody uses, and what it writes
-around it is the form. A form that holds no JSON stays unknown, and its calls stay text.
+The model's own template is asked, so there is no table of families. The template is given a call with a name
+that nobody uses. The text that it writes around that name is the form. A form without JSON stays unknown, and
+its calls stay text.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class CallForm:
     listed: bool
 
     def read(self, text: str) -> list[tuple[str, str]] | None:
-        """(name, arguments as JSON) of each call in ``text``; None where it isn't calls alone."""
+        """(name, arguments as JSON) of each call in ``text``; None if it isn't calls alone."""
         calls: list[tuple[str, str]] = []
         for value in _values(text, self.opening.strip(), self.closing.strip()):
             for one in value if isinstance(value, list) else [value]:
@@ -58,7 +59,7 @@ class Thinking:
 
 
 def call_form(renderer: Renderer, tools: Tools) -> CallForm | None:
-    """The form of this template's calls; None where it has none that can be read."""
+    """The form of this template's calls; None if it has none that can be read."""
     call = {"id": "zqcall001", "type": "function", "function": {"name": NAME, "arguments": {KEY: VALUE}}}
     asked = (Message("user", "1"),)
     try:
@@ -81,7 +82,7 @@ def call_form(renderer: Renderer, tools: Tools) -> CallForm | None:
 
 
 def keeps_tools(renderer: Renderer, tools: Tools) -> bool:
-    """Does the template show the model its tools?"""
+    """Whether the template shows the model its tools."""
     asked = (Message("user", "1"),)
     try:
         text = renderer.prompt_text(asked, tools)
@@ -110,12 +111,12 @@ def thinking_of(renderer: Renderer) -> Thinking | None:
 
 
 def new_id() -> str:
-    """Of a call. Mistral's templates take nine letters and digits, and nothing else."""
+    """The id of a call. Mistral's templates take exactly nine letters and digits."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
 
 
 def _values(text: str, opening: str, closing: str) -> Iterator[Any]:
-    """Every JSON value that stands where a call may; one that is no JSON is None."""
+    """Every JSON value in the place of a call; None for a text there that is no JSON."""
     parts = text.split(opening)[1:] if opening else [text]
     for part in parts:
         rest = part.strip()

@@ -37,7 +37,7 @@ class Chat:
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage(ends)}
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any]]:
-        """The same in pieces; with the usage at the end where it was asked for."""
+        """The same answers in pieces, with the usage at the end if the client asked for it."""
         ends: list[End] = []
         begun: set[int] = set()
         async for delta in merged([deltas(asked, i) for i, asked in enumerate(self._asked)]):
@@ -82,13 +82,13 @@ class Chat:
     def _told(self, probs: Sequence[TokenProb]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        shown = [one for one in probs if one.id not in self._stops]  # nobody reads a stop token
+        shown = [one for one in probs if one.id not in self._stops]  # a stop token isn't shown
         content = [{**_prob(one), "top_logprobs": [_prob(other) for other in one.top]} for one in shown]
         return {"content": content, "refusal": None}
 
 
 def _nth(asked: Asked, index: int) -> Asked:
-    """Each answer of one request has draws of its own."""
+    """The seed of one of several answers: each has draws of its own."""
     seed = asked.ask.seed
     return asked if seed is None else replace(asked, ask=replace(asked.ask, seed=seed + index))
 
@@ -98,7 +98,7 @@ def _prob(one: TokenProb) -> dict[str, Any]:
 
 
 def fingerprint(asked: Asked) -> str:
-    """Changes when the base, the template or the adapter's training does."""
+    """A fingerprint that changes if the base, the template or the adapter's training changes."""
     found = asked.served.found
     trained = found.facts.data_sha256[:8] if found.facts is not None else ""
     return "-".join(filter(None, ("sw", found.spec.fingerprint[:8], found.renderer.fingerprint[:8], trained)))

@@ -78,7 +78,7 @@ class Completions:
         found = await whole(asked, index)
         assert found.end is not None
         probs: list[TokenProb | None] = [*found.probs]
-        if self._echo:  # whoever scores a prompt counts tokens, those that llama.cpp tells nothing of too
+        if self._echo:  # a client that scores a prompt counts all tokens, even those without a probability
             probs += [None] * (found.end.tokens - len(probs))
         told = self._told(echo, probs, len(echo.text))
         return self._choice(index, echo.text + found.content, told, finish_reason(found.end, ())), found.end

@@ -1,6 +1,6 @@
 """What an answer must be, as llama.cpp's grammar (llguidance).
 
-A schema that can't be kept is refused: llama.cpp itself would answer without it, and say nothing.
+A schema that can't be kept is refused: llama.cpp itself would silently answer without the schema.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from sapwood.endpoint.api.calls import CallForm
 from sapwood.engine.wire import Refused
 
 HEAD = "%llguidance {}\n"
-# A small model that may write any white space often writes nothing else.
+# If any white space is allowed, a small model often writes nothing else.
 NARROW = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
 
 
 def grammar_of(schema: Mapping[str, Any] | bool) -> str:
-    """JSON of a schema. Raises Refused naming what of it is wrong or not supported."""
+    """The grammar of a JSON schema. Raises Refused naming the part that is wrong or not supported."""
     return _checked(HEAD + f"start: %json {_json(schema)}")
 
 
@@ -34,7 +34,7 @@ def grammar_of_calls(form: CallForm, tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _closed(schema: Any) -> Any:
-    """Arguments that a tool doesn't name are none of its."""
+    """A tool's schema without further arguments: names that the tool doesn't have are not allowed."""
     named = isinstance(schema, Mapping) and "properties" in schema
     return {"additionalProperties": False, **schema} if named else schema or {"type": "object"}
 

@@ -1,7 +1,7 @@
 """Who may ask: the key, and for pages in a browser the host and the origin that they name.
 
-A page of the open web can make a browser ask a local address, under a name of its own that leads there (DNS
-rebinding). Then the Host header, or the Origin, is that page's.
+A page of the open web can make a browser ask a local address: the page's own name is made to lead there (DNS
+rebinding). The Host header, or the Origin, then names that page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OPEN = ("/health",)  # needs no key: a proxy or systemd asks
 
 
 class Guard:
-    """Before everything else."""
+    """The guard, which runs before everything else."""
 
     def __init__(self, app: Any, rules: Rules) -> None:
         self._app = app
@@ -51,7 +51,7 @@ class Guard:
         return None
 
     def _may_ask(self, origin: str, host: str) -> bool:
-        """The server's own pages, and those that were named."""
+        """Whether an origin is the server's own, or one that was allowed."""
         named = self._rules.origins
         return "*" in named or origin in named or urlsplit(origin).netloc == host
 

@@ -40,7 +40,7 @@ _rendering = ThreadPoolExecutor(1, "sapwood-render")  # long prompts don't hold 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What goes to the engine, and how its answer is to be read."""
+    """What is sent to the engine, and how the engine's answer is to be read."""
 
     served: Served
     ask: Ask
@@ -54,7 +54,7 @@ class Asked:
 
 
 async def chat_asked(served: Served, request: ChatRequest, temperature: float) -> Asked:
-    """Raises Refused for what can't be rendered or isn't known here."""
+    """Raises Refused for a request that can't be rendered, or that asks for something unknown."""
     tools = [] if request.tool_choice == "none" else [_plain(tool) for tool in request.tools or ()]
     messages = [message_of(turn) for turn in request.messages]
     top = (request.top_logprobs or 0) if request.logprobs else None
@@ -81,7 +81,7 @@ async def chat_asked(served: Served, request: ChatRequest, temperature: float) -
 
 
 async def prompted(served: Served, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Asked:
-    """The prompt of a chat, with the system prompt of the training where the messages bring none."""
+    """The prompt of a chat, with the system prompt of the training if the messages bring none."""
     said = list(messages)
     if served.found.system and not any(message.role == "system" for message in said):
         said.insert(0, Message("system", served.found.system))
@@ -113,7 +113,7 @@ def _prompted(served: Served, messages: list[Message], tools: list[Mapping[str, 
 
 
 def warm(found: Found) -> None:
-    """What is found out once of each renderer, found out now."""
+    """Find out now what is asked once of each renderer, so that the first request needn't wait."""
     _longest_token(found.renderer)
     _thinking(found.renderer)
     with suppress(DataError):
@@ -146,7 +146,7 @@ async def completion_asked(served: Served, request: CompletionRequest, temperatu
 
 
 async def ids_of(served: Served, text: str, *, special: bool = True) -> list[int]:
-    """A bare text as the tokenizer itself reads it: whoever sends one writes the control tokens too."""
+    """A bare text as the tokenizer itself reads it: its sender also writes the control tokens."""
     _refuse_longer(served, len(text))
     tokenizer = served.found.spec.tokenizer
     return await in_thread(lambda: tokenizer.encode(text, add_special_tokens=special))
@@ -168,7 +168,7 @@ def sampled(
     top: int | None,
     temperature: float,
 ) -> Ask:
-    """``temperature``: where the request names none."""
+    """``temperature``: the one that is taken if the request names none."""
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     bias = request.logit_bias or {}
     if odd := next((id for id in bias if not 0 <= id < served.vocabulary), None):
@@ -233,7 +233,7 @@ def _plain(tool: Tool) -> dict[str, Any]:
 
 
 def _refuse_longer(served: Served, characters: int) -> None:
-    """What is too long whatever its tokens are is not even rendered."""
+    """Refuse messages that are too long in any tokens, before they are rendered."""
     longest = served.engine.context * _longest_token(served.found.renderer)
     if characters > longest:
         why = f"the prompt has {characters:,} characters; {served.engine.context:,} tokens are held"

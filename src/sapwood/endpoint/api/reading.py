@@ -9,7 +9,7 @@ from sapwood.endpoint.api.calls import CallForm, Thinking
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a piece of text is; ``calls`` come with the last one."""
+    """A part of an answer: reasoning, or words, or calls. ``calls`` come with the last part."""
 
     content: str = ""
     reasoning: str = ""
@@ -17,7 +17,7 @@ class Part:
 
 
 class Reader:
-    """Text in, parts out. A tag that may be on its way is held back until it is there, or isn't.
+    """Text in, parts out. Text that may be the beginning of a tag is held back until that is decided.
 
     opened: the prompt has opened the block of reasoning already.
     """
@@ -47,7 +47,7 @@ class Reader:
                 return Part(content, reasoning)
 
     def finish(self) -> Part:
-        """The rest: what was held back is what it seemed not to be; calls that can't be read are words."""
+        """The rest. Text that was held back is no tag, and calls that can't be read are words."""
         rest, self._held = self._held, ""
         if self._state == "reasoning":
             return Part(reasoning=rest)
@@ -88,7 +88,8 @@ class Reader:
         return shown
 
     def _say_or_json(self) -> str:
-        """A form without a mark of its own: an answer that begins as JSON is a call."""
+        """The words so far, in a form of calls that has no mark of its own: an answer that begins as JSON is
+        a call."""
         text = self._held.lstrip()
         if self._fresh and not text:
             return ""

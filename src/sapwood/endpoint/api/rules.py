@@ -1,4 +1,4 @@
-"""What whoever starts the server decides about those who ask."""
+"""What the person who starts the server decides about its clients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """``hosts``: names under which it may be asked, all of them where None; ``origins``: of pages that may
+    """``hosts``: names under which the server may be asked, any name if None; ``origins``: of pages that may
     ask (``*``: any); ``key``: what every request must carry, None for nothing."""
 
     hosts: Collection[str] | None
@@ -19,7 +19,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Manners:
-    """temperature: where a request names none. most_bytes, body_seconds: of a request's body. log_prompts:
+    """temperature: of requests that name none. most_bytes, body_seconds: of a request's body. log_prompts:
     write what is asked into the log."""
 
     temperature: float = 0.0

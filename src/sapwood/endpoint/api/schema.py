@@ -22,7 +22,7 @@ class StreamOptions(Request):
 
 
 class Sampled(Request):
-    """What both of OpenAI's endpoints share. top_k, min_p and repetition_penalty are vLLM's."""
+    """Fields that both of OpenAI's endpoints have. top_k, min_p and repetition_penalty are vLLM's."""
 
     model: str
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None

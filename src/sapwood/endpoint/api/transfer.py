@@ -15,8 +15,8 @@ from sapwood.endpoint.api.errors import error_body
 from sapwood.engine.wire import Refused
 
 T = TypeVar("T")
-DRAINED = 16  # times the limit that is still read of a body that is too large, so that its sender hears why
-SEND_SECONDS = 60.0  # that a client may take for what it was sent; then it is given up
+DRAINED = 16  # times the limit: so much of a larger body is still read, so that its sender hears why
+SEND_SECONDS = 60.0  # that a client may take to receive an event; then it is given up
 PING_SECONDS = 15
 
 log = logging.getLogger("sapwood")
@@ -73,7 +73,8 @@ async def stream_response(
     named: bool = False,
     seen: Callable[[], None] | None = None,
 ) -> EventSourceResponse:
-    """The events as server-sent ones. What fails before the first has a status of its own: Refused is raised.
+    """The events as server-sent ones. A failure before the first event raises Refused, and so has an HTTP
+    status.
 
     named: each event says its type, as Anthropic's do; else the stream ends with ``[DONE]``.
     """

@@ -26,7 +26,7 @@ class _Given:
 
 
 def read_template(draft: Draft, facts: Facts) -> None:
-    """The last one that is given, where the tokenizer's own would be taken otherwise."""
+    """Take the last template that the script gives, if the tokenizer's own would be taken otherwise."""
     given = max(_given(facts), key=lambda one: one.line, default=None)
     if given is None or draft.settings.get("template.name", "auto") != "auto":
         return
@@ -67,7 +67,8 @@ def _given(facts: Facts) -> list[_Given]:
 
 
 def _named(name: str, facts: Facts) -> str:
-    """Ours of that name; auto where it is the model's own family; a .jinja file as it is; else nothing."""
+    """Our template of that name; auto if it is the model's own family; a .jinja file as it is; else
+    nothing."""
     if name.lower() in _OURS:
         return _OURS[name.lower()]
     family = re.match(r"[a-z]+-?\d?", name.lower())

@@ -13,7 +13,7 @@ _PROJECTS = {
 
 
 def read_environment(draft: Draft, given: Given) -> None:
-    """Of the trackers that are used, where no call names one."""
+    """The project of the trackers that are used, if no call names one."""
     for name, tracker in _PROJECTS.items():
         word = given.environment.get(name)
         used = tracker in draft.settings.get("track.to", []) and "track.project" not in draft.settings

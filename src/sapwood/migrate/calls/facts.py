@@ -60,7 +60,7 @@ _PLACES = {  # arguments by place
 
 @dataclass(slots=True)
 class Facts:
-    """The calls that decide a run; None where the script has none."""
+    """The calls that decide a run; None if the script has none."""
 
     source: Source
     script: Script
@@ -97,7 +97,7 @@ class Facts:
 
     @property
     def pad_is_eos(self) -> int:
-        """The line that says so; 0 where none does."""
+        """The line that sets the padding token to eos; 0 if no line does."""
         for one in self.assigned("pad_token", "pad_token_id"):
             if isinstance(one.value, Special) and one.value.name == "eos":
                 return one.line
@@ -105,7 +105,7 @@ class Facts:
 
     @property
     def prefers(self) -> bool:
-        """Whether the trainer learns preferences or rewards, and no answers."""
+        """Whether the trainer learns preferences or rewards, and not answers."""
         return self.trainer is not None and self.trainer.last not in ANSWERING
 
     @property
@@ -183,7 +183,7 @@ def loads_model(call: Call) -> bool:
 
 
 def _end_of_training(script: Script) -> int:
-    """Place of the call that trains, or of what comes after it."""
+    """The place of the first call that trains, or that belongs behind training; the end if there is none."""
     for i, call in enumerate(script.calls):
         if call.last == "train" and isinstance(call.of, Call) and call.of.last in TRAINERS:
             return i
@@ -226,7 +226,7 @@ def _arguments(facts: Facts) -> Call | None:
 
 
 def _silent(trainer: str) -> str:
-    """The class of a trainer's own settings, where it is given none."""
+    """The class of a trainer's own settings, if it is given none."""
     kind = trainer.removesuffix("Trainer")
     return f"{kind}TrainingArguments" if kind in ("", "Seq2Seq", "Unsloth") else f"{kind}Config"
 
@@ -307,7 +307,7 @@ def _formatting(facts: Facts) -> Formatting | None:
 
 
 def _of_others(facts: Facts, call: Call) -> bool:
-    """Whether a mapping is of rows that another call reads than the one whose rows are trained on."""
+    """Whether a mapping is of other rows than those that are trained on: another call reads them."""
     read = next((one for one in upstream(call.of) if one.last in READERS), None)
     return bool(facts.chain) and read is not None and facts.data is not None and read is not facts.data
 

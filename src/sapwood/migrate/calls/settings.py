@@ -72,7 +72,7 @@ def _base(draft: Draft, facts: Facts) -> None:
     own = ("load_in_4bit",) if facts.in_unsloth else ()
     apply_all(draft, "hf:load", base, skip=(*names, *own, "config"))
     _other_quantization(draft, facts, base)
-    if own and "load_in_4bit" in base.kwargs:  # always nf4 there
+    if own and "load_in_4bit" in base.kwargs:  # unsloth's 4 bits are always nf4
         CONVERT["nf4"](draft, own[0], base.kwargs[own[0]], base.lines[own[0]], "", "")
     if facts.in_unsloth and "load_in_4bit" not in base.kwargs:
         draft.default("base.storage", "nf4", "load_in_4bit", "the default there", "那边的默认值")
@@ -223,7 +223,7 @@ def _adapts(call: Call) -> bool:
     return call.last == "get_peft_model" or call.kwargs.get("peft_config") is not None
 
 
-_PEFT_TARGETS = (  # peft's table, by what models are called; every other one of it has q_proj and v_proj
+_PEFT_TARGETS = (  # PEFT's table, by names of models; all others in it have q_proj and v_proj
     (r"bloom|pythia|gpt-?neox|dolly|falcon|redpajama", ["query_key_value"]),
     (r"^gpt2|/gpt2|distilgpt2|dialogpt|starcoder(?!2)|santacoder|bigcode", ["c_attn"]),
     (r"\bmpt\b", ["Wqkv"]),

@@ -37,7 +37,7 @@ def read_rows(draft: Draft, facts: Facts) -> Learning | None:
 
 
 def _tokenizer_length(draft: Draft, facts: Facts) -> None:
-    """What the tokenizer cuts to, where nothing else says a length."""
+    """What the tokenizer cuts to, if nothing else says a length."""
     call = facts.tokenizer
     if call is None or "model_max_length" not in call.kwargs or "pack.length" in draft.settings:
         return
@@ -151,7 +151,7 @@ def _template(draft: Draft, facts: Facts, learning: Learning, line: int) -> None
 
 
 def _trained(draft: Draft, facts: Facts, learning: Learning) -> None:
-    """Where the labels aren't the function's own, the collator's."""
+    """Take the collator's labels, if the formatting function makes none."""
     if learning.learnt == "assistant" or facts.has(
         "train_on_responses_only", "DataCollatorForCompletionOnlyLM"
     ):
@@ -193,7 +193,7 @@ def _trained(draft: Draft, facts: Facts, learning: Learning) -> None:
 
 
 def _not_found(draft: Draft, facts: Facts) -> None:
-    """A trainer that takes ids, and nothing found that makes them."""
+    """Note a trainer that takes ids, if nothing was found that makes them."""
     call = facts.trainer or facts.optimizer
     if call is not None and (call is facts.optimizer or call.last in ("Trainer", "Seq2SeqTrainer")):
         draft.unread(
@@ -206,7 +206,7 @@ def _not_found(draft: Draft, facts: Facts) -> None:
 
 
 def _as_they_are(draft: Draft, facts: Facts) -> None:
-    """Rows that nothing formats: their own shape, by their keys."""
+    """Rows that no function formats: their shape is found by their keys."""
     field = _text_field(facts)
     if field:
         line = facts.line("dataset_text_field")

@@ -25,7 +25,7 @@ _SCHEDULES = {
     "get_polynomial_decay_schedule_with_warmup": "polynomial", "get_inverse_sqrt_schedule": "inverse_sqrt",
     "get_scheduler": "",
 }  # fmt: skip
-_RATES = {  # of trl's own settings, where nothing is said
+_RATES = {  # of trl's own settings, if a script says nothing
     "SFTConfig": 2e-5, "RewardConfig": 1e-4,
     **dict.fromkeys(("DPOConfig", "ORPOConfig", "KTOConfig", "CPOConfig", "GRPOConfig"), 1e-6),
 }  # fmt: skip
@@ -51,7 +51,7 @@ def read_training(draft: Draft, facts: Facts) -> None:
         if not facts.arguments.kwargs.keys() & {"gradient_checkpointing", "**"} and own not in ("SFTConfig",):
             draft.default("train.gradient_checkpointing", bool(facts.in_unsloth), "", *_DEFAULT)
         if "**" not in facts.arguments.kwargs:
-            if own in _RATES:  # of transformers' own defaults they change this one
+            if own in _RATES:  # trl changes only this one of transformers' defaults
                 draft.default("train.lr", _RATES[own], "", *_DEFAULT)
             defaults(draft, "hf:train")
         draft.settle()
@@ -72,7 +72,8 @@ def read_training(draft: Draft, facts: Facts) -> None:
 
 
 def _known_arguments(draft: Draft, facts: Facts, call: Call) -> Call:
-    """Without the fields that a dataclass of the script adds: they are followed to where they are used."""
+    """The call without the fields that a dataclass of the script adds. These fields are followed to their
+    use."""
     if call.inside not in (PARSED, COMMANDED):
         return call
     given = facts.trainer.kwargs.get("args") if facts.trainer else None
@@ -87,7 +88,8 @@ def _known_arguments(draft: Draft, facts: Facts, call: Call) -> Call:
 
 
 def read_checkpointing(draft: Draft, facts: Facts) -> None:
-    """Calls that switch it on; peft's does for a base that is packed, whatever the trainer is told."""
+    """Calls that switch gradient checkpointing on. PEFT's call does so for a packed base, whatever the
+    trainer is told."""
     on = facts.calls("gradient_checkpointing_enable")
     if draft.settings.get("base.storage") in _PACKED:
         on += [call for call in facts.calls(*_PREPARE) if _use_checkpointing(call) is True]
@@ -100,7 +102,7 @@ def _use_checkpointing(call: Call) -> Any:
 
 
 def read_loop(draft: Draft, facts: Facts) -> None:
-    """Where no Trainer trains."""
+    """Read the script's own training loop, if no Trainer trains."""
     optimizer = facts.optimizer
     if facts.trainer is not None or facts.arguments is not None or optimizer is None:
         return

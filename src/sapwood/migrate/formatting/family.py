@@ -18,7 +18,7 @@ _FIELD = "[\ue000-\ue0ff]"
 
 
 def set_columns(learning: Learning, user: Text, answer: Text) -> None:
-    """Columns of a prompt and an answer, where they are columns and nothing else."""
+    """Columns of a prompt and an answer, if they are columns and nothing else."""
     fields = [part for part in user.parts if isinstance(part, Field)]
     literals = "".join(part for part in user.parts if isinstance(part, str))
     others = [part for part in user.parts if not isinstance(part, (Field, str))]
@@ -76,7 +76,7 @@ def read_parts(learning: Learning, parts: list[Part], lines: list[int]) -> None:
     if "glm" not in learning.model and not any(
         isinstance(p, Special) and p.name == "<|user|>" for p in parts
     ):
-        known = [name for name in known if name != "chatglm3"]  # others write these marks too
+        known = [name for name in known if name != "chatglm3"]  # other families also write these marks
     at = max((i for i, part in enumerate(parts) if isinstance(part, Field)), default=-1)
     if at >= 0:
         learning.end = joined(iter(parts[at + 1 :])).parts
@@ -174,7 +174,7 @@ def _system(
 
 
 def _glued(text: Text) -> bool:
-    """Two columns with nothing between them."""
+    """Whether a text has two columns with nothing between them."""
     pairs = zip(text.parts, text.parts[1:], strict=False)
     return any(isinstance(a, Field) and isinstance(b, Field) for a, b in pairs)
 
@@ -188,7 +188,7 @@ def _plain(text: str, fields: list[Field]) -> str:
 
 
 def _of_literals(learning: Learning, parts: list[Part], fields: list[Field], lines: list[int]) -> None:
-    """No family's: columns by their order, and a template that says the same."""
+    """A text of no known family: columns by their order, and a template that writes the same."""
     distinct = list(dict.fromkeys(fields))
     if len(distinct) < 2:
         if distinct and len(parts) == 1 and not learning.columns:
@@ -211,7 +211,8 @@ def _of_literals(learning: Learning, parts: list[Part], fields: list[Field], lin
 
 
 def _merged(parts: list[Part], prompt: list[Field]) -> list[Part] | None:
-    """The parts without the second of two neighbouring columns: rows of that shape are joined by a line."""
+    """The parts without the second of two neighbouring columns: sapwood joins rows of that shape by a line
+    break."""
     first, second = parts.index(prompt[0]), parts.index(prompt[1])
     between = parts[first + 1 : second]
     if any(not isinstance(part, str) or part.strip() for part in between) or second < first:

@@ -1,4 +1,4 @@
-"""A template written out of a text's parts: the first column is the user's turn, the second (where there is
+"""A template written out of a text's parts: the first column is the user's turn, the second (if there is
 one) goes by the system role, the last is the answer.
 """
 
@@ -36,7 +36,7 @@ def write_template(parts: Sequence[Part], prompt: Sequence[Field], answer: Field
 
 
 def optional(both: str, one: str) -> str:
-    """`both` where the second column is filled, `one` where it is empty."""
+    """`both` if the second column is filled, `one` if it is empty."""
     if not one or one == both or "extra" not in both:
         return both
     with_it, without = _user_line(both), _user_line(one)

@@ -47,8 +47,8 @@ class Learning:
     columns: sapwood's key -> theirs. system: a literal prompt. family: a name of `SHAPES`; own: the
     tokenizer's template is used. end: what follows the answer, in parts; learnt: "assistant",
     "all" or "" (unknown).
-    differs: (expected, found) where a family's template is written otherwise. resists: (line, why) of what
-    couldn't be followed. jinja: a template to write where no family fits.
+    differs: (expected, found) if a family's template is written otherwise. resists: (line, why) of what
+    couldn't be followed. jinja: a template to write if no family fits.
     """
 
     line: int

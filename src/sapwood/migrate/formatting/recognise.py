@@ -1,4 +1,5 @@
-"""A formatting function's result: what it makes of a row, what is learnt, what couldn't be followed."""
+"""The result of a formatting function: the text that it makes of a row, what is learnt, what couldn't be
+followed."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _ALONE = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # one process: none is set
 def method(
     machine: Walker, of: Any, name: str, args: list[Any], kwargs: dict[str, Any], line: int
 ) -> tuple[bool, Any]:
-    """Of a parser; False where it is none of those."""
+    """Of a parser; False if it is none of those."""
     if not isinstance(of, Call):
         return False, None
     if name in ("add_argument", "set_defaults"):
@@ -59,7 +59,7 @@ def _words(machine: Walker, args: Sequence[Any], line: int) -> list[Word]:
 def function(
     machine: Walker, name: str, callee: Any, args: list[Any], kwargs: dict[str, Any], node: ast.Call
 ) -> tuple[bool, Any]:
-    """By its dotted name; False where it is none of those."""
+    """By its dotted name; False if it is none of those."""
     line, first = node.lineno, args[0] if args else None
     if name in ("os.getenv", "os.environ.get"):
         return True, _variable(machine, args, node)

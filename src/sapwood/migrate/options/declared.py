@@ -193,7 +193,7 @@ def _typed(machine: Walker, call: Call | None, text: Any, words: Sequence[Word],
 
 
 def converted(machine: Walker, kind: Any, text: str, line: int) -> Any:
-    """What ``type(text)`` gives; Unknown where that isn't known."""
+    """What ``type(text)`` gives; Unknown if that isn't known."""
     if isinstance(kind, Function):
         return machine.apply(kind, [text], {}, line)
     name = dotted(kind).rpartition(".")[2] if kind is not None else "str"

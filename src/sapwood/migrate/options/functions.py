@@ -37,7 +37,7 @@ def fired(machine: Walker, args: Sequence[Any], line: int) -> Any:
 
 
 def _literal(word: Word) -> Any:
-    """As fire reads it: a Python value where it is one."""
+    """As fire reads it: a Python value if it is one."""
     if not word.known:
         return Unknown(word.text, word.line)
     try:

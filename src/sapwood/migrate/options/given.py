@@ -32,7 +32,7 @@ class Told:
 
 @dataclass(slots=True)
 class Given:
-    """words: the command's, behind the script; None where no command is known.
+    """words: the command's, behind the script; None if no command is known.
 
     folders: where names are looked up. homes: where modules are. told: each option that was looked at.
     """
@@ -59,7 +59,7 @@ class Given:
         self.told.append(Told(line, name, value, known, *said))
 
     def variable(self, name: str) -> Any:
-        """Of the environment, as the command sets it; None where it doesn't."""
+        """Of the environment, as the command sets it; None if it doesn't."""
         if name == "WORLD_SIZE" and self.devices > 1:
             return str(self.devices)
         if name in ("RANK", "LOCAL_RANK") and self.devices > 1:

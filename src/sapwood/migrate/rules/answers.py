@@ -160,7 +160,7 @@ def unpinned(case: Case) -> Iterator[Hit]:
 
 
 def _literal_line(case: Case, name: str, line: int) -> int:
-    """The line on which a call that begins at `line` has the name."""
+    """The line of a name inside a call that begins at `line`."""
     near = range(line, min(line + 6, len(case.facts.source.lines)) + 1)
     return next((n for n in near if name in case.facts.source.text(n)), line)
 

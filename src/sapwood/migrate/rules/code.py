@@ -125,7 +125,7 @@ def gone(case: Case) -> Iterator[Hit]:
 def _kind(case: Case, call: Call) -> tuple[str, ...]:
     if call.last in ARGUMENTS and "Unsloth" not in call.last:
         return ("arguments",)
-    if call.last in TRAINERS and not case.facts.in_unsloth:  # which takes the old ones
+    if call.last in TRAINERS and not case.facts.in_unsloth:  # unsloth takes the old arguments
         return ("trainer",)
     return (
         ("load",)

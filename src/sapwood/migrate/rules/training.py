@@ -22,7 +22,7 @@ def _peft(case: Case) -> bool:
 
 
 def _trainer_wraps(case: Case) -> bool:
-    """TRL prepares the base itself where the trainer gets peft_config."""
+    """TRL prepares the base itself if the trainer gets peft_config."""
     trainer = case.facts.trainer
     return trainer is not None and "peft_config" in trainer.kwargs
 
@@ -225,7 +225,7 @@ def on_train(case: Case) -> Iterator[Hit]:
 
 
 def _rows(value: Any) -> Any:
-    """What a mapping goes over, since that takes the whole of it."""
+    """The rows that a mapping reads: a mapping always takes all of them."""
     while isinstance(value, Call) and value.last == "map" and value.of is not None:
         value = value.of
     return value.text if isinstance(value, Unknown) else value

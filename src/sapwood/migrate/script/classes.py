@@ -11,7 +11,7 @@ from sapwood.migrate.script.values import Call, Class, Function, Object, Unknown
 
 
 def define(machine: Walker, node: ast.ClassDef, env: Env) -> Class:
-    """With the fields and methods of the script's own classes that it is made from."""
+    """A class with the fields and methods that it inherits from the script's own classes."""
     made = Class(node, {})
     for base in (machine.value(base, env) for base in node.bases):
         if isinstance(base, Class):

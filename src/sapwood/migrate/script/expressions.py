@@ -108,7 +108,7 @@ def _joinedstr(machine: Walker, node: ast.JoinedStr, env: Env) -> Any:
 
 
 def settle(text: Text) -> Any:
-    """A plain string again, where nothing of a row is in it."""
+    """A plain string again, if nothing of a row is in it."""
     known = plain_text(text)
     return text if known is None else known
 
@@ -143,7 +143,7 @@ def fold(kind: type, left: Any, right: Any, node: ast.expr) -> Any:
 
 
 def _times(left: Any, right: Any, node: ast.expr) -> Any:
-    """A sequence so many times, where that stays small."""
+    """A sequence so many times, if that stays small."""
     whole, count = (right, left) if isinstance(left, int) else (left, right)
     small = (
         isinstance(whole, (str, list, tuple)) and isinstance(count, int) and len(whole) * count <= MAX_ITEMS

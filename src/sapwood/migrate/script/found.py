@@ -1,4 +1,4 @@
-"""What walking through a script found, and what its walkers need of each other."""
+"""What the walk through a script found, and what the parts of the walk need of each other."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Formatting:
 
 @dataclass(slots=True)
 class Script:
-    """Everything that was found. guessed: tests that nothing is known of. optional: tests of options that a
+    """Everything that was found. guessed: tests whose result isn't known. optional: tests of options that a
     command line may set, and what their defaults give."""
 
     calls: list[Call] = field(default_factory=list[Call])

@@ -56,7 +56,7 @@ def _module(machine: Walker, name: str, level: int, env: Env) -> dict[str, Any] 
     before = len(script.functions), len(script.classes)
     for tree in _trees(machine, path):
         machine.run(tree.body, ChainMap(names))
-    del script.functions[before[0] :]  # what the script doesn't name is none of its steps
+    del script.functions[before[0] :]  # a function that the script doesn't name is none of its steps
     del script.classes[before[1] :]
     return names
 

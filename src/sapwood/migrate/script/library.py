@@ -139,7 +139,7 @@ def _method(
 def _remember(
     machine: Walker, name: str, args: list[Any], kwargs: dict[str, Any], lines: dict[str, int], line: int
 ) -> None:
-    """What the rules ask of calls that leave no `Call`."""
+    """Note calls that the rules ask for, but that leave no `Call`."""
     text = _only(args[0]) if args else kwargs.get("text", kwargs.get("conversation"))
     if name == "apply_chat_template":
         machine.script.chats.append((args[0] if args else text, line))

@@ -49,7 +49,7 @@ def dict_comprehension(machine: Walker, node: ast.DictComp, env: Env) -> Any:
 
 
 def rounds(machine: Walker, over: ast.expr, env: Env) -> Any:
-    """How often ``for _ in range(…)`` goes round; None where it goes over anything else."""
+    """How often ``for _ in range(…)`` goes round; None if it goes over anything else."""
     while isinstance(over, ast.Call) and ast.unparse(over.func).rpartition(".")[2] == "tqdm" and over.args:
         over = over.args[0]
     if not isinstance(over, ast.Call) or ast.unparse(over.func) not in ("range", "trange") or not over.args:
@@ -60,7 +60,7 @@ def rounds(machine: Walker, over: ast.expr, env: Env) -> Any:
 
 
 def elements(value: Any, node: ast.expr) -> list[Any]:
-    """What a loop goes through: what is known, or one that stands for all."""
+    """The items of a loop: the known ones, or one item that stands for all."""
     if isinstance(value, (list, tuple)):
         return list(value)
     if isinstance(value, dict):

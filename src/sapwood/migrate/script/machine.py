@@ -1,5 +1,5 @@
-"""Walks a script's statements with values in place of things: constants are followed through variables,
-functions, dataclasses and argparse, and every call of a library is written down. Nothing is run.
+"""Walks a script's statements with descriptions of values in place of values. Constants are followed through
+variables, functions, dataclasses and argparse, and every call of a library is written down. Nothing is run.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Machine:
             self.run(node.orelse, env)
 
     def decide(self, test: ast.expr, env: Env) -> bool:
-        """What a test gives; where that isn't known, what is supposed, which is written down."""
+        """The result of a test. If it isn't known, one is supposed, and the supposition is written down."""
         value = self.value(test, env)
         if not isinstance(value, (Unknown, Call, Attr, Field, Len)) and not _symbolic(value):
             self._note_option(test, bool(value), env)
@@ -221,7 +221,7 @@ class Machine:
         return answer
 
     def _note_option(self, test: ast.expr, answer: bool, env: Env) -> None:
-        """An option of a command line decides, by its default."""
+        """A test of an option of the command line: the option's default decides."""
         named = [node.value for node in ast.walk(test) if isinstance(node, ast.Attribute)]
         holders = [env.get(node.id) for node in named if isinstance(node, ast.Name)]
         if any(map(_parsed, holders)):

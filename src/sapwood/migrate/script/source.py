@@ -86,7 +86,7 @@ def _decoded(data: bytes) -> str:
 
 
 def read_source(path: Path) -> Source:
-    """Raises DataError where the file can't be read."""
+    """Raises DataError if the file can't be read."""
     text = read_text(path)
     if path.suffix == ".ipynb":
         source = _notebook(path, text)
@@ -127,7 +127,7 @@ def _notebook(path: Path, text: str) -> Source:
 
 
 def _split(source: Source, first: int, lines: Sequence[str]) -> None:
-    """Fences into code and shown, the rest into prose."""
+    """Sort a page: fences into code and shown, the rest into prose."""
     at = 0
     while at < len(lines):
         match = _FENCE.match(lines[at])
@@ -178,7 +178,7 @@ def _parse(source: Source, block: Block) -> None:
 
 
 def _without_magic(lines: Sequence[str]) -> list[str]:
-    """A command becomes ``pass``, and the lines that it goes on in become empty."""
+    """Replace a command by ``pass``, and the lines on which it continues by empty lines."""
     out: list[str] = []
     goes_on = False
     for line in lines:
@@ -190,7 +190,7 @@ def _without_magic(lines: Sequence[str]) -> list[str]:
 
 
 def _blank(source: Source, block: Block, lines: list[str], error: SyntaxError) -> bool:
-    """Take the statement at the fault out of `lines`; False where there is nothing left to take."""
+    """Take the statement at the fault out of `lines`; False if there is nothing left to take."""
     at = min(max((error.lineno or 1) - 1, 0), len(lines) - 1) if lines else -1
     if at < 0:
         return False

@@ -192,7 +192,7 @@ class Object:
     lines: dict[str, int] = field(default_factory=dict[str, int])
 
     def items(self) -> dict[str, Any]:
-        """What ``vars()`` gives, a library's own defaults among it."""
+        """The result of ``vars()``, with a library's own defaults."""
         inherited = UNSET if self.made_by is not None and sets_training(self.made_by.parent) else {}
         return {**inherited, **self.attrs}
 
@@ -238,7 +238,8 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 def is_too_much(value: Any, into: Any = None) -> bool:
-    """Whether lists and dicts hold more than can be looked through, or what they are to be put `into`."""
+    """Whether lists and dicts hold more than can be looked through, or hold the list `into` which they are
+    put."""
     todo, seen = [(value, 0)], 0
     while todo:
         one, depth = todo.pop()
@@ -308,14 +309,14 @@ def concat(left: Any, right: Any, line: int = 0) -> Text:
 
 
 def plain_text(value: Text) -> str | None:
-    """The string, where nothing in it comes from a row."""
+    """The string, if nothing in it comes from a row."""
     if all(isinstance(part, str) for part in value.parts):
         return "".join(str(part) for part in value.parts)
     return None
 
 
 def as_ids(value: Any) -> Ids | None:
-    """A list of tokens, or None where it isn't one."""
+    """A list of tokens, or None if it isn't one."""
     if isinstance(value, Ids):
         return value
     if isinstance(value, Coded):

@@ -13,7 +13,8 @@ from sapwood.migrate.script.values import Class, Function
 
 
 def walk(trees: Sequence[ast.Module], given: Given) -> Script:
-    """Everything in the order of the file; then the formatting functions that nothing in it calls."""
+    """Walk through the file in its order; then through formatting functions that nothing in the file
+    calls."""
     machine = Machine(given)
     for tree in trees:
         for statement in tree.body:
@@ -26,14 +27,14 @@ def walk(trees: Sequence[ast.Module], given: Given) -> Script:
             machine.format(function, {}, function.node.lineno, mapped=False)
     for made in machine.script.classes:
         _instantiated(machine, made)
-    for function in list(machine.script.functions):  # a `main` that only another file calls
+    for function in list(machine.script.functions):  # for example a `main` that only another file calls
         if id(function.node) not in machine.called and "train" in ast.unparse(function.node):
             machine.apply(function, [], {}, function.node.lineno)
     return machine.script
 
 
 def _instantiated(machine: Machine, made: Class) -> None:
-    """A class that trains, and that only another file makes an object of: its methods in their order."""
+    """Walk through the methods of a class that trains, if only another file makes an object of it."""
     text = ast.unparse(made.node)
     begin = made.methods.get("__init__")
     used = begin is not None and id(begin.node) in machine.called
@@ -46,7 +47,7 @@ def _instantiated(machine: Machine, made: Class) -> None:
 
 
 def _formats(function: Function) -> bool:
-    """Whether it makes training text of a row."""
+    """Whether a function makes training text of a row."""
     text = ast.unparse(function.node)
     made = any(
         word in text for word in ("input_ids", "labels", "tokenizer", "'text'", "'prompt'", "'messages'")

@@ -1,4 +1,4 @@
-"""Tests of a shell: whether they hold, or None where that isn't known before it runs."""
+"""Tests of a shell: whether they hold, or None if that isn't known before it runs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _binary(node: Node, names: Names, first: int) -> bool | None:
 
 
 def _value(node: Node, names: Names, first: int) -> Word:
-    """A variable that the script never sets is empty: it is nobody's default."""
+    """A variable that the script never sets is empty: no default is assumed."""
     found = text(node, names, first)
     source = (node.text or b"").decode(errors="replace").strip('"')
     unset = not found.known and found.text == source and source.startswith("$") and "(" not in source

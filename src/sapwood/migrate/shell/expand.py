@@ -38,7 +38,8 @@ def words(node: Node, names: Names, first: int) -> list[Word]:
 
 
 def _split(found: list[Word], line: int) -> list[Word]:
-    """One word stands where it is used; several where they are written."""
+    """If a variable gives one word, the word has the line of its use; several words keep the lines on which
+    they are written."""
     out = [piece for word in found for piece in (split(word) if word.known else [word])]
     return [out[0].at(line)] if len(out) == 1 else out
 
@@ -139,7 +140,7 @@ def _changed(node: Node, names: Names, first: int, found: list[Word] | None, res
 
 
 def _substituted(node: Node, source: str, names: Names, first: int) -> Word:
-    """Where a shell script stands, and a few that only change a text; what others print isn't known."""
+    """A shell script's folder, and a few programs that only change a text. What others print isn't known."""
     line = first + node.start_point.row
     body = source.strip("`").removeprefix("$(").removesuffix(")").strip()
     if body == "pwd":

@@ -24,7 +24,7 @@ _IPYTHON = re.compile(r"^\s*(?:!|%(?=run\s)|%(?=env\s)|%(?=sh\s)|%(?=cd\s))")
 
 
 def parse(text: str) -> Node:
-    """Never fails: what isn't Bash is a node of its own."""
+    """The tree of a text. Never fails: text that isn't Bash becomes a node of its own."""
     import tree_sitter
     import tree_sitter_bash
 
@@ -84,7 +84,7 @@ def _commands(text: str) -> str:
 
 
 def _paragraphs(lines: list[str]) -> list[Block]:
-    """Of a text without fences: those that start something, each by itself, since prose is no shell."""
+    """The lines of a text without fences that start a program, each by itself, because prose is no shell."""
     out: list[Block] = []
     first = 0
     for at in range(len(lines) + 1):

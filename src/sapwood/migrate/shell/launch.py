@@ -53,7 +53,7 @@ class Launch:
 
 
 def launch_of(started: Started, pages: Pages) -> Launch | None:
-    """None where it starts no Python that has a name."""
+    """What a command starts; None if it starts no Python script or module."""
     words = list(started.words)
     at = next((i for i, word in enumerate(words) if _is_start(word.text)), None)
     if at is None:
@@ -92,7 +92,7 @@ def _bare(started: Started) -> Launch | None:
 
 
 def _target(words: Sequence[Word], at: int, *, launcher: bool) -> tuple[int | None, bool]:
-    """Place of the script or the module, and which of both it is."""
+    """The place of the script or the module among the words, and which of the two it is."""
     while at < len(words):
         word = words[at].text
         if word in ("-m", "--module"):
@@ -139,7 +139,7 @@ def _named(options: Sequence[Word]) -> dict[str, Word]:
 
 
 def _visible(made: Launch) -> int:
-    """GPUs that the environment names; 0 where it names none."""
+    """GPUs that the environment names; 0 if it names none."""
     visible = made.environment.get("CUDA_VISIBLE_DEVICES")
     return len([part for part in visible.text.split(",") if part.strip()]) if visible and visible.known else 0
 

@@ -1,4 +1,4 @@
-"""Files that are read together: one row of lines, and where a file that one of them names lies."""
+"""Files that are read together, as one list of lines; and the place of a file that one of them names."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ class Pages:
             return path.name
 
     def folders(self) -> list[Path]:
-        """Where names are looked up: beside the file, in the folders above it, and where one stands."""
+        """Folders in which names are looked up: that of the file, those above it, and the working
+        directory."""
         beside = self.path.parent.absolute()
         return [self.path.parent, *beside.parents[:PARENTS], Path()]
 
 
 def find(name: str, folders: Sequence[Path]) -> Path | None:
-    """The first file of that name; None where there is none, or where its name is no path."""
+    """The first file of that name; None if there is none, or if its name is no path."""
     if not name or "\0" in name or len(name) > 1024:
         return None
     for folder in folders:

@@ -67,7 +67,7 @@ class Shell:
             self.statement(node)
 
     def _list(self, node: Node) -> None:
-        """What stands behind ``||`` happens only after a failure."""
+        """A command behind ``||`` runs only after a failure."""
         for child in node.children:
             if child.type == "||":
                 return
@@ -152,7 +152,8 @@ class Shell:
                 return
 
     def _while_statement(self, node: Node) -> None:
-        """Mostly it reads the script's own options, of which there are none here."""
+        """A loop with a condition, read only if it starts a training: most others read the script's own
+        options."""
         body = node.child_by_field_name("body")
         if body is not None and _starts(body):
             self.statement(body)
@@ -238,7 +239,8 @@ class Shell:
         self.first, self.depth = outer, self.depth - 1
 
     def _cd(self, given: list[Word]) -> None:
-        """Another folder, if it is there: after a clone, ``cd repository`` is where one stands already."""
+        """Change the folder, if the new one exists. After a clone, the present folder may be the repository
+        already."""
         if not given or not given[0].known:
             return
         for folder in (self.names.folder, *self.pages.folders()):
@@ -279,7 +281,7 @@ class Shell:
 
 
 def _decides(node: Node) -> bool:
-    """Whether anything in it is read."""
+    """Whether a node sets a variable, or starts a program that may train."""
     kinds = ("variable_assignment", "declaration_command")
     return _starts(node) or any(_has(child, kinds) for child in node.named_children)
 
@@ -289,7 +291,7 @@ def _has(node: Node, kinds: tuple[str, ...]) -> bool:
 
 
 def _starts(node: Node) -> bool:
-    """Whether a program that may train is started in it."""
+    """Whether a node starts a program that may train."""
     if node.type == "command":
         source = (node.text or b"").decode(errors="replace")
         return STARTS.search(source) is not None and source.split()[0] not in _IDLE

@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """known: False where a variable, a command or a placeholder inside of it isn't."""
+    """known: False if a variable, a command or a placeholder inside of it isn't."""
 
     text: str
     line: int
@@ -35,7 +35,7 @@ class Names:
     places: list[Word] = field(default_factory=list[Word])
 
     def get(self, name: str, line: int) -> list[Word] | None:
-        """None where it isn't set."""
+        """None if it isn't set."""
         if name in ("@", "*"):
             return self.places
         if name.isdigit():
@@ -50,13 +50,13 @@ class Names:
         return self.values.get(name)
 
     def set(self, name: str, words: list[Word]) -> None:
-        """A value that isn't known stands in for none that is."""
+        """An unknown value never replaces a known one."""
         if name in self.values and not all(word.known for word in words):
             return
         self.values[name] = words[:MAX_WORDS]
 
     def environment(self) -> dict[str, Word]:
-        """What a program sees."""
+        """The variables that a program sees."""
         return {
             name: self.values[name][0]
             for name in sorted(self.exported)

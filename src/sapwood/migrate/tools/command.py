@@ -41,7 +41,7 @@ class Command:
 
 
 def command_of(started: Started, pages: Pages) -> Command | None:
-    """None where no known tool is started."""
+    """None if no known tool is started."""
     tool = next((name for pattern, name in _TOOLS if pattern.search(started.text)), None)
     if tool is None or started.words[0].text in ("echo", "which", "cat", "ls"):
         return None
@@ -55,7 +55,7 @@ def command_of(started: Started, pages: Pages) -> Command | None:
 
 
 def _devices(started: Started, pages: Pages) -> int:
-    """As the environment, the launcher or the tool's own launcher says it."""
+    """The number of devices, as the environment, the launcher or the tool's own launcher says it."""
     each = started.environment.get("NPROC_PER_NODE")
     if each is not None and each.text.isdigit():
         return max(1, int(each.text))

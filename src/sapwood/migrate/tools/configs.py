@@ -47,7 +47,7 @@ class Tool:
 
 
 def tool_of(path: Path) -> Tool | None:
-    """None where the file is no config of a tool that is known. Raises DataError."""
+    """None if the file is no config of a tool that is known. Raises DataError."""
     if path.suffix not in YAMLS:
         return None
     text = read_text(path)
@@ -59,7 +59,8 @@ def tool_of(path: Path) -> Tool | None:
 
 
 def tool_of_command(command: Command, pages: Pages) -> Tool:
-    """With the files that the command names; its own options win."""
+    """The values of a command, with those of the config files that it names. The command's own options
+    win."""
     values: dict[str, tuple[Any, int]] = {}
     for name, line in command.configs:
         near = find(name, [command.folder, *pages.folders()])
@@ -101,7 +102,7 @@ def _one(draft: Draft, name: str, key: str, value: Any, line: int) -> None:
 
 
 def _silent(draft: Draft, name: str) -> None:
-    """What the tool does with keys that aren't there."""
+    """Write out what the tool does if keys are missing."""
     micro = {"llamafactory": 8, "swift": 1, "axolotl": 1, "torchtune": 1}.get(name)
     if draft.whole is None and draft.micro is None and micro is not None:
         draft.micro = micro

@@ -12,7 +12,7 @@ from sapwood.migrate.keys import apply, defaults
 from sapwood.migrate.script.source import Source, read_text
 from sapwood.migrate.tools.pickled import read_pickled
 
-# Written by every Trainer, whoever chose them: only these say what the run was.
+# A Trainer writes all its arguments, chosen or not. Only these keys tell about the run.
 _ARGUMENTS = (
     "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "max_steps",
     "num_train_epochs", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay",
@@ -32,7 +32,7 @@ _USUAL = {
 
 
 def read_folder(path: Path) -> tuple[Draft, Source, str]:
-    """Raises DataError where it is neither."""
+    """Read a folder. Raises DataError if it is neither a PEFT folder nor a checkpoint."""
     folder = path if path.is_dir() else path.parent
     config = path if path.name == "adapter_config.json" else folder / "adapter_config.json"
     arguments = path if path.suffix == ".bin" else folder / "training_args.bin"

@@ -51,7 +51,7 @@ def read_pickled(path: Path) -> dict[str, Any]:
             "training_args.bin can't be read", str(path), str(error)[:200] or type(error).__name__
         ) from None
     if not isinstance(made, Named) or not made.attrs:
-        raise DataError("no training arguments are in it", str(path), "it holds something else")
+        raise DataError("the file holds no training arguments", str(path), "it holds something else")
     return {key: _plain(value) for key, value in made.attrs.items()}
 
 

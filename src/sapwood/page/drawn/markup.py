@@ -20,7 +20,7 @@ Child = str | int | float | None | Iterable["Child"]
 def el(tag: str, *children: Child, **attributes: str | int | float | bool | None) -> Safe:
     """An element. ``cls`` is its class, ``data_x`` is ``data-x``; None and False leave an attribute out.
 
-    Raises ValueError where an address isn't one of ours or a web page's.
+    Raises ValueError if an address isn't one of ours or a web page's.
     """
     said = {name: value for name, value in attributes.items() if value is not None and value is not False}
     told = "".join(_attribute(name, value) for name, value in said.items())

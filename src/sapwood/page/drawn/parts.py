@@ -21,13 +21,13 @@ CODES = {
 
 
 def status(w: Words, seen: Seen) -> Safe:
-    """What a run is, as a word in a colour that isn't all it says."""
+    """A run's status, as a word in a colour; the word alone says it too."""
     condition = seen.pulse.condition
     return el("span", w(f"status.{condition}"), cls=f"status {condition}", title=why(w, seen) or None)
 
 
 def why(w: Words, seen: Seen) -> str:
-    """A sentence about a run that isn't well."""
+    """A sentence about a run that hangs, died, failed or was stopped."""
     pulse = seen.pulse
     if pulse.condition == "hung":
         return w("hung.frozen" if pulse.why == "frozen" else "hung.silent", time=duration(pulse.silent or 0))
@@ -96,7 +96,7 @@ def table(
 
 
 def settings(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Safe:
-    """Key paths and values; those at their default stand back."""
+    """Key paths and values; those at their default are paler."""
     rows = [
         el(
             "tr",
@@ -129,7 +129,7 @@ def differing(before: str, after: str) -> Safe:
 
 
 def _words(said: str) -> list[str]:
-    """Words with what follows them; a character at a time where a language doesn't part its words."""
+    """Words with what follows them; a character at a time if a language doesn't part its words."""
     return re.findall(r"[\u3040-\u9fff]|\s+|[^\s\u3040-\u9fff]+", said)
 
 

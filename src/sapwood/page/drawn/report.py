@@ -19,12 +19,12 @@ from sapwood.show.figures import duration, number
 
 FILE = "report.html"
 SMALL = ("lr", "grad_norm", "rate", "peak_bytes")
-# No script and no address: a report can't do anything.
+# A report runs no script and loads no address.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_report(name: str, runs: Path, out: Path | None, lang: str) -> None:
-    """`sapwood report`. Raises ConfigError where nothing is called that."""
+    """`sapwood report`. Raises ConfigError if nothing is called that."""
     if lang not in ("en", "zh"):
         raise ConfigError(f"no report in {lang!r}", "--lang", mend="choose en or zh")
     run = find_run(runs, name)
@@ -161,7 +161,7 @@ def show(
     """Show a run in a Jupyter notebook: status, figures, curves; drawn anew every two seconds as it trains.
 
     Args:
-        run: its id, its name, its folder, or ``last``. Raises ConfigError where nothing is called that.
+        run: its id, its name, its folder, or ``last``. Raises ConfigError if nothing is called that.
         folder: where runs are. lang: en or zh.
         live: go on in the background until the run has ended.
     """

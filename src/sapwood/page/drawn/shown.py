@@ -52,7 +52,7 @@ def defaults() -> dict[str, Any]:
 
 
 def read_study(run: Path) -> dict[str, Any]:
-    """What was proved of the run's data; empty where it can't be read."""
+    """What was proved of the run's data; empty if it can't be read."""
     try:
         found = json.loads((run / STUDY).read_bytes())
     except (OSError, ValueError):

@@ -61,7 +61,7 @@ def smooth(
 
 
 def sparkline(values: Sequence[float], width: int = 120, height: int = 28) -> Safe:
-    """A curve without axes; nothing where there are fewer than two values."""
+    """A curve without axes; nothing if there are fewer than two values."""
     finite = np.array([v for v in values if math.isfinite(v)], np.float64)
     if len(finite) < 2:
         return Safe("")

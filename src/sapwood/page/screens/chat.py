@@ -1,4 +1,4 @@
-"""Chat: the base and adapters beside each other on one question; what they say can become a row or a pair."""
+"""Chat: the base and adapters beside each other on one question. Their answers can become a row or a pair."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sapwood.show.figures import visible
 REDRAW = 0.12  # seconds between two drawings of an answer that is being written
 SURE, LIKELY = 0.9, 0.5  # probabilities above which a token isn't marked, or only a little
 ROWS, PAIRS = "chat", "pairs"
-EXACT = 1e-3  # nats: off is the base, but for the order of sums
+EXACT = 1e-3  # nats: an adapter that is off differs from the base only by the order of sums
 
 SAMPLING = (  # name, value, least, most, step
     ("temperature", 0.0, 0, 5, 0.1), ("top_p", 1.0, 0.01, 1, 0.05), ("top_k", 0, 0, None, 1),
@@ -128,7 +128,8 @@ class Screen:
                                 button(w("chat.prefer"), guarded(lambda pane=pane: self._prefer(pane)))
 
     async def _prove(self, name: str) -> None:
-        """Show that the base's pane is the base: off says what an adapter of zeros says."""
+        """Show that the base's pane is the base: an adapter that is off says the same as an adapter of
+        zeros."""
         w, state = self.view.words, self.view.state
         self._proof.show(el("p", w("chat.loading"), cls="quiet", role="status"))
         try:
@@ -291,7 +292,7 @@ def _chip(token: Mapping[str, Any]) -> Safe:
 
 
 def _targets(view: View) -> dict[str, str]:
-    """Runs that have something to say, and the models of this disk, each with its name for a person."""
+    """Runs that can answer, and the models of this disk, each with its name for a person."""
     runs = [
         path.name
         for path in reversed(run_folders(view.state.places.runs))

@@ -303,7 +303,7 @@ class Screen:
 
 
 def chips(w: Words, pieces: list[Mapping[str, Any]], losses: Mapping[str, Any] | None) -> list[Child]:
-    """Tokens with the mask; where losses are known, the learnt ones are shaded by them."""
+    """Tokens with the mask; if losses are known, the learnt ones are shaded by them."""
     out: list[Child] = []
     at = 0
     for piece in pieces:

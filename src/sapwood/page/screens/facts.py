@@ -21,7 +21,7 @@ from sapwood.show.figures import visible
 
 
 def log(view: View, live: LiveRun) -> Callable[[Seen], None]:
-    """What the command said, where the page started it, and the notes of the record."""
+    """The command's output, if the page started the run, and the notes of the run's record."""
     shown = block(Safe(""))
 
     def refresh(seen: Seen) -> None:

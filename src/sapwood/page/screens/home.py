@@ -65,7 +65,7 @@ async def build(view: View, sort: str = "date") -> None:
         ui.timer(EVERY, look)
 
         async def measure() -> None:
-            """Caches are looked through by the helper, when the screen is there."""
+            """Let the helper look through the caches, once the screen is shown."""
             with suppress(SapwoodError):
                 disk.update(await state.desk.ask("on_disk", runs=str(state.places.runs)))
             models.show(_models(view, disk))
@@ -176,7 +176,7 @@ def _when(created: str) -> str:
 
 
 def _shows(job: Job) -> bool:
-    """What waits, what is starting, and a start that failed."""
+    """Trainings that wait, that start, or whose start failed."""
     if job.verb not in ("train", "resume"):
         return False
     return job.state in ("waiting", "lost", "working") or (

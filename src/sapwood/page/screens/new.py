@@ -180,7 +180,7 @@ class Screen:
         self._later(self._prove(self._number))
 
     def _later(self, work: Any) -> None:
-        """Do it in this client's context, when the event is over."""
+        """Do something in this client's context, when the event is over."""
 
         async def run() -> None:
             await work
@@ -302,7 +302,7 @@ class Screen:
     def _show_proof(self, yaml: str, found: Mapping[str, Any]) -> None:
         w = self.view.words
         self._proven = yaml
-        rows = None  # an address of the rows needs a file, and a page that only shows writes none
+        rows = None  # an address of the rows needs a file, and a read-only page writes none
         if not self.view.read_only:
             name = keep_draft(self.view.state.places, yaml)
             rows = el("a", w("new.see"), href=f"/data?draft={name}", cls="btn")

@@ -25,7 +25,7 @@ def written(view: View, settings: Mapping[str, Any], yaml: str) -> Safe:
 
 
 def storages(view: View, plan: Mapping[str, Any]) -> Safe:
-    """What would need less, in plain words: `sapwood check` has the same table."""
+    """Settings that would need less memory, in plain words: `sapwood check` has the same table."""
     w = view.words
     rows = [
         [one["storage"], w("new.layers", n=one["recomputed"], of=one["layers"]), size(one["peak"]),

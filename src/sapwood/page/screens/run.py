@@ -52,7 +52,7 @@ async def look_ahead(live: LiveRun) -> None:
 
 
 class Screen:
-    """One person's look at one run."""
+    """One viewer's settings for one run."""
 
     def __init__(self, view: View, live: LiveRun, tab: str) -> None:
         self.view, self.live, self.tab = view, live, tab
@@ -208,7 +208,7 @@ class Screen:
         self._draw()
 
     def _zoomed(self, event: Any) -> None:
-        """A closer look gets more points of what is seen."""
+        """Send more points of the part that is seen, after a zoom."""
         window = window_of(event.args, self.live.stepped(self.choice.axis))
         choice = curves.Choice(self.choice.axis, self.choice.smoothing, self.choice.log, window)
         if choice.window != self.choice.window and len(self.live.stepped("step")) > curves.MOST:

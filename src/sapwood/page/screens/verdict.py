@@ -1,4 +1,4 @@
-"""What the proof of a new run came to, as markup: its faults, or what the run will take."""
+"""The result of the proof of a new run, as markup: its faults, or the time and memory of the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACE = re.compile(r"^(?P<path>[^\s,()]+?):(?P<line>\d+)\b")
 
 
 def faults(view: View, error: SapwoodError) -> Safe:
-    """Each fault as a badge; one that has a line shows that line."""
+    """Each fault as a badge; a fault with a line shows that line."""
     lines: list[Child] = []
     for one in error.problems[: error.shown]:
         found = PLACE.match(one.where)

@@ -1,7 +1,7 @@
 """A process of its own that computes for the page, so that the page stays quick and small.
 
-It is started when it is first asked, and ended when nobody has asked for a while. Requests and replies are
-lines of JSON; a reply may come in pieces.
+The process is started at the first question, and ended when nobody has asked for a while. Requests and
+replies are lines of JSON; a reply may come in pieces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from sapwood.errors import Problem, SapwoodError, StorageError
 
-PATIENCE = 600.0  # seconds without a question after which its memory is given back
+PATIENCE = 600.0  # seconds without a question, after which the process ends
 LONGEST = 64 << 20  # bytes of one reply
 
 
@@ -45,7 +45,8 @@ class Desk:
         raise StorageError("the page's helper ended", what)
 
     async def stream(self, what: str, **about: Any) -> AsyncGenerator[dict[str, Any]]:
-        """Pieces as ``{"piece": …}`` and the end as ``{"done": …}``. Who leaves stops the work."""
+        """Pieces as ``{"piece": …}`` and the end as ``{"done": …}``. If the consumer leaves, the work
+        stops."""
         process = await self._running()
         number = next(self._numbers)
         queue = self._waiting[number] = asyncio.Queue()
@@ -66,7 +67,7 @@ class Desk:
                 await self._send(process, {"stop": number})
 
     async def warm(self) -> None:
-        """Start it before somebody waits for it."""
+        """Start the process before somebody waits for it."""
         await self._running()
 
     async def close(self) -> None:

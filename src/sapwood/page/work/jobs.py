@@ -1,7 +1,7 @@
 """Command lines of sapwood that the page started: trainings, those that wait, exports, evaluations.
 
-Each is a process of its own (`page.work.runner`) with a folder below the runs, so that a page that is closed
-killed touches none of them, and the next one finds them all.
+Each job is a process of its own (`page.work.runner`) with a folder below the runs, so that a page that is
+closed killed touches none of them, and the next one finds them all.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from sapwood.run.files import to_json
 FOLDER = Path(".page") / "jobs"
 CONFIG = "config.yaml"
 TAIL = 64 << 10  # bytes of what a command said that are shown
-STARTS = 20.0  # seconds in which a process that was started must have said who it is
+STARTS = 20.0  # seconds in which a process that was started must have written its pid
 
 State = Literal["waiting", "working", "done", "failed", "lost", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One command line. ``code``: its exit code; ``lost``: its process is gone and left none."""
+    """One command line. ``code``: its exit code; ``lost``: its process is gone, and left no exit code."""
 
     path: Path
     verb: str
@@ -47,11 +47,11 @@ class Job:
         return self.path.name
 
     def said(self) -> str:
-        """The end of what it said."""
+        """The end of the command's output."""
         return "\n".join(part for name in (OUT, ERR) if (part := tail(self.path / name).strip("\n")))
 
     def result(self) -> Any:
-        """What a command with ``--json`` printed; None where that is no JSON."""
+        """What a command with ``--json`` printed; None if that is no JSON."""
         with contextlib.suppress(OSError, ValueError):
             return json.loads((self.path / OUT).read_bytes())
         return None
@@ -130,7 +130,7 @@ def _state(path: Path, code: int | None, child: int | None, made: float) -> Stat
         return "done" if code == 0 else "failed"
     if (path / CANCELLED).exists():
         return "cancelled"
-    if child is not None:  # between its end and its code, the process around it is still there
+    if child is not None:  # the process around a command still runs until the exit code is written
         return "working" if lives(child) or lives(read(path / PID)) else "lost"
     young = read(path / PID) is None and time.time() - made < STARTS
     return "waiting" if young or is_open(path) else "lost"

@@ -1,4 +1,4 @@
-"""What needs the tokenizer but no weights: checks, first rows, another tool's file, tables of rows."""
+"""Work that needs the tokenizer but no weights: checks, first rows, another tool's file, tables of rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check(yaml: str) -> Work:
 
 
 def parse(yaml: str) -> Work:
-    """Only whether the config is one, which takes no time."""
+    """Whether a config is valid, which takes no time."""
     with _as_file(yaml) as path:
         return {"yaml": dump_config(load_config(path))}
     yield
@@ -95,7 +95,7 @@ def bring(path: str, lang: str) -> Work:
 
 
 def fits() -> Work:
-    """Memory of the models that one could take, on this machine, now."""
+    """This machine, and the memory that models would take on it now."""
     from sapwood.commands.doctor import machine_facts
 
     yield "measuring"
@@ -168,7 +168,7 @@ def see_row(key: str, at: int, yaml: str = "") -> Work:
 
 
 def warm() -> Work:
-    """Import what the first question would wait for."""
+    """Import what the first question would otherwise wait for."""
     for name in ("plan.choose", "plan.time"):
         import_module(f"sapwood.{name}")
     yield "importing"
@@ -199,7 +199,7 @@ def _of_study(study: Study) -> RowTable:
 
 
 def _of_run(run: Path) -> RowTable:
-    """From the run's own copy; without torch, if the base has its tokenizer in a file."""
+    """The rows of a run's own copy; without torch, if the base has its tokenizer in a file."""
     from sapwood.base.sources import resolve
 
     base = resolve(load_config(run / CONFIG).base.model, offline=True)
@@ -272,7 +272,7 @@ def _table(key: str) -> RowTable:
 
 
 def _remember(kept: dict[str, Any], key: str, value: Any) -> None:
-    """Keep it, and forget the oldest."""
+    """Keep an open table, and forget the oldest one."""
     kept.pop(key, None)
     kept[key] = value
     while len(kept) > OPEN:

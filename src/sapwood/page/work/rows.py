@@ -30,7 +30,7 @@ class RowTable:
     """Examples of both sides, the learnt ones first.
 
     length, learnt: int64[R], tokens and targets. flags: for each issue, bool[R]. held: from which row on rows
-    are held out. loss: float32[R] in nats a target, not a number where it wasn't measured. texts: the fast
+    are held out. loss: float32[R] in nats a target, not a number if it wasn't measured. texts: the fast
     tokenizer, which decodes; stop_ids: on which an answer may end.
     """
 
@@ -143,7 +143,7 @@ class RowTable:
         return sums[self.examples.bounds[1:] - first] > sums[self.examples.bounds[:-1] - first]
 
     def _hashes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each row's ids, and of those before what it learns first."""
+        """A hash of each row's ids, and of the ids before its first learnt token."""
         examples = self.examples
         ids = np.ascontiguousarray(examples.ids).view(np.uint8).data
         learnt = np.flatnonzero(examples.trained)
@@ -154,7 +154,7 @@ class RowTable:
             start, stop = edges[at], edges[at + 1]
             first = int(learnt[firsts[at]]) if firsts[at] < len(learnt) else stop
             whole[at] = hash(bytes(ids[4 * start : 4 * stop]))
-            # a document is asked nothing, so that no other contradicts it
+            # a document has no question, so no other row can contradict it
             prompt[at] = hash(bytes(ids[4 * start : 4 * first])) if start < first else whole[at]
         return whole, prompt
 
@@ -175,13 +175,13 @@ class RowTable:
 
 
 def _repeated(keys: NDArray[np.int64]) -> Flags:
-    """Which values stand there more than once."""
+    """Which values occur more than once."""
     _, back, counts = np.unique(keys, return_inverse=True, return_counts=True)
     return counts[back] > 1
 
 
 def _same_answer(whole: NDArray[np.int64], prompts: NDArray[np.int64]) -> Flags:
-    """Rows of whose prompt all answers are the same."""
+    """Rows whose prompt has the same answer in all rows."""
     order = np.lexsort((whole, prompts))
     new = np.ones(len(order), np.bool_)
     new[1:] = (whole[order][1:] != whole[order][:-1]) | (prompts[order][1:] != prompts[order][:-1])
@@ -191,7 +191,7 @@ def _same_answer(whole: NDArray[np.int64], prompts: NDArray[np.int64]) -> Flags:
 
 
 def _outliers(length: NDArray[np.int64]) -> Flags:
-    """Rows far longer than the others: three times the middle half's width above it."""
+    """Rows far longer than the others: above the middle half of all lengths by three times its width."""
     if not len(length):
         return np.zeros(0, np.bool_)
     low, high = np.percentile(length, (25, 75))

@@ -1,7 +1,7 @@
 """A process of its own around one command line of sapwood: ``python -m sapwood.page.work.runner JOB``.
 
-It outlives the page that started it. A training that is to wait begins when every job before it has ended and
-no run of the folder is held. What happens is in the job's folder::
+This process outlives the page that started it. A training that is to wait begins when every job before it has
+ended, and no run of the folder is held. The job's folder holds what happens::
 
     job.json   what is to be run: verb, words, when it was made, whether it waits
     pid        of this process;  child: of the command
@@ -49,7 +49,7 @@ def main(folder: Path) -> int:
 
 
 def its_turn(folder: Path) -> bool:
-    """Whether no earlier job is still to end, and no run is held."""
+    """Whether all earlier jobs have ended, and no run is held."""
     jobs = sorted(path for path in folder.parent.iterdir() if (path / JOB).is_file())
     if any(trains(job) and is_open(job) for job in jobs[: jobs.index(folder)]):
         return False
@@ -69,7 +69,7 @@ def trains(job: Path) -> bool:
 
 
 def lives(pid: int | None) -> bool:
-    """Whether the process is there, and not only its entry that nobody has read."""
+    """Whether the process still runs, and isn't only an entry in the system's table."""
     import psutil
 
     if pid is None:

@@ -1,4 +1,5 @@
-"""What needs the weights: answers with their probabilities, losses of rows, the proof that off means off."""
+"""Work that needs the weights: answers with their probabilities, losses of rows, the proof that an adapter
+which is off changes nothing."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def label_encoded(rendered: Rendered, encoded: Encoded, weights: Sequence[float]
 
 
 def span_weights(conversation: Conversation, turns: Sequence[int], *, whole: bool) -> tuple[float, ...]:
-    """What a token of each span counts: the row's weight times the turn's. Nothing where each counts 1.
+    """What a token of each span counts: the row's weight times the turn's. Nothing if each counts 1.
 
     turns: the message of each span. whole: there is one span, over prompts and answers: the row's weight.
     """

@@ -20,10 +20,10 @@ class Rendering:
     Attributes:
         rendered: the text and its spans.
         upto: how many messages of the conversation are in it.
-        turns: for each span, the index of the message that it is.
+        turns: for each span, the index of its message.
         appended: characters at the text's end that the template didn't write: the missing stop token.
         whole: the one span is the text from its beginning, prompts included.
-        opened: what the prompt opens for the answer (``<think>``) and the template's own text hasn't.
+        opened: what the prompt opens for the answer (``<think>``) and the template's own text doesn't have.
     """
 
     rendered: Rendered
@@ -36,13 +36,14 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Finds them. close_thinking: close a block that the prompt opens, where the row has no reasoning."""
+    """Finds the learnt spans. close_thinking: close a block that the prompt opens, if the row has no
+    reasoning."""
 
     _stops: Stops
     _close_thinking: bool
 
     def whole(self, view: View, trained: Sequence[int]) -> Rendering | None:
-        """All trained turns in one text, or None where inference would see another one for some turn."""
+        """All trained turns in one text, or None if inference would see another one for some turn."""
         upto = trained[-1] + 1
         full, marks = view.marked_text(upto)
         content = view.content(full, upto)
@@ -65,7 +66,8 @@ class Spans:
         return Rendering(Rendered(view.row, full, tuple(spans), content or ()), upto, tuple(trained))
 
     def _opened(self, view: View, message: Message, turn: int, at: int) -> Rendering:
-        """A turn whose prompt opens a block that the template leaves out; ``at``: where they part."""
+        """A turn whose prompt opens a block that the template leaves out. ``at``: where prompt and text
+        part."""
         prompt, text = view.text(turn, prompt=True), view.text(turn + 1)
         opening, written = prompt[at:], text[at:]
         found = continued(message, opening, written, close=self._close_thinking)
@@ -94,7 +96,7 @@ class Spans:
         return Rendering(rendered, turn + 1, (turn,), len(appended), opened=opening)
 
     def one_turn(self, view: View, turn: int, message: Message) -> Rendering:
-        """One trained turn after its prompt; the stop token is appended where the template writes none."""
+        """One trained turn after its prompt; the stop token is appended if the template writes none."""
         prompt, text = view.text(turn, prompt=True), view.text(turn + 1)
         if not text.startswith(prompt):
             at = shared_length(prompt, text)

@@ -49,8 +49,8 @@ class Stops:
     def after(self, text: str, content: Sequence[Span] | None, start: int, end: int) -> int | None:
         """Where the stop token of the turn in ``text[start:end]`` ends, if the template wrote one.
 
-        It is the first after the turn's content; where the content's place isn't known (and thus is free of
-        control text), the last of the turn.
+        That is the first stop token after the turn's content. If the content's place isn't known, the content
+        has no control text, and the last stop token of the turn is taken.
         """
         if content is None:
             found = list(self._any.finditer(text, start, end))
@@ -61,11 +61,11 @@ class Stops:
 
 
 def _ending(view: View, encoder: Encoder, tokenizer: Any, known: Sequence[int]) -> int:
-    """The token that this template writes after an answer; the tokenizer's eos where it writes none."""
+    """The token that this template writes after an answer; the tokenizer's eos if it writes none."""
     try:
         text = view.text(2)
         content = view.content(text, 2) or ()
-    except DataError:  # a template with rules that the probe breaks: its rows will tell
+    except DataError:  # the probe breaks a rule of this template: the rows will show the stop token
         text, content = "", ()
     if len(content) == 2:
         control = [encoder.encode(part).ids for part in (text[: content[1].start], text[content[1].stop :])]

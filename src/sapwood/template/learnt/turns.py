@@ -11,7 +11,7 @@ TrainOn = Literal["assistant", "last", "all"]
 
 
 def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
-    """Indices of the messages to learn. Raises DataError where there is none, or one that can't be learnt."""
+    """Indices of the messages to learn. Raises DataError if there is none, or one that can't be learnt."""
     answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
     chosen = set(answers[-1:] if train_on == "last" else answers)
     for i, message in enumerate(conversation.messages):

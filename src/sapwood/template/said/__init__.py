@@ -1,1 +1,1 @@
-"""What a row says, and what its text says: the form a template takes, what it drops, what it rebuilds."""
+"""A row against its text: the forms that a template takes, what it drops, and what it rebuilds."""

@@ -1,4 +1,4 @@
-"""Control text inside a message that is the template's all the same.
+"""Control text inside a message that the template nevertheless writes itself.
 
 Some templates look for control text in an answer, take the answer apart there and put it together anew:
 Qwen 3 splits at ``</think>`` and writes that token itself. What such a template writes is no text of the row.
@@ -16,7 +16,7 @@ from sapwood.template.content import NONCHARACTERS
 from sapwood.types import Span
 
 MOST = 32  # places of one spelling in one message that are asked about; later ones are the row's
-Render = Callable[[list[Any]], str | None]  # None where the template refuses
+Render = Callable[[list[Any]], str | None]  # None if the template refuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def taken_apart(
         found = render(_with(messages, at, other))
         if text is not None and found is not None and found.replace(word, spelling) == text:
             return True
-        # Another word may change a text elsewhere: what decides is how this message is written.
+        # Another word may change the text in other places. Only the way this message is written decides.
         here, there = (_around(messages, at, given, render, control) for given in (content, other))
         if here is None or there is None:
             return False
@@ -70,7 +70,7 @@ def _with(messages: Sequence[Mapping[str, Any]], at: int, content: str) -> list[
 
 
 def pattern_of(spellings: Iterable[str]) -> re.Pattern[str]:
-    """Any of them, the longest first."""
+    """A pattern of all spellings, the longest first."""
     return re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
 
 
@@ -99,7 +99,7 @@ def _word(content: str) -> str:
 def _around(
     messages: Sequence[Mapping[str, Any]], at: int, content: str, render: Render, control: re.Pattern[str]
 ) -> Around | None:
-    """None where the template refuses, or where it doesn't write the content in one piece."""
+    """The text around a content; None if the template refuses, or doesn't write the content in one piece."""
     opening, closing = NONCHARACTERS[-2:]
     text = render(_with(messages, at, _inside_blanks(content, lambda core: f"{opening}{core}{closing}")))
     if text is None or text.count(opening) != 1 or text.count(closing) != 1:

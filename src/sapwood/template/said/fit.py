@@ -15,17 +15,18 @@ from sapwood.types import Conversation, Message
 
 NAME, KEY, VALUE = "zqname", "zqkey", "zqvalue"
 TEXT = json.dumps({KEY: VALUE})
-REPR = repr({KEY: VALUE})[:6]  # Python's own spelling, where a template writes an object by no filter
+REPR = repr({KEY: VALUE})[:6]  # Python's own spelling, if a template writes an object by no filter
 CONTENT = "zqcontent"
 
 Content = str | None
-Render = Callable[[tuple[Message, ...]], str | None]  # None where the template refuses
+Render = Callable[[tuple[Message, ...]], str | None]  # None if the template refuses
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """``arguments``: the form in which the template writes them as JSON, None where it takes neither;
-    ``empty``: the contents of a turn that only calls beside which it writes the calls."""
+    """arguments: the form of a call's arguments that the template writes as JSON; None if it takes neither
+    form. empty: the empty contents (null, "") of a turn that only calls, with which the template writes the
+    calls."""
 
     arguments: Literal["object", "text"] | None
     empty: tuple[Content, ...]
@@ -45,7 +46,7 @@ _SAID = Message("assistant", CONTENT)
 
 
 def fitted(conversation: Conversation, form: Callable[[], Form]) -> Conversation:
-    """The conversation with its calls as the template takes them; itself where nothing is to change."""
+    """The conversation with its calls as the template takes them; itself if nothing is to change."""
     if not any(message.tool_calls for message in conversation.messages):
         return conversation
     known = form()
@@ -54,7 +55,7 @@ def fitted(conversation: Conversation, form: Callable[[], Form]) -> Conversation
 
 
 def refitted(before: Conversation, after: Conversation) -> str | None:
-    """What `fitted` did with the arguments of calls, in words; None where they stayed as they were."""
+    """What `fitted` did with the arguments of calls, in words; None if they stayed as they were."""
     if before is after:
         return None
     for old, new in zip(_arguments(before), _arguments(after), strict=True):
@@ -72,7 +73,7 @@ def _arguments(conversation: Conversation) -> list[Any]:
 
 
 def arguments_of(call: Mapping[str, Any]) -> Any:
-    """What a call passes, in either layout of a call."""
+    """The arguments of a call, in either layout of a call."""
     return _function(call).get("arguments")
 
 
@@ -81,8 +82,8 @@ def name_of(call: Mapping[str, Any]) -> str:
 
 
 def parsed(arguments: Any) -> Any:
-    """The object that a text is the JSON of; none at all, as null or as blank text, is an empty one; anything
-    else as it is."""
+    """Arguments as an object. A text is read as JSON; null and blank text become an empty object; anything
+    else stays as it is."""
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         return {}
     if not isinstance(arguments, str) or not arguments.lstrip().startswith("{"):
@@ -125,7 +126,7 @@ def _fitted(message: Message, form: Form) -> Message:
     calls = tuple(_with_arguments(call, form) for call in message.tool_calls)
     content = message.content
     if not content and content not in form.empty:
-        content = form.empty[0] if form.empty else ""  # no call is written then, and that is found out
+        content = form.empty[0] if form.empty else ""  # otherwise no call is written, which the proof finds
     return replace(message, content=content, tool_calls=calls)
 
 

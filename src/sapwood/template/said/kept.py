@@ -17,12 +17,13 @@ from sapwood.template.content import json_forms
 from sapwood.template.said.fit import arguments_of, name_of, parsed
 from sapwood.types import Conversation, Message, Rendered
 
-THINK = r"</?think>"  # taken apart by templates whose tokenizers have no such token, too
+THINK = r"</?think>"  # templates take these apart even if their tokenizers have no such token
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """``kind`` is what messages group by ("reasoning"); ``text`` what isn't there."""
+    """Something that a text lacks. ``kind``: what messages are grouped by ("reasoning"); ``text``: what is
+    missing."""
 
     kind: str
     text: str
@@ -67,7 +68,7 @@ class Keeping:
         parts = [part.strip() for part in self._control.split(core)]
         parts = [part for part in parts if part]
         if len(parts) == 1 and parts[0] == core:
-            # Where contents were located they would be among them: a word of the template isn't the row's.
+            # If contents were located, this one would be among them: a word of the template isn't the row's.
             return not places and _has(text, core)
         wanted = parts if is_learnt or message.role != "assistant" else parts[-1:]
         return all(_has(text, part) for part in wanted)
@@ -77,7 +78,7 @@ _KINDS = {"system": "system prompts", "user": "questions", "assistant": "answers
 
 
 def _is_copied(messages: Sequence[Message], rendered: Rendered) -> bool:
-    """Is the row nothing but contents, each of which was found in the text as it is?"""
+    """Whether the row has nothing but contents, and each content was found in the text unchanged."""
     if len(rendered.content) != len(messages):
         return False
     for message, span in zip(messages, rendered.content, strict=True):

@@ -1,8 +1,8 @@
 """An answer whose beginning the prompt has opened: ``<think>`` at the end of what inference sends.
 
 The templates of reasoning models end the prompt with ``<think>`` and take the reasoning out of every answer
-that they are shown. What the model writes at inference is neither: it goes on inside the block, closes it,
-and answers. That text is made here from the row's own words and from what the template writes for the answer.
+that they are shown. At inference the model goes on inside the block, closes the block, and answers. That text
+is made here from the row's own words and from what the template writes for the answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Opened:
 
 
 def closing_of(opening: str) -> str | None:
-    """What closes the block that a prompt opens at its end; None where it opens none."""
+    """What closes the block that a prompt opens at its end; None if it opens none."""
     match = TAG.fullmatch(opening.strip())
     return f"{match[1]}/{match[2]}{match[3]}" if match else None
 
@@ -37,9 +37,9 @@ def continued(message: Message, opening: str, written: str, *, close: bool) -> O
 
     Args:
         written: what the template writes for the answer in the opening's place, its end of turn included.
-        close: where the row has no reasoning, close the block at once.
+        close: if the row has no reasoning, close the block at once.
 
-    None where there is no reasoning to put into the block.
+    None if there is no reasoning to put into the block.
     """
     closing = closing_of(opening)
     if closing is None:

@@ -35,7 +35,7 @@ class Shared:
     last: RowId | None = None
 
     def add(self, row: RowId, kinds: set[str], example: str) -> None:
-        """One more example of a row; those of one row come together."""
+        """Count one more example of a row. The examples of one row come together."""
         if self.first and self.last == row:
             return
         self.kinds.update(kinds)
@@ -55,7 +55,7 @@ class Shared:
             self.example = other.example
 
     def problem(self, code: str) -> Problem:
-        """One for all of them."""
+        """One problem for all rows."""
         what, mend = MEANING[code]
         where = ", ".join(map(str, self.first)) + (", …" if self.rows > len(self.first) else "")
         listed = ", ".join(f"{kind} ({rows:,})" for kind, rows in self.kinds.most_common())

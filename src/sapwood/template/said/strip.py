@@ -1,8 +1,8 @@
 """Messages that hold what a template writes: marks of turns, and stop tokens behind an answer.
 
-Data are often rendered once already, or their author wrote the stop token behind each answer. As contents
-such text is spelled out in plain tokens, which the model learns to write before it stops. Here it is found,
-and, where the config asks for it, made into the turns that it shows.
+Often data were rendered once already, or their author wrote the stop token behind each answer. If such text
+is a message's content, the model learns to spell it in plain tokens before it stops. This module finds such
+text. If the config asks for it, the text becomes the turns that it shows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SYSTEM = re.compile(r"\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
 
 
 def shows_turns(text: str) -> str | None:
-    """The first mark of a rendered conversation in a message; None where it shows none.
+    """The first mark of a rendered conversation in a message; None if it shows none.
 
     A pair of ``[INST]`` and ``[/INST]``, or one at the very beginning; other families' marks with a role.
     """
@@ -57,7 +57,7 @@ def ending(text: str, ends: Sequence[str] = ENDS) -> str | None:
 
 
 def beginning(text: str) -> str | None:
-    """The token of a text's beginning that it begins with, if one is spelled there."""
+    """The control token that a text begins with, if one is spelled there."""
     return next((mark for mark in BEGINNINGS if text.lstrip().startswith(mark)), None)
 
 
@@ -131,7 +131,7 @@ def _turn(text: str, role: Role, ends: Sequence[str], *, is_empty_kept: bool) ->
 
 
 def _bare(text: str, ends: Sequence[str]) -> str:
-    """Without what begins and ends a text or a turn."""
+    """The text without the marks that begin and end a text or a turn."""
     marks = (*ends, *BEGINNINGS)
     text = text.strip()
     while text.endswith(marks) or text.startswith(marks):

@@ -1,4 +1,4 @@
-"""One run in several processes: what the first one tells the others, and what those do."""
+"""One run in several processes: what the first process tells the others, and what the others do."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ NOTHING_TO_DO = b"{}"  # told in place of an invitation
 
 
 def follow(world: World) -> None:
-    """What every process but the first one does: the same steps, on its share of each. It opens no file of
-    the run, so the run's folder is needed on one host only; the model is needed on each."""
+    """What every process but the first does: the same steps, each with its own share of the packs. It opens
+    no file of the run, so the run's folder is needed on one host only. The model is needed on each host."""
     with stop_signals() as stop, out_of_memory("a step"), partners():
         invitation = world.tell()
         if invitation == NOTHING_TO_DO:
@@ -68,7 +68,7 @@ def invite(world: World, config: RunConfig, study: Study) -> None:
 
 
 def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
-    """What `invite` told. Raises ModelError where this process finds another base under the same name."""
+    """What `invite` told. Raises ModelError if this process finds another base under the same name."""
     config = parse_config(told["config"])
     files = {name: world.tell() for name in told["files"]}
     study = study_of(files, config, Path("the first process"))
@@ -82,9 +82,9 @@ def accept(world: World, told: dict[str, Any]) -> tuple[RunConfig, Study]:
 def loading(
     world: World, config: RunConfig, device: Device
 ) -> Generator[Callable[[Base, LoraModel], tuple[Base, LoraModel]]]:
-    """While open, this process may load a base. It gives the function that puts the loaded base and its
-    adapter on this process's device. A base that is divided is loaded by one process of a host after the
-    other."""
+    """While this context is open, this process may load a base. The context gives a function that puts the
+    loaded base and its adapter on this process's device. If the base is to be divided, the processes of a
+    host load it one after the other."""
     if config.train.threads is not None:
         set_threads(config.train.threads)
     mesh = mesh_of(world, device) if config.train.shard == "base" and world.size > 1 else None

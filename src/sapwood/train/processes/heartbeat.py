@@ -1,8 +1,8 @@
 """A sign of life: a process that hangs (stopped, swapped out, cut off) is noticed within a minute.
 
-A process that dies closes its connections, which the others notice at once. One that hangs keeps them open,
-and would be waited for. So each counts up a number of its own every few seconds, in a thread, and watches
-that of its neighbour.
+A process that dies closes its connections, which the others notice at once. A process that hangs keeps its
+connections open, and the others would wait. So each process counts up a number of its own every few seconds,
+in a thread, and watches its neighbour's number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sapwood.errors import STOPPED_RESUMABLE, LostProcessError
 BEAT = 5.0  # seconds between two signs
 PATIENCE = 60.0  # seconds without one
 SPOKEN = "spoken"  # key: how many processes have said, or would have said, how the run ended
-HUNG = "hung"  # key: above zero where one was found that hangs
+HUNG = "hung"  # key: above zero if a process was found that hangs
 LEFT = -1_000_000_000  # the count of a process that ended as it should
 
 
@@ -58,7 +58,7 @@ class Heartbeat:
                     self._give_up()
             self._store.add(f"beat/{self._rank}", LEFT)
         except RuntimeError:
-            return  # the store is gone, and with it whoever started us: the connections tell the rest
+            return  # the store is gone with the process that kept it: connections tell the others
 
     def _give_up(self) -> None:
         """The main threads wait in calls that nothing can interrupt, so the processes end here. The run is
@@ -68,5 +68,5 @@ class Heartbeat:
             error = LostProcessError(what, mend="start `sapwood resume RUN` with as many processes")
             print(f"sapwood: {error}", file=sys.stderr, flush=True)
         self._store.add(HUNG, 1)
-        time.sleep(2 * BEAT)  # the others read it, also where this process keeps the store
+        time.sleep(2 * BEAT)  # the others read it, even if this process keeps the store
         os._exit(STOPPED_RESUMABLE)

@@ -35,7 +35,7 @@ def mesh_of(world: World, device: Device) -> Any:
 
 
 def refuse_division(config: RunConfig, world: World) -> None:
-    """Raises ConfigError where the base is to be divided and can't be."""
+    """Raises ConfigError if the base is to be divided and can't be."""
     if world.size == 1 or config.train.shard == "none":
         return
     if config.base.storage not in DENSE:

@@ -1,8 +1,8 @@
 """Embedding and head of a divided base: each process holds a share of their rows, and none ever holds all.
 
-They are a fifth of a small model, and a tenth of one with a large vocabulary: whole, they would be most of
-what a process holds besides its share. So they go round in parts, for the look-up and for the loss, which
-reads the head in parts anyway. The traffic is that of gathering them.
+Embedding and head are a fifth of a small model, and a tenth of a model with a large vocabulary. Whole, they
+would be most of what a process holds besides its share. So they go round in parts, for the look-up and for
+the loss, which reads the head in parts anyway. The traffic is the same as if they were gathered.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DividedRows:
         return min(VOCABULARY, self.shape[0]) * self.shape[1] * self.own.element_size()
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """[n, columns], yours."""
+        """[n, columns], a copy that the caller may change."""
         from torch import distributed
 
         start, stop, _ = rows.indices(self.shape[0])
@@ -68,9 +68,9 @@ def with_weight(module: Any, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def divide_vocabulary(network: Any) -> DividedRows:
-    """Divide embedding and head, which may be one, by rows. Returns the head's. Both modules go on as they
-    are, but for their weight and what they do with it: an embedding of its own kind (with a scale, for
-    example) looks up in every part, and takes what is in it."""
+    """Divide embedding and head, which may be one matrix, by rows. Returns the divided head. Both modules
+    stay as they are, except for their weight and for what they compute with it: an embedding of its own kind
+    (with a scale, for example) looks up in every part, and takes what is in it."""
     embedding, out = network.get_input_embeddings(), network.get_output_embeddings()
     tied = embedding.weight is out.weight
     words = DividedRows(embedding.weight)

@@ -51,7 +51,8 @@ class World:
         return self.rank == 0
 
     def device(self, device_map: str = "auto") -> Device:
-        """Where this one computes as ``base.device_map`` says: each process of a host has its GPU."""
+        """The device of this process, as ``base.device_map`` says: each process of a host has a GPU of its
+        own."""
         return device_for(device_map, self.local_rank)
 
     def resume(self, run: Path) -> str:
@@ -110,11 +111,11 @@ class World:
         return total.tolist()
 
     def any(self, flag: bool) -> bool:
-        """True in all processes where it is true in one: a signal may reach only some of them."""
+        """True in all processes if ``flag`` is true in one: a signal may reach only some processes."""
         return self.totals(float(flag))[0] > 0
 
     def tell(self, content: bytes = b"") -> bytes:
-        """What the first process says, in all of them."""
+        """The first process's value, in all processes."""
         if self.size == 1:
             return content
         import torch
@@ -133,12 +134,13 @@ class World:
 
     @contextmanager
     def turn(self) -> Generator[None]:
-        """One process of a host after the other: what each holds for a while is never held twice at once."""
+        """One process of a host after the other: what a process holds for a while is never held twice at
+        once."""
         counts = self.totals(*(self.local_size * (rank == self.rank) for rank in range(self.size)))
         for number in range(int(max(counts))):
             if number == self.local_rank:
                 yield
-            self.totals(0.0)  # waits for all
+            self.totals(0.0)  # returns when all processes are here
 
 
 ALONE = World()
@@ -179,8 +181,8 @@ def join() -> Generator[World]:
 
 @contextmanager
 def partners() -> Generator[None]:
-    """An error of the connection as what it means. torch raises the same classes for it as for faults of a
-    program, so its words decide."""
+    """An error of the connection, as our own error. torch raises the same classes for a lost connection and
+    for faults of a program, so the error's words decide."""
     try:
         yield
     except RuntimeError as error:
@@ -243,7 +245,7 @@ def _may_speak(world: World, store: Any) -> bool:
             with contextlib.suppress(distributed.DistStoreError):  # nobody has spoken in that time
                 store.wait([SPOKEN], FIRST_WORD)
         chosen = store.add(SPOKEN, 1) == 1
-    except RuntimeError:  # whoever kept the store is gone: the first process, where torchrun doesn't
+    except RuntimeError:  # whoever kept the store is gone: the first process, if torchrun doesn't
         return world.rank <= 1
     if chosen and world.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         if distributed.is_initialized():

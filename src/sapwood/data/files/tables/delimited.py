@@ -100,7 +100,7 @@ def _rows(
 
 
 def _is_merged(cells: list[str], delimiter: str) -> bool:
-    """May two rows have become one? In a file of tabs a quote may have been text."""
+    """Whether two rows may have become one: in a file of tabs a quote may have been text."""
     return delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells)
 
 
@@ -123,8 +123,8 @@ def _skip_header(lines: _Lines) -> tuple[str | None, str]:
 
 
 def _quotes_balance(lines: _Lines, columns: int) -> bool:
-    """May quotes be read as quotes in a file of tabs? Not if each line is a row by itself, and in one of them
-    a cell that begins with a quote isn't quoted as a whole: then they were written as text."""
+    """Whether quotes in a file of tabs are quotes. They are text if each line is a row by itself, and if some
+    cell that begins with a quote isn't quoted as a whole."""
     balanced = True
     while True:
         try:

@@ -15,7 +15,7 @@ MAX_CELLS = 50_000_000  # a sheet is in memory as a whole
 
 def read_excel(stream: BinaryIO, source: str, log: ProblemLog, sheet: str | None) -> Iterator[Row]:
     """The rows of the one sheet that holds any, or of ``sheet``. Text is taken as it is, numbers as numbers;
-    dates are refused where text is needed. Raises DataError."""
+    dates are refused if text is needed. Raises DataError."""
     import python_calamine
 
     where = printable(source)

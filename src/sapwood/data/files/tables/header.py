@@ -1,4 +1,4 @@
-"""The header of a table: which columns have a name, and what that of the others means."""
+"""The header of a table: which columns have a name, and what a column without a name means."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Header:
         return len(self.names)
 
     def stray(self, cells: Sequence[Any]) -> str | None:
-        """What is wrong with a row that has a cell under no name; None if it has none."""
+        """What is wrong with a row that has a cell in a column without a name; None if the row has no such
+        cell."""
         odd = [
             at for at, name in enumerate(self.names) if not name and at > 0 and cells[at] not in (None, "")
         ]
@@ -32,7 +33,7 @@ class Header:
 
 
 def header_of_cells(cells: Sequence[str], where: str) -> Header:
-    """Raises DataError where a name occurs twice."""
+    """Raises DataError if a name occurs twice."""
     found = tuple(cell.strip() for cell in cells)
     twice = {name for name in found if name and found.count(name) > 1}
     if twice:

@@ -22,7 +22,7 @@ ARROW_FILE = b"ARROW1"
 
 
 def read_parquet(stream: BinaryIO, source: str, log: ProblemLog) -> Iterator[Row]:
-    """The rows of a Parquet file. Raises DataError where the file is damaged, or would not fit in memory."""
+    """The rows of a Parquet file. Raises DataError if the file is damaged, or would not fit in memory."""
     where = printable(source)
     pq = _library("pyarrow.parquet", "Parquet", where)
 
