@@ -49,17 +49,18 @@ def claims() -> list[dict[str, str]]:
     return yaml.safe_load((RESULTS / "claims.yaml").read_text(encoding="utf-8"))
 
 
-def measured(claim: dict[str, str]) -> tuple[str, str]:
+def measured(claim: dict[str, str], language: str) -> tuple[str, str]:
     """The figure as its script measured it, and the machine."""
     found = json.loads((RESULTS / f"{claim['file']}.json").read_text(encoding="utf-8"))
     facts = found["machine"]
-    return _Units().format(claim["figure"], **found), f"{facts['cores']} cores, {facts['cpu']}"
+    figure = claim.get(f"figure_{language}", claim["figure"])
+    return _Units().format(figure, **found), f"{facts['cores']} cores, {facts['cpu']}"
 
 
 def row(claim: dict[str, str], language: str) -> str:
     kind = next(kind for kind in ("figure", "held", "recorded") if kind in claim)
     figure, machine = (
-        measured(claim) if kind == "figure" else (claim.get(f"{kind}_{language}", claim[kind]), "")
+        measured(claim, language) if kind == "figure" else (claim.get(f"{kind}_{language}", claim[kind]), "")
     )
     if kind == "recorded":
         machine = claim.get("on", EARLIER)
