@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sapwood.base.cache import cache_dir, file_sha256, publish, write_atomic
 from sapwood.config.sections import BaseConfig
+from sapwood.machine.measure import torch_dtype
 from sapwood.types import BaseSpec
 
 if TYPE_CHECKING:
@@ -28,7 +29,15 @@ def base_key(spec: BaseSpec, held: BaseConfig | None, own: str = "") -> str:
     kind = "float"
     if held is not None and held.storage not in FLOATS:
         kind = f"{held.storage} {held.compute_dtype} {held.double_quant}"
-    return digest("base", spec.fingerprint, own, kind, len(spec.tokenizer))
+    elif held is not None and _rounds(spec, held.storage):
+        kind = held.storage
+    return digest("base as held", spec.fingerprint, own, kind, len(spec.tokenizer))
+
+
+def _rounds(spec: BaseSpec, storage: str) -> bool:
+    """Are the weights of the base's folder held in a float that is not theirs, and not wide enough?"""
+    own = getattr(spec.hf_config.get_text_config(), "dtype", None) if spec.hf_config is not None else None
+    return storage in ("bf16", "fp16") and not spec.path.is_file() and own != torch_dtype(storage)
 
 
 def base_file(path: Path, held: BaseConfig | None, key: str, *, full: bool = False) -> Path:

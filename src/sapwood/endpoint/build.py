@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sapwood.adapter.facts import READ, AdapterFacts
 from sapwood.answers.files import base_file, base_key, digest, sound, write_base
@@ -25,12 +25,16 @@ from sapwood.endpoint.reference import ADAPTER, KEPT, TOLD, Line, Reference
 from sapwood.endpoint.tokens import Tokens
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.machine.doing import doing
+from sapwood.machine.measure import torch_dtype
 from sapwood.run.disk import storage_error
 from sapwood.run.files import discard_dir, staged_dir, verify_dir
 from sapwood.run.store import CONFIG, RUN
 from sapwood.serve.found import Found, Place, renderer_of
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec
+
+if TYPE_CHECKING:
+    from sapwood.serve.load import Loaded
 
 VERSION = 3  # raise it when the same adapter would give other files
 CARD = "model.json"
@@ -214,6 +218,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
         raise Unfit(str(error)) from None
     with doing(f"loading {found.name}"):
         trained = load_found(found, exact=True)
+        _as_held(trained, _held(found))
     adapted = trained.model is not None
     with staged_dir(folder) as stage, doing(f"writing {found.name} for llama.cpp"):
         try:
@@ -230,6 +235,19 @@ def _make(found: Found, base: Path, folder: Path) -> None:
             ) from None
         _reference(trained, own_file=base == found.spec.path, adapted=adapted).write(stage)
         _describe(found, stage)
+
+
+def _as_held(trained: Loaded, held: BaseConfig | None) -> None:
+    """Round the base's weights as training did: a base in bf16 isn't the same model as its file in fp32.
+    Sample answers write the same base into the cache, from weights that are held so."""
+    if held is None or held.storage not in ("bf16", "fp16"):
+        return
+    dtype, adapter = torch_dtype(held.storage), set[int]()
+    if trained.model is not None:
+        adapter = {id(parameter) for parameter in trained.model.parameters.values()}
+    for parameter in trained.base.model.parameters():
+        if id(parameter) not in adapter and parameter.dtype == torch_dtype("fp32"):
+            parameter.data = parameter.data.to(dtype).to(parameter.dtype)
 
 
 def _describe(found: Found, stage: Path) -> None:
