@@ -40,7 +40,8 @@ def main() -> int:
     if given.smoke:
         given.rows = 32
     steps = whole_steps(given.rows)
-    formats = [given.only] if given.only else without_hopeless(["bf16", "fp32"])
+    both = ["bf16", "fp32"]
+    formats = [given.only] if given.only else both if given.smoke else without_hopeless(both)
     jobs: list[Job] = []
     for storage in formats:
         before = Job(
