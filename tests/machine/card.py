@@ -45,7 +45,9 @@ def has_card() -> bool:
 
 def only_on_a_card() -> list[str]:
     """The tests that need one, with how many cases each has: ``FILE::NAME (CASES)``."""
-    command = [sys.executable, *REAL, "--collect-only", "-q"]
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    named = [str(path) for path in tests if "gpu" in path.read_text(encoding="utf-8")]
+    command = [sys.executable, *REAL, "--collect-only", "-q", *named]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = Counter(line.partition("[")[0] for line in found.splitlines() if "::" in line)
     return [f"{name} ({cases})" for name, cases in names.items()]
