@@ -9,8 +9,11 @@ import torch
 from sapwood.answers.files import base_key
 from sapwood.base.inspect import inspect_base
 from sapwood.config.sections import BaseConfig
+from sapwood.endpoint.build import as_held
+from sapwood.serve.load import open_adapter
 from sapwood.types import BaseSpec
 from tests.base.tiny import tiny_llama
+from tests.endpoint.serving import make_adapter
 
 
 def spec_of(folder: Path) -> BaseSpec:
@@ -29,3 +32,20 @@ def test_a_base_that_was_rounded_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert len({key(spec, storage) for storage in ("fp32", "bf16", "fp16", "nf4")}) == 4
     own.dtype = torch.bfloat16  # its weights in bf16 are all that its file holds
     assert key(spec, "fp32") == key(spec, "bf16") == base_key(spec, None) != key(spec, "fp16")
+
+
+def test_the_server_rounds_the_base_as_training_did_and_leaves_the_adapter(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path)
+    loaded = open_adapter(make_adapter(base, tmp_path / "adapter", 1), "adapter", exact=True)
+    assert loaded.model is not None
+    before = {name: one.detach().clone() for name, one in loaded.base.model.named_parameters()}
+    adapter = {id(one) for one in loaded.model.parameters.values()}
+    as_held(loaded, BaseConfig(model=str(base), storage="bf16"))
+    changed = {True: 0, False: 0}  # by: is it the adapter's?
+    for name, now in loaded.base.model.named_parameters():
+        own, was = id(now) in adapter, before[name]
+        assert now.dtype == torch.float32
+        assert torch.equal(now, was if own else was.bfloat16().float()), name
+        changed[own] += not torch.equal(now, was)
+    assert changed[True] == 0 < changed[False]
+    assert adapter and all(one.dtype == torch.float32 for one in loaded.model.parameters.values())

@@ -1,14 +1,14 @@
 """Checkpoints of the ChatGLM2 and ChatGLM3 layout as transformers' own GLM classes: their code is never run.
 
-These checkpoints come with a model class of their own, and with names that transformers doesn't know. Their
-block is that of transformers' ``glm`` classes (RMSNorm, multi-query groups, bias on query, key and value, the
-first half of each head's dimensions rotated in neighbouring pairs, SwiGLU), under other names and with query,
-key and value in one matrix::
+These checkpoints come with a model class of their own, and with names that transformers doesn't know. The
+block equals the block of transformers' ``glm`` classes: RMSNorm, multi-query groups, SwiGLU, and a bias on
+query, key and value. The first half of each head's dimensions is rotated in neighbouring pairs. Only the
+names differ, and query, key and value lie in one matrix::
 
     self_attention.query_key_value   [(heads + 2 groups) * head_dim, hidden]  ->  q_proj, k_proj, v_proj
     mlp.dense_h_to_4h                [2 * ffn, hidden], gate above up         ->  gate_up_proj, as it is
 
-`tests/model/test_chatglm.py` compares with the attention and rotary of the public description, in plain
+`tests/base/test_chatglm.py` compares with the attention and rotary of the public description, in plain
 torch. The tokenizer's nine control tokens stand in no file in its order: they get the published ids here.
 """
 

@@ -186,7 +186,7 @@ def _write_tokenizer(spec: BaseSpec, template: str | None, folder: Path) -> None
 
 
 def _reads_as(file: Path, text: str) -> bool:
-    """Whether the tokenizer in use is that of the file, without tokens that were added since."""
+    """Is the tokenizer in use the one of the file, without added tokens?"""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(file)).to_str() == text

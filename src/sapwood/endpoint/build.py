@@ -218,7 +218,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
         raise Unfit(str(error)) from None
     with doing(f"loading {found.name}"):
         trained = load_found(found, exact=True)
-        _as_held(trained, _held(found))
+        as_held(trained, _held(found))
     adapted = trained.model is not None
     with staged_dir(folder) as stage, doing(f"writing {found.name} for llama.cpp"):
         try:
@@ -237,7 +237,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
         _describe(found, stage)
 
 
-def _as_held(trained: Loaded, held: BaseConfig | None) -> None:
+def as_held(trained: Loaded, held: BaseConfig | None) -> None:
     """Round the base's weights as training did: a base in bf16 isn't the same model as its file in fp32.
     Sample answers write the same base into the cache, from weights that are held so."""
     if held is None or held.storage not in ("bf16", "fp16"):

@@ -98,9 +98,7 @@ class Screen:
         if condition != self._condition:
             self._condition = condition
             self._actions(seen)
-        if self.tab == "curves":
-            self._keep_up(seen.changed)
-        elif seen.changed != self._changed or self.tab == "log":
+        if seen.changed != self._changed or self.tab in ("curves", "log"):
             self._changed = seen.changed
             self._refresh(seen)
 
@@ -169,15 +167,15 @@ class Screen:
                 options = curves.frame(ink, self.choice, w, small=True)
                 options["title"]["text"] = w(f"curve.{name}")
                 self._small[name] = ui.echart(options).classes("small-chart")
-        return lambda seen: None
+        return self._keep_up
 
-    def _keep_up(self, changed: int) -> None:
+    def _keep_up(self, seen: Seen) -> None:
         """Draw what has changed, each size of chart as often as it may be."""
         now = time.monotonic()
         for pause, draw in ((LARGE, self._draw_main), (SMALL, self._draw_small)):
             last, of = self._drawn[pause]
-            if changed != of and now - last >= pause:
-                self._drawn[pause] = (now, changed)
+            if seen.changed != of and now - last >= pause:
+                self._drawn[pause] = (now, seen.changed)
                 draw()
 
     def _draw(self) -> None:
