@@ -1,5 +1,6 @@
 """How quick the local page is: first paint, an event's way to the screen, a run of 100,000 steps, 100,000
-rows, and what it costs a training. ``python bench/page.py [--rows N] [--steps N]``; needs Chromium.
+rows, and what it costs a training of ``--model``. ``python bench/page.py [--rows N] [--steps N]``; it needs
+Chromium.
 
 What is counted and not timed is held by tests: clicks from an empty folder to a training
 (``tests/page/test_live.py``), hostile texts (``test_screens.py``), faults of access (``test_looks.py``).
@@ -106,7 +107,7 @@ def rows_run(home: Path, runs: Path, count: int) -> Path:
     return run.path
 
 
-def measure(home: Path, steps: int, rows: int) -> dict[str, float]:
+def measure(home: Path, steps: int, rows: int, model: str) -> dict[str, float]:
     runs, found = home / "runs", dict[str, float]()
     made_run(runs, "first")
     long, many = long_run(runs, steps), rows_run(home, runs, rows)
@@ -121,7 +122,7 @@ def measure(home: Path, steps: int, rows: int) -> dict[str, float]:
                 look_at_steps(page, server.url(f"/run/{long.name}"), steps, found)
                 look_at_rows(page, server.url(f"/data?run={many.name}"), found)
                 watch(page, server, home, runs, found)
-                found["slowdown of a training, %"] = slowdown(page, server, home, runs)
+                found["slowdown of a training, %"] = slowdown(page, server, home, runs, model)
             finally:
                 server.stop()
     return found
@@ -145,16 +146,14 @@ def first_look(browser: Browser, home: Path, runs: Path) -> dict[str, float]:
     }  # fmt: skip
 
 
-def slowdown(page: Page, server: Server, home: Path, runs: Path) -> float:
+def slowdown(page: Page, server: Server, home: Path, runs: Path, model: str) -> float:
     """By how much a step takes longer while its run is watched: one training, watched and alone in turns.
 
     Every step has the same tokens. While it is alone, the server is frozen and the page is empty.
     """
-    (home / "large").mkdir()
-    base = tiny_llama(home / "large", hidden_size=512, intermediate_size=1408, num_hidden_layers=8)
     rows = write_rows(home / "even.jsonl", [EVEN] * 64)
     words = [
-        str(rows), "data.eval=0", f"base.model={base}", "base.storage=fp32", "name=even",
+        str(rows), "data.eval=0", f"base.model={model}", "base.storage=fp32", "name=even",
         f"save.dir={runs}", "save.every=100000", "train.max_steps=100000", "train.batch_size=4",
         "train.lr=1e-6", "eval.samples=0",
     ]  # fmt: skip
@@ -269,12 +268,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--model", default="builtin:smollm2", help="of the watched run (%(default)s)")
     parser.add_argument("--smoke", action="store_true", help="see that it works; the figures mean nothing")
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
     facts = common.machine()
     with tempfile.TemporaryDirectory(prefix="sapwood-page-") as folder:
-        found = measure(Path(folder), given.steps, given.rows)
+        model = str(tiny_llama(Path(folder))) if given.smoke else given.model
+        found = measure(Path(folder), given.steps, given.rows, model)
     print(common.table(("what", "measured"), [(name, f"{value:.2f}") for name, value in found.items()]))
     common.report("page", given, facts, {"figures": found})
 

@@ -32,8 +32,9 @@ TOPICS = ("apple tree", "pear", "梨树", "oak", "soil", "frost", "graft", "wate
 
 @pytest.fixture(autouse=True)
 def worthwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Tiny models are as worthwhile as large ones, and the cache is the test's own."""
+    """Tiny models and dense ones are as worthwhile as others, and the cache is the test's own."""
     monkeypatch.setattr(fit, "LEAST", 0)
+    monkeypatch.setattr(fit, "QUICK", ())
     monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path / "cache"))
 
 
@@ -128,12 +129,16 @@ def test_torch_answers_what_llama_cpp_cannot_hold(tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("why", ["small", "missing", "unknown"])
+@pytest.mark.parametrize("why", ["small", "missing", "unknown", "dense"])
 def test_torch_answers_where_llama_cpp_is_not_worth_it_or_not_there(
     why: str, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if why == "small":
         monkeypatch.setattr(fit, "LEAST", 10**9)
+    if why == "dense":
+        if not loaded.base.device.compiled:
+            pytest.skip("no compiled kernels here")
+        monkeypatch.setattr(fit, "QUICK", ("fp32",))
     if why == "missing":
         monkeypatch.setattr(fit, "find_spec", lambda name: None)
     held = None if why == "unknown" else HELD

@@ -69,6 +69,21 @@ def test_a_batch_gives_the_answers_of_one_prompt_at_a_time(arch: str) -> None:
     assert len({len(a.ids) for a in alone}) > 1, "rows should leave the batch at different times"
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_what_all_prompts_begin_with_is_read_once(arch: str) -> None:
+    model, settings = tiny_model(arch), Settings(max_new_tokens=48)
+    lead = [7, 8, 9] * 5
+    prompts = [lead + prompt for prompt in PROMPTS] + [lead]
+    read: list[tuple[int, ...]] = []
+    model.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(given[0].shape))
+    together = answer_batch(model, TOKENIZER, prompts, (), settings)
+    windows = any(kind == "sliding_attention" for kind in getattr(model.config, "layer_types", None) or ())
+    count, longest = len(prompts), max(map(len, prompts))
+    wanted = [(count, longest)] if windows else [(1, 14), (count, longest - 14)]
+    assert [shape for shape in read if shape[1] > 1] == wanted
+    assert [a.ids for a in together] == [streamed(model, prompt, (), settings).ids for prompt in prompts]
+
+
 @pytest.mark.parametrize("arch", ["llama", "gemma2"])
 def test_greedy_answers_equal_those_of_transformers(arch: str) -> None:
     model = tiny_model(arch)

@@ -14,6 +14,7 @@ from sapwood.base.network.head import read_head, regrown
 from sapwood.base.network.parts import text_class
 from sapwood.base.packed.stored import stored_tensors
 from sapwood.base.storage.int8_linear import to_int8
+from sapwood.base.storage.quick_linear import quicken
 from sapwood.base.storage.storages import settle_storage, storage_dtype, weight_bytes
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError, Problem, first_line
@@ -58,6 +59,8 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
         to_int8(model)
     release_heap()
     matmul_dtype = torch.float32 if config.products == "fp32" else None
+    if device.compiled:
+        quicken(model, matmul_dtype)
     head = replace(head, matmul_dtype=matmul_dtype)
     return Base(spec, model, backbone, head, config.storage, device, matmul_dtype)
 

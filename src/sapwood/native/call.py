@@ -31,6 +31,7 @@ ARGUMENTS = {  # p: a pointer, i: int, n: int64
     "attention_backward": "iinnnnppppppppppp",
     "rotate": "iinnnpppfp",
     "read_logits": "iinnppnffippppp",
+    "few_rows": "innnppip",
     "norm_forward": "iinnppfppp",
     "norm_backward": "iinnppppp",
 }

@@ -23,6 +23,7 @@ from sapwood.native.workspace import workspace
 LANES = 16
 LEVELS = 2**16  # a dropout rate is exact to one of so many
 MOST_RANKS = 256
+FEW = 64  # rows up to which `few_rows` is the faster product; on AVX2, libraries win from 96 on
 
 
 # --- how C++ sees them ------------------------------------------------------------------------------------
@@ -139,6 +140,25 @@ def read_input(
         at(codes), at(scale), at(a), ranks, drop.struct(), at(h), ranks + extra, at(exact), extra,
     )  # fmt: skip
     return saved, h
+
+
+def are_few(x: Tensor, weight: Tensor) -> bool:
+    """Can, and should, `few_rows` multiply them?"""
+    rows, formats = x.numel() // x.shape[-1], (torch.float32, torch.bfloat16)
+    fit = x.dtype in formats and weight.dtype in formats and x.shape[-1] % LANES == 0
+    return rows <= FEW and fit and x.device.type == "cpu" and weight.is_contiguous()
+
+
+def few_rows(x: Tensor, weight: Tensor) -> Tensor:
+    """x: [T, D], weight: [O, D], each in fp32 or bf16 -> x weight^T, fp32[T, O], summed in fp32. A row's
+    result is the same bits whatever the other rows are."""
+    x, (rows, width) = x.float().contiguous(), x.shape
+    y = torch.empty(rows, len(weight))
+    narrow = int(weight.dtype == torch.bfloat16)
+    kernel("few_rows")(
+        torch.get_num_threads(), rows, len(weight), width, at(x), at(weight), narrow, at(y)
+    )  # fmt: skip
+    return y
 
 
 def write_output(product: Product, h: Tensor, bt: Tensor, dtype: torch.dtype) -> Tensor:

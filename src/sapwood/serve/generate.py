@@ -5,9 +5,10 @@ A batch is padded on the left, so that the newest tokens of all rows stand in on
     pad pad  p0  p1 | a0  a1 …        mask 0 0 1 1 1 1, positions - - 0 1 2 3
      p0  p1  p2  p3 | a0  a1 …        mask 1 1 1 1 1 1, positions 0 1 2 3 4 5
 
-A row that is done leaves the batch at once, with its part of the cache; the head sees the last column only.
-Models that keep a state beside keys and values (Mamba, gated delta networks) take one row at a time. Their
-cache is tried at the first token: with the cache and without it the scores must be the same.
+What all prompts of a batch begin with (the system prompt) is read once, and stands before the padding. A row
+that is done leaves the batch at once, with its part of the cache; the head sees the last column only. Models
+that keep a state beside keys and values (Mamba, gated delta networks) take one row at a time. Their cache is
+tried at the first token: with the cache and without it the scores must be the same.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from sapwood.compute.attention.seam import is_packed
 from sapwood.serve.choose import Chooser
 from sapwood.serve.settings import Answer, Settings, room_of
 from sapwood.serve.text import TextStream
+
+AT_ONCE = 64  # rows of a batch at most: so many the products take as they are (`native.ops.few_rows`)
+SHARED = 8  # tokens that all prompts must share before they are read once
 
 Watch = Callable[[Tensor, Sequence[int]], object]
 """Sees the scores, [rows, vocabulary], and the token that was chosen for each row."""
@@ -125,7 +129,7 @@ def answer_batch(
     prompts: Sequence[Sequence[int]],
     stop_ids: Collection[int],
     settings: Settings,
-    batch_size: int = 16,
+    batch_size: int = AT_ONCE,
     far: Callable[[int], object] = lambda done: None,
 ) -> list[Answer]:
     """Answer many prompts, ``batch_size`` at a time, and return the answers in the prompts' order. ``far``:
@@ -257,28 +261,39 @@ class _Rows:
     def __init__(self, model: Any, prompts: Mapping[int, Sequence[int]], pad: int, steps: int) -> None:
         from transformers import DynamicCache
 
-        device = _unwrapped(model).get_input_embeddings().weight.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts.values()], device=device)
-        self.width = int(lengths.max())
-        padded = [[pad] * (self.width - len(prompt)) + list(prompt) for prompt in prompts.values()]
-        self.ids = torch.tensor(padded, device=device)
-        columns = torch.arange(self.width + steps, device=device)
-        mask = columns >= self.width - lengths[:, None]
-        self.alive = list(prompts)
         network = _unwrapped(model)
+        device = network.get_input_embeddings().weight.device
         self._takes = inspect.signature(network.forward).parameters
         self._doubtful = _keeps_state(network)
         cached = "past_key_values" in self._takes
         self._cache: Any = DynamicCache(config=network.config) if cached else None
         with torch.no_grad():
-            lead = fill_cache(model, _unwrapped(model), self._cache, len(prompts))
+            lead = fill_cache(model, network, self._cache, len(prompts))
         # a soft prompt lies in the cache, and the base itself goes on from there
-        self._model = _unwrapped(model) if lead else model
+        self._model = network if lead else model
+        self.alive = list(prompts)
+        rests = list(prompts.values())
+        shared = 0 if lead or self._doubtful else _shared(rests, self._cache)
+        if shared:
+            self._read_shared(torch.tensor([rests[0][:shared]], device=device), len(prompts))
+            rests, lead = [prompt[shared:] for prompt in rests], shared
+        lengths = torch.tensor([len(prompt) for prompt in rests], device=device)
+        self.width = int(lengths.max())
+        padded = [[pad] * (self.width - len(prompt)) + list(prompt) for prompt in rests]
+        self.ids = torch.tensor(padded, device=device)
+        columns = torch.arange(self.width + steps, device=device)
+        mask = columns >= self.width - lengths[:, None]
         self._lead = lead
         self.mask = torch.cat([mask.new_ones(len(prompts), lead), mask], 1)
         self.width += lead
         self.position = lengths[:, None] + lead
         self._asked = False
+
+    def _read_shared(self, ids: Tensor, rows: int) -> None:
+        """ids: [1, T], what all ``rows`` begin with -> into the cache of each."""
+        self.mask, self.width = torch.ones_like(ids, dtype=torch.bool), ids.shape[1]
+        self._forward(ids, torch.arange(self.width, device=ids.device)[None])
+        self._cache.batch_repeat_interleave(rows)
 
     def read(self) -> Tensor:
         """All prompts at once -> logits [B, vocabulary] of each row's first new token."""
@@ -341,6 +356,22 @@ class _Rows:
         }
         known = {key: value for key, value in told.items() if key in self._takes and value is not None}
         return self._model(input_ids=ids, **known).logits[:, -1]
+
+
+def _shared(prompts: Sequence[Sequence[int]], cache: Any) -> int:
+    """How many tokens all prompts begin with, if it pays to read them once. Each prompt keeps one of its own.
+
+    Padding stands behind these tokens, where a window of attention would count it: such layers read all.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    if len(prompts) < 2 or not all(type(layer) is DynamicLayer for layer in cache.layers):
+        return 0
+    most = min(map(len, prompts)) - 1
+    first = prompts[0]
+    same = (i for i in range(most) if any(prompt[i] != first[i] for prompt in prompts))
+    shared = next(same, most)
+    return shared if shared >= SHARED else 0
 
 
 def _keeps_state(network: Any) -> bool:

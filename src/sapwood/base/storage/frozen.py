@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sapwood.base.storage.bnb_linear import QuantisedWeight, is_quantised
 from sapwood.base.storage.gguf_linear import GgufLinear
 from sapwood.base.storage.int8_linear import Int8Linear, Int8Weight
+from sapwood.base.storage.quick_linear import QuickLinear
 from sapwood.native.workspace import converted
 
 
@@ -42,9 +43,17 @@ class DenseWeight:
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
+        if (quick := self.quick) and quick.takes(x):
+            return quick(x)
         bias: Any = self.linear.bias  # None without one, whatever torch's stubs say
         bias = bias if bias is None else bias.to(x.dtype)
         return torch.nn.functional.linear(x, converted(self.linear.weight, x.dtype), bias)
+
+    @property
+    def quick(self) -> QuickLinear | None:
+        """Its form for a handful of rows, where there is one."""
+        found = vars(self.linear).get("forward")
+        return found if isinstance(found, QuickLinear) else None
 
     def input_grad(self, g: Tensor) -> Tensor:
         return g @ converted(self.linear.weight, g.dtype)

@@ -28,6 +28,9 @@ CPU = torch.device("cpu")
 class NativeCall(Call):
     """A `Call` that the kernels take (`Backend.takes`)."""
 
+    def format_for(self, x: Tensor) -> torch.dtype:
+        return self.matmul_dtype or x.dtype
+
     def forward(self, flat: Tensor, adapter: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
         x = flat.to(self.format_for(flat)).contiguous()
         count = self.exact

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sapwood.base.storage.frozen import DenseWeight
 from sapwood.compute.dropout import DropoutClock
 from sapwood.compute.linear.compiled import NativeCall
 from sapwood.compute.linear.reference import MIN_ROWS, Call
@@ -68,7 +69,8 @@ class InputGroup:
     def call(self, x: Tensor) -> Call:
         first = self.members[0]
         rate = first.rate if first.training and torch.is_grad_enabled() else 0.0
-        kind = NativeCall if self.compiled and x.shape[:-1].numel() >= MIN_ROWS else Call
+        many = x.shape[:-1].numel() >= MIN_ROWS or self.quick
+        kind = NativeCall if self.compiled and many else Call
         return kind(
             tuple(m.frozen for m in self.members),
             tuple(m.scaling[m.adapter] for m in self.members),
@@ -77,6 +79,12 @@ class InputGroup:
             self.matmul_dtype,
             self.storage_dtype if self.storage_dtype != x.dtype else None,
         )
+
+    @property
+    def quick(self) -> bool:
+        """Do its frozen weights have a form for a handful of rows?"""
+        frozen = (m.frozen for m in self.members)
+        return all(isinstance(weight, DenseWeight) and weight.quick for weight in frozen)
 
     def adapter(self) -> list[Tensor]:
         """A of each member, then B of each."""

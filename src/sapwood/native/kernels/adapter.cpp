@@ -6,18 +6,9 @@
 
 #include "common.h"
 
-#include <type_traits>
-
 namespace {
 
 constexpr int ROWS = 4;
-
-// Lane i of the result: the sum of all lanes of v[i].
-INLINE V sums(V* v) {
-    EACH for (int count = W / 2; count; count /= 2)
-        EACH for (int i = 0; i < count; i++) v[i] = woven_low(v[i], v[i + count]) + woven_high(v[i], v[i + count]);
-    return v[0];
-}
 
 // out[n][r] = sum_d x[n][d] * m[r][d]; x: N rows of stride ldx, m: RANKS rows of stride ldm
 template <int N, int RANKS>

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #ifdef __AVX512BW__
@@ -153,6 +154,13 @@ constexpr int ROUNDS = 3;
 INLINE V woven_low(V a, V b) { return PICK(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
 INLINE V woven_high(V a, V b) { return PICK(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
 #endif
+
+// Lane i of the result: the sum of all lanes of v[i].
+INLINE V sums(V* v) {
+    EACH for (int count = W / 2; count; count /= 2)
+        EACH for (int i = 0; i < count; i++) v[i] = woven_low(v[i], v[i + count]) + woven_high(v[i], v[i + count]);
+    return v[0];
+}
 
 // x[i][j] and x[j][i] change places: each round weaves the first half of the vectors with the second.
 INLINE void transpose_tile(V* x) {
