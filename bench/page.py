@@ -45,11 +45,8 @@ from sapwood.run.store import EVENTS, event_data, open_run
 
 WATCHED = 20.0  # seconds over which events and cost are watched
 STARTS = 3  # of the page; the figure is their median
-TURNS, TURN, SETTLED = (
-    8,
-    12.0,
-    3.0,
-)  # of a training with the page and without; seconds of a turn, and before it
+TURNS, TURN = 8, 16.0  # of a training with the page and without; seconds of a turn
+SETTLED = 8.0  # seconds before each turn: beside a training, a page takes some to open
 PAINTED = """() => {
   const first = performance.getEntriesByName('first-contentful-paint')[0];
   return first ? (performance.timeOrigin + first.startTime) / 1000 : null;
@@ -107,7 +104,20 @@ def rows_run(home: Path, runs: Path, count: int) -> Path:
     return run.path
 
 
-def measure(home: Path, steps: int, rows: int, model: str) -> dict[str, float]:
+def measure_cost(home: Path, model: str) -> dict[str, float]:
+    """What a page that nobody touches costs a training."""
+    runs = home / "runs"
+    made_run(runs, "first")
+    with chromium() as browser, page_in(browser, 1280, 860) as page:
+        server = serve(home, runs)
+        try:
+            page.goto(server.url(f"/?token={server.token}"))
+            return {"slowdown of a training, %": slowdown(page, server, home, runs, model)}
+        finally:
+            server.stop()
+
+
+def measure(home: Path, steps: int, rows: int) -> dict[str, float]:
     runs, found = home / "runs", dict[str, float]()
     made_run(runs, "first")
     long, many = long_run(runs, steps), rows_run(home, runs, rows)
@@ -122,7 +132,6 @@ def measure(home: Path, steps: int, rows: int, model: str) -> dict[str, float]:
                 look_at_steps(page, server.url(f"/run/{long.name}"), steps, found)
                 look_at_rows(page, server.url(f"/data?run={many.name}"), found)
                 watch(page, server, home, runs, found)
-                found["slowdown of a training, %"] = slowdown(page, server, home, runs, model)
             finally:
                 server.stop()
     return found
@@ -269,13 +278,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--model", default="builtin:smollm2", help="of the watched run (%(default)s)")
+    parser.add_argument("--cost", action="store_true", help="only what it costs a training")
     parser.add_argument("--smoke", action="store_true", help="see that it works; the figures mean nothing")
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
     facts = common.machine()
     with tempfile.TemporaryDirectory(prefix="sapwood-page-") as folder:
-        model = str(tiny_llama(Path(folder))) if given.smoke else given.model
-        found = measure(Path(folder), given.steps, given.rows, model)
+        homes = [Path(folder) / name for name in ("page", "cost")]
+        for home in homes:
+            home.mkdir()
+        model = str(tiny_llama(homes[1])) if given.smoke else given.model
+        found = {} if given.cost else measure(homes[0], given.steps, given.rows)
+        found |= measure_cost(homes[1], model)
     print(common.table(("what", "measured"), [(name, f"{value:.2f}") for name, value in found.items()]))
     common.report("page", given, facts, {"figures": found})
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from tests.endpoint.ask import said
 from tests.endpoint.serving import Running
@@ -77,6 +78,7 @@ def memory(endpoint: Running) -> int:
     return psutil.Process().memory_info().rss + psutil.Process(engine.pid).memory_info().rss
 
 
+@pytest.mark.timeout(300 + CASES // 5)
 def test_no_request_is_a_fault_of_the_server_or_hangs(endpoint: Running) -> None:
     draw = random.Random(int(os.environ.get("SAPWOOD_FUZZ_SEED", "1")))
     before, wrong, statuses = said(endpoint.url, "first"), list[str](), dict[int, int]()

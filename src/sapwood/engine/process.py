@@ -137,6 +137,9 @@ class Process:
             if line.startswith(READY):
                 return line.removeprefix(READY).strip()
         self._popen.wait()
+        _, broken, why = self.last_words().rpartition("ImportError: ")
+        if broken:
+            raise ExportError("llama.cpp can't be loaded", "xllamacpp", why, _mend(why))
         where = str(self.setup.adapters[-1] if self.setup.adapters else self.setup.model)
         raise ExportError("llama.cpp can't run it", where, self.last_words())
 
@@ -154,3 +157,10 @@ def scales(adapters: Sequence[Path], chosen: Path | None) -> list[dict[str, floa
     if chosen is not None and chosen not in adapters:
         raise KeyError(chosen)
     return [{"id": i, "scale": 1.0 if path == chosen else 0.0} for i, path in enumerate(adapters)]
+
+
+def _mend(why: str) -> str:
+    """What helps against a module that can't be imported."""
+    if "libgomp" in why:  # small images of Linux leave it out
+        return "install the system's OpenMP library: apt install libgomp1, or dnf install libgomp"
+    return "pip install --force-reinstall xllamacpp"
