@@ -133,7 +133,7 @@ class DataConfig(Section):
     @classmethod
     def _holds_out_rows(cls, eval: float | str) -> float | str:
         if isinstance(eval, float) and not (0 <= eval < 1 or (eval > 0 and eval.is_integer())):
-            raise ValueError("a fraction below 1, a whole number of rows, or a file")
+            raise ValueError("it must be a fraction below 1, a whole number of rows, or a file")
         return eval
 
     @field_validator("weights")
