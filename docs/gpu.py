@@ -20,7 +20,7 @@ MODELS = {
     "Llama 2 7B": usual_shapes(32, 4096, 11_008, 32, 32, 32_000, tied=False),
     "Qwen2.5 7B": usual_shapes(28, 3584, 18_944, 28, 4, 152_064, tied=False),
 }
-HEADS = {"gpu.md": ("model", "tokens"), "gpu.zh-CN.md": ("模型", "词元")}
+HEADS = {"gpu.md": ("model", "tokens"), "gpu.zh-CN.md": ("模型", "token")}
 TABLE = re.compile(r"(<!-- table -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 

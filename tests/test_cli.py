@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import typer
@@ -20,7 +20,10 @@ from typer.testing import CliRunner, Result
 
 import sapwood
 from sapwood import cli
-from sapwood.config.file import load_config
+from sapwood.config.faults import help_of
+from sapwood.config.file import field_of, load_config
+from sapwood.config.names import sections_of
+from sapwood.config.sections import RunConfig
 from sapwood.errors import ConfigError, DataError
 from tests.base.caches import in_hugging_face
 from tests.base.tiny import tiny_llama
@@ -334,7 +337,28 @@ def test_an_unknown_verb_names_the_nearest(home: Path) -> None:
     done = shell("trian", "my.yaml")
     assert done.returncode == 2
     assert "did you mean 'train'" in done.stderr.lower()
-    assert "no verb is called 'trian'" in shell("help", "trian").stderr
+    told = shell("help", "trian").stderr
+    assert "no verb is called 'trian'" in told and "did you mean train?" in told
+
+
+KEYS = [f"{section}.{key}" for section, kind in sections_of(RunConfig).items() for key in kind.model_fields]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_explains_itself_with_its_default_and_values(key: str) -> None:
+    said = call("help", key).output
+    field = field_of(key.split("."))
+    assert " ".join(said.split()).startswith(f"{key}: {help_of(field)} default ")
+    if get_origin(field.annotation) is Literal:
+        assert f"values {', '.join(get_args(field.annotation))} to set" in " ".join(said.split())
+    assert f"sapwood train {key}=" in said
+
+
+def test_a_section_lists_its_keys_and_a_strange_key_finds_ours() -> None:
+    said = call("help", "lora").output
+    assert all(f"  {key}: " in said for key in KEYS if key.startswith("lora."))
+    assert "did you mean lora.rank?" in shell("help", "lora.rnk").stderr
+    assert "lora.b_ratio" in shell("help", "loraplus_lr_ratio").stderr
 
 
 # --- how it speaks ------------------------------------------------------------------------------------------

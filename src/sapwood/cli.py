@@ -58,16 +58,22 @@ def root(
 @verb(name="help")
 def explain(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(help="a verb", metavar="[VERB]")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="a verb, or a key of the config", metavar="[VERB|KEY]")
+    ] = None,
 ) -> None:
-    """Explain a verb, or list all of them."""
+    """Explain a verb or a key of the config, or list all verbs."""
     at: Any = context.parent or context
     command: Any = at.command
     for name in names or ():
         if name not in getattr(command, "commands", {}):
+            from sapwood.commands.line.keys import key_help, near_key
             from sapwood.errors import ConfigError
 
-            raise ConfigError(f"no verb is called {name!r}", "help", mend="sapwood --help lists them")
+            if told := key_help(name):
+                typer.echo(told)
+                return
+            raise ConfigError(f"no verb is called {name!r}, and no key", "help", mend=near_key(name))
         command = command.commands[name]
         at = command.context_class(command, info_name=name, parent=at)
     typer.echo(command.get_help(at))

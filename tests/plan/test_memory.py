@@ -181,7 +181,7 @@ def test_the_table_marks_the_plan_that_is_taken(
     memory_of(monkeypatch, 1e9, fastest="bf16")
     choice = choose_plan(study, make(rows, train={"gradient_checkpointing": 2}), CPU)
     head, *table = choice.lines()
-    assert "at most: fits in the 1.0 GB to be had; bf16 is the fastest here" in head
+    assert "at most: fits in the 1.0 GB available; bf16 is the fastest here" in head
     assert [line.split()[0] for line in table].count("▸") == 1
     marked = next(line for line in table if "▸" in line)
     assert "bf16" in marked and "2 of 6 layers recomputed" in marked

@@ -194,7 +194,7 @@ def load(path: Path, **sections: Any) -> tuple[LoraModel, TrainState]:
     [
         ("{", "checkpoint can't be read"),
         ("{}", "checkpoint can't be read"),
-        ('{"schema": 2}', "checkpoint schema 2"),
+        ('{"schema": 2}', "another version of sapwood wrote the checkpoint"),
         ('{"schema": 1}', "checkpoint can't be read"),
         (None, "checkpoint can't be read"),
     ],

@@ -116,8 +116,8 @@ def read_facts(folder: Path) -> AdapterFacts:
     path = folder / FACTS
     tree = read_json(path)
     if tree.get("schema") != SCHEMA:
-        why = f"schema {tree.get('schema')!r}, this version reads {SCHEMA}"
-        raise ModelError("adapter facts of another version", str(path), why, "update sapwood")
+        why = f"its format is {tree.get('schema') or 'not named'}, this sapwood reads {SCHEMA}"
+        raise ModelError(f"another version of sapwood wrote {FACTS}", str(path), why, "update sapwood")
     base = {"model": tree.get("base"), **{key: tree[key] for key in HOW_HELD if key in tree}}
     return facts_of(tree, base, tree.get("template_name"), path)
 

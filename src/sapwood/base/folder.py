@@ -135,7 +135,11 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelError("not valid JSON", str(path), str(error)[:200]) from None
     if not isinstance(value, dict):
-        raise ModelError("not a JSON object", str(path), f"found {type(value).__name__}")
+        raise ModelError(
+            "not a JSON object",
+            str(path),
+            f"found {'a list' if isinstance(value, list) else 'a single value'}",
+        )
     return value
 
 

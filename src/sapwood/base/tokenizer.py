@@ -48,7 +48,12 @@ def read_tokenizer_of(path: Path) -> Any:
         raise ModelError("no usable tokenizer", str(path), f"{why} ({first_line(error)})") from None
     if not tokenizer.is_fast:
         mend = "add the model's tokenizer.json"
-        raise ModelError("the tokenizer has no fast form", str(path), "character offsets are needed", mend)
+        raise ModelError(
+            "the tokenizer has no fast form",
+            str(path),
+            "it must say which characters each token stands for",
+            mend,
+        )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _of_processor(path)
     if isinstance(tokenizer.chat_template, str) and _wants_parts(tokenizer):

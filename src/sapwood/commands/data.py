@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sapwood.config.file import flatten, load_config, origins
+from sapwood.config.file import flatten, inline_yaml, load_config, origins
 from sapwood.config.sections import DataConfig, RunConfig
 from sapwood.errors import DataError
 from sapwood.machine.doing import doing
@@ -92,7 +92,7 @@ def _choices(config: RunConfig, values: Mapping[str, Any], places: Mapping[str, 
     usual = flatten(RunConfig(data=DataConfig(train=config.data.train)).model_dump(mode="json"))
     usual.pop("data.train")
     told = [(key, value) for key, value in values.items() if key in places and usual.get(key) != value]
-    lines = [f"set        {key}: {value}  ({places[key]})" for key, value in told]
+    lines = [f"set        {key}: {inline_yaml(value)}  ({places[key]})" for key, value in told]
     same = sum(key in places for key in values) - len(told)
     return [*lines, f"set        {same} more, as they are by default"] if same else lines
 

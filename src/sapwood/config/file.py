@@ -45,7 +45,7 @@ def _read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[
         if "=" not in text and overrides[i + 1 : i + 2] and overrides[i + 1].startswith("="):
             value = "".join(overrides[i + 1 : i + 3])
             raise ConfigError(
-                f"not an override: {text!r}",
+                f"not a setting: {text!r}",
                 COMMAND_LINE,
                 "no space may stand beside =",
                 f"write {text}{value}",
@@ -175,7 +175,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             f"found {'a list' if isinstance(tree, list) else 'a text'}",
             "`sapwood init` writes a config",
         )
-        raise ConfigError("the config is no mapping of sections", str(path), why, mend)
+        raise ConfigError("the config has no sections", str(path), why, mend)
     lines: dict[str, str] = {}
     if node is not None:
         _collect_lines(node, path, "", lines)
@@ -215,7 +215,7 @@ def _override(tree: dict[str, Any], lines: dict[str, str], text: str) -> None:
 
     name, equals, raw = text.partition("=")
     if not equals or not name.strip():
-        raise ConfigError(f"not an override: {text!r}", COMMAND_LINE, mend="write section.key=value")
+        raise ConfigError(f"not a setting: {text!r}", COMMAND_LINE, mend="write section.key=value")
     try:
         value = _yaml().load(raw) if raw.strip() else None
     except (YAMLError, RecursionError, ValueError) as error:

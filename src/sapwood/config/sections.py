@@ -50,59 +50,72 @@ class Section(BaseModel):
 
 class BaseConfig(Section):
     model: str = "builtin:smollm2"
-    """builtin:smollm2, hf:ORG/NAME[@revision], ms:ORG/NAME[@revision], a folder in Hugging Face layout, or a
-    .gguf file"""
+    """the model to fine-tune: builtin:smollm2, hf:ORG/NAME[@revision], ms:ORG/NAME[@revision], a folder in
+    Hugging Face layout, or a .gguf file"""
     storage: Storage = "auto"
-    """how the frozen weights are held; gguf: the GGUF file's own blocks; int8-compute: multiplied
-    as int8 too; auto: the fastest exact one that fits"""
+    """number format of the frozen weights in memory. auto: the fastest that fits of fp32, bf16 or fp16, else
+    gguf (of a .gguf file) or nf4. nf4, fp4 and int8 take less memory and lose some precision; int8-compute
+    also multiplies in 8 bits"""
     compute_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """number format of products over packed weights (gguf, nf4, fp4, int8 …); auto measures this machine"""
+    """number format for multiplying weights that are stored packed (gguf, nf4, fp4, int8, int8-compute); auto
+    measures which one is fastest here"""
     double_quant: bool = True
-    """nf4 and fp4: hold the scales in 8 bits too, which saves 0.37 bits a weight"""
+    """with nf4 and fp4: also compress their scaling factors to 8 bits, which saves 0.37 bits per weight"""
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential", "cpu", "cuda"] = "auto"
-    """where the model is computed: auto takes a GPU if there is one; the others by their usual names"""
+    """where the model runs: auto takes a GPU if there is one, else the CPU; cpu and cuda (an NVIDIA GPU)
+    force one. The other names, from tutorials, mean the one GPU"""
     offline: bool = False
-    """take hf: and ms: models from their caches, and ask no hub"""
+    """never contact a hub: take hf: and ms: models from what was downloaded before"""
     products: Literal["auto", "stored", "fp32"] = "auto"
-    """format to multiply dense weights in: as held, or fp32, which some CPUs do faster; auto measures it"""
+    """number format for multiplying fp32, bf16, fp16, gguf or int8-compute weights: stored keeps theirs; fp32
+    converts them first, which is faster on some CPUs; auto measures both"""
     new_tokens: Strings = ()
-    """tokens to add to the tokenizer, plain text in a row; each is learnt as a row of the embedding, and of a
-    head of its own"""
+    """tokens to add to the tokenizer, for example <oak>; each gets a trained vector. Rows spell them as plain
+    text"""
 
 
 class DataConfig(Section):
     train: Strings
-    """files, folders, or hf:ORG/NAME[/FILE]: JSON, JSONL, CSV, TSV, Parquet, text; rows of any shape below"""
+    """your examples: files, folders, or datasets hf:ORG/NAME[/FILE]. JSON, JSONL, CSV, TSV, Excel, Parquet,
+    Arrow and text can be read"""
     weights: Annotated[tuple[Weight, ...], BeforeValidator(list_to_tuple)] = ()
-    """for each entry of train, how often an epoch sees its rows: 2 twice, 0.5 a fixed half; empty: once"""
+    """one number per entry of data.train: how often an epoch uses its rows. 2 is twice, 0.5 is half of them,
+    in every epoch the same half; if empty, each row is used once"""
     eval: Annotated[float | str, BeforeValidator(as_float)] = 0.05
-    """held-out rows: a fraction of train, a number of rows (2 or more), a file, or 0 for none"""
+    """rows kept out of training to measure progress: a fraction of the rows, a number of rows (2 or more), a
+    file, or 0 for none"""
     format: Format = "auto"
-    """shape of a row; auto looks at the keys and asks in a doubtful case; docs/data.md lists them all"""
+    """what a row looks like, for example alpaca or messages; auto finds out from its keys and asks if unsure.
+    docs/data.md lists them all"""
     columns: dict[Column, str] = {}
-    """what the file calls a key, if it has its own names: {prompt: q, completion: a, system: s}"""
+    """your names for the columns, if sapwood doesn't know them: {prompt: q, completion: a, system: s}"""
     records: str | None = None
-    """the key of the list that holds the rows, if a JSON file is an object with several lists"""
+    """which list of a JSON object, or which sheet of a workbook, holds the rows, if there are several"""
     system: str | None = None
-    """system prompt for rows that bring none"""
+    """system prompt for rows that have none"""
     roles: dict[str, Role] = {}
-    """whose turn it is, if the file has its own names for that: {moderator: system, coach: assistant}"""
+    """your names for who speaks, if sapwood doesn't know them: {moderator: system, coach: assistant}"""
     ignore: Strings = ()
-    """keys of rows or turns that mean nothing here, though they could: label, weight, context, reasoning"""
+    """columns to ignore, though their names usually mean something: label, weight, context, reasoning"""
     answers: Literal["one", "first"] = "one"
-    """rows with several answers to one question: one refuses them, first learns the first"""
+    """rows with several answers to one question: one stops at them; first trains on the first answer"""
     paths: Literal["best", "all"] = "best"
-    """rows that are trees of replies: the path of the best-ranked replies, or each path as a row"""
+    """rows that are trees of replies: best trains on the path of the best-ranked replies; all makes a row of
+    every path"""
     empty: Literal["error", "drop"] = "error"
-    """rows without a prompt or an answer: stop and name them; or leave them out, counted"""
+    """rows without a prompt or an answer: error stops and lists them; drop leaves them out and counts them"""
     bad_rows: Literal["error", "drop"] = "error"
-    """rows that can't be read: stop and name them; or leave them out, counted and listed in the run"""
+    """rows that can't be read: error stops and lists them; drop leaves them out, counts them, and lists them
+    in the run's folder"""
     overlap: Literal["error", "allow"] = "error"
-    """answers of data.eval's file that data.train teaches as well: stop and name them, or count them"""
+    """rows of data.eval's file whose answers data.train teaches too: error stops and lists them; allow keeps
+    and counts them"""
     encoding: str = "auto"
-    """how text files are encoded; auto is UTF-8, or UTF-16 if its mark says so, and asks for the rest"""
+    """how text files are encoded, for example gb18030. auto reads UTF-8, and UTF-16 with a byte order mark;
+    anything else it asks about"""
     strip_control_text: bool = False
-    """take stop tokens out of the ends of messages, and make turns of a rendered conversation in a message"""
+    """remove stop tokens such as <|im_end|> that the data has at the end of messages, and split messages that
+    hold a whole rendered conversation into turns"""
 
     @field_validator("train")
     @classmethod
@@ -120,7 +133,7 @@ class DataConfig(Section):
     @classmethod
     def _holds_out_rows(cls, eval: float | str) -> float | str:
         if isinstance(eval, float) and not (0 <= eval < 1 or (eval > 0 and eval.is_integer())):
-            raise ValueError("a fraction below 1, a whole number of rows, or a file")
+            raise ValueError("it must be a fraction below 1, a whole number of rows, or a file")
         return eval
 
     @field_validator("weights")
@@ -134,57 +147,63 @@ class DataConfig(Section):
 
 class TemplateConfig(Section):
     name: str = "auto"
-    """auto takes the tokenizer's own; built in: gemma-2, llama-2-chat, chatglm3, chatml; or a .jinja file"""
+    """chat template, which turns messages into text. auto: the tokenizer's own, or that of its family; or
+    gemma-2, llama-2-chat, chatglm3, chatml, or a .jinja file"""
     train_on: Literal["assistant", "last", "all"] = "assistant"
-    """what is learnt: every assistant turn, only the last one of a conversation, or all of the text"""
+    """what the model learns to write: every assistant turn, only the last one, or the whole text"""
     overlong: Literal["error", "drop", "cut"] = "error"
-    """rows longer than pack.length: stop and name them; leave them out; or cut them, with no stop token at
-    the cut. What is left out or cut is counted"""
+    """rows with more tokens than pack.length: error stops and lists them; drop leaves them out; cut keeps the
+    beginning, without a stop token. Both are counted"""
     accept: Annotated[tuple[Accepted, ...], BeforeValidator(as_tuple)] = ()
-    """codes of the proof that may fail, for data that is meant so; the proof records each, with its rows"""
+    """checks that may fail because your data is meant that way, for example early-stop; the run records which
+    rows fail. The error of a failed check names its code"""
     meant: Strings = ()
-    """control tokens that answers of the data spell and mean, such as <think> and </think> under a template
-    that only copies; any other stays plain text"""
+    """special tokens that answers contain on purpose, such as <think>; all others in the data are treated as
+    plain text"""
     no_reasoning: Literal["error", "close"] = "error"
-    """answers without reasoning if the prompt opens <think>: refuse them, or learn to close it at once"""
+    """answers without reasoning, if the template opens a <think> block: error stops at them; close trains the
+    model to close the block at once"""
 
 
 class PackConfig(Section):
     length: int = Field(default=1024, ge=16, le=1_048_576)
-    """tokens in one forward pass at most; also the longest row that is accepted"""
+    """most tokens in one forward pass, which is also the longest row that is accepted. More needs more
+    memory"""
     share_prefixes: bool = True
-    """compute a beginning that several examples of a step share (for example the system prompt) once"""
+    """compute a beginning that several rows share, for example a system prompt, only once per pass, which is
+    faster"""
     rows: Literal["auto", "together", "alone"] = "auto"
-    """together: rows share a forward pass; alone: each has its own, as layers that mix tokens otherwise than
-    by attention need; auto asks a tiny copy of the model. The loss is the same"""
+    """together: several rows share a forward pass. alone: one row per pass, slower, which some architectures
+    need. auto tests a tiny copy of the model; the loss is the same"""
 
 
 class LoraConfig(Section):
     method: Method = "lora"
-    """lora; with another scale (rslora), magnitudes (dora), a faster B (lora+), a start from singular values
-    (pissa) or what quantisation lost (loftq); ia3 scales activations; prompt, p-tuning and prefix learn what
-    stands before each row; full trains a small base itself"""
+    """how the model is adapted. lora suits most jobs; rslora, dora, lora+, pissa and loftq are variants of
+    it; ia3, prompt, p-tuning and prefix train far fewer numbers; full trains the whole model"""
     rank: int = Field(default=8, ge=1, le=4096)
-    """width of the adapter; 8 to 16 suits most data"""
+    """size of the adapter; 8 to 16 suits most data. More can learn more and needs more memory"""
     alpha: Number = Field(default=32, gt=0, le=65536)
     """strength of the adapter: its output is multiplied by alpha / rank"""
     dropout: Number = Field(default=0.1, ge=0, lt=1)
-    """share of the adapter's inputs that are zeroed while training"""
+    """share of the adapter's inputs that are set to zero at random while training (0.1 is a tenth); helps
+    against overfitting"""
     b_ratio: Number = Field(default=16, ge=1, le=1000)
-    """lora+ only: how many times as fast as A B learns"""
+    """lora+ only: how many times faster the adapter's matrix B learns than its matrix A; 16 is the value of
+    the method's authors"""
     bias: Literal["none", "lora_only", "all"] = "none"
-    """which of the base's biases are trained too: none, those of the adapted layers, all"""
+    """which biases of the model are trained too: none, those of the adapted layers, or all"""
     virtual_tokens: int = Field(default=20, ge=1, le=1024)
-    """prompt, p-tuning and prefix only: how many tokens are learnt"""
+    """prompt, p-tuning and prefix only: how many trained tokens stand before each row"""
     targets: Annotated[str | tuple[str, ...], BeforeValidator(list_to_tuple)] = "all-linear"
-    """all-linear, a list of module names (q_proj, v_proj …), or one regular expression over full names; ia3
-    takes all-linear as keys, values and the MLP's last product"""
+    """which layers are adapted: all-linear (all but the output layer; with ia3 keys, values and the MLP's
+    last), a list such as [q_proj, v_proj], or one regular expression over their full names"""
     train_also: Annotated[tuple[Literal["embed_tokens", "lm_head"], ...], BeforeValidator(as_tuple)] = ()
-    """embed_tokens, lm_head: train the whole embedding or the head too, whatever the model calls them; of a
-    model whose head is its embedding either means both"""
+    """train these layers as a whole too: embed_tokens is the embedding, lm_head the output layer, whatever
+    the model calls them. If the two are one, either name means both"""
     start_from: str | None = None
-    """an adapter to go on from: a run's folder, or an adapter of PEFT, mlx-lm or llama.cpp; method, rank,
-    alpha and targets are its own"""
+    """an adapter to continue from: a run's folder, or an adapter of PEFT, mlx-lm or llama.cpp. It also sets
+    method, rank, alpha and targets"""
 
     @property
     def on_linears(self) -> bool:
@@ -202,46 +221,51 @@ EPOCHS = 3.0  # if neither train.epochs nor train.max_steps is set
 
 class TrainConfig(Section):
     epochs: Number | None = Field(default=None, gt=0, le=10_000)
-    """passes over the data, 3 if neither this nor max_steps is set; a fraction is allowed"""
+    """passes over the data; fractions are allowed. 3 if neither this nor train.max_steps is set"""
     max_steps: int | None = Field(default=None, ge=1)
-    """so many optimizer steps, instead of epochs"""
+    """train for this many optimizer steps, instead of train.epochs"""
     batch_size: int = Field(default=16, ge=1)
-    """examples in one optimizer step; packing never changes which examples are in it"""
+    """examples in one optimizer step, however they are packed"""
     micro_batch: int | None = Field(default=None, ge=1)
-    """examples in one forward pass at most; without it as many as pack.length holds. The loss is the same"""
+    """most examples in one forward pass; if unset, as many as fit into pack.length. Fewer need less memory;
+    the loss is the same"""
     lr: Number = Field(default=1e-4, gt=0, le=10)
-    """peak learning rate; 5e-5 to 5e-4 is usual for LoRA"""
+    """learning rate at its highest; 5e-5 to 5e-4 is usual for LoRA"""
     optimizer: Optimizer = "adamw"
-    """adamw, its moments perhaps in 8 bits or (on a GPU) paged; lion keeps one moment, adafactor a row and a
-    column of it, sgd none"""
+    """adamw suits most jobs. The 8-bit forms, adafactor, lion and sgd need less memory; the paged ones help
+    on a GPU only"""
     schedule: Literal["linear", "cosine", "cosine-restarts", "polynomial", "inverse-sqrt", "constant"] = (
         "linear"
     )
-    """how the learning rate falls after warm-up"""
+    """how the learning rate changes after the warm-up"""
     power: Number = Field(default=2.0, gt=0, le=100)
-    """polynomial only: 1 is linear, more falls faster at first"""
+    """with schedule polynomial: 1 falls in a straight line, more falls faster at first"""
     cycles: int = Field(default=3, ge=1, le=1000)
-    """cosine-restarts only: how often it falls from the peak to zero"""
+    """with schedule cosine-restarts: how many times it falls from the peak to zero"""
     warmup: Number = Field(default=0.03, ge=0)
-    """share of the steps (below 1), or number of steps, over which the learning rate rises"""
+    """how long the learning rate rises at the start: below 1 a share of all steps (0.03 is 3 %), else a
+    number of steps"""
     weight_decay: Number = Field(default=0.0, ge=0, lt=1)
-    """the optimizer's decoupled weight decay, on what is trained only"""
+    """decoupled weight decay: pulls what is trained towards zero at each step; 0 is off"""
     max_grad_norm: Number = Field(default=1.0, ge=0)
-    """gradients with a larger norm are scaled down to it; 0 never clips"""
+    """gradients whose norm is larger are scaled down to this; 0 is off"""
     shard: Literal["none", "base"] = "none"
-    """with several processes: none, each holds the whole base; base, each holds a part of every layer"""
+    """with several processes: none keeps a whole copy of the model in each; base splits every layer of it
+    among them"""
     neftune: Number = Field(default=0.0, ge=0, le=1000)
-    """NEFTune: uniform noise on the embeddings, this strong (5 to 15 is usual), while training; 0 for none"""
+    """strength of random noise added to the embeddings while training (NEFTune); 5 to 15 is usual, 0 is
+    off"""
     gradient_checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=0)] = "auto"
-    """layers computed again in the backward pass, slower with far less memory: auto takes as many as the
-    memory asks for, true all, false none; or their number"""
+    """layers that are computed a second time instead of kept, which saves memory and takes longer: auto takes
+    as many as needed to fit; true is all, false none; or a number of layers"""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """threads of a CPU; without it, all cores, or half of them if more don't help by measurement"""
+    """CPU threads; if unset, one per core, or half as many if a measurement shows that more don't help"""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """decides the order of the rows, the adapter's start and every dropout mask"""
+    """decides all that is random: which rows are held out, their order, the adapter's first weights,
+    dropout"""
     on_nan: Literal["stop", "skip"] = "stop"
-    """a step whose loss or gradient is no number: stop the run before it, or skip the step and count it (ten
-    in a row stop all the same). Either way the adapter stays as it was"""
+    """a step whose loss or gradient isn't a finite number never changes the adapter: stop ends the run there;
+    skip goes on and counts it, but ten in a row end the run"""
 
     @field_validator("max_steps")
     @classmethod
@@ -258,40 +282,43 @@ class TrainConfig(Section):
 
 class EvalConfig(Section):
     every: int | None = Field(default=None, ge=1)
-    """optimizer steps between evaluations; without it, once an epoch"""
+    """optimizer steps between evaluations; if unset, once per epoch"""
     samples: int = Field(default=4, ge=0, le=1000)
-    """held-out prompts that the model answers at each evaluation"""
+    """how many held-out prompts the model answers at each evaluation"""
     max_new_tokens: int = Field(default=128, ge=1, le=32768)
-    """longest sample answer"""
+    """most tokens in a sample answer"""
     best: str = Field(default="loss", pattern=r"^-?[\w./-]{1,64}$")
-    """what the best evaluation is judged by: loss, or the name of a score (chrf, exact_match, one of an
-    evaluator's), of which more is better; -NAME if less is"""
+    """what decides which evaluation is best: loss, or a score such as chrf, exact_match or one of your own.
+    The higher score wins; with -NAME the lower one"""
     patience: int | None = Field(default=None, ge=1)
-    """stop after so many evaluations in a row that are no better than the best; without it, never early"""
+    """stop early after this many evaluations in a row that don't beat the best one; if unset, never"""
 
 
 class SaveConfig(Section):
     every: int = Field(default=100, ge=1)
     """optimizer steps between checkpoints; the last step is always saved"""
     minutes: Number = Field(default=10, ge=0)
-    """minutes between checkpoints at most, if save.every steps take longer; 0 counts steps only"""
+    """most minutes between checkpoints, even if save.every steps take longer; 0 is off"""
     keep: int = Field(default=2, ge=1)
-    """newest checkpoints that stay on disk; that of the best evaluation stays too"""
+    """how many of the newest checkpoints stay on disk, besides that of the best evaluation"""
     adapter: Literal["auto", "last", "best"] = "auto"
-    """which weights the run leaves; auto is best if eval.patience is set, and last otherwise"""
+    """which weights the finished adapter has: those of the last step or of the best evaluation. auto: best if
+    eval.patience is set, else last"""
     dir: str = "runs"
     """folder that holds the runs"""
 
 
 class TrackConfig(Section):
     to: Annotated[tuple[TrackerName, ...], BeforeValidator(as_tuple)] = ()
-    """trackers to report to besides the run's own folder: swanlab, tensorboard, wandb, trackio, mlflow"""
+    """trackers that get a copy of the curves: swanlab, tensorboard, wandb, trackio, mlflow. The run's own
+    folder always has them"""
     mode: Literal["offline", "cloud", "disabled"] = "offline"
-    """offline writes beside the runs, to be sent later; cloud sends, with a key from the environment"""
+    """offline writes into the folder of the runs, to send later; cloud sends at once, with the tracker's key
+    from the environment; disabled does neither"""
     every: int = Field(default=1, ge=1)
-    """optimizer steps between the points that a tracker gets; the run's own record has every step"""
+    """optimizer steps between two points of a tracker's curve; the run's own record has every step"""
     project: str = Field(default="sapwood", pattern=r"^[\w.-]{1,64}$")
-    """what the trackers call the collection of runs"""
+    """project name in the trackers"""
 
 
 FORMAT = 1  # of the config; it grows when a key changes its meaning or goes away
@@ -313,27 +340,27 @@ class RunConfig(Section):
     `parse_config`, or keyword arguments of `finetune`."""
 
     version: int = Field(default=FORMAT, ge=1, le=FORMAT)
-    """of this format; sapwood refuses one that is newer than itself"""
+    """version of the config's format; a newer one than this sapwood knows is refused"""
     name: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$")
-    """a name for the run: letters, digits, dot, dash, underscore"""
+    """a name for the run: up to 64 letters, digits, dots, dashes or underscores"""
     base: BaseConfig = BaseConfig()
-    """the model that stays frozen"""
+    """the model, which stays frozen"""
     data: DataConfig
     """what it learns from"""
     template: TemplateConfig = TemplateConfig()
-    """how rows become text, and which part of it is learnt"""
+    """how rows become text, and which part of the text is learnt"""
     pack: PackConfig = PackConfig()
-    """how examples share a forward pass"""
+    """how rows share a forward pass"""
     lora: LoraConfig = LoraConfig()
-    """the adapter"""
+    """the adapter: what is trained"""
     train: TrainConfig = TrainConfig()
-    """the loop"""
+    """steps, learning rate, optimizer"""
     eval: EvalConfig = EvalConfig()
-    """held-out loss and sample answers"""
+    """how progress is measured: held-out loss and sample answers"""
     save: SaveConfig = SaveConfig()
-    """checkpoints"""
+    """checkpoints and the result"""
     track: TrackConfig = TrackConfig()
-    """other places that want the figures"""
+    """trackers that get the curves too"""
 
     @model_validator(mode="wrap")
     @classmethod

@@ -98,7 +98,7 @@ class Quantiser:
             pass
         raw = child.stdout.read(rows * columns // block * size)
         if len(raw) != rows * columns // block * size:
-            raise ExportError(f"llama.cpp's quantiser ended at {kind}", "--type", mend="--type Q8_0")
+            raise ExportError(f"llama.cpp couldn't quantise to {kind}", "--type", mend="--type Q8_0")
         return np.frombuffer(raw, np.uint8).reshape(rows, -1)
 
     @staticmethod

@@ -49,7 +49,9 @@ def config_facts(folder: Path, config: Any, tied: bool) -> list[Problem]:
         found = type(config).from_dict(values).to_dict()
         problems += _different(found, wanted)
     if bool(told.get("tie_word_embeddings")) != tied:
-        problems.append(Problem("the export says tie_word_embeddings: " + str(not tied), "config.json"))
+        problems.append(
+            Problem(f"the export says tie_word_embeddings: {str(not tied).lower()}", "config.json")
+        )
     return list(dict.fromkeys(problems))
 
 

@@ -100,7 +100,7 @@ def prove(place: str, dtypes: tuple[str, ...]) -> None:
     try:
         wrong = faults(place, dtypes)
     except torch.OutOfMemoryError:
-        why = "five small products don't fit: other processes fill it"
+        why = "five small matrix products don't fit beside other processes"
         mend = "end them (nvidia-smi lists them), or base.device_map=cpu"
         raise ModelError("the GPU is full", place, why, mend) from None
     if wrong:

@@ -77,7 +77,7 @@ def _adapter_kind(draft: Draft, theirs: str, value: Any, line: int, en: str, zh:
     if not known or draft.settings.get("lora.method", "lora") == "lora":
         _one_of(draft, theirs, "full" if value is None else value, line, en, zh)
     if value is not None and word_of(value) == "qlora" and "base.storage" not in draft.settings:
-        said = "qlora: the base in 4 bits", "qlora：底座为 4 比特"
+        said = "qlora: the base in 4 bits", "qlora：基座为 4 比特"
         draft.take("base.storage", "nf4", line, theirs, value, *said)
 
 

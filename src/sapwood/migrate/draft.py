@@ -113,7 +113,7 @@ class Draft:
                 "",
                 "",
                 "the base's own weights are trained: fp32 keeps small changes",
-                "训练底座自身的权重：fp32 才能保留小的变化",
+                "训练基座自身的权重：fp32 才能保留小的变化",
             )
         if "train.max_steps" in self.settings:
             self.settings.pop("train.epochs", None)

@@ -26,7 +26,7 @@ def _storage(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str)
             theirs,
             value,
             "the base is quantised: this is its other tensors' format",
-            "底座已量化：这只是其余张量的格式",
+            "基座已量化：这只是其余张量的格式",
         )
     else:
         draft.take("base.storage", word, line, theirs, value, en, zh)
@@ -36,7 +36,7 @@ def _mixed(word: str) -> Convert:
     def convert(draft: Draft, theirs: str, value: Any, line: int, en: str, zh: str) -> None:
         said = (
             "what is trained is fp32 always; the base's format is base.storage",
-            "被训练的参数始终是 fp32；底座的格式是 base.storage",
+            "被训练的参数始终是 fp32；基座的格式是 base.storage",
         )
         packed = draft.settings.get("base.storage") in ("nf4", "fp4", "int8")
         if value in (True, "true", "auto") and "base.storage" not in draft.settings:

@@ -62,9 +62,9 @@ class Actions:
         owner = holder(run)
         pid = owner.get("pid")
         if not is_locked(run) or not isinstance(pid, int):
-            raise ConfigError("no process holds this run", run.name, mend="look again: it may have ended")
+            raise ConfigError("nothing works on this run now", run.name, mend="look again: it may have ended")
         if owner.get("host") != socket.gethostname():
-            raise ConfigError("another machine holds this run", run.name, str(owner.get("host")))
+            raise ConfigError("another machine works on this run", run.name, str(owner.get("host")))
         return pid
 
     # --- what is done with a run --------------------------------------------------------------------------

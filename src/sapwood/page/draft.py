@@ -45,7 +45,7 @@ def from_yaml(text: str) -> dict[str, Any]:
     except (YAMLError, ValueError, RecursionError) as error:
         raise ConfigError("not valid YAML", "config", " ".join(str(error).split())[:200]) from None
     if not isinstance(tree, dict):
-        raise ConfigError("the config is no mapping of sections", "config")
+        raise ConfigError("the config has no sections", "config")
     open_ = {key: value for key, value in tree.items() if value is not None}
     whole = {key: value for key, value in flatten(open_).items() if key not in ("version",)}
     for key in [*whole]:  # these two keys hold mappings of their own

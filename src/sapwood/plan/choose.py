@@ -48,7 +48,7 @@ class MemoryChoice:
         plan = self.plan
         verdict = "fits" if plan.fits else "does NOT fit"
         need, room = size(plan.peak), size(plan.available)
-        head = f"memory     about {need} at most: {verdict} in the {room} to be had; {self.why}"
+        head = f"memory     about {need} at most: {verdict} in the {room} available; {self.why}"
         rows = sorted([plan, *self.others], key=lambda row: row.peak, reverse=True)
         return [head, *(_row(row, row is plan) for row in rows)]
 

@@ -41,7 +41,7 @@ def _twice(
     train = config.train.model_copy(update={"gradient_checkpointing": 0})
     seconds, _ = step_of(study, config.model_copy(update={"train": train}), device)
     less = _less(seconds, expected)
-    room = f"{size(once.peak)} of the {size(once.available)} to be had suffice without"
+    room = f"{size(once.peak)} of the {size(once.available)} available suffice without"
     return less and (
         f"train.gradient_checkpointing computes {plan.recomputed} of {plan.layers} layers twice, for "
         f"nothing: {room}; about {less} with train.gradient_checkpointing=auto"

@@ -177,8 +177,8 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, TypeError, KeyError, RecursionError):
         raise StorageError([_fault("manifest is damaged", file, "it is not what sapwood writes")]) from None
     if schema != SCHEMA:
-        why = f"schema {schema}, this version reads {SCHEMA}"
-        raise StorageError("manifest is of another version", str(file), why, "update sapwood")
+        why = f"its format is {schema}, this sapwood reads {SCHEMA}"
+        raise StorageError("another version of sapwood wrote the manifest", str(file), why, "update sapwood")
     if not intact:
         raise StorageError([_fault("manifest is damaged", file, "its own sha256 differs")])
     return manifest

@@ -157,7 +157,7 @@ class Prover:
         if code in self.tally.accepted:
             self.tally.accepted[code] = self.tally.accepted[code].plus(Failed(1, row))
             return []
-        return [Problem(f"[{code}] not so: {CHECKS[code]}", str(row), why)]
+        return [Problem(f"[{code}] this check failed: {CHECKS[code]}", str(row), why)]
 
     def count(self, items: Sequence[Labelled]) -> None:
         """Count examples that were checked. All examples of a row come in one call."""

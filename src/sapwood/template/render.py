@@ -60,7 +60,11 @@ class Renderer:
         words: Sequence[str] = (),
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise DataError("the tokenizer has no offsets", "base.model", "sapwood needs a fast tokenizer")
+            raise DataError(
+                "the tokenizer doesn't say which characters a token stands for",
+                "base.model",
+                "sapwood needs a fast tokenizer",
+            )
         self.tokenizer = tokenizer
         self.clock = clock or datetime.now().astimezone()
         self.meant = tuple(meant)

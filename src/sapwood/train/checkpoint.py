@@ -102,9 +102,9 @@ def load_checkpoint(path: Path, model: LoraModel, state: TrainState) -> int:
     try:
         facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if facts["schema"] != SCHEMA:
-            raise StorageError(
-                f"checkpoint schema {facts['schema']}", str(path), f"this sapwood reads {SCHEMA}"
-            )
+            why = f"its format is {facts['schema']}, this sapwood reads {SCHEMA}"
+            what = "another version of sapwood wrote the checkpoint"
+            raise StorageError(what, str(path), why, "update sapwood")
         restore_adapter(model, read_tensors(path), path)
         set_facts(state, facts)
         restore_moments(state, load_file(path / "optimizer.safetensors"), path)

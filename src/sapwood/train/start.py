@@ -35,7 +35,7 @@ def start_or_resume(
         run.truncate_events(load_checkpoint(checkpoint, model, state))
     elif damaged:
         raise StorageError(
-            "no checkpoint of this run verifies",
+            "every checkpoint of this run is damaged",
             str(run.path),
             "; ".join(damaged),
             "they are set aside; `sapwood resume` once more starts over from the run's own data",

@@ -42,5 +42,5 @@ def refuse_inert(tensors: Mapping[str, Tensor], place: Path) -> None:
     zero = [tensor for name, tensor in tensors.items() if any(part in name for part in ZERO)]
     rest = [name for name in tensors if not any(part in name for part in (*ZERO, ".lora_A.", "embedding_A"))]
     if zero and not rest and not any(tensor.any() for tensor in zero):
-        why = "every B is zero, as before a first step"
+        why = "every matrix B in it is zero, as before the first step of a training"
         raise ModelError("the adapter changes nothing", str(place), why, "take it from the end of its run")

@@ -95,7 +95,7 @@ def refuse_large_rank(model: Any, targets: tuple[str, ...] | str, rank: int) -> 
     """A rank above what the largest adapted layer can use only costs. Raises ConfigError."""
     sizes = [min(linear.weight.shape) for linear in adapted_linears(model, targets)]
     if sizes and rank > max(sizes):
-        why = f"no adapted layer has more than {max(sizes)} dimensions to give"
+        why = f"no adapted layer can use a rank above {max(sizes)}"
         raise ConfigError(f"lora.rank={rank} is larger than the layers", "lora.rank", why, "8 to 16 is usual")
 
 

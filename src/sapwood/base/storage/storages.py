@@ -115,10 +115,9 @@ def _refuse(spec: BaseSpec, config: BaseConfig, device: Device) -> None:
     from sapwood.base.storage.int8_linear import int8_pays
 
     if config.storage == "int8-compute" and not int8_pays(device):
-        facts = machine_facts(device)
-        why = (
-            f"here its products aren't faster than those in {facts['dtype']} ({facts.get('gflops')} GFLOP/s)"
-        )
+        why = f"multiplying in 8 bits isn't faster here than in {machine_facts(device)['products']}"
+        if not device.is_cpu:
+            why = "it is for processors that multiply in 8 bits faster, and this run is on a GPU"
         raise ConfigError("int8-compute only loses on this machine", "base.storage", why, "leave it at auto")
 
 

@@ -50,7 +50,7 @@ EXAMPLES = {
     "export": ("sapwood export last --to ollama", "sapwood export last --to gguf --type Q8_0"),
     "push": ("sapwood push last ORG/NAME --dry-run",),
     "doctor": ("sapwood doctor",),
-    "help": ("sapwood help train",),
+    "help": ("sapwood help train", "sapwood help lora.rank"),
     "model": ("sapwood model pull builtin:smollm2",),
     "model pull": ("sapwood model pull hf:Qwen/Qwen1.5-0.5B-Chat",),
     "model list": ("sapwood model list",),

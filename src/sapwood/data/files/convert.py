@@ -23,7 +23,7 @@ def convert_pickle(source: Path, target: Path, *, force: bool = False) -> int:
     """
     where = printable(str(source))
     if not can_confine():
-        why = "a pickle is a program, and this system can't confine the process that would read it"
+        why = "a pickle file can run code, and this system can't confine the process that would open it"
         raise DataError("pickles aren't opened here", where, why, f"convert it on Linux or macOS: {BY_HAND}")
     if target.exists() and not force:
         raise StorageError("the file is there already", str(target), mend="name another, or add --force")

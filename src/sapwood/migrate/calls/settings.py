@@ -25,7 +25,7 @@ _PAD = (
 )
 _MERGED = (
     "`runs/<id>/adapter` is a plain PEFT folder, and keeps the fingerprint of its base",
-    "`runs/<id>/adapter` 就是普通 PEFT 文件夹，并记住底座的指纹",
+    "`runs/<id>/adapter` 就是普通 PEFT 文件夹，并记住基座的指纹",
 )
 
 
@@ -91,7 +91,7 @@ def _other_quantization(draft: Draft, facts: Facts, base: Call) -> None:
     if given is not None and facts.quantize is None:
         said = (
             "how the base is packed isn't known here: set base.storage",
-            "不知道底座如何量化：请设置 base.storage",
+            "不知道基座如何量化：请设置 base.storage",
         )
         draft.unread(base.lines["quantization_config"], "quantization_config", given, *said)
 
@@ -159,7 +159,7 @@ def _attributes(draft: Draft, facts: Facts) -> None:
                 "model_id",
                 where,
                 "sapwood chat RUN: base and template are checked",
-                "`sapwood chat RUN`：会核对底座与模板",
+                "`sapwood chat RUN`：会核对基座与模板",
             )
         elif call.last == "print_trainable_parameters":
             draft.instead(
@@ -191,7 +191,7 @@ def _adapter(draft: Draft, facts: Facts) -> None:
     if call is None:
         where = facts.trainer or facts.arguments or facts.optimizer
         if where is not None:
-            said = "no adapter is made: the whole base is trained", "没有适配器：训练整个底座"
+            said = "no adapter is made: the whole base is trained", "没有适配器：训练整个基座"
             draft.take("lora.method", "full", where.line, "no adapter", "", *said)
         return
     method = PEFT.get(call.last, "lora")

@@ -1,4 +1,4 @@
-"""The sample answers of a run over time: what the base said, what the adapter says at an evaluation."""
+"""The sample answers of a run over time: those of the base, beside those of the adapter at an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sapwood.page.shell import View, block
 
 
 def build(view: View, live: LiveRun) -> Callable[[Seen], None]:
-    """A slider over the evaluations, and below it the prompts of the chosen one."""
+    """Draw a slider over the evaluations. Below the slider stand the answers of the chosen evaluation."""
     w = view.words
     with ui.element("div").classes("toolbar scrub"):
         label = ui.label("").classes("scrub-label")

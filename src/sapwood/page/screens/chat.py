@@ -1,4 +1,5 @@
-"""Chat: the base and adapters beside each other on one question. Their answers can become a row or a pair."""
+"""Chat: the base and adapters answer one question beside each other. An answer can be kept as a row of data,
+and two answers as a preference pair."""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ class Screen:
     # --- who is asked -------------------------------------------------------------------------------------
 
     def _choose(self, chosen: list[str]) -> None:
-        """Panes for what is chosen: the base of the first adapter beside it, if it is the only one."""
+        """Open a pane for each chosen model. If no base is chosen, the base of the first run gets one too."""
         self.chosen = chosen
         self.panes = []
         bases = [name for name in chosen if not _is_run(self.view, name)]
@@ -128,8 +129,8 @@ class Screen:
                                 button(w("chat.prefer"), guarded(lambda pane=pane: self._prefer(pane)))
 
     async def _prove(self, name: str) -> None:
-        """Show that the base's pane is the base: an adapter that is off says the same as an adapter of
-        zeros."""
+        """Prove that the base's pane shows the base: the model with its adapter off gives the same as with an
+        adapter of zeros."""
         w, state = self.view.words, self.view.state
         self._proof.show(el("p", w("chat.loading"), cls="quiet", role="status"))
         try:
@@ -218,7 +219,7 @@ class Screen:
     # --- keeping ------------------------------------------------------------------------------------------
 
     def _keep(self, pane: Pane) -> None:
-        """The conversation as a row, after a person has changed what isn't right in it."""
+        """Let a person correct the conversation, and keep it as a row of data."""
         w = self.view.words
         if not pane.turns:
             ui.notify(w("chat.nothing"))
@@ -243,7 +244,7 @@ class Screen:
                 button(w("cancel"), dialog.close)
 
     def _prefer(self, pane: Pane) -> None:
-        """This pane's last answer is better than each of the others'."""
+        """Keep a preference pair for each other pane: this pane's last answer is the better one."""
         w = self.view.words
         others = [other for other in self.panes if other is not pane and other.turns]
         if not pane.turns or not others:
@@ -258,7 +259,7 @@ class Screen:
 
 
 def _row(system: str, turns: list[Turn], changed: list[int]) -> dict[str, Any]:
-    """A row of the shape messages; ``changed``: the turns that a person wrote anew."""
+    """A row of the format messages. ``changed``: indices of the turns that a person rewrote."""
     first = [{"role": "system", "content": system}] if system else []
     return {
         "messages": [*first, *turns],
@@ -267,13 +268,14 @@ def _row(system: str, turns: list[Turn], changed: list[int]) -> dict[str, Any]:
 
 
 def _pair(system: str, chosen: list[Turn], rejected: list[Turn]) -> dict[str, Any]:
-    """A preference pair: the prompt, the better answer, the other one."""
+    """A preference pair: the prompt, the better answer, and the other answer."""
     first = [{"role": "system", "content": system}] if system else []
     return {"prompt": [*first, *chosen[:-1]], "chosen": [chosen[-1]], "rejected": [rejected[-1]]}
 
 
 def _turn(w: Words, tokens: list[dict[str, Any]], ended: Mapping[str, Any] | None) -> Safe:
-    """An answer token by token: hover or tap one for its probability and the runners-up."""
+    """An answer token by token. A token under the pointer shows its probability and the next likeliest
+    tokens."""
     chips = [_chip(token) for token in tokens]
     below: Child = None
     if ended is not None:
@@ -292,7 +294,7 @@ def _chip(token: Mapping[str, Any]) -> Safe:
 
 
 def _targets(view: View) -> dict[str, str]:
-    """Runs that can answer, and the models of this disk, each with its name for a person."""
+    """Name -> label of each run that can answer, and of each model on this disk."""
     runs = [
         path.name
         for path in reversed(run_folders(view.state.places.runs))

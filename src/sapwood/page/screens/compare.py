@@ -1,4 +1,4 @@
-"""Compare: curves over one another, only the settings that differ, answers, what `eval` measured."""
+"""Compare runs: curves over one another, settings that differ, answers, results of `sapwood eval`."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _differing(view: View, paths: list[Path]) -> Safe:
 
 
 def _evals(view: View, runs: list[LiveRun]) -> Safe:
-    """What `sapwood eval` said of each run: base, adapter, and the interval of the difference."""
+    """A table of what `sapwood eval` measured for each run: base, adapter, interval of the difference."""
     w = view.words
     rows: list[list[Child]] = []
     for run in runs:
@@ -193,7 +193,7 @@ def _said(w: Words, run: LiveRun, sample: dict[str, Any]) -> Safe:
 
 
 def _answers(view: View, runs: list[LiveRun]) -> Safe:
-    """The newest answer of each run to the prompts that it was asked."""
+    """The newest answer of each run to each sample prompt."""
     w = view.words
     newest: dict[str, dict[str, Any]] = {}
     for run in runs:

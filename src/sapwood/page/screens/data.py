@@ -72,7 +72,7 @@ def keep_draft(places: Places, yaml: str) -> str:
 
 
 class Screen:
-    """A person's look at the rows. What is chosen stands in the address."""
+    """The rows as one person sees them. The address of the page holds the filters and the open row."""
 
     def __init__(self, view: View, query: Query, run: Path | None, draft: Path) -> None:
         self.view, self.query = view, {key: query[key] for key in query if query[key]}
@@ -181,7 +181,7 @@ class Screen:
             self._row.show(join([self._mask(row, None), el("p", link)]))
 
     async def _token_losses(self) -> None:
-        """The loss of each token, by the weights."""
+        """Compute the loss of each token of the open row, with the model, and show the losses."""
         w, row = self.view.words, self._loss_of
         self._row.show(
             join([self._mask(row, None), el("p", w("data.measuring"), cls="quiet", role="status")])
@@ -224,7 +224,7 @@ class Screen:
             ui.timer(0, lambda: self._see(int(row)), once=True)
 
     def _go(self, address: str) -> None:
-        """Follow a link of this screen without loading it anew."""
+        """Follow a link within this screen, without loading the page again."""
         wanted = dict(parse_qsl(urlsplit(address).query))
         changes = {key: wanted.get(key, "") for key in {*wanted, *self.query}}
         self._set(**{key: value for key, value in changes.items() if self.query.get(key, "") != value})
@@ -286,7 +286,7 @@ class Screen:
         return el("p", el("span", said, cls="quiet", title=f"{1000 * took:.0f} ms"), links, cls="pages")
 
     async def _measure(self) -> None:
-        """The loss of rows, by the weights, in the page's helper."""
+        """Compute the losses of the rows, with the model, in the process that the page keeps for models."""
         w, state = self.view.words, self.view.state
         try:
             state.actions.may()
@@ -303,7 +303,7 @@ class Screen:
 
 
 def chips(w: Words, pieces: list[Mapping[str, Any]], losses: Mapping[str, Any] | None) -> list[Child]:
-    """Tokens with the mask; if losses are known, the learnt ones are shaded by them."""
+    """The tokens of a row, with learnt tokens marked. Known losses decide how dark a learnt token is."""
     out: list[Child] = []
     at = 0
     for piece in pieces:

@@ -21,7 +21,7 @@ from sapwood.show.figures import visible
 
 
 def log(view: View, live: LiveRun) -> Callable[[Seen], None]:
-    """The command's output, if the page started the run, and the notes of the run's record."""
+    """Draw the output of the command, if the page started the run, and the notes of the run's record."""
     shown = block(Safe(""))
 
     def refresh(seen: Seen) -> None:
@@ -67,7 +67,8 @@ def log_of(view: View, live: LiveRun) -> Safe:
 
 @cache
 def _told_of(job: Path, id: str) -> bool:
-    """Whether a command that has ended named the run: the process that holds a resumed run is another one."""
+    """Whether the output of a finished command names the run. The process that holds a run can't tell,
+    because a resumed run is held by another one."""
     return any(id in tail(job / name) for name in (OUT, ERR))
 
 

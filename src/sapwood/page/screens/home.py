@@ -1,4 +1,4 @@
-"""Home: every run with what is true of it, what waits, and what lies in the cache."""
+"""Home: every run with its status, the trainings that wait, and the models in the caches."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def build(view: View, sort: str = "date") -> None:
         ui.timer(EVERY, look)
 
         async def measure() -> None:
-            """Let the helper look through the caches, once the screen is shown."""
+            """Let a background process look through the caches, after the screen is shown."""
             with suppress(SapwoodError):
                 disk.update(await state.desk.ask("on_disk", runs=str(state.places.runs)))
             models.show(_models(view, disk))
@@ -100,7 +100,7 @@ def _tiles(view: View, found: list[tuple[LiveRun, Seen]], jobs: list[Job], disk:
 
 
 def _disk(view: View, free: int, disk: Mapping[str, Any]) -> tuple[str, str]:
-    """What runs and caches take, once it is known, and what is free."""
+    """The disk space that runs and caches take, once it is known, and the free space."""
     if not disk:
         return UNKNOWN, view.words("tile.disk.free", free=size(free))
     used, kept = disk["runs"], disk["caches"]
@@ -176,7 +176,7 @@ def _when(created: str) -> str:
 
 
 def _shows(job: Job) -> bool:
-    """Trainings that wait, that start, or whose start failed."""
+    """Whether a job is a training that waits, that starts, or whose start failed."""
     if job.verb not in ("train", "resume"):
         return False
     return job.state in ("waiting", "lost", "working") or (
@@ -235,5 +235,5 @@ def _models(view: View, disk: Mapping[str, Any] | None) -> Safe:
 
 
 def _adapter(view: View, run: str) -> Safe:
-    """A run's adapter, with the way to what can be done with it."""
+    """A run's adapter, with links to what can be done with it."""
     return el("a", title_of(view.state.places.runs / run), href=f"/ship?run={run}", cls="name inline")

@@ -1,4 +1,4 @@
-"""A start on its way: what the command says, until its run is there."""
+"""A training that is starting: the output of its command, until its run exists."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def build(view: View, id: str) -> None:
 
 
 def run_of(view: View, job: Job) -> str | None:
-    """The run that a training has made: the one that its process holds, or held."""
+    """The run that a training made: the run that the process of the training holds, or held last."""
     if job.verb == "resume":
         return job.title
     newest = reversed(run_folders(view.state.places.runs)) if job.child is not None else ()

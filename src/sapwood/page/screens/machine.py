@@ -1,4 +1,4 @@
-"""Machine: what `sapwood doctor` finds, what fits, and where each document is."""
+"""Machine: what `sapwood doctor` finds, which models fit, and links to the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""New run: a file, what is learnt from it, on which base; proved while one types; then start or queue."""
+"""New run: a person names a file, a base and settings. The page proves the rows meanwhile, and then starts
+or queues the run."""
 
 from __future__ import annotations
 
@@ -104,7 +105,7 @@ class Screen:
             self._storages = block(el("p", w("new.base.how"), cls="quiet"))
 
     async def offer(self) -> None:
-        """Models in the caches of the hubs join the built-in ones."""
+        """Add the models in the caches of the hubs to the list of built-in models."""
         state, field = self.view.state, self._fields["base.model"]
         with suppress(SapwoodError):
             disk = await state.desk.ask("on_disk", runs=str(state.places.runs))
@@ -150,7 +151,7 @@ class Screen:
     # --- what a person does -------------------------------------------------------------------------------
 
     def put(self, key: str, value: Any) -> None:
-        """Set a key, in the field as well."""
+        """Set a key, and show the value in its field."""
         field = self._fields.get(key)
         if field is None:
             self._typed(key, value)
@@ -180,7 +181,7 @@ class Screen:
         self._later(self._prove(self._number))
 
     def _later(self, work: Any) -> None:
-        """Do something in this client's context, when the event is over."""
+        """Run ``work`` for this browser, after the current event has been handled."""
 
         async def run() -> None:
             await work
@@ -200,7 +201,7 @@ class Screen:
             self.put("data.train", draft.near(path))
 
     async def _look(self, path: str) -> None:
-        """The first rows of the file that was named."""
+        """Show the first rows of the file at ``path``."""
         w = self.view.words
         if not path.strip():
             self._first.show(Safe(""))
@@ -234,7 +235,7 @@ class Screen:
         )
 
     async def _bring(self, path: str) -> None:
-        """Start from a config, a tutorial, a script or another tool's config."""
+        """Fill the form from a config, a tutorial, a script, or a config of another tool."""
         w = self.view.words
         if not path or path == "None":
             return
@@ -259,7 +260,7 @@ class Screen:
         ui.notify(w("new.brought", path=path), type="positive")
 
     async def _brought(self, path: str) -> tuple[str, Safe]:
-        """The YAML, and what was wrong in what was brought."""
+        """(the config as YAML, a report of what was wrong in the file)."""
         if Path(path).suffix in (".yaml", ".yml"):
             text = Path(path).read_text(encoding="utf-8")
             try:

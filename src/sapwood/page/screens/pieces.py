@@ -1,4 +1,4 @@
-"""Pieces of the screen of a new run: the config as text, what fits, what was wrong in what was brought."""
+"""Parts of the screen of a new run: the config as text, the settings that fit, faults of an imported file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def written(view: View, settings: Mapping[str, Any], yaml: str) -> Safe:
 
 
 def storages(view: View, plan: Mapping[str, Any]) -> Safe:
-    """Settings that would need less memory, in plain words: `sapwood check` has the same table."""
+    """The storages with their peak memory, the largest first, and whether each fits. `sapwood check`
+    prints the same table."""
     w = view.words
     rows = [
         [one["storage"], w("new.layers", n=one["recomputed"], of=one["layers"]), size(one["peak"]),
@@ -37,7 +38,7 @@ def storages(view: View, plan: Mapping[str, Any]) -> Safe:
 
 
 def report(view: View, report: Mapping[str, Any]) -> Safe:
-    """What was wrong in what was brought, and what couldn't be taken over, by line."""
+    """Faults of an imported file, and settings that sapwood couldn't take over, each with its line."""
     w = view.words
     faults = [
         el("li", el("b", fault["name"]), el("code", fault["place"] or ""), el("span", fault["why"]),
@@ -69,7 +70,7 @@ def report(view: View, report: Mapping[str, Any]) -> Safe:
 
 
 def configs(view: View) -> list[str]:
-    """Configs that lie at the top of the page's folders, and recipes."""
+    """Config files at the top of the page's folders, and in their recipes/."""
     found: list[Path] = []
     for folder in view.state.places.folders[1:]:
         found += [*sorted(folder.glob("*.y*ml")), *sorted(folder.glob("recipes/*.y*ml"))]
@@ -77,7 +78,7 @@ def configs(view: View) -> list[str]:
 
 
 def line(path: str, number: int, view: View) -> str:
-    """A line of a file that the page may open."""
+    """Line ``number`` of a file, counted from 1. It is empty if the page may not open the file."""
     try:
         view.state.places.allowed(path, "row")
         with Path(path).open(encoding="utf-8", errors="replace") as file:

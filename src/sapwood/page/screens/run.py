@@ -1,4 +1,4 @@
-"""A run: its curves, its answers, its log, its config, its proof; and the buttons that stop and go on."""
+"""A run: curves, answers, log, config and proof, with buttons that stop the run or resume it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def look_ahead(live: LiveRun) -> None:
 
 
 class Screen:
-    """One viewer's settings for one run."""
+    """The screen of one run in one browser, with what its viewer chose."""
 
     def __init__(self, view: View, live: LiveRun, tab: str) -> None:
         self.view, self.live, self.tab = view, live, tab
@@ -170,7 +170,7 @@ class Screen:
         return self._keep_up
 
     def _keep_up(self, seen: Seen) -> None:
-        """Draw what has changed, each size of chart as often as it may be."""
+        """Draw the charts if the run has new events. Large and small charts have pauses of their own."""
         now = time.monotonic()
         for pause, draw in ((LARGE, self._draw_main), (SMALL, self._draw_small)):
             last, of = self._drawn[pause]
@@ -206,7 +206,7 @@ class Screen:
         self._draw()
 
     def _zoomed(self, event: Any) -> None:
-        """Send more points of the part that is seen, after a zoom."""
+        """After a zoom, send more points of the visible part."""
         window = window_of(event.args, self.live.stepped(self.choice.axis))
         choice = curves.Choice(self.choice.axis, self.choice.smoothing, self.choice.log, window)
         if choice.window != self.choice.window and len(self.live.stepped("step")) > curves.MOST:
@@ -215,7 +215,7 @@ class Screen:
 
 
 def window_of(args: dict[str, Any], x: curves.Points) -> tuple[float, float] | None:
-    """The part of the x axis that ECharts says is seen."""
+    """(first, last) value of the x axis that is visible, from ECharts' event; None if all of it is."""
     told = (args.get("batch") or [args])[0]
     if not len(x):
         return None
@@ -229,7 +229,7 @@ def window_of(args: dict[str, Any], x: curves.Points) -> tuple[float, float] | N
 
 
 def controls(view: View, choice: curves.Choice, choose: Callable[[curves.Choice], None]) -> None:
-    """The x axis, the smoothing, the scale."""
+    """Draw the controls of the curves: x axis, smoothing, logarithmic scale."""
     w = view.words
     now = [choice]
 
@@ -251,7 +251,7 @@ def controls(view: View, choice: curves.Choice, choose: Callable[[curves.Choice]
 
 
 def _planned(live: LiveRun) -> float | None:
-    """The peak of memory that was planned, in bytes."""
+    """The peak memory in bytes that the plan predicted, or None."""
     told: Any = live.about.get("facts", {}).get("memory") or {}
     peak = told.get("peak")
     return float(peak) if isinstance(peak, int | float) else None

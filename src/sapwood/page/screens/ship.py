@@ -1,4 +1,4 @@
-"""Ship: an adapter in the form that another program runs, its check as a picture, and how to use it."""
+"""Ship: export an adapter for another program, see its check as a picture, and read how to use it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _job(view: View, job: Job) -> Safe:
 
 
 def _made(view: View, run: Path) -> Safe:
-    """Every export that was published, with its check."""
+    """Every published export, with the result of its check."""
     w = view.words
     found = sorted((run / "exports").glob(f"*/{CHECK}"))
     if not found:
@@ -149,7 +149,7 @@ def _export(view: View, file: Path) -> Safe:
 
 
 def gauge(view: View, check: dict[str, Any]) -> Safe:
-    """Differences of log p on a line: what the format alone does, what the export does, what is allowed."""
+    """A line with three differences of log p: that of the format alone, of the export, the allowed one."""
     w = view.words
     most = 1.15 * max(check["limit"], check["difference"], 1e-9)
     width, left = 520, 12
@@ -176,7 +176,7 @@ def gauge(view: View, check: dict[str, Any]) -> Safe:
 
 
 def _push(view: View, job: Job) -> Safe:
-    """What a push would send, and the command that sends it."""
+    """The files that a push would send, and the command that sends them."""
     w = view.words
     told: Any = job.result()
     if job.state != "done" or not isinstance(told, dict):

@@ -1,4 +1,4 @@
-"""The result of the proof of a new run, as markup: its faults, or the time and memory of the run."""
+"""The result of the proof of a new run, as markup: its faults, or the run's time and memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACE = re.compile(r"^(?P<path>[^\s,()]+?):(?P<line>\d+)\b")
 
 
 def faults(view: View, error: SapwoodError) -> Safe:
-    """Each fault as a badge; a fault with a line shows that line."""
+    """A list of faults. A fault that names a line of a file also shows that line."""
     lines: list[Child] = []
     for one in error.problems[: error.shown]:
         found = PLACE.match(one.where)
@@ -35,7 +35,7 @@ def faults(view: View, error: SapwoodError) -> Safe:
 
 
 def proven(view: View, found: Mapping[str, Any], rows: Child) -> Safe:
-    """Time and memory of a run whose rows are proven. ``rows``: the way to them."""
+    """Time and memory of a run whose rows are proven. ``rows``: a link to the rows."""
     w, plan, time = view.words, found["memory"], found["estimate"]
     room = w(
         "new.fits" if plan["fits"] else "new.tight", need=size(plan["peak"]), room=size(plan["available"])

@@ -42,7 +42,7 @@ class Desk:
         async for piece in self.stream(what, **about):
             if "done" in piece:
                 return piece["done"]
-        raise StorageError("the page's helper ended", what)
+        raise StorageError("a background process of the page ended", what)
 
     async def stream(self, what: str, **about: Any) -> AsyncGenerator[dict[str, Any]]:
         """Pieces as ``{"piece": …}`` and the end as ``{"done": …}``. If the consumer leaves, the work
@@ -102,7 +102,12 @@ class Desk:
                 if queue := self._waiting.get(reply.get("id")):
                     queue.put_nowait(reply)
         await process.wait()
-        gone = Problem("the page's helper ended", self._name, f"exit code {process.returncode}", "ask again")
+        gone = Problem(
+            "a background process of the page ended",
+            self._name,
+            f"exit code {process.returncode}",
+            "ask again",
+        )
         for queue in self._waiting.values():
             queue.put_nowait({"problems": [gone_as(gone)]})
 

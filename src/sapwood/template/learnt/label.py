@@ -28,7 +28,7 @@ def label_encoded(rendered: Rendered, encoded: Encoded, weights: Sequence[float]
             raise DataError(
                 f"[boundary] one token, {rendered.text[start:stop]!r}, joins the prompt to the answer",
                 str(rendered.row),
-                "at inference the prompt ends inside it: the model would see other tokens than in training",
+                "in use the prompt ends inside it, so the model would get other tokens than in training",
                 "remove the blanks at the beginning of the answer",
             )
         inside = (starts >= span.start) & (starts < span.stop)

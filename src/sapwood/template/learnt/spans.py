@@ -106,8 +106,8 @@ class Spans:
             raise DataError(
                 f"[prompt-text] the answer of turn {turn + 1} doesn't continue its prompt",
                 str(view.row),
-                f"inference sends …{prompt[max(0, at - 20) :]!r:.80}, "
-                f"training would show …{text[max(0, at - 20) :]!r:.80}",
+                f"in use the model would get …{prompt[max(0, at - 20) :]!r:.80}, "
+                f"in training …{text[max(0, at - 20) :]!r:.80}",
                 "the chat template contradicts itself here: choose another with template.name",
             )
         content = view.content(text, turn + 1)

@@ -49,7 +49,7 @@ def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
         raise DataError(
             "[turn] the assistant speaks first",
             str(conversation.row),
-            "there is no prompt that inference could send for it",
+            "no turn before it could ask for the answer",
             "put a user message before it, or set train: false on it",
         )
     return sorted(chosen)

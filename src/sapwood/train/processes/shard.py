@@ -39,7 +39,10 @@ def refuse_division(config: RunConfig, world: World) -> None:
     if world.size == 1 or config.train.shard == "none":
         return
     if config.base.storage not in DENSE:
-        why, mend = f"FSDP2 divides matrices of {', '.join(DENSE)}", "base.storage=bf16, or train.shard=none"
+        why, mend = (
+            f"only weights in {', '.join(DENSE)} can be divided",
+            "base.storage=bf16, or train.shard=none",
+        )
         raise ConfigError(f"a base in {config.base.storage} can't be divided", "train.shard", why, mend)
     if not config.lora.on_linears:
         why = "what stands before the rows is no part of a layer"
