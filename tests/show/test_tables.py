@@ -16,7 +16,7 @@ from rich.cells import cell_len
 
 from sapwood.run.query import compare_runs, list_runs, summarise
 from sapwood.run.store import open_run
-from sapwood.show.tables import show_comparison, show_runs, side_by_side, summary
+from sapwood.show.tables import hanging, show_comparison, show_runs, side_by_side, summary
 from tests.run.conftest import Make
 from tests.run.shared import sample
 from tests.show.test_console import words
@@ -167,3 +167,19 @@ def test_a_held_out_loss_without_its_base_stands_alone(make_run: Make) -> None:
     out = io.StringIO()
     summary(out, summarise(path))
     assert "held-out  2.0000; best 2.0000\n" in out.getvalue()
+
+
+def test_facts_hang_behind_their_word_on_a_terminal_and_stay_whole_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = "rows without a system prompt learn under the template's own:  'You are kind'"
+    text = f"rows       4\nnote       {told}"
+    assert hanging(text) == text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    assert hanging(text).splitlines() == [
+        "rows       4",
+        "note       rows without a system prompt learn",
+        "           under the template's own:  'You are",
+        "           kind'",
+    ]

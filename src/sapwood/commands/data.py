@@ -71,20 +71,18 @@ def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> N
         print(to_json(found.to_json(places)), end="")
         return
     from sapwood.plan.choose import settings_line
+    from sapwood.show.tables import hanging
 
     values = flatten(found.config.model_dump(mode="json"))
-    print(
-        "\n".join(
-            [
-                *_choices(found.config, values, places),
-                *study_lines(found.study, found.config),
-                *found.expected.lines(),
-                settings_line(found.resolved),
-                *found.memory.lines(),
-                *(f"advice     {text}" for text in found.advice),
-            ]
-        )
-    )
+    lines = [
+        *_choices(found.config, values, places),
+        *study_lines(found.study, found.config),
+        *found.expected.lines(),
+        settings_line(found.resolved),
+        *found.memory.lines(),
+        *(f"advice     {text}" for text in found.advice),
+    ]
+    print(hanging("\n".join(lines)))
 
 
 def _choices(config: RunConfig, values: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:

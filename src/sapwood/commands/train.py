@@ -107,7 +107,7 @@ def ignore(text: str) -> None:
 def say(text: str) -> None:
     """A line on stdout, as long as somebody reads. A reader who leaves stops no training."""
     stream = SafeStream(sys.stdout)
-    stream.write(f"{text}\n")
+    stream.write(f"{tables.hanging(text)}\n")
     stream.flush()
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import shlex
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 ADAPTER = "adapter"
 RUN_COLUMNS = ("run", "status", "base", "step", "loss", "held-out", "base's", "tokens/s", "time")
 DROPPED_FIRST = ("base", "tokens/s", "time")  # if the terminal is too narrow for all
+LABEL = 11  # columns of the word that a line of facts begins with
 PADDING = 3  # columns that rich puts around a column
 MOST_OF_A_PROMPT = 600  # characters; all of it is in samples.jsonl
 STATUS_STYLES = {
@@ -212,3 +216,19 @@ def _width(column: Sequence[str]) -> int:
     from rich.cells import cell_len
 
     return max(cell_len(cell) for cell in column)
+
+
+def hanging(text: str) -> str:
+    """Lines that begin with a word, for a terminal: what doesn't fit goes on below, behind the word's column.
+    Text for a file or a pipe stays as it is, and so does a word that is longer than a line."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(
+            line, width, subsequent_indent=" " * LABEL, break_long_words=False, break_on_hyphens=False
+        )
+        if len(line) > width
+        else line
+        for line in text.splitlines()
+    )
