@@ -48,7 +48,7 @@ def page(lines: str) -> str:
     share = 100 * len(trained) / len(made)
     return HEAD + "\n".join(
         [
-            f"{len(made)} families: {told}. {share:.1f} % are trained.",
+            f"{len(trained)} of {len(made)} families are trained ({share:.1f} %): {told}.",
             "",
             "## Refused",
             "",
@@ -85,4 +85,6 @@ def _short(why: str) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "families.md").write_text(page(Path(sys.argv[1]).read_text(encoding="utf-8")), encoding="utf-8")
+    text = page(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    (HERE / "families.md").write_text(text, encoding="utf-8")
+    print(next(line for line in text.splitlines() if " families are trained " in line))

@@ -62,8 +62,11 @@ def _whole(made: Any, folder: Path) -> Any:
 
 def _flatten(part: Any) -> None:
     """Two layers of each stack."""
+    depth = getattr(part, "num_hidden_layers", None)
     for key, value in list(vars(part).items()):
         if DEPTH.match(key) and isinstance(value, int):
             setattr(part, key, min(value, 2))
+        elif isinstance(value, list) and len(value) == depth and "type" in key:
+            setattr(part, key, value[:2])
         elif isinstance(value, list) and value and "index" in key:
             setattr(part, key, [0])

@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sapwood.base.inspect import inspect_base
+from sapwood.base.load import load_base
+from sapwood.config.sections import BaseConfig
 from sapwood.errors import ExportError
 from sapwood.export import quantise
+from sapwood.export.merge import held_out_loss
 from sapwood.export.quantise import FileType, Quantiser, require_quantiser, type_of
 from sapwood.export.ship import Order, export
 from sapwood.gguf.file import read_gguf
 from sapwood.serve.load import Loaded
+from sapwood.types import Example, RowId
 from tests.base.tiny import tiny_model_dir
 from tests.export.tuned import tuned_on
 
@@ -41,6 +46,26 @@ def test_a_model_in_a_type_says_in_llama_cpp_what_rounding_explains(
     assert types["token_embd.weight"] == head and types["blk.0.attn_q.weight"] == others  # the head is tied
     assert not done.check.problems and done.check.difference <= done.check.limit
     assert done.check.format_difference > 1e-4
+
+
+def test_the_loss_of_held_out_rows_in_a_type_is_that_of_the_file(trained: Loaded, tmp_path: Path) -> None:
+    """Beside the loss as trained; and as the file's own numbers give it, read back."""
+    numbers = np.random.default_rng(1).integers(5, 250, (3, 24)).astype(np.int32)
+    held = [Example(RowId("rows.jsonl", i), ids, np.arange(24) > 8) for i, ids in enumerate(numbers)]
+    gaps: dict[FileType, float] = {}
+    for kind in ("F16", "Q4_K_M"):
+        done = export(trained, Order("gguf", kind, held=held), tmp_path / kind)
+        path = str(done.path / "model.gguf")
+        config = BaseConfig(model=path, storage="fp32")
+        in_file = held_out_loss(load_base(inspect_base(config), config).model, held)
+        said, before = done.facts["held_out_loss"], done.facts["trained_held_out_loss"]
+        assert before == held_out_loss(trained.network, held)
+        assert said == pytest.approx(in_file, abs=0.01)
+        assert done.notes == [
+            f"held-out loss {said:.4f} in {kind}, {before:.4f} as trained ({said - before:+.4f}, 3 rows)"
+        ]
+        gaps[kind] = abs(said - before)
+    assert gaps["F16"] < 1e-3 < gaps["Q4_K_M"]
 
 
 def test_what_the_rule_of_llama_cpp_gives_each_tensor() -> None:

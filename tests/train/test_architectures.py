@@ -7,6 +7,7 @@ JSON for each: docs/families.py makes its page of them.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from sapwood import finetune
-from sapwood.base.network.parts import is_wrapper, whole_class
+from sapwood.base.network.parts import is_wrapper, text_class, whole_class
 from sapwood.base.tiny import tiny_config
 from sapwood.commands.data import check_config
 from sapwood.config.file import load_config
@@ -41,6 +42,7 @@ SAMPLE = (
 MAPPED = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() | MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.keys()
 EVERY = sorted(kind for kind in MAPPED if kind in CONFIG_MAPPING)
 CLOSE = 1e-5  # logits, of the largest
+MOST = 2_000_000_000  # parameters of a whole checkpoint
 KINDS = EVERY if os.environ.get("SAPWOOD_ALL_ARCHITECTURES") else SAMPLE
 NO_INPUT_OF_LAYERS = {
     "model_type": "gemma4_text",
@@ -48,13 +50,24 @@ NO_INPUT_OF_LAYERS = {
     "vocab_size_per_layer_input": 0,
 }
 EXPERTS: dict[str, Any] = {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1}
+HALF = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+FOUR_AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 16, 16, 16]}
+TWO_ROPES = {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}}
+INDEXER = {
+    "indexer_n_heads": 8,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 256,
+    "indexer_budget": 64,
+    "indexer_compress_ratio": 8,
+}
 CHANGES: dict[
     str, dict[str, Any]
-] = {  # where the defaults of a config are no model that runs, and as released
+] = {  # if the defaults of a config are no model that runs, what makes one of them, as released
+    "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}},
     "bamba": {"attn_layer_indices": [9, 18, 27]},
-    "cohere_compass_text": {
-        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
-    },
+    "chameleon": {"vocabulary_map": {"<image>": 10}},
+    "cohere_compass": {"text_config": TWO_ROPES},
+    "cohere_compass_text": TWO_ROPES,
     "dbrx": {
         "d_model": 256,
         "n_heads": 4,
@@ -63,23 +76,28 @@ CHANGES: dict[
     },
     "deepseek_v2": EXPERTS,
     "dots1": EXPERTS,
+    "emu3": {"vocabulary_map": {"<image>": 10, "<|extra_200|>": 11}},
     "gemma4_assistant": {"text_config": NO_INPUT_OF_LAYERS},
+    "glm46v": {"text_config": HALF},
+    "glm4v": {"text_config": HALF},
+    "glm4v_moe": {"text_config": HALF | {"head_dim": 128, "num_key_value_heads": 8}},
+    "glmga": {"text_config": HALF},
+    "granite4_vision": {"deepstack_layer_map": [[-1, 0]], "downsample_rate": "4/8"},
     "granitemoehybrid": {
         "layer_types": ["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 26
     },
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128},
+    "hunyuan_vl": {"text_config": {"head_dim": 128, "rope_parameters": FOUR_AXES}},
     "lfm2_moe": {"layer_types": ["conv"] * 2 + ["full_attention"] + ["conv"] * 29},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
-    "qwen4_exp_text": {
-        "indexer_n_heads": 8,
-        "indexer_kv_heads": 1,
-        "indexer_head_dim": 256,
-        "indexer_budget": 64,
-        "indexer_compress_ratio": 8,
-    },
+    "qwen3_omni_moe_thinker": {"text_config": {"head_dim": 128}},
+    "qwen4_exp": {"text_config": INDEXER},
+    "qwen4_exp_text": INDEXER,
     "reformer": {"is_decoder": True, "vocab_size": VOCAB_SIZE},
+    "step3p7": {"text_config": {"sliding_window": 512}},
+    "xlm": {"causal": True},
     "xmod": {"default_language": "en_XX", "is_decoder": True},
 }
 
@@ -94,7 +112,10 @@ def folder_of(kind: str, folder: Path) -> Path:
         return tiny_folder(config, folder)
     except Exception as error:  # each architecture has its own; what doesn't run here can still be downloaded
         try:
-            whole_class(config)(tiny_config(config, VOCAB_SIZE)).save_pretrained(folder)
+            small = tiny_config(config, VOCAB_SIZE)
+            if (size := size_of(small)) > MOST:
+                raise ValueError(f"it would have {size:,} parameters") from error
+            whole_class(small)(small).save_pretrained(folder)
             tiny_tokenizer().save_pretrained(folder)
         except Exception:
             note(kind, "unmade", f"{type(error).__name__}: {error}")
@@ -150,13 +171,20 @@ def adapter_of(run: Path) -> bytes:
 @torch.no_grad()
 def differs(network: Any, base: Path, adapter: Path) -> float:
     """Largest difference of logits from those of plain PEFT on the whole checkpoint, of the largest logit."""
-    kind: Any = whole_class(AutoConfig.from_pretrained(base))
+    config = AutoConfig.from_pretrained(base)
+    kind: Any = whole_class(config) if size_of(config) <= MOST else text_class(config)
     plain = peft.PeftModel.from_pretrained(
         kind.from_pretrained(base, dtype=torch.float32), str(adapter)
     ).eval()
     ids = torch.arange(5, 25)[None]
     found, wanted = (model(input_ids=ids, use_cache=False).logits for model in (network, plain))
     return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def size_of(config: Any) -> int:
+    """Parameters of the whole checkpoint. With more than `MOST`, this machine makes the text's part alone."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in whole_class(config)(copy.deepcopy(config)).parameters())
 
 
 def note(kind: str, rows: str, why: str, **facts: Any) -> None:

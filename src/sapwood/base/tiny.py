@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ NAMED = (
     "ple_layer_ids",
 )
 OF_PICTURES = re.compile("image|video|vision|audio")  # tokens that stand for them: no row may have those
+TO_TEXT = re.compile(
+    r"^(adapter_)?out(put)?_(hidden_)?(size|dim)$|^text_hidden_size$"
+)  # of a part beside text
+BRIDGE = re.compile("adap|project")  # parts between another part and text
+DEPTH = re.compile(r"^(num_hidden_layers|num_layers|depth|num_blocks)$")
 WAYS = ((2, 1), (2, 2), (4, 1), (8, 1), (4, 2))  # heads of keys, and layers of each kind, at most
 
 
@@ -71,13 +76,14 @@ def tiny_config(
     on each other in ways of their own. layers: of each kind."""
     config = copy.deepcopy(hf_config)
     text = config.get_text_config()
-    own = _taken_apart(text)
+    own, width = _taken_apart(text), text.hidden_size
     for key, most in LIMITS.items():
         _limit(text, key, most)
     for key in ("vocab_size", "vocab_size_per_layer_input"):
         _limit(text, key, vocabulary)
     if heads is not None:
         _narrow(text, heads)
+        _follow(config, text, width)
     _shorten(text, own, layers, pairs=heads is not None)
     for key in list(text.to_dict()):
         if key.endswith("token_id") and not OF_PICTURES.search(key):
@@ -113,8 +119,9 @@ def _built(config: Any, seed: int) -> Any:
     import torch
 
     kind = text_class(config)
-    with torch.device("meta"):
-        size = sum(p.numel() for p in kind._from_config(copy.deepcopy(config)).parameters())
+    if (size := _size(kind, config)) > MOST and is_wrapper(config):
+        _flatten(config)
+        size = _size(kind, config)
     if size > MOST:
         raise ValueError(f"a copy of a few layers still has {size:,} parameters")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -128,9 +135,48 @@ def _built(config: Any, seed: int) -> Any:
             if parameter.dim() < 2:  # norms and biases start constant, which would hide a mix-up
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:
-                parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+                parameter.copy_(torch.randn_like(parameter) * max(parameter.shape[-1], 1) ** -0.5)
         model.eval()(input_ids=torch.arange(4)[None], use_cache=False)
     return model
+
+
+def _size(kind: Any, config: Any) -> int:
+    """Parameters of a model, which isn't made."""
+    import torch
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in kind._from_config(copy.deepcopy(config)).parameters())
+
+
+def _beside(config: Any) -> Iterator[tuple[str, Any]]:
+    """The configs of a wrapper's parts beside text, by name."""
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if part is not None and part is not config.get_text_config():
+            yield name, part
+
+
+def _follow(config: Any, text: Any, width: int) -> None:
+    """Parts beside text that end in its width, which was ``width``, end in its new one."""
+    for name, part in _beside(config):
+        for key, value in list(vars(part).items()):
+            if TO_TEXT.match(key) and value == width:
+                setattr(part, key, text.hidden_size)
+        if BRIDGE.search(name) and getattr(part, "hidden_size", None) == width:
+            part.hidden_size = text.hidden_size
+            if isinstance(inner := getattr(part, "intermediate_size", None), int):
+                part.intermediate_size = max(inner * text.hidden_size // width, 1)
+
+
+def _flatten(config: Any) -> None:
+    """Two layers in each part that is made although text doesn't go through it."""
+    for _, part in _beside(config):
+        depth = getattr(part, "num_hidden_layers", None)
+        for key, value in list(vars(part).items()):
+            if DEPTH.match(key):
+                _limit(part, key, 2)
+            elif isinstance(value, list) and key.endswith("layer_types") and len(value) == depth:
+                setattr(part, key, value[:2])
 
 
 def _narrow(text: Any, few: int) -> None:
@@ -142,7 +188,7 @@ def _narrow(text: Any, few: int) -> None:
         return
     key_heads = getattr(text, "num_key_value_heads", None) or heads
     own = getattr(text, "head_dim", None)
-    dim = own if isinstance(own, int) else width // heads
+    dim = own if isinstance(own, int) and own > 0 else width // heads
     few = min(key_heads, few)
     text.num_attention_heads = few * min(heads // key_heads, 2)
     if getattr(text, "num_key_value_heads", None):

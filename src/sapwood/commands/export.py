@@ -22,7 +22,7 @@ from sapwood.run.store import CONFIG, RUN
 from sapwood.serve.load import Loaded, open_target
 from sapwood.types import Example, Kind
 
-HELD = 64  # held-out examples, the first ones, on which ways to merge are compared
+HELD = 64  # held-out examples, the first ones, on which ways to merge and types of GGUF are compared
 
 
 def export_target(
@@ -49,14 +49,14 @@ def export_target(
         refuse_early(inspect_base(config), cast("Kind", to))
     trained = open_target(target, runs, exact=True, base=base, template=template)
     run = run_of(trained)
-    held = _held_out(run) if run is not None and to == "merged" else ()
+    held = _held_out(run) if run is not None and to != "gguf-adapter" else ()
     order = Order(cast("Kind", to), cast("FileType", file_type), onto, held)
     done = export(trained, order, out or _default_folder(trained, run, to))
     if as_json:
         print(to_json(done.to_json()), end="")
         return
     for note in done.notes:
-        print(f"merge      {note}")
+        print(f"{'merge' if to == 'merged' else 'type':<11}{note}")
     print(f"check      {done.check.line()}")
     print(f"written    {done.path}")
     print(f"use        {done.use}")

@@ -21,10 +21,12 @@ from sapwood.base.write import is_tied, write_folder
 from sapwood.errors import ExportError, Problem
 from sapwood.export.check import Outside, Top
 from sapwood.export.traces import TOP, Trace, log_probs
+from sapwood.serve.generate import generation_attention
 from sapwood.serve.load import Loaded
 from sapwood.template.render import Renderer
 from sapwood.types import Example
 
+TOGETHER = 1024  # tokens of held-out rows in one forward pass
 EXACT = 1e-4  # largest difference of log p between merged and adapter, both in fp32
 AROUND = re.compile(
     r"(\.token_adapter)?(\.base_layer)+$|\.original_module$"
@@ -174,17 +176,34 @@ def _kl(ours: Tensor, theirs: Tensor) -> Tensor:
     return (ours.exp() * (ours - theirs)).sum(-1)
 
 
+@torch.no_grad()
 def held_out_loss(model: Any, examples: Sequence[Example]) -> float:
-    """Mean over the targets by their weights, in nats."""
+    """Mean over the targets by their weights, in nats. Rows share forward passes, padded at their ends: a
+    causal model's answers don't depend on what follows."""
     total = torch.zeros(())
-    for example in examples:
-        ids = torch.tensor(example.ids, dtype=torch.long)  # a copy: the run's own arrays can't be written
-        rows = log_probs(model, ids.tolist(), 1)[:-1]  # [T - 1, V]: row t predicts token t + 1
-        target = rows.gather(1, ids[1:, None])[:, 0]
-        learnt = torch.tensor(example.trained)[1:]
-        weights = 1 if example.weights is None else torch.tensor(example.weights)[1:][learnt]
-        total -= (target[learnt] * weights).sum()
+    for some in _together(examples):
+        rows = [torch.tensor(example.ids, dtype=torch.long) for example in some]  # the run's can't be written
+        with generation_attention(model):
+            logits = model(nn.utils.rnn.pad_sequence(rows, batch_first=True), use_cache=False).logits
+        for example, ids, told in zip(some, rows, logits, strict=True):
+            learnt = torch.tensor(example.trained)[1:]
+            log_ps = torch.log_softmax(told[: len(ids) - 1][learnt].float(), -1)
+            target = log_ps.gather(1, ids[1:][learnt][:, None])[:, 0]
+            weights = 1 if example.weights is None else torch.tensor(example.weights)[1:][learnt]
+            total -= (target * weights).sum()
     return float(total) / sum(example.weight for example in examples)
+
+
+def _together(examples: Sequence[Example]) -> Iterator[list[Example]]:
+    """Rows of similar length, at most `TOGETHER` tokens with what pads them."""
+    some: list[Example] = []
+    for example in sorted(examples, key=lambda one: len(one.ids)):
+        if some and (len(some) + 1) * len(example.ids) > TOGETHER:
+            yield some
+            some = []
+        some.append(example)
+    if some:
+        yield some
 
 
 def exact_difference(model: Any, traces: Sequence[Trace]) -> float:

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from sapwood.adapter.effective import Change
 from sapwood.base.network.parts import text_names
 from sapwood.base.storage.frozen import freeze
+from sapwood.export.merge import held_out_loss
 from sapwood.export.quantise import Quantiser
 from sapwood.export.traces import Trace, far_from, rows_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.map import parameter_names
+from sapwood.types import Example
 
 FLOATS = ("F32", "F16", "BF16")
 BLOCKS_OF_256 = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
@@ -44,6 +46,15 @@ def yardstick(
     """
     with rounded(network, form, changes, written):
         return far_from(traces, rows_of(network, traces))
+
+
+def rounded_loss(
+    network: Any, held: Sequence[Example], form: Form, changes: Mapping[str, Change] | None
+) -> float:
+    """The loss on held-out examples, in nats a target, with the weights as they come out of the types of
+    ``form`` again. Arguments as `yardstick`."""
+    with rounded(network, form, changes, True):
+        return held_out_loss(network, held)
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ from sapwood.export.merge import (
     exact_difference,
     fill,
     hear_transformers,
+    held_out_loss,
     measure,
     merged_parameters,
     plain_transformers,
@@ -41,7 +42,7 @@ from sapwood.export.merge import (
 from sapwood.export.ollama import modelfile
 from sapwood.export.quantise import FileType, require_quantiser
 from sapwood.export.read_back import config_facts, gguf_facts
-from sapwood.export.rounded import in_bf16, types_in, whole_file, yardstick
+from sapwood.export.rounded import in_bf16, rounded_loss, types_in, whole_file, yardstick
 from sapwood.export.traces import Trace, far_from, rows_of, said_by, trace_prompts
 from sapwood.gguf.facts import refuse_unwritable
 from sapwood.machine.doing import doing
@@ -59,7 +60,8 @@ class Order:
     Attributes:
         kind: the form. file_type: of a whole model in GGUF.
         onto: for a merged folder, a base in full precision to merge into beside the one that was trained on.
-        held: held-out examples of the run; ways to merge are compared on them.
+        held: held-out examples of the run; ways to merge are compared on them, and a type of GGUF with the
+            trained model.
     """
 
     kind: Kind
@@ -149,13 +151,26 @@ def _adapter_file(trained: Loaded, traces: Sequence[Trace], stage: Path) -> Chec
 
 
 def _gguf(trained: Loaded, order: Order, stage: Path) -> Exported:
-    traces = trace_prompts(trained)
-    check = _model_file(trained, traces, stage, order.file_type)
-    return Exported(stage, check, "llama-server --jinja -m {folder}/model.gguf")
+    check, losses = _model_file(trained, stage, order)
+    return _told(Exported(stage, check, "llama-server --jinja -m {folder}/model.gguf"), losses, order)
 
 
-def _model_file(trained: Loaded, traces: Sequence[Trace], stage: Path, kind: FileType) -> Check:
-    """``model.gguf``, as llama.cpp says it and as `gguf` reads it back."""
+def _told(done: Exported, losses: tuple[float, float] | None, order: Order) -> Exported:
+    """``done`` with the held-out losses of its type and of the trained model, so that a person can choose."""
+    if losses is not None:
+        typed, trained = losses
+        rows = f"{len(order.held)} row{'s' * (len(order.held) != 1)}"
+        words = f"{typed:.4f} in {order.file_type}, {trained:.4f} as trained ({typed - trained:+.4f}, {rows})"
+        done.notes.append(f"held-out loss {words}")
+        done.facts |= {"file_type": order.file_type, "held_out": len(order.held)}
+        done.facts |= {"held_out_loss": typed, "trained_held_out_loss": trained}
+    return done
+
+
+def _model_file(trained: Loaded, stage: Path, order: Order) -> tuple[Check, tuple[float, float] | None]:
+    """``model.gguf``, as llama.cpp says it and as `gguf` reads it back; and the held-out losses of its type
+    and of the trained model, if there are held-out rows."""
+    kind, traces = order.file_type, trace_prompts(trained)
     model, spec, renderer = stage / "model.gguf", trained.base.spec, trained.renderer
     tied = is_tied(trained.base.model)
     write_gguf_model(merged_parameters(trained), spec, renderer, model, kind, tied)
@@ -163,7 +178,12 @@ def _model_file(trained: Loaded, traces: Sequence[Trace], stage: Path, kind: Fil
     form = whole_file(kind) if kind in ("F16", "Q8_0") else types_in(model)[0]
     noise = yardstick(trained.network, traces, form, changes_of(trained), written=True)
     heard = hear_llama(traces, renderer.stop_ids, model, None, template=True)
-    return judge(traces, heard, kind, noise, facts)
+    check = judge(traces, heard, kind, noise, facts)
+    if not order.held or check.problems:
+        return check, None
+    with doing("the loss on held-out rows"):
+        typed = rounded_loss(trained.network, order.held, form, changes_of(trained))
+        return check, (typed, held_out_loss(trained.network, order.held))
 
 
 # --- Ollama -----------------------------------------------------------------------------------------------
@@ -177,13 +197,14 @@ def _ollama(trained: Loaded, order: Order, stage: Path) -> Exported:
     names = ("base.gguf", "adapter.gguf") if adapted else ("model.gguf", None)
     text = modelfile(trained.renderer, trained.system, *names)
     (stage / MODELFILE).write_text(text, encoding="utf-8")
-    traces = trace_prompts(trained)
+    losses = None
     if adapted:
         shutil.copyfile(spec.path, stage / "base.gguf")
-        check = _adapter_file(trained, traces, stage)
+        check = _adapter_file(trained, trace_prompts(trained), stage)
     else:
-        check = _model_file(trained, traces, stage, order.file_type)
-    return Exported(stage, check, f"cd {{folder}} && ollama create {_name(trained)} -f {MODELFILE}")
+        check, losses = _model_file(trained, stage, order)
+    use = f"cd {{folder}} && ollama create {_name(trained)} -f {MODELFILE}"
+    return _told(Exported(stage, check, use), losses, order)
 
 
 def _name(trained: Loaded) -> str:

@@ -75,12 +75,36 @@ def _emptied(whole: Any, text: bool = False) -> Any:
                 for table in (module._parameters, module._buffers):
                     table.update(dict.fromkeys(table))
                 module._is_hf_initialized = True  # transformers' initialiser leaves it alone
+                if not text and hasattr(module, "get_input_embeddings"):
+                    module.__class__ = _placed(type(module))
         left = self.state_dict().keys()
         ties = self.all_tied_weights_keys.items()
         self.all_tied_weights_keys = {one: other for one, other in ties if {one, other} <= left}
 
     # under the same name, by which transformers finds how its checkpoints are laid out
-    return type(whole.__name__, (whole,), {"__init__": begin, "__module__": whole.__module__})
+    own = {"__init__": begin, "get_output_embeddings": _head, "__module__": whole.__module__}
+    return type(whole.__name__, (whole,), own)
+
+
+def _head(network: Any) -> Any:
+    """The wrapper's head, or that of the language model with a head of its own in it."""
+    from transformers import PreTrainedModel
+
+    models = (module for module in network.modules() if isinstance(module, PreTrainedModel))
+    heads = (PreTrainedModel.get_output_embeddings(model) for model in models)
+    return next((head for head in heads if head is not None), None)
+
+
+@cache
+def _placed(kind: Any) -> Any:
+    """A model's class for a part without weights, which some wrappers ask where it is."""
+
+    def device(self: Any) -> Any:
+        import torch
+
+        return torch.get_default_device()
+
+    return type(kind.__name__, (kind,), {"device": property(device), "__module__": kind.__module__})
 
 
 def text_names(network: Any) -> Callable[[str], str]:
