@@ -15,7 +15,7 @@ from sapwood.data.formats import ReadReport, read_conversations
 from sapwood.data.held_out import held_out_files
 from sapwood.errors import DataError, Problem
 from sapwood.machine.doing import counted, doing
-from sapwood.machine.system import cores
+from sapwood.machine.system import cores, old_objects_kept
 from sapwood.prepare.faults import Faults
 from sapwood.prepare.overlap import Overlap
 from sapwood.prepare.pool import LARGE, prove_batches
@@ -76,6 +76,7 @@ def prepare_dataset(
     faults = Faults(rules)  # of both sides: a fault that both have is told once
     totals = Tally(rules, faults), Tally(rules, faults)
     with (
+        old_objects_kept(),
         closing(prove_batches(_batches(reading.sides()), renderer, rules, count)) as proven,
         doing("proving rows") as far,
     ):
