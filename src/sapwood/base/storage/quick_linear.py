@@ -32,14 +32,15 @@ class QuickLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """x: [..., in] -> [..., out], in the format of x."""
         linear = self.linear
-        weight, bias = linear.weight, linear.bias
+        weight: Tensor = linear.weight
+        bias: Any = linear.bias  # None without one, whatever torch's stubs say
         if self.takes(x):
             y = ops.few_rows(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
             return (y if bias is None else y.add_(bias)).to(x.dtype)
         if torch.is_grad_enabled():
             return nn.functional.linear(x, weight, bias)
         dtype = self.matmul_dtype or x.dtype
-        own: Any = bias if bias is None else bias.to(dtype)
+        own = bias if bias is None else bias.to(dtype)
         return nn.functional.linear(x.to(dtype), converted(weight, dtype), own).to(x.dtype)
 
 
@@ -47,4 +48,4 @@ def quicken(model: nn.Module, matmul_dtype: torch.dtype | None) -> None:
     """Give every dense linear of a frozen model its quick form: on a CPU for which kernels are compiled."""
     for module in model.modules():
         if type(module) is nn.Linear:
-            module.forward = QuickLinear(module, matmul_dtype)
+            module.forward = QuickLinear(module, matmul_dtype)  # type: ignore[assignment]
