@@ -87,7 +87,7 @@ def test_init_reads_the_file_and_train_needs_no_name_then(tickets: Path, model: 
 def test_init_writes_every_key_if_asked(tickets: Path) -> None:
     call("init", "all.yaml", "--data", tickets.name, "--all")
     text = Path("all.yaml").read_text(encoding="utf-8")
-    assert "  # rows longer than pack.length" in text
+    assert "  # rows with more tokens than pack.length" in text
     assert load_config("all.yaml").data.empty == "drop"
 
 

@@ -70,7 +70,7 @@ def test_a_gpu_that_another_process_fills_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(selftest, "results", full)
     selftest.prove.cache_clear()
     plug_in(monkeypatch, Card(free=0))
-    with pytest.raises(ModelError, match=r"the GPU is full.*other processes fill it.*nvidia-smi"):
+    with pytest.raises(ModelError, match=r"the GPU is full.*beside other processes.*nvidia-smi"):
         device_for("cuda")
 
 

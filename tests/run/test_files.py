@@ -323,7 +323,7 @@ def test_a_manifest_of_a_later_version_says_so(tmp_path: Path) -> None:
     final = publish(tmp_path / "final")
     tree = json.loads((final / MANIFEST).read_text())
     (final / MANIFEST).write_text(files.to_json({**tree, "schema": 2}))
-    with pytest.raises(StorageError, match="schema 2"):
+    with pytest.raises(StorageError, match="its format is 2, this sapwood reads 1"):
         verify_dir(final)
 
 

@@ -208,7 +208,7 @@ def test_a_template_that_asks_for_the_date_is_told_that_of_the_training(tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 2}, "schema 2"),
+        ({"schema": 2}, "its format is 2, this sapwood reads 1"),
         ({"base": "gone"}, "base is missing"),
         ({"base_fingerprint": ""}, "base_fingerprint is missing"),
         ({"system": 7}, "system is no text"),

@@ -60,9 +60,8 @@ NAMED = (
     "ple_layer_ids",
 )
 OF_PICTURES = re.compile("image|video|vision|audio")  # tokens that stand for them: no row may have those
-TO_TEXT = re.compile(
-    r"^(adapter_)?out(put)?_(hidden_)?(size|dim)$|^text_hidden_size$"
-)  # of a part beside text
+# keys of a part beside text that say the width of what it hands to text
+TO_TEXT = re.compile(r"^(adapter_)?out(put)?_(hidden_)?(size|dim)$|^text_hidden_size$")
 BRIDGE = re.compile("adap|project")  # parts between another part and text
 DEPTH = re.compile(r"^(num_hidden_layers|num_layers|depth|num_blocks)$")
 WAYS = ((2, 1), (2, 2), (4, 1), (8, 1), (4, 2))  # heads of keys, and layers of each kind, at most
