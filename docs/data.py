@@ -34,8 +34,9 @@ ZH = """# sapwood 能读取的文件与数据行
 [English](data.md)
 
 支持 JSON、JSONL、CSV、TSV、Parquet、Arrow、Excel（`.xlsx`）与文本，也可用 gzip、zstd、xz、bzip2 或 zip 压缩。
-给出文件夹，就是给出其中的文件：名为 train 的用来学习；没有设置 `data.eval` 时，名为 validation（没有就用 test）的留作评估，
-`sapwood check` 会说明。模型站上的数据集（`hf:ORG/NAME`）也是这样。`datasets.save_to_disk` 保存的文件夹也能读取。
+给出文件夹，就是给出其中的文件：名为 train 的用来学习；没有设置 `data.eval` 时，
+名为 validation（没有就用 test）的留作评估，`sapwood check` 会说明。模型站上的数据集（`hf:ORG/NAME`）也是这样。
+`datasets.save_to_disk` 保存的文件夹也能读取。
 文件旁边如果有 LLaMA-Factory 的 `dataset_info.json`，列、轮次与角色的名称就按它来读。
 
 `sapwood check` 用一行说明数据行如何读取。若有两种读法，会给出可直接复制的两个答案。列名可用其他大小写或中文；
@@ -87,8 +88,8 @@ KTO 的 `label: false` 是反例，`kto_tag`、`accepted`、`is_correct`、`thum
 `data.bad_rows: drop` 将其排除。这些标记都不会被忽略，除非写入 `data.ignore`；
 值有两种含义时（`label: 0`），sapwood 会问是哪一种；轮次里看起来像标记的键，也会问。
 `reasoning`、`reasoning_content`、`thinking` 或 `cot`
-是该轮的推理过程；在列形式的行中则是回答的推理过程。问题所依据的内容（`passage`、`document`、`choices`）怎样用，sapwood 会问：
-`data.columns.context=passage` 将其放在提示之后。
+是该轮的推理过程；在列形式的行中则是回答的推理过程。问题所依据的内容（`passage`、`document`、`choices`）怎样用，
+sapwood 会问：`data.columns.context=passage` 将其放在提示之后。
 
 ## 配置项
 
