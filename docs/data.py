@@ -35,8 +35,8 @@ ZH = """# sapwood 能读取的文件与数据行
 
 支持 JSON、JSONL、CSV、TSV、Parquet、Arrow、Excel（`.xlsx`）与文本，也可用 gzip、zstd、xz、bzip2 或 zip 压缩。
 给出文件夹，就是给出其中的文件：名为 train 的用来学习；没有设置 `data.eval` 时，
-名为 validation（没有就用 test）的留作评估，`sapwood check` 会说明。模型站上的数据集（`hf:ORG/NAME`）也是这样。
-`datasets.save_to_disk` 保存的文件夹也能读取。
+名为 validation（没有就用 test）的留作评估，`sapwood check` 会说明。
+模型站上的数据集（`hf:ORG/NAME`）也是这样。`datasets.save_to_disk` 保存的文件夹也能读取。
 文件旁边如果有 LLaMA-Factory 的 `dataset_info.json`，列、轮次与角色的名称就按它来读。
 
 `sapwood check` 用一行说明数据行如何读取。若有两种读法，会给出可直接复制的两个答案。列名可用其他大小写或中文；
