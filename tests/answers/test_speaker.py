@@ -139,6 +139,10 @@ def test_torch_answers_where_llama_cpp_is_not_worth_it_or_not_there(
         if not loaded.base.device.compiled:
             pytest.skip("no compiled kernels here")
         monkeypatch.setattr(fit, "QUICK", ("fp32",))
+        spec, device = loaded.base.spec, loaded.base.device
+        assert fit.why_not_many(spec, HELD, device) and not fit.why_not(spec, HELD, device), (
+            "chat asks for one"
+        )
     if why == "missing":
         monkeypatch.setattr(fit, "find_spec", lambda name: None)
     held = None if why == "unknown" else HELD

@@ -84,6 +84,18 @@ def test_what_all_prompts_begin_with_is_read_once(arch: str) -> None:
     assert [a.ids for a in together] == [streamed(model, prompt, (), settings).ids for prompt in prompts]
 
 
+def test_long_prompts_share_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, settings, read = tiny_model(), Settings(max_new_tokens=4), list[int]()
+    model.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(given[0].numel()))
+    whole = answer_batch(model, TOKENIZER, PROMPTS, (), settings)
+    longest = max(map(len, PROMPTS))
+    assert max(read) == len(PROMPTS) * longest
+    monkeypatch.setattr("sapwood.serve.generate.TOGETHER", 2 * (longest + 4))
+    read.clear()
+    parts = answer_batch(model, TOKENIZER, PROMPTS, (), settings)
+    assert max(read) == 2 * longest and [a.ids for a in parts] == [a.ids for a in whole]
+
+
 @pytest.mark.parametrize("arch", ["llama", "gemma2"])
 def test_greedy_answers_equal_those_of_transformers(arch: str) -> None:
     model = tiny_model(arch)

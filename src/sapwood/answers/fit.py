@@ -19,7 +19,7 @@ from sapwood.machine.memory import available_memory
 from sapwood.types import BaseSpec
 
 LEAST = 32_000_000  # bytes of weights: torch has answered by a smaller model before llama.cpp has started
-QUICK = ("fp32", "bf16")  # held so, compiled kernels make torch the faster one (`base.storage.quick_linear`)
+QUICK = ("fp32", "bf16")  # held so, many answers are faster by torch's kernels (`base.storage.quick_linear`)
 SPARE = 1.2  # times the weights that must be free
 PAIRS: tuple[Method, ...] = ("lora", "rslora", "lora+", "loftq")  # the base stays as it is
 
@@ -35,8 +35,6 @@ def why_not(spec: BaseSpec, held: BaseConfig | None, device: Device) -> str:
         return "the GPU is faster"
     if held is None:
         return "nothing says how its base is held"
-    if held.storage in QUICK and device.compiled:
-        return "it is the faster one over dense weights"
     file = base_file(spec.path, held, base_key(spec, held))
     own = file == spec.path
     size = file.stat().st_size if own else weight_bytes(spec, _halved(held))
@@ -53,6 +51,13 @@ def why_not(spec: BaseSpec, held: BaseConfig | None, device: Device) -> str:
     if shutil.disk_usage(_existing()).free < SPARE * size:
         return "its file has no room on the disk of the cache"
     return _too_large(2 * size)  # a file that is being written lies in memory first
+
+
+def why_not_many(spec: BaseSpec, held: BaseConfig | None, device: Device) -> str:
+    """The same of many answers side by side. One alone is llama.cpp's, over dense weights too."""
+    if held is not None and held.storage in QUICK and device.compiled:
+        return "it is the faster one over dense weights"
+    return why_not(spec, held, device)
 
 
 def why_not_trained(lora: LoraConfig) -> str:

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sapwood.answers.files import base_file, base_key, sound, write_base
-from sapwood.answers.fit import why_not, why_not_adapter
+from sapwood.answers.fit import why_not_adapter, why_not_many
 from sapwood.answers.sizes import sizes_of
 from sapwood.config.sections import BaseConfig
 from sapwood.engine.ask import Asked, running
@@ -121,7 +121,7 @@ def _why_torch(loaded: Loaded, held: BaseConfig | None, by: str | None) -> str:
     if by is not None and not by.startswith("llama.cpp"):
         return by
     own = why_not_adapter(loaded.model)
-    return own or (why_not(loaded.base.spec, held, loaded.base.device) if by is None else "")
+    return own or (why_not_many(loaded.base.spec, held, loaded.base.device) if by is None else "")
 
 
 def _setup(

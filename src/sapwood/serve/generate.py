@@ -34,6 +34,7 @@ from sapwood.serve.settings import Answer, Settings, room_of
 from sapwood.serve.text import TextStream
 
 AT_ONCE = 64  # rows of a batch at most: so many the products take as they are (`native.ops.few_rows`)
+TOGETHER = 16_384  # tokens of a batch at most, answers included: their keys and values lie in memory
 SHARED = 8  # tokens that all prompts must share before they are read once
 
 Watch = Callable[[Tensor, Sequence[int]], object]
@@ -132,8 +133,8 @@ def answer_batch(
     batch_size: int = AT_ONCE,
     far: Callable[[int], object] = lambda done: None,
 ) -> list[Answer]:
-    """Answer many prompts, ``batch_size`` at a time, and return the answers in the prompts' order. ``far``:
-    is told how many are done.
+    """Answer many prompts, at most ``batch_size`` at a time and fewer if they are long. Returns the answers
+    in the prompts' order. ``far``: is told how many are done.
 
     Prompts of similar length share a batch. In fp32 greedy answers equal those of `stream`; in narrower types
     a near tie may fall the other way, because matrix products of other shapes round differently.
@@ -146,8 +147,11 @@ def answer_batch(
     answers: dict[int, Answer] = {}
     with generation_attention(model):
         batch_size = 1 if prompts and _keeps_state(_unwrapped(model)) else batch_size
-        for start in range(0, len(prompts), batch_size):
-            rows = {i: prompts[i] for i in by_length[start : start + batch_size]}
+        while by_length:
+            longest = len(prompts[by_length[0]]) + settings.max_new_tokens
+            count = max(1, min(batch_size, TOGETHER // longest))
+            rows = {i: prompts[i] for i in by_length[:count]}
+            by_length = by_length[count:]
             writers = {i: TextStream(tokenizer) for i in rows}
             for token in _decode(model, rows, stop_ids, settings, _pad_id(tokenizer)):
                 if token.id is not None:

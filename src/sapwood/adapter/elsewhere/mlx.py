@@ -57,8 +57,8 @@ def from_mlx(settings: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any],
         turned = tensor if found["part"] == "m" else tensor.T
         plain[f"base_model.model.{found['module']}.{PARTS[found['part']]}"] = turned.contiguous()
     if len(set(ranks.values())) != 1:
-        found = ", ".join(map(str, sorted(set(ranks.values()))))
-        raise ModelError("the adapter's layers have different ranks", where, f"found {found or 'none'}")
+        told = ", ".join(map(str, sorted(set(ranks.values())))) or "none"
+        raise ModelError("the adapter's layers have different ranks", where, f"found {told}")
     rank = next(iter(ranks.values()))
     return {
         "peft_type": "LORA",

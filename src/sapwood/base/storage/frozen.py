@@ -11,7 +11,7 @@ and multiply fp32 faster. The result has the format of x or g.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sapwood.base.storage.bnb_linear import QuantisedWeight, is_quantised
 from sapwood.base.storage.gguf_linear import GgufLinear
 from sapwood.base.storage.int8_linear import Int8Linear, Int8Weight
-from sapwood.base.storage.quick_linear import QuickLinear
+from sapwood.base.storage.quick_linear import QuickLinear, dense_product
 from sapwood.native.workspace import converted
 
 
@@ -43,11 +43,8 @@ class DenseWeight:
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
-        if (quick := self.quick) and quick.takes(x):
-            return quick(x)
-        bias: Any = self.linear.bias  # None without one, whatever torch's stubs say
-        bias = bias if bias is None else bias.to(x.dtype)
-        return torch.nn.functional.linear(x, converted(self.linear.weight, x.dtype), bias)
+        quick = None if torch.is_grad_enabled() else self.quick
+        return dense_product(self.linear, x) if quick is None else quick(x)
 
     @property
     def quick(self) -> QuickLinear | None:

@@ -16,6 +16,13 @@ from sapwood.native import ops
 from sapwood.native.workspace import converted
 
 
+def dense_product(linear: nn.Linear, x: Tensor) -> Tensor:
+    """x: [..., in] -> [..., out] in the format of x, whatever the weight's own."""
+    bias: Any = linear.bias  # None without one, whatever torch's stubs say
+    bias = bias if bias is None else bias.to(x.dtype)
+    return nn.functional.linear(x, converted(linear.weight, x.dtype), bias)
+
+
 class QuickLinear:
     """In the place of a linear's ``forward``. matmul_dtype: the format to multiply many rows in, if it isn't
     that of the input. With gradients, the linear computes as it always did."""
@@ -25,23 +32,17 @@ class QuickLinear:
     def __init__(self, linear: nn.Linear, matmul_dtype: torch.dtype | None) -> None:
         self.linear, self.matmul_dtype = linear, matmul_dtype
 
-    def takes(self, x: Tensor) -> bool:
-        """Is this product one of the kernel's?"""
-        return not torch.is_grad_enabled() and x.numel() > 0 and ops.are_few(x, self.linear.weight)
-
     def __call__(self, x: Tensor) -> Tensor:
         """x: [..., in] -> [..., out], in the format of x."""
         linear = self.linear
-        weight: Tensor = linear.weight
-        bias: Any = linear.bias  # None without one, whatever torch's stubs say
-        if self.takes(x):
-            y = ops.few_rows(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
-            return (y if bias is None else y.add_(bias)).to(x.dtype)
         if torch.is_grad_enabled():
-            return nn.functional.linear(x, weight, bias)
-        dtype = self.matmul_dtype or x.dtype
-        own = bias if bias is None else bias.to(dtype)
-        return nn.functional.linear(x.to(dtype), converted(weight, dtype), own).to(x.dtype)
+            return nn.functional.linear(x, linear.weight, linear.bias)
+        if not x.numel() or not ops.are_few(x, linear.weight):
+            return dense_product(linear, x.to(self.matmul_dtype or x.dtype)).to(x.dtype)
+        y = ops.few_rows(x.reshape(-1, x.shape[-1]), linear.weight)
+        bias: Any = linear.bias
+        y = y if bias is None else y.add_(bias)
+        return y.view(*x.shape[:-1], -1).to(x.dtype)
 
 
 def quicken(model: nn.Module, matmul_dtype: torch.dtype | None) -> None:

@@ -31,11 +31,12 @@ def key_help(name: str) -> str | None:
             [*lines, "", *(line for key, at in keys for line in _wrapped(_told(name, key, at), "    "))]
         )
     default = None if field.is_required() else field.get_default()
-    usual = inline_yaml(default) if default else "not set" if default in (None, (), {}) else str(default)
+    unset = default in (None, (), {})
+    usual = "not set" if unset else inline_yaml(default)
     values = _values(name)
     lines += ["", f"  default  {'none: it must be set' if field.is_required() else usual}"]
     lines += _wrapped(f"  values   {values}", " " * 11) if values else []
-    shown = inline_yaml(default).replace(" ", "") if default not in (None, (), {}) else "VALUE"
+    shown = "VALUE" if unset else inline_yaml(default).replace(" ", "")
     return "\n".join([*lines, f"  to set   sapwood train {name}={shown}"])
 
 

@@ -22,7 +22,7 @@ from sapwood.show.figures import duration, number, size
 EVERY = 0.4  # seconds between two looks
 # Seconds between two drawings: a browser without a graphics card takes 15 ms of a processor for a chart, and
 # the training wants them. What came sooner is drawn at a later look.
-LARGE, SMALL = 0.7, 20.0
+LARGE, SMALL = 0.7, 5.0
 TABS = ("curves", "answers", "log", "config", "proof")
 
 

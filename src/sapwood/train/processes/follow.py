@@ -14,7 +14,7 @@ import torch
 
 from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.model import LoraModel
-from sapwood.answers.fit import why_not, why_not_trained
+from sapwood.answers.fit import why_not_many, why_not_trained
 from sapwood.answers.probes import ids_of, samples_of
 from sapwood.answers.speaker import TORCH, llama_name, speaking
 from sapwood.base.load import load_base, move
@@ -137,5 +137,5 @@ def sampler_of(
 def answered_by(study: Study, config: RunConfig, device: Device, world: World) -> str:
     """Who answers the probes of a run that begins here, for its record."""
     why = why_not_trained(config.lora) or ("several processes share it" if world.size > 1 else "")
-    why = why or why_not(study.spec, config.base, device)
+    why = why or why_not_many(study.spec, config.base, device)
     return f"{TORCH}: {why}" if why else llama_name()
