@@ -57,7 +57,7 @@ DOORS = {
         "base/write",
         "base/storage/bnb_linear",
         "train/trial",
-        "serve/generate",
+        "serve/rows",
         "export/merge",
     },
     "bitsandbytes": {"base/storage/bnb_linear", "train/optim"},

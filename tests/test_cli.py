@@ -358,6 +358,7 @@ def test_a_section_lists_its_keys_and_a_strange_key_finds_ours() -> None:
     said = call("help", "lora").output
     assert all(f"  {key}: " in said for key in KEYS if key.startswith("lora."))
     assert "did you mean lora.rank?" in shell("help", "lora.rnk").stderr
+    assert "default  false" in shell("help", "base.offline").stdout
     assert "lora.b_ratio" in shell("help", "loraplus_lr_ratio").stderr
 
 
