@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sapwood.base.builtin import BUILTINS, Builtin, pull, watched
+from sapwood.base.builtin import BUILTINS, Builtin, bytes_below, pull, watched
 from sapwood.errors import ModelError
 from sapwood.machine.doing import told_to
 
@@ -81,6 +82,17 @@ def test_how_much_has_come_is_told(tmp_path: Path) -> None:
         )
     assert (code, last.strip()) == (1, "over")
     assert "fetching oak 3/6 MB" in said
+
+
+def test_folders_that_vanish_while_they_are_counted_are_no_fault(tmp_path: Path) -> None:
+    child = (
+        "import os, sys, time; at = time.monotonic()\n"
+        "while time.monotonic() - at < 2: os.mkdir(sys.argv[1]); os.rmdir(sys.argv[1])"
+    )
+    with subprocess.Popen([sys.executable, "-c", child, str(tmp_path / "gone")]) as process:
+        while process.poll() is None:
+            assert bytes_below(tmp_path) == 0
+    assert process.returncode == 0
 
 
 def test_concurrent_pulls_download_once(model: Builtin, caplog: pytest.LogCaptureFixture) -> None:

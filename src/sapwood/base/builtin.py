@@ -195,14 +195,17 @@ def watched(command: list[str], folder: Path, what: str, whole: int) -> tuple[in
                 _, said = process.communicate(timeout=LOOK)
                 return process.returncode, said
             except subprocess.TimeoutExpired:
-                far(bytes_of(_bytes_below(folder), whole))
+                far(bytes_of(bytes_below(folder), whole))
 
 
-def _bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
+    """The size of what another process writes. Files and folders may vanish meanwhile; ``os.walk`` passes over
+    a folder that did, ``Path.rglob`` raises."""
     found = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # a file may vanish meanwhile
-            found += file.lstat().st_size
+    for here, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += os.lstat(os.path.join(here, name)).st_size
     return found
 
 
