@@ -108,21 +108,27 @@ async def load(side: Side, prompts: Sequence[Sequence[int]], callers: int, token
 
 @dataclass
 class Row:
-    """So many callers at once: what was measured of both sides, turn by turn."""
+    """So many callers at once: what was measured of both sides, turn by turn. The ratio is the median of the
+    turns' ratios, since a machine that is disturbed for a moment meets one side of one turn."""
 
     callers: int
     draw: random.Random
     turns: int = 0
     found: dict[str, Side] = field(default_factory=dict[str, Side])
+    ratios: list[float] = field(default_factory=list[float])
 
     def turn(self, sides: Sequence[Side], given: argparse.Namespace, vocabulary: Sequence[int]) -> None:
         """Both sides, with the same prompts, which neither has seen."""
         count = max(self.callers, 4) if given.requests is None else given.requests
         prompts = [self.draw.choices(vocabulary, k=given.prompt) for _ in range(count)]
+        took: dict[str, float] = {}
         for side in sides if self.turns % 2 == 0 else sides[::-1]:
             mine = self.found.setdefault(side.name, replace(side, first=[]))
+            before = mine.seconds
             asyncio.run(load(mine, prompts, self.callers, given.tokens))
+            took[side.name] = mine.seconds - before
         self.turns += 1
+        self.ratios.append(took[sides[1].name] / took[sides[0].name])
 
     def result(self) -> Result:
         both = list(self.found.values())
@@ -132,7 +138,7 @@ class Row:
             "name": f"{self.callers} callers",
             "ours": rates[0],
             "llama": rates[1],
-            "ratio": rates[0] / rates[1],
+            "ratio": statistics.median(self.ratios),
             "first_p50": ours[0],
             "first_p99": ours[1],
             "llama_first_p50": theirs[0],

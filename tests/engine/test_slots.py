@@ -52,6 +52,46 @@ def test_a_place_that_nobody_used_is_taken_before_another_adapters() -> None:
     run(work())
 
 
+def test_answers_of_one_adapter_are_neighbours() -> None:
+    async def work() -> None:
+        slots = Slots(6)
+        a = [await slots.take("a", [i]) for i in range(3)]
+        assert [slot.number for slot in a] == [0, 1, 2]
+        for slot in (a[1], a[0], a[2]):  # the order in which they end says nothing
+            slots.give(slot)
+        b = [await slots.take("b", [i]) for i in range(2)]
+        assert abs(b[0].number - b[1].number) == 1
+        again = sorted([(await slots.take("a", [50 + i])).number for i in range(3)])
+        assert again == [0, 1, 2]
+
+    run(work())
+
+
+def test_a_gap_between_neighbours_is_filled_first() -> None:
+    async def work() -> None:
+        slots = Slots(8)
+        taken = [await slots.take("a", [i]) for i in range(5)]
+        for slot in (taken[1], taken[3], taken[0]):
+            slots.give(slot)
+        left = sorted(slot.number for slot in (taken[2], taken[4]))
+        between = (await slots.take("a", [9])).number
+        assert left[0] < between < left[1]
+
+    run(work())
+
+
+def test_a_long_beginning_is_worth_more_than_a_neighbour() -> None:
+    async def work() -> None:
+        slots, long = Slots(8), list(range(2000))
+        taken = [await slots.take("a", ids) for ids in ([1], [2], [3], [4], long)]
+        for slot in taken[1:]:
+            slots.give(slot)
+        assert (await slots.take("a", [*long[:100], 1])).number == taken[1].number
+        assert (await slots.take("a", [*long, 1])).number == taken[4].number
+
+    run(work())
+
+
 def test_the_first_to_come_is_the_first_to_go() -> None:
     async def work() -> None:
         slots, order = Slots(1), list[int]()

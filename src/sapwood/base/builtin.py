@@ -199,13 +199,13 @@ def watched(command: list[str], folder: Path, what: str, whole: int) -> tuple[in
 
 
 def bytes_below(folder: Path) -> int:
-    """The size of what another process writes. Files and folders may vanish meanwhile; ``os.walk`` passes over
-    a folder that did, ``Path.rglob`` raises."""
+    """The size of what another process writes. A file or a folder may vanish meanwhile: ``os.walk`` passes
+    over such a folder, and ``Path.rglob`` would raise."""
     found = 0
     for here, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
-                found += os.lstat(os.path.join(here, name)).st_size
+                found += Path(here, name).lstat().st_size
     return found
 
 

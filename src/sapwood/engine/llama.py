@@ -13,10 +13,12 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
 
 from sapwood.engine.ending import Ending
 from sapwood.engine.process import Process, Setup, Started, scales
@@ -31,7 +33,6 @@ CERTAIN = 1e4  # added to a logit: no other token can be chosen
 EVERY = 1 << 20  # more tokens than a vocabulary has
 TRIES = 5  # processes that are asked one question
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before a start, after so many that failed
-MOST_EVENT = 1 << 24  # bytes of one event: the probabilities of a whole vocabulary
 
 log = logging.getLogger("sapwood")
 
@@ -223,16 +224,15 @@ class Llama:
     async def _pieces(self, body: dict[str, Any], ask: Ask) -> AsyncGenerator[Piece]:
         assert self._session is not None and self._process is not None
         url = f"http://{self._process.address}/completion"
-        async with self._session.post(
-            url, data=json.dumps(body), headers=self._process.headers, read_bufsize=MOST_EVENT
-        ) as response:
+        headers = self._process.headers
+        async with self._session.post(url, data=json.dumps(body), headers=headers) as response:
             if response.status != 200:
                 raise _refusal(response.status, await response.text())
-            async for line in response.content:
-                if line.startswith(b"data: "):
-                    yield _piece(json.loads(line[6:]), ask)
-                elif line.startswith(b"error: "):
-                    raise _refusal(500, line[7:].decode("utf-8", "replace"))
+            async for event in _events(response.content.iter_any()):
+                if event.startswith(b"data: "):
+                    yield _piece(from_json(event[6:]), ask)
+                elif event.startswith(b"error: "):
+                    raise _refusal(500, event[7:].decode("utf-8", "replace"))
 
     async def _wait_until_up(self) -> None:
         try:
@@ -273,6 +273,17 @@ class Llama:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watch
         self._watch = self._process = None
+
+
+async def _events(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """Server-sent events, each whole, without the empty line after it."""
+    begun = b""
+    async for part in parts:
+        *events, begun = (begun + part).split(b"\n\n")
+        for event in events:
+            yield event
+    if begun:
+        yield begun
 
 
 def _piece(told: dict[str, Any], ask: Ask) -> Piece:
