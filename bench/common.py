@@ -59,6 +59,7 @@ class Job:
         bf16_adapter: hold a peer's adapter in bf16 too (PEFT's own default is fp32).
         eval_rows: rows that `quality` holds out.
         fused: let a peer compile the model with torch.compile.
+        profiled: tell attention's share of our steps instead of their time.
         rank, samples, recomputed: of `memory`: the adapter's, sample answers, layers computed twice.
         device: ``base.device_map`` of ours, and where a peer computes.
         examples: name of the prepared file; ``rows`` and the sizes below say what is in it.
@@ -82,6 +83,7 @@ class Job:
     autocast: bool = False
     bf16_adapter: bool = False
     fused: bool = False
+    profiled: bool = False
     eval_rows: int = 40
     data: str = ""
     rows: int = 0

@@ -3,7 +3,9 @@
 The operations that the job needs are counted from shapes: 4 x weights of all linears x computed tokens
 (forward, and the gradient of the input; the weights are frozen) + 4 x weights of the head x targets. The
 adapter, attention, norms and the optimizer are not counted: their time is what is lost. The machine's rate is
-the highest that was measured before and after, at the model's own shapes or at a large square.
+the highest that was measured before and after, at the model's own shapes or at a large square. Attention's
+share of all operations, rotary positions included, is what torch's profiler says of the same steps, run once
+more.
 """
 
 from __future__ import annotations
@@ -48,18 +50,20 @@ def main() -> int:
             f"rate-{storage}", "rate", model=given.model, storage=storage, pack_length=given.pack_length
         )
         work = replace(before, name=f"sapwood-{storage}", who="ours", dropout=given.dropout, steps=steps)
-        jobs += [before, work, replace(before, name=f"rate-{storage}-after")]
+        profiled = replace(work, name=f"profile-{storage}", profiled=True)
+        jobs += [before, work, replace(before, name=f"rate-{storage}-after"), profiled]
     facts = machine()
     with scratch() as folder:
         results = run_all([rows_job(given), *jobs], folder, smoke=given.smoke)
     if code := failures(results):
         return code
-    rows = [share(results[at : at + 3]) for at in range(1, len(results), 3)]
+    rows = [share(results[at : at + 4]) for at in range(1, len(results), 4)]
     header = ["format", "examples/s", "needed GFLOP/step", "reached GFLOP/s", "at model shapes", "square",
-              "share", "peak GB"]  # fmt: skip
+              "share", "attention", "peak GB"]  # fmt: skip
     lines = [
         [row["storage"], row["examples_per_s"], row["needed"] / 1e9, row["reached"] / 1e9,
          row["rates"]["model_shapes"] / 1e9, row["rates"]["square"] / 1e9, f"{100 * row['share']:.0f} %",
+         f"{100 * row['attention_share']:.1f} %",
          row["peak_bytes"] / 1e9]
         for row in rows
     ]  # fmt: skip
@@ -68,9 +72,12 @@ def main() -> int:
     return 0
 
 
-def share(three: Sequence[Result]) -> Result:
-    """The rate before, the work, the rate after: needed operations a second, of the highest rate."""
-    before, work, after = three
+def share(four: Sequence[Result]) -> Result:
+    """The rate before, the work, the rate after, the profile: needed operations a second, of the highest
+    rate; and attention's part of the time."""
+    before, work, after, profiled = four
+    attention: dict[str, float] = profiled["attention"]
+    everything = attention.pop("all")
     late = slice(1, None) if len(work["seconds"]) > 1 else slice(None)
     tokens, targets, seconds = (sum(work[key][late]) for key in ("computed", "targets", "seconds"))
     needed = 4 * before["linear"] * tokens + 4 * before["head"] * targets
@@ -85,6 +92,8 @@ def share(three: Sequence[Result]) -> Result:
             "reached": reached,
             "rates": rates,
             "share": reached / max(rates.values()),
+            "attention": attention,
+            "attention_share": sum(attention.values()) / everything,
         }
     )
 

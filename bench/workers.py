@@ -11,8 +11,8 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -214,13 +214,14 @@ def ours(job: Job) -> Result:
     state = new_state(model.parameters, config.train)
     seconds: list[float] = []
     events: list[Stepped] = []
-    tick = time.perf_counter()
-    for event in train(model, TrainData(examples), state, config):
-        if isinstance(event, Stepped):
-            now = time.perf_counter()
-            seconds.append(now - tick)
-            tick = now
-            events.append(event)
+    with profile_of(("NativeAttention", "Rotated", "SegmentAttention"), job.profiled) as attention:
+        tick = time.perf_counter()
+        for event in train(model, TrainData(examples), state, config):
+            if isinstance(event, Stepped):
+                now = time.perf_counter()
+                seconds.append(now - tick)
+                tick = now
+                events.append(event)
     counts = [(event.num_examples, event.num_tokens, event.num_targets) for event in events]
     result = measured(job, base.storage, seconds, [event.loss for event in events], counts)
     computed: list[int] = []
@@ -228,7 +229,24 @@ def ours(job: Job) -> Result:
     for _ in events:
         chosen, cursor = members(schedule, SEED, cursor)
         computed.append(sum(len(pack.ids) for pack in pack_examples([examples[i] for i in chosen], config)))
-    return result | {"computed": computed}
+    return result | {"computed": computed, "attention": attention}
+
+
+@contextmanager
+def profile_of(functions: Sequence[str], wanted: bool) -> Generator[dict[str, float]]:
+    """Seconds by torch's profiler: of autograd functions with these names, forward and backward, and of all
+    operations. A function's own kernels count; operations that it calls count once, as themselves."""
+    found: dict[str, float] = {}
+    if not wanted:
+        yield found
+        return
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        yield found
+    told = [(event.key, event.self_cpu_time_total / 1e6) for event in profiler.key_averages()]
+    found |= {name: sum(seconds for key, seconds in told if key.startswith(name)) for name in functions}
+    found["all"] = sum(seconds for _, seconds in told)
 
 
 def with_peft(job: Job, base: Base) -> Any:

@@ -115,7 +115,7 @@ def losses(run: LiveRun, choice: Choice, ink: Ink, w: Words) -> list[dict[str, A
         base = {"yAxis": float(hy[0]), "name": w("base")}
         held["markLine"] = {
             "symbol": "none", "silent": True, "data": [base], "lineStyle": {"color": amber, "type": "dashed"},
-            "label": {"formatter": f"{w('base')} {hy[0]:.3f}", "color": amber, "position": "insideEndTop"},
+            "label": {"formatter": f"{w('base')} {hy[0]:.3f}", "color": amber, "position": "insideMiddleTop"},
         }  # fmt: skip
         found.append(held)
     return found
