@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 import sapwood
 from sapwood import cli
+from sapwood.commands.line import help as help_of_the_line
 from sapwood.config.faults import help_of
 from sapwood.config.file import field_of, load_config
 from sapwood.config.names import sections_of
@@ -315,6 +316,27 @@ def test_each_verb_explains_itself_with_an_example(verb: tuple[str, ...]) -> Non
     assert f"Examples:\n  sapwood {' '.join(verb)}" in said
     assert "..." not in said and "<" not in said.replace("<|", "")
     assert "usage: sapwood" in said
+
+
+UNIT = re.compile(
+    r"\b(?:tokens|steps|examples|questions|answers|requests|seconds|bytes|number|port|share|factor)\b"
+)
+
+
+@pytest.mark.parametrize("verb", list(every_verb()), ids=" ".join)
+def test_each_option_is_explained_with_its_unit_and_its_default(verb: tuple[str, ...]) -> None:
+    command: Any = typer.main.get_command(cli.app)
+    for name in verb:
+        command = command.commands[name]
+    for parameter in command.params:
+        if getattr(parameter, "hidden", False):
+            continue
+        said = help_of_the_line.said(parameter)
+        assert said and said != str(parameter.default), parameter.name
+        if parameter.metavar in ("N", "X"):
+            assert UNIT.search(said), f"{parameter.name}: {said}"
+        if parameter.default is not None and not isinstance(parameter.default, bool):
+            assert "without it" in said, f"{parameter.name}: {said}"
 
 
 def test_help_groups_the_verbs_and_forgets_none() -> None:
