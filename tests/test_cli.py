@@ -393,7 +393,9 @@ def test_the_version_is_the_wheel_s(word: str) -> None:
     settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     assert settings["project"]["dynamic"] == ["version"]
     assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sapwood.__version__"}
-    assert f"## {sapwood.__version__}" in (Path(__file__).parents[1] / "CHANGELOG.md").read_text("utf-8")
+    root = Path(__file__).parents[1]
+    assert f"## {sapwood.__version__}" in (root / "CHANGELOG.md").read_text("utf-8")
+    assert f"\nversion: {sapwood.__version__}\n" in (root / "CITATION.cff").read_text("utf-8")
 
 
 @pytest.mark.parametrize("arguments", [["train", "me.yaml"], ["train", "--jsn"], ["runs", "nothing"]])
