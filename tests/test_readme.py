@@ -62,6 +62,10 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     path, loss = done.stdout.split()
     assert (tmp_path / path / "adapter_model.safetensors").is_file()
     assert float(loss) > 0
+    card = (tmp_path / path / "README.md").read_text(encoding="utf-8")  # which lies in the adapter
+    code = "".join(line[4:] for line in card.splitlines(keepends=True) if line.startswith("    "))
+    opened = python(code.replace("path/to/this/folder", path) + "print(type(model).__name__)", cwd=tmp_path)
+    assert opened.stdout.split() == ["PeftModelForCausalLM"], opened.stderr
 
 
 OTHERWISE = {  # commands that no test types as they stand, and what does the same
