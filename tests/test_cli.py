@@ -339,6 +339,20 @@ def test_each_option_is_explained_with_its_unit_and_its_default(verb: tuple[str,
             assert "without it" in said, f"{parameter.name}: {said}"
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("tra", ["train", "track"]), ("train --sp", ["--spill-dir"]), ("model pu", ["pull"])],
+)
+def test_a_shell_completes_verbs_and_options(typed: str, offered: list[str]) -> None:
+    words = f"sapwood {typed}"
+    asked = {"_SAPWOOD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    code = "import sys; sys.argv = ['sapwood']; from sapwood.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, sorted(done.stdout.split())) == (0, sorted(offered)), done.stderr
+
+
 def test_help_groups_the_verbs_and_forgets_none() -> None:
     said = call("--help").output
     for title in (
