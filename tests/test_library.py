@@ -168,7 +168,7 @@ def test_data_that_are_no_rows_are_refused(data: Any, message: str, home: Path) 
 
 
 def test_a_config_is_given_once(home: Path) -> None:
-    with pytest.raises(ConfigError, match="a config and sections beside it"):
+    with pytest.raises(ConfigError, match="a config is given, and sections beside it"):
         config_of({"data": {"train": "x"}}, None, {"train": {"lr": 1e-4}})
     with pytest.raises(ConfigError, match="data is missing"):
         config_of(None, None, {"train": {"lr": 1e-4}})
