@@ -166,7 +166,7 @@ def test_a_tutorial_is_a_start_and_its_faults_are_named(looking: Looking, server
         field = page.get_by_label("Start from a file")
         field.fill("train.py")
         field.press("Enter")
-        page.get_by_text("settings: ").wait_for(timeout=60_000)
+        page.get_by_text("settings taken over").wait_for(timeout=60_000)
         assert page.get_by_label("train.lr").input_value() == "0.0003"
         assert page.get_by_label("lora.rank").input_value() == "4"
         assert "hf:Qwen/Qwen2.5-0.5B" in page.locator(".code pre").first.inner_text()
