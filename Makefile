@@ -88,6 +88,7 @@ bench: install
 dist: install
 	rm -rf dist build
 	$(BIN)/uv build
+	tar -tzf dist/*.tar.gz | grep -q /tests/conftest.py
 	$(BIN)/uv venv --seed --python $(BIN)/python build/alone
 	$(BIN)/uv pip install --python build/alone/bin/python --constraint constraints.txt dist/*.whl
 	cd build && test "$$(alone/bin/sapwood --version | tr ' ' -)" = "$$(basename ../dist/*.whl | cut -d - -f 1,2)"

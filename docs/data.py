@@ -111,6 +111,32 @@ sapwood 会问：`data.columns.context=passage` 将其放在提示之后。
 """
 
 
+IN_CHINESE = {
+    "the Datawhale tutorials": "Datawhale 教程",
+    "many tables": "许多表格",
+    "other sequence-to-sequence data": "其他序列到序列数据",
+    "OpenAI's former format": "OpenAI 从前的格式",
+    "question answering": "问答数据",
+    "tables with 问题 and 回答": "有“问题”“回答”两列的表格",
+    "MATH and its kin": "MATH 一类的数据",
+    "most chat data of today": "如今的多数对话数据",
+    "Glaive function calling": "Glaive 函数调用",
+    "Open Assistant's trees": "Open Assistant 的回复树",
+    "conversations that somebody rendered": "别人已经渲染好的对话",
+    "documents": "文档",
+    "tables of any kind": "任何表格",
+    " and ": "和",
+    ", ": "、",
+}
+
+
+def origin(text: str, language: int) -> str:
+    """Who writes such rows, in Chinese if language is 1."""
+    for english, chinese in IN_CHINESE.items() if language else ():
+        text = text.replace(english, chinese)
+    return text
+
+
 def pages() -> dict[str, str]:
     """File name -> what it says."""
     return {
@@ -121,7 +147,7 @@ def pages() -> dict[str, str]:
 
 def _table(language: int) -> str:
     return "".join(
-        f"| `{shape.name}` | {_keys(shape)} | {shape.reads[language]} | {shape.origin} |\n"
+        f"| `{shape.name}` | {_keys(shape)} | {shape.reads[language]} | {origin(shape.origin, language)} |\n"
         for shape in SHAPES.values()
     )
 

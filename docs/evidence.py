@@ -1,7 +1,7 @@
 """Write docs/evidence.md and its Chinese twin: ``python docs/evidence.py``.
 
 Claims and commands stand in docs/evidence/claims.yaml; figures are read from the JSON files beside it, which
-the scripts of bench/ wrote. `tests/test_evidence.py` keeps the pages as this script writes them.
+the scripts of bench/ wrote. `tests/test_readme.py` keeps the pages as this script writes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "evidence"
-EARLIER = "2 cores, Intel Xeon (AVX-512)"
+EARLIER = {"en": "2 cores, Intel Xeon (AVX-512)", "zh": "2 核，Intel Xeon（AVX-512）"}
 
 EN = """# Evidence
 
@@ -54,7 +54,8 @@ def measured(claim: dict[str, str], language: str) -> tuple[str, str]:
     found = json.loads((RESULTS / f"{claim['file']}.json").read_text(encoding="utf-8"))
     facts = found["machine"]
     figure = claim.get(f"figure_{language}", claim["figure"])
-    return _Units().format(figure, **found), f"{facts['cores']} cores, {facts['cpu']}"
+    cores = " 核，" if language == "zh" else " cores, "
+    return _Units().format(figure, **found), f"{facts['cores']}{cores}{facts['cpu']}"
 
 
 def row(claim: dict[str, str], language: str) -> str:
@@ -63,7 +64,7 @@ def row(claim: dict[str, str], language: str) -> str:
         measured(claim, language) if kind == "figure" else (claim.get(f"{kind}_{language}", claim[kind]), "")
     )
     if kind == "recorded":
-        machine = claim.get("on", EARLIER)
+        machine = EARLIER[language]
     return f"| {claim[language]} | {figure} | {machine} | `{claim['command']}` |"
 
 

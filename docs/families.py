@@ -17,10 +17,11 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 HEAD = """# Families of models
 
-What a tiny random model of each family did in `tests/train/test_architectures.py`: checked, trained for
-two steps, stopped and resumed, opened by plain PEFT on the whole checkpoint with the same logits, and asked.
-These are the classes that the pinned transformers maps to causal language models and to models for text and
-pictures or sound, as far as a tiny random copy can be made.
+This page says what a tiny random model of each family did in `tests/train/test_architectures.py`. It was
+checked, trained for two steps, stopped, resumed and asked. Then plain PEFT opened its adapter on the whole
+checkpoint, and gave the same logits. The families are those that the pinned transformers maps to causal
+language models, and to models for text and pictures or sound. A family of which no tiny copy can be made is
+left out.
 
 **together**: rows share a forward pass, and beginnings that they share are computed once. **alone**: each
 row has a pass of its own, with the reason that the trial found. **refused**: `check` and `train` say the same

@@ -12,8 +12,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, LONG, SHARE = 17.0, 30, 0.02
-GUIDES = ("index", "training", "shipping", "serve", "page", "why", "scale", "data", "library")
-PAGES = ("README.md", "ARCHITECTURE.md", *(f"docs/{name}.md" for name in GUIDES))
+NOT = ("log.md",)  # the diary of what was tried
+PAGES = (
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("[!.]*.md"))
+      if page.name not in NOT and ".zh-CN." not in page.name),
+)  # fmt: skip
 STARTS = re.compile(r"^\s*(?:[-*>]|\d+\.)\s+", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 END = re.compile(r"(?<=[.!?:;])[*_\")]*\s+(?=[A-Z`*\"(\d])|\n\s*\n")

@@ -59,7 +59,7 @@ class Wrong:
 WRONG: dict[str, list[Wrong]] = {
     "a rank of zero or less": [Wrong(r"lora\.rank", (f"lora.rank={rank}",)) for rank in (0, -1, 2.5)],
     "a rank above a layer's size": [Wrong(r"lora\.rank=4096 is larger than the layers", ("lora.rank=4096",))],
-    "an alpha that is no number, or zero": [
+    "a `lora.alpha` that is no number, or zero": [
         Wrong(r"lora\.alpha", (f"lora.alpha={value}",)) for value in (".nan", ".inf", 0, -1)
     ],
     "a dropout outside 0 to 1": [
@@ -82,7 +82,7 @@ WRONG: dict[str, list[Wrong]] = {
     "a learning rate far above the usual": [Wrong(r"train\.lr", ("train.lr=10.5",))],
     "an unknown key": [Wrong(r"did you mean .*batch_size", ("train.batchsize=4",))],
     "one key twice in the file": [Wrong(r"(?i)duplicate", text="train:\n  seed: 1\n  seed: 2\n")],
-    "words that older YAML turns into other values": [
+    "words that older YAML turns into other values (`no`, `12:30`)": [
         Wrong(r"share_prefixes", ("pack.share_prefixes=no",)),
         Wrong("seed", ("train.seed=12:30",)),
     ],

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 import sapwood
 from sapwood import cli
+from sapwood.commands.line import help as help_of_the_line
 from sapwood.config.faults import help_of
 from sapwood.config.file import field_of, load_config
 from sapwood.config.names import sections_of
@@ -317,6 +318,41 @@ def test_each_verb_explains_itself_with_an_example(verb: tuple[str, ...]) -> Non
     assert "usage: sapwood" in said
 
 
+UNIT = re.compile(
+    r"\b(?:tokens|steps|examples|questions|answers|requests|seconds|bytes|number|port|share|factor)\b"
+)
+
+
+@pytest.mark.parametrize("verb", list(every_verb()), ids=" ".join)
+def test_each_option_is_explained_with_its_unit_and_its_default(verb: tuple[str, ...]) -> None:
+    command: Any = typer.main.get_command(cli.app)
+    for name in verb:
+        command = command.commands[name]
+    for parameter in command.params:
+        if getattr(parameter, "hidden", False):
+            continue
+        said = help_of_the_line.said(parameter)
+        assert said and said != str(parameter.default), parameter.name
+        if parameter.metavar in ("N", "X"):
+            assert UNIT.search(said), f"{parameter.name}: {said}"
+        if parameter.default is not None and not isinstance(parameter.default, bool):
+            assert "without it" in said, f"{parameter.name}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("tra", ["train", "track"]), ("train --sp", ["--spill-dir"]), ("model pu", ["pull"])],
+)
+def test_a_shell_completes_verbs_and_options(typed: str, offered: list[str]) -> None:
+    words = f"sapwood {typed}"
+    asked = {"_SAPWOOD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    code = "import sys; sys.argv = ['sapwood']; from sapwood.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, sorted(done.stdout.split())) == (0, sorted(offered)), done.stderr
+
+
 def test_help_groups_the_verbs_and_forgets_none() -> None:
     said = call("--help").output
     for title in (
@@ -371,7 +407,9 @@ def test_the_version_is_the_wheel_s(word: str) -> None:
     settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     assert settings["project"]["dynamic"] == ["version"]
     assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sapwood.__version__"}
-    assert f"## {sapwood.__version__}" in (Path(__file__).parents[1] / "CHANGELOG.md").read_text("utf-8")
+    root = Path(__file__).parents[1]
+    assert f"## {sapwood.__version__}" in (root / "CHANGELOG.md").read_text("utf-8")
+    assert f"\nversion: {sapwood.__version__}\n" in (root / "CITATION.cff").read_text("utf-8")
 
 
 @pytest.mark.parametrize("arguments", [["train", "me.yaml"], ["train", "--jsn"], ["runs", "nothing"]])

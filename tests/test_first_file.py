@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sapwood.base.builtin import BUILTINS
 from sapwood.config.file import load_config
 from sapwood.errors import ConfigError, SapwoodError
 from sapwood.run.query import find_run, summarise
@@ -137,8 +138,13 @@ def test_the_model_is_proposed_by_language_and_memory(
     assert language in done.output
     assert load_config("sapwood.yaml").base.model.startswith(model)
     monkeypatch.setattr("sapwood.commands.init.answers", lambda address: False)
-    call("init", "--data", "rows.jsonl", "--force")
-    assert load_config("sapwood.yaml").base.model.startswith("builtin:")
+    monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path / "cache"))  # no model was pulled
+    done = call("init", "--data", "rows.jsonl", "--force")
+    named = load_config("sapwood.yaml").base.model
+    assert named.startswith("builtin:")
+    pull = f"next:\n  sapwood model pull {named} --accept-license  # its terms: https://"
+    assert (pull in done.output) == bool(BUILTINS[named.removeprefix("builtin:")].terms)
+    assert "\n  sapwood check\n  sapwood train" in done.output
 
 
 def test_long_rows_get_longer_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

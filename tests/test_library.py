@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import doctest
 import inspect
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ import pytest
 import torch
 
 import sapwood
+from sapwood import errors
 from sapwood.errors import ConfigError, DataError
+from sapwood.page.drawn import report
 from sapwood.prepare.given import config_of, keep_rows
 from sapwood.serve.load import open_target
 from sapwood.types import Message
@@ -163,7 +168,7 @@ def test_data_that_are_no_rows_are_refused(data: Any, message: str, home: Path) 
 
 
 def test_a_config_is_given_once(home: Path) -> None:
-    with pytest.raises(ConfigError, match="a config and sections beside it"):
+    with pytest.raises(ConfigError, match="a config is given, and sections beside it"):
         config_of({"data": {"train": "x"}}, None, {"train": {"lr": 1e-4}})
     with pytest.raises(ConfigError, match="data is missing"):
         config_of(None, None, {"train": {"lr": 1e-4}})
@@ -192,17 +197,96 @@ def test_what_is_public_can_be_imported_and_is_lazy() -> None:
         _ = sapwood.nothing  # type: ignore[attr-defined]
 
 
-def test_every_public_name_is_described_and_shown() -> None:
-    """And each function that opens or starts something tells what it may raise."""
+NUMBER = re.compile(r"\b(?:int|float)\b")
+UNIT = re.compile(r"\b(?:nats?|seconds|bytes|tokens|number of|0 to 100|0 is|factor|epochs|leaves with)\b")
+SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Examples):\n((?:(?: .*)?\n)*)", re.MULTILINE)
+ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
+
+
+def public() -> dict[str, Any]:
+    """Everything that a caller may name: the names of `sapwood`, and what their classes offer."""
+    found = {name: getattr(sapwood, name) for name in sapwood.__all__ if name != "__version__"}
+    found["show"] = report.show  # `sapwood.show` is the folder, which calls it
+    for name, value in [*found.items()]:
+        for part, inner in [*vars(value).items()] if inspect.isclass(value) else ():
+            ours = isinstance(inner, property) or inspect.isfunction(inner)
+            if ours and not part.startswith("_") and f"{name}.{part}" not in INNER:
+                found[f"{name}.{part}"] = inner
+    return found
+
+
+INNER = ("Model.of", "RunConfig.keeps_best")  # for sapwood itself, and their types aren't public
+HIDDEN = ("self", "args", "kwargs")
+
+
+def sections_of(value: Any) -> dict[str, str]:
+    return dict(SECTION.findall((inspect.getdoc(value) or "") + "\n"))
+
+
+def entries(value: Any, *titles: str) -> dict[str, str]:
+    told = sections_of(value)
+    return {name: text for title in titles for name, text in ENTRY.findall(told.get(title, ""))}
+
+
+@pytest.mark.parametrize("name", public())
+def test_every_public_name_is_described_in_full(name: str) -> None:
+    """Each argument and each field by name, each number with its unit, each tensor with its shape, what a
+    call may raise, and an example."""
+    value = public()[name]
+    doc = inspect.getdoc(value) or ""
+    assert len(doc) > 30
+    if isinstance(value, property):
+        return
+    assert ">>> " in sections_of(value).get("Examples", ""), "no example"
+    if inspect.isclass(value) and not issubclass(value, Exception) and dataclasses.is_dataclass(value):
+        fields, told = (
+            {one.name: str(one.type) for one in dataclasses.fields(value)},
+            entries(value, "Attributes"),
+        )
+    elif isinstance(value, type) and issubclass(value, sapwood.RunConfig):
+        fields, told = dict.fromkeys(value.model_fields, ""), value.model_fields  # docs/hooks.py tells them
+        assert all(field.description for field in value.model_fields.values())
+    elif inspect.isclass(value) and "__init__" not in vars(value):
+        return
+    elif name == "Model":  # `load` makes one
+        fields, told = dict.fromkeys(("network", "tokenizer", "system"), ""), entries(value, "Attributes")
+    else:
+        asked = inspect.signature(value).parameters.values()
+        fields = {one.name: str(one.annotation) for one in asked if one.name not in HIDDEN}
+        told = entries(value, "Args")
+        raised = re.findall(r"^ {4}(\w+): ", sections_of(value).get("Raises", ""), re.MULTILINE)
+        assert raised or "raises nothing" in doc or issubclass_of_error(value), "errors aren't told"
+        assert all(issubclass(getattr(errors, error), sapwood.SapwoodError) for error in raised)
+        if "Tensor" in str(inspect.signature(value).return_annotation):
+            assert re.search(r"float32\[[\w, ]+\]", doc), "a tensor has no shape"
+    assert list(told) == list(fields)
+    for field, kind in fields.items():
+        if NUMBER.search(kind):
+            assert UNIT.search(told[field]), f"{field}: {told[field]!r} has no unit"
+
+
+def issubclass_of_error(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, sapwood.SapwoodError)
+
+
+@pytest.mark.parametrize("name", public())
+def test_the_example_of_every_public_name_runs(
+    name: str, home: Path, done: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And prints what it says, if it says anything."""
+    (home / "rows.jsonl").touch()
+    for run in sapwood.runs().itertuples():
+        if run.status != "finished":  # of other tests: `last` is one that ended well
+            shutil.rmtree(run.path)
+    doc = (inspect.getdoc(public()[name]) or "").replace("builtin:smollm2", "tiny-llama")
+    names, check = dict(done), doctest.OutputChecker()
+    for example in doctest.DocTestParser().get_examples(doc):
+        exec(compile(example.source, name, "single"), names)
+        said = capsys.readouterr().out
+        assert not example.want or check.check_output(example.want, said, 0), (example.source, said)
+
+
+def test_every_public_name_is_shown_on_the_page() -> None:
     shown = (DOCS / PAGES[0]).read_text(encoding="utf-8")
     for name in sapwood.__all__:
-        if name == "__version__":
-            continue
-        found = getattr(sapwood, name)
-        assert len(inspect.getdoc(found) or inspect.getdoc(type(found)) or "") > 30, name
         assert re.search(rf"\b{name}\b", shown), f"{name}: docs/library.md doesn't show it"
-        for part, value in vars(found).items() if inspect.isclass(found) else ():
-            if not part.startswith("_") and inspect.isfunction(value):
-                assert inspect.getdoc(value), f"{name}.{part}"
-    for name in ("finetune", "load", "load_config", "parse_config", "resume"):
-        assert "Raises" in (inspect.getdoc(getattr(sapwood, name)) or ""), name

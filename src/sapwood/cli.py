@@ -82,7 +82,13 @@ def explain(
 @verb()
 def demo(
     runs: Runs = RUNS,
-    steps: Annotated[int | None, typer.Option(help="stop after so many optimizer steps", metavar="N")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="stop after so many optimizer steps (as many as fit into three minutes without it)",
+            metavar="N",
+        ),
+    ] = None,
 ) -> None:
     """Pull the built-in model, train it on the built-in dataset, show before and after."""
     with importing():
@@ -93,7 +99,7 @@ def demo(
 
 @verb()
 def check(config: Config = USUAL, overrides: Overrides = None, json: Json = False) -> None:
-    """Everything up to step 0: the proof, the counts, an estimate of memory and time."""
+    """Check the data, and estimate memory and time; no weight is loaded, nothing is trained."""
     with importing():
         from sapwood.commands.data import check_config
     from sapwood.commands.line.config import named_config
@@ -106,9 +112,10 @@ def show(
     config: Config = USUAL,
     overrides: Overrides = None,
     row: Annotated[int | None, typer.Option(help="0-based number of a row in the data", metavar="N")] = None,
-    count: Annotated[int, typer.Option("-n", help="how many examples", metavar="N")] = 1,
+    count: Annotated[int, typer.Option("-n", help="number of examples", metavar="N")] = 1,
     worst: Annotated[
-        bool, typer.Option("--worst", help="the longest, the least learnt, the most characters a token")
+        bool,
+        typer.Option("--worst", help="the rows worth a look: longest, fewest learnt tokens, odd characters"),
     ] = False,
     html: Annotated[
         Path | None, typer.Option(help="write one self-contained page instead", metavar="FILE")
@@ -177,7 +184,7 @@ def verify(
     template: Template = None,
     json: Json = False,
 ) -> None:
-    """Read every byte of a run and hold it against what was written."""
+    """Read every file of a run, and compare it with the hashes that were recorded."""
     with importing():
         from sapwood.commands.verify import verify_run
 
@@ -198,12 +205,12 @@ def adopt(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="folder to create; default: beside the weights", metavar="DIR"),
+        typer.Option("--out", help="folder to create (beside the weights without it)", metavar="DIR"),
     ] = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """Prove an adapter of another program, and write the sapwood.json that it lacks."""
+    """Check an adapter of another program, and write the sapwood.json that it lacks."""
     with importing():
         from sapwood.commands.adapters.adopt import adopt_adapter
 
@@ -245,7 +252,9 @@ def init(
     ] = "builtin:nursery",
     model: Annotated[
         str | None,
-        typer.Option(help="base model; without it one is proposed, by language and memory", metavar="MODEL"),
+        typer.Option(
+            help="base model (one that suits language and memory is proposed without it)", metavar="MODEL"
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="every key, with its help")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
@@ -270,7 +279,9 @@ def import_(
     out: Annotated[Path, typer.Option("--out", help="config to write", metavar="FILE")] = Path(
         "sapwood.yaml"
     ),
-    lang: Annotated[str, typer.Option("--lang", help="of the report: en or zh", metavar="LANG")] = "en",
+    lang: Annotated[
+        str, typer.Option("--lang", help="language of the report: en or zh", metavar="LANG")
+    ] = "en",
     html: Annotated[
         Path | None,
         typer.Option(help="write the report as one self-contained page too", metavar="FILE"),
@@ -281,7 +292,7 @@ def import_(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Make a config of what you have, and say what was wrong in it; no line of it is run."""
+    """Turn a tutorial, script or config of another tool into a config; say what was wrong in it."""
     from sapwood.commands.migrate import import_file
     from sapwood.errors import ConfigError
 
@@ -295,13 +306,17 @@ def ui(
     runs: Runs = RUNS,
     folder: Annotated[
         list[Path] | None,
-        typer.Option("--folder", help="files may be named below it; else below this one", metavar="DIR"),
+        typer.Option(
+            "--folder", help="folder whose files the page may open (this one without it)", metavar="DIR"
+        ),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="of this machine; else a free one", metavar="N")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="port of this machine (a free one without it)", metavar="N")
+    ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="only show: nothing can be started or stopped")
     ] = False,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open it")] = True,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open it in a browser")] = True,
 ) -> None:
     """The local page: data, runs, answers; start, stop, compare, talk, ship."""
     from sapwood.page.opening import Opening
@@ -314,9 +329,12 @@ def ui(
 def report(
     run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
     out: Annotated[
-        Path | None, typer.Option("--out", help="file to write; else report.html in the run", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--out", help="file to write (report.html in the run's folder without it)", metavar="FILE"
+        ),
     ] = None,
-    lang: Annotated[str, typer.Option("--lang", help="en or zh", metavar="LANG")] = "en",
+    lang: Annotated[str, typer.Option("--lang", help="language: en or zh", metavar="LANG")] = "en",
     runs: Runs = RUNS,
 ) -> None:
     """A run as one HTML file that opens from disk: curves, answers, proof, config."""

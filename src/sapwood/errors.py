@@ -27,10 +27,27 @@ class Problem:
 
 
 class SapwoodError(Exception):
-    """A failure that a person can act on. ``problems`` holds every problem that was found, not only the
-    first.
+    """A failure that a person can act on. The CLI prints it without a traceback and leaves with
+    ``exit_code``.
 
-    The CLI prints it without a traceback and leaves with ``exit_code``.
+    Args:
+        what: the fault in one clause, or several problems.
+        where: the place a person can open.
+        why: why sapwood can't go on.
+        mend: what to type or to edit.
+
+    Attributes:
+        problems: every problem that was found, not only the first; each has ``what``, ``where``, ``why`` and
+            ``mend``.
+        exit_code: what the CLI leaves with.
+        shown: number of problems that its text holds before the rest is counted.
+
+    Examples:
+        >>> try:
+        ...     sapwood.load_config(None, ["lora.r=8"])
+        ... except sapwood.SapwoodError as error:
+        ...     print(error.problems[-1].mend, error.exit_code)
+        here it is lora.rank 2
     """
 
     exit_code = 1
@@ -107,7 +124,14 @@ STOPPED_RESUMABLE = 75  # EX_TEMPFAIL: stopped at a step boundary, saved; `sapwo
 
 
 class Stopped(SapwoodError):
-    """Not a failure: a signal asked the run to stop, it saved, and `sapwood resume` goes on."""
+    """Not a failure: a signal or a watcher asked the run to stop. The run is saved; `resume` goes on.
+
+    Examples:
+        >>> try:
+        ...     adapter = sapwood.finetune(settings, lambda event: sapwood.Stop(), data=frame)
+        ... except sapwood.Stopped as stopped:
+        ...     adapter = sapwood.resume(sapwood.Run("last").path)
+    """
 
     exit_code = STOPPED_RESUMABLE
 

@@ -78,8 +78,24 @@ def finetune(
         data: rows in memory (mappings, a data frame, a `datasets.Dataset`) or the names of files, in place of
             ``data.train``.
         evaluators: called at each evaluation with the model as it stands. Their numbers join its scores.
+        sections: sections of the config, each a mapping, in place of ``config``.
 
-    Raises a child of SapwoodError; `Stopped` if a signal or a watcher asked for it (resumable).
+    Raises:
+        ConfigError: a key is unknown, or a value is out of its bounds.
+        DataError: a row can't be trained on.
+        ModelError: the base is missing, damaged, or can't be trained in this way.
+        StorageError: the disk can't take the run.
+        NumericsError: a loss or a gradient is no number.
+        OutOfMemoryError: no way to compute a step fits in memory.
+        Stopped: a signal or a watcher asked for it; the run is saved and resumable.
+
+    Examples:
+        >>> rows = [{"prompt": f"Tree {i}?", "completion": "Water it well."} for i in range(12)]
+        >>> adapter = sapwood.finetune(
+        ...     data=rows, base={"model": "builtin:smollm2"}, train={"max_steps": 2}, eval={"samples": 0}
+        ... )
+        >>> adapter.path.name
+        'adapter'
     """
     settled = config_of(config, data, sections)
     adapter = train_study(settled, study_config(settled), watch, spill, evaluators=evaluators)

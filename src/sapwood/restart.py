@@ -38,8 +38,24 @@ def resume(
     """Go on with an interrupted run. On the same machine the adapter is, bit for bit, the one that an
     undisturbed run would have given. A finished run is returned as it is.
 
-    ``allow`` names what may differ from the start: keys of the config, ``base_fingerprint``,
-    ``template_fingerprint``. Raises StorageError with one line for every other difference.
+    Args:
+        path: the run's folder.
+        watch: as in `finetune`.
+        allow: what may differ from the start: keys of the config, ``base_fingerprint``,
+            ``template_fingerprint``.
+        spill: takes the finished adapter if the run's own disk is full.
+        world: the processes that share the run; a script of one process leaves it out.
+        evaluators: those that the run was started with.
+        tell: takes each sentence for the user.
+
+    Raises:
+        StorageError: something differs from the start, with a line for each difference; or a file of the run
+            is damaged.
+        LockedError: another process holds the run.
+        Stopped: a signal or a watcher asked for it; the run is saved and resumable.
+
+    Examples:
+        >>> adapter = sapwood.resume(sapwood.Run("last").path)
     """
     notes: list[str] = []
     with reopen_run(path) as run:

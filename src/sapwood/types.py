@@ -296,8 +296,30 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One optimizer step. ``loss`` is the weighted mean over the step's targets, in nats. ``skipped`` says
-    why the optimizer did nothing: the loss or the gradient was no number."""
+    """One optimizer step: what a watcher sees after it.
+
+    Attributes:
+        step: number of optimizer steps that are done, this one included.
+        loss: weighted mean over the step's targets, in nats.
+        num_targets: number of tokens that were learnt.
+        num_tokens: number of tokens of the examples, prompts included.
+        lr: learning rate, a factor without a unit.
+        grad_norm: 2-norm of the gradient before it was clipped, in nats a unit of weight.
+        seconds: time of the step, in seconds.
+        peak_bytes: most memory that the process has held at once on its device, in bytes.
+        epoch: epochs that are done, as a fraction.
+        num_examples: number of examples in the step.
+        skipped: why the optimizer did nothing (the loss or the gradient was no number), or None.
+
+    Examples:
+        >>> losses = []
+        >>> def watch(event):
+        ...     if isinstance(event, sapwood.Stepped):
+        ...         losses.append(event.loss)
+        >>> adapter = sapwood.finetune(settings, watch, data=frame)
+        >>> len(losses)
+        2
+    """
 
     step: int
     loss: float
@@ -332,7 +354,23 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A generated answer: ``stopped`` is True if the model ended it with a stop token by itself."""
+    """An answer that was asked for while the model trained.
+
+    Attributes:
+        row: the held-out row that the prompt comes from.
+        prompt: its last user turn.
+        answer: what the model wrote.
+        reference: the answer that the data gives.
+        num_tokens: number of tokens of the answer.
+        stopped: True if the model ended the answer with a stop token by itself.
+
+    Examples:
+        >>> def watch(event):
+        ...     if isinstance(event, sapwood.Evaluated):
+        ...         for sample in event.samples:
+        ...             print(sample.prompt, sample.answer)
+        >>> adapter = sapwood.finetune(settings, watch, data=frame)
+    """
 
     row: RowId
     prompt: str
@@ -344,8 +382,24 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Held-out loss (mean over targets, nats) after ``step`` optimizer steps; step 0 is the base. ``scores``
-    of the samples: chrf and exact_match, 0 to 100, if the data gives answers to compare with."""
+    """One evaluation: what a watcher sees after it.
+
+    Attributes:
+        step: number of optimizer steps that are done; 0 is the base.
+        loss: held-out loss, the weighted mean over targets, in nats.
+        num_targets: number of tokens that were predicted.
+        seconds: time of the evaluation, in seconds.
+        samples: the sample answers.
+        scores: of the samples, chrf and exact_match, 0 to 100, if the data gives answers to compare with; and
+            the numbers of evaluators, by their names.
+
+    Examples:
+        >>> held_out = []
+        >>> def watch(event):
+        ...     if isinstance(event, sapwood.Evaluated):
+        ...         held_out.append(event.loss)
+        >>> adapter = sapwood.finetune(settings, watch, data=frame)
+    """
 
     step: int
     loss: float
@@ -357,8 +411,21 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event. ``reason`` is ``done``, ``stopped early`` (`eval.patience` was used up) or
-    ``stopped`` (a signal or a request; resumable)."""
+    """The last event of a run.
+
+    Attributes:
+        step: number of optimizer steps that are done.
+        reason: ``done``, ``stopped early`` (`eval.patience` was used up) or ``stopped`` (a signal or a
+            request; resumable).
+        seconds: time of the whole training in this process, in seconds.
+
+    Examples:
+        >>> def watch(event):
+        ...     if isinstance(event, sapwood.Finished):
+        ...         print(event.reason)
+        >>> adapter = sapwood.finetune(settings, watch, data=frame)
+        done
+    """
 
     step: int
     reason: Literal["done", "stopped", "stopped early"]
@@ -370,12 +437,34 @@ Event = Stepped | Evaluated | Finished
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """What a watcher returns to end the run after the step at hand: saved, and resumable."""
+    """What a watcher returns to end the run after the step at hand: saved, and resumable.
+
+    Examples:
+        >>> def watch(event):
+        ...     return sapwood.Stop() if event.step == 100 else None
+        >>> adapter = sapwood.finetune(settings, watch, data=frame)
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A trained adapter: a PEFT folder and the facts that keep it from being misapplied."""
+    """A trained adapter: a PEFT folder and the facts that keep it from being misapplied.
+
+    Attributes:
+        path: the folder.
+        base: name of the base model, as the config has it.
+        base_fingerprint: sha256 of the base's weights and config.
+        template_fingerprint: sha256 of the chat template.
+        rank: number of rows of each low-rank factor.
+        targets: names of the adapted layers.
+        final_loss: held-out loss after training, in nats; None if nothing was held out.
+        facts: what sapwood.json holds: base, template, losses, the proof.
+
+    Examples:
+        >>> adapter = sapwood.resume(sapwood.Run("last").path)
+        >>> (adapter.path / "adapter_model.safetensors").is_file()
+        True
+    """
 
     path: Path
     base: str
@@ -387,7 +476,14 @@ class Adapter:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Model:
-        """The base with this adapter, ready to be asked. Raises as `sapwood.load`."""
+        """The base with this adapter, ready to be asked.
+
+        Raises:
+            ModelError: base or template is not the one that the adapter was trained on, or it is damaged.
+
+        Examples:
+            >>> model = adapter.load()
+        """
         from sapwood import load
 
         return load(self.path)

@@ -81,7 +81,7 @@ CASES: dict[str, list[Refused | Taken]] = {
         Taken(row(instruction="q", Output="a"), ["q", "a"], note="columns are read by their meaning"),
         Refused(row(instruction="q", outpud="a"), "rename 'outpud' to 'output'"),
     ],
-    "keys that nobody asked for": [
+    "keys that sapwood has no use for": [
         Taken(row(instruction="q", output="a", id=7), ["q", "a"], note="ignored keys: 'id'")
     ],
     "one key twice in an object": [
@@ -129,7 +129,7 @@ CASES: dict[str, list[Refused | Taken]] = {
     "emoji, joined and combining characters, right-to-left text": [
         Taken(row(instruction="👩‍👩‍👧 e\u0301", output="\u202eعربي"), ["👩‍👩‍👧 e\u0301", "\u202eعربي"])
     ],
-    "text in two normal forms": [Taken(row(instruction="e\u0301", output="é Å"), ["e\u0301", "é Å"])],
+    "text in two Unicode normal forms": [Taken(row(instruction="e\u0301", output="é Å"), ["e\u0301", "é Å"])],
     "a row of megabytes": [
         Refused(row(instruction="q", output="x" * 8_100_000), "row is larger than 8,000,000 bytes")
     ],
@@ -308,11 +308,11 @@ def escapes_do_not_reach_the_terminal(folder: Path) -> None:
 MORE: dict[str, Callable[[Path], None]] = {
     "a million characters without a blank": a_million_characters_without_a_space,
     "control text inside a message": control_text_stays_text,
-    "braces of a template inside a message": braces_are_never_rendered,
+    "`{{ }}` of a template inside a message": braces_are_never_rendered,
     "rows that occur twice": duplicates_are_counted_and_stay_together,
     "one bad row of a million": one_bad_row_of_many_is_found_while_reading,
-    "no row left": nothing_is_left,
-    "a split that leaves nothing": a_split_that_leaves_nothing,
+    "no row left after all were read": nothing_is_left,
+    "a held-out share that leaves nothing to learn": a_split_that_leaves_nothing,
     "one prompt with two answers": contradictions_are_reported,
     "escapes of a terminal inside text": escapes_do_not_reach_the_terminal,
 }

@@ -102,7 +102,9 @@ def test_langchain_asks_streams_and_takes_structured_answers(endpoint: Running) 
 
 
 def test_llm_on_the_command_line(endpoint: Running, tmp_path: Path) -> None:
-    models = f"- model_id: mine\n  model_name: second\n  api_base: {endpoint.url}/v1\n"
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (models,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    models = models.replace("my-run", "second").replace("http://127.0.0.1:8000", endpoint.url)
     (tmp_path / "extra-openai-models.yaml").write_text(models)
     done = subprocess.run(
         [sys.executable, "-m", "llm", "-m", "mine", "-o", "max_tokens", "12", "--key", "none", "Hello"],
@@ -149,8 +151,9 @@ def test_a_path_that_isnt_there_is_an_error_object_too(endpoint: Running) -> Non
     assert httpx.get(f"{endpoint.url}/v1/chat/completions").status_code == 405
 
 
-def test_the_snippets_of_the_page_run(endpoint: Running) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["serve.md", "serve.zh-CN.md"])
+def test_the_snippets_of_the_page_run(name: str, endpoint: Running) -> None:
+    page = (Path(__file__).parents[2] / "docs" / name).read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(snippets) == 4
     for snippet in snippets[:3]:

@@ -39,7 +39,7 @@ def finite(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         why = f"{len(bad)} of {len(tensors)} tensors; nothing was written"
-        raise NumericsError(f"{bad[0]} is not finite", str(folder), why, "lower train.lr, and resume")
+        raise NumericsError(f"{bad[0]} holds NaN or infinity", str(folder), why, "lower train.lr, and resume")
     return tensors
 
 

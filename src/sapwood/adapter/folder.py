@@ -169,7 +169,7 @@ def _card(facts: Mapping[str, Any]) -> str:
     loss = ""
     if facts["final_loss"] is not None:
         loss = f"Held-out loss: {facts['first_loss']:.4f} before, {facts['final_loss']:.4f} after training.\n"
-    what, shape, opened = _described(lora)
+    what, shape, opened = _described(lora, str(facts["base"]))
     return f"""---
 library_name: {"transformers" if lora["method"] == "full" else "peft"}
 tags: [{lora["method"]}, sapwood]
@@ -186,10 +186,15 @@ what was trained. `sapwood chat` checks both.
 """
 
 
-def _described(lora: Mapping[str, Any]) -> tuple[str, str, str]:
+def _described(lora: Mapping[str, Any], base: str) -> tuple[str, str, str]:
     """Title, figures, and how to open it."""
-    peft = """    from peft import PeftModel
-    model = PeftModel.from_pretrained(base_model, "path/to/this/folder")"""
+    peft = """    from peft import AutoPeftModelForCausalLM
+    model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")"""
+    if base.endswith(".gguf"):  # PEFT finds folders and names of a hub only
+        peft = f"""    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    base = AutoModelForCausalLM.from_pretrained("folder/of/the/base", gguf_file="{Path(base).name}")
+    model = PeftModel.from_pretrained(base, "path/to/this/folder")"""
     match lora["method"]:
         case "full":
             opened = """    from transformers import AutoModelForCausalLM

@@ -67,5 +67,7 @@ def _tell(library: Library, url: str, options: Options, *, as_json: bool) -> Non
 
 
 def snippet(url: str, model: str) -> str:
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
+    """What to type for a first answer. It is bounded: a model that learnt little may never end one."""
+    asked = [{"role": "user", "content": "Hello"}]
+    body = json.dumps({"model": model, "max_tokens": 64, "messages": asked})
     return f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"

@@ -6,8 +6,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sapwood.base.builtin import BUILTINS
 from sapwood.base.propose import propose_model
 from sapwood.commands.line.options import USUAL
+from sapwood.commands.model import pull_line
 from sapwood.config.file import inline_yaml, load_config, template_yaml
 from sapwood.config.sections import PackConfig, RunConfig
 from sapwood.data.problems import excerpt, printable
@@ -42,7 +44,14 @@ def write_config(
     told = f"{base.model}" if named else f"{base.model} ({proposed.why})"
     print("\n".join([*survey_lines(found), f"model      {told}"]))
     name = "" if path == USUAL else f" {path}"
-    print(f"wrote {path}; next: sapwood check{name}, then sapwood train{name}")
+    steps = [*_terms(base.model), f"sapwood check{name}", f"sapwood train{name}"]
+    print("\n  ".join([f"wrote {path}; next:", *steps]))
+
+
+def _terms(model: str) -> list[str]:
+    """The step before all others, if the model has terms that nobody has accepted here yet."""
+    found = BUILTINS.get(model.removeprefix("builtin:")) if model.startswith("builtin:") else None
+    return [pull_line(model)] if found is not None and found.terms and not found.pulled else []
 
 
 def survey_lines(found: Survey) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sapwood.base.builtin import BUILTINS
 from sapwood.base.held import held
 from sapwood.base.sources import list_models, model_info, resolve
 from sapwood.run.files import to_json
@@ -30,11 +31,17 @@ def show_list(*, as_json: bool) -> None:
         print(to_json({"models": facts, "held": caches}), end="")
         return
     for m in models:
-        state = "pulled" if m.path is not None else f"sapwood model pull {m.name}"
-        print(f"{m.name:<24} {size(m.size):>8}  {m.licence:<12} {m.title}  [{state}]")
+        state = "pulled" if m.path is not None else pull_line(m.name)
+        print(f"{m.name:<24} {size(m.size):>8}  {m.licence:<18} {m.title}  [{state}]")
     for one in cached:
-        print(f"{one.name:<24} {size(one.size):>8}  {one.kind:<12} [in its hub's cache]")
+        print(f"{one.name:<24} {size(one.size):>8}  {one.kind:<18} [in its hub's cache]")
     print("also: hf:ORG/NAME[@revision], ms: likewise, a folder in Hugging Face layout, a .gguf file")
+
+
+def pull_line(name: str) -> str:
+    """What to type to have a built-in model here, with its terms if they are to be accepted."""
+    terms = BUILTINS[name.removeprefix("builtin:")].terms
+    return f"sapwood model pull {name}" + (f" --accept-license  # its terms: {terms}" if terms else "")
 
 
 def show_info(model: str, *, as_json: bool) -> None:

@@ -27,7 +27,17 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     Relative data paths stay relative to the working directory. ``train.max_steps`` on the command line takes
     the place of the file's ``train.epochs``, and the other way round.
 
-    Raises ConfigError listing every problem.
+    Args:
+        path: the file; None for defaults and overrides alone.
+        overrides: texts such as ``train.epochs=2``. They win over the file.
+
+    Raises:
+        ConfigError: the file can't be read, or keys or values are wrong; every problem at once.
+
+    Examples:
+        >>> config = sapwood.load_config("tree.yaml", ["train.epochs=2"])
+        >>> config.train.epochs
+        2.0
     """
     tree, lines = _read_tree(path, overrides)
     return parse_config(tree, str(path) if path is not None else COMMAND_LINE, lines)
@@ -68,8 +78,20 @@ def _forget(tree: dict[str, Any], lines: dict[str, str], path: str) -> None:
 def parse_config(
     tree: Mapping[str, Any], source: str = "config", lines: Mapping[str, str] | None = None
 ) -> RunConfig:
-    """Validate plain data, for example what a YAML file holds. ``lines`` maps key paths to the place that set
-    them, for the messages. Raises ConfigError with all wrong keys at once."""
+    """Validate plain data, for example what a YAML file holds.
+
+    Args:
+        tree: a mapping of sections to mappings of keys.
+        source: where it comes from, for the messages.
+        lines: for key paths, the places that set them; for the messages.
+
+    Raises:
+        ConfigError: keys or values are wrong; every problem at once.
+
+    Examples:
+        >>> sapwood.parse_config({"data": {"train": "rows.jsonl"}, "lora": {"rank": 4}}).lora.rank
+        4
+    """
     version = tree.get("version")
     if isinstance(version, int) and version > FORMAT:
         why = f"it is of format {version}, and this sapwood reads up to {FORMAT}"

@@ -129,7 +129,8 @@ def made(place: Place, found: Found) -> Opened:
         raise storage_error(error, folder) from None
     opened = _read(place, found.spec.path, folder)
     if opened is None:
-        raise StorageError("the base's file isn't what was written", str(base), "another program changes it")
+        why = "another program changed it meanwhile"
+        raise StorageError("the base's file isn't what was written", str(base), why, "start the server again")
     return opened
 
 

@@ -231,9 +231,9 @@ def _merged(trained: Loaded, order: Order, stage: Path) -> Exported:
         if onto is None and trained.base.storage == "fp32":
             exact = exact_difference(dense, traces)
     if exact is not None and exact > EXACT:
-        raise ExportError(
-            f"merging moves log p by {exact:.1e}", str(stage), f"in fp32; {EXACT:.0e} is allowed"
-        )
+        why = f"log probabilities move by {exact:.1e} in fp32; at most {EXACT:.0e} is allowed"
+        mend = "export the adapter by itself: --to gguf-adapter, or open its folder in PEFT"
+        raise ExportError("the merged model answers otherwise than the adapter", str(stage), why, mend)
     best, onto = min(found, key=lambda item: _rank(item[0]))
     write_merged(merged_parameters(trained, onto), trained, stage)
     (stage / "README.md").write_text(_card(trained, best), encoding="utf-8")

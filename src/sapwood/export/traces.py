@@ -58,7 +58,7 @@ def trace_prompts(trained: Loaded) -> list[Trace]:
     settings = Settings(max_new_tokens=ANSWER_TOKENS)
     answers = answer_batch(network, trained.tokenizer, prompts, renderer.stop_ids, settings)
     traces: list[Trace] = []
-    whole = counted("hearing the trained model", list(zip(asked, prompts, answers, strict=True)))
+    whole = counted("asking the trained model", list(zip(asked, prompts, answers, strict=True)))
     for messages, ids, answer in whole:
         said = list(answer.ids)
         told = log_probs(network, ids + said, len(ids))
@@ -75,7 +75,7 @@ def said_by(network: Any, traces: Sequence[Trace]) -> list[Trace]:
 
 def rows_of(network: Any, traces: Sequence[Trace]) -> list[Tensor]:
     """What a model says after the traces, as `Trace.trained`."""
-    told = counted("hearing the rounded model", traces)
+    told = counted("asking it again with rounded weights", traces)
     return [log_probs(network, trace.ids + trace.answer, len(trace.ids)) for trace in told]
 
 

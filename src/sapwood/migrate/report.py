@@ -14,7 +14,7 @@ _WORDS = {
         "faults": "What was wrong in it", "notes": "Worth knowing", "unfollowed": "What couldn't be followed",
         "settings": "What was understood", "none": "nothing", "source": "source", "here": "here",
         "lost": "Not taken over",
-        "counts": "{taken} settings taken over, {unread} not; {faults} faults, {notes} notes",
+        "counts": "settings: {taken} taken over, {unread} not; faults: {faults}; notes: {notes}",
     },
     "zh": {
         "taken": "已采用", "instead": "不需要", "unread": "未采用", "default": "那边的默认值",

@@ -24,7 +24,7 @@ def config_of(config: RunConfig | Mapping[str, Any] | None, data: Rows | None, s
     if config is not None and sections:
         where = ", ".join(sections)
         raise ConfigError(
-            "a config and sections beside it", where, "either could be meant", "give one of them"
+            "a config is given, and sections beside it", where, "either could be meant", "give one of them"
         )
     tree: dict[str, Any]
     tree = config.model_dump() if isinstance(config, RunConfig) else dict(config or sections)

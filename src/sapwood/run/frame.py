@@ -15,9 +15,22 @@ if TYPE_CHECKING:
 
 
 def runs(folder: str | Path = "runs") -> DataFrame:
-    """All runs below ``folder``, newest first: a row for each, its columns those of `RunSummary`.
+    """All runs below ``folder``, newest first: a row for each.
 
-    Raises ConfigError if pandas isn't installed.
+    Args:
+        folder: where runs are.
+
+    Returns:
+        A frame with the columns id, name, path, status, cause, created, base, parent, step, total_steps,
+        loss, best_eval_loss, base_eval_loss, last_eval_loss (nats), tokens_per_second, seconds,
+        skipped_steps and damaged_lines.
+
+    Raises:
+        ConfigError: pandas isn't installed.
+
+    Examples:
+        >>> table = sapwood.runs()
+        >>> finished = table[table.status == "finished"]
     """
     found = [asdict(run) for run in list_runs(Path(folder))]
     return _frame(found, list(RunSummary.__dataclass_fields__))
@@ -27,8 +40,21 @@ class Run:
     """A run to look at, read-only.
 
     Args:
-        name: its id, its name, its folder, or ``last``. Raises ConfigError if nothing is called that.
+        name: its id, its name, its folder, or ``last``.
         folder: where runs are.
+
+    Attributes:
+        path: the run's folder.
+
+    Raises:
+        ConfigError: no run is called that.
+
+    Examples:
+        >>> run = sapwood.Run("last")
+        >>> run.summary.status
+        'finished'
+        >>> run.config["lora.rank"]
+        8
     """
 
     def __init__(self, name: str | Path = LAST, folder: str | Path = "runs") -> None:
@@ -36,16 +62,30 @@ class Run:
 
     @property
     def summary(self) -> RunSummary:
+        """The run in figures: status, step, losses in nats, tokens a second, seconds."""
         return summarise_run(self.path)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its config by key path."""
+        """Its config by key path, for example ``lora.rank``."""
         return read_config(self.path)
 
     def events(self) -> DataFrame:
-        """A row for each event: seq, t (seconds since 1970), step, kind, and what that kind has: loss, lr,
-        grad_norm, num_tokens, seconds …; an evaluation's scores by their own names."""
+        """Every event of the run.
+
+        Returns:
+            A frame with a row for each event: seq, t (seconds since 1970), step, kind, and what that kind
+            has: loss (nats), lr, grad_norm, num_tokens, seconds …; an evaluation's scores by their own
+            names.
+
+        Raises:
+            ConfigError: pandas isn't installed.
+            StorageError: the file of events can't be read.
+
+        Examples:
+            >>> events = sapwood.Run("last").events()
+            >>> curve = events[events.kind == "stepped"][["step", "loss"]]
+        """
         events, _ = read_events(self.path)
         rows: list[dict[str, Any]] = []
         for event in events:
@@ -55,7 +95,18 @@ class Run:
         return _frame(rows, ["seq", "t", "step", "kind"])
 
     def samples(self) -> DataFrame:
-        """A row for each sample answer."""
+        """Every sample answer of the run.
+
+        Returns:
+            A frame with a row for each answer: step, prompt, answer, and what else `Sample` has.
+
+        Raises:
+            ConfigError: pandas isn't installed.
+            StorageError: the file of samples can't be read.
+
+        Examples:
+            >>> answers = sapwood.Run("last").samples()
+        """
         return _frame(read_samples(self.path), ["step", "prompt", "answer"])
 
 

@@ -33,6 +33,9 @@ def load(target: str | Path | Adapter, runs: str | Path = "runs") -> Model:
     Raises:
         ConfigError: nothing is called that.
         ModelError: base or template is not the one that the adapter was trained on, or it is damaged.
+
+    Examples:
+        >>> model = sapwood.load("last")
     """
     name = target.path if isinstance(target, Adapter) else target
     return Model.of(open_target(str(name), Path(runs)))
@@ -42,8 +45,13 @@ class Model:
     """A base, or a base with its adapter, behind the template that it was trained with.
 
     Attributes:
-        network: the transformers model, or the PeftModel around it; tokenizer: its tokenizer.
+        network: the transformers model, or the PeftModel around it.
+        tokenizer: its tokenizer.
         system: the system prompt that it was trained with; put before a conversation that brings none.
+
+    Examples:
+        >>> model = sapwood.load("last")
+        >>> answer = model.chat("How often do I water tree 3?", max_new_tokens=16)
     """
 
     def __init__(
@@ -71,9 +79,19 @@ class Model:
     def generate(self, prompts: str | Sequence[Prompt], **settings: Any) -> str | list[str]:
         """The answer to a question, or to each of several, which are answered together.
 
-        ``settings``: those of `serve.choose.Settings` (max_new_tokens, temperature, top_p, top_k,
-        repetition_penalty, seed). Without any the likeliest token is taken, 256 at most. Raises ConfigError
-        for a setting that isn't one, and for a prompt that fills the model's context.
+        Args:
+            prompts: a question, or several questions or conversations.
+            settings: max_new_tokens (tokens, 256 without it), temperature, top_p, top_k,
+                repetition_penalty, seed. Without any the likeliest token is taken.
+
+        Raises:
+            ConfigError: a setting isn't one of these, a turn is no message, or a prompt fills the model's
+                context.
+
+        Examples:
+            >>> answers = model.generate(["Tree 1?", "Tree 2?"], max_new_tokens=8)
+            >>> len(answers)
+            2
         """
         asked: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
         ids = [self._renderer.prompt_ids(self._messages(prompt)) for prompt in asked]
@@ -83,13 +101,38 @@ class Model:
         return texts[0] if isinstance(prompts, str) else texts
 
     def chat(self, messages: Prompt, **settings: Any) -> str:
-        """The next answer in a conversation. Arguments and errors as `generate`."""
+        """The next answer in a conversation.
+
+        Args:
+            messages: a question, or mappings with ``role`` and ``content``.
+            settings: as in `generate`.
+
+        Raises:
+            ConfigError: as in `generate`.
+
+        Examples:
+            >>> turns = [{"role": "user", "content": "How often do I water tree 5?"}]
+            >>> answer = model.chat(turns, max_new_tokens=8)
+        """
         return self.generate([messages], **settings)[0]
 
     def log_prob(self, prompt: Prompt, answer: str) -> float:
-        """log p of ``answer`` and its stop token after ``prompt``, in nats, as training counts it.
+        """The log probability that the model answers so, as training counts it.
 
-        Raises DataError if the template can't render the conversation.
+        Args:
+            prompt: a question, or a conversation.
+            answer: the answer; its stop token counts too.
+
+        Returns:
+            log p in nats, the sum over the answer's tokens.
+
+        Raises:
+            ConfigError: a turn is no message.
+            DataError: the template can't render the conversation.
+
+        Examples:
+            >>> model.log_prob("How often do I water tree 7?", "Tree 7: twice a week.") < 0
+            True
         """
         turns = (*self._messages(prompt), Message("assistant", answer))
         rendered = self._renderer.render(Conversation(RowId("log_prob", 0), turns), "last")[0]
@@ -100,12 +143,31 @@ class Model:
         return sum(float(logits[i - 1 - first, int(example.ids[i])]) for i in at)
 
     def logits(self, prompt: Prompt) -> Tensor:
-        """float32[T, vocabulary]: for each token of what inference sends, the scores of the next one."""
+        """Scores of the next token, at every position of what inference sends.
+
+        Args:
+            prompt: a question, or a conversation.
+
+        Returns:
+            float32[T, vocabulary], T being the tokens of the rendered prompt.
+
+        Raises:
+            ConfigError: a turn is no message.
+
+        Examples:
+            >>> logits = model.logits("How often do I water tree 9?")
+            >>> likeliest = model.tokenizer.decode([int(logits[-1].argmax())])
+        """
         ids = self._renderer.prompt_ids(self._messages(prompt))
         return self._forward(ids, keep=len(ids))
 
     def as_base(self) -> AbstractContextManager[Any]:
-        """While open, the base answers alone: ``with model.as_base(): model.generate(...)``."""
+        """A context in which the base answers alone, without the adapter. It raises nothing.
+
+        Examples:
+            >>> with model.as_base():
+            ...     answer = model.chat("How often do I water tree 3?", max_new_tokens=8)
+        """
         return self._without()
 
     @torch.no_grad()

@@ -91,4 +91,6 @@ class Board:
             except OSError:
                 time.sleep(0.2)
         self.close()
-        raise ConfigError("the board doesn't come up", command, mend="start it in a terminal to see why")
+        raise ConfigError(
+            "the tracker's board doesn't start", command, mend="start it in a terminal to see why"
+        )

@@ -41,7 +41,7 @@ def restore_saved(model: Any, tensors: Mapping[str, Tensor], source: Path) -> No
     found = _saved(model)
     _refuse_misfits(found, tensors, source)
     if lost := [name for name, tensor in found.items() if not torch.equal(tensor, tensors[name].to(tensor))]:
-        raise ModelError(f"adapter tensor {lost[0]} was not taken", str(source), mend=MEND)
+        raise ModelError(f"adapter tensor {lost[0]} has no place in this base", str(source), mend=MEND)
 
 
 def _without_bases(model: Any, tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:

@@ -100,8 +100,8 @@ def _page(command: Any, ctx: Any, groups: dict[str, list[Record]]) -> str:
     for title, records in groups.items():
         out += ["", f"{title}:", *_table(records)]
     if arguments:
-        out += ["", "Arguments:", *_table([(_name(p), _said(p)) for p in arguments])]
-    out += ["", "Options:", *_table([(_flags(p), _said(p)) for p in options])]
+        out += ["", "Arguments:", *_table([(_name(p), said(p)) for p in arguments])]
+    out += ["", "Options:", *_table([(_flags(p), said(p)) for p in options])]
     out += ["", "Examples:", *(f"  {line}" for line in EXAMPLES.get(path, ()))] if path in EXAMPLES else []
     return "\n".join(out) + "\n"
 
@@ -149,10 +149,10 @@ def _flags(parameter: Any) -> str:
     return f"{flags} {parameter.metavar or parameter.name.upper()}" if takes else flags
 
 
-def _said(parameter: Any) -> str:
+def said(parameter: Any) -> str:
     text = str(parameter.help or "")
     default = parameter.default
-    if default is None or isinstance(default, bool) or callable(default) or str(default) in text:
+    if default is None or isinstance(default, bool) or callable(default) or "without it" in text:
         return text
     return f"{text} ({default} without it)" if text else f"{default} without it"
 

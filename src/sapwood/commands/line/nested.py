@@ -36,7 +36,12 @@ def model_list(json: Json = False) -> None:
 
 
 @model_app.command("info", cls=Verb)
-def model_info(model: Annotated[str, typer.Argument()] = "builtin:smollm2", json: Json = False) -> None:
+def model_info(
+    model: Annotated[
+        str, typer.Argument(help="builtin:NAME, hf:ORG/NAME, ms:…, a folder or a .gguf file")
+    ] = "builtin:smollm2",
+    json: Json = False,
+) -> None:
     """What a model is: architecture, size, context, stop tokens, template."""
     from sapwood.commands.model import show_info
 
@@ -46,7 +51,9 @@ def model_info(model: Annotated[str, typer.Argument()] = "builtin:smollm2", json
 @data_app.command("convert", cls=Verb)
 def data_convert(
     source: Annotated[Path, typer.Argument(help="a pickled DataFrame of known origin", metavar="FILE.pkl")],
-    target: Annotated[Path | None, typer.Argument(help="default: FILE.jsonl", metavar="[TARGET]")] = None,
+    target: Annotated[
+        Path | None, typer.Argument(help="file to write (FILE.jsonl without it)", metavar="[TARGET]")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
     """Write the rows of a pickled DataFrame as JSONL, read in a process that can do nothing else."""

@@ -19,13 +19,16 @@ Overrides = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="facts as JSON on stdout, nothing else")]
 Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs", metavar="DIR")]
 Moved = Annotated[
-    str | None, typer.Option("--base", help="where the adapter's base lies now", metavar="MODEL")
+    str | None,
+    typer.Option(
+        "--base",
+        help="name or folder of the adapter's base, if it has moved",
+        metavar="MODEL",
+    ),
 ]
 Template = Annotated[
     str | None,
-    typer.Option(
-        "--template", help="of an adapter that another program made: its chat template", metavar="T"
-    ),
+    typer.Option("--template", help="chat template, for an adapter that another program made", metavar="T"),
 ]
 Spill = Annotated[
     Path | None,

@@ -15,15 +15,15 @@ def evaluate(
         str, typer.Argument(help="a run, or an adapter folder with --data", metavar="RUN|ADAPTER")
     ] = "last",
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="rows to measure on; without it, those held out")
+        Path | None, typer.Option(metavar="FILE", help="rows to measure on (those held out without it)")
     ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="questions, one a line: both models answer, nothing is measured"),
     ] = None,
     answers: Annotated[int, typer.Option(help="questions that both models answer", metavar="N")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 128,
-    seed: Annotated[int, typer.Option(help="of the bootstrap", metavar="N")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="tokens of an answer, at most", metavar="N")] = 128,
+    seed: Annotated[int, typer.Option(help="number that fixes the draws of the bootstrap", metavar="N")] = 0,
     base: Moved = None,
     template: Template = None,
     runs: Runs = RUNS,
@@ -48,17 +48,21 @@ def track(
     run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", help="swanlab, tensorboard, wandb, trackio, mlflow", metavar="TRACKER"),
+        typer.Option(
+            "--to",
+            help="swanlab, tensorboard, wandb, trackio, mlflow (track.to without it)",
+            metavar="TRACKER",
+        ),
     ] = None,
     cloud: Annotated[bool, typer.Option("--cloud", help="send it; the key is in the environment")] = False,
     project: Annotated[
-        str | None, typer.Option(help="what the tracker calls the collection", metavar="NAME")
+        str | None, typer.Option(help="the tracker's project that the run belongs to", metavar="NAME")
     ] = None,
     follow: Annotated[bool, typer.Option(hidden=True)] = False,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """Tell a tracker of a run, or of what it hasn't been told yet."""
+    """Send a run, or what is new in it, to a tracker."""
     from sapwood.commands.track import follow_run, track_run
 
     settings = [f"track.to=[{', '.join(to)}]"] if to else []
@@ -81,18 +85,25 @@ def chat(
         bool, typer.Option("--compare", help="the base's answer beside the adapter's")
     ] = False,
     system: Annotated[
-        str | None, typer.Option(help="system prompt; the run's own without it", metavar="TEXT")
+        str | None, typer.Option(help="system prompt (the run's own without it)", metavar="TEXT")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token", metavar="X")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(help="factor; 0 always takes the likeliest token", metavar="X")
+    ] = 0.0,
     top_p: Annotated[
-        float, typer.Option(help="sample from this share of the probability", metavar="X")
+        float,
+        typer.Option(
+            help="sample from the likeliest tokens, up to this share of the probability", metavar="X"
+        ),
     ] = 1.0,
-    top_k: Annotated[int, typer.Option(help="sample from so many tokens; 0 for all", metavar="N")] = 0,
+    top_k: Annotated[
+        int, typer.Option(help="sample from so many of the likeliest tokens; 0: from all", metavar="N")
+    ] = 0,
     repetition_penalty: Annotated[
-        float, typer.Option(help="above 1 discourages what was said", metavar="X")
+        float, typer.Option(help="factor; above 1 discourages tokens that were said", metavar="X")
     ] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer", metavar="N")] = 256,
-    seed: Annotated[int, typer.Option(help="of the sampling", metavar="N")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="tokens of an answer, at most", metavar="N")] = 256,
+    seed: Annotated[int, typer.Option(help="number that fixes the sampling", metavar="N")] = 0,
     base: Moved = None,
     template: Template = None,
     runs: Runs = RUNS,
@@ -130,9 +141,14 @@ def serve(
     host: Annotated[
         str, typer.Option(help="address to listen on; another than this needs a key", metavar="HOST")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any that is free", min=0, max=65535, metavar="N")] = 8000,
+    port: Annotated[
+        int, typer.Option(help="port to listen on; 0: any that is free", min=0, max=65535, metavar="N")
+    ] = 8000,
     api_key: Annotated[
-        str | None, typer.Option("--api-key", help="or SAPWOOD_API_KEY in the environment", metavar="KEY")
+        str | None,
+        typer.Option(
+            "--api-key", help="key that a request must bring (SAPWOOD_API_KEY without it)", metavar="KEY"
+        ),
     ] = None,
     cors: Annotated[
         list[str] | None, typer.Option(help="origin whose pages may ask, * for any", metavar="ORIGIN")
@@ -141,23 +157,26 @@ def serve(
         list[str] | None, typer.Option(help="another name that the server has", metavar="NAME")
     ] = None,
     parallel: Annotated[
-        int | None, typer.Option(help="answers at once; 2 a core, 4 to 8", min=1, max=256, metavar="N")
+        int | None,
+        typer.Option(help="answers at once (2 a core, 4 to 8, without it)", min=1, max=256, metavar="N"),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="tokens of a prompt and its answer; 4096", min=16, metavar="N")
+        int | None,
+        typer.Option(help="tokens of a prompt and its answer (4096 without it)", min=16, metavar="N"),
     ] = None,
     queue: Annotated[int, typer.Option(help="requests that may wait", min=0, metavar="N")] = 256,
     wait: Annotated[float, typer.Option(help="seconds that each may wait", min=0.1, metavar="X")] = 60.0,
     max_body: Annotated[int, typer.Option(help="bytes of one request", min=1024, metavar="N")] = 4 << 20,
     temperature: Annotated[
-        float, typer.Option(help="of requests that name none; 0 answers as chat does", min=0, metavar="X")
+        float,
+        typer.Option(help="factor, for requests that name none; 0 answers as chat does", min=0, metavar="X"),
     ] = 0.0,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="write what is asked to stderr")] = False,
     base: Moved = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """Serve what was trained, beside its base, to any client of OpenAI's or Anthropic's API."""
+    """Serve trained models and their base to any client of OpenAI's or Anthropic's API."""
     from sapwood.machine.extras import require
 
     libraries = ("starlette", "uvicorn", "sse_starlette", "prometheus_client", "aiohttp", "llguidance")
@@ -182,7 +201,10 @@ def combine(
     targets: Annotated[list[str], typer.Argument(help="runs or adapter folders", metavar="RUN|ADAPTER…")],
     out: Annotated[Path, typer.Option(help="folder of the new adapter", metavar="DIR")],
     weights: Annotated[
-        str | None, typer.Option(help="0.7,0.3: one for each; equal shares without", metavar="LIST")
+        str | None,
+        typer.Option(
+            help="one number for each, for example 0.7,0.3 (equal shares without it)", metavar="LIST"
+        ),
     ] = None,
     how: Annotated[
         str, typer.Option(help="cat (the exact sum), svd (of one's rank), linear, ties, dare-ties …")
@@ -191,7 +213,7 @@ def combine(
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """Several LoRA adapters of one base as one: their weighted sum."""
+    """Join LoRA adapters of one base into one: their weighted sum."""
     with importing():
         from sapwood.commands.adapters.combine import combine_adapters
 
@@ -204,7 +226,9 @@ def export(
     file_type: Annotated[
         str,
         typer.Option(
-            "--type", help="of a whole GGUF model: F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS …", metavar="TYPE"
+            "--type",
+            help="number format of a whole GGUF model: F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS …",
+            metavar="TYPE",
         ),
     ] = "F16",
     base: Moved = None,
@@ -215,12 +239,14 @@ def export(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="folder to create; default: exports/ in the run's folder", metavar="DIR"),
+        typer.Option(
+            "--out", help="folder to create (exports/ in the run's folder without it)", metavar="DIR"
+        ),
     ] = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """Write what was trained in the form that another program runs, checked against what was trained."""
+    """Write a trained model for another program, and check that it answers as it was trained to."""
     with importing():
         from sapwood.commands.export import export_target
 

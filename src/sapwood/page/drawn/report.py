@@ -161,9 +161,16 @@ def show(
     """Show a run in a Jupyter notebook: status, figures, curves; drawn anew every two seconds as it trains.
 
     Args:
-        run: its id, its name, its folder, or ``last``. Raises ConfigError if nothing is called that.
-        folder: where runs are. lang: en or zh.
+        run: its id, its name, its folder, or ``last``.
+        folder: where runs are.
         live: go on in the background until the run has ended.
+        lang: en or zh.
+
+    Raises:
+        ConfigError: no run is called that, or there is no notebook.
+
+    Examples:
+        >>> sapwood.show("last", live=False)
     """
     try:
         from IPython.display import display
