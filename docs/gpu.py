@@ -25,9 +25,11 @@ TABLE = re.compile(r"(<!-- table -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def cell(shapes: Shapes, tokens: int, gigabytes: int) -> str:
-    """``6.9 GB, 12 of 32``: the peak, and the layers that are computed twice; a dash where nothing fits."""
+    """``6.9 GB, 12/32``: the peak, and the layers that are computed twice; ``+ 1.9 GB RAM`` for their inputs;
+    a dash where nothing fits."""
     plan = on_card(shapes, tokens, RANK, Unplugged.of(gigabytes))
-    return f"{plan.peak / 1e9:.1f} GB, {plan.recomputed}/{plan.layers}" if plan.fits else "–"
+    ram = f" + {plan.offloaded / 1e9:.1f} GB RAM" if plan.offloaded else ""
+    return f"{plan.peak / 1e9:.1f} GB, {plan.recomputed}/{plan.layers}{ram}" if plan.fits else "–"
 
 
 def table(model: str, tokens: str) -> str:

@@ -21,13 +21,17 @@ from typer.testing import CliRunner, Result
 import sapwood
 from sapwood import cli
 from sapwood.commands.line import help as help_of_the_line
+from sapwood.compute import fused
+from sapwood.compute.attention import varlen
 from sapwood.config.faults import help_of
 from sapwood.config.file import field_of, load_config
 from sapwood.config.names import sections_of
 from sapwood.config.sections import RunConfig
 from sapwood.errors import ConfigError, DataError
+from sapwood.machine import device
 from tests.base.caches import in_hugging_face
 from tests.base.tiny import tiny_llama
+from tests.machine.pretended import Card, plug_in
 from tests.shell import in_a_terminal, shell
 
 
@@ -175,6 +179,28 @@ def test_doctor_looks_at_the_machine() -> None:
     known = {row["model"]: row for row in facts["fits"]}
     assert known["SmolLM2 135M"]["peak"] < known["Qwen2.5 1.5B"]["peak"] < known["Llama 2 13B"]["peak"]
     assert all(row["fits"] == (row["peak"] <= 0.92 * row["available"]) for row in facts["fits"])
+
+
+@pytest.mark.parametrize(
+    ("refused", "line"),
+    [
+        ({}, "norms and gated products by liger-kernel, which was proved here"),
+        ({"norm": "bfloat16: 0.3 apart"}, "norm is left to torch (bfloat16: 0.3 apart)"),
+    ],
+)
+def test_doctor_says_which_libraries_compute_on_a_card(
+    refused: dict[str, str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug_in(monkeypatch, Card())
+    monkeypatch.setattr(device, "prove", lambda *_: None)
+    monkeypatch.setattr(fused, "installed", lambda: True)
+    monkeypatch.setattr(fused, "refused", lambda *_: refused)
+    monkeypatch.setattr(varlen, "why_not", lambda _: None if not refused else "no such kernel")
+    told = call("doctor").output
+    assert f"fused      {line}\n" in told
+    assert (
+        "torch's varlen, which was proved" if not refused else "varlen isn't used (no such kernel)"
+    ) in told
 
 
 def test_model_list_names_what_the_caches_of_hubs_hold(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,6 +39,29 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPl
         scores = torch.tanh(scores / rule.softcap) * rule.softcap
     seen = dense_mask(plan.segments, rule.window).to(query.device)
     return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value.repeat_interleave(heads, 0)
+
+
+def attention_by_lengths(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
+    *, scale: float, window_size: tuple[int, int], enable_gqa: bool,
+) -> Tensor:  # fmt: skip
+    """`torch.nn.attention.varlen.varlen_attn` as its documentation has it. query, key, value: [T, H, D];
+    sequence i is the rows from ends[i] to ends[i + 1]."""
+    behind, ahead = window_size
+    ends = cu_seq_q.tolist()
+    assert cu_seq_q.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k) and ends[-1] == len(query)
+    assert max_q == max_k == max(b - a for a, b in pairwise(ends))
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    out: list[Tensor] = []
+    for start, stop in pairwise(ends):
+        q, k, v = (one[start:stop].float().transpose(0, 1) for one in (query, key, value))
+        k, v = (one.repeat_interleave(len(q) // len(one), 0) for one in (k, v))
+        at = torch.arange(stop - start)
+        ahead_by = at[None] - at[:, None]
+        seen = (ahead_by <= ahead) & ((-ahead_by <= behind) | (behind < 0))
+        scores = (q @ k.transpose(1, 2) * scale).masked_fill(~seen, float("-inf"))
+        out.append((scores.softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(out).to(query.dtype)
 
 
 def whole_loss(

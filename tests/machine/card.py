@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TESTS = (
     "tests/machine/test_cards.py", "tests/machine/test_devices.py", "tests/machine/test_measure.py",
-    "tests/plan/test_cards.py", "tests/compute/test_flex.py", "tests/compute/test_fused.py",
+    "tests/machine/test_extras.py", "tests/plan/test_cards.py", "tests/compute/test_flex.py",
+    "tests/compute/test_varlen.py", "tests/compute/test_fused.py", "tests/compute/test_recompute.py",
 )  # fmt: skip
 REAL = ("-m", "pytest", "-m", "gpu")
 

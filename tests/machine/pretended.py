@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from sapwood.machine import remembered
 from sapwood.machine.measure import machine_facts
 
 
@@ -35,4 +38,5 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, card: Card) -> None:
     }  # fmt: skip
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+    monkeypatch.setattr(remembered, "cache_dir", lambda: Path(os.devnull) / "cache")  # nothing of it is kept
     machine_facts.cache_clear()

@@ -21,9 +21,11 @@ from sapwood.compute.recompute import recompute_layers
 from sapwood.config.file import parse_config
 from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.errors import ConfigError
+from sapwood.machine import device as device_module
 from sapwood.machine.device import CPU, Device
 from sapwood.pack.build import build_pack
-from sapwood.plan.choose import MemoryChoice, cheaper, choose_plan, settled
+from sapwood.plan import choose
+from sapwood.plan.choose import MemoryChoice, cheaper, choose_plan, settings_line, settled
 from sapwood.plan.footprint import attention_of, footprint
 from sapwood.plan.memory import MARGIN, base_size, plan_memory, workload
 from sapwood.plan.shapes import shapes_of, trained_parameters
@@ -31,8 +33,10 @@ from sapwood.prepare.study import Study, study_config
 from sapwood.train.loop import forward_loss
 from sapwood.types import Pack
 from tests.base.tiny import ARCHITECTURES, tiny_llama
+from tests.machine.pretended import Card, plug_in
 from tests.parity.cases import random_examples, tiny_base
 
+GPU = Device("cuda")
 PACK = build_pack(random_examples(8, shared=9, longest=60))
 
 
@@ -191,6 +195,73 @@ def test_the_table_marks_the_plan_that_is_taken(
     assert MemoryChoice(choice.plan, choice.base, "").to_json()["fits"] is True
 
 
+def on_a_card(
+    study: Study, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> dict[tuple[str, bool], float]:
+    """Peaks on a pretended card, all layers computed twice; by storage: with the inputs in RAM?"""
+    plug_in(monkeypatch, Card(free=1 << 40))
+    monkeypatch.setattr(device_module, "prove", lambda *_: None)
+    network = skeleton(study.spec)
+    shapes, work = shapes_of(network), workload(study, config, network, GPU)
+    ways = {s: base_size(study.spec, with_storage(study.spec, config.base, s, GPU)) for s in ("bf16", "nf4")}
+    return {
+        (s, moved): plan_memory(shapes, work, way, shapes.layers, offload=moved).peak
+        for s, way in ways.items()
+        for moved in (False, True)
+    }
+
+
+def test_a_gpu_moves_layers_inputs_to_ram_only_as_a_last_resort(
+    rows: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(rows)
+    peaks = on_a_card(study, config, monkeypatch)
+    smaller, larger = sorted(("bf16", "nf4"), key=lambda storage: peaks[storage, False])
+    assert peaks[larger, True] <= peaks[smaller, False] < peaks[larger, False]
+    monkeypatch.setattr(choose, "candidates", lambda *_: (larger, smaller))
+    plug_in(monkeypatch, Card(free=int(peaks[smaller, False] / MARGIN) + 2))
+    plan = choose_plan(study, config, GPU).plan
+    assert (plan.storage, plan.offloaded, plan.fits) == (smaller, 0, True), "another storage comes first"
+
+
+def test_a_plan_with_inputs_in_ram_is_said_and_kept(
+    rows: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(rows, base={"model": study.spec.source, "storage": "nf4"})
+    peak = on_a_card(study, config, monkeypatch)["nf4", True]
+    plug_in(monkeypatch, Card(free=int(peak / MARGIN) + 2))
+    choice = choose_plan(study, config, GPU)
+    assert choice.plan.fits and choice.plan.offloaded and choice.plan.recomputed == choice.plan.layers
+    assert "6 of 6 layers recomputed, inputs in RAM" in next(line for line in choice.lines() if "▸" in line)
+    resolved = settled(config, choice, GPU)
+    assert resolved.train.gradient_checkpointing == "offload"
+    assert "all layers computed twice, with their inputs in RAM" in settings_line(resolved)
+    assert choose_plan(study, resolved, GPU).plan.recomputed == 6
+    assert choose_plan(study, resolved, GPU).plan.fits
+    monkeypatch.setattr(Device, "ram", lambda _: int(choice.plan.offloaded))
+    assert not choose_plan(study, config, GPU).plan.fits, "RAM is full too"
+
+
+def test_what_needs_less_on_a_gpu_ends_with_ram(
+    rows: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_card(study, make(rows), monkeypatch)
+    base = {"model": study.spec.source, "storage": "nf4"}
+    config = make(rows, base=base, train={"gradient_checkpointing": True})
+    config = settled(config, choose_plan(study, config, GPU), GPU)
+    assert any("train.gradient_checkpointing=offload (about" in text for text in cheaper(study, config, GPU))
+
+
+def test_inputs_are_in_ram_anyway_on_a_cpu(rows: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory_of(monkeypatch, 1e9)
+    base = {"model": study.spec.source, "storage": "fp32"}
+    plain, moved = (
+        choose_plan(study, make(rows, base=base, train={"gradient_checkpointing": choice}), CPU).plan
+        for choice in (True, "offload")
+    )
+    assert moved == plain
+
+
 def test_advice_names_what_needs_less(rows: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     memory_of(monkeypatch, 1e9)
     config = settled(make(rows), choose_plan(study, make(rows), CPU), CPU)
@@ -204,5 +275,5 @@ def test_advice_names_what_needs_less(rows: Path, study: Study, monkeypatch: pyt
 def test_the_key_takes_auto_a_truth_value_or_a_number(rows: Path, value: object) -> None:
     with pytest.raises(ConfigError, match=r"train\.gradient_checkpointing"):
         make(rows, train={"gradient_checkpointing": value})
-    for good in ("auto", True, False, 0, 4):
+    for good in ("auto", "offload", True, False, 0, 4):
         assert make(rows, train={"gradient_checkpointing": good}).train.gradient_checkpointing is good

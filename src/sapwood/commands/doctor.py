@@ -49,6 +49,11 @@ def examine(runs: Path, *, as_json: bool) -> None:
     if facts["fused"] is not None:
         left = (f"{operation} is left to torch ({why})" for operation, why in facts["fused"].items())
         lines["fused"] = "; ".join(left) or "norms and gated products by liger-kernel, which was proved here"
+        lines["attention"] = (
+            "torch's varlen, which was proved here; FlexAttention where rows share a beginning"
+            if facts["varlen"] is None
+            else f"FlexAttention; torch's varlen isn't used ({facts['varlen']})"
+        )
     if facts["notes"]:
         lines["GPU"] = "; ".join(facts["notes"])
     print("\n".join(f"{word:<10} {text}" for word, text in lines.items()))
@@ -60,6 +65,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
     hubs = {"Hugging Face": hub_address(), "ModelScope": os.environ.get("MODELSCOPE_ENDPOINT", MODELSCOPE)}
     asking = Asking(hubs)
     with importing():
+        from sapwood.compute.attention.varlen import why_not as why_not_varlen
         from sapwood.compute.fused import why_not_fused
         from sapwood.machine.device import device_for, told
         from sapwood.machine.measure import machine_facts as measured_facts
@@ -84,6 +90,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "kernels": why_not(),
         "heap": why_no_heap(),
         "fused": None if device.is_cpu else why_not_fused(device),
+        "varlen": why_not_varlen(device),
         "dtype": name,
         "notes": told(device),
         "memory_total": total_memory(),

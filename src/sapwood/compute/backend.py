@@ -14,7 +14,8 @@ int8 product  base.storage.int8_linear.int8_product       native.ops.read_input
 dropout       compute.dropout.keep_mask                   native.ops.keep_mask
 
 On CUDA norms, and the products inside of `Gated`, are liger-kernel's where it is installed and proved there
-(`compute.fused`): functions of that library, and not of ours.
+(`compute.fused`). Attention over segments that stand alone is torch's `varlen_attn`, where it is proved there
+(`varlen.py` beside `flex.py`). These are functions of the libraries, and not of ours.
 
 A `Backend` is made where a model gets its adapter, and handed to whatever is set up for that model. What a
 compiled form can't do (odd widths, fp16, a handful of tokens), the reference does.
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sapwood.compute.attention import varlen
 from sapwood.compute.fused import FORMATS, LARGEST, fused_on
 from sapwood.machine.device import CPU, Device
 from sapwood.native.call import FORMS
@@ -35,17 +37,25 @@ from sapwood.native.ops import LANES, MOST_RANKS
 @dataclass(frozen=True, slots=True)
 class Backend:
     """native: the kernels of `sapwood.native` compute. flex: attention is torch's FlexAttention, compiled.
-    fused: what liger-kernel computes (`compute.fused`)."""
+    varlen: where segments stand alone, it is torch's `varlen_attn`. fused: what liger-kernel computes
+    (`compute.fused`)."""
 
     device: Device
     native: bool = False
     flex: bool = False
+    varlen: bool = False
     fused: frozenset[str] = frozenset()
 
     @staticmethod
     def of(device: Device) -> Backend:
         """The fastest there."""
-        return Backend(device, device.compiled, not device.is_cpu, fused_on(device))
+        return Backend(
+            device,
+            native=device.compiled,
+            flex=not device.is_cpu,
+            varlen=varlen.why_not(device) is None,
+            fused=fused_on(device),
+        )
 
     @property
     def name(self) -> str:

@@ -255,9 +255,10 @@ class TrainConfig(Section):
     neftune: Number = Field(default=0.0, ge=0, le=1000)
     """strength of random noise added to the embeddings while training (NEFTune); 5 to 15 is usual, 0 is
     off"""
-    gradient_checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=0)] = "auto"
+    gradient_checkpointing: Literal["auto", "offload"] | bool | Annotated[int, Field(ge=0)] = "auto"
     """layers that are computed a second time instead of kept, which saves memory and takes longer: auto takes
-    as many as needed to fit; true is all, false none; or a number of layers"""
+    as many as needed to fit; true is all, false none; or a number of layers. offload is all, and on a GPU
+    their inputs wait in RAM"""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; if unset, one per core, or half as many if a measurement shows that more don't help"""
     seed: int = Field(default=0, ge=0, lt=2**32)

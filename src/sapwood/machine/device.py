@@ -9,6 +9,7 @@ from typing import Literal
 
 from sapwood.errors import ConfigError
 from sapwood.machine import memory
+from sapwood.machine.remembered import first_pass, keep_kernels, kernels_of
 from sapwood.machine.selftest import prove
 from sapwood.machine.system import DRIVERS, WSL
 from sapwood.native.build import why_not
@@ -69,6 +70,10 @@ class Device:
         held, free = torch.cuda.memory_allocated(self.index), torch.cuda.mem_get_info(self.index)[0]
         return held, free + torch.cuda.memory_reserved(self.index) - held
 
+    def ram(self) -> int:
+        """Bytes of RAM that can be had besides: on a CPU they are the memory itself."""
+        return memory.available_memory()
+
     def others(self) -> int:
         """Bytes of a GPU that other processes hold: a desktop, a browser, another run. 0 on a CPU, where
         nobody's memory is his alone."""
@@ -122,6 +127,7 @@ def device_for(device_map: str, number: int = 0) -> Device:
         mend = "torchrun --nproc-per-node=GPUS, with train.shard=base to divide the base among them"
         raise ConfigError("one process uses one GPU", where, "layers are not spread by hand", mend)
     device = Device("cuda", number)
+    keep_kernels(device.name)
     prove(str(device), ("float32", "bfloat16" if device.dense_dtype == "bf16" else "float16"))
     return device
 
@@ -162,4 +168,14 @@ def told(device: Device) -> list[str]:
     notes = [f"{count} GPUs are here, and this process uses {device}"] if count > 1 else []
     if others > WORTH_SAYING * total:
         notes.append(f"other processes hold {others / 1e9:.1f} of {device}'s {total / 1e9:.1f} GB")
-    return notes
+    return [*notes, _compiled(device)]
+
+
+def _compiled(device: Device) -> str:
+    """How long the first pass will take: kernels are compiled in it."""
+    if (seconds := first_pass(device.name)) is None:
+        place = kernels_of(device.name)
+        return (
+            f"the first pass compiles kernels for {device.name}, maybe for minutes, and keeps them in {place}"
+        )
+    return f"the first pass took {seconds:.0f} s in the last run on {device.name}; its kernels are kept"

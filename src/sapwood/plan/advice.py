@@ -11,9 +11,11 @@ from sapwood.machine.device import Device
 from sapwood.plan.choose import cheaper
 from sapwood.prepare.study import Study
 from sapwood.run.store import RunStore
+from sapwood.show.figures import size
 from sapwood.train.checkpoint import checkpoints
 from sapwood.train.rehearse import out_of_memory
 
+WORTH_TAKING = 100_000_000  # bytes: less is a window more on the desktop
 RESERVE = 8 << 20  # bytes that are freed for the advice: once memory has run out, no others are free
 
 
@@ -21,6 +23,7 @@ RESERVE = 8 << 20  # bytes that are freed for the advice: once memory has run ou
 def with_advice(run: RunStore, study: Study, config: RunConfig, device: Device) -> Generator[None]:
     """Raise errors of numbers and of memory anew, with what to do about them in this run."""
     reserve = bytearray(RESERVE)
+    others = device.others()
     try:
         with out_of_memory("a step"):
             yield
@@ -33,4 +36,11 @@ def with_advice(run: RunStore, study: Study, config: RunConfig, device: Device) 
         problem = error.problems[0]
         reserve.clear()
         mend = "cheapest first: " + "; ".join(cheaper(study, config, device))
-        raise OutOfMemoryError(problem.what, problem.where, problem.why, mend) from None
+        taken = _taken_meanwhile(device, others)
+        raise OutOfMemoryError(problem.what, problem.where, f"{taken}{problem.why}", mend) from None
+
+
+def _taken_meanwhile(device: Device, before: int) -> str:
+    """What other processes took of the GPU since the plan was made, if it is enough to be the reason."""
+    more = device.others() - before
+    return f"other processes took {size(more)} of {device} meanwhile; " if more > WORTH_TAKING else ""

@@ -11,6 +11,7 @@ from sapwood.plan.shapes import Shapes
 
 WIDTH = 2  # bytes of a number of bf16: dense weights, activations and products
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes a weight: 4 bits, 8 for a scale of 64, one in fp32 for 256 of them
+RAM = 8_000_000_000  # bytes to be had beside such a card: half of an ordinary machine's
 TRAINED = 16  # bytes of a number that is trained by Adam: itself, gradient and two moments in fp32
 
 
@@ -27,6 +28,9 @@ class Unplugged(Device):
 
     def memory(self) -> tuple[int, int]:
         return 0, self.total - CONTEXT
+
+    def ram(self) -> int:
+        return RAM
 
 
 def nf4_size(shapes: Shapes) -> BaseSize:

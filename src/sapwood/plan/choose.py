@@ -10,7 +10,7 @@ from typing import Any
 from sapwood.adapter.methods import STORAGES
 from sapwood.base.inspect import skeleton
 from sapwood.base.storage.storages import candidates, smaller_storages, storage_dtype, with_storage
-from sapwood.compute.recompute import layers_to_recompute
+from sapwood.compute.recompute import OFFLOAD, layers_to_recompute
 from sapwood.config.kinds import Storage
 from sapwood.config.sections import BaseConfig, RunConfig
 from sapwood.machine.device import Device
@@ -55,6 +55,7 @@ class MemoryChoice:
 
 def _row(plan: MemoryPlan, chosen: bool) -> str:
     layers = f"{plan.recomputed} of {plan.layers} layers recomputed"
+    layers += ", inputs in RAM" if plan.offloaded else ""
     verdict, mark = "fits" if plan.fits else "too much", "▸" if chosen else " "
     return f"         {mark} {plan.storage:<6} {layers:<30} {size(plan.peak):>9}  {verdict}"
 
@@ -63,7 +64,8 @@ def choose_plan(study: Study, config: RunConfig, device: Device) -> MemoryChoice
     """The plan that a run follows on ``device``.
 
     Storages are tried in order of their speed on this machine. In each storage, as few layers are recomputed
-    as memory allows. If nothing fits, the smallest plan is taken, and says so.
+    as memory allows. If a GPU holds none of them so, the layers' inputs may go to RAM. If nothing fits, the
+    smallest plan is taken, and says so.
 
     Raises:
         ConfigError: a storage that this base can't be held in.
@@ -81,11 +83,12 @@ def choose_plan(study: Study, config: RunConfig, device: Device) -> MemoryChoice
         way = base_size(spec, base)
         if layers == "auto":
             return fewest_recomputed(shapes, work, way)
-        return plan_memory(shapes, work, way, layers_to_recompute(layers, shapes.layers))
+        twice = layers_to_recompute(layers, shapes.layers)
+        return plan_memory(shapes, work, way, twice, offload=layers == OFFLOAD)
 
     bases = [with_storage(spec, config.base, storage, device) for storage in order]
     tried = [(planned(base), base) for base in bases]
-    fitting = [one for one in tried if one[0].fits]
+    fitting = sorted((one for one in tried if one[0].fits), key=lambda one: one[0].offloaded > 0)
     plan, base = fitting[0] if fitting else min(tried, key=lambda one: one[0].peak)
     alternatives: set[Storage] = {
         *order,
@@ -118,7 +121,8 @@ def settled(config: RunConfig, choice: MemoryChoice, device: Device) -> RunConfi
     find something else."""
     train = config.train
     if train.gradient_checkpointing == "auto":
-        train = train.model_copy(update={"gradient_checkpointing": choice.plan.recomputed})
+        layers = OFFLOAD if choice.plan.offloaded else choice.plan.recomputed
+        train = train.model_copy(update={"gradient_checkpointing": layers})
     if train.threads is None:
         train = train.model_copy(update={"threads": machine_facts(device).get("threads")})
     return config.model_copy(update={"base": choice.base, "train": train})
@@ -130,8 +134,8 @@ def settings_line(config: RunConfig) -> str:
     products = "fp32" if base.products == "fp32" else dtype_name(storage_dtype(base))
     threads = f", {train.threads} thread{'s' * (train.threads != 1)}" if train.threads is not None else ""
     layers = train.gradient_checkpointing
-    count = "all" if layers is True else layers or "no"
-    twice = f"{count} layers computed twice"
+    count = "all" if layers is True or layers == OFFLOAD else layers or "no"
+    twice = f"{count} layers computed twice{', with their inputs in RAM' if layers == OFFLOAD else ''}"
     return f"computes   weights in {base.storage}, products in {products}{threads}, {twice}"
 
 
@@ -142,10 +146,17 @@ def cheaper(study: Study, config: RunConfig, device: Device) -> list[str]:
     network = skeleton(spec)
     shapes, work = shapes_of(network), workload(study, config, network, device)
     layers = layers_to_recompute(config.train.gradient_checkpointing, shapes.layers)
+    moved = config.train.gradient_checkpointing == OFFLOAD
     found: list[tuple[str, float]] = []
 
-    def propose(text: str, work: Workload, base: BaseConfig = config.base, layers: int = layers) -> None:
-        found.append((text, plan_memory(shapes, work, base_size(spec, base), layers).peak))
+    def propose(
+        text: str,
+        work: Workload,
+        base: BaseConfig = config.base,
+        layers: int = layers,
+        moved: bool = moved,
+    ) -> None:
+        found.append((text, plan_memory(shapes, work, base_size(spec, base), layers, offload=moved).peak))
 
     row = max(16, int(Examples.of(study.data.train).lengths.max()))
     if row < work.pack.tokens:  # the same curve, somewhat slower
@@ -155,6 +166,8 @@ def cheaper(study: Study, config: RunConfig, device: Device) -> list[str]:
         )
     if layers < shapes.layers:
         propose("train.gradient_checkpointing=true", work, layers=shapes.layers)
+    elif not moved and not device.is_cpu:
+        propose("train.gradient_checkpointing=offload", work, moved=True)
     suited: tuple[str, ...] | None = (
         STORAGES[config.lora.method][0] if config.lora.method in STORAGES else None
     )

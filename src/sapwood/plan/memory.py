@@ -120,6 +120,7 @@ class MemoryPlan:
 
     recomputed: layers that keep only their input. process: before the weights. peak: of the whole.
     available: what this process may hold, with what it holds already.
+    offloaded: of these inputs in RAM, if they don't stay on the device; ram: to be had for them.
     """
 
     storage: str
@@ -132,28 +133,35 @@ class MemoryPlan:
     moment: float
     peak: float
     available: int
+    offloaded: float = 0.0
+    ram: int = 0
 
     @property
     def fits(self) -> bool:
-        return self.peak <= MARGIN * self.available
+        return self.peak <= MARGIN * self.available and self.offloaded <= MARGIN * self.ram
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"fits": self.fits}
 
 
-def plan_memory(shapes: Shapes, work: Workload, base: BaseSize, recomputed: int = 0) -> MemoryPlan:
-    """The peak of a run on ``base`` that computes ``recomputed`` layers twice."""
+def plan_memory(
+    shapes: Shapes, work: Workload, base: BaseSize, recomputed: int = 0, *, offload: bool = False
+) -> MemoryPlan:
+    """The peak of a run on ``base`` that computes ``recomputed`` layers twice. offload: their inputs wait in
+    RAM, if that isn't where all is anyway."""
     now, free = work.device.memory()
     in_ram = work.device.is_cpu  # otherwise only tensors count: files and most code aren't on the device
     process = max(PROCESS, now) + LIBRARIES if in_ram else now + WORKSPACES
     pack, width, wide = work.pack, base.saved_width, base.matmul_width
     layer = width * (shapes.kept * pack.tokens + shapes.heads * pack.kept_scores)
     once = wide * shapes.hidden * pack.tokens
-    kept = (shapes.layers - recomputed) * layer + recomputed * once
+    offload = offload and not in_ram
+    inputs = (min(recomputed, 2) if offload else recomputed) * once  # one is used, one on its way
+    kept = (shapes.layers - recomputed) * layer + inputs
     backward = _backward(shapes, pack, wide) + 2 * base.unpacked
     training = kept + max(_loss(shapes, pack, width), backward)
     if recomputed:  # the last layer is computed again while the inputs of all are in memory
-        training = max(training, recomputed * once + layer + backward)
+        training = max(training, inputs + layer + backward)
     # while it is read, a file is mapped beside the weights; the adapter isn't there yet
     reading = work.files - work.adapter if in_ram else 0.0
     waste = (HEAP if work.device.heap else USUAL) if in_ram else CARD
@@ -170,16 +178,21 @@ def plan_memory(shapes: Shapes, work: Workload, base: BaseSize, recomputed: int 
         moment=moment - kept,
         peak=process + base.weights + work.adapter + moment,
         available=free + now,
+        offloaded=recomputed * once if offload else 0.0,
+        ram=work.device.ram() if offload else 0,
     )
 
 
 def fewest_recomputed(shapes: Shapes, work: Workload, base: BaseSize) -> MemoryPlan:
-    """The plan with as few recomputed layers as fit; with all of them if nothing fits."""
+    """The plan with as few recomputed layers as fit; on a GPU, as a last resort, with all of them, and their
+    inputs in RAM. With all of them if nothing fits."""
     for count in range(shapes.layers):
         plan = plan_memory(shapes, work, base, count)
         if plan.fits:
             return plan
-    return plan_memory(shapes, work, base, shapes.layers)
+    whole = plan_memory(shapes, work, base, shapes.layers)
+    moved = plan_memory(shapes, work, base, shapes.layers, offload=True)
+    return moved if moved.fits and not whole.fits else whole
 
 
 def what_fits(storage: str, width: int, device: Device) -> dict[str, MemoryPlan]:

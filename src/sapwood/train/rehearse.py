@@ -15,13 +15,17 @@ from sapwood.adapter.model import LoraModel
 from sapwood.config.sections import RunConfig
 from sapwood.errors import OutOfMemoryError
 from sapwood.machine.doing import doing
+from sapwood.machine.remembered import first_pass_took
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
 from sapwood.train.optim import moment_bytes
 from sapwood.train.schedule import Cursor, members, plan_steps
 from sapwood.types import Pack, TrainData
 
 MAX_STEPS = 400  # steps whose packs are planned: about a second, and a pack is never longer than pack.length
-REFUSALS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+REFUSALS = (
+    *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc"),
+    "CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS has no word of its own for a GPU that others filled meanwhile
+)
 
 
 @doing("trying the longest pack")
@@ -42,7 +46,10 @@ def rehearse(
     model = replace(model, neftune=config.train.neftune)
     model.learn()
     with out_of_memory(f"a pack of {len(pack.ids):,} tokens"), torch.random.fork_rng(devices=[]):
+        tick = time.monotonic()
         _pass(model, pack, config)
+        if not model.backend.device.is_cpu:
+            first_pass_took(model.backend.device.name, time.monotonic() - tick)
         if again is None or not again(pack):
             return pack, None
         tick = time.monotonic()
@@ -55,6 +62,7 @@ def _pass(model: LoraModel, pack: Pack, config: RunConfig) -> None:
         with attending(model):
             loss = forward_loss(model, batch_of(model, pack))
             (loss.total / max(1, loss.num_targets)).backward()
+        float(loss.total.detach())  # a GPU computes behind our back: what follows waits for it
         # The optimizer makes its moments at the first step. They are filled here, because the system only
         # promises memory that nobody writes.
         moments = torch.ones(moment_bytes(model.parameters, config.train) // 4, device=model.device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sapwood.base.network.parts import decoder_of
+from sapwood.compute.attention import varlen
 from sapwood.compute.attention.compiled import native_attention, quick_rotary
 from sapwood.compute.attention.flex import flex_attention, refusal
 from sapwood.compute.attention.segments import AttentionPlan, Rule, segment_attention
@@ -44,6 +45,8 @@ def attend(
     in_order = value.shape[-1] == dim and query.stride(-1) == value.stride(-1) == 1
     if in_order and backend.takes(dim, matmul_dtype=query.dtype, saved_dtype=plan.saved_dtype):
         return native_attention(query, key, value, plan, rule)
+    if backend.varlen and varlen.refusal(query, value, plan, rule) is None:
+        return varlen.varlen_attention(query, key, value, plan, rule)
     if backend.flex and refusal(query, value) is None:
         return flex_attention(query, key, value, plan, rule)
     return segment_attention(query, key, value, plan, rule)
