@@ -43,7 +43,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 ALONE = {  # and why
     "gpt_oss": "attention sinks would be left out",
-    "stablelm": "doesn't hand on",
+    "stablelm": "don't hand on",
     "falcon": "",
     "qwen3_next": "",
     "lfm2": "the loss of a pack is",

@@ -121,11 +121,10 @@ def test_a_merged_folder_has_every_part(base: Path, adapter: Path, tmp_path: Pat
     assert beside and all(torch.allclose(found[name], own[name], atol=0.01) for name in beside)
 
 
-@pytest.mark.parametrize("kind", ["kosmos-2", "blip"])
-def test_a_wrapper_that_takes_no_text_alone_is_merged_whole(kind: str, tmp_path: Path) -> None:
+def test_a_wrapper_that_takes_no_text_alone_is_merged_whole(tmp_path: Path) -> None:
     from sapwood.export.ship import Order, export
 
-    tiny_wrapper(kind, tmp_path / "base")
+    tiny_wrapper("blip", tmp_path / "base")
     rows = [{"instruction": f"What is tree {i}?", "output": f"It is number {i}."} for i in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     adapter = trained(tmp_path / "base")
@@ -139,8 +138,7 @@ def test_a_wrapper_that_takes_no_text_alone_is_merged_whole(kind: str, tmp_path:
     assert found.keys() == own.keys()
     beside = [name for name in own if name.startswith("vision_model")]
     assert beside and all(torch.allclose(found[name], own[name], atol=0.01) for name in beside)
-    inner = {"kosmos-2": "text_model", "blip": "text_decoder"}[kind]
-    changed, bare = logits(merged.get_submodule(inner)), logits(base.get_submodule(inner))
+    changed, bare = logits(merged.text_decoder), logits(base.text_decoder)
     wanted = logits(open_target(str(adapter), tmp_path).network)
     assert (changed - wanted).abs().max() < 0.2 * (changed - bare).abs().max()
 

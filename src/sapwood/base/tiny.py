@@ -72,6 +72,10 @@ WAYS = ((2, 1), (2, 2), (4, 1), (8, 1), (4, 2))  # heads of keys, and layers of 
 class NotOnTextError(ValueError):
     """A tiny copy was made, and can't be run on ids alone."""
 
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(first_line(cause))
+        self.cause = cause
+
 
 def tiny_config(
     hf_config: Any, vocabulary: int = VOCABULARY, *, heads: int | None = 2, layers: int = 1
@@ -146,7 +150,7 @@ def _built(config: Any, seed: int) -> Any:
         try:
             model(input_ids=torch.arange(4)[None], use_cache=False)
         except Exception as error:  # each architecture has its own
-            raise NotOnTextError(f"{type(error).__name__}: {first_line(error)}") from error
+            raise NotOnTextError(error) from error
     return model
 
 
@@ -265,7 +269,7 @@ def _shorten(text: Any, own: Mapping[int, dict[str, Any]], most: int, *, pairs: 
     if shared or (pairs and len(chosen) == 1):  # layers that take keys from other layers need these
         chosen = chosen * 2
     for key, values in each.items():
-        setattr(text, key, [values[i] for i in chosen])
+        setattr(text, key, type(getattr(text, key))(values[i] for i in chosen))  # tuples stay tuples
     for key, layers in named.items():
         setattr(text, key, [new for new, i in enumerate(chosen) if i in layers])
     text.num_hidden_layers = len(chosen)

@@ -214,7 +214,7 @@ def _made(spec: BaseSpec, folder: Path) -> Any:
     try:
         return tiny_model(spec.hf_config, folder)
     except NotOnTextError as error:
-        why = f"transformers doesn't run it on text alone ({error})"
+        why = f"transformers doesn't run it on tokens of text alone: {_words(error.cause)}"
         raise ModelError(f"{spec.hf_config.model_type} {UNTRAINED}", spec.source, why) from None
 
 
