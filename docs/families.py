@@ -25,7 +25,8 @@ left out.
 
 **together**: rows share a forward pass, and beginnings that they share are computed once. **alone**: each
 row has a pass of its own, with the reason that the trial found. **refused**: `check` and `train` say the same
-sentence. **text of a wrapper**: text rows train the language model in it; the rest stays in the checkpoint.
+sentence. **text of a wrapper**: text rows train the language model in it; the rest stays in the checkpoint. A
+wrapper that takes no text without a picture is asked through the language model in it.
 GGUF: `sapwood export --to gguf`, `gguf-adapter` and `ollama`.
 
 This page is written by `docs/families.py` from what the test left.

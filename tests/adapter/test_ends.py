@@ -9,11 +9,13 @@ from typing import Any
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from sapwood import finetune
 from sapwood.adapter.effective import effective_head
+from sapwood.adapter.places.ends import ends_settings
 from sapwood.config.file import parse_config
+from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError
 from sapwood.export.ship import Order, export
 from sapwood.serve.load import open_target
@@ -49,6 +51,21 @@ def logits(model: Any, highest: int = VOCAB_SIZE) -> torch.Tensor:
 
 def is_tied(base: Path) -> bool:
     return bool(json.loads((base / "config.json").read_text())["tie_word_embeddings"])
+
+
+def test_a_head_that_peft_takes_for_other_layers_is_left_alone_or_refused() -> None:
+    network = torch.nn.Module()
+    network.output, network.layer = torch.nn.Linear(2, 2), torch.nn.Module()
+    network.layer.output, network.embedding = torch.nn.Linear(2, 2), torch.nn.Embedding(2, 2)
+    found: Any = network
+    found.get_input_embeddings, found.get_output_embeddings = (
+        lambda: network.embedding,
+        lambda: network.output,
+    )
+    found.config = PreTrainedConfig(tie_word_embeddings=False)
+    assert not any(ends_settings(found, LoraConfig(), ()).values())
+    with pytest.raises(ConfigError, match="other layers end in 'output' too"):
+        ends_settings(found, LoraConfig(train_also=("lm_head",)), ())
 
 
 def test_new_tokens_are_rows_that_plain_peft_opens(base: Path) -> None:

@@ -42,6 +42,12 @@ SAMPLE = (
 MAPPED = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() | MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.keys()
 EVERY = sorted(kind for kind in MAPPED if kind in CONFIG_MAPPING)
 CLOSE = 1e-5  # logits, of the largest
+SPEAKS = {  # the language model in a whole that takes no text without a picture
+    "blip": "text_decoder",
+    **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo"), "language_model"),
+    "kosmos-2": "text_model",
+}
+MARKED = ("paligemma",)  # tokens are said to be read from left to right
 MOST = 2_000_000_000  # parameters of a whole checkpoint
 KINDS = EVERY if os.environ.get("SAPWOOD_ALL_ARCHITECTURES") else SAMPLE
 NO_INPUT_OF_LAYERS = {
@@ -177,7 +183,11 @@ def differs(network: Any, base: Path, adapter: Path) -> float:
         kind.from_pretrained(base, dtype=torch.float32), str(adapter)
     ).eval()
     ids = torch.arange(5, 25)[None]
-    found, wanted = (model(input_ids=ids, use_cache=False).logits for model in (network, plain))
+    if config.model_type in SPEAKS:
+        plain = plain.get_base_model().get_submodule(SPEAKS[config.model_type])
+    told = {"token_type_ids": torch.ones_like(ids)} if config.model_type in MARKED else {}
+    found = network(input_ids=ids, use_cache=False).logits
+    wanted = plain(input_ids=ids, use_cache=False, **told).logits
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 

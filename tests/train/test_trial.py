@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING
 
-from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_config
+from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_config, tiny_model
 from sapwood.compute.attention import seam
 from sapwood.config.sections import LoraConfig
-from sapwood.errors import ModelError, SapwoodError
+from sapwood.errors import ConfigError, ModelError, SapwoodError
 from sapwood.train.trial import try_out
 from sapwood.types import BaseSpec
 
@@ -38,13 +39,15 @@ TRAINED: dict[str, dict[str, Any]] = {
     "gpt2": {},  # matrices that lie across
     "llama4_text": {},  # calls itself its decoder
     "qwen2_5_vl": {},  # the language model in it
+    "paligemma": {},  # says that its attention looks ahead
 }
 ALONE = {  # and why
-    "gpt_oss": "it asks for s_aux",
-    "stablelm": "doesn't hand on",
+    "gpt_oss": "attention sinks would be left out",
+    "stablelm": "don't hand on",
     "falcon": "",
     "qwen3_next": "",
     "lfm2": "the loss of a pack is",
+    "blip": "the loss of a pack is",  # a language model that answers in the place of its wrapper
     "mamba": "",
     "falcon_mamba": "",  # norms with a buffer for a weight
     "zamba2": "",  # norms that take a gate, layers that are named by their numbers
@@ -131,8 +134,22 @@ def test_the_copy_keeps_what_single_layers_have_of_their_own() -> None:
     assert [small.per_layer_config[i].head_dim for i in range(2)] == [256, 512]
 
 
+def test_a_copy_holds_nothing_that_lay_in_memory_by_chance(tmp_path: Path) -> None:
+    """transformers' initialiser passes over BLIP's bias of the head."""
+    for size in range(100, 2000, 100):  # what is freed lies there for the next
+        torch.full((size,), 1e9)
+    tiny_model(CONFIG_MAPPING["blip"](), tmp_path)
+    bias = load_file(tmp_path / "model.safetensors")["text_decoder.cls.predictions.bias"]
+    assert 0 < bias.abs().max() < 1
+
+
+def test_a_family_whose_adapters_plain_peft_loses_is_refused() -> None:
+    with pytest.raises(ConfigError, match="plain PEFT doesn't open LoRA adapters of unlimited_ocr"):
+        try_out(spec_of("unlimited_ocr"), LoraConfig())
+
+
 def test_what_a_library_says_stands_behind_a_sentence() -> None:
     with pytest.raises(
-        ModelError, match=r"can't make and run a tiny copy of it here \(AssertionError: If you"
+        ModelError, match=r"can't make a tiny copy of it here: the library says \"If you want"
     ):
         try_out(spec_of("reformer"), LoraConfig())

@@ -10,7 +10,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sapwood import finetune
@@ -18,7 +18,7 @@ from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
 from sapwood.base.network.parts import whole_class
 from sapwood.config.sections import BaseConfig
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, ExportError
 from sapwood.serve.load import open_target
 from tests.base.tiny import tiny_tokenizer
 from tests.base.wrappers import tiny_wrapper
@@ -119,6 +119,43 @@ def test_a_merged_folder_has_every_part(base: Path, adapter: Path, tmp_path: Pat
     assert found.keys() == own.keys()
     beside = [name for name in own if "vision" in name or "visual" in name]
     assert beside and all(torch.allclose(found[name], own[name], atol=0.01) for name in beside)
+
+
+def test_a_wrapper_that_takes_no_text_alone_is_merged_whole(tmp_path: Path) -> None:
+    from sapwood.export.ship import Order, export
+
+    tiny_wrapper("blip", tmp_path / "base")
+    rows = [{"instruction": f"What is tree {i}?", "output": f"It is number {i}."} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    adapter = trained(tmp_path / "base")
+    export(open_target(str(adapter), tmp_path), Order("merged"), tmp_path / "merged")
+    base, merged = (
+        PARTS.from_pretrained(tmp_path / name, dtype=torch.float32) for name in ("base", "merged")
+    )
+    with pytest.raises((TypeError, ValueError), match="pixel_values"):
+        logits(merged)
+    own, found = dict(base.named_parameters()), dict(merged.named_parameters())
+    assert found.keys() == own.keys()
+    beside = [name for name in own if name.startswith("vision_model")]
+    assert beside and all(torch.allclose(found[name], own[name], atol=0.01) for name in beside)
+    changed, bare = logits(merged.text_decoder), logits(base.text_decoder)
+    wanted = logits(open_target(str(adapter), tmp_path).network)
+    assert (changed - wanted).abs().max() < 0.2 * (changed - bare).abs().max()
+
+
+def test_what_lies_beside_the_language_model_is_missed_when_it_is_needed(tmp_path: Path) -> None:
+    from sapwood.export.ship import Order, export
+
+    tiny_wrapper("kosmos-2", tmp_path / "base")
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "tree?", "output": "It is."}\n')
+    file = tmp_path / "base" / "model.safetensors"
+    lost = "vision_model.model.post_layernorm.weight"
+    held = load_file(file)
+    held[f"{lost}.of_another_name"] = held.pop(lost)
+    save_file(held, file, metadata={"format": "pt"})
+    adapter = trained(tmp_path / "base")
+    with pytest.raises(ExportError, match=f"tensor {lost} is missing"):
+        export(open_target(str(adapter), tmp_path), Order("merged"), tmp_path / "merged")
 
 
 def test_a_list_of_targets_means_those_of_the_language_model(base: Path) -> None:

@@ -32,6 +32,8 @@ DROPOUT = re.compile(
     r"^(?!classifier|summary).*drop(out)?($|_)"
 )  # attention_dropout, resid_pdrop, hidden_dropout_prob
 
+ONLY_DECODERS = "sapwood trains decoders"
+
 
 # --- before the weights -----------------------------------------------------------------------------------
 
@@ -68,7 +70,7 @@ def _inspect_folder(source: str, path: Path) -> BaseSpec:
         tokenizer=tokenizer,
         hf_config=hf_config,
         stop_ids=_stop_ids([*stops, *_eos(hf_config)], tokenizer),
-        notes=notes,
+        notes=(*notes, *_ahead(hf_config)),
     )
 
 
@@ -123,7 +125,7 @@ def _native_config(folder: Folder) -> Any:
             f"model_type {kind!r} isn't supported", where, why, "check config.json, or update transformers"
         )
     if values.get("is_encoder_decoder"):
-        raise ModelError(f"{kind} is an encoder with a decoder", where, "sapwood trains decoders")
+        raise ModelError(f"{kind} is an encoder with a decoder", where, ONLY_DECODERS)
     refuse_unknown(folder)
     values = without_packing(values)
     try:
@@ -131,10 +133,12 @@ def _native_config(folder: Folder) -> Any:
     except Exception as error:  # each config class checks values in its own way
         raise ModelError("config.json isn't valid", where, first_line(error)) from None
     try:
-        made.get_text_config()
+        text = made.get_text_config()
     except ValueError:
         why = "it has several, and nothing says which of them a row is for"
         raise ModelError(f"{kind} isn't one language model", where, why) from None
+    if text is not made and getattr(text, "is_encoder_decoder", False):
+        raise ModelError(f"the language model in {kind} is an encoder with a decoder", where, ONLY_DECODERS)
     return made
 
 
@@ -147,6 +151,15 @@ def without_dropout(hf_config: Any) -> tuple[str, ...]:
         setattr(text, key, 0.0)
     return (
         (f"{', '.join(keys)} of the base set to 0: a frozen base computes as in inference",) if keys else ()
+    )
+
+
+def _ahead(hf_config: Any) -> tuple[str, ...]:
+    """A note, if other programs let each token of a prompt see the whole prompt (PaliGemma)."""
+    if getattr(hf_config.get_text_config(), "use_bidirectional_attention", None) is not True:
+        return ()
+    return (
+        "every token is read from the left; other programs let a prompt of this family see all of itself",
     )
 
 

@@ -11,7 +11,7 @@ from sapwood.base.folder import read_folder
 from sapwood.base.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
 from sapwood.base.inspect import bars_of_transformers, quiet, skeleton, whole_names
 from sapwood.base.network.head import read_head, regrown
-from sapwood.base.network.parts import text_class
+from sapwood.base.network.parts import decoder_of, hollow, is_wrapper, text_class
 from sapwood.base.packed.stored import stored_tensors
 from sapwood.base.storage.int8_linear import to_int8
 from sapwood.base.storage.quick_linear import quicken
@@ -54,6 +54,7 @@ def load_base(spec: BaseSpec, config: BaseConfig, device: Device = CPU) -> Base:
     spec = _resized(model, spec, spec.rows)
     _begin_rows(model, spec)
     model.eval().requires_grad_(False)
+    _read_from_the_left(model)
     head, backbone = read_head(model, spec)
     if config.storage == "int8-compute":
         to_int8(model)
@@ -96,6 +97,15 @@ def _resized(model: Any, spec: BaseSpec, rows: int) -> BaseSpec:
         torch.manual_seed(0)
         model.resize_token_embeddings(rows, mean_resizing=False)
     return replace(spec, hf_config=model.config, stored_rows=spec.stored_rows or held)
+
+
+def _read_from_the_left(model: Any) -> None:
+    """Some models look ahead in the part of a prompt that a caller marks (PaliGemma). Rows mark none, and
+    torch's own attention then takes a mask that was left out for one that hides nothing."""
+    if getattr(model.config.get_text_config(), "use_bidirectional_attention", None):
+        for module in decoder_of(model).modules():
+            if getattr(module, "is_causal", None) is False:
+                module.is_causal = True
 
 
 def _begin_rows(model: Any, spec: BaseSpec) -> None:
@@ -150,8 +160,10 @@ def _load_folder(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:
     problems = [
         Problem(f"tensor {name} is missing", str(spec.path)) for name in sorted(report["missing_keys"])
     ]
-    beside = report["unexpected_keys"] - whole_names(spec)
-    problems += [unexpected(name, spec.path) for name in sorted(beside)]
+    odd = report["unexpected_keys"] - whole_names(spec)
+    # what lies beside the language model is read, and checked, by an export
+    beside = tuple(f"{name}." for name in hollow(model)) if is_wrapper(spec.hf_config) else ()
+    problems += [unexpected(name, spec.path) for name in sorted(odd) if not name.startswith(beside)]
     problems += [
         misshapen(name, tuple(found), tuple(wanted), spec.path)
         for name, found, wanted in sorted(report["mismatched_keys"])

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sapwood.base.network.parts import is_wrapper, text_class
+from sapwood.errors import first_line
 
 WINDOW = 8
 VOCABULARY = 256
@@ -65,6 +67,14 @@ TO_TEXT = re.compile(r"^(adapter_)?out(put)?_(hidden_)?(size|dim)$|^text_hidden_
 BRIDGE = re.compile("adap|project")  # parts between another part and text
 DEPTH = re.compile(r"^(num_hidden_layers|num_layers|depth|num_blocks)$")
 WAYS = ((2, 1), (2, 2), (4, 1), (8, 1), (4, 2))  # heads of keys, and layers of each kind, at most
+
+
+class NotOnTextError(ValueError):
+    """A tiny copy was made, and can't be run on ids alone."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(first_line(cause))
+        self.cause = cause
 
 
 def tiny_config(
@@ -126,17 +136,39 @@ def _built(config: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         if is_wrapper(config):  # parts that text doesn't go through are never made
-            model = kind.from_pretrained(None, config=config, state_dict={}, dtype=torch.float32)
+            with _unset_as_nan():
+                model = kind.from_pretrained(None, config=config, state_dict={}, dtype=torch.float32)
             model._weight_conversions = None  # saved in the family's own layout
         else:
             model = kind._from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
             if parameter.dim() < 2:  # norms and biases start constant, which would hide a mix-up
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                parameter.nan_to_num_(0.0).add_(0.1 * torch.randn_like(parameter))
             else:
                 parameter.copy_(torch.randn_like(parameter) * max(parameter.shape[-1], 1) ** -0.5)
-        model.eval()(input_ids=torch.arange(4)[None], use_cache=False)
+        model.eval()
+        try:
+            model(input_ids=torch.arange(4)[None], use_cache=False)
+        except Exception as error:  # each architecture has its own
+            raise NotOnTextError(error) from error
     return model
+
+
+@contextmanager
+def _unset_as_nan() -> Generator[None]:
+    """Inside, memory that nobody has written holds NaN: transformers' initialiser passes over some
+    parameters, and what lies there by chance would be their value."""
+    import torch
+
+    enabled, only_warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=only_warns)
 
 
 def _size(kind: Any, config: Any) -> int:
@@ -186,7 +218,7 @@ def _narrow(text: Any, few: int) -> None:
         _grow(text, OF_STATES, width)
         return
     key_heads = getattr(text, "num_key_value_heads", None) or heads
-    own = getattr(text, "head_dim", None)
+    own = getattr(text, "head_dim", None) or getattr(text, "attention_head_size", None)
     dim = own if isinstance(own, int) and own > 0 else width // heads
     few = min(key_heads, few)
     text.num_attention_heads = few * min(heads // key_heads, 2)
@@ -204,6 +236,9 @@ def _grow(text: Any, keys: Sequence[str], width: int) -> None:
     for key in keys:
         if isinstance(value := getattr(text, key, None), int):
             setattr(text, key, max(value * text.hidden_size // width, 1))
+    for key, value in list(vars(text).items()):  # widths that make up the model's together
+        if key.endswith("_dim") and isinstance(value, list | tuple) and sum(value) == width:
+            setattr(text, key, type(value)(part * text.hidden_size // width for part in value))
 
 
 def _taken_apart(text: Any) -> dict[int, dict[str, Any]]:
@@ -234,7 +269,7 @@ def _shorten(text: Any, own: Mapping[int, dict[str, Any]], most: int, *, pairs: 
     if shared or (pairs and len(chosen) == 1):  # layers that take keys from other layers need these
         chosen = chosen * 2
     for key, values in each.items():
-        setattr(text, key, [values[i] for i in chosen])
+        setattr(text, key, type(getattr(text, key))(values[i] for i in chosen))  # tuples stay tuples
     for key, layers in named.items():
         setattr(text, key, [new for new, i in enumerate(chosen) if i in layers])
     text.num_hidden_layers = len(chosen)

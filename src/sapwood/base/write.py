@@ -23,6 +23,7 @@ from sapwood.base.inspect import quiet
 from sapwood.base.network.parts import is_wrapper, rest_class
 from sapwood.base.packed.formats import without_packing
 from sapwood.base.packed.stored import stored_tensors
+from sapwood.errors import ExportError
 from sapwood.machine.doing import counted
 from sapwood.types import BaseSpec
 
@@ -77,9 +78,17 @@ def _rest(spec: BaseSpec, dtype: torch.dtype) -> dict[str, Tensor]:
     if not is_wrapper(spec.hf_config):
         return {}
     with quiet():
-        rest = rest_class(spec.hf_config).from_pretrained(
-            None, config=spec.hf_config, state_dict=stored_tensors(read_folder(spec.path)), dtype=dtype
+        rest, report = rest_class(spec.hf_config).from_pretrained(
+            None,
+            config=spec.hf_config,
+            state_dict=stored_tensors(read_folder(spec.path)),
+            dtype=dtype,
+            output_loading_info=True,
         )
+    if lost := sorted(report["missing_keys"]):
+        why = f"{len(lost)} tensors beside the language model aren't found, and a merged model needs them"
+        mend = "export the adapter alone, or take the checkpoint as its makers published it"
+        raise ExportError(f"tensor {lost[0]} is missing", str(spec.path), why, mend)
     return {name: tensor.contiguous() for name, tensor in rest.state_dict().items()}
 
 

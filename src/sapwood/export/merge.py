@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change, weight_changes
 from sapwood.base.inspect import quiet
-from sapwood.base.network.parts import whole_class
+from sapwood.base.network.parts import speaks, whole_class
 from sapwood.base.storage.frozen import freeze
 from sapwood.base.storage.gguf_linear import GgufEmbedding
 from sapwood.base.write import is_tied, write_folder
@@ -97,7 +97,7 @@ def write_merged(parameters: Parameters, trained: Loaded, folder: Path) -> None:
 
 @contextmanager
 def plain_transformers(folder: Path) -> Generator[tuple[Any, Any]]:
-    """The folder's model and tokenizer, as anybody would load them."""
+    """The folder's model and tokenizer, as anybody would load them; of a wrapper what answers to text."""
     from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
     with quiet():
@@ -107,7 +107,9 @@ def plain_transformers(folder: Path) -> Generator[tuple[Any, Any]]:
         # AutoTokenizer rebuilds the pre-tokenizer of some families by model type, whatever the file holds
         if tokenizer.backend_tokenizer.to_str() != _file_tokenizer(PreTrainedTokenizerFast, folder):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    yield model.eval(), tokenizer
+    speaker = model.get_submodule(speaks(model))
+    speaker.generation_config = model.generation_config  # the folder's
+    yield speaker.eval(), tokenizer
 
 
 def _file_tokenizer(kind: Any, folder: Path) -> str:

@@ -30,7 +30,7 @@ from sapwood.adapter.model import LoraModel
 from sapwood.base.inspect import quiet
 from sapwood.base.load import load_base
 from sapwood.base.network.parts import text_class
-from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_model
+from sapwood.base.tiny import VOCABULARY, WINDOW, NotOnTextError, tiny_model
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import ModelError, SapwoodError, first_line
 from sapwood.machine.doing import doing
@@ -130,14 +130,20 @@ def _tried_anew(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
 
 @contextmanager
 def _told_as(spec: BaseSpec, wrong: str) -> Generator[None]:
-    """Whatever fails inside is told as ``wrong``, a sentence, with the library's own words behind it."""
+    """Whatever fails inside is told as ``wrong``, a sentence, with the library's own words behind it. The
+    kind of its error is no word of theirs, unless they are the name of a key alone."""
     try:
         yield
     except SapwoodError:
         raise
     except Exception as error:  # each architecture and each config class has its own
-        why = f"{wrong} ({type(error).__name__}: {first_line(error)})"
+        why = f"{wrong}: {_words(error)}"
         raise ModelError(f"{spec.hf_config.model_type} {UNTRAINED}", spec.source, why) from None
+
+
+def _words(error: Exception) -> str:
+    known = f"no {first_line(error)}" if isinstance(error, KeyError) else first_line(error)
+    return f'the library says "{known or type(error).__name__}"'
 
 
 @contextmanager
@@ -153,12 +159,12 @@ def _one_thread() -> Generator[None]:
 
 @doing("trying a tiny copy of the model")
 def _try(spec: BaseSpec, lora: LoraConfig, folder: Path, alone: bool) -> Trial:
-    with _told_as(spec, "transformers can't make and run a tiny copy of it here"):
-        config = tiny_model(spec.hf_config, folder / "base")
+    with _told_as(spec, "transformers can't make a tiny copy of it here"):
+        config = _made(spec, folder / "base")
         tokens = dict.fromkeys(range(VOCABULARY - min(len(spec.new_tokens), SHARED), VOCABULARY), (3, 4))
         small = replace(spec, path=folder / "base", hf_config=config, new_tokens=tokens)
     with _told_as(spec, "PEFT can't put the adapter on it"):
-        model = replace(attach_lora(_loaded(small), lora), alone=alone)
+        model = replace(attach_lora(_found_again(small), lora), alone=alone)
         _wake(model)
         write_adapter(model, folder / "adapter")
     examples = _rows()
@@ -201,6 +207,28 @@ def _plain(lora: LoraConfig) -> LoraConfig:
 
 def _loaded(spec: BaseSpec) -> Base:
     return load_base(spec, BaseConfig(model=spec.source, storage="fp32", products="fp32"))
+
+
+def _made(spec: BaseSpec, folder: Path) -> Any:
+    """The config of a tiny copy in ``folder``."""
+    try:
+        return tiny_model(spec.hf_config, folder)
+    except NotOnTextError as error:
+        why = f"transformers doesn't run it on tokens of text alone: {_words(error.cause)}"
+        raise ModelError(f"{spec.hf_config.model_type} {UNTRAINED}", spec.source, why) from None
+
+
+def _found_again(spec: BaseSpec) -> Base:
+    """The tiny copy, loaded. A family whose weights transformers renames while it reads them may not find
+    what transformers saved."""
+    try:
+        return _loaded(spec)
+    except ModelError as error:
+        lost = [problem.what for problem in error.problems if "tensor" in problem.what]
+        if not lost:
+            raise
+        why = f"transformers doesn't find what it saved of a tiny copy: {lost[0]}, and {len(lost) - 1} more"
+        raise ModelError(f"{spec.hf_config.model_type} {UNTRAINED}", spec.source, why) from None
 
 
 @torch.no_grad()

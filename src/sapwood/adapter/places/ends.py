@@ -8,16 +8,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from sapwood.config.sections import LoraConfig, RunConfig
-from sapwood.errors import Problem
+from sapwood.errors import ConfigError, Problem
 
 WITH_ROWS = ("lora", "rslora", "dora", "lora+", "full")  # methods that can learn single rows as well
 
 
 def ends_settings(network: Any, config: LoraConfig, new_tokens: Collection[int]) -> dict[str, Any]:
-    """The fields of PEFT's LoraConfig. A head that is the embedding stays so."""
-    embedding, head = (_name(network, end) for end in _ends(network))
+    """The fields of PEFT's LoraConfig. A head that is the embedding stays so. Raises ConfigError if PEFT
+    can't tell one of them from other layers."""
     tied = bool(getattr(network.config.get_text_config(), "tie_word_embeddings", False))
-    wanted = {"embed_tokens": embedding, "lm_head": embedding if tied else head}
+    if not (config.train_also or new_tokens):  # PEFT needs no names of them, and may have none
+        return {"modules_to_save": None, "trainable_token_indices": None, "ensure_weight_tying": False}
+    embedding = _name(network, network.get_input_embeddings())
+    head = embedding if tied else _name(network, network.get_output_embeddings())
+    wanted = {"embed_tokens": embedding, "lm_head": head}
     whole = sorted({wanted[name] for name in config.train_also})
     rows = [name for name in ([embedding] if tied else [embedding, head]) if name not in whole]
     return {
@@ -56,14 +60,15 @@ def keep_format(network: Any, dtype: Any) -> None:
     network.get_input_embeddings().register_forward_hook(narrowed)
 
 
-def _ends(network: Any) -> tuple[Any, Any]:
-    return network.get_input_embeddings(), network.get_output_embeddings()
-
-
 def _name(network: Any, module: nn.Module) -> str:
     """A module's last word, or as much of its name as tells it from others."""
     names: list[str] = [name for name, _ in network.named_modules()]
     full = next(name for name, found in network.named_modules() if found is module)
     words = full.split(".")
     ends = (".".join(words[-count:]) for count in range(1, len(words) + 1))
-    return next(end for end in ends if sum(f".{name}".endswith(f".{end}") for name in names) == 1)
+    own = (end for end in ends if sum(f".{name}".endswith(f".{end}") for name in names) == 1)
+    if (found := next(own, None)) is None:
+        why = f"PEFT finds layers by the end of their names, and other layers end in {full!r} too"
+        mend = "leave lora.train_also and base.new_tokens out"
+        raise ConfigError("embedding or head of this model can't be trained", "lora.train_also", why, mend)
+    return found

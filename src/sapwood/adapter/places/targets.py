@@ -24,7 +24,12 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     named, linears = _modules(model)
     leaves = sorted({name.rpartition(".")[2] for name in linears})
     if targets == "all-linear":
-        left = routers(model, _linears(model)) | _lost_on_loading(model, linears)
+        lost = _lost_on_loading(model, linears)
+        if lost.issuperset(linears) and linears:
+            why = "PEFT reads them by renamings for older checkpoints of the family, which change their names"
+            what = f"plain PEFT doesn't open LoRA adapters of {model.config.model_type} models"
+            raise ConfigError(what, "lora.targets", why, "take another model")
+        left = routers(model, _linears(model)) | lost
         chosen = [name for name in linears if name not in left]
         return _all_linear(model, [name for name, _ in named], chosen)
     if isinstance(targets, str):

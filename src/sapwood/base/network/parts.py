@@ -2,12 +2,13 @@
 
 A model for pictures or sound has a language model in it, and text goes only through that one. Its network
 here is the class that opens the whole checkpoint, so that every name is the one that other programs see. The
-modules beside the language model are there by name, and hold no weights.
+modules beside the language model are there by name, and hold no weights. Some wrappers take no text without a
+picture. The language model in them has a head of its own, and is called in their place.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _emptied(whole: Any, text: bool = False) -> Any:
 
     def begin(self: Any, *args: Any, **settings: Any) -> None:
         whole.__init__(self, *args, **settings)
+        self.speaks = speaks(self)
         beside = set(beside_text(self))
         for module in list(self.modules()):
             if (module in beside) != text:
@@ -81,18 +83,33 @@ def _emptied(whole: Any, text: bool = False) -> Any:
         ties = self.all_tied_weights_keys.items()
         self.all_tied_weights_keys = {one: other for one, other in ties if {one, other} <= left}
 
+    @wraps(whole.forward)
+    def forward(self: Any, *args: Any, **told: Any) -> Any:
+        inner = self.get_submodule(self.speaks)
+        return inner(*args, **told) if self.speaks else whole.forward(self, *args, **told)
+
+    def head(self: Any) -> Any:
+        inner = self.get_submodule(self.speaks)
+        return inner.get_output_embeddings() if self.speaks else whole.get_output_embeddings(self)
+
     # under the same name, by which transformers finds how its checkpoints are laid out
-    own = {"__init__": begin, "get_output_embeddings": _head, "__module__": whole.__module__}
-    return type(whole.__name__, (whole,), own)
+    own = {"__init__": begin, "forward": forward, "get_output_embeddings": head}
+    return type(whole.__name__, (whole,), own | {"__module__": whole.__module__})
 
 
-def _head(network: Any) -> Any:
-    """The wrapper's head, or that of the language model with a head of its own in it."""
+def speaks(network: Any) -> str:
+    """The name of the language model in a wrapper that has a head of its own, and so answers by itself. Empty
+    if the head is the network's."""
     from transformers import PreTrainedModel
 
-    models = (module for module in network.modules() if isinstance(module, PreTrainedModel))
-    heads = (PreTrainedModel.get_output_embeddings(model) for model in models)
-    return next((head for head in heads if head is not None), None)
+    embedding = network.get_input_embeddings()
+    for name, module in network.named_modules():
+        if module is network or not isinstance(module, PreTrainedModel):
+            continue
+        around = any(one is embedding for one in module.modules())
+        if around and module.get_output_embeddings() is not None:
+            return name
+    return ""
 
 
 @cache
@@ -123,18 +140,23 @@ def text_names(network: Any) -> Callable[[str], str]:
 def kept_dense(network: Any) -> list[str] | None:
     """The names of a wrapper's modules that aren't to be quantised while they load: the head, and those that
     text doesn't go through. None if transformers knows by itself."""
+    tops = hollow(network)
+    head = [name for name, module in network.named_modules() if module is network.get_output_embeddings()]
+    return [*tops, *head] if tops else None
+
+
+def hollow(network: Any) -> list[str]:
+    """The names of a wrapper's modules that text doesn't go through, without those inside another one."""
     beside = {id(module) for module in beside_text(network)}
-    named: list[tuple[str, Any]] = list(network.named_modules())
-    names = {name for name, module in named if id(module) in beside}
-    tops = [name for name in names if name.rpartition(".")[0] not in names]
-    head = [name for name, module in named if module is network.get_output_embeddings()]
-    return [*sorted(tops), *head] if tops else None
+    names = {name for name, module in network.named_modules() if id(module) in beside}
+    return sorted(name for name in names if name.rpartition(".")[0] not in names)
 
 
 def beside_text(network: Any) -> Iterator[nn.Module]:
     """The modules of a wrapper that text doesn't go through: neither around its language model nor in it."""
     ends = (network.get_input_embeddings(), network.get_output_embeddings())
     inside = [decoder_of(network), *(end for end in ends if end is not None)]
+    inside += [network.get_submodule(network.speaks)] if network.speaks else []
     within = {id(inner) for part in inside for inner in part.modules()}
     for module in list(network.modules()):
         around = any(id(inner) in within for inner in module.modules())

@@ -36,6 +36,15 @@ IRRELEVANT = {  # told by some architectures, and without effect here
 }
 
 
+WORDS = {  # for what an architecture tells its attention
+    **dict.fromkeys(("s_aux", "sinks"), "attention sinks"),
+    "position_bias": "a bias by distance",
+    "input_ids": "the tokens themselves",
+    "is_causal": "a look ahead",
+    "dropout": "dropout of the scores",
+}
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule, backend: Backend
 ) -> Tensor:
@@ -72,13 +81,13 @@ def _interface(
     isn't told of windows at all has its module's.
     """
     if segments is None:
-        what = f"{type(module).__name__} can't be told which rows a pack holds"
-        raise ModelError(what, why="the layer around it doesn't hand on what a model is called with")
+        what = "its attention can't be told which rows a pack holds"
+        raise ModelError(what, why="the layers around it don't hand on what the model is called with")
     if segments.lead:
         keys, values = segments.lead[module.layer_idx]
         key = torch.cat([keys, key[:, :, keys.shape[2] :]], 2)
         value = torch.cat([values, value[:, :, keys.shape[2] :]], 2)
-    _refuse_unknown(module, others)
+    _refuse_unknown(others)
     rule = Rule(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=getattr(module, "sliding_window", None) if sliding_window is UNTOLD else sliding_window,
@@ -88,18 +97,18 @@ def _interface(
     return out.transpose(0, 1)[None], None
 
 
-def _refuse_unknown(module: Any, others: Mapping[str, Any]) -> None:
+def _refuse_unknown(others: Mapping[str, Any]) -> None:
     """What an architecture tells its attention and these kernels don't know (attention sinks, a bias on the
-    scores) would be silently left out. Raises ModelError with its name."""
+    scores) would be silently left out. Raises ModelError that says what it is."""
     odd = [name for name, value in others.items() if name not in IRRELEVANT and value is not None]
     if others.get("dropout"):
         odd.append("dropout")
     if others.get("is_causal") is False:
-        odd.append("is_causal=False")
+        odd.append("is_causal")
     if odd:
         raise ModelError(
-            f"the attention of {type(module).__name__} isn't supported",
-            why=f"it asks for {', '.join(sorted(odd))}, which would be left out of the result",
+            "its attention takes more than a pack can hand it",
+            why=f"{', '.join(sorted(WORDS.get(name, name) for name in odd))} would be left out of the result",
             mend="take a model of another family",
         )
 
