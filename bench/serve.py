@@ -247,7 +247,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("start", "speed"), help="one of the two")
     parser.add_argument("--starts", type=int, default=3, help="with a warm cache (%(default)s)")
     parser.add_argument("--callers", default="1,4,16,64", help="at once (%(default)s)")
-    parser.add_argument("--turns", type=int, default=6, help="of each side, at most (%(default)s)")
+    parser.add_argument("--turns", type=int, default=14, help="of each side, at most (%(default)s)")
     parser.add_argument("--seconds", type=float, default=400, help="after which no turn begins (%(default)s)")
     parser.add_argument("--requests", type=int, help="of a turn; as many as there are callers, 4 at least")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer (%(default)s)")
