@@ -103,7 +103,8 @@ def _read_from_the_left(model: Any) -> None:
     """Some models look ahead in the part of a prompt that a caller marks (PaliGemma). Rows mark none, and
     torch's own attention then takes a mask that was left out for one that hides nothing."""
     if getattr(model.config.get_text_config(), "use_bidirectional_attention", None):
-        for module in decoder_of(model).modules():
+        modules: list[Any] = list(decoder_of(model).modules())
+        for module in modules:
             if getattr(module, "is_causal", None) is False:
                 module.is_causal = True
 
