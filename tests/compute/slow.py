@@ -58,7 +58,7 @@ def attention_by_lengths(
         k, v = (one.repeat_interleave(len(q) // len(one), 0) for one in (k, v))
         at = torch.arange(stop - start)
         ahead_by = at[None] - at[:, None]
-        seen = (ahead_by <= ahead) & ((-ahead_by <= behind) | (behind < 0))
+        seen = ((ahead_by <= ahead) | (ahead < 0)) & ((-ahead_by <= behind) | (behind < 0))
         scores = (q @ k.transpose(1, 2) * scale).masked_fill(~seen, float("-inf"))
         out.append((scores.softmax(-1) @ v).transpose(0, 1))
     return torch.cat(out).to(query.dtype)

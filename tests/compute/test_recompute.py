@@ -61,14 +61,14 @@ def test_inputs_in_ram_change_no_bit_and_leave_the_device(arch: str, device: lis
 
 def test_on_a_cpu_they_are_in_ram_already() -> None:
     tensor = torch.zeros(3)
-    assert recompute._to_ram(tensor)[1] is tensor
+    assert recompute.to_ram(tensor)[1] is tensor
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpus_copies_come_back_as_they_went() -> None:
     tensor = torch.randn(1, 700, 512, device="cuda").transpose(1, 2)
-    device, kept = recompute._to_ram(tensor)
-    again = recompute._from_ram((device, kept))
+    device, kept = recompute.to_ram(tensor)
+    again = recompute.from_ram((device, kept))
     assert kept.is_pinned() and kept.device.type == "cpu"
     assert torch.equal(again, tensor)

@@ -24,6 +24,7 @@ from sapwood.types import Segment
 from tests.compute.slow import attention_by_lengths, dense_attention
 from tests.machine.pretended import Card, plug_in
 
+FORMS: tuple[Any, Any] = (varlen.varlen_attention, dense_attention)
 CARD = replace(REFERENCE, varlen=True)
 
 
@@ -65,7 +66,7 @@ def test_values_and_gradients_are_the_dense_masks(lengths: list[int], window: in
         patched.setattr(varlen, "_kernel", lambda: attention_by_lengths)
         found, expected = (
             [out := form(*inputs, plan, rule), *torch.autograd.grad(out.square().sum(), inputs)]
-            for form in (varlen.varlen_attention, dense_attention)
+            for form in FORMS
             for inputs in [drawn(sum(lengths), torch.float32, heads)]
         )
     for mine, truth in zip(found, expected, strict=True):
@@ -76,7 +77,7 @@ def test_values_and_gradients_are_the_dense_masks(lengths: list[int], window: in
 @pytest.mark.parametrize("window", [None, 7])
 def test_torchs_own_function_takes_what_it_is_given(heads: int, window: int | None) -> None:
     inputs = drawn(72, torch.bfloat16, heads, device="meta")
-    out = varlen.varlen_attention(*inputs, AttentionPlan(rows((40, 32))), Rule(0.3, window))
+    out = FORMS[0](*inputs, AttentionPlan(rows((40, 32))), Rule(0.3, window))
     assert out.shape == inputs[0].shape and out.dtype == torch.bfloat16
     grads = torch.autograd.grad(out.sum(), inputs)
     assert [grad.shape for grad in grads] == [one.shape for one in inputs]
@@ -159,7 +160,7 @@ def test_a_card_that_is_too_old_or_a_torch_without_it_says_so(
 def test_values_and_gradients_on_a_gpu(window: int | None, size: int) -> None:
     plan, rule = AttentionPlan(rows((300, 1, 77))), Rule(size**-0.5, window)
     results: list[list[Tensor]] = []
-    for form, dtype in ((varlen.varlen_attention, torch.bfloat16), (dense_attention, torch.float32)):
+    for form, dtype in zip(FORMS, (torch.bfloat16, torch.float32), strict=True):
         generator = torch.Generator().manual_seed(0)
         inputs = [torch.randn(heads, 378, size, generator=generator).bfloat16() for heads in (4, 2, 2)]
         inputs = [one.to("cuda", dtype).requires_grad_() for one in inputs]

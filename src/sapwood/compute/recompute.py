@@ -64,11 +64,11 @@ def recompute_layers(network: Any, choice: Layers) -> int:
 
 def _with_inputs_in_ram(recompute: Callable[..., Any], *given: Any, **named: Any) -> Any:
     """As ``recompute``, torch's own, whose hooks for what the layer makes are inside of these."""
-    with saved_tensors_hooks(_to_ram, _from_ram):
+    with saved_tensors_hooks(to_ram, from_ram):
         return recompute(*given, **named)
 
 
-def _to_ram(tensor: Tensor) -> tuple[torch.device, Tensor]:
+def to_ram(tensor: Tensor) -> tuple[torch.device, Tensor]:
     """The copies stand in the GPU's own queue of work: nobody waits for them, and nobody sees them half."""
     if _in_ram(tensor):
         return tensor.device, tensor
@@ -76,7 +76,7 @@ def _to_ram(tensor: Tensor) -> tuple[torch.device, Tensor]:
     return tensor.device, room.copy_(tensor, non_blocking=True)
 
 
-def _from_ram(kept: tuple[torch.device, Tensor]) -> Tensor:
+def from_ram(kept: tuple[torch.device, Tensor]) -> Tensor:
     device, tensor = kept
     return tensor.to(device, non_blocking=True)
 
