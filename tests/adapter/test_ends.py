@@ -62,7 +62,8 @@ def test_a_head_that_peft_takes_for_other_layers_is_left_alone_or_refused() -> N
         lambda: network.embedding,
         lambda: network.output,
     )
-    found.config = PreTrainedConfig(tie_word_embeddings=False)
+    kind: Any = PreTrainedConfig
+    found.config = kind(tie_word_embeddings=False)
     assert not any(ends_settings(found, LoraConfig(), ()).values())
     with pytest.raises(ConfigError, match="other layers end in 'output' too"):
         ends_settings(found, LoraConfig(train_also=("lm_head",)), ())
