@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +103,8 @@ def _read_from_the_left(model: Any) -> None:
     """Some models look ahead in the part of a prompt that a caller marks (PaliGemma). Rows mark none, and
     torch's own attention then takes a mask that was left out for one that hides nothing."""
     if getattr(model.config.get_text_config(), "use_bidirectional_attention", None):
-        layers: Iterable[Any] = decoder_of(model).modules()
-        for module in layers:
+        modules: list[Any] = list(decoder_of(model).modules())
+        for module in modules:
             if getattr(module, "is_causal", None) is False:
                 module.is_causal = True
 
