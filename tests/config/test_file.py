@@ -211,7 +211,10 @@ def test_the_line_is_that_of_the_key_itself(refuse: Callable[..., ConfigError]) 
         ("train=5", "it is a section, found 5"),
         ("train=", "it is a section, found nothing"),
         ("lora.dropout=1", "less than 1"),
-        ("train.gradient_checkpointing=x", "it must be auto or offload or true or false or a whole number, found 'x'"),
+        (
+            "train.gradient_checkpointing=x",
+            "it must be auto or offload or true or false or a whole number, found 'x'",
+        ),
         ("data.weights=2", "it must be a list, such as .a, b., found 2"),
         ("data.columns=[q]", "it must be pairs, such as {name: value}"),
         ("lora.targets=5", "it must be a text or a list, such as .a, b., found 5"),
