@@ -120,7 +120,7 @@ def test_the_share_is_of_the_highest_rate(smoke: Mapping[str, Any]) -> None:
     for row in smoke["limit"]["rows"]:
         assert row["share"] == pytest.approx(row["reached"] / max(row["rates"].values()))
         assert row["share"] > 0  # on a busy machine a step may be faster than the products timed beside it
-        assert row["attention"]["NativeAttention"] > 0  # it is called as the profile calls it
+        assert sum(row["attention"].values()) > 0  # its functions are called as the bench calls them
         assert 0 < row["attention_share"] < 0.5
     # the tiny llama: two layers of q, o (64 x 64), k, v (32 x 64), gate, up, down (64 x 128); head 600 x 64
     linear, head = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128), 600 * 64
