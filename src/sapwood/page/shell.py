@@ -139,6 +139,15 @@ def block(content: Safe, cls: str = "") -> Block:
     return Block(content, cls)
 
 
+def chart(options: dict[str, Any], cls: str) -> ui.echart:
+    """A chart of ECharts. Its loop of animation frames stops as soon as the drawing stands still: by itself
+    it goes on for ten frames, and each of them interrupts a training."""
+    made = ui.echart(options).classes(cls)
+    rest = f"() => getElement({made.id}).chart.getZr().setSleepAfterStill(1)"
+    made.on("chart:finished", js_handler=rest)
+    return made
+
+
 def head(title: Child, *below: Child) -> Safe:
     """The title of a screen, with a line below it."""
     return el("header", el("h1", title), el("p", below, cls="sub") if below else None, cls="head")

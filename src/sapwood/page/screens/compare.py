@@ -15,7 +15,7 @@ from sapwood.page.drawn.markup import Child, Safe, el, join
 from sapwood.page.drawn.texts import Words
 from sapwood.page.live import LiveRun, title_of
 from sapwood.page.screens.run import controls, window_of
-from sapwood.page.shell import View, block, button, frame, guarded, head, problem
+from sapwood.page.shell import View, block, button, chart, frame, guarded, head, problem
 from sapwood.run.query import compare_runs, run_folders
 from sapwood.scores import perplexity
 from sapwood.show.figures import UNKNOWN, duration, number, steps, visible
@@ -66,7 +66,7 @@ class Screen:
     def build(self) -> None:
         w, ink = self.view.words, curves.Ink.of(self.view.dark)
         controls(self.view, self.choice, self._choose)
-        self._chart = ui.echart(curves.frame(ink, self.choice, w)).classes("main-chart")
+        self._chart = chart(curves.frame(ink, self.choice, w), "main-chart")
         self._chart.props(f'role=img aria-label="{w("curves.label")}"')
         self._chart.on("chart:datazoom", self._zoomed, throttle=0.15, leading_events=False)
         self._figures = block(Safe(""))

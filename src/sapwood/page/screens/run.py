@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nicegui import background_tasks, ui
@@ -16,13 +17,13 @@ from sapwood.page.drawn import curves, parts
 from sapwood.page.drawn.markup import Safe, el, join
 from sapwood.page.live import LiveRun, Seen
 from sapwood.page.screens import answers, facts
-from sapwood.page.shell import Block, View, block, button, frame, guarded, head, problem
+from sapwood.page.shell import Block, View, block, button, chart, frame, guarded, head, problem
 from sapwood.show.figures import duration, number, size
 
-EVERY = 0.4  # seconds between two looks
+EVERY = 0.5  # seconds between two looks
 # Seconds between two drawings: a browser without a graphics card takes 15 ms of a processor for a chart, and
 # the training wants them. What came sooner is drawn at a later look.
-LARGE, SMALL = 0.7, 5.0
+LARGE, SMALL = 0.5, 5.0
 TABS = ("curves", "answers", "log", "config", "proof")
 
 
@@ -51,6 +52,14 @@ async def look_ahead(live: LiveRun) -> None:
         await asyncio.to_thread(live.look)
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """When charts were drawn last, and of how many events."""
+
+    at: float = -math.inf
+    events: int = -1
+
+
 class Screen:
     """The screen of one run in one browser, with what its viewer chose."""
 
@@ -58,8 +67,9 @@ class Screen:
         self.view, self.live, self.tab = view, live, tab
         self.choice = curves.Choice()
         self._changed = -1
-        self._drawn = {LARGE: (-SMALL, -1), SMALL: (-SMALL, -1)}  # when, and at which number of events
+        self._drawn = {LARGE: _Drawn(), SMALL: _Drawn()}
         self._condition = ""
+        self._known: tuple[int, str, str] | None = None  # what title and figures were drawn of
         self._refresh: Callable[[Seen], None] = lambda seen: None
 
     def build(self) -> None:
@@ -92,8 +102,11 @@ class Screen:
         self._show(seen)
 
     def _show(self, seen: Seen) -> None:
-        self._title.show(self._head(seen))
-        self._tiles.show(self._figures(seen))
+        known = (seen.changed, seen.pulse.condition, parts.why(self.view.words, seen))
+        if known != self._known:
+            self._known = known
+            self._title.show(self._head(seen))
+            self._tiles.show(self._figures(seen))
         condition = f"{seen.pulse.condition} {seen.pulse.why}"
         if condition != self._condition:
             self._condition = condition
@@ -158,7 +171,7 @@ class Screen:
     def _curves(self) -> Callable[[Seen], None]:
         w, ink = self.view.words, curves.Ink.of(self.view.dark)
         controls(self.view, self.choice, self._choose)
-        self._main = ui.echart(curves.frame(ink, self.choice, w)).classes("main-chart")
+        self._main = chart(curves.frame(ink, self.choice, w), "main-chart")
         self._main.props(f'role=img aria-label="{w("curves.label")}"')
         self._main.on("chart:datazoom", self._zoomed, throttle=0.15, leading_events=False)
         self._small: dict[str, ui.echart] = {}
@@ -166,17 +179,20 @@ class Screen:
             for name in curves.SMALL:
                 options = curves.frame(ink, self.choice, w, small=True)
                 options["title"]["text"] = w(f"curve.{name}")
-                self._small[name] = ui.echart(options).classes("small-chart")
+                self._small[name] = chart(options, "small-chart")
         return self._keep_up
 
     def _keep_up(self, seen: Seen) -> None:
-        """Draw the charts if the run has new events. Large and small charts have pauses of their own."""
-        now = time.monotonic()
-        for pause, draw in ((LARGE, self._draw_main), (SMALL, self._draw_small)):
-            last, of = self._drawn[pause]
-            if seen.changed != of and now - last >= pause:
-                self._drawn[pause] = (now, seen.changed)
-                draw()
+        """Draw the charts if the run has new events. The small ones come with the large one, so that the
+        browser paints once, or when nothing has happened for a while."""
+        now, new = time.monotonic(), seen.changed
+        large, small = self._drawn[LARGE], self._drawn[SMALL]
+        if draws := new != large.events and now - large.at >= LARGE:
+            self._drawn[LARGE] = _Drawn(now, new)
+            self._draw_main()
+        if new != small.events and now - small.at >= SMALL and (draws or now - large.at >= SMALL):
+            self._drawn[SMALL] = _Drawn(now, new)
+            self._draw_small()
 
     def _draw(self) -> None:
         self._draw_main()
@@ -189,20 +205,20 @@ class Screen:
 
     def _draw_small(self) -> None:
         ink = curves.Ink.of(self.view.dark)
-        for name, chart in self._small.items():
+        for name, drawn in self._small.items():
             if name == "peak_bytes":
-                chart.options["yAxis"] |= curves.room(self.live, _planned(self.live))
-            chart.options["series"] = curves.small(self.live, name, self.choice, ink, _planned(self.live))
-            chart.update()
+                drawn.options["yAxis"] |= curves.room(self.live, _planned(self.live))
+            drawn.options["series"] = curves.small(self.live, name, self.choice, ink, _planned(self.live))
+            drawn.update()
 
     def _choose(self, choice: curves.Choice) -> None:
         self.choice = choice
         w, ink = self.view.words, curves.Ink.of(self.view.dark)
-        for chart, small in ((self._main, False), *((c, True) for c in self._small.values())):
-            title = chart.options.get("title")
-            chart.options.update(curves.frame(ink, choice, w, small=small))
+        for drawn, small in ((self._main, False), *((c, True) for c in self._small.values())):
+            title = drawn.options.get("title")
+            drawn.options.update(curves.frame(ink, choice, w, small=small))
             if title:
-                chart.options["title"] = title
+                drawn.options["title"] = title
         self._draw()
 
     def _zoomed(self, event: Any) -> None:
