@@ -13,6 +13,7 @@ from sapwood.template.learnt.label import label_encoded
 from sapwood.template.proof import Proof
 from sapwood.template.prove import Labelled, Prover, proof_of
 from sapwood.template.render import Renderer
+from sapwood.template.truth import Truths
 from sapwood.types import Conversation, Example, Message, Rendered, RowId
 from tests.base.tiny import CHATML, tiny_tokenizer
 from tests.template.real_tokenizers import gguf_tokenizer, real_tokenizer
@@ -139,7 +140,7 @@ def label(rendered: Rendered, renderer: Renderer) -> Example:
 def prove(items: Sequence[Labelled], renderer: Renderer, *, vocab_rows: int) -> Proof:
     """Check every example. Raises DataError with all violations."""
     prover = Prover(renderer, vocab_rows)
-    truths = prover.truths([(item.conversation, item.rendering) for item in items])
+    truths = Truths(renderer).about([(item.conversation, item.rendering) for item in items])
     problems: list[Problem] = []
     for item, truth in zip(items, truths, strict=True):
         for fault in prover.check(item, truth):

@@ -17,6 +17,7 @@ from sapwood.template.learnt.label import label_encoded, span_weights
 from sapwood.template.proof import ProofTally
 from sapwood.template.prove import Fault, Labelled, Prover
 from sapwood.template.render import Renderer, Rendering
+from sapwood.template.truth import Truths
 from sapwood.types import Conversation, Example, RowId
 
 BATCH = 1024  # conversations that are rendered, encoded and proven together
@@ -87,7 +88,7 @@ def prove_batch(conversations: Sequence[Conversation], renderer: Renderer, rules
     template and the tokenizer themselves, and what they give is what counts.
     """
     prover = Prover(renderer, rules.vocab_rows, rules.template.accept)
-    work = _Work(renderer, rules, prover)
+    work = _Work(renderer, rules, prover, Truths(renderer))
     outcomes = work.done(conversations, quick=True)
     again = [i for i, outcome in enumerate(outcomes) if not outcome.is_right]
     slow = work.done([conversations[i] for i in again], quick=False)
@@ -135,6 +136,7 @@ class _Work:
     renderer: Renderer
     rules: Rules
     prover: Prover
+    truths: Truths
 
     def done(self, conversations: Sequence[Conversation], *, quick: bool) -> list[_Outcome]:
         """One for each. ``quick``: by guesses if these can be made; faults then mean little."""
@@ -183,7 +185,7 @@ class _Work:
         pairs = [
             (outcome, item) for outcome in outcomes for item in outcome.items if self.rules.fits(item.example)
         ]
-        truths = self.prover.truths([(item.conversation, item.rendering) for _, item in pairs])
+        truths = self.truths.about([(item.conversation, item.rendering) for _, item in pairs])
         for (outcome, item), truth in zip(pairs, truths, strict=True):
             outcome.faults += self.prover.check(item, truth)
 

@@ -1,29 +1,24 @@
 """The proof: examples against the tokenizer's own ``apply_chat_template``, before anything is trained.
 
-Every example of every row is compared, by itself. The proof shares no rendering, no encoding, no cache and no
-span with the code that it checks. It asks transformers' public calls anew for the text of each row and of
-each prompt, and for the ids of each text. `template.beginnings` says when a text's ids also give the prompt's
-ids.
+Every example of every row is compared, by itself. `template.truth` asks for what it is compared with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import DataError, Problem
-from sapwood.template.beginnings import Beginnings
 from sapwood.template.proof import CHECKS, COUNTED, VERSION, Failed, Proof, ProofTally
 from sapwood.template.render import Renderer, Rendering
 from sapwood.template.said.kept import Keeping, Lost
 from sapwood.template.said.opened import closing_of
 from sapwood.template.said.shared import Shared
 from sapwood.template.said.strip import ENDS, spelled_out
-from sapwood.template.view import as_dicts, plain
+from sapwood.template.truth import Truth
 from sapwood.types import Conversation, Example, RowId
 
 Fault = tuple[str, str]  # the code of a check, and why it fails
@@ -41,21 +36,6 @@ class Labelled:
     held_control: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What the tokenizer itself gives for one example.
-
-    Attributes:
-        text: what its chat template writes for the messages.
-        ids: its own encoding of the text that was rendered; equal texts have the template's ids.
-        prompts: for each trained turn the ids that inference sends before it.
-    """
-
-    text: str
-    ids: list[int]
-    prompts: list[list[int]]
-
-
 class Prover:
     """Compares examples with the truth, and counts the comparisons in ``tally``.
 
@@ -70,46 +50,11 @@ class Prover:
         self._faults: list[Fault] = []
         self._renderer = renderer
         self._tokenizer = renderer.tokenizer
-        self._beginnings = Beginnings(renderer.tokenizer, renderer.encoder, self._ids)
         self._vocab_rows = vocab_rows
         self._stops = set(renderer.stop_ids)
         self._keeping = Keeping(renderer.encoder.pattern)
         self._ends = (*dict.fromkeys((*renderer.end_texts, *ENDS)),)
         self._accepted_last: dict[str, RowId] = {}
-
-    def truths(self, items: Sequence[tuple[Conversation, Rendering]]) -> list[Truth]:
-        """The truth about each of these, in one call for all."""
-        if not items:
-            return []
-        texts = [one.rendered.text for _, one in items]
-        own = self._ids(texts)
-        truths = [Truth(text, ids, []) for text, ids in zip(texts, own, strict=True)]
-        for tools, members in _by_tools(items):
-            chats = {i: as_dicts(self._renderer.fitted(items[i][0]).messages) for i in members}
-            asked = [(i, turn) for i in members for turn in items[i][1].turns]
-            with self._renderer.frozen_truth(tools) as template:
-                known: dict[str, Any] = {"tools": tools or None, "chat_template": template}
-                whole = [chats[i][: items[i][1].upto] for i in members]
-                for i, text in zip(members, self._apply(whole, **known), strict=True):
-                    truths[i] = Truth(text, own[i], [])
-                before = [chats[i][:turn] for i, turn in asked]
-                prompts = self._apply(before, add_generation_prompt=True, **known)
-                whole, known_ids = [texts[i] for i, _ in asked], [own[i] for i, _ in asked]
-                for (i, _), ids in zip(asked, self._beginnings.ids(prompts, whole, known_ids), strict=True):
-                    truths[i].prompts.append(ids)
-        return truths
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-
-    def _apply(self, chats: list[Any], *, add_generation_prompt: bool = False, **options: Any) -> list[str]:
-        if any(message["content"] is None for chat in chats for message in chat):
-            template, tools = options["chat_template"], options["tools"]
-            return self._renderer.with_nulls(chats, template, tools, prompt=add_generation_prompt)
-        told: Any = self._tokenizer.apply_chat_template(
-            chats, tokenize=False, add_generation_prompt=add_generation_prompt, **options
-        )
-        return told
 
     def check(self, item: Labelled, truth: Truth) -> list[Fault]:
         """What is wrong with an example, codes that may fail included. Counts nothing."""
@@ -329,22 +274,6 @@ def _runs(trained: NDArray[np.bool_]) -> list[tuple[int, int]]:
         stop = len(flags) if stop < 0 else stop
         runs.append((start, stop))
     return runs
-
-
-def _by_tools(items: Sequence[tuple[Conversation, Rendering]]) -> list[tuple[Any, list[int]]]:
-    """Indices of the items that share their tools: a batch has one list of them."""
-    groups: list[tuple[Any, list[int]]] = []
-    for i, (conversation, _) in enumerate(items):
-        if not conversation.messages:
-            continue
-        tools = plain(conversation.tools)
-        for known, members in groups:
-            if known == tools:
-                members.append(i)
-                break
-        else:
-            groups.append((tools, [i]))
-    return groups
 
 
 def _bare(text: str) -> str:
