@@ -20,10 +20,10 @@ from sapwood.page.screens import answers, facts
 from sapwood.page.shell import Block, View, block, button, chart, frame, guarded, head, problem
 from sapwood.show.figures import duration, number, size
 
-EVERY = 0.5  # seconds between two looks
+EVERY = 0.4  # seconds between two looks
 # Seconds between two drawings: a browser without a graphics card takes 15 ms of a processor for a chart, and
 # the training wants them. What came sooner is drawn at a later look.
-LARGE, SMALL = 0.5, 5.0
+LARGE, SMALL = 0.75, 5.0
 TABS = ("curves", "answers", "log", "config", "proof")
 
 
