@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ ISSUES = ("duplicate", "contradiction", "cut", "end", "empty", "odd", "outlier")
 NEAR_EMPTY = 3  # learnt tokens, the stop token among them, at most
 AT_ONCE = 2000  # rows that are decoded at once
 PREVIEW = 180  # characters of a row in the table
+WINDOW = 64  # tokens on each side of where the answer begins that are decoded for it
+SAMPLED = 100  # rows that tell what all prompts share
 # characters that are seldom meant: no character, controls, private use, marks of a wrong decoding
 ODD = re.compile(
     "[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ue000-\uf8ff\u200b\u2060\ufeff]|Ã[\x80-\xbf©¨¤¶¼]|â€|ï»¿|锟斤拷"
@@ -43,6 +46,7 @@ class RowTable:
     learnt: NDArray[np.int64] = field(init=False)
     flags: dict[str, Flags] = field(init=False)
     loss: NDArray[np.float32] = field(init=False)
+    _shared: tuple[int, int] = field(init=False)
     _texts: list[str] = field(default_factory=list[str])
     _ready: threading.Event = field(default_factory=threading.Event)
 
@@ -54,6 +58,7 @@ class RowTable:
         self.learnt = sums[examples.bounds[1:] - first] - sums[examples.bounds[:-1] - first]
         self.loss = np.full(len(examples), np.nan, np.float32)
         self.flags = self._issues()
+        self._shared = self._edges() if len(examples) else (0, 0)
         threading.Thread(target=self._decode, daemon=True).start()
 
     # --- what a person asks -------------------------------------------------------------------------------
@@ -105,16 +110,39 @@ class RowTable:
         }
 
     def preview(self, at: int) -> str:
-        """The beginning of what is learnt, and of what stands before it."""
+        """The end of what stands before the first learnt token, and the beginning of what is learnt. What all
+        prompts share, for example a system prompt, is left out."""
         example = self.examples[at]
-        learnt = np.flatnonzero(example.trained)
-        start = int(learnt[0]) if len(learnt) else len(example)
+        start = self._prompt(at)
+        first, last = self._shared
+        own = example.ids[first : start - last] if first + last < start else example.ids[:start]
         decode: Any = self.texts.decode
-        before = decode(example.ids[max(0, start - 48) : start].tolist(), skip_special_tokens=True)
-        after = decode(example.ids[start : start + 64].tolist(), skip_special_tokens=True)
-        return f"{' '.join(before.split())[-PREVIEW // 2 :]} → {' '.join(after.split())[:PREVIEW]}"
+        before = " ".join(decode(own[-WINDOW:].tolist(), skip_special_tokens=True).split())
+        if len(own) > WINDOW or len(before) > PREVIEW // 2:
+            before = _from_a_word(before[-PREVIEW // 2 :])
+        after = decode(example.ids[start : start + WINDOW].tolist(), skip_special_tokens=True)
+        return f"{before} → {' '.join(after.split())[:PREVIEW]}"
 
     # --- inside -------------------------------------------------------------------------------------------
+
+    def _prompt(self, at: int) -> int:
+        """How many tokens stand before the first learnt one of a row; all if it learns nothing."""
+        example = self.examples[at]
+        learnt = np.flatnonzero(example.trained)
+        return int(learnt[0]) if len(learnt) else len(example)
+
+    def _edges(self) -> tuple[int, int]:
+        """How many tokens the prompts of a sample of the rows share at their beginning and at their end. Words
+        of the rows that happen to be the same aren't counted."""
+        places = np.unique(np.linspace(0, len(self.examples) - 1, SAMPLED, dtype=np.int64)).tolist()
+        prompts = [self.examples[at].ids[: self._prompt(at)].tolist() for at in places]
+        begin, end = (_shared(parts) for parts in (prompts, [prompt[::-1] for prompt in prompts]))
+        if len(prompts[0]) in (len(begin), len(end)):  # nothing tells what is a row's own
+            return 0, 0
+        control = self.texts.get_added_tokens_decoder()
+        ends = [id in control or self.texts.decode([id]).endswith("\n") for id in begin]
+        begins = [id in control for id in end]
+        return _last(ends), _last(begins)
 
     def _key(self, sort: str) -> NDArray[Any] | None:
         keys = {"tokens": self.length, "share": self.learnt / np.maximum(1, self.length), "loss": self.loss}
@@ -172,6 +200,23 @@ class RowTable:
                 odd[start + i] = ODD.search(text) is not None
             self._texts += [text.casefold() for text in texts]
         self._ready.set()
+
+
+def _shared(lists: Sequence[list[int]]) -> list[int]:
+    """What all lists begin with."""
+    first, last = min(lists), max(lists)
+    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+
+
+def _last(flags: Sequence[bool]) -> int:
+    """How many flags there are up to the last one that is set."""
+    return max((i + 1 for i, flag in enumerate(flags) if flag), default=0)
+
+
+def _from_a_word(text: str) -> str:
+    """A text whose beginning was cut off, from its first whole word if it has blanks."""
+    _, blank, rest = text.partition(" ")
+    return f"…{rest if blank and len(rest) > len(text) // 2 else text}"
 
 
 def _repeated(keys: NDArray[np.int64]) -> Flags:
