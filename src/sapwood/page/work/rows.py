@@ -132,8 +132,8 @@ class RowTable:
         return int(learnt[0]) if len(learnt) else len(example)
 
     def _edges(self) -> tuple[int, int]:
-        """How many tokens the prompts of a sample of the rows share at their beginning and at their end. Words
-        of the rows that happen to be the same aren't counted."""
+        """How many tokens the prompts of a sample of the rows share at their beginning and end. Words of
+        the rows that happen to be the same aren't counted."""
         places = np.unique(np.linspace(0, len(self.examples) - 1, SAMPLED, dtype=np.int64)).tolist()
         prompts = [self.examples[at].ids[: self._prompt(at)].tolist() for at in places]
         begin, end = (_shared(parts) for parts in (prompts, [prompt[::-1] for prompt in prompts]))
