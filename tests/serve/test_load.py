@@ -249,7 +249,7 @@ def test_an_adapter_of_unknown_origin_is_refused(tmp_path: Path) -> None:
             {"rank_pattern": {"q_proj": 2}},
             r"q_proj.lora_A.weight is \[4, 64\]; the model has \[2, 64\]",
         ),
-        ({"rank_pattern": {"q_proj": 4096}}, "a rank is 4096"),
+        ({"rank_pattern": {"q_proj": 4096}}, "the config says rank 4096"),
         ({"r": "gone"}, "r is 8"),
         ({"r": 0}, "r: 0"),
         ({"r": 8}, "lora_A"),

@@ -42,7 +42,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "paligemma": {},  # says that its attention looks ahead
 }
 ALONE = {  # and why
-    "gpt_oss": "attention sinks would be left out",
+    "gpt_oss": "the model also uses attention sinks",
     "stablelm": "don't hand on",
     "falcon": "",
     "qwen3_next": "",
