@@ -101,7 +101,7 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping: None"),
     ("gemma2", {"hidden_activation": "silu"}, "hidden_activation"),
     ("gemma2", UNTIED, "separate output head"),
-    ("gemma3", two_ropes({}, LINEAR), "in layers with a window"),
+    ("gemma3", two_ropes({}, LINEAR), "for layers with a window"),
     ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
     ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ("chatglm", rope("llama3", **LLAMA3, **HALF), "'llama3'"),

@@ -250,7 +250,7 @@ def test_an_adapter_of_unknown_origin_is_refused(tmp_path: Path) -> None:
             r"q_proj.lora_A.weight is \[4, 64\]; the model has \[2, 64\]",
         ),
         ({"rank_pattern": {"q_proj": 4096}}, "the config says rank 4096"),
-        ({"r": "gone"}, "r is 8"),
+        ({"r": "gone"}, "the config says r: 8"),
         ({"r": 0}, "r: 0"),
         ({"r": 8}, "lora_A"),
         ({"target_modules": None}, "is not part of this model"),
