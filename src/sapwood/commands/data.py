@@ -185,10 +185,10 @@ def trial_lines(proof: Mapping[str, Any]) -> list[str]:
             "a tiny random copy gave the loss and gradient of plain PEFT, and its adapter opened again",
         )
         return _under("trial", lines)
-    over = f", each longer than the window of {trial['window']}," if trial["window"] else ""
+    over = f", each longer than the window of {trial['window']}" if trial["window"] else ""
     return [
-        f"trial      a tiny random copy of the model was trained: a pack of {trial['rows']} rows{over} gave the",
-        "           loss and gradient of the same rows one by one, and its adapter opened again",
+        f"trial      a tiny random copy of the model was trained on a pack of {trial['rows']} rows{over}:",
+        "           loss and gradient are those of the same rows one by one, and its adapter opened again",
     ]
 
 
