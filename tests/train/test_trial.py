@@ -43,7 +43,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 ALONE = {  # and why
     "gpt_oss": "the model also uses attention sinks",
-    "stablelm": "don't hand on",
+    "stablelm": "don't pass on",
     "falcon": "",
     "qwen3_next": "",
     "lfm2": "the loss of a pack is",
