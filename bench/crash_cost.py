@@ -1,12 +1,12 @@
 """What safety costs: the share of a normal run's wall time that goes into checkpoints, status, events and the
-rehearsal of the longest pack. ``python bench/crash_cost.py [CONFIG] [key=value …]``; without CONFIG the demo.
+rehearsal of the longest pack. Without CONFIG the demo.
+
+    python bench/crash_cost.py [CONFIG] [key=value …]
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -15,6 +15,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from common import arguments, machine, report  # before sapwood: it names this tree
 from sapwood import pipeline
 from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
@@ -56,23 +57,27 @@ def measure(config: RunConfig) -> dict[str, float]:
     return {**seconds, "whole run": time.perf_counter() - started}
 
 
-def main() -> None:
+def main() -> int:
+    parser = arguments(__doc__, rows=0)
+    parser.add_argument("words", nargs="*", help="a config, and settings as on sapwood's command line")
+    given = parser.parse_args()
+    facts, words = machine(), list(given.words)
     with tempfile.TemporaryDirectory(prefix="sapwood-cost-") as runs:
-        given = sys.argv[1:]
-        overrides = [*given[1:], f"save.dir={runs}"] if given else [f"save.dir={runs}"]
-        if given and "=" not in given[0]:
-            config = load_config(Path(given[0]), overrides)
+        own = [f"save.dir={runs}", *(["train.max_steps=2"] if given.smoke else [])]
+        if words and "=" not in words[0]:
+            config = load_config(Path(words[0]), [*words[1:], *own])
         else:
             with as_file(files("sapwood") / "assets" / "demo.yaml") as demo:
-                config = load_config(demo, [*given, f"save.dir={runs}"])
+                config = load_config(demo, [*words, *own])
         seconds = measure(config)
     whole = seconds["whole run"]
     safety = sum(seconds[part] for part, _, _ in PARTS if part in seconds and part != "of which read back")
     for part, spent in seconds.items():
         print(f"{part:<24} {spent:8.3f} s  {100 * spent / whole:6.2f} %")
     print(f"{'safety in all':<24} {safety:8.3f} s  {100 * safety / whole:6.2f} %")
-    print(json.dumps({"share": safety / whole, "seconds": seconds}))
+    report("crash_cost", given, facts, {"rows": [{"share": safety / whole, "seconds": seconds}]})
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

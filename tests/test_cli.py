@@ -362,7 +362,7 @@ def test_each_option_is_explained_with_its_unit_and_its_default(verb: tuple[str,
         if parameter.metavar in ("N", "X"):
             assert UNIT.search(said), f"{parameter.name}: {said}"
         if parameter.default is not None and not isinstance(parameter.default, bool):
-            assert "without it" in said, f"{parameter.name}: {said}"
+            assert "default: " in said, f"{parameter.name}: {said}"
 
 
 @pytest.mark.parametrize(

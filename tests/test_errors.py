@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sapwood import errors
-from sapwood.errors import DataError, Problem, SapwoodError, Stopped
+from sapwood.errors import DataError, Problem, SapwoodError, Stopped, brief, first_line
 
 
 def test_a_problem_is_what_where_why_and_mend() -> None:
@@ -56,3 +56,19 @@ def test_exit_codes_are_those_of_the_manual() -> None:
         "Stopped": errors.STOPPED_RESUMABLE,
     }
     assert Stopped.exit_code == 75
+
+
+def test_what_a_library_says_ends_with_a_sentence_or_at_a_word() -> None:
+    said = "401 Client Error. (Request ID: Root=1-6)\n\n" + "Access is refused to you. " * 20
+    assert brief(said, 100) == (
+        "401 Client Error. (Request ID: Root=1-6) Access is refused to you. Access is refused to you."
+    )
+    assert brief("word " * 60, 100) == "word " * 19 + "…"
+    assert brief("x" * 300, 100) == "x" * 98 + " …"
+    assert brief("不能读取这个模型。" * 40, 100) == "不能读取这个模型。" * 11
+    assert brief("Short. " + "word " * 60, 100).endswith("word …"), "a short sentence says too little"
+    for text in (said, "word " * 60, "x" * 300):
+        assert len(brief(text, 100)) <= 100
+    assert brief("two\n lines") == "two lines"
+    assert brief(OSError()) == first_line(OSError()) == "OSError"
+    assert first_line(ValueError("\n the first \nthe second")) == "the first"

@@ -123,9 +123,9 @@ def test_an_evaluator_s_numbers_are_in_events_and_choose_the_best(done: dict[str
 @pytest.mark.parametrize(
     ("evaluator", "best", "message"),
     [
-        (lambda model: 3, "loss", "returned no mapping"),
-        (lambda model: {"a": math.nan}, "loss", "returned what is no number"),
-        (lambda model: {"a": "x"}, "loss", "returned what is no number"),
+        (lambda model: 3, "loss", "must return a dict"),
+        (lambda model: {"a": math.nan}, "loss", "must return numbers"),
+        (lambda model: {"a": "x"}, "loss", "must return numbers"),
         (lambda model: {"a": 1.0}, "b", "no score is called 'b' .*loss, a"),
     ],
 )
@@ -156,10 +156,10 @@ def test_rows_of_every_kind_give_the_same_file(home: Path) -> None:
     ("data", "message"),
     [
         ([], "there are no rows"),
-        ({"prompt": "a"}, "data are no rows"),
-        (5, "data are no rows"),
-        ([{"a": 1}, "b"], "a row is no mapping · data row 1"),
-        ([{"a": object()}], "a row is no JSON data · data row 0 · it holds a object"),
+        ({"prompt": "a"}, "data must be a list of rows"),
+        (5, "data must be a list of rows"),
+        ([{"a": 1}, "b"], "a row isn't a dict · data row 1"),
+        ([{"a": object()}], "a row can't be written as JSON · data row 0 · it holds a object"),
     ],
 )
 def test_data_that_are_no_rows_are_refused(data: Any, message: str, home: Path) -> None:
@@ -168,7 +168,7 @@ def test_data_that_are_no_rows_are_refused(data: Any, message: str, home: Path) 
 
 
 def test_a_config_is_given_once(home: Path) -> None:
-    with pytest.raises(ConfigError, match="a config is given, and sections beside it"):
+    with pytest.raises(ConfigError, match="a config and single sections are both given"):
         config_of({"data": {"train": "x"}}, None, {"train": {"lr": 1e-4}})
     with pytest.raises(ConfigError, match="data is missing"):
         config_of(None, None, {"train": {"lr": 1e-4}})
@@ -180,8 +180,8 @@ def test_a_config_is_given_once(home: Path) -> None:
     ("ask", "message"),
     [
         (lambda model: model.chat("hi", max_tokens=3), "no setting is called max_tokens"),
-        (lambda model: model.chat([{"role": "bot", "content": "x"}]), "turn 0 is no message"),
-        (lambda model: model.chat([{"role": "user"}]), "turn 0 is no message"),
+        (lambda model: model.chat([{"role": "bot", "content": "x"}]), "turn 0 isn't a message"),
+        (lambda model: model.chat([{"role": "user"}]), "turn 0 isn't a message"),
         (lambda model: model.chat("hi", top_p=2), "top_p is not valid"),
     ],
 )

@@ -85,7 +85,7 @@ def demo(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="stop after so many optimizer steps (as many as fit into three minutes without it)",
+            help="stop after so many optimizer steps (default: as many as fit into three minutes)",
             metavar="N",
         ),
     ] = None,
@@ -205,7 +205,7 @@ def adopt(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="folder to create (beside the weights without it)", metavar="DIR"),
+        typer.Option("--out", help="folder to create (default: beside the weights)", metavar="DIR"),
     ] = None,
     runs: Runs = RUNS,
     json: Json = False,
@@ -253,7 +253,7 @@ def init(
     model: Annotated[
         str | None,
         typer.Option(
-            help="base model (one that suits language and memory is proposed without it)", metavar="MODEL"
+            help="base model (default: one that suits the data's language and the memory)", metavar="MODEL"
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="every key, with its help")] = False,
@@ -307,11 +307,11 @@ def ui(
     folder: Annotated[
         list[Path] | None,
         typer.Option(
-            "--folder", help="folder whose files the page may open (this one without it)", metavar="DIR"
+            "--folder", help="folder whose files the page may open (default: this one)", metavar="DIR"
         ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="port of this machine (a free one without it)", metavar="N")
+        int | None, typer.Option(help="port of this machine (default: a free one)", metavar="N")
     ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="only show: nothing can be started or stopped")
@@ -331,7 +331,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="file to write (report.html in the run's folder without it)", metavar="FILE"
+            "--out", help="file to write (default: report.html in the run's folder)", metavar="FILE"
         ),
     ] = None,
     lang: Annotated[str, typer.Option("--lang", help="language: en or zh", metavar="LANG")] = "en",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+SENTENCE = re.compile(r"(?<=[.!?])(?= )|(?<=[。！？])")  # where one ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +145,22 @@ class LostProcessError(SapwoodError):
     exit_code = STOPPED_RESUMABLE
 
 
+def brief(said: object, limit: int = 200) -> str:
+    """What a library says, in one line: as many whole sentences as ``limit`` characters hold. If that leaves
+    less than half of them, the line ends at a word, with an ellipsis. An exception without a text is named.
+    """
+    text = " ".join(str(said).split())
+    if not text and isinstance(said, Exception):
+        return type(said).__name__
+    if len(text) <= limit:
+        return text
+    end = max((found.start() for found in SENTENCE.finditer(text, 0, limit + 1)), default=0)
+    if end >= limit // 2:
+        return text[:end]
+    at = text.rfind(" ", limit // 2, limit - 1)
+    return text[: at if at > 0 else limit - 2].rstrip(",;:") + " …"
+
+
 def first_line(error: Exception) -> str:
-    """What a library says, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
-        :300
-    ]
+    """The first line of what a library says."""
+    return brief(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__), 300)

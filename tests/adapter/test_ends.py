@@ -128,5 +128,5 @@ def test_a_token_that_the_model_has_is_no_new_one(base: Path) -> None:
 
 def test_methods_that_train_no_rows_say_so(base: Path) -> None:
     config = parse_config(values(base, lora={"method": "ia3"}, data={"new_tokens": list(NEW)}))
-    with pytest.raises(ConfigError, match="doesn't train embedding or head"):
+    with pytest.raises(ConfigError, match="can't train the embedding or the head too"):
         finetune(config)

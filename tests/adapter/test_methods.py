@@ -201,14 +201,17 @@ def test_switched_off_it_is_the_base(case: str, trained: Callable[[str], Trained
         ({"lora": {"method": "loftq"}}, "loftq needs base.storage nf4 or fp4 or int8, not fp32"),
         ({"lora": {"method": "pissa"}, "base": {"storage": "nf4"}}, "pissa needs base.storage fp32"),
         ({"lora": {"method": "full"}, "base": {"storage": "auto"}}, "full needs base.storage fp32, not auto"),
-        ({"lora": {"method": "full"}, "train": {"shard": "base"}}, "full fine-tuning can't be divided"),
+        (
+            {"lora": {"method": "full"}, "train": {"shard": "base"}},
+            "train.shard can't split full fine-tuning",
+        ),
         ({"lora": {"method": "ia3", "targets": "q.*"}}, "matches no linear|not a regular expression"),
         ({"lora": {"rank": 500}}, "lora.rank=500 is larger"),
         (
             {"lora": {"bias": "all"}, "base": {"storage": "bf16"}},
             "bias all needs base.storage fp32",
         ),
-        ({"lora": {"bias": "all", "method": "prefix"}}, "lora.bias is for LoRA"),
+        ({"lora": {"bias": "all", "method": "prefix"}}, "lora.method prefix takes no lora.bias"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_computed(

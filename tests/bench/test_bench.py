@@ -25,6 +25,7 @@ ARGUMENTS = {
     "prefix": [],
     "scale": [],
     "memory": [],
+    "help": [],
     "hostile": [],
     "storage": [],
     "int8": [],

@@ -119,7 +119,7 @@ def test_a_weight_that_can_be_none_is_refused_with_mends_that_work(tmp_path: Pat
 
 def test_turns_with_weights_can_not_be_learnt_as_one_text(tmp_path: Path) -> None:
     turns = [TURNS[0], {**TURNS[1], "weight": 0.5}]
-    with pytest.raises(DataError, match=r"template\.train_on=all learns every turn alike"):
+    with pytest.raises(DataError, match=r"template\.train_on=all gives every turn the same weight"):
         prepared(tmp_path, {"messages": turns}, template=TemplateConfig(train_on="all"))
 
 

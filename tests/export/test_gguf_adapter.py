@@ -63,7 +63,7 @@ def test_rows_that_are_not_permuted_fail_the_check(
     llama: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gguf_map, "rotary_heads", lambda *_: None)
-    assert "log p differs" in str(refused(llama, tmp_path / "out"))
+    assert "log probabilities differ" in str(refused(llama, tmp_path / "out"))
 
 
 def test_a_scale_as_llama_cpps_own_converter_writes_it_fails_the_check(
@@ -73,7 +73,7 @@ def test_a_scale_as_llama_cpps_own_converter_writes_it_fails_the_check(
         return 8.0, gguf_pairs(pairs, config)[1]  # lora_alpha itself, where rsLoRA means alpha * sqrt(rank)
 
     monkeypatch.setattr(gguf_adapter, "gguf_pairs", misread)
-    assert "log p differs" in str(refused(llama, tmp_path / "out"))
+    assert "log probabilities differ" in str(refused(llama, tmp_path / "out"))
 
 
 def test_a_file_that_llama_cpp_refuses_is_an_error_in_its_words(

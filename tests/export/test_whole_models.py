@@ -161,7 +161,7 @@ def test_what_the_formats_cause_is_allowed_and_more_is_not(
             yield name, alone[name].lerp(weight, 0.5)
 
     monkeypatch.setattr(ship, "merged_parameters", weaker)
-    with pytest.raises(ExportError, match="log p differs"):
+    with pytest.raises(ExportError, match="log probabilities differ"):
         export(trained, Order("merged"), tmp_path / "wrong")
 
 
@@ -242,7 +242,7 @@ def test_qwen_rows_that_are_permuted_fail_the_check(tmp_path: Path, monkeypatch:
     trained = tuned_on(tiny_model_dir("qwen2", tmp_path), strength=0.3)
     heads = {"attn_q": 4, "attn_k": 2}
     monkeypatch.setattr(gguf_map, "rotary_heads", lambda _, name, __: heads.get(name.rpartition(".")[2]))
-    with pytest.raises(ExportError, match="log p differs"):
+    with pytest.raises(ExportError, match="log probabilities differ"):
         export(trained, Order("gguf-adapter"), tmp_path / "out")
 
 

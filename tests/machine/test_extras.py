@@ -27,7 +27,21 @@ def test_an_extra_is_named_by_its_libraries(extra: str) -> None:
 
 
 def test_an_extra_that_nobody_knows_is_taken_for_a_library() -> None:
+    assert install("acorn").endswith(" -m pip install acorn")
+
+
+def test_the_command_is_for_the_python_that_runs_sapwood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell outside the environment has another ``python``, or none: a tool of uv or pipx, for example."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert install("acorn") == "python -m pip install acorn"
+    other = tmp_path / "python"
+    for there in (False, True):
+        if there:
+            other.touch(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert install("acorn") == f"{sys.executable} -m pip install acorn"
 
 
 def resolved(platform: str, *options: str) -> dict[str, str]:

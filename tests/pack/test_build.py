@@ -104,5 +104,5 @@ def test_dtypes_and_the_batch_as_tensors() -> None:
 def test_a_first_token_that_is_to_be_learnt_is_refused_by_row() -> None:
     """Its place before would be the last token of the example."""
     example = Example(RowId("rows.jsonl", 4, 5), np.array([1, 2], np.int32), np.array([True, True]))
-    with pytest.raises(DataError, match=r"first token is to be learnt · rows\.jsonl:5"):
+    with pytest.raises(DataError, match=r"first token would be trained · rows\.jsonl:5"):
         build_pack([example])

@@ -32,14 +32,14 @@ def test_too_little_room_names_what_is_needed_and_what_is_free(tmp_path: Path) -
 
 def test_limits_of_the_process_are_met_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     require_limits(10**6)
-    told = r"1,000,000 bytes at most here · ulimit -f"
+    told = r"limits a file to 1,000,000 bytes · ulimit -f"
     with files_no_larger_than(10**6), pytest.raises(StorageError, match=told):
         require_limits(10**6 + 1)
     limits = {resource.RLIMIT_FSIZE: (-1, -1), resource.RLIMIT_NOFILE: (20, 40)}
     raised: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: limits[kind])
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: raised.append(pair))
-    with pytest.raises(StorageError, match=r"only 40 files may be open at once here · ulimit -n"):
+    with pytest.raises(StorageError, match=r"limits open files to 40 · ulimit -n"):
         require_limits(1)
     assert not raised
     limits[resource.RLIMIT_NOFILE] = (20, 4096)

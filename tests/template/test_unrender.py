@@ -164,7 +164,7 @@ def test_all_of_a_conversation_is_learnt_up_to_its_last_stop_token():
 
 def test_a_turn_marked_as_untrained_contradicts_all():
     row = chat("q1", "a1", "q2", "a2", trained=False)
-    with pytest.raises(DataError, match=r"message 4 is not to be trained · data\.json:1"):
+    with pytest.raises(DataError, match=r"message 4 is marked as not to be trained · data\.json:1"):
         prepare([row], tiny(), TemplateConfig(train_on="all"), max_length=99, vocab_rows=99_999)
 
 

@@ -42,8 +42,8 @@ TRAINED: dict[str, dict[str, Any]] = {
     "paligemma": {},  # says that its attention looks ahead
 }
 ALONE = {  # and why
-    "gpt_oss": "attention sinks would be left out",
-    "stablelm": "don't hand on",
+    "gpt_oss": "the model also uses attention sinks",
+    "stablelm": "don't pass on",
     "falcon": "",
     "qwen3_next": "",
     "lfm2": "the loss of a pack is",

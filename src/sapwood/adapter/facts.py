@@ -12,7 +12,7 @@ from typing import Any
 
 from sapwood.base.folder import read_json
 from sapwood.config.sections import BaseConfig
-from sapwood.errors import ModelError, Problem
+from sapwood.errors import ModelError, Problem, brief
 from sapwood.run.files import MANIFEST, operation, to_json, verify_dir
 from sapwood.types import Adapter
 
@@ -154,7 +154,7 @@ def facts_of(tree: Mapping[str, Any], base: Mapping[str, Any], template: Any, so
         )
         _ = facts.clock, facts.adapter(source.parent)
     except (ValueError, TypeError) as error:
-        why = " ".join(str(error).split())[:300]
+        why = brief(error, 300)
         raise ModelError("adapter facts are not valid", str(source), why) from None
     return facts
 

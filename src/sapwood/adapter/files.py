@@ -29,6 +29,7 @@ SIZES = {  # of settings that tell a size: the key, and the tensors whose first 
     "VERA": ("r", ".vera_lambda_d"),
     **dict.fromkeys(("ADALORA", "LOKR", "IA3"), ("r", "")),
 }
+MISFIT = "the config and the weights belong to different adapters: copy both again"
 TWICE = re.compile(r"\.(modules_to_save|original_module)\.\w+$")  # PEFT also saves these of a grown embedding
 ALWAYS = ("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "bias")
 
@@ -157,10 +158,10 @@ def _refuse_whole_numbers(tensors: Mapping[str, Tensor], where: str) -> None:
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ModelError(
-                f"{name} holds {kind} numbers",
+                f"{name} holds whole numbers ({kind})",
                 where,
-                "adapters are trained in floating point",
-                "save it in F32",
+                "an adapter is trained in floating point, and whole numbers need a scale",
+                "save it in fp32",
             )
 
 
@@ -174,12 +175,17 @@ def _refuse_misfit(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], w
     pattern: Mapping[str, int] = settings.get("rank_pattern") or {}
     if pattern and key == "r":
         if ranks and (most := max([told, *pattern.values()])) > max(ranks.values()):
-            raise ModelError(f"a rank is {most}", where, f"the largest tensor has {max(ranks.values())}")
+            raise ModelError(
+                f"the config says rank {most}",
+                where,
+                f"the largest tensor has rank {max(ranks.values())}",
+                MISFIT,
+            )
         return
     stacked = settings.get("target_parameters")  # a stack of experts has so many ranks for each
     for name, rank in ranks.items():
         if rank != told and not (stacked and told and rank % told == 0):
-            raise ModelError(f"{key} is {told!r}", where, f"{name} has {rank}")
+            raise ModelError(f"the config says {key}: {told!r}", where, f"{name} has {rank}", MISFIT)
 
 
 def _name(kind: Any) -> str:

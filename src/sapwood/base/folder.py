@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import ModelError, Problem
+from sapwood.errors import ModelError, Problem, brief
 
 MAX_JSON = 8_000_000
 MAX_INDEX = 64_000_000
@@ -133,7 +133,7 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     except OSError as error:
         raise ModelError("the file can't be read", str(path), _whose(path, error)) from None
     except (ValueError, RecursionError) as error:
-        raise ModelError("not valid JSON", str(path), str(error)[:200]) from None
+        raise ModelError("not valid JSON", str(path), brief(error)) from None
     if not isinstance(value, dict):
         raise ModelError(
             "not a JSON object",
@@ -239,7 +239,7 @@ def _header(path: Path, known: Mapping[str, int]) -> dict[str, tuple[str, tuple[
             raise ValueError("not a table of tensors")
         return dict(_entries(table, size - 8 - length, known))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError("damaged safetensors file", str(path), str(error)[:200]) from None
+        raise ModelError("damaged safetensors file", str(path), brief(error)) from None
 
 
 def _entries(

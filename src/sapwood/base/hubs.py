@@ -19,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import ModelError
+from sapwood.errors import ModelError, brief
 from sapwood.machine.bars import told_bars
 from sapwood.machine.doing import bytes_of, doing
 from sapwood.machine.extras import install
@@ -88,11 +88,11 @@ def _offline() -> bool:
 
 def _said(error: Exception) -> str:
     """The error's text in one line, without the secrets of the environment."""
-    text = " ".join(str(error).split())
+    text = str(error)
     for name in TOKENS:
         if secret := os.environ.get(name):
             text = text.replace(secret, f"${name}")
-    return text[:200]
+    return brief(text)
 
 
 def _full_disk(error: Exception) -> bool:

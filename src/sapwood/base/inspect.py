@@ -168,8 +168,10 @@ def _check_size(hf_config: Any, folder: Folder) -> None:
     where = str(folder.path / "config.json")
     layers = getattr(hf_config.get_text_config(), "num_hidden_layers", 0)
     if layers > len(folder.shapes):
-        why = f"the weights hold {len(folder.shapes):,} tensors"
-        raise ModelError(f"the config describes {layers:,} layers", where, why)
+        what = f"the config describes {layers:,} layers, more than the weights have"
+        why = f"the files hold {len(folder.shapes):,} tensors, and a layer needs several"
+        mend = "config.json and the weights belong to different models, or a file is missing"
+        raise ModelError(what, where, why, mend)
     described = sum(parameter.numel() for parameter in _on_meta(hf_config, where).parameters())
     if described > (held := num_elements(folder)):
         why = f"it describes {described:,} parameters, the files hold {held:,}"

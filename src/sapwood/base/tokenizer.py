@@ -49,9 +49,9 @@ def read_tokenizer_of(path: Path) -> Any:
     if not tokenizer.is_fast:
         mend = "add the model's tokenizer.json"
         raise ModelError(
-            "the tokenizer has no fast form",
+            "the model has no tokenizer.json",
             str(path),
-            "it must say which characters each token stands for",
+            "only this file says which characters each token covers",
             mend,
         )
     if tokenizer.chat_template is None:
@@ -123,7 +123,7 @@ def check_vocabulary(tokenizer: Any, rows: int, path: Path) -> None:
     one."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     if not vocabulary:
-        raise ModelError("the tokenizer has no tokens", str(path))
+        raise ModelError("the tokenizer has no tokens", str(path), mend="copy its files from the model again")
     rowless = {token: id for token, id in vocabulary.items() if id >= rows}
     token, highest = max(rowless.items(), key=lambda item: item[1], default=("", -1))
     why = f"token {token!r} has the id {highest:,}, the embedding has {rows:,} rows"

@@ -182,13 +182,13 @@ def trial_lines(proof: Mapping[str, Any]) -> list[str]:
         lines = (
             "each row has a forward pass of its own; beginnings that rows share cost each time",
             *why,
-            "a tiny random copy gives the loss and the gradient of plain PEFT, and its adapter opens again",
+            "a tiny random copy gave the loss and gradient of plain PEFT, and its adapter opened again",
         )
         return _under("trial", lines)
-    over = f", each longer than the window of {trial['window']}," if trial["window"] else ""
+    over = f", each longer than the window of {trial['window']}" if trial["window"] else ""
     return [
-        f"trial      on a tiny random copy of the model a pack of {trial['rows']} rows{over} gives the loss",
-        "           and the gradient of its rows alone, and its adapter opens again",
+        f"trial      a tiny random copy of the model was trained on a pack of {trial['rows']} rows{over}:",
+        "           loss and gradient are those of the same rows one by one, and its adapter opened again",
     ]
 
 

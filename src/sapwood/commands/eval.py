@@ -64,7 +64,7 @@ def eval_run(
     examples = held_out(place) if data is None else prepare_file(data, config, loaded)
     if not examples:
         mend = f"sapwood eval {place} --data FILE"
-        raise DataError("the run holds no rows out", str(place), "data.eval was 0", mend)
+        raise DataError("the run has no held-out rows", str(place), "data.eval was 0", mend)
     told = evaluate_rows(
         loaded, examples, answers=answers, max_new_tokens=max_new_tokens, seed=seed, held=found.held
     )

@@ -61,7 +61,7 @@ def survey_lines(found: Survey) -> list[str]:
     language = script_of(found.text).languages
     lines = [
         f"rows       {found.rows:,} to learn from, of the shape {shapes}; {found.turns:,} turns",
-        f"lengths    {median(lengths):,.0f} characters in the middle, {max(lengths):,} at most; {language}",
+        f"lengths    median {median(lengths):,.0f} characters, {max(lengths):,} at most; {language}",
     ]
     if found.guess is not None:
         sure = (

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import gelu as gelu_of
 from torch.nn.functional import silu
 
+from sapwood.errors import first_line
 from sapwood.machine.device import Device
 from sapwood.machine.measure import torch_dtype
 from sapwood.machine.selftest import NEAR
@@ -119,7 +120,7 @@ def refused(place: str, dtypes: Sequence[str]) -> dict[str, str]:
             try:
                 gap = differs(operation, place, dtype)
             except Exception as error:  # a compiler's, a driver's or the library's: each says so in its way
-                found[operation] = f"{dtype}: {(str(error).splitlines() or [''])[0][:120]}"
+                found[operation] = f"{dtype}: {first_line(error)}"
                 break
             if not gap <= NEAR[dtype]:  # NaN too
                 found[operation] = f"{dtype}: {gap:.2g} apart"

@@ -13,7 +13,7 @@ from typing import Any
 from sapwood.config.faults import field_below, help_of
 from sapwood.config.sections import FORMAT, RunConfig, Section
 from sapwood.config.yaml_words import explain, explain_scalar
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, brief
 
 MAX_BYTES = 1_000_000  # a config beyond this is not a config
 COMMAND_LINE = "command line"
@@ -189,7 +189,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(path)
         raise ConfigError("not valid YAML", where, *explain(error, text)) from None
     except (YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError("not valid YAML", str(path), " ".join(str(error).split())[:200]) from None
+        raise ConfigError("not valid YAML", str(path), brief(error)) from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -241,7 +241,7 @@ def _override(tree: dict[str, Any], lines: dict[str, str], text: str) -> None:
     try:
         value = _yaml().load(raw) if raw.strip() else None
     except (YAMLError, RecursionError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = brief(error)
         raise ConfigError(f"not a YAML value: {text[:200]!r}", COMMAND_LINE, why) from None
     *sections, key = name.strip().split(".")
     for section in sections:

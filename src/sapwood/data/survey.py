@@ -78,7 +78,7 @@ def _read(data: DataConfig, guess: Guess | None, root: Path | None) -> Survey:
     if not found.rows:  # the strict reading then raises what is wrong
         for _ in read_conversations(data, root=root):
             break
-        raise DataError("no row can be learnt from", ", ".join(data.train))
+        raise DataError("no row has an answer to learn", ", ".join(data.train), mend="add rows with answers")
     found.blank, found.bad = report.num_blank, report.num_dropped
     found.first_bad = report.dropped[0] if report.dropped else ""
     found.formats, found.notes = report.formats, tuple(report.said)

@@ -204,7 +204,7 @@ class Library:
             return
         base = self.models[0].found.spec.source if self._models else "the first one's"
         raise ModelError(
-            f"{name} was trained on another base, or on the same one held otherwise",
+            f"{name} was trained on another base, or on this base in another storage",
             str(place.folder or place.name),
             f"one endpoint serves one base ({base})",
             "serve it by a second `sapwood serve` on another port",

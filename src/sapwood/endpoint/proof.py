@@ -121,7 +121,7 @@ def _fault(difference: float, moved: float | None, meant: float | None, limit: f
     """``meant``: how far the adapter moves the base, by training or when all was asked."""
     if not difference <= limit:  # NaN fails too
         return (
-            f"it doesn't say what was trained: log p differs by {difference:.4f} nat in the mean, "
+            f"it doesn't say what was trained: log probabilities differ by {difference:.4f} nat on average, "
             f"{limit:.4f} is allowed"
         )
     if moved is not None and meant is not None and not moved >= PART * meant:

@@ -24,7 +24,8 @@ def room_for(sizes: Sizes, context: int | None, slots: int | None) -> tuple[int,
     """
     longest = sizes.longest
     if context is not None and context > longest:
-        raise ConfigError(f"the model holds {longest:,} tokens", "--context", f"asked for {context:,}")
+        what = f"--context {context:,} is longer than the model's context"
+        raise ConfigError(what, "--context", f"the model takes {longest:,} tokens", f"--context {longest}")
     fit = int(SHARE * available_memory() / sizes.token_bytes)
     wide = min(context or CONTEXT, longest)
     count = slots or min(max(A_CORE * cores(), FEWEST), MOST)

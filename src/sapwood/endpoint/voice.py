@@ -87,7 +87,9 @@ class LlamaVoice:
                         texts.append(piece.text)
                         yield piece.text
         except (OSError, http.client.HTTPException, RuntimeError) as error:
-            raise ExportError("llama.cpp ended in the middle of it", self.name, str(error)) from None
+            raise ExportError(
+                "llama.cpp ended before its answer was complete", self.name, str(error)
+            ) from None
         assert end is not None
         said = tuple(id for id in ids if id not in ask.stop_ids)
         seconds = time.perf_counter() - began

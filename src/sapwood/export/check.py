@@ -112,19 +112,23 @@ def judge(
         first = traces[same.index(False)]
         problems.append(
             Problem(
-                f"{same.count(False)} of {len(same)} prompts become other tokens",
+                f"{same.count(False)} of {len(same)} prompts become other tokens in the export",
                 why=f"the first is {first.messages[-1].text[:60]!r}",
-                mend="the tokenizer in the file isn't the one that was trained with",
+                mend="put back the tokenizer that the adapter was trained with",
             )
         )
     if not difference <= limit:  # NaN fails too
         why = f"{limit:.4f} is allowed: rounding to {form} explains {noise:.4f}"
-        problems.append(Problem(f"log p differs by {difference:.4f} nat in the mean", why=why))
+        problems.append(Problem(f"log probabilities differ by {difference:.4f} nat on average", why=why))
     if deaf := [id for id, stops in outside.stops.items() if not stops]:
         why = "the trained model stops there; the export would write on"
         problems.append(Problem(f"generation doesn't end on token {', '.join(map(str, deaf))}", why=why))
     if flips:
-        problems.append(Problem(f"at {flips} positions only one of export and trained model ends its answer"))
+        problems.append(
+            Problem(
+                f"at {flips} positions the export and the trained model disagree about the end of the answer"
+            )
+        )
     return Check(
         prompts=len(traces),
         positions=sum(len(rows) for rows in told),

@@ -58,7 +58,7 @@ def write_gguf_model(
         for parameter, tensor in counted("writing tensor", parameters):
             module, _, leaf = alone(parameter).rpartition(".")
             if module not in names:
-                raise ExportError(f"{parameter} has no place in a GGUF file", str(path), architecture)
+                raise ExportError(f"GGUF can't store the tensor {parameter}", str(path), architecture)
             values = to_file_layout(architecture, names[module], tensor.cpu().numpy(), config)
             packed = type_of(kind, names[module], values.shape, config.num_hidden_layers, tied)
             blocks = quantiser.packed(packed, values)

@@ -14,7 +14,7 @@ from typing import Any
 from sapwood.adapter.facts import CARD, FACTS
 from sapwood.adapter.folder import load_adapter
 from sapwood.base.sources import hub_id
-from sapwood.errors import ConfigError, StorageError
+from sapwood.errors import ConfigError, StorageError, brief
 from sapwood.machine.doing import doing
 from sapwood.run.files import FileEntry, to_json
 from sapwood.types import Adapter
@@ -99,7 +99,9 @@ def send(parcel: Parcel, private: bool) -> str:
             api.create_commit(parcel.repo, add, commit_message="An adapter trained with sapwood")
     except (HfHubHTTPError, OSError, ValueError) as error:
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise StorageError("the hub refused the upload", parcel.repo, why.replace(token, "…")[:300]) from None
+        raise StorageError(
+            "the hub refused the upload", parcel.repo, brief(why.replace(token, "…"), 300)
+        ) from None
     return str(address)
 
 

@@ -82,8 +82,8 @@ def changes_of(trained: Loaded) -> dict[str, Change]:
     names = [name for name, module in network.named_modules() if any(module is end for end in ends)]
     apart = any(f"{name}.weight" in changes for name in names)
     if getattr(config, "tie_word_embeddings", False) and apart and not hasattr(ends[0], "token_adapter"):
-        why = "head and embedding of the base are one matrix, and the adapter changes them in different ways"
-        raise ExportError("the merged model would need a head of its own", trained.name, why)
+        why = "the base has one matrix for head and embedding, and the adapter changes them in different ways"
+        raise ExportError("the merged model would need a separate output head", trained.name, why)
     return changes
 
 

@@ -107,7 +107,7 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
             values[fact.config] = number(file, fact.key, fact.default)
     width = values["head_dim"]
     if integer(file, "attention.value_length", width) != width:
-        raise ModelError("values of another width than keys aren't supported", str(file.path))
+        raise ModelError("heads whose values and keys differ in size aren't supported", str(file.path))
     return values
 
 
@@ -123,7 +123,8 @@ def _layer_types(file: GgufFile, layers: int, every: int) -> list[str]:
     pattern = file.metadata.get(f"{file.architecture}.{PATTERN}", every)
     if isinstance(pattern, np.ndarray):
         if len(pattern) != layers:
-            raise ModelError("the pattern of sliding windows doesn't fit", str(file.path), f"{layers} layers")
+            why = f"it is for {len(pattern)} layers, the model has {layers}"
+            raise ModelError("the pattern of sliding windows doesn't fit", str(file.path), why)
         return _types([bool(flag) for flag in pattern])
     return _types(_periodic(integer(file, PATTERN, every), layers))
 
@@ -181,12 +182,15 @@ def refuse_unwritable(config: Any) -> None:
         for name, value in config.to_dict().items()
         if name not in told | family.fixed.keys() | ELSEWHERE and value != defaults.get(name)
     }
+    where = f"llama.cpp's {architecture} takes the embedding for it"
     problems = [
-        Problem(f"{name}: {value!r} has no place in a GGUF file", name, f"llama.cpp's {architecture}")
+        Problem(
+            f"GGUF can't store {name}: {value!r}", name, f"llama.cpp's {architecture} has no such setting"
+        )
         for name, value in odd.items()
     ]
     if family.head == "tied" and not config.tie_word_embeddings:
-        problems.append(Problem("a head of its own has no place in a GGUF file", "tie_word_embeddings"))
+        problems.append(Problem("GGUF can't store a separate output head", "tie_word_embeddings", where))
     problems += unwritable_rope(global_rope(config), architecture)
     problems += _unwritable_layers(config, family, architecture)
     if problems:
@@ -204,15 +208,15 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         return _unwritable_window(config, where)
     problems: list[Problem] = []
     if _period(config.layer_types) is None:
-        why = f"{where} knows patterns whose every n-th layer sees everything"
-        problems.append(Problem("the order of sliding windows has no GGUF form", "layer_types", why))
+        why = f"in {where} every n-th layer must see the whole context"
+        problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
     wanted = _query_scale(family, {**config.to_dict(), "head_dim": head_width(config)})
     if config.query_pre_attn_scalar != wanted:
-        what = f"query_pre_attn_scalar: {config.query_pre_attn_scalar} has no place in a GGUF file"
+        what = f"GGUF can't store query_pre_attn_scalar: {config.query_pre_attn_scalar}"
         problems.append(Problem(what, "query_pre_attn_scalar", f"{where} computes {wanted}"))
     if family.local_theta:
         problems += [
-            Problem(f"{name}: {value!r} in layers with a window has no place in a GGUF file", where)
+            Problem(f"GGUF can't store {name}: {value!r} for layers with a window", where)
             for name, value in config.rope_parameters["sliding_attention"].items()
             if name != "rope_theta" and value not in ("default", 1.0, None)
         ]
@@ -224,7 +228,9 @@ def _unwritable_window(config: Any, where: str) -> list[Problem]:
     if window is None or window >= min(config.max_position_embeddings, SHORTEST_CONTEXT):
         return []
     why = f"{where} has no windows, so the file's context would be {window} tokens"
-    return [Problem(f"a sliding window of {window} tokens has no GGUF form", "sliding_window", why)]
+    return [
+        Problem(f"GGUF can't store a sliding window of {window} tokens for this model", "sliding_window", why)
+    ]
 
 
 def _window(config: Any) -> int | None:

@@ -20,7 +20,7 @@ def integer(file: GgufFile, key: str, default: int | None = None) -> int:
             f"{file.architecture}.{key} is {value!r}", str(file.path), "a whole number is needed"
         )
     if value == 0 and default != 0:
-        raise ModelError(f"{file.architecture}.{key} is 0", str(file.path))
+        raise ModelError(f"{file.architecture}.{key} is 0", str(file.path), "it must be at least 1")
     return value
 
 

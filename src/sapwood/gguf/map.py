@@ -83,7 +83,9 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
             names[tensor] = f"{modules[stem]}.{suffix}"
         elif tensor not in _COMPUTED:
             strangers.append(
-                Problem(f"unexpected tensor {tensor}", str(file.path), f"{file.architecture} has no such")
+                Problem(
+                    f"unexpected tensor {tensor}", str(file.path), f"{file.architecture} has no such tensor"
+                )
             )
     if strangers:
         raise ModelError(strangers)

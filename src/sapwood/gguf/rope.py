@@ -127,7 +127,7 @@ def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]
     family, kind = FAMILIES[architecture], rope.get("rope_type", "default")
     if kind not in family.scalings:
         known = f"llama.cpp computes {', '.join(family.scalings)} for {architecture}"
-        return [Problem(f"rotary scaling {kind!r} has no place in a GGUF file", "rope_parameters", known)]
+        return [Problem(f"GGUF can't store rotary scaling {kind!r}", "rope_parameters", known)]
     strangers = {
         name: value
         for name, value in rope.items()
@@ -140,7 +140,7 @@ def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]
     if not family.partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
         strangers["partial_rotary_factor"] = rope["partial_rotary_factor"]
     return [
-        Problem(f"{name}: {value!r} has no place in a GGUF file", "rope_parameters", architecture)
+        Problem(f"GGUF can't store {name}: {value!r}", "rope_parameters", f"llama.cpp's {architecture}")
         for name, value in strangers.items()
     ]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, first_line
 from sapwood.machine import memory
 from sapwood.machine.remembered import first_pass, keep_kernels, kernels_of
 from sapwood.machine.selftest import prove
@@ -125,7 +125,8 @@ def device_for(device_map: str, number: int = 0) -> Device:
         raise ConfigError("there is no GPU here", where, why, "base.device_map=auto takes the CPU, or cpu")
     if device_map not in ("auto", "cuda") and torch.cuda.device_count() > 1 and number == 0:
         mend = "torchrun --nproc-per-node=GPUS, with train.shard=base to divide the base among them"
-        raise ConfigError("one process uses one GPU", where, "layers are not spread by hand", mend)
+        why = "sapwood doesn't spread the layers of a model over several GPUs"
+        raise ConfigError("one process uses one GPU", where, why, mend)
     device = Device("cuda", number)
     keep_kernels(device.name)
     prove(str(device), ("float32", "bfloat16" if device.dense_dtype == "bf16" else "float16"))
@@ -150,7 +151,7 @@ def why_no_gpu() -> str | None:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return f"{where}: {str(error).splitlines()[0][:160]}"
+        return f"{where}: {first_line(error)}"
     return f"{where}: torch finds no GPU through {here}"
 
 

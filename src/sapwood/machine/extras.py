@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
+from pathlib import Path
 from shlex import quote
 
 from sapwood.errors import ConfigError
@@ -12,7 +15,14 @@ from sapwood.errors import ConfigError
 
 def install(extra: str) -> str:
     """The command that installs what an extra of ours (``[project.optional-dependencies]``) stands for."""
-    return f"python -m pip install {' '.join(quote(name) for name in requirements(extra))}"
+    return f"{python()} -m pip install {' '.join(quote(name) for name in requirements(extra))}"
+
+
+def python() -> str:
+    """What a shell calls the Python that runs sapwood: ``python`` if that name leads here, else its path. A
+    tool that was installed by uv or pipx has an environment that no shell enters."""
+    here, found = Path(sys.executable), shutil.which("python")
+    return "python" if found and Path(found).parent == here.parent else quote(str(here))
 
 
 def require(extra: str, *modules: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sapwood.errors import ModelError
+from sapwood.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ def faults(place: str, dtypes: Sequence[str]) -> list[str]:
             except (RuntimeError, NotImplementedError, TypeError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                found.append(f"{operation.__name__} in {dtype}: {str(error).splitlines()[0][:80]}")
+                found.append(f"{operation.__name__} in {dtype}: {first_line(error)}")
                 continue
             if not gap <= NEAR[dtype]:  # NaN too
                 found.append(f"{operation.__name__} in {dtype}: {gap:.2g} apart")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import DataError
+from sapwood.errors import DataError, brief
 
 YAMLS = {".yaml", ".yml", ".json"}
 MAX_DEPTH = 16
@@ -25,11 +25,9 @@ def yaml_values(text: str, path: Path) -> dict[str, tuple[Any, int]]:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        raise DataError(
-            "not valid YAML", where, " ".join(str(error.problem or error).split())[:200]
-        ) from None
+        raise DataError("not valid YAML", where, brief(error.problem or error)) from None
     except (YAMLError, RecursionError, ValueError) as error:
-        raise DataError("not valid YAML", str(path), " ".join(str(error).split())[:200]) from None
+        raise DataError("not valid YAML", str(path), brief(error)) from None
     if node is None or node.id != "mapping":
         return {}
     read = _Reader(path)

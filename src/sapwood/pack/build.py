@@ -30,9 +30,9 @@ def build_pack(examples: Sequence[Example], *, share_prefixes: bool = True) -> P
     for example in examples:
         if example.trained[0]:
             raise DataError(
-                "the first token is to be learnt",
+                "the row's first token would be trained",
                 str(example.row),
-                "no position before it could predict it",
+                "a token is predicted from those before it, and there are none",
                 "let the template begin with a token of its own",
             )
     sequences = [example.ids for example in examples]

@@ -62,9 +62,12 @@ class Actions:
         owner = holder(run)
         pid = owner.get("pid")
         if not is_locked(run) or not isinstance(pid, int):
-            raise ConfigError("nothing works on this run now", run.name, mend="look again: it may have ended")
+            raise ConfigError(
+                "no process is training this run", run.name, mend="reload the page: the run may have ended"
+            )
         if owner.get("host") != socket.gethostname():
-            raise ConfigError("another machine works on this run", run.name, str(owner.get("host")))
+            what = "another machine is training this run"
+            raise ConfigError(what, run.name, mend=f"stop it on {owner.get('host')}")
         return pid
 
     # --- what is done with a run --------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 from sapwood.config.file import flatten, inline_yaml
 from sapwood.config.sections import RunConfig, Section
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, brief
 from sapwood.page.places import Places
 
 MAIN = (
@@ -43,7 +43,7 @@ def from_yaml(text: str) -> dict[str, Any]:
     try:
         tree = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError("not valid YAML", "config", " ".join(str(error).split())[:200]) from None
+        raise ConfigError("not valid YAML", "config", brief(error)) from None
     if not isinstance(tree, dict):
         raise ConfigError("the config has no sections", "config")
     open_ = {key: value for key, value in tree.items() if value is not None}

@@ -24,7 +24,10 @@ def config_of(config: RunConfig | Mapping[str, Any] | None, data: Rows | None, s
     if config is not None and sections:
         where = ", ".join(sections)
         raise ConfigError(
-            "a config is given, and sections beside it", where, "either could be meant", "give one of them"
+            "a config and single sections are both given",
+            where,
+            "sapwood can't tell which counts",
+            "give one",
         )
     tree: dict[str, Any]
     tree = config.model_dump() if isinstance(config, RunConfig) else dict(config or sections)
@@ -53,19 +56,19 @@ def keep_rows(data: Rows) -> Path:
     problems: list[Problem] = []
     for i, row in enumerate(_rows(data)):
         if not isinstance(row, Mapping):
-            problems.append(Problem("a row is no mapping", f"data row {i}", f"it is a {type(row).__name__}"))
+            problems.append(Problem("a row isn't a dict", f"data row {i}", f"it is a {type(row).__name__}"))
         else:
             try:
                 line = json.dumps(_plain(dict(row)), ensure_ascii=False, allow_nan=False)
                 lines.append(line.encode("utf-8", "surrogatepass") + b"\n")
             except (TypeError, ValueError) as error:
-                problems.append(Problem("a row is no JSON data", f"data row {i}", str(error)))
+                problems.append(Problem("a row can't be written as JSON", f"data row {i}", str(error)))
         if len(problems) >= MOST_FAULTS:
             break
     if problems:
         raise DataError(problems)
     if not lines:
-        raise DataError("there are no rows", "data", mend="give a list of mappings")
+        raise DataError("there are no rows", "data", mend="give a list of dicts")
     content = b"".join(lines)
     path = cache_dir() / "given" / f"{hashlib.sha256(content).hexdigest()[:32]}.jsonl"
     if not path.is_file():
@@ -81,7 +84,9 @@ def _rows(data: Any) -> Iterable[Any]:
         return data.to_dicts()
     if isinstance(data, Mapping) or not isinstance(data, Iterable):
         why = f"it is a {type(data).__name__}"
-        raise DataError("data are no rows", "data", why, "give mappings, a data frame, or a file's name")
+        raise DataError(
+            "data must be a list of rows", "data", why, "give a list of dicts, a data frame, or a file's name"
+        )
     return cast("Iterable[Any]", data)
 
 

@@ -161,7 +161,9 @@ class Tally:
         if problems := self._faults.problems():
             raise DataError(problems)
         if not self._rows:
-            raise DataError("there are no rows", mend="look at data.train")
+            raise DataError(
+                "no rows to train on", "data.train", "its files hold none, or all were dropped", "add rows"
+            )
         if not self._examples.count:
             raise DataError([self._faults.too_long()])
         proof = proof_of(self._proven, renderer)

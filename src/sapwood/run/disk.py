@@ -55,12 +55,12 @@ def require_limits(largest_file: int) -> None:
     if size is not None and size < largest_file:
         why = f"a checkpoint has a file of {largest_file:,} bytes"
         raise StorageError(
-            f"a file may have {size:,} bytes at most here", "ulimit -f", why, "ulimit -f unlimited"
+            f"this shell limits a file to {size:,} bytes", "ulimit -f", why, "ulimit -f unlimited"
         )
     soft, hard = limits("NOFILE")
     if hard is not None and hard < MIN_FILES:
         why, mend = f"{MIN_FILES} are needed", f"ulimit -n {MIN_FILES}"
-        raise StorageError(f"only {hard} files may be open at once here", "ulimit -n", why, mend)
+        raise StorageError(f"this shell limits open files to {hard}", "ulimit -n", why, mend)
     if soft is not None and soft < MIN_FILES:
         set_limits("NOFILE", MIN_FILES, hard)
 

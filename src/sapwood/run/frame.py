@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sapwood.errors import ConfigError
+from sapwood.machine.extras import install
 from sapwood.run.query import LAST, RunSummary, find_run, list_runs, read_config, read_events, read_samples
 from sapwood.run.query import summarise as summarise_run
 
@@ -114,5 +115,5 @@ def _frame(rows: list[dict[str, Any]], columns: list[str]) -> DataFrame:
     try:
         from pandas import DataFrame
     except ModuleNotFoundError:
-        raise ConfigError("a data frame needs pandas", "runs", mend="python -m pip install pandas") from None
+        raise ConfigError("a data frame needs pandas", "runs", mend=install("pandas")) from None
     return DataFrame(rows, columns=None if rows else columns)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from sapwood.errors import ConfigError, StorageError
+from sapwood.errors import ConfigError, StorageError, brief
 from sapwood.run.events import EventRecord, Tally, valid
 from sapwood.run.lines import read_lines
 from sapwood.run.lock import is_locked, why_it_ended
@@ -199,9 +199,7 @@ def read_config(run: Path) -> dict[str, Any]:
     try:
         tree = YAML(typ="safe", pure=True).load((run / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, YAMLError) as error:
-        raise StorageError(
-            "config can't be read", str(run / CONFIG), " ".join(str(error).split())[:200]
-        ) from None
+        raise StorageError("config can't be read", str(run / CONFIG), brief(error)) from None
     return flatten(cast("dict[str, Any]", tree)) if isinstance(tree, dict) else {}
 
 

@@ -190,8 +190,10 @@ class Model:
 def _message(turn: Turn, index: int) -> Message:
     role, content = turn.get("role"), turn.get("content")
     if role not in ("system", "user", "assistant", "tool") or not isinstance(content, str):
-        why = "role is system, user, assistant or tool, and content is text"
-        raise ConfigError(f"turn {index} is no message", "messages", why, '{"role": "user", "content": "Hi"}')
+        why = "its role must be system, user, assistant or tool, and its content text"
+        raise ConfigError(
+            f"turn {index} isn't a message", "messages", why, '{"role": "user", "content": "Hi"}'
+        )
     return Message(role, content)
 
 

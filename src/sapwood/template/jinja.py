@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 
-from sapwood.errors import DataError
+from sapwood.errors import DataError, brief
 from sapwood.machine.system import after_fork, peak_resident, thread_seconds
 from sapwood.template.limits import MAX_TEXT, WIDTH, TemplateFault, limit
 
@@ -134,7 +134,7 @@ def _bounded() -> Generator[None]:
     except TemplateError as error:
         raise TemplateFault(error.message or type(error).__name__) from None
     except Exception as error:  # template code is foreign: it may fail in any way
-        raise TemplateFault(f"{type(error).__name__}: {error}"[:300]) from None
+        raise TemplateFault(f"{type(error).__name__}: {brief(error, 300)}") from None
 
 
 def _checked(text: str) -> str:

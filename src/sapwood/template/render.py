@@ -61,9 +61,10 @@ class Renderer:
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise DataError(
-                "the tokenizer doesn't say which characters a token stands for",
+                "the tokenizer isn't a fast one",
                 "base.model",
-                "sapwood needs a fast tokenizer",
+                "only a fast tokenizer says which characters each token covers",
+                "add the model's tokenizer.json to its folder",
             )
         self.tokenizer = tokenizer
         self.clock = clock or datetime.now().astimezone()

@@ -122,7 +122,7 @@ class View:
             if ours.tolist() == theirs.tolist():
                 return None
         raise DataError(
-            "[control] the row holds text spelled like a control token, and the template takes it apart",
+            "[control] the row has text spelled like a control token, and the template changes that text",
             str(self.row),
             "sapwood can't tell which control tokens are the template's and which are the row's",
             "put reasoning into the message's own field, and remove the control text",

@@ -13,6 +13,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when the libra
 from mlflow.entities import Metric, Param, RunStatus
 from mlflow.tracking import MlflowClient
 
+from sapwood.machine.extras import python
 from sapwood.trackers.tracker import Figures, Subject, Tracker, as_text
 
 RUN_ID = "sapwood.run"  # the tag by which a resumed run is found again
@@ -29,7 +30,7 @@ class MLflow(Tracker):
         if self.place.startswith("http"):
             self.see = self.place
         elif find_spec("flask") is None:
-            self.see += "  (the board is in the whole of mlflow: python -m pip install mlflow)"
+            self.see += f"  (the board is in the whole of mlflow: {python()} -m pip install mlflow)"
         self._client = MlflowClient(tracking_uri=self.place)
         self._id = self._find(subject) or self._create(subject)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import SapwoodError
+from sapwood.errors import SapwoodError, brief
 from sapwood.run.files import to_json, write_atomic
 from sapwood.run.query import (
     SEE,
@@ -82,7 +82,7 @@ def send_run(
     except SapwoodError:
         raise
     except Exception as error:  # a library may raise anything: its name and its sentence are told
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        why = f"{type(error).__name__}: {brief(error, 300)}"
         raise SapwoodError(f"{name} failed", str(run), why, f"sapwood track {run} --to {name}") from error
     _remember(_sent_file(run, name), {**sent, SEE: tracker.see})
     return tracker.place, told

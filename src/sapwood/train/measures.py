@@ -26,7 +26,11 @@ def measure_of(
     if not evaluators:
         return None
     if world.size > 1:
-        raise ConfigError("evaluators need one process", "evaluators", f"there are {world.size}")
+        raise ConfigError(
+            "evaluators work in a run of one process only",
+            "evaluators",
+            f"this run has {world.size} processes",
+        )
     asked = Model(model.peft, study.spec.tokenizer, study.renderer, system, model.switched_off)
     return lambda: {name: value for one in evaluators for name, value in _numbers(one, asked).items()}
 
@@ -46,11 +50,13 @@ def _numbers(evaluator: Evaluator, model: Model) -> dict[str, float]:
     found = evaluator(model)
     name = getattr(evaluator, "__name__", type(evaluator).__name__)
     if not isinstance(found, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller's function
-        raise ConfigError(f"{name} returned no mapping", "evaluators", mend='return {"accuracy": 0.5}')
+        raise ConfigError(
+            f"the evaluator {name} must return a dict", "evaluators", mend='return {"accuracy": 0.5}'
+        )
     wrong = [key for key, value in found.items() if not _is_number(value)]
     if wrong:
         why = f"{wrong[0]!r} is {found[wrong[0]]!r}"
-        raise ConfigError(f"{name} returned what is no number", "evaluators", why)
+        raise ConfigError(f"the evaluator {name} must return numbers", "evaluators", why)
     return {str(key): float(value) for key, value in found.items()}
 
 

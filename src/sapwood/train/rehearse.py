@@ -13,7 +13,7 @@ import torch
 from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
 from sapwood.config.sections import RunConfig
-from sapwood.errors import OutOfMemoryError
+from sapwood.errors import OutOfMemoryError, brief
 from sapwood.machine.doing import doing
 from sapwood.machine.remembered import first_pass_took
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
@@ -93,5 +93,5 @@ def out_of_memory(doing: str) -> Generator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and not any(text in str(error) for text in REFUSALS):
             raise
-        asked = " ".join(str(error).split())[:160]
+        asked = brief(error, 160)
         raise OutOfMemoryError(f"{doing} doesn't fit in memory", "pack.length", asked) from None

@@ -38,7 +38,7 @@ def start_or_resume(
             "every checkpoint of this run is damaged",
             str(run.path),
             "; ".join(damaged),
-            "they are set aside; `sapwood resume` once more starts over from the run's own data",
+            "they are kept aside; the next `sapwood resume` starts this run from its first step",
         )
     else:
         run.truncate_events(0)

@@ -60,7 +60,8 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
 
 def _settings(ranks: dict[str, int], alpha: Any, where: str) -> dict[str, Any]:
     if not ranks or not isinstance(alpha, int | float):
-        raise ModelError("the adapter is not whole", where, "it has no matrices" if not ranks else "no alpha")
+        lost = "LoRA matrices" if not ranks else "adapter.lora.alpha"
+        raise ModelError(f"the file has no {lost}", where, "it isn't a whole adapter", "convert it again")
     rank = max(ranks.values())
     others = {module: own for module, own in ranks.items() if own != rank}
     return {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sapwood.adapter.model import ADAPTER, misfit
-from sapwood.errors import ModelError, Problem
+from sapwood.errors import ModelError, Problem, brief
 
 BASE = ".base_layer.weight"
 MEND = "use the base and config that made it"
@@ -36,7 +36,7 @@ def restore_saved(model: Any, tensors: Mapping[str, Tensor], source: Path) -> No
             warnings.simplefilter("ignore")
             set_peft_model_state_dict(model, {name: tensor.float() for name, tensor in tensors.items()})
     except (KeyError, RuntimeError, ValueError, AttributeError, IndexError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = brief(error)
         raise ModelError("the adapter doesn't fit this base", str(source), why, MEND) from None
     found = _saved(model)
     _refuse_misfits(found, tensors, source)

@@ -12,6 +12,7 @@ import os
 import sys
 from typing import Any
 
+from sapwood.errors import first_line
 from sapwood.machine.rights import REFUSED, give_up_rights
 
 MAX_BYTES = 1 << 30
@@ -46,8 +47,7 @@ def main() -> None:
         sys.stdout.buffer.write(tensors_of(raw))
         sys.stdout.buffer.flush()
     except Exception as error:  # torch, pickle and zip each have their own
-        told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        sys.stderr.write(f"{told[:300]}\n")
+        sys.stderr.write(f"{first_line(error)}\n")
         sys.stderr.flush()
         os._exit(REFUSED)
 

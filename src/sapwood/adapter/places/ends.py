@@ -41,9 +41,9 @@ def refuse_ends(config: RunConfig) -> list[Problem]:
     )
     return [
         Problem(
-            f"{lora.method} doesn't train embedding or head",
+            f"lora.method {lora.method} can't train the embedding or the head too",
             key,
-            f"{', '.join(WITH_ROWS)} do",
+            f"{', '.join(WITH_ROWS)} can",
             f"leave {key} out",
         )
         for key, told in asked.items()

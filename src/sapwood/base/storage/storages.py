@@ -118,7 +118,9 @@ def _refuse(spec: BaseSpec, config: BaseConfig, device: Device) -> None:
         why = f"multiplying in 8 bits isn't faster here than in {machine_facts(device)['products']}"
         if not device.is_cpu:
             why = "it is for processors that multiply in 8 bits faster, and this run is on a GPU"
-        raise ConfigError("int8-compute only loses on this machine", "base.storage", why, "leave it at auto")
+        raise ConfigError(
+            "int8-compute would be slower on this machine", "base.storage", why, "leave it at auto"
+        )
 
 
 # --- how many bytes ---------------------------------------------------------------------------------------

@@ -152,9 +152,9 @@ def _flags(parameter: Any) -> str:
 def said(parameter: Any) -> str:
     text = str(parameter.help or "")
     default = parameter.default
-    if default is None or isinstance(default, bool) or callable(default) or "without it" in text:
+    if default is None or isinstance(default, bool) or callable(default) or "default: " in text:
         return text
-    return f"{text} ({default} without it)" if text else f"{default} without it"
+    return f"{text} (default: {default})" if text else f"default: {default}"
 
 
 def _table(records: Sequence[Record]) -> list[str]:

@@ -52,7 +52,7 @@ def model_info(
 def data_convert(
     source: Annotated[Path, typer.Argument(help="a pickled DataFrame of known origin", metavar="FILE.pkl")],
     target: Annotated[
-        Path | None, typer.Argument(help="file to write (FILE.jsonl without it)", metavar="[TARGET]")
+        Path | None, typer.Argument(help="file to write (default: FILE.jsonl)", metavar="[TARGET]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:

@@ -15,7 +15,7 @@ def evaluate(
         str, typer.Argument(help="a run, or an adapter folder with --data", metavar="RUN|ADAPTER")
     ] = "last",
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="rows to measure on (those held out without it)")
+        Path | None, typer.Option(metavar="FILE", help="rows to measure on (default: those held out)")
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -50,7 +50,7 @@ def track(
         list[str] | None,
         typer.Option(
             "--to",
-            help="swanlab, tensorboard, wandb, trackio, mlflow (track.to without it)",
+            help="swanlab, tensorboard, wandb, trackio, mlflow (default: track.to)",
             metavar="TRACKER",
         ),
     ] = None,
@@ -85,7 +85,7 @@ def chat(
         bool, typer.Option("--compare", help="the base's answer beside the adapter's")
     ] = False,
     system: Annotated[
-        str | None, typer.Option(help="system prompt (the run's own without it)", metavar="TEXT")
+        str | None, typer.Option(help="system prompt (default: the run's own)", metavar="TEXT")
     ] = None,
     temperature: Annotated[
         float, typer.Option(help="factor; 0 always takes the likeliest token", metavar="X")
@@ -147,7 +147,7 @@ def serve(
     api_key: Annotated[
         str | None,
         typer.Option(
-            "--api-key", help="key that a request must bring (SAPWOOD_API_KEY without it)", metavar="KEY"
+            "--api-key", help="key that a request must bring (default: SAPWOOD_API_KEY)", metavar="KEY"
         ),
     ] = None,
     cors: Annotated[
@@ -158,11 +158,11 @@ def serve(
     ] = None,
     parallel: Annotated[
         int | None,
-        typer.Option(help="answers at once (2 a core, 4 to 8, without it)", min=1, max=256, metavar="N"),
+        typer.Option(help="answers at once (default: 2 a core, 4 to 8)", min=1, max=256, metavar="N"),
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(help="tokens of a prompt and its answer (4096 without it)", min=16, metavar="N"),
+        typer.Option(help="tokens of a prompt and its answer (default: 4096)", min=16, metavar="N"),
     ] = None,
     queue: Annotated[int, typer.Option(help="requests that may wait", min=0, metavar="N")] = 256,
     wait: Annotated[float, typer.Option(help="seconds that each may wait", min=0.1, metavar="X")] = 60.0,
@@ -202,9 +202,7 @@ def combine(
     out: Annotated[Path, typer.Option(help="folder of the new adapter", metavar="DIR")],
     weights: Annotated[
         str | None,
-        typer.Option(
-            help="one number for each, for example 0.7,0.3 (equal shares without it)", metavar="LIST"
-        ),
+        typer.Option(help="one number for each, for example 0.7,0.3 (default: equal shares)", metavar="LIST"),
     ] = None,
     how: Annotated[
         str, typer.Option(help="cat (the exact sum), svd (of one's rank), linear, ties, dare-ties …")
@@ -239,9 +237,7 @@ def export(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="folder to create (exports/ in the run's folder without it)", metavar="DIR"
-        ),
+        typer.Option("--out", help="folder to create (default: exports/ in the run's folder)", metavar="DIR"),
     ] = None,
     runs: Runs = RUNS,
     json: Json = False,

@@ -81,8 +81,9 @@ def _interface(
     isn't told of windows at all has its module's.
     """
     if segments is None:
-        what = "its attention can't be told which rows a pack holds"
-        raise ModelError(what, why="the layers around it don't hand on what the model is called with")
+        what = "this model's attention can't keep the rows of a pack apart"
+        why = "its layers don't pass on to attention which token belongs to which row"
+        raise ModelError(what, why=why)
     if segments.lead:
         keys, values = segments.lead[module.layer_idx]
         key = torch.cat([keys, key[:, :, keys.shape[2] :]], 2)
@@ -107,8 +108,8 @@ def _refuse_unknown(others: Mapping[str, Any]) -> None:
         odd.append("is_causal")
     if odd:
         raise ModelError(
-            "its attention takes more than a pack can hand it",
-            why=f"{', '.join(sorted(WORDS.get(name, name) for name in odd))} would be left out of the result",
+            "sapwood can't compute this model's attention for packed rows",
+            why=f"the model also uses {', '.join(sorted(WORDS.get(name, name) for name in odd))}",
             mend="take a model of another family",
         )
 

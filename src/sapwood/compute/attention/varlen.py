@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sapwood.compute.attention.segments import AttentionPlan, Rule, segment_attention
+from sapwood.errors import first_line
 from sapwood.machine.device import Device
 from sapwood.machine.measure import torch_dtype
 from sapwood.machine.selftest import NEAR
@@ -106,5 +107,5 @@ def why_not(device: Device) -> str | None:
         dtype = str(torch_dtype(device.dense_dtype or "fp32")).removeprefix("torch.")
         gap = differs(str(device), dtype)
     except Exception as error:  # a torch without it, a card that is too old: each says so in its way
-        return (str(error).splitlines() or [""])[0][:120]
+        return first_line(error)
     return None if gap <= NEAR[dtype] else f"{dtype}: {gap:.2g} apart"  # NaN too

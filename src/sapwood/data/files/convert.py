@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sapwood.data.files.encoding import read_lines
 from sapwood.data.problems import printable
-from sapwood.errors import DataError, StorageError
+from sapwood.errors import DataError, StorageError, brief
 from sapwood.machine.confined import Confined, confined
 from sapwood.machine.system import can_confine
 
@@ -38,7 +38,7 @@ def convert_pickle(source: Path, target: Path, *, force: bool = False) -> int:
         temporary.replace(target)
     except Confined as error:
         mend = f"if you trust its origin: {BY_HAND}"
-        raise DataError("the pickle is refused", where, printable(str(error))[:400], mend) from None
+        raise DataError("the pickle is refused", where, printable(brief(error, 400)), mend) from None
     except OSError as error:
         at = error.filename or target
         raise StorageError(

@@ -14,7 +14,7 @@ from typing import Any
 from sapwood.data.files.folder import TEST, TRAIN, VALIDATION, Splits, say_splits, splits_of
 from sapwood.data.files.paths import HUB, is_data
 from sapwood.data.problems import ProblemLog, printable
-from sapwood.errors import DataError
+from sapwood.errors import DataError, brief
 from sapwood.machine.bars import told_bars
 from sapwood.machine.extras import install
 
@@ -128,6 +128,6 @@ def _ask(where: str, question: Callable[[Any], Any]) -> Any:
     try:
         return question(datasets)
     except Exception as error:  # a library over a network fails in many ways
-        why = printable(" ".join(str(error).split())[:200])
+        why = printable(brief(error))
         mend = "look at the name, at the network, and at HF_TOKEN for a private dataset"
         raise DataError("the dataset can't be fetched", where, why, mend) from None

@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from sapwood.data.files.paths import is_data
 from sapwood.data.problems import names, printable
-from sapwood.errors import DataError
+from sapwood.errors import DataError, brief
 
 RATIO, LEAST = 1000, 1 << 30  # a file may unpack to 1,000 times its size, or to 1 GiB
 _CHUNK = 1 << 20
@@ -47,7 +47,7 @@ def unpack(stream: BinaryIO, source: str) -> tuple[BinaryIO, str]:
             name = str(path.with_suffix("")) if path.suffix.lower() in _SUFFIXES else source
             return _copied(inner, stream, where), name
     except _DAMAGED as error:
-        why = printable(" ".join(str(error).split())[:200])
+        why = printable(brief(error))
         mend = "fetch it again, or unpack it by hand"
         raise DataError(f"the {kind} file can't be unpacked", where, why, mend) from None
 

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from sapwood.errors import brief
 from sapwood.machine.rights import MEMORY, REFUSED, give_up_rights
 
 MAX_PICKLE_BYTES = 1 << 30
@@ -80,7 +81,7 @@ def rows_of(raw: bytes, table: Mapping[tuple[str, str], Any]) -> list[dict[str, 
     except MemoryError:
         raise Refused(f"it needs more than {MEMORY >> 30} GiB of memory") from None
     except Exception as error:
-        raise Refused(f"it can't be read: {type(error).__name__}: {error}"[:300]) from None
+        raise Refused(f"it can't be read: {type(error).__name__}: {brief(error, 300)}") from None
     if type(frame) is not DataFrame:
         raise Refused(f"it holds a {type(frame).__name__}, not a DataFrame")
     names = [str(name) if isinstance(name, str | int) else _refuse_name(name) for name in frame.columns]

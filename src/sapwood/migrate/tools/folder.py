@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import DataError
+from sapwood.errors import DataError, brief
 from sapwood.migrate.draft import Draft
 from sapwood.migrate.keys import apply, defaults
 from sapwood.migrate.script.source import Source, read_text
@@ -65,7 +65,7 @@ def _adapter(draft: Draft, source: Source, path: Path) -> None:
     try:
         values: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError("not valid JSON", str(path), str(error)[:200]) from None
+        raise DataError("not valid JSON", str(path), brief(error)) from None
     if not isinstance(values, dict):
         raise DataError("not an adapter's config", str(path), "it is no mapping")
     for key, value in values.items():

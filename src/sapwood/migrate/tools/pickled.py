@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import DataError
+from sapwood.errors import DataError, brief
 
 MAX_BYTES = 16 << 20
 MAX_OPCODES = 1_000_000
@@ -47,9 +47,7 @@ def read_pickled(path: Path) -> dict[str, Any]:
                 data = archive.read(name)
         made = _walk(data)
     except (OSError, StopIteration, ValueError, IndexError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            "training_args.bin can't be read", str(path), str(error)[:200] or type(error).__name__
-        ) from None
+        raise DataError("training_args.bin can't be read", str(path), brief(error)) from None
     if not isinstance(made, Named) or not made.attrs:
         raise DataError("the file holds no training arguments", str(path), "it holds something else")
     return {key: _plain(value) for key, value in made.attrs.items()}

@@ -128,7 +128,12 @@ def document(conversation: Conversation, bos: str, eos: str | None) -> Rendering
     """Text that no template made, between the tokens that begin and end a text for this tokenizer."""
     text = conversation.text or ""
     if eos is None:
-        raise DataError("no token ends a text", str(conversation.row), "the tokenizer names no eos token")
+        raise DataError(
+            "a row of plain text can't be ended",
+            str(conversation.row),
+            "the tokenizer has no eos token, so the model would never learn to stop",
+            "add eos_token to the tokenizer's config",
+        )
     whole = bos + text + eos
     content = (Span(len(bos), len(bos) + len(text)),)
     rendered = Rendered(conversation.row, whole, (Span(0, len(whole)),), content)

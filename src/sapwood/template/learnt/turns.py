@@ -17,16 +17,16 @@ def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
     for i, message in enumerate(conversation.messages):
         if message.trained is False and train_on == "all":
             raise DataError(
-                f"[turn] message {i + 1} is not to be trained",
+                f"[turn] message {i + 1} is marked as not to be trained",
                 str(conversation.row),
-                "template.train_on=all learns every turn",
+                "template.train_on=all would train it all the same",
                 "set template.train_on=assistant, or delete the mark",
             )
         if message.weight not in (None, 1) and train_on == "all":
             raise DataError(
                 f"[turn] message {i + 1} has the weight {message.weight:g}",
                 str(conversation.row),
-                "template.train_on=all learns every turn alike",
+                "template.train_on=all gives every turn the same weight",
                 "set template.train_on=assistant, or data.ignore=weight",
             )
         if message.trained and message.role != "assistant":

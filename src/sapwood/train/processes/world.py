@@ -24,7 +24,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sapwood.errors import ConfigError, LostProcessError, SapwoodError
+from sapwood.errors import ConfigError, LostProcessError, SapwoodError, brief
 from sapwood.machine.device import Device, device_for
 from sapwood.train.processes.heartbeat import SPOKEN, Heartbeat
 
@@ -191,7 +191,7 @@ def partners() -> Generator[None]:
         text = " ".join(str(error).split())
         if not isinstance(error, distributed.DistError) and not any(w in text for w in _CONNECTION):
             raise
-        told = re.sub(r"^\[[^]]*\] *", "", text)[:120]  # without the place in torch's own source
+        told = brief(re.sub(r"^\[[^]]*\] *", "", text))  # without the place in torch's own source
         why = f"the connection to it broke: {told}"
         mend = "start `sapwood resume RUN` with as many processes"
         raise LostProcessError("another process of this run ended", why=why, mend=mend) from None
@@ -213,7 +213,7 @@ def _meet() -> tuple[World, Any]:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store, _, _ = next(distributed.rendezvous("env://", timeout=MEET))
     except (KeyError, ValueError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = brief(error)
         mend = "torchrun --nproc-per-node N -m sapwood train CONFIG"
         raise ConfigError("the processes can't meet", "RANK, WORLD_SIZE, MASTER_ADDR", why, mend) from None
     return World(rank, size, local_rank, local_size), store

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from sapwood.data.files.tables.header import Header, header_of_cells
 from sapwood.data.problems import ProblemLog, names, printable
-from sapwood.errors import DataError, Problem
+from sapwood.errors import DataError, Problem, brief
 from sapwood.types import Row, RowId
 
 MAX_CELLS = 50_000_000  # a sheet is in memory as a whole
@@ -27,7 +27,7 @@ def read_excel(stream: BinaryIO, source: str, log: ProblemLog, sheet: str | None
             raise DataError("the sheet is too large", where, f"{found.height:,} rows", "save it as CSV")
         cells = found.to_python(skip_empty_area=False)
     except (python_calamine.CalamineError, OSError, ValueError, KeyError) as error:
-        why = printable(" ".join(str(error).split())[:200])
+        why = printable(brief(error))
         raise DataError("the workbook can't be read", where, why, "save the sheet as CSV") from None
     yield from _rows(cells, source, log)
 

@@ -10,7 +10,7 @@ from sapwood.data.files.encoding import MAX_ROW_BYTES
 from sapwood.data.files.json_text import TOO_LARGE, TOO_LARGE_MEND
 from sapwood.data.problems import ProblemLog, printable
 from sapwood.data.shapes.nested import FILLED, drop_nulls
-from sapwood.errors import DataError, Problem
+from sapwood.errors import DataError, Problem, brief
 from sapwood.machine.extras import install
 from sapwood.types import Row, RowId
 
@@ -94,7 +94,7 @@ def _rows(batches: Iterator[Any], source: str, log: ProblemLog, kind: str) -> It
                     log.counts[FILLED] += 1
                 yield Row(row, value)
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = brief(error)
         what = f"the {kind} file is damaged"
         raise DataError(
             what, printable(source), f"behind row {index}: {printable(why)}", "fetch it again"
