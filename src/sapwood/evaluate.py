@@ -22,6 +22,7 @@ from sapwood.pack.build import build_pack
 from sapwood.scores import Interval, chrf, exact_match, paired_bootstrap, perplexity
 from sapwood.serve.load import Loaded
 from sapwood.serve.settings import Settings
+from sapwood.template.unrender import last_question
 from sapwood.train.loop import batch_of, forward_loss
 from sapwood.types import Example, Head, Probe, Sample
 
@@ -115,11 +116,14 @@ def base_loss(model: LoraModel, batch: Batch, head: Head) -> LossSum:
 
 def probes_of(loaded: Loaded, examples: Sequence[Example], number: int) -> list[Probe]:
     """The last question of ``number`` examples, spread evenly, as inference sends it. The question is all
-    that stands before the last learnt turn; that turn is the reference. A document has no question and is
-    left out."""
+    that stands before the last learnt turn; that turn is the reference. A person is shown what the user said
+    last. A document has no question and is left out."""
     asked = [example for example in examples if _last_turn(example) > 0]
     count = min(number, len(asked))
-    return [_probe(loaded, asked[i * len(asked) // count]) for i in range(count)]
+    chosen = [asked[i * len(asked) // count] for i in range(count)]
+    texts = [loaded.tokenizer.decode(one.ids[: _last_turn(one)].tolist()) for one in chosen]
+    questions = last_question(loaded.renderer, texts)
+    return [_probe(loaded, *one) for one in zip(chosen, questions, strict=True)]
 
 
 # --- inside -----------------------------------------------------------------------------------------------
@@ -131,14 +135,15 @@ def _last_turn(example: Example) -> int:
     return int(starts[-1])
 
 
-def _probe(loaded: Loaded, example: Example) -> Probe:
+def _probe(loaded: Loaded, example: Example, question: str | None) -> Probe:
     start = _last_turn(example)
     learnt = example.ids[start:][example.trained[start:]]
     decode = loaded.tokenizer.decode
     stop = set(loaded.renderer.stop_ids)
     reference = decode([int(i) for i in learnt if int(i) not in stop], skip_special_tokens=True)
     prompt = tuple(int(i) for i in example.ids[:start])
-    return Probe(example.row, decode(list(prompt), skip_special_tokens=True), prompt, reference.strip())
+    shown = decode(list(prompt), skip_special_tokens=True) if question is None else question
+    return Probe(example.row, shown, prompt, reference.strip())
 
 
 def answer_both(

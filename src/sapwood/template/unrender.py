@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from sapwood.errors import DataError, Problem
 from sapwood.template.content import NONCHARACTERS
 from sapwood.template.render import Renderer, TrainOn
-from sapwood.types import Conversation, Message, Role
+from sapwood.types import Conversation, Message, Role, RowId
 
 MARKS = {  # what no other family writes
     "llama-2-chat": "[INST]",
@@ -54,6 +54,23 @@ def unrender(
         yield replace(conversation, messages=messages)
     if problems:
         raise DataError(problems)
+
+
+def last_question(renderer: Renderer, texts: Iterable[str]) -> list[str | None]:
+    """The last thing that a user says in each rendered text, for a person to read. None if the text can't be
+    taken apart: a template may rewrite its turns."""
+    try:
+        grammar = Grammar.of(renderer)
+    except DataError:
+        return [None for _ in texts]
+    found: list[str | None] = []
+    for text in texts:
+        try:
+            messages = grammar.parse(Conversation(RowId("a prompt", 0), (), text=text))
+        except DataError:
+            messages = ()
+        found.append(next((message.text for message in reversed(messages) if message.role == "user"), None))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
