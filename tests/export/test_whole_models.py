@@ -67,6 +67,12 @@ def test_a_model_is_read_back_as_it_was_written(arch: str, tmp_path: Path) -> No
     assert spec.stop_ids == trained.base.spec.stop_ids
 
 
+def test_a_name_that_llama_cpp_knows_is_left_out_if_the_tokens_are_others(tmp_path: Path) -> None:
+    """It is the folder's name, ``tiny-phi3``."""
+    done = export(tuned_on(tiny_model_dir("phi3", tmp_path)), Order("gguf"), tmp_path / "out")
+    assert read_gguf(done.path / "model.gguf").metadata["general.name"] == "model"
+
+
 def test_a_file_hands_its_metadata_on(tmp_path: Path) -> None:
     tiny_gguf("llama", tmp_path / "base.gguf", kind="Q8_0", keys={"general.name": "Old Oak"})
     done = export(tuned_on(tmp_path / "base.gguf"), Order("gguf"), tmp_path / "out")
