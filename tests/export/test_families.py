@@ -1,5 +1,5 @@
-"""Every family of the table as a GGUF file, written with the `gguf` package's own names. It is trained on, and
-real llama.cpp over the same file says what was trained."""
+"""Every family of the table as a GGUF file, written with the `gguf` package's own names. It is trained on,
+and real llama.cpp over the same file says what was trained."""
 
 from __future__ import annotations
 
