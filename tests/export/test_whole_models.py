@@ -109,7 +109,7 @@ def test_what_a_library_raises_is_told_in_its_words(tmp_path: Path, monkeypatch:
         (folder / "model.safetensors").write_bytes(b"\xff" * 64)
 
     monkeypatch.setattr(ship, "write_merged", damaged)
-    with pytest.raises(ExportError, match='--to merged failed on this llama model.*transformers says "'):
+    with pytest.raises(ExportError, match=r'--to merged failed on this llama model.*transformers says "'):
         export(tuned_on(tiny_model_dir("llama", tmp_path)), Order("merged"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

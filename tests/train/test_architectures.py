@@ -59,7 +59,7 @@ INDEXER = {
     "indexer_budget": 64,
     "indexer_compress_ratio": 8,
 }
-GRANITE = {  # with a factor of 1 before it, a softmax over heads of 128 is all but one-hot, and rounding grows
+GRANITE = {  # as released; a softmax of scores times 1 is all but one-hot, and rounding grows
     "attention_multiplier": 0.0078125,
     "embedding_multiplier": 12.0,
     "residual_multiplier": 0.22,
@@ -93,11 +93,10 @@ CHANGES: dict[
         "downsample_rate": "4/8",
         "text_config": GRANITE,
     },
-    **dict.fromkeys(("granite_speech", "granite_speech_plus"), {"text_config": GRANITE}),
+    "granite_speech": {"text_config": GRANITE},
+    "granite_speech_plus": {"text_config": GRANITE},
     "granitemoehybrid": GRANITE
-    | {
-        "layer_types": ["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 26
-    },
+    | {"layer_types": ["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 26},
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128},
     "hunyuan_vl": {"text_config": {"head_dim": 128, "rope_parameters": FOUR_AXES}},
