@@ -3,12 +3,13 @@
 
 LINES is what ``SAPWOOD_ALL_ARCHITECTURES=1 SAPWOOD_FAMILIES=LINES pytest tests/train/test_architectures.py``
 left. Each family is a tiny random model there: checked, trained, stopped and resumed, opened by plain PEFT,
-and asked.
+and asked. A family of which LINES says nothing keeps the row that it has.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,18 +28,21 @@ left out.
 row has a pass of its own, with the reason that the trial found. **refused**: `check` and `train` say the same
 sentence. **text of a wrapper**: text rows train the language model in it; the rest stays in the checkpoint. A
 wrapper that takes no text without a picture is asked through the language model in it.
-GGUF: `sapwood export --to gguf`, `gguf-adapter` and `ollama`.
+GGUF: a base in that format, and `sapwood export --to gguf`, `gguf-adapter` and `ollama`. A config with values
+that llama.cpp doesn't compute is refused, for example EXAONE 4 with windows.
 
 This page is written by `docs/families.py` from what the test left.
 
 """
 TRAINED = ("together", "alone")
+CELLS = re.compile(r"(?<!\\)\|")
 UNMADE = "unmade"  # no tiny copy: nothing is said of it
 
 
-def page(lines: str) -> str:
-    """The page, of a line of JSON for each family; the last one of a family counts."""
-    found: dict[str, Mapping[str, Any]] = {}
+def page(lines: str, before: str = "") -> str:
+    """The page, of a line of JSON for each family; the last one of a family counts. ``before``: the page that
+    it takes the place of."""
+    found = rows_of(before)
     for line in lines.splitlines():
         told = json.loads(line)
         found[told["kind"]] = told
@@ -69,6 +73,19 @@ def page(lines: str) -> str:
     )
 
 
+def rows_of(text: str) -> dict[str, Mapping[str, Any]]:
+    """What a page says of each family."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip().replace("\\|", "|") for cell in CELLS.split(line)[1:-1]]
+        if len(cells) == 2 and cells[0].startswith("`"):
+            found[cells[0].strip("`")] = {"rows": "refused", "why": cells[1]}
+        elif len(cells) == 5 and cells[0].startswith("`"):
+            marks = {key: cell == "yes" for key, cell in zip(("wrapper", "gguf"), cells[2:4], strict=True)}
+            found[cells[0].strip("`")] = {"rows": cells[1], "why": cells[4], **marks}
+    return found
+
+
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
 
@@ -87,6 +104,8 @@ def _short(why: str) -> str:
 
 
 if __name__ == "__main__":
-    text = page(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    text = page(
+        Path(sys.argv[1]).read_text(encoding="utf-8"), (HERE / "families.md").read_text(encoding="utf-8")
+    )
     (HERE / "families.md").write_text(text, encoding="utf-8")
     print(next(line for line in text.splitlines() if " families are trained " in line))

@@ -25,6 +25,7 @@ SECONDS = {  # about, of those that take long; others take a tenth for each test
     "tests/export/test_whole_models.py": 85,
     "tests/adapter/test_methods.py": 60,
     "tests/export/test_facts.py": 50,
+    "tests/export/test_families.py": 35,
     "tests/test_portable.py": 45,
     "tests/export/test_mutations.py": 45,
     "tests/test_cli.py": 45,

@@ -11,8 +11,25 @@ from pathlib import Path
 from typing import Any
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "chatglm", "glm4")  # by GGUF's names
+IN_GGUF = (
+    *ARCHITECTURES,
+    *("arcee", "smollm3", "granite", "ernie4_5", "hunyuan-dense", "seed_oss", "olmo2", "exaone4", "phi3"),
+    *("stablelm", "starcoder2", "command-r", "cohere2", "gemma"),
+)
 VOCAB_SIZE = 600
 OF_KIND: dict[str, dict[str, Any]] = {
+    "smollm3": {"num_hidden_layers": 4},  # the fourth has no rotary embedding
+    "granite": {
+        "attention_multiplier": 0.0625,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 2.0,
+    },
+    "olmo2": {"tie_word_embeddings": False},
+    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
+    "stablelm": {"tie_word_embeddings": False},
+    "cohere2": {"num_hidden_layers": 4, "sliding_window": 32},
     "mistral": {"sliding_window": None},
     "mixtral": {"sliding_window": None, "num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {
@@ -116,6 +133,20 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "gemma3": transformers.Gemma3TextConfig,
         "chatglm": transformers.GlmConfig,
         "glm4": transformers.Glm4Config,
+        "arcee": transformers.ArceeConfig,
+        "smollm3": transformers.SmolLM3Config,
+        "granite": transformers.GraniteConfig,
+        "ernie4_5": transformers.Ernie4_5Config,
+        "hunyuan-dense": transformers.HunYuanDenseV1Config,
+        "seed_oss": transformers.SeedOssConfig,
+        "olmo2": transformers.Olmo2Config,
+        "exaone4": transformers.Exaone4Config,
+        "phi3": transformers.Phi3Config,
+        "stablelm": transformers.StableLmConfig,
+        "starcoder2": transformers.Starcoder2Config,
+        "command-r": transformers.CohereConfig,
+        "cohere2": transformers.Cohere2Config,
+        "gemma": transformers.GemmaConfig,
     }
     values: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
@@ -132,7 +163,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "tie_word_embeddings": True,
     }
     values |= OF_KIND.get(arch, {})
-    if arch.startswith("gemma"):
+    if arch in ("gemma2", "gemma3"):
         # one sliding and one full layer, and a window short enough for a test to notice it
         layers = ["sliding_attention", "full_attention"]
         values |= {"sliding_window": 32, "query_pre_attn_scalar": 16, "layer_types": layers}
@@ -156,10 +187,10 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
 
 
 def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path:
-    """Save a random two-layer model of ``arch`` (see `ARCHITECTURES`) with its tokenizer under ``folder``.
+    """Save a random two-layer model of ``arch`` (see `IN_GGUF`) with its tokenizer under ``folder``.
 
     Args:
-        arch: one of `ARCHITECTURES`, mistral, mixtral or qwen3_moe.
+        arch: one of `IN_GGUF`, mistral, mixtral or qwen3_moe.
         folder: parent folder, `tmp_path` say; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
         changes: keys of the transformers config (for example ``tie_word_embeddings=False``).

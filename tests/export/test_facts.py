@@ -14,7 +14,7 @@ from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
 from sapwood.gguf.facts import LOCAL_THETA, PATTERN, file_values, refuse_unwritable
-from sapwood.gguf.families import COMMON, FAMILIES
+from sapwood.gguf.families import FAMILIES, facts_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.rope import SCALINGS
 from tests.base.tiny import tiny_config, tiny_model_dir
@@ -43,6 +43,8 @@ LLAMA3 = {
 HALF, QUARTER = {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 0.25}
 UNTIED = {"tie_word_embeddings": False}
 SLIDING, FULL = "sliding_attention", "full_attention"
+
+BY_TENSORS = {"attention_bias", "mlp_bias", "use_qkv_bias", "tie_word_embeddings"}  # no key says them
 
 MOVES: tuple[tuple[str, Changes], ...] = (
     ("llama", rope(theta=500_000.0)),
@@ -83,6 +85,46 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("glm4", rope("yarn", **YARN, **HALF)),
     ("glm4", {"attention_bias": False}),
     ("glm4", UNTIED),
+    ("arcee", rope("yarn", **YARN)),
+    ("smollm3", rope("yarn", **YARN)),
+    ("granite", rope("yarn", **YARN)),
+    ("ernie4_5", rope("yarn", **YARN)),
+    ("hunyuan-dense", rope("yarn", **YARN)),
+    ("seed_oss", rope("yarn", **YARN)),
+    ("olmo2", rope("yarn", **YARN)),
+    ("exaone4", rope("yarn", **YARN)),
+    ("starcoder2", rope("yarn", **YARN)),
+    ("command-r", rope("yarn", **YARN)),
+    ("cohere2", rope("yarn", **YARN)),
+    ("gemma", rope("yarn", **YARN)),
+    ("smollm3", UNTIED),
+    ("granite", UNTIED),
+    ("ernie4_5", UNTIED),
+    ("phi3", UNTIED),
+    ("starcoder2", UNTIED),
+    ("smollm3", rope("linear", factor=4.0)),
+    ("granite", {"attention_multiplier": 0.25}),
+    ("granite", {"embedding_multiplier": 2.0}),
+    ("granite", {"residual_multiplier": 1.0}),
+    ("granite", {"logits_scaling": 1.0}),
+    ("granite", {"attention_bias": True}),
+    ("granite", {"mlp_bias": True}),
+    ("hunyuan-dense", {"head_dim": 32}),
+    ("seed_oss", {"attention_bias": False}),
+    ("olmo2", {"rms_norm_eps": 1e-3}),
+    ("exaone4", rope("llama3", 500_000.0, **LLAMA3)),
+    ("phi3", rope(**QUARTER)),
+    ("phi3", {"sliding_window": 2048}),
+    ("stablelm", rope(**HALF)),
+    ("stablelm", rope("linear", factor=4.0, **QUARTER)),
+    ("stablelm", {"use_qkv_bias": True}),
+    ("stablelm", {"layer_norm_eps": 1e-3}),
+    ("starcoder2", {"norm_epsilon": 1e-3}),
+    ("command-r", {"logit_scale": 0.5}),
+    ("cohere2", {"logit_scale": 0.5}),
+    ("cohere2", {"sliding_window": 16}),
+    ("cohere2", {"layer_types": [SLIDING, FULL] * 2}),
+    ("gemma", {"head_dim": 32}),
 )
 
 REFUSED: tuple[tuple[str, Changes, str], ...] = (
@@ -105,6 +147,17 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
     ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ("chatglm", rope("llama3", **LLAMA3, **HALF), "'llama3'"),
+    ("smollm3", {"no_rope_layers": [0, 1, 1, 1]}, "every 4th layer has none"),
+    ("smollm3", {"no_rope_layer_interval": 2}, "every 4th layer has none"),
+    ("exaone4", {"sliding_window": 2048, "layer_types": [SLIDING, FULL]}, "sliding_window: 2048"),
+    ("exaone4", {"num_hidden_layers": 64, "layer_types": [FULL] * 64}, "64 layers have windows"),
+    ("phi3", rope("longrope", short_factor=[1.0] * 8, long_factor=[2.0] * 8), "'longrope'"),
+    ("olmo2", {"tie_word_embeddings": True}, "a tied head"),
+    ("stablelm", {"use_parallel_residual": True}, "use_parallel_residual"),
+    ("starcoder2", {"use_bias": False}, "use_bias"),
+    ("hunyuan-dense", rope("dynamic", alpha=1000.0, factor=1.0), "'dynamic'"),
+    ("cohere2", {"layer_types": [FULL, SLIDING] * 2}, "order of sliding windows"),
+    ("command-r", UNTIED, "head of its own"),
 )
 
 
@@ -121,7 +174,7 @@ def test_a_fact_that_has_a_place_moves_the_export(arch: str, changes: Changes, t
     plain = file_values(tiny_config(arch))
     written = file_values(trained.base.spec.hf_config)
     tensors = read_gguf(done.path / "model.gguf").tensors
-    told_by_tensors = {"attention_bias", "mlp_bias", "tie_word_embeddings"} & changes.keys()
+    told_by_tensors = BY_TENSORS & changes.keys()
     assert written != plain or told_by_tensors or "rope_freqs.weight" in tensors
 
 
@@ -170,6 +223,6 @@ def test_every_key_is_one_of_llama_cpps_own() -> None:
     sections = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope)
     values = [v for section in sections for v in vars(section).values() if isinstance(v, str)]
     known = {value.removeprefix("{arch}.") for value in values}
-    ours = {fact.key for family in FAMILIES.values() for fact in (*COMMON, *family.facts)}
+    ours = {fact.key for family in FAMILIES.values() for fact in facts_of(family)}
     ours |= {PATTERN, LOCAL_THETA, *(key for keys in SCALINGS.values() for key in keys.values() if key)}
     assert ours <= known

@@ -16,7 +16,7 @@ from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.errors import ConfigError, ExportError, ModelError
 from sapwood.export import ship
 from sapwood.export.go_template import difference
-from sapwood.export.merge import base_parameters, merged_parameters
+from sapwood.export.merge import base_parameters, merged_parameters, write_merged
 from sapwood.export.ship import MODELFILE, Kind, Order, export
 from sapwood.gguf import map as gguf_map
 from sapwood.gguf.file import read_gguf
@@ -67,6 +67,12 @@ def test_a_model_is_read_back_as_it_was_written(arch: str, tmp_path: Path) -> No
     assert spec.stop_ids == trained.base.spec.stop_ids
 
 
+def test_a_name_that_llama_cpp_knows_is_left_out_if_the_tokens_are_others(tmp_path: Path) -> None:
+    """It is the folder's name, ``tiny-phi3``."""
+    done = export(tuned_on(tiny_model_dir("phi3", tmp_path)), Order("gguf"), tmp_path / "out")
+    assert read_gguf(done.path / "model.gguf").metadata["general.name"] == "model"
+
+
 def test_a_file_hands_its_metadata_on(tmp_path: Path) -> None:
     tiny_gguf("llama", tmp_path / "base.gguf", kind="Q8_0", keys={"general.name": "Old Oak"})
     done = export(tuned_on(tmp_path / "base.gguf"), Order("gguf"), tmp_path / "out")
@@ -95,6 +101,24 @@ def test_merged_equals_the_adapter(trained: Loaded, tmp_path: Path) -> None:
     assert (logits(model) - wanted).abs().max() < 0.1 * wanted.abs().max()
     assert AutoTokenizer.from_pretrained(done.path).chat_template == CHATML
     assert done.facts["exact_difference"] <= 1e-4
+
+
+def test_what_a_library_raises_is_told_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(parameters: Any, trained: Loaded, folder: Path) -> None:
+        write_merged(parameters, trained, folder)
+        (folder / "model.safetensors").write_bytes(b"\xff" * 64)
+
+    monkeypatch.setattr(ship, "write_merged", damaged)
+    with pytest.raises(ExportError, match=r'--to merged failed on this llama model.*transformers says "'):
+        export(tuned_on(tiny_model_dir("llama", tmp_path)), Order("merged"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fault_of_our_own_isnt_called_a_librarys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = tuned_on(tiny_model_dir("llama", tmp_path))
+    monkeypatch.setitem(ship._WRITERS, "merged", lambda *_: ship._rank(None))  # pyright: ignore
+    with pytest.raises(AttributeError):
+        export(trained, Order("merged"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("method", ["dora", "ia3"])

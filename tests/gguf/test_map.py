@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sapwood.errors import ModelError
 from sapwood.gguf.facts import config_values
+from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.map import module_names, parameter_names, permute, unpermute
 from sapwood.gguf.rope import llama3_divisors
-from tests.base.tiny import ARCHITECTURES
+from tests.base.tiny import IN_GGUF
 from tests.gguf.tiny_gguf import tiny_gguf
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", IN_GGUF)
 def test_config_values_describe_the_model_that_was_written(tmp_path: Path, arch: str) -> None:
     path, model = tiny_gguf(arch, tmp_path / "m.gguf")
     values = config_values(read_gguf(path))
@@ -29,18 +31,18 @@ def test_config_values_describe_the_model_that_was_written(tmp_path: Path, arch:
     assert different == {}
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", IN_GGUF)
 def test_every_tensor_has_its_parameter(tmp_path: Path, arch: str) -> None:
-    tied = arch == "gemma2"  # llama.cpp knows it with a tied head only
+    tied = FAMILIES[arch].head == "tied"
     path, model = tiny_gguf(arch, tmp_path / "m.gguf", tie_word_embeddings=tied)
     assert set(parameter_names(read_gguf(path)).values()) == {name for name, _ in model.named_parameters()}
 
 
 def test_module_names_are_one_to_one() -> None:
-    for arch in ARCHITECTURES:
+    for arch in IN_GGUF:
         names = module_names(arch, 3)
         assert len(set(names.values())) == len(names)
-        assert names["blk.2.attn_q"] == "model.layers.2.self_attn.q_proj"
+        assert names["blk.2.attn_output"] == "model.layers.2.self_attn.o_proj"
 
 
 @pytest.mark.parametrize("shape", [(24, 5), (24,)])
@@ -150,6 +152,31 @@ def test_a_scaling_of_another_length_than_metas_is_recovered(tmp_path: Path) -> 
     divisors = llama3_divisors(500_000.0, 16, **scaling).astype(np.float32)
     keys = {"llama.rope.freq_base": 500_000.0, "rope_freqs.weight": divisors}
     assert rope(tmp_path, **keys) == {"rope_type": "llama3", "rope_theta": 500_000.0, **scaling}
+
+
+@pytest.mark.parametrize(("arch", "kind"), [("phi3", "yarn"), ("smollm3", "llama3")])
+def test_a_scaling_that_the_family_isnt_computed_with_is_refused(
+    arch: str, kind: str, tmp_path: Path
+) -> None:
+    keys: dict[str, object] = {
+        f"{arch}.rope.scaling.type": "yarn",
+        f"{arch}.rope.scaling.factor": 4.0,
+        f"{arch}.rope.scaling.original_context_length": 1024,
+    }
+    if kind == "llama3":
+        scaling: dict[str, Any] = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        divisors = llama3_divisors(2_000_000.0, 16, **scaling, original_max_position_embeddings=256)
+        keys = {"rope_freqs.weight": divisors.astype(np.float32)}
+    path, _ = tiny_gguf(arch, tmp_path / "m.gguf", keys=keys)
+    with pytest.raises(ModelError, match=f"{kind}.*{arch} is computed with default"):
+        config_values(read_gguf(path))
+
+
+def test_a_model_that_llama_cpp_takes_for_another_is_refused(tmp_path: Path) -> None:
+    layers: dict[str, Any] = {"num_hidden_layers": 64, "layer_types": ["full_attention"] * 64}
+    path, _ = tiny_gguf("exaone4", tmp_path / "m.gguf", **layers)
+    with pytest.raises(ModelError, match="64 layers have windows"):
+        config_values(read_gguf(path))
 
 
 def test_yarn_in_a_glm_file_is_read(tmp_path: Path) -> None:

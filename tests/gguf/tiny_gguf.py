@@ -11,15 +11,8 @@ from gguf.quants import quantize
 import gguf
 from tests.base.tiny import tiny_model, tiny_tokenizer
 
-ARCHES = {
-    "llama": gguf.MODEL_ARCH.LLAMA,
-    "qwen2": gguf.MODEL_ARCH.QWEN2,
-    "qwen3": gguf.MODEL_ARCH.QWEN3,
-    "gemma2": gguf.MODEL_ARCH.GEMMA2,
-    "gemma3": gguf.MODEL_ARCH.GEMMA3,
-    "chatglm": gguf.MODEL_ARCH.CHATGLM,
-    "glm4": gguf.MODEL_ARCH.GLM4,
-}
+ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+IN_PAIRS = ("llama", "arcee", "smollm3", "granite")  # rows of q and k, of each head
 
 
 def tiny_gguf(
@@ -54,7 +47,7 @@ def tiny_gguf(
 
 
 def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> np.ndarray:
-    if arch == "llama" and ("q_proj" in name or "k_proj" in name):
+    if arch in IN_PAIRS and ("q_proj" in name or "k_proj" in name):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
@@ -72,12 +65,24 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    if "glm" in arch:
-        writer.add_rope_dimension_count(config.head_dim // 2)
-    if arch.startswith("gemma"):
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_layer_norm_eps(getattr(config, "layer_norm_eps", None) or config.norm_epsilon)
+    if arch in ("chatglm", "glm4", "phi3", "stablelm"):
+        factor = config.rope_parameters["partial_rotary_factor"]
+        writer.add_rope_dimension_count(int(config.head_dim * factor))
+    if arch in ("gemma2", "gemma3", "cohere2"):
         writer.add_sliding_window(config.sliding_window)
-        writer.add_uint32(f"{arch}.attention.sliding_window_pattern", 2)
+        pattern = config.layer_types.index("full_attention") + 1
+        writer.add_uint32(f"{arch}.attention.sliding_window_pattern", pattern)
+    if arch in ("command-r", "cohere2"):
+        writer.add_logit_scale(config.logit_scale)
+    if arch == "granite":
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
     if arch == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)

@@ -1,5 +1,6 @@
 """What `check` passes, `train` trains: over the architectures that transformers knows, each as a tiny folder.
-What is trained goes on after a stop as if there had been none, and plain PEFT opens it on the same folder.
+What is trained goes on after a stop as if there had been none. Plain PEFT opens it on the same folder, and
+has the same logits, the same loss of rows alone, and the same gradient.
 
 A few of them in every run; all of them with SAPWOOD_ALL_ARCHITECTURES=1. SAPWOOD_FAMILIES=FILE gets a line of
 JSON for each: docs/families.py makes its page of them.
@@ -7,23 +8,21 @@ JSON for each: docs/families.py makes its page of them.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
 from sapwood import finetune
-from sapwood.base.network.parts import is_wrapper, text_class, whole_class
+from sapwood.base.network.parts import is_wrapper, whole_class
 from sapwood.base.tiny import tiny_config
 from sapwood.commands.data import check_config
 from sapwood.config.file import load_config
@@ -35,20 +34,14 @@ from sapwood.serve.load import open_target
 from sapwood.types import Stepped, Stop
 from tests.base.tiny import VOCAB_SIZE, tiny_tokenizer
 from tests.base.wrappers import tiny_folder
+from tests.train.plain import MOST, gap, logits_of, our_step, plain, plain_step, rows, size_of, woken
 
 SAMPLE = (
     *("llama", "exaone4", "gpt_oss", "qwen3_moe", "deepseek_v3", "falcon", "mamba", "gpt2", "bert", "xlnet"),
 )
 MAPPED = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() | MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.keys()
 EVERY = sorted(kind for kind in MAPPED if kind in CONFIG_MAPPING)
-CLOSE = 1e-5  # logits, of the largest
-SPEAKS = {  # the language model in a whole that takes no text without a picture
-    "blip": "text_decoder",
-    **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo"), "language_model"),
-    "kosmos-2": "text_model",
-}
-MARKED = ("paligemma",)  # tokens are said to be read from left to right
-MOST = 2_000_000_000  # parameters of a whole checkpoint
+CLOSE = 1e-5  # logits, loss and gradients, of the largest
 KINDS = EVERY if os.environ.get("SAPWOOD_ALL_ARCHITECTURES") else SAMPLE
 NO_INPUT_OF_LAYERS = {
     "model_type": "gemma4_text",
@@ -65,6 +58,12 @@ INDEXER = {
     "indexer_head_dim": 256,
     "indexer_budget": 64,
     "indexer_compress_ratio": 8,
+}
+GRANITE = {  # as released; a softmax of scores times 1 is all but one-hot, and rounding grows
+    "attention_multiplier": 0.0078125,
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 16.0,
 }
 CHANGES: dict[
     str, dict[str, Any]
@@ -88,10 +87,16 @@ CHANGES: dict[
     "glm4v": {"text_config": HALF},
     "glm4v_moe": {"text_config": HALF | {"head_dim": 128, "num_key_value_heads": 8}},
     "glmga": {"text_config": HALF},
-    "granite4_vision": {"deepstack_layer_map": [[-1, 0]], "downsample_rate": "4/8"},
-    "granitemoehybrid": {
-        "layer_types": ["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 26
+    **dict.fromkeys(("granite", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoeshared"), GRANITE),
+    "granite4_vision": {
+        "deepstack_layer_map": [[-1, 0]],
+        "downsample_rate": "4/8",
+        "text_config": GRANITE,
     },
+    "granite_speech": {"text_config": GRANITE},
+    "granite_speech_plus": {"text_config": GRANITE},
+    "granitemoehybrid": GRANITE
+    | {"layer_types": ["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 26},
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128},
     "hunyuan_vl": {"text_config": {"head_dim": 128, "rope_parameters": FOUR_AXES}},
@@ -132,8 +137,8 @@ def folder_of(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_check_passes_train_trains(kind: str, tmp_path: Path) -> None:
     base = folder_of(kind, tmp_path / "base")
-    rows = [{"instruction": f"tree {i}?", "output": f"It is number {i}."} for i in range(6)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = [{"instruction": f"tree {i}?", "output": f"It is number {i}."} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
     (tmp_path / "run.yaml").write_text(
         f"base: {{model: {base}, storage: fp32}}\n"
         f"data: {{train: {tmp_path / 'rows.jsonl'}, eval: 0}}\n"
@@ -155,10 +160,13 @@ def test_what_check_passes_train_trains(kind: str, tmp_path: Path) -> None:
         loaded.network, loaded.tokenizer, [[5, 80, 300], [7]], (2,), Settings(max_new_tokens=3)
     )
     assert len(answers) == 2
-    rows = load_config(adapter.path.parent / "config.yaml").pack.rows
+    way = load_config(adapter.path.parent / "config.yaml").pack.rows
+    moved = woken(adapter.path, tmp_path / "woken")
+    step = our_step(base, moved, rows(), alone=way == "alone")
+    assert gap(step, plain_step(plain(base, moved), rows())) <= CLOSE
     gguf = any(loaded.base.spec.text.model_type in family.kinds for family in FAMILIES.values())
     why, wrapper = adapter.facts["proof"]["trial"]["why"], is_wrapper(loaded.base.spec.hf_config)
-    note(kind, rows, why, gguf=gguf, wrapper=wrapper)
+    note(kind, way, why, gguf=gguf, wrapper=wrapper)
 
 
 def stopped_and_resumed(config: Any) -> Path:
@@ -177,24 +185,9 @@ def adapter_of(run: Path) -> bytes:
 @torch.no_grad()
 def differs(network: Any, base: Path, adapter: Path) -> float:
     """Largest difference of logits from those of plain PEFT on the whole checkpoint, of the largest logit."""
-    config = AutoConfig.from_pretrained(base)
-    kind: Any = whole_class(config) if size_of(config) <= MOST else text_class(config)
-    plain = peft.PeftModel.from_pretrained(
-        kind.from_pretrained(base, dtype=torch.float32), str(adapter)
-    ).eval()
     ids = torch.arange(5, 25)[None]
-    if config.model_type in SPEAKS:
-        plain = plain.get_base_model().get_submodule(SPEAKS[config.model_type])
-    told = {"token_type_ids": torch.ones_like(ids)} if config.model_type in MARKED else {}
-    found = network(input_ids=ids, use_cache=False).logits
-    wanted = plain(input_ids=ids, use_cache=False, **told).logits
+    found, wanted = network(input_ids=ids, use_cache=False).logits, logits_of(plain(base, adapter), ids)
     return float((found - wanted).abs().max() / wanted.abs().max())
-
-
-def size_of(config: Any) -> int:
-    """Parameters of the whole checkpoint. With more than `MOST`, this machine makes the text's part alone."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in whole_class(config)(copy.deepcopy(config)).parameters())
 
 
 def note(kind: str, rows: str, why: str, **facts: Any) -> None:

@@ -143,6 +143,17 @@ def test_a_wrapper_that_takes_no_text_alone_is_merged_whole(tmp_path: Path) -> N
     assert (changed - wanted).abs().max() < 0.2 * (changed - bare).abs().max()
 
 
+def test_positions_that_are_computed_are_in_the_format_of_the_weights(tmp_path: Path) -> None:
+    """Kosmos-2 adds a buffer of positions to its embeddings; in fp32 a norm in bf16 refuses the sum."""
+    from sapwood.export.ship import Order, export
+
+    tiny_wrapper("kosmos-2", tmp_path / "base")
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "tree?", "output": "It is."}\n')
+    opened = open_target(str(trained(tmp_path / "base")), tmp_path)
+    check = export(opened, Order("merged"), tmp_path / "merged").check
+    assert 0 < check.difference <= check.limit and check.format_difference > 0
+
+
 def test_what_lies_beside_the_language_model_is_missed_when_it_is_needed(tmp_path: Path) -> None:
     from sapwood.export.ship import Order, export
 

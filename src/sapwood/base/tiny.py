@@ -21,6 +21,8 @@ WINDOW = 8
 VOCABULARY = 256
 MOST = 100_000_000  # parameters; a copy that is larger isn't tiny
 EXPERTS = 4
+LATENT = 32  # width of a latent, at least
+LATENTS = ("q_lora_rank", "kv_lora_rank")  # some layers scale by the model's width over them
 LIMITS = {  # keys of configs, and what they are at most in the copy
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), EXPERTS),
     **dict.fromkeys(
@@ -29,7 +31,7 @@ LIMITS = {  # keys of configs, and what they are at most in the copy
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "num_shared_experts"), 1),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 64),
     **dict.fromkeys(("moe_shared_expert_intermediate_size", "expert_ffn_hidden_size"), 64),
-    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "hidden_size_per_layer_input"), 32),
+    "hidden_size_per_layer_input": LATENT,
     **dict.fromkeys(("sliding_window", "attention_window_size", "attention_chunk_size"), WINDOW),
     **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"), 1),
     **dict.fromkeys(("attn_layer_period", "expert_layer_period", "decoder_sparse_step"), 2),
@@ -226,6 +228,9 @@ def _narrow(text: Any, few: int) -> None:
         text.num_key_value_heads = few
     text.hidden_size = text.num_attention_heads * dim
     _limit(text, "decoder_attention_heads", text.num_attention_heads)
+    for key in LATENTS:
+        if isinstance(value := getattr(text, key, None), int):
+            _limit(text, key, max(value * text.hidden_size // width, LATENT))
     _grow(text, GROWING, width)
     for key in WIDE:
         _limit(text, key, 2 * text.hidden_size)

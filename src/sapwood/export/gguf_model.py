@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec
 
+_OF_PHI = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
 _OWN = ("general.architecture", "general.file_type", "general.quantization_version", "general.alignment")
 
 
@@ -78,7 +80,14 @@ def _metadata(spec: BaseSpec, config: Any) -> Metadata:
     if spec.path.is_file():
         return {key: value for key, value in read_gguf(spec.path).metadata.items() if key not in _OWN}
     tokens = tokenizer_metadata(spec.tokenizer, config.vocab_size)
-    return {"general.name": Path(spec.source).name, **file_values(config), **tokens}
+    return {"general.name": _name(spec), **file_values(config), **tokens}
+
+
+def _name(spec: BaseSpec) -> str:
+    """The folder's name. If a name says Phi-3, llama.cpp looks up tokens of it, and ends if it lacks one."""
+    name = Path(spec.source).name
+    of_phi = re.search("phi-?3", name, re.IGNORECASE)
+    return name if not of_phi or spec.tokenizer.get_vocab().keys() >= _OF_PHI else "model"
 
 
 def _template(spec: BaseSpec, renderer: Renderer) -> Metadata:

@@ -58,10 +58,13 @@ def rounded_loss(
 
 
 @torch.no_grad()
-def in_bf16(network: Any) -> Any:
-    """A dense model as it computes when it is loaded in bf16: its buffers stay as they are."""
-    for parameter in network.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
+def in_formats(network: Any, opened: Any) -> Any:
+    """A dense model as it computes in the number formats of ``opened``: the same model as another program
+    opened it, from which nothing else is taken. Some buffers are in the weights' format, others are not."""
+    own = dict([*network.named_parameters(), *network.named_buffers()])
+    for name, tensor in (*opened.named_parameters(), *opened.named_buffers()):
+        if name in own:  # a wrapper's parts beside text hold no weights here
+            own[name].data = own[name].data.to(tensor.dtype)
     return network
 
 

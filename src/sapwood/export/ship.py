@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+import traceback
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -15,11 +18,11 @@ from typing import Any
 from sapwood.adapter.pairs import has_pairs
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
-from sapwood.base.network.parts import auto_class
+from sapwood.base.network.parts import auto_class, speaks
 from sapwood.base.write import is_tied
 from sapwood.config.sections import BaseConfig
 from sapwood.engine.process import require_llama_cpp
-from sapwood.errors import ConfigError, ExportError
+from sapwood.errors import ConfigError, ExportError, SapwoodError, first_line
 from sapwood.export.check import Check, judge
 from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.gguf_model import write_gguf_model
@@ -42,7 +45,7 @@ from sapwood.export.merge import (
 from sapwood.export.ollama import modelfile
 from sapwood.export.quantise import FileType, require_quantiser
 from sapwood.export.read_back import config_facts, gguf_facts
-from sapwood.export.rounded import in_bf16, rounded_loss, types_in, whole_file, yardstick
+from sapwood.export.rounded import in_formats, rounded_loss, types_in, whole_file, yardstick
 from sapwood.export.traces import Trace, far_from, rows_of, said_by, trace_prompts
 from sapwood.gguf.facts import refuse_unwritable
 from sapwood.machine.doing import doing
@@ -107,13 +110,30 @@ def export(trained: Loaded, order: Order, final: Path) -> Exported:
     refuse_early(trained.base.spec, order.kind)
     require_quantiser(order.file_type)
     with staged_dir(final) as stage:
-        with doing(f"writing {order.kind}"):
+        with doing(f"writing {order.kind}"), _libraries_told(trained, order.kind):
             done = _WRITERS[order.kind](trained, order, stage)
         done.path = final
         done.use = done.use.replace("{folder}", quote(str(final))).replace("{path}", repr(str(final)))
         (stage / CHECK).write_text(to_json(done.to_json()), encoding="utf-8")
         done.check.refuse(str(final))
     return done
+
+
+@contextmanager
+def _libraries_told(trained: Loaded, kind: Kind) -> Generator[None]:
+    """What a library raises inside is told in its words. What our own lines raise stays a fault of ours."""
+    try:
+        yield
+    except (SapwoodError, OSError, MemoryError):
+        raise
+    except Exception as error:  # each library has its own
+        frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+        library = frame.f_globals.get("__name__", "").partition(".")[0]
+        if library == "sapwood" or library in sys.stdlib_module_names:
+            raise
+        what = f"--to {kind} failed on this {trained.base.spec.text.model_type} model"
+        mend = "try another form; PEFT opens the adapter's own folder as it is"
+        raise ExportError(what, trained.name, f'{library} says "{first_line(error)}"', mend) from error
 
 
 def refuse_early(spec: BaseSpec, kind: Kind) -> None:
@@ -255,9 +275,10 @@ def _check_merged(trained: Loaded, traces: Sequence[Trace], onto: Any, stage: Pa
     own = 0.0
     if onto is None and trained.base.storage != "fp32":
         own = yardstick(trained.network, traces, whole_file("F32"), None, written=False)
-    noise = math.hypot(own, far_from(exact, rows_of(in_bf16(dense), traces)))
     with plain_transformers(stage) as (model, tokenizer):
         heard = hear_transformers(model, tokenizer, traces, trained.renderer)
+        in_formats(dense.get_submodule(speaks(dense)), model)
+    noise = math.hypot(own, far_from(exact, rows_of(dense, traces)))
     facts = config_facts(stage, trained.base.spec.hf_config, is_tied(trained.base.model))
     return judge(traces if onto is None else exact, heard, "BF16", noise, facts)
 

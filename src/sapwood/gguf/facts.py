@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sapwood.errors import ExportError, ModelError, Problem
-from sapwood.gguf.families import COMMON, FAMILIES, Family, architecture_of
+from sapwood.gguf.families import FAMILIES, Family, architecture_of, facts_of
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, number
 from sapwood.gguf.rope import read_rope, rope_values, unwritable_rope
@@ -26,9 +26,14 @@ ELSEWHERE = {
     *("use_cache", "pretraining_tp", "cache_implementation", "model_type", "dtype", "torch_dtype"),
     *("architectures", "transformers_version", "_name_or_path", "auto_map", "id2label", "label2id"),
     *("problem_type", "output_hidden_states", "output_attentions", "return_dict"),
-    *("chunk_size_feed_forward", "hidden_act", "hidden_activation", "head_dim"),
+    *("chunk_size_feed_forward", "hidden_act", "hidden_activation", "head_dim", "eod_token_id"),
+    *("no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern"),
+    *("original_max_position_embeddings", "resid_pdrop", "embd_pdrop"),  # Phi's; the first is longrope's
+    *("residual_dropout", "embedding_dropout", "hidden_dropout"),
 }
 
+
+_OTHER = "{} layers have windows in llama.cpp, whose positions no test has proven"
 
 # --- reading ----------------------------------------------------------------------------------------------
 
@@ -39,7 +44,7 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     Raises ModelError for architectures and rotary scalings that transformers would compute differently.
     """
     family = family_of(file)
-    values = _sizes(file, family)
+    values = dict(family.fixed) | _sizes(file, family)
     values["model_type"] = family.kinds[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for switch, tensors in family.biases.items():
@@ -50,6 +55,9 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     values["rope_parameters"] = read_rope(file, values["head_dim"])
     if family.window:
         values["layer_types"] = _layer_types(file, values["num_hidden_layers"], family.window)
+    elif "sliding_window" in family.fixed:
+        values["layer_types"] = _types([False] * values["num_hidden_layers"])
+    if family.largest:
         values["query_pre_attn_scalar"] = _query_scale(family, values)
     if family.local_theta:
         local = {"rope_type": "default", "rope_theta": number(file, LOCAL_THETA, 10_000.0)}
@@ -98,13 +106,14 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
         raise ModelError("the file's keys don't fit its tensors", str(file.path), why)
     silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
-    for fact in (*COMMON, *family.facts):
+    for fact in facts_of(family):
         if fact.number is int:
             default = silent.get(fact.config, fact.default)
             values[fact.config] = integer(file, fact.key, None if default is None else int(default))
         else:
-            assert fact.default is not None
             values[fact.config] = number(file, fact.key, fact.default)
+    if values["num_hidden_layers"] == family.other:
+        raise ModelError(_OTHER.format(family.other), str(file.path), file.architecture)
     width = values["head_dim"]
     if integer(file, "attention.value_length", width) != width:
         raise ModelError("heads whose values and keys differ in size aren't supported", str(file.path))
@@ -134,6 +143,11 @@ def _periodic(every: int, layers: int) -> list[bool]:
     return [(layer + 1) % every != 0 for layer in range(layers)]
 
 
+def _turned(every: int, layers: int) -> list[int]:
+    """1 for each layer with a rotary embedding, if each last of ``every`` has none: SmolLM3's own form."""
+    return [int(flag) for flag in _periodic(every, layers)]
+
+
 def _types(flags: list[bool]) -> list[str]:
     return ["sliding_attention" if flag else "full_attention" for flag in flags]
 
@@ -150,7 +164,7 @@ def file_values(config: Any) -> dict[str, Any]:
     architecture = architecture_of(config)
     family, width = FAMILIES[architecture], head_width(config)
     values: dict[str, Any] = {"vocab_size": config.vocab_size, "attention.value_length": width}
-    for fact in (*COMMON, *family.facts):
+    for fact in facts_of(family):
         values[fact.key] = fact.number(width if fact.config == "head_dim" else getattr(config, fact.config))
     values |= rope_values(global_rope(config), width)
     if family.window:
@@ -172,7 +186,7 @@ def refuse_unwritable(config: Any) -> None:
     """Raises ExportError with everything in a config that llama.cpp would compute otherwise, or leave out."""
     architecture = architecture_of(config)
     family = FAMILIES[architecture]
-    told = {fact.config for fact in (*COMMON, *family.facts)} | family.biases.keys()
+    told = {fact.config for fact in facts_of(family)} | family.biases.keys()
     found = {name: getattr(config, name, None) for name in family.fixed}
     odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
     odd |= {fact.config: None for fact in family.facts if getattr(config, fact.config) is None}
@@ -191,6 +205,9 @@ def refuse_unwritable(config: Any) -> None:
     ]
     if family.head == "tied" and not config.tie_word_embeddings:
         problems.append(Problem("GGUF can't store a separate output head", "tie_word_embeddings", where))
+    if family.head == "own" and config.tie_word_embeddings:
+        why = f"llama.cpp's {architecture} looks for a head of its own"
+        problems.append(Problem("GGUF can't store a tied output head", "tie_word_embeddings", why))
     problems += unwritable_rope(global_rope(config), architecture)
     problems += _unwritable_layers(config, family, architecture)
     if problems:
@@ -204,14 +221,19 @@ def _same(a: Any, b: Any) -> bool:
 
 def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[Problem]:
     where = f"llama.cpp's {architecture}"
-    if not family.window:
-        return _unwritable_window(config, where)
     problems: list[Problem] = []
+    if config.num_hidden_layers == family.other:
+        problems.append(Problem(_OTHER.format(family.other), "num_hidden_layers", where))
+    if family.unturned and config.no_rope_layers != _turned(family.unturned, config.num_hidden_layers):
+        why = f"in {where} every {family.unturned}th layer has none"
+        problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
+    if not family.window:
+        return problems + _unwritable_window(config, where)
     if _period(config.layer_types) is None:
         why = f"in {where} every n-th layer must see the whole context"
         problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
     wanted = _query_scale(family, {**config.to_dict(), "head_dim": head_width(config)})
-    if config.query_pre_attn_scalar != wanted:
+    if family.largest and config.query_pre_attn_scalar != wanted:
         what = f"GGUF can't store query_pre_attn_scalar: {config.query_pre_attn_scalar}"
         problems.append(Problem(what, "query_pre_attn_scalar", f"{where} computes {wanted}"))
     if family.local_theta:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from sapwood.errors import ExportError
 
 SILU, GELU = {"hidden_act": "silu"}, {"hidden_activation": "gelu_pytorch_tanh"}
-QKV = ("attn_q", "attn_k", "attn_v")
+QKV, MLP = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up", "ffn_down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,13 @@ class Family:
         facts: beside those of `COMMON`.
         fixed: config attributes with the one value that is computed.
         biases: switches of the config, and the tensors that get a bias by them.
+        epsilon: of the norms.
         window: how many layers make one pattern of sliding windows, the last of which sees all; 0: no layer
             has a window.
         largest: number of layers by which llama.cpp knows the size whose queries are scaled by
             hidden_size / heads; others are scaled by the head's width.
+        other: number of layers by which llama.cpp takes a model for another one, which has windows.
+        unturned: every so-manieth layer has no rotary embedding; 0: all have one.
         partial: the rotary embedding turns a part of each head.
         interleaved: rows of q and k stand in pairs in the file, in halves in transformers.
         norms_plus_one: norm weights have 1 added in the file.
@@ -60,8 +63,11 @@ class Family:
     facts: tuple[Fact, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    epsilon: Fact = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
     window: int = 0
     largest: int = 0
+    other: int = 0
+    unturned: int = 0
     partial: bool = False
     interleaved: bool = False
     norms_plus_one: bool = False
@@ -78,8 +84,10 @@ COMMON = (
     Fact("num_key_value_heads", "attention.head_count_kv"),
     Fact("head_dim", "attention.key_length"),
     Fact("max_position_embeddings", "context_length"),
-    Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6),
 )
+_LAYER_NORM = Fact("layer_norm_eps", "attention.layer_norm_epsilon", float, 1e-5)
+_LOGIT_SCALE = Fact("logit_scale", "logit_scale", float)
+_LLAMA3 = ("default", "linear", "yarn", "llama3")
 _WINDOW = Fact("sliding_window", "attention.sliding_window", int, 4096)
 
 FAMILIES = {
@@ -88,10 +96,77 @@ FAMILIES = {
         fixed=SILU,
         biases={
             "attention_bias": (*QKV, "attn_output"),
-            "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
+            "mlp_bias": MLP,
         },
         interleaved=True,
-        scalings=("default", "linear", "yarn", "llama3"),
+        scalings=_LLAMA3,
+    ),
+    "arcee": Family(
+        ("arcee",),
+        fixed={"hidden_act": "relu2", "attention_bias": False, "mlp_bias": False},
+        interleaved=True,
+    ),
+    "smollm3": Family(
+        ("smollm3",),
+        fixed=SILU | {"attention_bias": False, "mlp_bias": False},
+        unturned=4,
+        interleaved=True,
+    ),
+    "granite": Family(
+        ("granite",),
+        facts=(
+            Fact("embedding_multiplier", "embedding_scale", float, 1.0),
+            Fact("residual_multiplier", "residual_scale", float, 1.0),
+            Fact("attention_multiplier", "attention.scale", float),
+            Fact("logits_scaling", "logit_scale", float),
+        ),
+        fixed=SILU,
+        biases={"attention_bias": (*QKV, "attn_output"), "mlp_bias": MLP},
+        interleaved=True,
+    ),
+    "ernie4_5": Family(("ernie4_5",), fixed=SILU | {"use_bias": False}),
+    "hunyuan-dense": Family(("hunyuan_v1_dense",), fixed=SILU | {"attention_bias": False}),
+    "seed_oss": Family(
+        ("seed_oss",),
+        fixed=SILU | {"attention_out_bias": False, "mlp_bias": False},
+        biases={"attention_bias": QKV},
+    ),
+    "olmo2": Family(("olmo2",), fixed=SILU | {"attention_bias": False}, head="own"),
+    "exaone4": Family(("exaone4",), fixed=SILU | {"sliding_window": None}, other=64, scalings=_LLAMA3),
+    "phi3": Family(("phi3",), fixed=SILU, partial=True, scalings=("default",)),
+    "stablelm": Family(
+        ("stablelm",),
+        fixed=SILU | {"qk_layernorm": False, "use_parallel_residual": False},
+        biases={"use_qkv_bias": QKV},
+        epsilon=_LAYER_NORM,
+        partial=True,
+        head="own",
+    ),
+    "starcoder2": Family(
+        ("starcoder2",),
+        fixed={"hidden_act": "gelu_pytorch_tanh", "use_bias": True},
+        epsilon=Fact("norm_epsilon", "attention.layer_norm_epsilon", float, 1e-5),
+    ),
+    "command-r": Family(
+        ("cohere",),
+        facts=(_LOGIT_SCALE,),
+        fixed=SILU | {"attention_bias": False, "use_qk_norm": False},
+        epsilon=_LAYER_NORM,
+        head="tied",
+    ),
+    "cohere2": Family(
+        ("cohere2",),
+        facts=(_LOGIT_SCALE, _WINDOW),
+        fixed=SILU | {"attention_bias": False},
+        epsilon=_LAYER_NORM,
+        window=4,
+        head="tied",
+    ),
+    "gemma": Family(
+        ("gemma",),
+        fixed={"hidden_act": "gelu_pytorch_tanh", "attention_bias": False},
+        norms_plus_one=True,
+        head="tied",
     ),
     "qwen2": Family(("qwen2",), fixed=SILU),
     "qwen3": Family(("qwen3",), fixed=SILU | {"attention_bias": False}),
@@ -126,6 +201,11 @@ FAMILIES = {
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
 }
+
+
+def facts_of(family: Family) -> tuple[Fact, ...]:
+    """All that a file of the family can carry."""
+    return (*COMMON, family.epsilon, *family.facts)
 
 
 def architecture_of(hf_config: Any) -> str:

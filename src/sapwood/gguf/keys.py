@@ -24,7 +24,7 @@ def integer(file: GgufFile, key: str, default: int | None = None) -> int:
     return value
 
 
-def number(file: GgufFile, key: str, default: float) -> float:
+def number(file: GgufFile, key: str, default: float | None) -> float:
     """A float as the model's config wrote it: the file holds 32 bits, which turn 1e-5 into 9.99999974e-06."""
     value = file.metadata.get(f"{file.architecture}.{key}", default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:

@@ -2,8 +2,8 @@
 
 Two layouts differ:
 
-- llama files hold the rows of q and k in the order that llama.cpp's rotary embedding wants (pairs side by
-  side), transformers in halves, per head;
+- files of Llama, and of some others, hold the rows of q and k in the order that llama.cpp's rotary embedding
+  wants (pairs side by side), transformers in halves, per head;
 - gemma files hold norm weights with 1 added; transformers' Gemma adds the 1 when it runs.
 """
 
@@ -46,7 +46,29 @@ _NORMS_AFTER = {
     "post_attention_norm": "post_self_attn_layernorm",
     "post_ffw_norm": "post_mlp_layernorm",
 }
+_ONLY_NORMS_AFTER = {key: name for key, name in _EVERY_LAYER.items() if key != "attn_norm"} | {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_WITHOUT_GATE = {key: name for key, name in _EVERY_LAYER.items() if key != "ffn_gate"}
 _LAYER = {
+    **dict.fromkeys(("gemma", "granite", "smollm3", "ernie4_5", "stablelm"), _EVERY_LAYER | _PRE_NORM),
+    **dict.fromkeys(("olmo2", "exaone4"), _ONLY_NORMS_AFTER | _HEAD_NORMS),
+    **dict.fromkeys(("command-r", "cohere2"), _EVERY_LAYER),
+    "arcee": _WITHOUT_GATE | _PRE_NORM,
+    "starcoder2": _WITHOUT_GATE | _PRE_NORM | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+    "hunyuan-dense": _EVERY_LAYER
+    | _PRE_NORM
+    | {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"},
+    "seed_oss": _EVERY_LAYER | {"post_attention_norm": "post_attention_layernorm"},
+    "phi3": {
+        "attn_norm": "input_layernorm",
+        "attn_qkv": "self_attn.qkv_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_up": "mlp.gate_up_proj",
+        "ffn_down": "mlp.down_proj",
+    }
+    | _PRE_NORM,
     "llama": _EVERY_LAYER | _PRE_NORM,
     "qwen2": _EVERY_LAYER | _PRE_NORM,
     "qwen3": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS,

@@ -56,7 +56,15 @@ def read_rope(file: GgufFile, width: int) -> dict[str, Any]:
         rope["partial_rotary_factor"] = rotated / width
     elif rotated != width:
         raise ModelError("a rotary embedding on part of each head isn't supported", str(file.path))
-    return rope | _read_scaling(file, rope["rope_theta"], width)
+    rope |= _read_scaling(file, rope["rope_theta"], width)
+    if rope["rope_type"] not in family.scalings:
+        why = f"{file.architecture} is computed with {', '.join(family.scalings)}"
+        raise ModelError(_unread(rope["rope_type"]), str(file.path), why, FOLDER)
+    return rope
+
+
+def _unread(kind: Any) -> str:
+    return f"rotary scaling {kind!r} isn't supported in GGUF files"
 
 
 def _read_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def _read_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
         changed = {name: value for name, value in betas.items() if value != BETAS[name]}
         scaling = {"factor": factor, "original_max_position_embeddings": original}
         return {"rope_type": "yarn", **scaling, **changed}
-    raise ModelError(f"rotary scaling {kind!r} isn't supported in GGUF files", str(file.path), mend=FOLDER)
+    raise ModelError(_unread(kind), str(file.path), mend=FOLDER)
 
 
 def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:

@@ -190,6 +190,10 @@ def _stepped(model: LoraModel, examples: list[Example]) -> tuple[float, dict[str
     with attending(model):
         for pack in _packs(examples, model.alone):
             loss = forward_loss(model, batch_of(model, pack))
+            if not loss.total.requires_grad:
+                kind = model.network.config.model_type
+                why = "its layers hand no gradient on: what is trained in them would never change"
+                raise ModelError(f"{kind} {UNTRAINED}", kind, why)
             loss.total.backward()
             found += float(loss.total.detach())
     return found, {name: p.grad for name, p in model.parameters.items() if p.grad is not None}

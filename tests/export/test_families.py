@@ -1,0 +1,51 @@
+"""Every family of the table as a GGUF file, written with the `gguf` package's own names. It is trained on,
+and real llama.cpp over the same file says what was trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sapwood import finetune
+from sapwood.config.file import load_config
+from sapwood.export.ship import Kind, Order, export
+from sapwood.gguf.families import FAMILIES
+from sapwood.serve.load import Loaded, open_target
+from tests.base.tiny import IN_GGUF
+from tests.export.tuned import fill
+from tests.gguf.tiny_gguf import tiny_gguf
+
+RIGHT = 0.0012  # nats that no right export of a tiny model in F16 exceeds
+
+
+@pytest.fixture(scope="module", params=IN_GGUF)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """One step on a file in F16, and then as far from the base as a long training goes."""
+    folder = tmp_path_factory.mktemp("family")
+    base, _ = tiny_gguf(request.param, folder / "base.gguf", kind="F16")
+    rows = [{"instruction": f"What is tree {i}?", "output": f"It is number {i}."} for i in range(4)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "run.yaml").write_text(
+        f"base: {{model: {base}, storage: fp32}}\ndata: {{train: {folder / 'rows.jsonl'}, eval: 0}}\n"
+        "lora: {rank: 4}\ntrain: {max_steps: 1, batch_size: 4}\neval: {samples: 0}\n"
+        f"save: {{dir: {folder / 'runs'}}}\n"
+    )
+    adapter = finetune(load_config(folder / "run.yaml", []))
+    loaded = open_target(str(adapter.path), folder)
+    assert loaded.model is not None
+    fill(loaded.model.parameters, 0.1)
+    return loaded
+
+
+def test_every_family_of_the_table_is_tried() -> None:
+    assert set(IN_GGUF) == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("kind", ["gguf-adapter", "gguf"])
+def test_llama_cpp_says_what_was_trained_on_the_same_file(
+    trained: Loaded, kind: Kind, tmp_path: Path
+) -> None:
+    check = export(trained, Order(kind), tmp_path / "out").check
+    assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
