@@ -61,7 +61,7 @@ KINDS: tuple[Kind, ...] = ("gguf", "merged")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_export_of_a_cards_run_holds_the_cpus_weights(kind: Kind, device: str, tmp_path: Path) -> None:
+def test_an_export_of_a_gpus_run_holds_the_cpus_weights(kind: Kind, device: str, tmp_path: Path) -> None:
     wanted = exported(kind, tmp_path, tmp_path / "here", "cpu")
     found = exported(kind, tmp_path, tmp_path / "there", device.partition(":")[0])
     assert_same_change(tmp_path, found, wanted)
