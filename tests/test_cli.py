@@ -184,8 +184,11 @@ def test_doctor_looks_at_the_machine() -> None:
 @pytest.mark.parametrize(
     ("refused", "line"),
     [
-        ({}, "norms and gated products by liger-kernel, which was proved here"),
-        ({"norm": "bfloat16: 0.3 apart"}, "norm is left to torch (bfloat16: 0.3 apart)"),
+        ({}, "norms, gated products, rotary positions and the loss by liger-kernel, which was proved here"),
+        (
+            {"norm": "bfloat16: 0.3 apart"},
+            "norm is left to torch (bfloat16: 0.3 apart): several passes over memory instead of one",
+        ),
     ],
 )
 def test_doctor_says_which_libraries_compute_on_a_card(

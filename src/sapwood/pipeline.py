@@ -11,6 +11,7 @@ from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.folder import save_adapter
 from sapwood.answers.speaker import TORCH
 from sapwood.base.load import load_base
+from sapwood.compute.lacking import lacking
 from sapwood.config.doubts import doubts, refuse_model_folder
 from sapwood.config.file import dump_config
 from sapwood.config.sections import RunConfig
@@ -47,7 +48,7 @@ from sapwood.train.schedule import plan_steps
 from sapwood.train.start import say, start_or_resume
 from sapwood.train.threads import Threads
 from sapwood.train.trial import tried
-from sapwood.types import Adapter, Event, Stepped, Stop
+from sapwood.types import Adapter, BaseSpec, Event, Stepped, Stop
 
 log = logging.getLogger("sapwood")
 Watcher = Callable[[Event], object]
@@ -103,6 +104,12 @@ def finetune(
     return adapter
 
 
+def say_lacks(device: Device, spec: BaseSpec) -> None:
+    """What a person should know of the GPU before weights are loaded, at a start and at a resume."""
+    for note in [*told(device), *lacking(device, spec.hf_config).values()]:
+        log.warning("%s", note)
+
+
 def train_study(
     config: RunConfig,
     study: Study,
@@ -121,8 +128,7 @@ def train_study(
     if why := study.facts["proof"]["trial"]["why"]:
         log.warning("each row has a forward pass of its own: %s", why)
     device = world.device(config.base.device_map)
-    for note in told(device):
-        log.warning("%s", note)
+    say_lacks(device, study.spec)
     measure_when_idle(device)
     choice = choose_plan(study, config, device)
     asked, config = config, settled(config, choice, device)

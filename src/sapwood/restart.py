@@ -11,7 +11,7 @@ from sapwood.config.file import load_config
 from sapwood.config.sections import RunConfig
 from sapwood.errors import StorageError
 from sapwood.machine.device import Device
-from sapwood.pipeline import Teller, Watcher, log, train_run
+from sapwood.pipeline import Teller, Watcher, log, say_lacks, train_run
 from sapwood.plan.choose import settings_line
 from sapwood.prepare.study import DATA, Study, fingerprints, load_study, save_study, study_config
 from sapwood.run.files import set_aside
@@ -70,6 +70,7 @@ def resume(
         notes += [f"resumed with a change that --allow named: {change}" for change in [*changed, *others]]
         device = world.device(config.base.device_map)
         notes += other_machine(about, world, device)
+        say_lacks(device, study.spec)
         tell(settings_line(config))
         return train_run(run, config, study, device, watch, spill, notes, world, evaluators, tell)
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sapwood.compute import backend
+from sapwood.compute import backend, fused
+from sapwood.compute.attention import flex
 from sapwood.compute.backend import REFERENCE, Backend
+from sapwood.compute.fused import refused
 from sapwood.machine.device import CPU, Device
 
 FORMS = re.findall(r"\b(?:compute|native|base)\.[a-z0-9_.]+\.\w+", backend.__doc__ or "")
@@ -40,7 +42,12 @@ def test_every_function_with_a_backward_pass_of_its_own_is_in_the_table() -> Non
 def test_a_device_has_its_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Device, "compiled", property(lambda device: device.is_cpu))
     assert Backend.of(CPU) == Backend(CPU, native=True)
+    monkeypatch.setattr(flex, "installed", lambda: True)
+    monkeypatch.setattr(fused, "installed", lambda: False)
+    refused.cache_clear()
     assert Backend.of(Device("cuda")) == Backend(Device("cuda"), flex=True)
+    monkeypatch.setattr(flex, "installed", lambda: False)
+    assert Backend.of(Device("cuda")) == Backend(Device("cuda")), "nothing can be compiled without Triton"
     monkeypatch.setattr(Device, "compiled", False)
     assert Backend.of(CPU) == REFERENCE
     assert [b.name for b in (REFERENCE, Backend(CPU, native=True), Backend(CPU, flex=True))] == [

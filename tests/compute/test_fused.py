@@ -13,10 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sapwood.compute import fused
+from sapwood.compute import fused, loss
+from sapwood.compute.attention import compiled
 from sapwood.compute.backend import REFERENCE, Backend
 from sapwood.compute.fused import TRIALS, fused_on, refused, why_not_fused
+from sapwood.compute.loss import label_loss
 from sapwood.machine.device import CPU, Device
+from sapwood.types import Head
 from tests.machine.pretended import Card, plug_in
 
 GPU = Device("cuda")
@@ -50,6 +53,8 @@ def by_torch(monkeypatch: pytest.MonkeyPatch, *, factor: float = 1.0) -> None:
     monkeypatch.setattr(fused, "rms_norm", fused.norm_defined)
     monkeypatch.setattr(fused, "gated", gated)
     monkeypatch.setattr(fused, "gated_backward", back)
+    monkeypatch.setattr(fused, "rotary", fused.rotary_defined)
+    monkeypatch.setattr(fused, "cross_entropy", fused.cross_entropy_defined)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -89,7 +94,7 @@ def test_a_card_has_them_where_the_library_is(here: None, monkeypatch: pytest.Mo
         fused, "refused", lambda place, dtypes: asked.append((place, dtypes)) or {"norm": "?"}
     )
     plug_in(monkeypatch, Card(bf16=False))
-    assert Backend.of(GPU).fused == {"gated"}
+    assert Backend.of(GPU).fused == set(TRIALS) - {"norm"}
     assert fused_on(CPU) == frozenset() and why_not_fused(CPU) == {}
     assert asked == [("cuda:0", ("float32", "float16"))]
 
@@ -136,5 +141,50 @@ def test_models_with_its_kernels_give_the_references_values_and_gradients(
         near = 1e-5 if name.endswith("float32") else 5e-3
         assert found["logits"] < near and found["gradient"] < near, (name, found)
         product = "geglu_backward" if name.startswith("gemma") else "swiglu_backward"
-        assert found["called"] == sorted(["rms_norm_forward", product]), (name, found)
+        # GLM turns neighbours and not halves
+        turned = [] if name.startswith("glm4") else ["rope_backward"]
+        assert found["called"] == sorted(["rms_norm_forward", product, *turned]), (name, found)
         assert found["kept"][0] <= found["kept"][1], (name, found)
+
+
+def test_the_loss_by_its_kernel_is_the_references_and_holds_less(interpreted: dict[str, Any]) -> None:
+    for name, found in interpreted["losses"].items():
+        near = 1e-5 if name.endswith("float32") else 5e-3
+        assert found["value"] < near and found["gradient"] < near, (name, found)
+        assert found["called"] == (not name.startswith("factor behind")), name
+        if found["called"]:
+            assert found["peak"][0] < found["peak"][1], (name, found)
+
+
+def test_nothing_that_others_may_hold_is_written_over(interpreted: dict[str, Any]) -> None:
+    assert interpreted["written over"] == []
+
+
+def test_a_loss_that_the_kernel_does_not_know_goes_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens that count differently, a head that learns, one in blocks, one in another format, no targets."""
+    monkeypatch.setattr(loss, "cross_entropy", lambda *_: pytest.fail("taken"))
+    kernels = replace(REFERENCE, fused=frozenset({"loss"}))
+    hidden, at, weight = torch.ones(1, 4, 8), torch.arange(4), torch.ones(5, 8)
+
+    def ask(head: Head, at: Tensor = at, weights: Tensor | None = None) -> None:
+        assert label_loss(hidden, at, at, head, kernels, weights).num_targets == len(at)
+
+    ask(Head(weight), weights=torch.ones(4))
+    ask(Head(weight.clone().requires_grad_()))
+    ask(Head(weight, torch.zeros(5).requires_grad_()))
+    ask(Head(weight.bfloat16(), matmul_dtype=torch.float32))
+    ask(Head(weight), at[:0])
+    with pytest.raises(pytest.fail.Exception, match="taken"):
+        ask(Head(weight))
+
+
+def test_angles_whose_halves_differ_are_turned_by_the_model_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "rotary", lambda *_: "by the kernel")
+    kernels = replace(REFERENCE, fused=frozenset({"rotary"}))
+    turn = compiled._rotary(lambda *_: "by the model", kernels)
+    q, k, half = torch.zeros(1, 2, 3, 32), torch.zeros(1, 1, 3, 32), torch.rand(1, 3, 16)
+    twice, odd = half.repeat(1, 1, 2), torch.rand(1, 3, 32)
+    assert turn(q, k, twice, twice) == "by the kernel"
+    assert turn(q, k, odd, twice) == turn(q, k, twice, odd) == "by the model"
+    assert turn(q, k, twice.double(), twice) == "by the model"
+    assert turn(q, k, twice[..., :16], twice[..., :16]) == "by the model", "a part of each head"

@@ -16,6 +16,7 @@ TESTS = (
     "tests/machine/test_cards.py", "tests/machine/test_devices.py", "tests/machine/test_measure.py",
     "tests/machine/test_extras.py", "tests/plan/test_cards.py", "tests/compute/test_flex.py",
     "tests/compute/test_varlen.py", "tests/compute/test_fused.py", "tests/compute/test_recompute.py",
+    "tests/compute/test_lacking.py", "tests/machine/test_card_exports.py",
 )  # fmt: skip
 REAL = ("-m", "pytest", "-m", "gpu")
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from sapwood.compute.attention import flex
 from sapwood.machine import remembered
 from sapwood.machine.measure import machine_facts
 
@@ -24,6 +25,7 @@ class Card:
     reserved: int = 0
     allocated: int = 0
     bf16: bool = True
+    triton: bool = True
     count: int = 1
     name: str = "Pretended"
 
@@ -39,4 +41,5 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, card: Card) -> None:
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     monkeypatch.setattr(remembered, "cache_dir", lambda: Path(os.devnull) / "cache")  # nothing of it is kept
+    monkeypatch.setattr(flex, "installed", lambda: card.triton)
     machine_facts.cache_clear()

@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch._inductor.runtime import cache_dir_utils
 
-from sapwood import finetune
+from sapwood import finetune, resume
+from sapwood.commands.data import checked
 from sapwood.compute.attention import seam, varlen
 from sapwood.config.file import parse_config
-from sapwood.errors import ConfigError, ModelError, OutOfMemoryError
+from sapwood.errors import ConfigError, ModelError, OutOfMemoryError, Stopped
 from sapwood.machine import device as device_module
 from sapwood.machine import remembered, selftest
 from sapwood.machine.device import CONTEXT, CPU, Device, device_for, told, why_no_gpu
 from sapwood.plan.advice import with_advice
 from sapwood.prepare.study import study_config
-from sapwood.run.query import list_runs
-from sapwood.types import Evaluated, Stepped
+from sapwood.run.query import find_run, list_runs
+from sapwood.types import Evaluated, Stepped, Stop
 from tests.compute.slow import attention_by_lengths
 from tests.machine.pretended import Card, plug_in
 from tests.test_pipeline import make_config
@@ -221,6 +222,26 @@ def test_a_run_takes_a_cards_way_from_its_config_to_its_adapter(
     assert facts["memory"]["available"] == 3 << 30
     assert facts["memory"]["storage"] == dtype
     assert remembered.first_pass("Pretended") is not None
+
+
+def test_a_start_and_a_resume_say_what_the_card_lacks_and_how_long_its_first_pass_takes(
+    monkeypatch: pytest.MonkeyPatch, on_cpu: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plug_in(monkeypatch, Card(free=3 << 30, bf16=False, triton=False))
+    monkeypatch.setattr(Device, "__str__", lambda device: "cpu")
+    monkeypatch.setattr(remembered, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(device_module, "keep_kernels", lambda _: None)
+    tree = make_config(tmp_path, tmp_path / "runs").model_dump(mode="json")
+    tree["base"] |= {"device_map": "cuda"}
+    lacks = ("the card has no bf16", "FlexAttention isn't used (Triton isn't installed)")
+    with pytest.raises(Stopped):
+        finetune(parse_config(tree), lambda event: Stop() if isinstance(event, Stepped) else None)
+    assert all(words in caplog.text for words in (*lacks, "the first pass compiles kernels for Pretended"))
+    caplog.clear()
+    resume(find_run(tmp_path / "runs", "last"))
+    assert all(words in caplog.text for words in (*lacks, "the first pass took"))
+    found = checked(parse_config(tree)).device
+    assert all(any(words in said for said in found) for words in (*lacks, "the first pass took")), found
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

@@ -73,6 +73,19 @@ def test_the_extra_for_a_card_resolves_on_linux(pinned: bool) -> None:
     assert any(name.startswith("nvidia-") for name in found), "that torch is one with CUDA"
 
 
+def test_a_driver_for_cuda_12_has_an_older_torch(tmp_path: Path) -> None:
+    """As docs/gpu.md says it. 2.11 is the first whose usual wheels are for CUDA 13."""
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    bound = "torch<2.11"
+    assert f"pip install '.[cuda]' '{bound}'" in page
+    file = tmp_path / "older.txt"
+    file.write_text(bound)
+    found = resolved("x86_64-manylinux_2_28", "--constraint", str(file))
+    assert found["torch"].startswith("2.10")
+    assert found["nvidia-cuda-runtime-cu12"].startswith("12.")
+    assert {"liger-kernel", "triton", "bitsandbytes"} <= set(found)
+
+
 def test_elsewhere_the_extra_brings_no_kernels_that_cannot_be_compiled() -> None:
     found = resolved("windows")
     assert "bitsandbytes" in found

@@ -28,7 +28,8 @@ BARS = 40  # characters of the longest bar
 @dataclass(frozen=True, slots=True)
 class Checked:
     """What is known before the first step: the config as it will run, the study with the trial's result, the
-    plan of memory, the estimate of time, and the settings that would cost less."""
+    plan of memory, the estimate of time, the settings that would cost less, and what is to be known of the
+    device."""
 
     config: RunConfig
     resolved: RunConfig
@@ -36,13 +37,14 @@ class Checked:
     memory: MemoryChoice
     expected: Estimate
     advice: Sequence[str]
+    device: Sequence[str]
 
     def to_json(self, places: Mapping[str, str]) -> dict[str, Any]:
         """``places``: where each key was set."""
         values = flatten(self.config.model_dump(mode="json"))
         known = {key: {"value": v, "from": places.get(key, "default")} for key, v in values.items()}
         found = {"estimate": self.expected.to_json(), "memory": self.memory.to_json()}
-        return {**self.study.facts, **found, "config": known, "advice": self.advice}
+        return {**self.study.facts, **found, "config": known, "advice": self.advice, "device": self.device}
 
 
 def checked(config: RunConfig) -> Checked:
@@ -51,7 +53,8 @@ def checked(config: RunConfig) -> Checked:
 
     study = study_config(config)
     with doing("importing torch"):  # and PEFT, after the data: a fault in the data is told first
-        from sapwood.machine.device import device_for
+        from sapwood.compute.lacking import lacking
+        from sapwood.machine.device import device_for, told
         from sapwood.plan.choose import choose_plan, settled
         from sapwood.plan.costs import costly
         from sapwood.plan.time import estimate
@@ -62,7 +65,9 @@ def checked(config: RunConfig) -> Checked:
     memory = choose_plan(study, config, device)
     resolved = settled(config, memory, device)
     expected = estimate(study, resolved, device)
-    return Checked(config, resolved, study, memory, expected, costly(study, config, memory, device, expected))
+    notes = [*told(device), *lacking(device, study.spec.hf_config).values()]
+    advice = costly(study, config, memory, device, expected)
+    return Checked(config, resolved, study, memory, expected, advice, notes)
 
 
 def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> None:
@@ -80,6 +85,7 @@ def check_config(path: Path | None, overrides: list[str], *, as_json: bool) -> N
         *found.expected.lines(),
         settings_line(found.resolved),
         *found.memory.lines(),
+        *(f"device     {text}" for text in found.device),
         *(f"advice     {text}" for text in found.advice),
     ]
     print(hanging("\n".join(lines)))

@@ -47,12 +47,13 @@ def examine(runs: Path, *, as_json: bool) -> None:
         "versions": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
     }
     if facts["fused"] is not None:
-        left = (f"{operation} is left to torch ({why})" for operation, why in facts["fused"].items())
-        lines["fused"] = "; ".join(left) or "norms and gated products by liger-kernel, which was proved here"
-        lines["attention"] = (
-            "torch's varlen, which was proved here; FlexAttention where rows share a beginning"
-            if facts["varlen"] is None
-            else f"FlexAttention; torch's varlen isn't used ({facts['varlen']})"
+        lacks = facts["lacks"]
+        lines["fused"] = lacks.get(
+            "fused",
+            "norms, gated products, rotary positions and the loss by liger-kernel, which was proved here",
+        )
+        lines["attention"] = lacks.get(
+            "attention", "torch's varlen, which was proved here; FlexAttention where rows share a beginning"
         )
     if facts["notes"]:
         lines["GPU"] = "; ".join(facts["notes"])
@@ -67,6 +68,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
     with importing():
         from sapwood.compute.attention.varlen import why_not as why_not_varlen
         from sapwood.compute.fused import why_not_fused
+        from sapwood.compute.lacking import lacking
         from sapwood.machine.device import device_for, told
         from sapwood.machine.measure import machine_facts as measured_facts
         from sapwood.machine.measure import torch_dtype
@@ -78,7 +80,7 @@ def machine_facts(runs: Path) -> dict[str, Any]:
     rates = measured_facts(device)
     existing = next(folder for folder in (runs.absolute(), *runs.absolute().parents) if folder.is_dir())
     memory = available_memory()
-    name = rates["dtype"]
+    name, lacks = rates["dtype"], lacking(device)
     plans = what_fits(name, torch_dtype(name).itemsize, device)
     return {
         "processor": _processor(),
@@ -91,8 +93,9 @@ def machine_facts(runs: Path) -> dict[str, Any]:
         "heap": why_no_heap(),
         "fused": None if device.is_cpu else why_not_fused(device),
         "varlen": why_not_varlen(device),
+        "lacks": lacks,
         "dtype": name,
-        "notes": told(device),
+        "notes": [*told(device), *(text for about, text in lacks.items() if about in ("bf16", "bits"))],
         "memory_total": total_memory(),
         "memory_available": memory,
         "disk_free": shutil.disk_usage(existing).free,

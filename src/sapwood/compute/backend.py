@@ -13,9 +13,10 @@ loss          compute.loss.read_logits                    native.loss.read_logit
 int8 product  base.storage.int8_linear.int8_product       native.ops.read_input
 dropout       compute.dropout.keep_mask                   native.ops.keep_mask
 
-On CUDA norms, and the products inside of `Gated`, are liger-kernel's where it is installed and proved there
-(`compute.fused`). Attention over segments that stand alone is torch's `varlen_attn`, where it is proved there
-(`varlen.py` beside `flex.py`). These are functions of the libraries, and not of ours.
+On CUDA norms, the products inside of `Gated`, rotary positions and the loss of a frozen dense head are
+liger-kernel's where it is installed and proved there (`compute.fused`). Attention over segments that stand
+alone is torch's `varlen_attn`, where it is proved there (`varlen.py` beside `flex.py`). These are functions
+of the libraries, and not of ours. `compute.lacking` says what of all this is missing.
 
 A `Backend` is made where a model gets its adapter, and handed to whatever is set up for that model. What a
 compiled form can't do (odd widths, fp16, a handful of tokens), the reference does.
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sapwood.compute.attention import varlen
+from sapwood.compute.attention import flex, varlen
 from sapwood.compute.fused import FORMATS, LARGEST, fused_on
 from sapwood.machine.device import CPU, Device
 from sapwood.native.call import FORMS
@@ -52,7 +53,7 @@ class Backend:
         return Backend(
             device,
             native=device.compiled,
-            flex=not device.is_cpu,
+            flex=flex.why_not(device) is None,
             varlen=varlen.why_not(device) is None,
             fused=fused_on(device),
         )

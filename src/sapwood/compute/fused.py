@@ -1,11 +1,12 @@
-"""Norms and gated products by liger-kernel's Triton kernels, for CUDA: one pass over memory, where torch's
-operations make one each.
+"""Norms, gated products, rotary positions and the loss by liger-kernel's Triton kernels, for CUDA: one pass
+over memory, where torch's operations make one each.
 
 They are used where the library is installed and, at the start of a process, gives the values and gradients of
 their definitions in torch. One that differs, or can't be compiled there, is left out: the reference computes
-it, and ``sapwood doctor`` says why. Two more kernels of the library are not taken. Its rotary writes over the
-queries and keys that it is given, which others may hold; its loss knows no weight of a target and no factor
-of the logits, and `compute.loss` never holds all logits either.
+it, and ``sapwood doctor`` says why.
+
+Two of the kernels write over what they are given. Rotary positions get copies of queries, keys and their
+gradients, since others may hold those. The loss writes only over logits that it made itself.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy as cross_entropy_of
 from torch.nn.functional import gelu as gelu_of
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
 from sapwood.errors import first_line
 from sapwood.machine.device import Device
@@ -29,6 +31,7 @@ from sapwood.machine.selftest import NEAR
 
 LARGEST = 65_536  # numbers of a row, at most: a row is one block of a kernel
 EPS = 1e-6  # of the norms that are tried
+VOCABULARY = 33_000  # of the head that is tried: a block holds 32,768 tokens at most
 FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 Results = list[Tensor]
 
@@ -61,6 +64,28 @@ def gated_backward(grad: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[
     return back(*copies, grad.contiguous())
 
 
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """q: [1, H, T, D]; k: [1, KV, T, D]; cos, sin: [1, T, D], whose halves are equal -> both turned. The
+    kernel looks at the left halves only."""
+    copies = (one.transpose(1, 2).clone(memory_format=torch.contiguous_format) for one in (q, k))
+    turned = _ops("rope").LigerRopeFunction.apply(*(one.transpose(1, 2) for one in copies), cos, sin)
+    for one in turned:
+        if one.requires_grad:
+            one.register_hook(Tensor.clone)
+    return turned
+
+
+def cross_entropy(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, softcap: float | None
+) -> Tensor:
+    """rows: [N, D]; weight: [vocabulary, D], frozen; targets: int64[N], N > 0 -> the sum of N losses, fp32.
+
+    Logits exist for a part of the rows at a time. That part has about as many logits as ``rows`` has numbers.
+    """
+    function = _ops("fused_linear_cross_entropy").LigerFusedLinearCrossEntropyFunction
+    return function.apply(rows, weight, targets, bias, None, -100, 0.0, 0.0, "sum", softcap)[0]
+
+
 # --- which of them are used -------------------------------------------------------------------------------
 
 
@@ -88,10 +113,54 @@ def _try_gated(gelu: bool, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Resu
     return [gated(gate, up, gelu), *gated_backward(grad, gate, up, gelu)], truth
 
 
+def rotary_defined(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """What `rotary` is, in fp32."""
+    half = q.shape[-1] // 2
+    wide = ((one.float(), torch.cat([-one[..., half:], one[..., :half]], -1).float()) for one in (q, k))
+    q, k = (one * cos.float()[:, None] + other * sin.float()[:, None] for one, other in wide)
+    return q, k
+
+
+def cross_entropy_defined(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, softcap: float | None
+) -> Tensor:
+    """What `cross_entropy` is, in fp32."""
+    logits = linear(rows.float(), weight.float(), None if bias is None else bias.float())
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    return cross_entropy_of(logits, targets, reduction="sum")
+
+
+def _try_rotary(x: Tensor, y: Tensor, grad: Tensor) -> tuple[Results, Results]:
+    """Six heads of queries, two of keys, with 32 numbers each."""
+    angles = grad[:, :16].float().repeat(1, 2)[None]
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    forms: list[Results] = []
+    for form in (rotary, rotary_defined):
+        q, k = (one.view(1, len(x), -1, 32).transpose(1, 2) for one in (x, y[:, :64]))
+        turned = form(q, k, cos, sin)
+        flat = torch.cat([one.transpose(1, 2).flatten(2) for one in turned], -1)[0]
+        slopes = torch.cat([grad, grad[:, :64]], -1).to(flat.dtype)
+        forms.append([*turned, *torch.autograd.grad(flat, (x, y), slopes)])
+    return forms[0], forms[1]
+
+
+def _try_loss(softcap: float | None, x: Tensor, y: Tensor, grad: Tensor) -> tuple[Results, Results]:
+    """More tokens than a block of the kernel holds, with a bias."""
+    spread = torch.linspace(0.5, 1.5, VOCABULARY, device=x.device)[:, None]
+    many = y.detach().float().repeat(-(-VOCABULARY // len(y)), 1)[:VOCABULARY]
+    weight = (many * spread * x.shape[1] ** -0.5).to(x.dtype)
+    bias, targets = weight[:, 0].clone(), torch.arange(len(x), device=x.device) * (VOCABULARY // len(x))
+    values = [form(x, weight, bias, targets, softcap) for form in (cross_entropy, cross_entropy_defined)]
+    mine, truth = ([one, *torch.autograd.grad(one, (x,), torch.full_like(one, 0.37))] for one in values)
+    return mine, truth
+
+
 # By operation: x, y, gradient, [T, D] each -> (what the kernels give: the value, then gradients; the truth)
 TRIALS = {
     "norm": (partial(_try_norm, False), partial(_try_norm, True)),
     "gated": (partial(_try_gated, False), partial(_try_gated, True)),
+    "rotary": (_try_rotary,),
+    "loss": (partial(_try_loss, None), partial(_try_loss, 2.0)),
 }
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sapwood.compute.backend import Backend
+from sapwood.compute.fused import cross_entropy
 from sapwood.native import loss as native
 from sapwood.native.loss import Streams
 from sapwood.native.workspace import converted
@@ -220,5 +221,23 @@ def label_loss(
     weight, bias = (
         x if isinstance(x, Tensor) and x.requires_grad else None for x in (head.weight, head.bias)
     )
+    if weight is None and bias is None and weights is None and _fused(rows, head, backend):
+        return LossSum(_by_liger(rows, targets, head), len(targets))
     total = _LabelLoss.apply(rows, weight, bias, targets, head, read, weights)
     return LossSum(total, len(targets))  # type: ignore[arg-type]
+
+
+def _fused(rows: Tensor, head: Head, backend: Backend) -> bool:
+    """Does liger-kernel compute this frozen head's loss? It knows no factor behind a soft cap."""
+    plain = isinstance(head.weight, Tensor) and head.matmul_dtype in (None, rows.dtype)
+    known = head.scale == 1.0 or head.softcap is None
+    return bool(plain and known and len(rows)) and backend.fuses("loss", rows, head.weight)  # type: ignore[arg-type]
+
+
+def _by_liger(rows: Tensor, targets: Tensor, head: Head) -> Tensor:
+    """A factor of the logits multiplies what they are made of."""
+    bias = head.bias
+    if head.scale != 1.0:
+        rows, bias = rows * head.scale, None if bias is None else bias * head.scale
+    bias = None if bias is None else bias.to(rows.dtype)
+    return cross_entropy(rows, head.weight, bias, targets, head.softcap)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sapwood.compute import fused
 from sapwood.compute.attention.segments import AttentionPlan, Rule, chain_of
 from sapwood.compute.backend import Backend
 from sapwood.native import attention, ops
@@ -82,21 +83,38 @@ class Rotated(torch.autograd.Function):
 
 
 def _rotary(usual: Any, backend: Backend) -> Any:
-    """``usual``, or the kernel where it has the usual form."""
+    """``usual``, or a kernel where it has the usual form."""
+    twins = _Twins()
 
     def rotary(*given: Any, **named: Any) -> Any:
         if named or len(given) != 4 or not all(isinstance(one, Tensor) for one in given):
             return usual(*given, **named)
         q, k, cos, sin = given
         dim = q.shape[-1]
-        fits = cos.shape == (1, q.shape[2], dim) and dim % (2 * ops.LANES) == 0
+        fits = cos.shape == sin.shape == (1, q.shape[2], dim) and dim % 2 == 0
         plain = fits and len(q) == 1 and q.dtype == k.dtype == cos.dtype and q.stride(3) == k.stride(3) == 1
-        if not plain or not backend.takes(dim, matmul_dtype=q.dtype):
+        if plain and backend.fuses("rotary", q, cos) and twins.are(cos) and twins.are(sin):
+            return fused.rotary(q, k, cos, sin)
+        if not plain or dim % (2 * ops.LANES) or not backend.takes(dim, matmul_dtype=q.dtype):
             return usual(*given)
         cos, sin = cos[0].contiguous(), sin[0].contiguous()
         return Rotated.apply(q, cos, sin), Rotated.apply(k, cos, sin)
 
     return rotary
+
+
+class _Twins:
+    """Are the halves of a tensor equal? Layers share their angles, so a GPU is asked once a pass."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[Tensor, bool]] = []
+
+    def are(self, angles: Tensor) -> bool:
+        known = next((equal for seen, equal in self._seen if seen is angles), None)
+        if known is None:
+            known = torch.equal(*angles.chunk(2, -1))
+            self._seen = [*self._seen[-3:], (angles, known)]  # of two kinds of layers, at most
+        return known
 
 
 def _is_usual(function: Any) -> bool:
@@ -120,7 +138,8 @@ def quick_rotary(decoder: Any, backend: Backend) -> Generator[None]:
     function, if that is the usual one and there are kernels."""
     found = sys.modules[type(decoder).__module__]
     usual = getattr(found, ROTARY, None)
-    if not backend.native or usual is None or not _is_usual(usual):
+    kernel = backend.native or "rotary" in backend.fused
+    if not kernel or usual is None or not _is_usual(usual):
         yield
         return
     setattr(found, ROTARY, _rotary(usual, backend))

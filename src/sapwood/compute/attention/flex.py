@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sapwood.compute.attention.segments import AttentionPlan, Rule
+from sapwood.machine.device import Device
 from sapwood.types import Segment
 
 SMALLEST_HEAD, LARGEST_HEAD = 16, 256  # of a compiled kernel; also a power of two
@@ -81,6 +83,17 @@ def _kernel(device: str) -> Any:
 
     plain = torchs.flex_attention
     return torch.compile(plain, dynamic=True) if device == "cuda" else plain
+
+
+def installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def why_not(device: Device) -> str | None:
+    """Why nothing can be compiled for it; None where it can."""
+    if device.is_cpu:
+        return "a CPU has kernels of our own"
+    return None if installed() else "Triton isn't installed"
 
 
 def refusal(query: Tensor, value: Tensor) -> str | None:
