@@ -68,8 +68,6 @@ def test_a_question_ends_where_the_last_learnt_turn_begins(run: Path) -> None:
     for probe, example in zip(probes_of(loaded, examples, 9), examples, strict=True):
         assert probe.reference.startswith("Water tree")
         assert re.search(r"tree \d+", probe.prompt) and "assistant" not in probe.prompt, "the user alone"
-            "what the user said alone"
-        )
         assert tuple(example.ids[: len(probe.ids)]) == probe.ids
         assert example.trained[len(probe.ids)]
         assert not example.trained[: len(probe.ids)].any()
