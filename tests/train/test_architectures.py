@@ -65,6 +65,20 @@ GRANITE = {  # as released; a softmax of scores times 1 is all but one-hot, and 
     "residual_multiplier": 0.22,
     "logits_scaling": 16.0,
 }
+DOTS3 = {  # its latents are multiplied by sqrt(width / rank); matrices of unit gain then make scores of another size
+    "q_lora_rank": 5120,
+    "kv_lora_rank": 5120,
+    "per_layer_config": {
+        f"{i:02}": {
+            "num_attention_heads": 64,
+            "num_key_value_heads": 64,
+            "kv_lora_rank": 5120,
+            "qk_nope_head_dim": 192,
+        }
+        for i in range(2, 46)
+        if i % 4 != 1
+    },
+}
 CHANGES: dict[
     str, dict[str, Any]
 ] = {  # if the defaults of a config are no model that runs, what makes one of them, as released
@@ -81,6 +95,7 @@ CHANGES: dict[
     },
     "deepseek_v2": EXPERTS,
     "dots1": EXPERTS,
+    "dots3_note_text": DOTS3,
     "emu3": {"vocabulary_map": {"<image>": 10, "<|extra_200|>": 11}},
     "gemma4_assistant": {"text_config": NO_INPUT_OF_LAYERS},
     "glm46v": {"text_config": HALF},
