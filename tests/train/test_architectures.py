@@ -65,7 +65,7 @@ GRANITE = {  # as released; a softmax of scores times 1 is all but one-hot, and 
     "residual_multiplier": 0.22,
     "logits_scaling": 16.0,
 }
-DOTS3 = {  # it multiplies latents by sqrt(width / rank): with matrices of unit gain, scores were of another size
+DOTS3 = {  # it multiplies latents by sqrt(width / rank), which is too much beside matrices of unit gain
     "q_lora_rank": 5120,
     "kv_lora_rank": 5120,
     "per_layer_config": {

@@ -69,7 +69,8 @@ class Estimate:
 
     def time_line(self) -> str:
         """How long the run takes, and how reliable that figure is."""
-        head = f"time       about {duration(self.seconds)} ({self.seconds_per_step:.1f} s a step)"
+        about = f"time       about {duration(self.seconds)} ({self.seconds_per_step:.1f} s a step)"
+        head = f"{about} without loading and sample answers,"
         if self.load < BUSY:
             return f"{head} on this machine, which nobody else keeps busy now"
         return (
