@@ -217,6 +217,6 @@ def test_what_the_kernel_does_not_know_is_refused_by_name() -> None:
     network = AutoModelForCausalLM.from_config(config)
     ids = torch.arange(6)[None]
     plan = AttentionPlan((Segment(0, 6, 0),))
-    refused = pytest.raises(ModelError, match="attention sinks, output_router_logits would be")
+    refused = pytest.raises(ModelError, match="also uses attention sinks, output_router_logits")
     with packed_attention(network, REFERENCE), refused:
         network(input_ids=ids, position_ids=ids, segments=plan, use_cache=False)

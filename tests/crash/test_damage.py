@@ -140,7 +140,9 @@ def test_when_no_checkpoint_is_left_it_says_so_and_then_starts_over(run: Path) -
     shutil.rmtree(run / "adapter")
     for path in checkpoints(run):
         flip(path / "state.json", 17)
-    with pytest.raises(StorageError, match=r"every checkpoint .* is damaged .*once more starts over"):
+    with pytest.raises(
+        StorageError, match=r"every checkpoint .* is damaged .*starts this run from its first"
+    ):
         resume(run)
     resume(run)
     assert folder_hash(run / "adapter") == expected

@@ -152,12 +152,12 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("exaone4", {"sliding_window": 2048, "layer_types": [SLIDING, FULL]}, "sliding_window: 2048"),
     ("exaone4", {"num_hidden_layers": 64, "layer_types": [FULL] * 64}, "64 layers have windows"),
     ("phi3", rope("longrope", short_factor=[1.0] * 8, long_factor=[2.0] * 8), "'longrope'"),
-    ("olmo2", {"tie_word_embeddings": True}, "a tied head"),
+    ("olmo2", {"tie_word_embeddings": True}, "a tied output head"),
     ("stablelm", {"use_parallel_residual": True}, "use_parallel_residual"),
     ("starcoder2", {"use_bias": False}, "use_bias"),
     ("hunyuan-dense", rope("dynamic", alpha=1000.0, factor=1.0), "'dynamic'"),
     ("cohere2", {"layer_types": [FULL, SLIDING] * 2}, "order of sliding windows"),
-    ("command-r", UNTIED, "head of its own"),
+    ("command-r", UNTIED, "separate output head"),
 )
 
 

@@ -129,7 +129,7 @@ def test_gemmas_layers_by_flags_and_by_family(tmp_path: Path) -> None:
         ({"llama.embedding_length": "64"}, "embedding_length is '64'"),
         ({"llama.rope.freq_base": -1.0}, "freq_base"),
         ({"llama.rope.dimension_count": 8}, "part of each head"),
-        ({"llama.attention.value_length": 8}, "another width"),
+        ({"llama.attention.value_length": 8}, "differ in size"),
         ({"general.type": "adapter"}, "LoRA adapter, not a model"),
         ({"split.count": 2, "split.no": 0}, "part 1 of 2.*llama-gguf-split --merge m.gguf"),
     ],

@@ -154,7 +154,7 @@ def test_001_3_a_tokenizer_without_offsets_is_refused():
     class Slow:
         is_fast = False
 
-    with pytest.raises(DataError, match="sapwood needs a fast tokenizer"):
+    with pytest.raises(DataError, match="only a fast tokenizer says which characters"):
         Renderer(Slow())
 
 
