@@ -42,7 +42,7 @@ def measure(target: str, broken: bool) -> list[Result]:
             try:
                 done = export(trained, Order(kind, file_type), Path(folder) / f"{kind}-{file_type}")  # type: ignore[arg-type]
             except ExportError as error:
-                row["refused" if broken else "error"] = str(error)
+                row["refused" if broken else "error"] = error.problems[0].what  # names no folder
             else:
                 row |= done.facts
                 if broken:

@@ -15,10 +15,6 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "evidence"
-EARLIER = {
-    "en": "2 cores, Intel Xeon (AVX-512), 24 November 2026",
-    "zh": "2 核，Intel Xeon（AVX-512），2026 年 11 月 24 日",
-}
 
 EN = """# Evidence
 
@@ -62,14 +58,8 @@ def measured(claim: dict[str, str], language: str) -> tuple[str, str]:
 
 
 def row(claim: dict[str, str], language: str) -> str:
-    there = (RESULTS / f"{claim.get('file')}.json").is_file()
-    kinds = ("figure", "held", "recorded") if there else ("held", "recorded", "figure")
-    kind = next(kind for kind in kinds if kind in claim)
-    figure, machine = (
-        measured(claim, language) if kind == "figure" else (claim.get(f"{kind}_{language}", claim[kind]), "")
-    )
-    if kind == "recorded":
-        machine = EARLIER[language]
+    held = claim.get(f"held_{language}", claim.get("held"))
+    figure, machine = (held, "") if held is not None else measured(claim, language)
     return f"| {claim[language]} | {figure} | {machine} | `{claim['command']}` |"
 
 
