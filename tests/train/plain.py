@@ -55,11 +55,11 @@ def rows() -> list[Example]:
     return [Example(RowId("row", i), row, np.arange(len(row)) >= SHARED // 2) for i, row in enumerate(ids)]
 
 
-def woken(adapter: Path, folder: Path) -> Path:
+def woken(adapter: Path, folder: Path, draw: int = 0) -> Path:
     """A copy of ``adapter``, as far from its start as a trained one: B at zero hides A's gradient."""
     folder.mkdir()
     shutil.copyfile(adapter / SETTINGS, folder / SETTINGS)
-    tensors, generator = load_file(adapter / WEIGHTS), torch.Generator().manual_seed(1)
+    tensors, generator = load_file(adapter / WEIGHTS), torch.Generator().manual_seed(1 + draw)
     moved = {
         name: t + 0.05 * torch.randn(t.shape, generator=generator) for name, t in sorted(tensors.items())
     }
