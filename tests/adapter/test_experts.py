@@ -31,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experts")
     rows = [{"instruction": f"What is tree {i}?", "output": f"It is number {i}."} for i in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tiny_model_dir("qwen3_moe", folder)
+    return tiny_model_dir("qwen3moe", folder)
 
 
 def settings(base: Path, **lora: Any) -> RunConfig:

@@ -104,7 +104,14 @@ GGUF |= {
         "sliding_window_pattern",
     ),
     "gguf: a context of nothing": (_keys(llama__context_length=0), "context_length is 0"),
-    "gguf: experts": (_keys(llama__expert_count=8), "mixtures of experts"),
+    "gguf: experts of whom nobody says how many are asked": (
+        _keys(llama__expert_count=8),
+        "expert_used_count is None",
+    ),
+    "gguf: experts of a family that has none": (
+        _keys("gemma2", gemma2__expert_count=8),
+        "gemma2 files with experts aren't supported",
+    ),
     "gguf: a tokenizer that nobody knows": (
         _keys(tokenizer__ggml__model="evil"),
         "tokenizer kind 'evil'",

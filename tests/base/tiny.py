@@ -14,30 +14,39 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "chatglm", "glm4
 IN_GGUF = (
     *ARCHITECTURES,
     *("arcee", "smollm3", "granite", "ernie4_5", "hunyuan-dense", "seed_oss", "olmo2", "exaone4", "phi3"),
-    *("stablelm", "starcoder2", "command-r", "cohere2", "gemma"),
+    *("stablelm", "starcoder2", "command-r", "cohere2", "gemma", "olmo3", "nemotron"),
+    *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
 )
 VOCAB_SIZE = 600
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+MULTIPLIERS = {
+    "attention_multiplier": 0.0625,
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 2.0,
+}
 OF_KIND: dict[str, dict[str, Any]] = {
     "smollm3": {"num_hidden_layers": 4},  # the fourth has no rotary embedding
-    "granite": {
-        "attention_multiplier": 0.0625,
-        "embedding_multiplier": 12.0,
-        "residual_multiplier": 0.22,
-        "logits_scaling": 2.0,
-    },
+    "granite": MULTIPLIERS,
     "olmo2": {"tie_word_embeddings": False},
+    "olmo3": {"tie_word_embeddings": False, "num_hidden_layers": 4, "sliding_window": 32},
+    "nemotron": {"tie_word_embeddings": False},
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
     "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
     "stablelm": {"tie_word_embeddings": False},
     "cohere2": {"num_hidden_layers": 4, "sliding_window": 32},
     "mistral": {"sliding_window": None},
+    "ministral": {"sliding_window": None},
     "mixtral": {"sliding_window": None, "num_local_experts": 4, "num_experts_per_tok": 2},
-    "qwen3_moe": {
+    "qwen2moe": {**EXPERTS, "shared_expert_intermediate_size": 96, "tie_word_embeddings": False},
+    "qwen3moe": EXPERTS | {"norm_topk_prob": True},
+    "olmoe": {
         "num_experts": 4,
         "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
-        "decoder_sparse_step": 1,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
     },
+    "granitemoe": {**MULTIPLIERS, "num_local_experts": 4, "num_experts_per_tok": 2},
 }  # keys beside those that every tiny model has
 
 CHATML = (
@@ -125,8 +134,12 @@ def tiny_config(arch: str, **changes: Any) -> Any:
     classes = {
         "llama": transformers.LlamaConfig,
         "mistral": transformers.MistralConfig,
+        "ministral": transformers.MinistralConfig,
         "mixtral": transformers.MixtralConfig,
-        "qwen3_moe": transformers.Qwen3MoeConfig,
+        "qwen2moe": transformers.Qwen2MoeConfig,
+        "qwen3moe": transformers.Qwen3MoeConfig,
+        "olmoe": transformers.OlmoeConfig,
+        "granitemoe": transformers.GraniteMoeConfig,
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,
         "gemma2": transformers.Gemma2Config,
@@ -140,6 +153,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "hunyuan-dense": transformers.HunYuanDenseV1Config,
         "seed_oss": transformers.SeedOssConfig,
         "olmo2": transformers.Olmo2Config,
+        "olmo": transformers.OlmoConfig,
+        "olmo3": transformers.Olmo3Config,
+        "nemotron": transformers.NemotronConfig,
         "exaone4": transformers.Exaone4Config,
         "phi3": transformers.Phi3Config,
         "stablelm": transformers.StableLmConfig,
@@ -181,8 +197,12 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases start constant; a test should notice a mix-up
                 parameter.data += 0.1 * torch.randn_like(parameter)
+                if arch == "nemotron" and name.endswith("norm.weight"):
+                    parameter.data -= 1  # the model adds 1: its norms weigh about 1, as those of others
             elif "embed" not in name:
-                parameter.data = torch.randn_like(parameter) * 0.12
+                # of two experts that are almost as likely, rounding may choose the other: each says little
+                strength = 0.04 if name.endswith("experts.down_proj") else 0.12
+                parameter.data = torch.randn_like(parameter) * strength
     return model.eval()
 
 
@@ -190,7 +210,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
     """Save a random two-layer model of ``arch`` (see `IN_GGUF`) with its tokenizer under ``folder``.
 
     Args:
-        arch: one of `IN_GGUF`, mistral, mixtral or qwen3_moe.
+        arch: one of `IN_GGUF`, mistral, ministral or olmo.
         folder: parent folder, `tmp_path` say; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
         changes: keys of the transformers config (for example ``tie_word_embeddings=False``).

@@ -50,7 +50,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("chatglm", {}),
     "glm4": ("glm4", {}),
     "mixtral": ("mixtral", {}),
-    "qwen3 moe": ("qwen3_moe", {}),
+    "qwen3 moe": ("qwen3moe", {}),
     "a head of its own": ("llama", {"tie_word_embeddings": False}),
 }
 IDS = [(7 * k) % 597 + 3 for k in range(120)]

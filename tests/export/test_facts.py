@@ -44,7 +44,13 @@ HALF, QUARTER = {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 0.25}
 UNTIED = {"tie_word_embeddings": False}
 SLIDING, FULL = "sliding_attention", "full_attention"
 
-BY_TENSORS = {"attention_bias", "mlp_bias", "use_qkv_bias", "tie_word_embeddings"}  # no key says them
+BY_TENSORS = {
+    "attention_bias",
+    "mlp_bias",
+    "use_qkv_bias",
+    "qkv_bias",
+    "tie_word_embeddings",
+}  # no key says them
 
 MOVES: tuple[tuple[str, Changes], ...] = (
     ("llama", rope(theta=500_000.0)),
@@ -125,6 +131,36 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("cohere2", {"sliding_window": 16}),
     ("cohere2", {"layer_types": [SLIDING, FULL] * 2}),
     ("gemma", {"head_dim": 32}),
+    ("ministral", {"sliding_window": 2048}),
+    ("olmo3", {"sliding_window": 16}),
+    ("olmo3", {"layer_types": [SLIDING, FULL] * 2}),
+    ("olmo3", two_ropes({"rope_type": "yarn", **YARN}, {})),
+    ("olmo3", two_ropes({}, {})),
+    ("nemotron", rope(**QUARTER)),
+    ("nemotron", rope("linear", factor=4.0, **HALF)),
+    ("nemotron", {"norm_eps": 1e-3}),
+    ("nemotron", {"attention_bias": True}),
+    ("nemotron", {"mlp_bias": True}),
+    ("mixtral", rope("yarn", **YARN)),
+    ("mixtral", {"num_local_experts": 8}),
+    ("mixtral", {"num_experts_per_tok": 1}),
+    ("mixtral", UNTIED),
+    ("qwen2moe", rope("yarn", **YARN)),
+    ("qwen2moe", {"num_experts": 8, "num_experts_per_tok": 3}),
+    ("qwen2moe", {"moe_intermediate_size": 64}),
+    ("qwen2moe", {"shared_expert_intermediate_size": 64}),
+    ("qwen2moe", {"qkv_bias": False}),
+    ("qwen3moe", rope("yarn", **YARN)),
+    ("qwen3moe", {"num_experts": 8, "num_experts_per_tok": 3}),
+    ("qwen3moe", {"moe_intermediate_size": 64, "head_dim": 32}),
+    ("qwen3moe", UNTIED),
+    ("olmoe", rope("yarn", **YARN)),
+    ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3}),
+    ("granitemoe", rope("yarn", **YARN)),
+    ("granitemoe", {"num_local_experts": 8, "num_experts_per_tok": 3}),
+    ("granitemoe", {"attention_multiplier": 0.25, "logits_scaling": 1.0}),
+    ("granitemoe", {"attention_bias": True}),
+    ("granitemoe", UNTIED),
 )
 
 REFUSED: tuple[tuple[str, Changes, str], ...] = (
@@ -133,7 +169,19 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("llama", rope(**HALF), "partial_rotary_factor"),
     ("llama", {"hidden_act": "gelu"}, "hidden_act"),
     ("mistral", {"sliding_window": 32}, "window of 32 tokens"),
-    ("mixtral", {}, "mixtral models can't be written as GGUF.*known: .*mistral.*--to merged"),
+    ("olmo", {}, "olmo models can't be written as GGUF.*known: .*mistral.*--to merged"),
+    ("mixtral", {"sliding_window": 32}, "window of 32 tokens"),
+    ("qwen2moe", {"norm_topk_prob": True}, "norm_topk_prob"),
+    ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob"),
+    ("qwen3moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+    ("qwen3moe", {"mlp_only_layers": [0]}, "mlp_only_layers"),
+    ("olmoe", {"clip_qkv": 8.0}, "clip_qkv"),
+    ("olmoe", {"tie_word_embeddings": True}, "a tied output head"),
+    ("olmoe", {"num_key_value_heads": 2}, "as many as the queries"),
+    ("qwen2moe", {"tie_word_embeddings": True}, "a tied output head"),
+    ("olmo3", two_ropes({"rope_theta": 500_000.0}, {}), "rope_theta: 10000.0 for layers with a window"),
+    ("olmo3", two_ropes({}, LINEAR), "for layers with a window"),
+    ("nemotron", rope("yarn", **YARN), "'yarn'"),
     ("qwen2", rope("llama3", **LLAMA3), "'llama3'"),
     ("qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}, "window of 32"),
     ("qwen3", {"attention_bias": True}, "attention_bias"),

@@ -10,7 +10,7 @@ from sapwood.errors import ModelError
 from sapwood.gguf.facts import config_values
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import module_names, parameter_names, permute, unpermute
+from sapwood.gguf.map import is_stack, module_names, parameter_names, permute, tensor_names, unpermute
 from sapwood.gguf.rope import llama3_divisors
 from tests.base.tiny import IN_GGUF
 from tests.gguf.tiny_gguf import tiny_gguf
@@ -41,7 +41,11 @@ def test_every_tensor_has_its_parameter(tmp_path: Path, arch: str) -> None:
 def test_module_names_are_one_to_one() -> None:
     for arch in IN_GGUF:
         names = module_names(arch, 3)
-        assert len(set(names.values())) == len(names)
+        alone = {tensor: module for tensor, module in names.items() if not is_stack(tensor)}
+        assert len(set(alone.values())) == len(alone)
+        stacks = [tensors for tensors in tensor_names(arch, 3).values() if is_stack(tensors[0])]
+        ends = [tuple(tensor.rpartition(".")[2] for tensor in tensors) for tensors in stacks]
+        assert ends in ([], [("ffn_gate_exps", "ffn_up_exps"), ("ffn_down_exps",)] * 3)
         assert names["blk.2.attn_output"] == "model.layers.2.self_attn.o_proj"
 
 
@@ -123,7 +127,7 @@ def test_gemmas_layers_by_flags_and_by_family(tmp_path: Path) -> None:
     ("keys", "message"),
     [
         ({"general.architecture": "mamba"}, "'mamba' isn't supported"),
-        ({"llama.expert_count": 8}, "experts"),
+        ({"llama.expert_count": 8}, "expert_used_count is None"),
         ({"llama.block_count": None}, "block_count is None"),
         ({"llama.block_count": 0}, "block_count is 0"),
         ({"llama.embedding_length": "64"}, "embedding_length is '64'"),
@@ -201,3 +205,22 @@ def test_tensors_without_a_place_are_all_named(tmp_path: Path) -> None:
         "unexpected tensor blk.0.extra.weight",
         "unexpected tensor blk.7.attn_q.weight",
     ]
+
+
+def test_experts_in_the_layout_of_old_files_are_one_fault(tmp_path: Path) -> None:
+    extra = {f"blk.0.ffn_gate.{expert}.weight": np.zeros((4, 4), np.float32) for expert in range(4)}
+    path, _ = tiny_gguf("mixtral", tmp_path / "m.gguf", keys=dict(extra))
+    with pytest.raises(ModelError, match="tensors for single experts") as caught:
+        parameter_names(read_gguf(path))
+    assert len(caught.value.problems) == 1
+
+
+def test_an_architecture_without_proof_is_refused_with_what_is_proven(tmp_path: Path) -> None:
+    path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys={"general.architecture": "mamba"})
+    with pytest.raises(ModelError) as caught:
+        config_values(read_gguf(path))
+    problem = caught.value.problems[0]
+    assert "no test here proves" in problem.why and "safetensors folder" in problem.mend
+    names = problem.why.rpartition("proven: ")[2].split(", ")
+    assert {"llama", "qwen3moe", "olmo2"} <= set(names) and len(names) == len(set(names))
+    assert "mixtral" not in names  # a llama to files

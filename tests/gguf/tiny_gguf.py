@@ -12,7 +12,8 @@ import gguf
 from tests.base.tiny import tiny_model, tiny_tokenizer
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-IN_PAIRS = ("llama", "arcee", "smollm3", "granite")  # rows of q and k, of each head
+ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
+IN_PAIRS = ("llama", "arcee", "smollm3", "granite", "mixtral", "granitemoe")  # rows of q and k, of each head
 
 
 def tiny_gguf(
@@ -28,22 +29,40 @@ def tiny_gguf(
         The file, and the model whose weights it holds.
     """
     model = tiny_model(arch, **changes)
-    writer = gguf.GGUFWriter(path, arch)
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHES[arch]])
     write_config(writer, arch, model.config)
     write_tokenizer(writer)
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
     names = gguf.get_tensor_name_map(ARCHES[arch], model.config.num_hidden_layers)
     for name, parameter in model.named_parameters():
-        stem, _, suffix = name.rpartition(".")
-        values = _llama_cpp_layout(arch, name, parameter.detach().numpy(), model.config)
-        packed = gguf.GGMLQuantizationType[kind if values.ndim > 1 else "F32"]
-        writer.add_tensor(f"{names.get_name(stem)}.{suffix}", quantize(values, packed), raw_dtype=packed)
+        for stem, suffix, part in _parts(name, parameter.detach().numpy()):
+            values = _llama_cpp_layout(arch, name, part, model.config)
+            router = "ffn_gate_inp" in (own := names.get_name(stem))
+            packed = gguf.GGMLQuantizationType[kind if values.ndim > 1 and not router else "F32"]
+            writer.add_tensor(f"{own}.{suffix}", quantize(values, packed), raw_dtype=packed)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path, model
+
+
+def _parts(name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
+    """(name as the package maps it, suffix, values) of the tensors that one parameter becomes, as converters
+    write them: gate and up of experts apart, and the gate of a shared expert as a vector."""
+    if name.endswith("experts.gate_up_proj"):
+        words = ("w1", "w3") if "block_sparse" in name else ("gate_proj", "up_proj")
+        return [
+            (name.replace("gate_up_proj", word), "weight", part)
+            for word, part in zip(words, np.split(values, 2, 1), strict=True)
+        ]
+    if name.endswith("experts.down_proj"):
+        return [(name.replace("down_proj", "w2") if "block_sparse" in name else name, "weight", values)]
+    stem, _, suffix = name.rpartition(".")
+    if stem.endswith("shared_expert_gate"):
+        values = values[0]
+    return [(f"{stem}.layer" if stem.endswith("router") else stem, suffix, values)]
 
 
 def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> np.ndarray:
@@ -52,7 +71,7 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
-    if arch.startswith("gemma") and "norm" in name:
+    if arch.startswith(("gemma", "nemotron")) and name.endswith("norm.weight"):
         return values + 1
     return np.ascontiguousarray(values)
 
@@ -65,20 +84,28 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
+    if (experts := getattr(config, "num_experts", None)) or hasattr(config, "num_local_experts"):
+        writer.add_expert_count(experts or config.num_local_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    if hasattr(config, "moe_intermediate_size"):
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if arch == "qwen2moe":
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if hasattr(config, "rms_norm_eps"):
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     else:
-        writer.add_layer_norm_eps(getattr(config, "layer_norm_eps", None) or config.norm_epsilon)
-    if arch in ("chatglm", "glm4", "phi3", "stablelm"):
+        names = ("layer_norm_eps", "norm_epsilon", "norm_eps")
+        writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
+    if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron"):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(config.head_dim * factor))
-    if arch in ("gemma2", "gemma3", "cohere2"):
+    if arch in ("gemma2", "gemma3", "cohere2", "olmo3"):
         writer.add_sliding_window(config.sliding_window)
         pattern = config.layer_types.index("full_attention") + 1
-        writer.add_uint32(f"{arch}.attention.sliding_window_pattern", pattern)
+        writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
-    if arch == "granite":
+    if arch in ("granite", "granitemoe"):
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_attention_scale(config.attention_multiplier)

@@ -76,7 +76,7 @@ def test_what_layers_keep_is_counted_from_shapes(
     assert kept_bytes(model, PACK) == pytest.approx(4 * (layers + last), rel=0.05)
 
 
-@pytest.mark.parametrize("arch", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("arch", ["mixtral", "qwen3moe"])
 @pytest.mark.parametrize("chosen", [1, 2])
 def test_what_experts_keep_is_counted_for_each_that_a_token_goes_through(arch: str, chosen: int) -> None:
     wide = {"intermediate_size": 512, "moe_intermediate_size": 512}

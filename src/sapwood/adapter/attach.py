@@ -19,6 +19,8 @@ from sapwood.adapter.model import ADAPTER, LoraModel, saved_name
 from sapwood.adapter.pairs import lora_layers
 from sapwood.adapter.places.ends import keep_format
 from sapwood.adapter.soft_prompt import is_prefix, lead_length
+from sapwood.base.storage.gguf_experts import GgufExperts
+from sapwood.base.storage.gguf_linear import GgufEmbedding, GgufLinear
 from sapwood.compute.backend import Backend
 from sapwood.compute.dropout import DropoutClock
 from sapwood.compute.flow import flow_of
@@ -77,6 +79,14 @@ def attach_saved(
     return replace(model, method="prefix" if is_prefix(model.peft) else "prompt")
 
 
+def _format_of(network: nn.Module) -> torch.dtype:
+    """The number format that layers hand to each other. Blocks of a GGUF file may be plain numbers in
+    another one."""
+    packed = (GgufLinear, GgufEmbedding, GgufExperts)
+    held = [module for module in network.modules() if not isinstance(module, packed)]
+    return next(p.dtype for m in held for p in m.parameters(recurse=False) if p.is_floating_point())
+
+
 def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
     """``base`` with PEFT's modules for ``settings``, as they start at ``seed``, on the fast paths."""
     from sapwood.compute.linear.layer import LoraLinear, speed_up
@@ -86,7 +96,7 @@ def attach(base: Base, settings: Any, seed: int = 0) -> LoraModel:
         settings._register_custom_module({nn.Linear: LoraLinear})
     backend = Backend.of(base.device)
     lighten(base.model, backend)
-    storage_dtype = next(p.dtype for p in base.model.parameters() if p.is_floating_point())
+    storage_dtype = _format_of(base.model)
     base.model.name_or_path = base.spec.source  # PEFT writes it into the adapter's config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -8,19 +8,42 @@ from typing import Any
 
 from sapwood.adapter.forms import defaults
 from sapwood.adapter.places.ends import ends_settings, refuse_ends
-from sapwood.adapter.places.experts import named_stacks, short_names
+from sapwood.adapter.places.experts import named_stacks, names_experts, short_names
 from sapwood.adapter.places.targets import refuse_large_rank, resolve_targets
+from sapwood.config.kinds import Method, Storage
 from sapwood.config.sections import LoraConfig, RunConfig
 from sapwood.errors import ConfigError, Problem
 
-DENSE = ("fp32", "bf16", "fp16")
+DENSE: tuple[Storage, ...] = ("fp32", "bf16", "fp16")
 SVD_ROUNDS = 16  # rounds of subspace iteration
-STORAGES = {  # methods that need certain storages: which ones, and why
+STORAGES: Mapping[
+    Method, tuple[tuple[Storage, ...], str]
+] = {  # methods that need certain storages: which ones, and why
     "dora": (DENSE, "it measures the base's weights at every step"),
     "pissa": (DENSE, "it takes the largest singular values out of the base's weights"),
     "loftq": (("nf4", "fp4", "int8"), "it makes up for what quantisation lost"),
     "full": (("fp32",), "the base's own weights are trained, and fp32 keeps small changes"),
 }
+
+
+PACKED_LINEARS: tuple[Storage, ...] = (
+    "nf4",
+    "fp4",
+    "int8",
+    "int8-compute",
+)  # storages that leave stacks of experts dense
+
+
+def fitting_storages(config: LoraConfig) -> tuple[tuple[Storage, ...], str] | None:
+    """The storages that suit what is trained, and why; None: every storage does."""
+    if config.method in STORAGES:
+        return STORAGES[config.method]
+    if names_experts(config.targets):
+        return (
+            *DENSE,
+            *PACKED_LINEARS,
+        ), "what is learnt of experts is added to whole stacks of dense weights"
+    return None
 
 
 def peft_settings(network: Any, config: LoraConfig, new_tokens: Collection[int] = ()) -> Any:
@@ -165,10 +188,11 @@ def refuse_misfits(network: Any, config: RunConfig) -> None:
 
 
 def refuse_storage(config: LoraConfig, storage: str) -> None:
-    """Raises ConfigError if the method needs another storage than ``storage``."""
-    fitting, why = STORAGES.get(config.method, ((storage,), ""))
+    """Raises ConfigError if the method, or what is trained, needs another storage than ``storage``."""
+    fitting, why = fitting_storages(config) or ((storage,), "")
     if storage not in fitting:
-        what = f"lora.method {config.method} needs base.storage {' or '.join(fitting)}, not {storage}"
+        key = f"method {config.method}" if config.method in STORAGES else "targets experts"
+        what = f"lora.{key} needs base.storage {' or '.join(fitting)}, not {storage}"
         raise ConfigError(what, "base.storage", why, f"base.storage={fitting[0]}")
     if config.bias != "none" and storage != "fp32":
         what, why = (

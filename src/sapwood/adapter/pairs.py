@@ -1,4 +1,4 @@
-"""A LoRA adapter as pairs: for each adapted linear two matrices and a scale."""
+"""A LoRA adapter as pairs: for each adapted linear, or expert, two matrices and a scale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from sapwood.errors import ModelError
 class LoraPair:
     """One adapted linear: y = x W^T + scale * x A^T B^T. ``module``: its name in the transformers model.
 
-    a: float32[rank, in]; b: float32[out, rank].
+    a: float32[rank, in]; b: float32[out, rank]. ``module`` may name a stack of experts, each of which has a
+    pair: a[experts, rank, in] and b[experts, out, rank].
     """
 
     module: str
@@ -30,9 +31,18 @@ class LoraPair:
         a, b = (matrices[ADAPTER].weight.detach().float().cpu() for matrices in (layer.lora_A, layer.lora_B))
         return cls(name, a, b, float(layer.scaling[ADAPTER]))
 
+    @classmethod
+    def of_experts(cls, name: str, layer: Any) -> LoraPair:
+        """Of PEFT's layer around a stack. The ranks of all experts stand in one matrix there: in A the first
+        expert's come first; in B the first rank of every expert comes first."""
+        a, b = (matrices[ADAPTER].weight.detach().float().cpu() for matrices in (layer.lora_A, layer.lora_B))
+        experts, stack = layer.num_experts, name.replace(".base_layer", "")
+        pairs = a.unflatten(0, (experts, -1)), b.unflatten(1, (-1, experts)).permute(2, 0, 1).contiguous()
+        return cls(f"{stack}.{layer.parameter_name}", *pairs, float(layer.scaling[ADAPTER]))
+
     @property
     def rank(self) -> int:
-        return len(self.a)
+        return self.a.shape[-2]
 
 
 def adapted_modules(model: LoraModel) -> list[tuple[str, Any]]:
@@ -48,6 +58,11 @@ def is_pair(module: Any) -> bool:
     return isinstance(sides, nn.ModuleDict) and ADAPTER in sides and not hasattr(module, "parameter_name")
 
 
+def _is_stack(module: Any) -> bool:
+    """Whether a layer is PEFT's LoRA on a stack of experts."""
+    return ADAPTER in getattr(module, "lora_A", {}) and getattr(module, "num_experts", 0) > 1
+
+
 def whole(module: Any) -> nn.Module | None:
     """What was trained in the place of a whole module of the base, if PEFT keeps that around it."""
     kept = getattr(module, "modules_to_save", None)
@@ -61,7 +76,13 @@ def lora_layers(model: LoraModel) -> list[tuple[str, Any]]:
 
 def has_pairs(model: LoraModel) -> bool:
     """Whether the adapter consists of pairs of matrices only."""
-    return bool(lora_layers(model)) and not _beside_pairs(model)
+    return bool(_all_pairs(model)) and not _beside_pairs(model)
+
+
+def _all_pairs(model: LoraModel) -> list[LoraPair]:
+    stacks = [(name, module) for name, module in adapted_modules(model) if _is_stack(module)]
+    linears = [LoraPair.of(name, layer) for name, layer in lora_layers(model)]
+    return linears + [LoraPair.of_experts(name, layer) for name, layer in stacks]
 
 
 def _beside_pairs(model: LoraModel) -> list[str]:
@@ -71,17 +92,17 @@ def _beside_pairs(model: LoraModel) -> list[str]:
         for name, module in adapted_modules(model)
         if whole(module) is not None
         or hasattr(module, "token_adapter")
-        or (ADAPTER in getattr(module, "lora_A", {}) and not is_pair(module))
+        or (ADAPTER in getattr(module, "lora_A", {}) and not is_pair(module) and not _is_stack(module))
         or (is_pair(module) and (ADAPTER in module.lora_variant or module.lora_bias[ADAPTER]))
     ]
 
 
 def lora_pairs(model: LoraModel) -> list[LoraPair]:
-    """The adapter by module, each with its own rank and scale as PEFT applies them (rank and alpha patterns,
-    rsLoRA). Raises ModelError if it is more than pairs of matrices (for example DoRA)."""
-    layers = lora_layers(model)
+    """The adapter by module or stack of experts, each with its own rank and scale as PEFT applies them (rank
+    and alpha patterns, rsLoRA). Raises ModelError if it is more than pairs of matrices (for example DoRA)."""
+    pairs = _all_pairs(model)
     mend = "export the whole model: --to gguf, or --to merged"
-    if not layers:
+    if not pairs:
         kind = model.peft.peft_config[ADAPTER].peft_type.value
         raise ModelError(
             f"a {kind} adapter has no pairs of matrices", "", "this form of export holds nothing else", mend
@@ -89,4 +110,4 @@ def lora_pairs(model: LoraModel) -> list[LoraPair]:
     if odd := _beside_pairs(model):
         why = "magnitudes, whole modules and the like have no scale"
         raise ModelError("the adapter is more than pairs of matrices", odd[0], why, mend)
-    return [LoraPair.of(name, layer) for name, layer in layers]
+    return pairs

@@ -3,13 +3,15 @@ the file's own blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.file import GgufFile
-from sapwood.gguf.map import is_permuted, parameter_names, to_torch_layout, to_torch_rows
+from sapwood.gguf.file import GgufFile, GgufTensor
+from sapwood.gguf.map import is_permuted, joined_shape, sources, to_torch_layout, to_torch_rows
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 Quantise = Callable[[Any, Any], Any]  # (weight, bias or None) -> a module in the linear's place
 
+STACK = 3  # dimensions of a stack of experts
 CHUNK_ELEMENTS = 1 << 24  # unpacked at a time: bounds what lies beside the growing model to 64 MB
 
 
@@ -30,9 +33,9 @@ def fill_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype, quantise: Qua
     from torch import nn
 
     head = model.get_output_embeddings()
-    names = _checked_names(model, file)
-    for tensor, name in counted(f"loading {file.path.name}", names.items(), len(names)):
-        weight = nn.Parameter(_unpack(file, tensor, dtype), requires_grad=False)
+    found = _checked_sources(model, file)
+    for name, tensors in counted(f"loading {file.path.name}", found.items(), len(found)):
+        weight = nn.Parameter(_unpack(file, tensors, dtype), requires_grad=False)
         owner, module = _owner(model, name)
         if (
             quantise is not None
@@ -49,40 +52,61 @@ def fill_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype, quantise: Qua
 
 
 def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
-    """Give every linear and embedding of ``model`` (on the meta device) the file's own blocks, and everything
-    else its values in ``dtype``, the number format of products. A tied head shares the embedding's blocks.
+    """Give every linear, embedding and expert of ``model`` (on the meta device) the file's own blocks, and
+    everything else its values in ``dtype``, the number format of products. A tied head shares the embedding's
+    blocks.
 
     Raises ModelError as `fill_from_gguf`, and for types of blocks that aren't unpacked in torch.
     """
     from torch import nn
 
+    from sapwood.base.storage.gguf_experts import GgufExperts
     from sapwood.base.storage.gguf_linear import GgufEmbedding, GgufLinear, rows_last
 
-    names = _checked_names(model, file)
+    found = _checked_sources(model, file)
     _refuse_unknown(file)
-    for tensor, name in counted(f"loading {file.path.name}", names.items(), len(names)):
+    for name, tensors in counted(f"loading {file.path.name}", found.items(), len(found)):
         owner, module = _owner(model, name)
-        packed = file.tensors[tensor]
+        packed = file.tensors[tensors[0]]
         if len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):
-            blocks = rows_last(to_torch_rows(file, tensor), packed.type)
+            blocks = rows_last(to_torch_rows(file, tensors[0]), packed.type)
             if isinstance(module, nn.Linear):
                 made: nn.Module = GgufLinear(packed.type, blocks, dtype, module.bias)
             else:
                 made = GgufEmbedding(packed.type, blocks, dtype, getattr(module, "scalar_embed_scale", 1.0))
             model.set_submodule(owner, made)
+        elif len(packed.shape) == STACK:
+            experts = module if isinstance(module, GgufExperts) else GgufExperts(module.act_fn, dtype)
+            for tensor in tensors:
+                which = tensor.split("_")[1]  # blk.0.ffn_gate_exps.weight
+                experts.put(which, *_blocks_of_experts(file.tensors[tensor]))
+            model.set_submodule(owner, experts)
         else:
-            _place(model, name, nn.Parameter(_unpack(file, tensor, dtype), requires_grad=False))
+            _place(model, name, nn.Parameter(_unpack(file, tensors, dtype), requires_grad=False))
         file.forget()
     embedding = model.get_input_embeddings()
-    if "lm_head.weight" not in names.values():
+    if "lm_head.weight" not in found:
         model.set_output_embeddings(GgufLinear(embedding.packed.kind, embedding.weight, dtype))
     _fill_buffers(model)
 
 
-def _checked_names(model: Any, file: GgufFile) -> dict[str, str]:
-    names = parameter_names(file)
-    check_tensors(file, names, dict(model.named_parameters()))
-    return names
+def _blocks_of_experts(stack: GgufTensor) -> tuple[str, Any]:
+    """The type of a stack, and the blocks of each expert as `rows_last` orders those of a matrix."""
+    import torch
+
+    from sapwood.base.storage.gguf_linear import rows_last
+
+    first = rows_last(np.asarray(stack.data[0]), stack.type)
+    blocks = torch.empty(len(stack.data), *first.shape, dtype=first.dtype)
+    for expert, rows in enumerate(stack.data):
+        blocks[expert] = rows_last(np.asarray(rows), stack.type)
+    return stack.type, blocks
+
+
+def _checked_sources(model: Any, file: GgufFile) -> dict[str, tuple[str, ...]]:
+    found = sources(file)
+    check_tensors(file, found, dict(model.named_parameters()))
+    return found
 
 
 def _refuse_unknown(file: GgufFile) -> None:
@@ -96,16 +120,15 @@ def _refuse_unknown(file: GgufFile) -> None:
         )
 
 
-def check_tensors(file: GgufFile, names: Mapping[str, str], wanted: Mapping[str, Any]) -> None:
+def check_tensors(file: GgufFile, found: Mapping[str, Sequence[str]], wanted: Mapping[str, Any]) -> None:
     """Compare the file's tensors with the parameters that the config describes."""
-    lost = sorted(wanted.keys() - names.values())
+    lost = sorted(wanted.keys() - found.keys())
     problems = [Problem(f"tensor {name} is missing", str(file.path)) for name in lost]
-    for tensor, name in names.items():
-        shape = file.tensors[tensor].shape
+    for name, tensors in found.items():
         if name not in wanted:
-            problems.append(unexpected(tensor, file.path))
-        elif shape != tuple(wanted[name].shape):
-            problems.append(misshapen(tensor, shape, tuple(wanted[name].shape), file.path))
+            problems += [unexpected(tensor, file.path) for tensor in tensors]
+        elif (shape := joined_shape(file, tensors)) != tuple(wanted[name].shape):
+            problems.append(misshapen(tensors[0], shape, tuple(wanted[name].shape), file.path))
     if problems:
         raise ModelError(problems)
 
@@ -119,18 +142,22 @@ def misshapen(name: str, found: tuple[int, ...], wanted: tuple[int, ...], path: 
     return Problem(f"tensor {name} has another shape", str(path), why)
 
 
-def _unpack(file: GgufFile, name: str, dtype: torch.dtype) -> torch.Tensor:
-    """One tensor's values as torch wants them, unpacked a few rows at a time."""
+def _unpack(file: GgufFile, names: Sequence[str], dtype: torch.dtype) -> torch.Tensor:
+    """The values of one parameter as torch wants them, unpacked a few rows, or a few experts, at a time."""
     import torch
 
-    tensor = file.tensors[name]
-    out = torch.empty(tensor.shape, dtype=dtype)
-    rows = tensor.shape[0]
-    whole = is_permuted(file, name) or len(tensor.shape) == 1
-    step = rows if whole else max(1, CHUNK_ELEMENTS * rows // out.numel())
-    for start in range(0, rows, step):
-        part = tensor if whole else tensor.rows(start, start + step)
-        out[start : start + step] = torch.from_numpy(to_torch_layout(file, name, part.dense()))
+    tensors = [file.tensors[name] for name in names]
+    out = torch.empty(joined_shape(file, names), dtype=dtype)
+    parts = out.split([tensor.shape[-2] for tensor in tensors], -2) if len(names) > 1 else [out]
+    for name, tensor, part in zip(names, tensors, parts, strict=True):
+        rows = tensor.shape[0]
+        whole = is_permuted(file, name) or len(tensor.shape) == 1
+        step = rows if whole else max(1, CHUNK_ELEMENTS * rows // part.numel())
+        for start in range(0, rows, step):
+            some = tensor if whole else tensor.rows(start, start + step)
+            values = torch.from_numpy(to_torch_layout(file, name, some.dense()))
+            target = part if whole else part[start : start + step]
+            target.copy_(values)
     return out
 
 

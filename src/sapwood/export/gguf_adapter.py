@@ -3,6 +3,9 @@
 The format is that of llama.cpp's `llama-adapter.cpp`: tensors ``NAME.weight.lora_a`` [r, in] and
 ``.lora_b`` [out, r]; at run time the product is scaled by ``adapter.lora.alpha / r``, one alpha for the whole
 file, and no key says rsLoRA. So if PEFT scales by another factor, that factor is multiplied into B.
+
+Experts have ``lora_a`` [experts, r, in] and ``lora_b`` [experts, out, r]. Gate and up are one stack in
+transformers and two in a file, which then have the same A.
 """
 
 from __future__ import annotations
@@ -18,14 +21,14 @@ from numpy.typing import NDArray
 from sapwood.adapter.pairs import LoraPair, lora_pairs
 from sapwood.base.network.parts import text_names
 from sapwood.errors import ExportError, Problem
-from sapwood.gguf.families import architecture_of
-from sapwood.gguf.map import module_names, to_file_layout
+from sapwood.gguf.families import architecture_of, in_files
+from sapwood.gguf.map import apart, tensor_names, to_file_layout
 from sapwood.serve.load import Loaded
 
 
 @dataclass(frozen=True, slots=True)
 class GgufPair:
-    """One adapted tensor. a: float32[r, in]; b: float32[out, r], rows in the file's order, scaled."""
+    """One adapted tensor. a: float32[…, r, in]; b: float32[…, out, r], rows in the file's order, scaled."""
 
     name: str
     a: NDArray[np.float32]
@@ -43,7 +46,7 @@ def write_gguf_adapter(trained: Loaded, path: Path) -> None:
     architecture = architecture_of(config)
     own = [replace(pair, module=alone(pair.module)) for pair in lora_pairs(trained.model)]
     alpha, pairs = gguf_pairs(own, config)
-    writer = GGUFWriter(path, architecture)
+    writer = GGUFWriter(path, in_files(architecture))
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", alpha)
@@ -63,16 +66,20 @@ def gguf_pairs(pairs: Sequence[LoraPair], config: Any) -> tuple[float, list[Gguf
     byte of B is the adapter's own.
     """
     architecture = architecture_of(config)
-    names = {module: name for name, module in module_names(architecture, config.num_hidden_layers).items()}
+    names = tensor_names(architecture, config.num_hidden_layers)
     strangers = [
         Problem(f"llama.cpp's {architecture} has no {p.module}") for p in pairs if p.module not in names
     ]
     if strangers:
         raise ExportError(strangers)
     alpha = pairs[0].scale * pairs[0].rank
-    return alpha, [_pair(pair, names[pair.module], alpha, architecture, config) for pair in pairs]
+    written = [part for pair in pairs for part in _parts(pair, names[pair.module], alpha, config)]
+    return alpha, written
 
 
-def _pair(pair: LoraPair, name: str, alpha: float, architecture: str, config: Any) -> GgufPair:
+def _parts(pair: LoraPair, names: Sequence[str], alpha: float, config: Any) -> list[GgufPair]:
+    """A pair as the tensors of its module in a file."""
+    architecture, a = architecture_of(config), np.ascontiguousarray(pair.a.numpy())
     b = pair.b.numpy() * np.float32(pair.scale * pair.rank / alpha)
-    return GgufPair(name, np.ascontiguousarray(pair.a.numpy()), to_file_layout(architecture, name, b, config))
+    parts = zip(names, apart(names, b), strict=True)
+    return [GgufPair(name, a, to_file_layout(architecture, name, part, config)) for name, part in parts]

@@ -15,9 +15,9 @@ from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters
 from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
-from sapwood.gguf.families import architecture_of
+from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import module_names, to_file_layout
+from sapwood.gguf.map import apart, tensor_names, to_file_layout
 from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
@@ -50,21 +50,23 @@ def write_gguf_model(
 
     config, alone = spec.text, text_names(skeleton(spec)) if is_wrapper(spec.hf_config) else str
     architecture = architecture_of(config)
-    names = {module: name for name, module in module_names(architecture, config.num_hidden_layers).items()}
-    writer = GGUFWriter(path, architecture)
+    names = tensor_names(architecture, config.num_hidden_layers)
+    writer = GGUFWriter(path, in_files(architecture))
     writer.add_file_type(NUMBERS[kind])
     writer.add_quantization_version(2)
     for key, value in {**_metadata(spec, config), **_template(spec, renderer)}.items():
         _add(writer, key, value)
     with Quantiser() as quantiser:
         for parameter, tensor in counted("writing tensor", parameters):
-            module, _, leaf = alone(parameter).rpartition(".")
+            own = alone(parameter)
+            module, leaf = (own, "weight") if own in names else own.rsplit(".", 1)
             if module not in names:
                 raise ExportError(f"GGUF can't store the tensor {parameter}", str(path), architecture)
-            values = to_file_layout(architecture, names[module], tensor.cpu().numpy(), config)
-            packed = type_of(kind, names[module], values.shape, config.num_hidden_layers, tied)
-            blocks = quantiser.packed(packed, values)
-            writer.add_tensor(f"{names[module]}.{leaf}", blocks, raw_dtype=GGMLQuantizationType[packed])
+            for name, values in zip(names[module], apart(names[module], tensor.cpu().numpy()), strict=True):
+                values = to_file_layout(architecture, name, values, config, leaf)
+                packed = type_of(kind, name, values.shape, config.num_hidden_layers, tied)
+                blocks = quantiser.packed(packed, values)
+                writer.add_tensor(f"{name}.{leaf}", blocks, raw_dtype=GGMLQuantizationType[packed])
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
         writer.add_tensor(DIVISORS, divisors)
     writer.write_header_to_file()

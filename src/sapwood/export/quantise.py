@@ -1,9 +1,10 @@
 """Weights in the types that people run (Q4_K_M and its kind), by llama.cpp's own quantiser.
 
-Which tensor gets which type is llama.cpp's rule (`llama_tensor_get_type` in its ``llama-quant.cpp``, without
-an importance matrix): most get the type that the file is called after, the head and some of v and down a
-wider one. The gguf package writes the simple types; for the others this module asks the library that
-xllamacpp brings, in a process of its own: ``python -m sapwood.export.quantise``.
+Which tensor gets which type is llama.cpp's rule (`llama_tensor_get_type` in its ``llama-quant.cpp``), without
+an importance matrix, and without its wider types for attention beside 8 experts. Most get the type that the
+file is called after, the head and some of v and down a wider one. The gguf package writes the simple types.
+For the others this module asks the library that xllamacpp brings, in a process of its own:
+``python -m sapwood.export.quantise``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ HEADER = struct.Struct("<iqq")  # type, rows, columns
 
 def type_of(kind: FileType, tensor: str, shape: tuple[int, ...], layers: int, tied: bool) -> str:
     """GGUF's name of the type of one tensor in a file of ``kind``. ``tensor``: its name, ``blk.3.attn_v``."""
-    if len(shape) < 2:
+    if len(shape) < 2 or "ffn_gate_inp" in tensor:  # routers are small, and choose
         return "F32"
     wanted = MOSTLY.get(kind, kind)
     if kind not in ("F16", "Q8_0") and _is_wide(kind, tensor, layers, tied):
@@ -55,7 +56,11 @@ def _is_wide(kind: FileType, tensor: str, layers: int, tied: bool) -> bool:
     leaf = tensor.rpartition(".")[2]
     if leaf == "output" or (leaf == "token_embd" and tied):
         return True
-    return kind in MOSTLY and leaf in ("attn_v", "ffn_down") and _wider(int(tensor.split(".")[1]), layers)
+    return (
+        kind in MOSTLY
+        and leaf.startswith(("attn_v", "ffn_down"))
+        and _wider(int(tensor.split(".")[1]), layers)
+    )
 
 
 def _wider(layer: int, layers: int) -> bool:
@@ -79,7 +84,7 @@ class Quantiser:
             self._child = None
 
     def packed(self, kind: str, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """values: float32[rows, columns] -> uint8[rows, bytes of a row]. Raises ExportError."""
+        """values: float32[…, rows, columns] -> uint8[…, rows, bytes of a row]. Raises ExportError."""
         from gguf.quants import quantize
 
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -88,7 +93,8 @@ class Quantiser:
         if kind in SIMPLE:
             return quantize(values, number)
         block, size = GGML_QUANT_SIZES[number]
-        rows, columns = values.shape
+        columns = values.shape[-1]
+        rows = values.size // columns
         child = self._started()
         assert child.stdin is not None and child.stdout is not None
         try:
@@ -99,7 +105,7 @@ class Quantiser:
         raw = child.stdout.read(rows * columns // block * size)
         if len(raw) != rows * columns // block * size:
             raise ExportError(f"llama.cpp couldn't quantise to {kind}", "--type", mend="--type Q8_0")
-        return np.frombuffer(raw, np.uint8).reshape(rows, -1)
+        return np.frombuffer(raw, np.uint8).reshape(*values.shape[:-1], -1)
 
     @staticmethod
     def dense(kind: str, blocks: NDArray[np.uint8]) -> NDArray[np.float32]:

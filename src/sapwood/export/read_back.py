@@ -13,7 +13,7 @@ from typing import Any
 
 from sapwood.base.folder import read_json
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.facts import config_values, context_of
+from sapwood.gguf.facts import config_values, context_of, stored_name
 from sapwood.gguf.file import read_gguf
 
 # Keys that an export sets by itself, and keys that name the reader and not the model.
@@ -32,7 +32,7 @@ def gguf_facts(path: Path, config: Any, tied: bool) -> list[Problem]:
         return list(error.problems)
     wanted = {**config.to_dict(), "max_position_embeddings": context_of(config)}
     head = {"tie_word_embeddings": tied}
-    told = {name: value for name, value in found.items() if name not in SET_ANEW} | {
+    told = {stored_name(config, name): value for name, value in found.items() if name not in SET_ANEW} | {
         "tie_word_embeddings": found["tie_word_embeddings"]
     }
     return _different(told, {name: wanted[name] for name in told if name in wanted} | head)

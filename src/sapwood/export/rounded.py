@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change
+from sapwood.adapter.places.experts import stacks_in
 from sapwood.base.network.parts import text_names
 from sapwood.base.storage.frozen import freeze
+from sapwood.base.storage.gguf_experts import DOWN, GATE, UP, GgufExperts, mixed
 from sapwood.export.merge import held_out_loss
 from sapwood.export.quantise import Quantiser
 from sapwood.export.traces import Trace, far_from, rows_of
@@ -29,6 +31,7 @@ from sapwood.gguf.map import parameter_names
 from sapwood.types import Example
 
 FLOATS = ("F32", "F16", "BF16")
+FUSED = {"gate_up_proj", "down_proj"}  # the stacks of gated experts
 BLOCKS_OF_256 = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 Form = Callable[[str, Tensor], str]
 """(module, its weight) -> GGUF's name of the type that the weight has in the file."""
@@ -70,7 +73,7 @@ def in_formats(network: Any, opened: Any) -> Any:
 
 @contextmanager
 def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, written: bool) -> Generator[None]:
-    """While open, linears and embeddings of ``network`` compute with rounded operands, in fp32."""
+    """While open, linears, embeddings and experts of ``network`` compute with rounded operands, in fp32."""
     before: list[tuple[nn.Module, Any]] = []
     alone = text_names(network.get_base_model() if hasattr(network, "get_base_model") else network)
     try:
@@ -79,6 +82,7 @@ def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, writ
             for name, outer, base in _weights(network):
                 before.append((outer, outer.__dict__.get("forward")))
                 made = _embedding if isinstance(base, nn.Embedding) else _linear
+                made = _experts if _is_mixture(base) else made
                 outer.forward = partial(made, name, outer, outer.forward, base, rounder, changes, written)
             yield
     finally:
@@ -120,8 +124,11 @@ def _weights(network: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
     for name, outer in network.named_modules():
         if id(outer) in inside or any(part in name for part in (".lora_", ".ia3_l")):
             continue
-        base = getattr(outer, "base_layer", outer)
-        if isinstance(base, nn.Linear | nn.Embedding) and getattr(base, "weight", base) is not None:
+        base = outer
+        while hasattr(base, "base_layer"):  # of experts one around the other, for each stack
+            base = base.base_layer
+        matrix = isinstance(base, nn.Linear | nn.Embedding) and getattr(base, "weight", base) is not None
+        if matrix or _is_mixture(base):
             yield name.removeprefix("base_model.model."), outer, base
 
 
@@ -144,6 +151,50 @@ def _linear(
         bias = None if bias is None else changes.get(f"{name}.bias", _same)(bias)
     weight = rounder.whole(name, kind, weight) if written else weight
     return (nn.functional.linear(input_of(kind, _as_narrow(x)), weight, bias) + beside).to(x.dtype)
+
+
+def _experts(
+    name: str,
+    outer: Any,
+    whole: Callable[..., Tensor],
+    base: Any,
+    rounder: _Rounder,
+    changes: Mapping[str, Change] | None,
+    written: bool,
+    x: Tensor,
+    *chosen: Tensor,
+) -> Tensor:
+    """Stacks of experts. Those that a file can hold are gated; what is no file's is by the module's own
+    forward, whose two products have nothing rounded between them."""
+    own = stacks_in(base)
+    before = base.dense() if isinstance(base, GgufExperts) else {leaf: p.data for leaf, p in own.items()}
+    kinds = {leaf: rounder.form(f"{name}.{leaf}", stack) for leaf, stack in before.items()}
+    values: dict[str, Tensor] = {}
+    for leaf, stack in before.items():
+        change = _same if changes is None else changes.get(f"{name}.{leaf}", _same)
+        weight = change(stack.float())
+        values[leaf] = rounder.whole(f"{name}.{leaf}", kinds[leaf], weight) if written else weight
+    if (outer is base or changes is not None) and values.keys() == FUSED and set(kinds.values()) != {"F32"}:
+        gate, up = values["gate_up_proj"].chunk(2, 1)
+        matrices = {GATE: gate, UP: up, DOWN: values["down_proj"]}
+        into = {GATE: kinds["gate_up_proj"], UP: kinds["gate_up_proj"], DOWN: kinds["down_proj"]}
+
+        def product(which: str, e: int, h: Tensor) -> Tensor:
+            return input_of(into[which], h) @ matrices[which][e].T
+
+        return mixed(_as_narrow(x), *chosen, act_fn=base.act_fn, product=product).to(x.dtype)
+    try:
+        for leaf, stack in own.items():
+            stack.data = values[leaf]
+        forward = base if outer is not base and changes is not None else whole
+        return forward(input_of(next(iter(kinds.values())), _as_narrow(x)), *chosen).to(x.dtype)
+    finally:
+        for leaf, stack in own.items():
+            stack.data = before[leaf]
+
+
+def _is_mixture(module: nn.Module) -> bool:
+    return isinstance(module, GgufExperts) or bool(stacks_in(module))
 
 
 def _embedding(

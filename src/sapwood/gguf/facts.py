@@ -8,11 +8,20 @@ from typing import Any
 import numpy as np
 
 from sapwood.errors import ExportError, ModelError, Problem
-from sapwood.gguf.families import FAMILIES, Family, architecture_of, facts_of
+from sapwood.gguf.families import (
+    COUNT,
+    FAMILIES,
+    Family,
+    architecture_of,
+    facts_of,
+    has_experts,
+    in_files,
+)
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, number
-from sapwood.gguf.rope import read_rope, rope_values, unwritable_rope
+from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
 
+WINDOW = "attention.sliding_window"
 PATTERN = "attention.sliding_window_pattern"
 LOCAL_THETA = "rope.freq_base_swa"
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
@@ -30,6 +39,7 @@ ELSEWHERE = {
     *("no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern"),
     *("original_max_position_embeddings", "resid_pdrop", "embd_pdrop"),  # Phi's; the first is longrope's
     *("residual_dropout", "embedding_dropout", "hidden_dropout"),
+    *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),  # of training a router
 }
 
 
@@ -52,30 +62,42 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     for name in ("bos", "eos", "padding"):
         token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
-    values["rope_parameters"] = read_rope(file, values["head_dim"])
+    values["rope_parameters"] = read_rope(file, family, values["head_dim"])
     if family.window:
         values["layer_types"] = _layer_types(file, values["num_hidden_layers"], family.window)
     elif "sliding_window" in family.fixed:
         values["layer_types"] = _types([False] * values["num_hidden_layers"])
     if family.largest:
         values["query_pre_attn_scalar"] = _query_scale(family, values)
-    if family.local_theta:
-        local = {"rope_type": "default", "rope_theta": number(file, LOCAL_THETA, 10_000.0)}
-        values["rope_parameters"] = {
-            "full_attention": values["rope_parameters"],
-            "sliding_attention": local,
-        }
+    if family.local_theta or family.plain_windows:
+        rope = values["rope_parameters"]
+        theta = rope["rope_theta"] if family.plain_windows else number(file, LOCAL_THETA, 10_000.0)
+        local = {"rope_type": "default", "rope_theta": theta}
+        values["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
     return values
 
 
 def family_of(file: GgufFile) -> Family:
     """The row of the table for a file. Raises ModelError for a file that is no whole model of a known one."""
+    return FAMILIES[row_of(file)]
+
+
+def row_of(file: GgufFile) -> str:
+    """The name of `family_of`."""
     _refuse_parts(file)
-    if file.architecture not in FAMILIES:
-        known = f"supported: {', '.join(FAMILIES)}"
-        what = f"GGUF architecture {file.architecture or 'missing'!r} isn't supported"
-        raise ModelError(what, str(file.path), known)
-    return FAMILIES[file.architecture]
+    name, experts = file.architecture, bool(integer(file, COUNT, 0))
+    rows = [row for row in FAMILIES if in_files(row) == name]
+    fit = [row for row in rows if has_experts(FAMILIES[row]) == experts]
+    if fit:
+        windows = f"{name}.{WINDOW}" in file.metadata  # of the rows that share a name, one has them
+        return next((row for row in fit if bool(FAMILIES[row].window) == windows), fit[0])
+    if rows:
+        what = f"{name} files {'with' if experts else 'without'} experts aren't supported"
+    else:
+        what = f"GGUF architecture {name or 'missing'!r} isn't supported"
+    known = ", ".join(dict.fromkeys(in_files(row) for row in FAMILIES))
+    why = f"no test here proves that it is computed as llama.cpp does; proven: {known}"
+    raise ModelError(what, str(file.path), why, FOLDER)
 
 
 def _refuse_parts(file: GgufFile) -> None:
@@ -95,9 +117,6 @@ def _refuse_parts(file: GgufFile) -> None:
 
 def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     heads, hidden = integer(file, "attention.head_count"), integer(file, "embedding_length")
-    if integer(file, "expert_count", 0):
-        what = f"architecture {file.architecture}"
-        raise ModelError("mixtures of experts aren't supported", str(file.path), what)
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError("the file holds no token embedding", str(file.path), "token_embd.weight is missing")
@@ -172,7 +191,7 @@ def file_values(config: Any) -> dict[str, Any]:
     if family.local_theta:
         values[LOCAL_THETA] = float(config.rope_parameters["sliding_attention"]["rope_theta"])
     values["context_length"] = context_of(config)
-    return {f"{architecture}.{key}": value for key, value in values.items()}
+    return {f"{in_files(architecture)}.{key}": value for key, value in values.items()}
 
 
 def context_of(config: Any) -> int:
@@ -186,7 +205,7 @@ def refuse_unwritable(config: Any) -> None:
     """Raises ExportError with everything in a config that llama.cpp would compute otherwise, or leave out."""
     architecture = architecture_of(config)
     family = FAMILIES[architecture]
-    told = {fact.config for fact in facts_of(family)} | family.biases.keys()
+    told = {stored_name(config, fact.config) for fact in facts_of(family)} | family.biases.keys()
     found = {name: getattr(config, name, None) for name in family.fixed}
     odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
     odd |= {fact.config: None for fact in family.facts if getattr(config, fact.config) is None}
@@ -214,6 +233,11 @@ def refuse_unwritable(config: Any) -> None:
         raise ExportError(problems)
 
 
+def stored_name(config: Any, name: str) -> str:
+    """The name under which a config keeps the value that its class calls ``name``."""
+    return type(config).attribute_map.get(name, name)
+
+
 def _same(a: Any, b: Any) -> bool:
     """Whether two values of a config mean the same: False, None and 0 all mean that something is off."""
     return a == b or not (a or b)
@@ -224,6 +248,10 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
     problems: list[Problem] = []
     if config.num_hidden_layers == family.other:
         problems.append(Problem(_OTHER.format(family.other), "num_hidden_layers", where))
+    if family.equal_heads and config.num_key_value_heads != config.num_attention_heads:
+        what = f"GGUF can't store {config.num_key_value_heads} heads of keys"
+        why = f"{where} takes as many as the queries have, {config.num_attention_heads}"
+        problems.append(Problem(what, "num_key_value_heads", why))
     if family.unturned and config.no_rope_layers != _turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
@@ -236,11 +264,14 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
     if family.largest and config.query_pre_attn_scalar != wanted:
         what = f"GGUF can't store query_pre_attn_scalar: {config.query_pre_attn_scalar}"
         problems.append(Problem(what, "query_pre_attn_scalar", f"{where} computes {wanted}"))
-    if family.local_theta:
+    if family.local_theta or family.plain_windows:
+        local = config.rope_parameters["sliding_attention"]
+        odd = {k: v for k, v in local.items() if k != "rope_theta" and v not in ("default", 1.0, None)}
+        if family.plain_windows and local["rope_theta"] != global_rope(config)["rope_theta"]:
+            odd["rope_theta"] = local["rope_theta"]
         problems += [
-            Problem(f"GGUF can't store {name}: {value!r} for layers with a window", where)
-            for name, value in config.rope_parameters["sliding_attention"].items()
-            if name != "rope_theta" and value not in ("default", 1.0, None)
+            Problem(f"GGUF can't store {name}: {value!r} for layers with a window", "rope_parameters", where)
+            for name, value in odd.items()
         ]
     return problems
 

@@ -41,6 +41,7 @@ class Family:
 
     Attributes:
         kinds: transformers' ``model_type``s that it computes; a file is read as the first.
+        architecture: the name in files, if another row has it already: one with experts, or with windows.
         facts: beside those of `COMMON`.
         fixed: config attributes with the one value that is computed.
         biases: switches of the config, and the tensors that get a bias by them.
@@ -57,9 +58,12 @@ class Family:
         head: "tied": llama.cpp has no place for a head of its own; "own": none for a tied one.
         scalings: rotary scalings that it computes.
         local_theta: layers with a window have a rotary base of their own.
+        equal_heads: keys have as many heads as queries.
+        plain_windows: layers with a window have the same rotary base as the others, and no scaling.
     """
 
     kinds: tuple[str, ...]
+    architecture: str = ""
     facts: tuple[Fact, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -74,6 +78,8 @@ class Family:
     head: Literal["either", "tied", "own"] = "either"
     scalings: tuple[str, ...] = ("default", "linear", "yarn")
     local_theta: bool = False
+    plain_windows: bool = False
+    equal_heads: bool = False
 
 
 COMMON = (
@@ -90,9 +96,23 @@ _LOGIT_SCALE = Fact("logit_scale", "logit_scale", float)
 _LLAMA3 = ("default", "linear", "yarn", "llama3")
 _WINDOW = Fact("sliding_window", "attention.sliding_window", int, 4096)
 
+_MULTIPLIERS = (
+    Fact("embedding_multiplier", "embedding_scale", float, 1.0),
+    Fact("residual_multiplier", "residual_scale", float, 1.0),
+    Fact("attention_multiplier", "attention.scale", float),
+    Fact("logits_scaling", "logit_scale", float),
+)
+COUNT = "expert_count"
+_CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
+_EXPERTS = (Fact("num_experts", COUNT), _CHOSEN)
+_LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
+_NARROW_EXPERTS = (*_EXPERTS, Fact("moe_intermediate_size", "expert_feed_forward_length"))
+_IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
+
+# By llama.cpp's name, or by transformers' if that one is taken.
 FAMILIES = {
     "llama": Family(
-        ("llama", "mistral"),
+        ("llama", "mistral", "ministral"),
         fixed=SILU,
         biases={
             "attention_bias": (*QKV, "attn_output"),
@@ -114,12 +134,7 @@ FAMILIES = {
     ),
     "granite": Family(
         ("granite",),
-        facts=(
-            Fact("embedding_multiplier", "embedding_scale", float, 1.0),
-            Fact("residual_multiplier", "residual_scale", float, 1.0),
-            Fact("attention_multiplier", "attention.scale", float),
-            Fact("logits_scaling", "logit_scale", float),
-        ),
+        facts=_MULTIPLIERS,
         fixed=SILU,
         biases={"attention_bias": (*QKV, "attn_output"), "mlp_bias": MLP},
         interleaved=True,
@@ -132,6 +147,25 @@ FAMILIES = {
         biases={"attention_bias": QKV},
     ),
     "olmo2": Family(("olmo2",), fixed=SILU | {"attention_bias": False}, head="own"),
+    "olmo3": Family(
+        ("olmo3",),
+        architecture="olmo2",
+        facts=(_WINDOW,),
+        fixed=SILU | {"attention_bias": False},
+        window=4,
+        head="own",
+        plain_windows=True,
+    ),
+    "nemotron": Family(
+        ("nemotron",),
+        fixed={"hidden_act": "relu2"},
+        biases={"attention_bias": (*QKV, "attn_output"), "mlp_bias": ("ffn_up", "ffn_down")},
+        epsilon=Fact("norm_eps", "attention.layer_norm_epsilon", float, 1e-5),
+        partial=True,
+        norms_plus_one=True,
+        head="own",
+        scalings=("default", "linear"),
+    ),
     "exaone4": Family(("exaone4",), fixed=SILU | {"sliding_window": None}, other=64, scalings=_LLAMA3),
     "phi3": Family(("phi3",), fixed=SILU, partial=True, scalings=("default",)),
     "stablelm": Family(
@@ -200,6 +234,36 @@ FAMILIES = {
     ),
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
+    "mixtral": Family(("mixtral",), architecture="llama", facts=_LOCAL_EXPERTS, fixed=SILU, interleaved=True),
+    "qwen2moe": Family(
+        ("qwen2_moe",),
+        facts=(
+            *_NARROW_EXPERTS,
+            Fact("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
+        ),
+        fixed=SILU | _IN_EVERY_LAYER | {"norm_topk_prob": False},
+        biases={"qkv_bias": QKV},
+        head="own",
+    ),
+    "qwen3moe": Family(
+        ("qwen3_moe",),
+        facts=_NARROW_EXPERTS,
+        fixed=SILU | _IN_EVERY_LAYER | {"norm_topk_prob": True, "attention_bias": False},
+    ),
+    "olmoe": Family(
+        ("olmoe",),
+        facts=_EXPERTS,
+        fixed=SILU | {"norm_topk_prob": False, "attention_bias": False, "clip_qkv": None},
+        head="own",
+        equal_heads=True,
+    ),
+    "granitemoe": Family(
+        ("granitemoe",),
+        facts=(*_MULTIPLIERS, *_LOCAL_EXPERTS),
+        fixed=SILU,
+        biases={"attention_bias": (*QKV, "attn_output")},
+        interleaved=True,
+    ),
 }
 
 
@@ -208,8 +272,18 @@ def facts_of(family: Family) -> tuple[Fact, ...]:
     return (*COMMON, family.epsilon, *family.facts)
 
 
+def has_experts(family: Family) -> bool:
+    """Whether its files are mixtures of experts."""
+    return any(fact.key == COUNT for fact in family.facts)
+
+
+def in_files(architecture: str) -> str:
+    """What files call the architecture of a row."""
+    return FAMILIES[architecture].architecture or architecture
+
+
 def architecture_of(hf_config: Any) -> str:
-    """What llama.cpp calls a model with this transformers config. Raises ExportError if it isn't known."""
+    """The row of a model with this transformers config. Raises ExportError if there is none."""
     for architecture, family in FAMILIES.items():
         if hf_config.model_type in family.kinds:
             return architecture

@@ -1,25 +1,29 @@
 """What a GGUF file calls tensors, and what transformers calls them; and how their values lie in each.
 
-Two layouts differ:
+Three layouts differ:
 
 - files of Llama, and of some others, hold the rows of q and k in the order that llama.cpp's rotary embedding
   wants (pairs side by side), transformers in halves, per head;
-- gemma files hold norm weights with 1 added; transformers' Gemma adds the 1 when it runs.
+- files of Gemma, and of Nemotron, hold norm weights with 1 added; transformers adds the 1 when it runs;
+- files hold the experts of a layer as one stack each of gate, up and down; transformers holds gate and up as
+  one stack, the rows of gate first.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.facts import family_of
+from sapwood.gguf.facts import family_of, row_of
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer
-from sapwood.gguf.rope import DIVISORS
+from sapwood.gguf.rope import DIVISORS, FOLDER
 
 _EVERY_LAYER = {
     "attn_norm": "input_layernorm",
@@ -51,11 +55,24 @@ _ONLY_NORMS_AFTER = {key: name for key, name in _EVERY_LAYER.items() if key != "
     "post_ffw_norm": "post_feedforward_layernorm",
 }
 _WITHOUT_GATE = {key: name for key, name in _EVERY_LAYER.items() if key != "ffn_gate"}
+STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")  # transformers' parameters, which have no .weight
+_ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
+SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
+
+
+def _mixture(block: str, router: str = "gate") -> dict[str, str]:
+    """A layer whose MLP, called ``block``, is a mixture of experts."""
+    attention = {key: name for key, name in _EVERY_LAYER.items() if not key.startswith("ffn_")}
+    stacks = zip(STACKS, ("gate_up_proj", "gate_up_proj", "down_proj"), strict=True)
+    experts = {tensor: f"{block}.experts.{stack}" for tensor, stack in stacks}
+    return attention | _PRE_NORM | {"ffn_gate_inp": f"{block}.{router}"} | experts
+
+
 _LAYER = {
     **dict.fromkeys(("gemma", "granite", "smollm3", "ernie4_5", "stablelm"), _EVERY_LAYER | _PRE_NORM),
-    **dict.fromkeys(("olmo2", "exaone4"), _ONLY_NORMS_AFTER | _HEAD_NORMS),
+    **dict.fromkeys(("olmo2", "olmo3", "exaone4"), _ONLY_NORMS_AFTER | _HEAD_NORMS),
     **dict.fromkeys(("command-r", "cohere2"), _EVERY_LAYER),
-    "arcee": _WITHOUT_GATE | _PRE_NORM,
+    **dict.fromkeys(("arcee", "nemotron"), _WITHOUT_GATE | _PRE_NORM),
     "starcoder2": _WITHOUT_GATE | _PRE_NORM | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
     "hunyuan-dense": _EVERY_LAYER
     | _PRE_NORM
@@ -76,13 +93,24 @@ _LAYER = {
     "gemma3": _EVERY_LAYER | _SANDWICH_NORMS | _HEAD_NORMS,
     "chatglm": _ONE_GATE_AND_UP | _PRE_NORM,
     "glm4": _ONE_GATE_AND_UP | _PRE_NORM | _NORMS_AFTER,
+    "mixtral": _mixture("mlp"),
+    "qwen2moe": _mixture("mlp")
+    | {
+        SHARED_GATE: "mlp.shared_expert_gate",
+        "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+        "ffn_up_shexp": "mlp.shared_expert.up_proj",
+        "ffn_down_shexp": "mlp.shared_expert.down_proj",
+    },
+    **dict.fromkeys(("qwen3moe", "olmoe"), _mixture("mlp") | _HEAD_NORMS),
+    "granitemoe": _mixture("block_sparse_moe", "router"),
 }
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _COMPUTED = {DIVISORS}  # read for the config, no parameter of its own
 
 
 def module_names(architecture: str, num_layers: int) -> dict[str, str]:
-    """GGUF tensor name -> module name, both without ``.weight``: ``blk.0.attn_q`` -> ``model.layers.0…``."""
+    """GGUF tensor name -> module name, both without ``.weight``: ``blk.0.attn_q`` -> ``model.layers.0…``. A
+    stack of experts has the name of a parameter; one of gate and up has two tensors."""
     names = dict(_OUTSIDE)
     for layer in range(num_layers):
         for tensor, module in _LAYER[architecture].items():
@@ -90,18 +118,35 @@ def module_names(architecture: str, num_layers: int) -> dict[str, str]:
     return names
 
 
+def tensor_names(architecture: str, num_layers: int) -> dict[str, tuple[str, ...]]:
+    """The inverse of `module_names`: the tensors of a module, whose rows follow each other in that order."""
+    names: dict[str, tuple[str, ...]] = {}
+    for tensor, module in module_names(architecture, num_layers).items():
+        names[module] = (*names.get(module, ()), tensor)
+    return names
+
+
+def is_stack(tensor: str) -> bool:
+    """Whether a tensor, named without ``.weight``, holds one matrix for each expert."""
+    return tensor.rpartition(".")[2] in STACKS
+
+
 def parameter_names(file: GgufFile) -> dict[str, str]:
-    """GGUF tensor name -> transformers parameter name, for every tensor that becomes one.
+    """GGUF tensor name -> transformers parameter name, for every tensor that becomes one, or a part of one.
 
     Raises ModelError that lists the tensors which have no place in the architecture.
     """
-    family_of(file)
-    modules = module_names(file.architecture, integer(file, "block_count"))
+    modules = module_names(row_of(file), integer(file, "block_count"))
+    if any(_ONE_EXPERT.fullmatch(tensor) for tensor in file.tensors):
+        why = "newer files have one stack for all experts of a layer"
+        raise ModelError("the file has tensors for single experts", str(file.path), why, FOLDER)
     names: dict[str, str] = {}
     strangers: list[Problem] = []
     for tensor in file.tensors:
         stem, _, suffix = tensor.rpartition(".")
-        if stem in modules and suffix in ("weight", "bias"):
+        if stem in modules and is_stack(stem) and suffix == "weight":
+            names[tensor] = modules[stem]
+        elif stem in modules and not is_stack(stem) and suffix in ("weight", "bias"):
             names[tensor] = f"{modules[stem]}.{suffix}"
         elif tensor not in _COMPUTED:
             strangers.append(
@@ -114,11 +159,28 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
     return names
 
 
+def sources(file: GgufFile) -> dict[str, tuple[str, ...]]:
+    """transformers parameter name -> its tensors, whose rows follow each other in that order. Raises
+    ModelError as `parameter_names`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for tensor, name in parameter_names(file).items():
+        found[name] = tuple(sorted((*found.get(name, ()), tensor)))  # gate before up
+    return found
+
+
+def joined_shape(file: GgufFile, tensors: Sequence[str]) -> tuple[int, ...]:
+    """The shape that tensors have in torch, one after the other along their rows."""
+    shape = file.tensors[tensors[0]].shape
+    if len(tensors) > 1:
+        return (*shape[:-2], sum(file.tensors[tensor].shape[-2] for tensor in tensors), shape[-1])
+    return (1, *shape) if SHARED_GATE in tensors[0] and len(shape) == 1 else shape
+
+
 def to_torch_layout(file: GgufFile, tensor: str, values: NDArray[Any]) -> NDArray[Any]:
     """Dense values of one tensor, in the layout that transformers expects under the same name."""
     if is_permuted(file, tensor):
         return unpermute(values, _heads(file, tensor))
-    if FAMILIES[file.architecture].norms_plus_one and tensor.endswith("norm.weight"):
+    if family_of(file).norms_plus_one and tensor.endswith("norm.weight"):
         return values - np.asarray(1, values.dtype)
     return values
 
@@ -131,7 +193,7 @@ def to_torch_rows(file: GgufFile, tensor: str) -> NDArray[np.uint8]:
 
 def is_permuted(file: GgufFile, tensor: str) -> bool:
     """True if the file's rows stand in another order than transformers', so that they belong together."""
-    return FAMILIES[file.architecture].interleaved and (".attn_q." in tensor or ".attn_k." in tensor)
+    return family_of(file).interleaved and (".attn_q." in tensor or ".attn_k." in tensor)
 
 
 def _heads(file: GgufFile, tensor: str) -> int:
@@ -139,14 +201,23 @@ def _heads(file: GgufFile, tensor: str) -> int:
     return integer(file, key, integer(file, "attention.head_count"))
 
 
-def to_file_layout(architecture: str, tensor: str, values: NDArray[Any], config: Any) -> NDArray[Any]:
-    """The inverse of `to_torch_layout`. ``tensor``: its name without ``.weight`` or ``.bias``."""
+def to_file_layout(
+    architecture: str, tensor: str, values: NDArray[Any], config: Any, leaf: str = "weight"
+) -> NDArray[Any]:
+    """The inverse of `to_torch_layout`. ``tensor``: its name without the ``leaf``, weight or bias."""
     family = FAMILIES[architecture]
     if (heads := rotary_heads(architecture, tensor, config)) is not None:
         values = permute(values, heads)
-    if family.norms_plus_one and tensor.endswith("norm"):
+    if family.norms_plus_one and leaf == "weight" and tensor.endswith("norm"):
         values = values + np.float32(1)
     return np.ascontiguousarray(values)
+
+
+def apart(tensors: Sequence[str], values: NDArray[Any]) -> list[NDArray[Any]]:
+    """The rows of one parameter, or of its adapter's B, as those of the tensors of a file."""
+    if len(tensors) == 1:
+        return [values]
+    return [np.ascontiguousarray(part) for part in np.split(values, len(tensors), -2)]
 
 
 def rotary_heads(architecture: str, tensor: str, config: Any) -> int | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.families import FAMILIES, Family
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, number
 
@@ -44,9 +44,8 @@ OF_EVERY = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-def read_rope(file: GgufFile, width: int) -> dict[str, Any]:
+def read_rope(file: GgufFile, family: Family, width: int) -> dict[str, Any]:
     """``rope_parameters`` of layers that see everything. ``width``: of one head."""
-    family = FAMILIES[file.architecture]
     rope: dict[str, Any] = {
         "rope_type": "default",
         "rope_theta": number(file, "rope.freq_base", 10_000.0),

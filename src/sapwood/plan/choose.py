@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sapwood.adapter.methods import STORAGES
+from sapwood.adapter.methods import fitting_storages
 from sapwood.base.inspect import skeleton
 from sapwood.base.storage.storages import candidates, smaller_storages, storage_dtype, with_storage
 from sapwood.compute.recompute import OFFLOAD, layers_to_recompute
@@ -75,8 +75,8 @@ def choose_plan(study: Study, config: RunConfig, device: Device) -> MemoryChoice
     shapes, work = shapes_of(network), workload(study, config, network, device)
     named = config.base.storage != "auto"
     order: Sequence[Storage] = (config.base.storage,) if named else candidates(spec, config.base, device)
-    if not named and config.lora.method in STORAGES:  # a method that not every storage suits
-        suited: tuple[Any, ...] = STORAGES[config.lora.method][0]
+    if not named and (fitting := fitting_storages(config.lora)) is not None:
+        suited = fitting[0]
         order = [storage for storage in order if storage in suited] or suited
 
     def planned(base: BaseConfig) -> MemoryPlan:
@@ -168,11 +168,9 @@ def cheaper(study: Study, config: RunConfig, device: Device) -> list[str]:
         propose("train.gradient_checkpointing=true", work, layers=shapes.layers)
     elif not moved and not device.is_cpu:
         propose("train.gradient_checkpointing=offload", work, moved=True)
-    suited: tuple[str, ...] | None = (
-        STORAGES[config.lora.method][0] if config.lora.method in STORAGES else None
-    )
+    fitting = fitting_storages(config.lora)
     for storage in smaller_storages(spec, config.base, device):
-        if suited is not None and storage not in suited:
+        if fitting is not None and storage not in fitting[0]:
             continue
         propose(f"base.storage={storage}", work, with_storage(spec, config.base, storage, device))
     if config.lora.rank > 1 and config.lora.on_linears and config.lora.method != "ia3":

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.families import architecture_of
+from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.map import module_names, rotary_heads, unpermute
+from sapwood.gguf.map import is_stack, module_names, rotary_heads, unpermute
 
 NAME = re.compile(r"(?P<tensor>.+)\.weight\.lora_(?P<part>[ab])")
 
@@ -29,15 +29,18 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
     kind, architecture = file.metadata.get("adapter.type"), architecture_of(config)
     if kind != "lora":
         raise ModelError(f"adapter type {kind!r} isn't supported", where, "only LoRA adapters are read")
-    if file.architecture != architecture:
-        why = f"it is for {file.architecture}, the base is {architecture}"
+    if file.architecture != in_files(architecture):
+        why = f"it is for {file.architecture}, the base is {in_files(architecture)}"
         raise ModelError("the adapter doesn't fit this base", where, why)
     modules = module_names(architecture, config.num_hidden_layers)
     named = {name: NAME.fullmatch(name) for name in file.tensors}
     problems = [
         Problem(f"the adapter holds {name}", where, f"{architecture} has no linear for it")
         for name, found in named.items()
-        if found is None or found["tensor"] not in modules or "token_embd" in name
+        if found is None
+        or found["tensor"] not in modules
+        or "token_embd" in name
+        or is_stack(found["tensor"])
     ]
     if problems:
         raise ModelError(problems)

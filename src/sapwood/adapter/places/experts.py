@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 STACK = 3  # dimensions: experts, and a matrix each
 
 
-def stacks(model: Any) -> dict[str, nn.Parameter]:
-    """Every stack of the decoder's experts, by its full name in the model. Convolutions and the blocks of
-    packed linears also have three dimensions, and are left out."""
+def stacks_in(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The stacks that a module itself holds, by their last words. Convolutions and the blocks of packed
+    linears also have three dimensions, and are left out."""
     from torch import nn
 
-    inside = {
-        id(parameter)
-        for module in decoder_of(model).modules()
-        if not isinstance(module, nn.Linear | nn.Embedding)
-        and not type(module).__module__.startswith("torch.nn")
-        for parameter in module.parameters(recurse=False)
-        if parameter.dim() == STACK
-    }
+    if isinstance(module, nn.Linear | nn.Embedding) or type(module).__module__.startswith("torch.nn"):
+        return {}
+    return {name: p for name, p in module.named_parameters(recurse=False) if p.dim() == STACK}
+
+
+def stacks(model: Any) -> dict[str, nn.Parameter]:
+    """Every stack of the decoder's experts, by its full name in the model."""
+    inside = {id(stack) for module in decoder_of(model).modules() for stack in stacks_in(module).values()}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in inside}
 
 
@@ -43,6 +43,11 @@ def names_stack(target: str, name: str) -> bool:
     owner = name.rpartition(".")[0]
     whole = any(f".{known}".endswith(f".{target}") for known in (owner, name))
     return whole and target != name.rpartition(".")[2]
+
+
+def names_experts(targets: str | tuple[str, ...]) -> bool:
+    """Whether a list of targets names the experts of a model in which they are called so."""
+    return not isinstance(targets, str) and any("experts" in target.split(".") for target in targets)
 
 
 def short_names(names: dict[str, nn.Parameter]) -> list[str]:

@@ -103,6 +103,11 @@ class _PackedProduct(torch.autograd.Function):
         return ctx.matrix.input_grad(grad.flatten(0, -2)).unflatten(0, grad.shape[:-1]), None, None
 
 
+def packed_product(x: Tensor, matrix: PackedMatrix, bias: Tensor | None = None) -> Tensor:
+    """x[..., in] W^T + b, with a gradient for x."""
+    return _PackedProduct.apply(x, matrix, bias)  # type: ignore[return-value]
+
+
 class GgufLinear(nn.Linear):
     """A frozen linear over packed blocks."""
 
@@ -113,7 +118,7 @@ class GgufLinear(nn.Linear):
         self.out_features, self.in_features = self.packed.shape
 
     def forward(self, input: Tensor) -> Tensor:
-        return _PackedProduct.apply(input, self.packed, self.bias)  # type: ignore[return-value]
+        return packed_product(input, self.packed, self.bias)
 
 
 class GgufEmbedding(nn.Embedding):

@@ -4,7 +4,7 @@
 storage   how a weight of a linear is held
 ========  ==========================================================================
 fp32      as it is; bf16 and fp16 likewise: products are computed in that format
-gguf      the file's own blocks, unpacked where a layer is used; embedding and head too
+gguf      the file's own blocks, unpacked where a layer is used; embedding, head and experts too
 nf4, fp4  4 bits by bitsandbytes, unpacked likewise; embedding and head stay dense
 int8      8 bits by bitsandbytes; embedding and head stay dense
 int8-     8 bits, and multiplied as such: activations are rounded too; the backward pass, embedding
@@ -142,7 +142,11 @@ def unpacked_bytes(spec: BaseSpec, config: BaseConfig) -> int:
     """Bytes of the largest weight that is unpacked at a time; 0 in a dense storage."""
     if config.storage in DENSE:
         return 0
-    largest = max((rows * columns for rows, columns in _shapes(spec).linears), default=0)
+    sizes = [rows * columns for rows, columns in _shapes(spec).linears]
+    if config.storage == "gguf":  # experts one by one
+        tensors = read_gguf(spec.path).tensors.values()
+        sizes += [math.prod(tensor.shape[1:]) for tensor in tensors if len(tensor.shape) == 3]
+    largest = max(sizes, default=0)
     return largest * storage_dtype(config).itemsize
 
 
