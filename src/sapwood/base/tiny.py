@@ -148,12 +148,26 @@ def _built(config: Any, seed: int) -> Any:
                 parameter.nan_to_num_(0.0).add_(0.1 * torch.randn_like(parameter))
             else:
                 parameter.copy_(torch.randn_like(parameter) * max(parameter.shape[-1], 1) ** -0.5)
+        _tame(model)
         model.eval()
         try:
             model(input_ids=torch.arange(4)[None], use_cache=False)
         except Exception as error:  # each architecture has its own
             raise NotOnTextError(error) from error
     return model
+
+
+def _tame(model: Any) -> None:
+    """Attention that doesn't divide its scores leaves their size to its norms of queries and keys. Trained norms
+    keep scores near 1. Norms of 1 give the root of the head's width, and a softmax of that is all but one-hot.
+    """
+    for module in model.modules():
+        norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
+        if getattr(module, "scaling", None) != 1.0 or any(norm is None for norm in norms):
+            continue
+        for norm in norms:
+            if (weight := getattr(norm, "weight", None)) is not None:
+                weight.mul_(len(weight) ** -0.25)
 
 
 @contextmanager
