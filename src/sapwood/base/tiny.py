@@ -158,8 +158,10 @@ def _built(config: Any, seed: int) -> Any:
 
 
 def _tame(model: Any) -> None:
-    """Attention that doesn't divide its scores leaves their size to its norms of queries and keys. Trained norms
-    keep scores near 1. Norms of 1 give the root of the head's width, and a softmax of that is all but one-hot.
+    """Attention that doesn't divide its scores leaves their size to its norms of queries and keys.
+
+    Trained norms keep scores near 1. Norms of 1 give the root of the head's width, and a softmax of that is
+    all but one-hot.
     """
     for module in model.modules():
         norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
