@@ -11,11 +11,11 @@ from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.folder import save_adapter
 from sapwood.answers.speaker import TORCH
 from sapwood.base.load import load_base
-from sapwood.compute.lacking import lacking
+from sapwood.compute.lacking import device_notes
 from sapwood.config.doubts import doubts, refuse_model_folder
 from sapwood.config.file import dump_config
 from sapwood.config.sections import RunConfig
-from sapwood.machine.device import Device, told
+from sapwood.machine.device import Device
 from sapwood.machine.measure import machine_facts, measure_when_idle, measured_busy
 from sapwood.machine.signals import stop_signals
 from sapwood.plan.advice import with_advice
@@ -106,7 +106,7 @@ def finetune(
 
 def say_lacks(device: Device, spec: BaseSpec) -> None:
     """What a person should know of the GPU before weights are loaded, at a start and at a resume."""
-    for note in [*told(device), *lacking(device, spec.hf_config).values()]:
+    for note in device_notes(device, spec.hf_config):
         log.warning("%s", note)
 
 

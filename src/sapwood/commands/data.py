@@ -53,8 +53,8 @@ def checked(config: RunConfig) -> Checked:
 
     study = study_config(config)
     with doing("importing torch"):  # and PEFT, after the data: a fault in the data is told first
-        from sapwood.compute.lacking import lacking
-        from sapwood.machine.device import device_for, told
+        from sapwood.compute.lacking import device_notes
+        from sapwood.machine.device import device_for
         from sapwood.plan.choose import choose_plan, settled
         from sapwood.plan.costs import costly
         from sapwood.plan.time import estimate
@@ -65,7 +65,7 @@ def checked(config: RunConfig) -> Checked:
     memory = choose_plan(study, config, device)
     resolved = settled(config, memory, device)
     expected = estimate(study, resolved, device)
-    notes = [*told(device), *lacking(device, study.spec.hf_config).values()]
+    notes = device_notes(device, study.spec.hf_config)
     advice = costly(study, config, memory, device, expected)
     return Checked(config, resolved, study, memory, expected, advice, notes)
 

@@ -9,7 +9,12 @@ from typing import Any
 from sapwood.base.inspect import largest
 from sapwood.compute.attention import flex, varlen
 from sapwood.compute.fused import why_not_fused
-from sapwood.machine.device import Device
+from sapwood.machine.device import Device, told
+
+
+def device_notes(device: Device, hf_config: Any) -> list[str]:
+    """All that a person should know of the device for this model, before its weights are loaded."""
+    return [*told(device), *lacking(device, hf_config).values()]
 
 
 def lacking(device: Device, hf_config: Any = None) -> dict[str, str]:
