@@ -370,16 +370,58 @@ def test_each_option_is_explained_with_its_unit_and_its_default(verb: tuple[str,
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("tra", ["train", "track"]), ("train --sp", ["--spill-dir"]), ("model pu", ["pull"])],
+    [
+        ("tra", ["train", "track"]),
+        ("train --sp", ["--spill-dir"]),
+        ("model pu", ["pull"]),
+        ("train my.yaml lora.r", ["lora.rank="]),
+        ("check lora.r", ["lora.rank="]),  # without a file, sapwood.yaml is meant
+        ("train my.yaml base.storage = n", ["nf4"]),  # as bash divides base.storage=n
+        ("train base.storage = n", ["nf4"]),
+        ("train my.yaml lora.rank = ", []),
+        ("train ", []),  # files are what the shell offers then
+        ("help lora.r", ["lora.rank"]),
+        ("help ver", ["verify", "version"]),
+    ],
 )
-def test_a_shell_completes_verbs_and_options(typed: str, offered: list[str]) -> None:
+def test_a_shell_completes_verbs_options_and_keys(typed: str, offered: list[str]) -> None:
     words = f"sapwood {typed}"
-    asked = {"_SAPWOOD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = completed(_SAPWOOD_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))
+    assert sorted(done.split()) == sorted(offered)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("base.storage=n", "base.storage=nf4"), ("lora.r", "size of")]
+)
+def test_shells_that_show_help_get_it(typed: str, offered: str) -> None:
+    asked = {
+        "_TYPER_COMPLETE_ARGS": f"sapwood train my.yaml {typed}",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    assert offered in completed(_SAPWOOD_COMPLETE="complete_fish", **asked)
+    assert offered in completed(_SAPWOOD_COMPLETE="complete_zsh", **asked)
+
+
+def test_a_shell_completes_runs_the_newest_first(tmp_path: Path) -> None:
+    for i, name in enumerate(("older", "newer")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps({"created": f"2026-11-0{1 + i}"}))
+    for words in ("sapwood chat ", f"sapwood resume --runs {tmp_path / 'runs'} "):
+        done = completed(
+            tmp_path, _SAPWOOD_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(words.count(" "))
+        )
+        assert done.split() == ["last", "newer", "older"]
+
+
+def completed(folder: Path | None = None, **asked: str) -> str:
+    """What a shell is told that asks with these variables, in ``folder``."""
     code = "import sys; sys.argv = ['sapwood']; from sapwood.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, sorted(done.stdout.split())) == (0, sorted(offered)), done.stderr
+        [sys.executable, "-c", code],
+        env=os.environ | asked, cwd=folder, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_help_groups_the_verbs_and_forgets_none() -> None:

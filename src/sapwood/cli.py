@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from sapwood.commands.line import results
+from sapwood.commands.line.completion import offer_runs, offer_topics
 from sapwood.commands.line.entry import run
 from sapwood.commands.line.help import Verb, first_steps, group
 from sapwood.commands.line.nested import data_app, model_app
@@ -19,6 +20,7 @@ from sapwood.commands.line.options import (
     Json,
     Moved,
     Overrides,
+    Run,
     Runs,
     Spill,
     Template,
@@ -59,7 +61,10 @@ def root(
 def explain(
     context: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(help="a verb, or a key of the config", metavar="[VERB|KEY]")
+        list[str] | None,
+        typer.Argument(
+            help="a verb, or a key of the config", metavar="[VERB|KEY]", autocompletion=offer_topics
+        ),
     ] = None,
 ) -> None:
     """Explain a verb or a key of the config, or list all verbs."""
@@ -155,7 +160,7 @@ def train(
 
 @verb()
 def resume(
-    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    run: Run = "last",
     runs: Runs = RUNS,
     allow: Annotated[
         list[str] | None,
@@ -174,7 +179,12 @@ def resume(
 @verb()
 def verify(
     run: Annotated[
-        str, typer.Argument(help="a run's id, name, folder, or `last`; or an adapter", metavar="RUN|ADAPTER")
+        str,
+        typer.Argument(
+            help="a run's id, name, folder, or `last`; or an adapter",
+            metavar="RUN|ADAPTER",
+            autocompletion=offer_runs,
+        ),
     ] = "last",
     runs: Runs = RUNS,
     repair: Annotated[
@@ -221,7 +231,10 @@ def adopt(
 
 @verb(name="runs")
 def list_runs(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN…]", help="compare these")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN…]", help="compare these", autocompletion=offer_runs),
+    ] = None,
     sort: Annotated[
         str, typer.Option(metavar="BY", help="date, name, status, loss, held-out, speed or time")
     ] = "date",
@@ -327,7 +340,7 @@ def ui(
 
 @verb()
 def report(
-    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    run: Run = "last",
     out: Annotated[
         Path | None,
         typer.Option(

@@ -40,6 +40,13 @@ def key_help(name: str) -> str | None:
     return "\n".join([*lines, f"  to set   sapwood train {name}={shown}"])
 
 
+def choices(name: str) -> list[str]:
+    """The words that a key takes; empty if it takes numbers or any text."""
+    return [
+        str(value) for form in _forms(name) for value in form.get("enum", [form.get("const", "")]) if value
+    ]
+
+
 def near_key(name: str) -> str:
     """What somebody may have meant who asked for a key that isn't there."""
     found = nearest(name.split("."), RunConfig)
@@ -52,13 +59,16 @@ def _told(section: str, key: str, field: Any) -> str:
 
 def _values(name: str) -> str:
     """The choices or the bounds of a key; empty if any text will do."""
+    bounds = [BOUNDS[at].format(f"{form[at]:,}") for form in _forms(name) for at in BOUNDS if at in form]
+    return ", ".join(choices(name) + bounds)
+
+
+def _forms(name: str) -> list[dict[str, Any]]:
+    """JSON schemas of what a key takes."""
     section, _, key = name.rpartition(".")
     kind: Any = sections_of(RunConfig).get(section, RunConfig)
     told: dict[str, Any] = kind.model_json_schema()["properties"][key]
-    forms: list[dict[str, Any]] = [told, told.get("items", {}), *told.get("anyOf", ())]
-    choices = [str(value) for form in forms for value in form.get("enum", [form.get("const", "")]) if value]
-    bounds = [BOUNDS[at].format(f"{form[at]:,}") for form in forms for at in BOUNDS if at in form]
-    return ", ".join(choices + bounds)
+    return [told, told.get("items", {}), *told.get("anyOf", ())]
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

@@ -8,14 +8,24 @@ from typing import Annotated
 
 import typer
 
+from sapwood.commands.line.completion import offer_config, offer_runs, offer_settings
 from sapwood.machine.doing import doing
 
 Config = Annotated[
-    Path, typer.Argument(help="YAML file, as `sapwood init` writes one; or your data", metavar="CONFIG|DATA")
+    Path,
+    typer.Argument(
+        help="YAML file, as `sapwood init` writes one; or your data",
+        metavar="CONFIG|DATA",
+        autocompletion=offer_config,
+    ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value, wins over the file", metavar="[KEY=VALUE…]")
+    list[str] | None,
+    typer.Argument(
+        help="section.key=value, wins over the file", metavar="[KEY=VALUE…]", autocompletion=offer_settings
+    ),
 ]
+Run = Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`", autocompletion=offer_runs)]
 Json = Annotated[bool, typer.Option("--json", help="facts as JSON on stdout, nothing else")]
 Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs", metavar="DIR")]
 Moved = Annotated[

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
-from sapwood.commands.line.options import RUNS, Json, Moved, Runs, Template, importing
+from sapwood.commands.line.completion import offer_runs
+from sapwood.commands.line.options import RUNS, Json, Moved, Run, Runs, Template, importing
 
 
 def evaluate(
     run: Annotated[
-        str, typer.Argument(help="a run, or an adapter folder with --data", metavar="RUN|ADAPTER")
+        str,
+        typer.Argument(
+            help="a run, or an adapter folder with --data", metavar="RUN|ADAPTER", autocompletion=offer_runs
+        ),
     ] = "last",
     data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="rows to measure on (default: those held out)")
@@ -45,7 +49,7 @@ def evaluate(
 
 
 def track(
-    run: Annotated[str, typer.Argument(help="a run's id, name, folder, or `last`")] = "last",
+    run: Run = "last",
     to: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,7 +80,10 @@ def track(
 
 def chat(
     target: Annotated[
-        str, typer.Argument(help="a run, an adapter folder, or a base model", metavar="RUN|ADAPTER")
+        str,
+        typer.Argument(
+            help="a run, an adapter folder, or a base model", metavar="RUN|ADAPTER", autocompletion=offer_runs
+        ),
     ] = "last",
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="one question, one answer", metavar="TEXT")
@@ -136,7 +143,11 @@ def chat(
 def serve(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(help="runs, adapters, a folder of them, a base; NAME=… names it", metavar="[RUN…]"),
+        typer.Argument(
+            help="runs, adapters, a folder of them, a base; NAME=… names it",
+            metavar="[RUN…]",
+            autocompletion=offer_runs,
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="address to listen on; another than this needs a key", metavar="HOST")
@@ -198,7 +209,10 @@ def serve(
 
 
 def combine(
-    targets: Annotated[list[str], typer.Argument(help="runs or adapter folders", metavar="RUN|ADAPTER…")],
+    targets: Annotated[
+        list[str],
+        typer.Argument(help="runs or adapter folders", metavar="RUN|ADAPTER…", autocompletion=offer_runs),
+    ],
     out: Annotated[Path, typer.Option(help="folder of the new adapter", metavar="DIR")],
     weights: Annotated[
         str | None,
@@ -219,7 +233,10 @@ def combine(
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
+    run: Annotated[
+        str,
+        typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER", autocompletion=offer_runs),
+    ],
     to: Annotated[str, typer.Option(help="merged, gguf-adapter, gguf or ollama", metavar="FORM")],
     file_type: Annotated[
         str,
@@ -252,7 +269,10 @@ def export(
 
 
 def push(
-    run: Annotated[str, typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER")],
+    run: Annotated[
+        str,
+        typer.Argument(help="a run, or an adapter folder", metavar="RUN|ADAPTER", autocompletion=offer_runs),
+    ],
     repo: Annotated[str, typer.Argument(help="ORG/NAME on Hugging Face", metavar="REPO")],
     dry: Annotated[
         bool, typer.Option("--dry-run", help="show every file and the card; send nothing")
