@@ -115,9 +115,16 @@ def _after(network: Any, ids: Tensor, rows: int) -> _After:
     given = told[-1][0, -1].float()
     config = network.config.get_text_config()
     scale = _nearest(float(found[1] / given[1]), config)
-    highest = float(found[0]) / scale
-    capped = highest < given[0] / 2
-    return _After(scale, _nearest(highest, config) if capped else None, rows)
+    highest = float(found[0])
+    capped = highest / scale < given[0] / 2
+    return _After(scale, _softcap(highest, scale, config) if capped else None, rows)
+
+
+def _softcap(highest: float, scale: float, config: Any) -> float:
+    """What raw logits are capped at. A config names it, or what it is after the factor, if this comes
+    first."""
+    before = _nearest(highest / scale, config)
+    return before if before != highest / scale else _nearest(highest, config) / scale
 
 
 def _hidden(backbone: nn.Module, ids: Tensor) -> Tensor | None:
@@ -149,8 +156,10 @@ def _scale(network: Any, hidden: Tensor | None, logits: Tensor, after: _After) -
 
 
 def _nearest(ratio: float, config: Any) -> float:
-    """1, or the number of a config, or its inverse, that a measured ratio is nearest to."""
+    """1, or the number of a config, or its inverse, that a measured ratio is nearest to; the ratio itself if
+    none is near."""
     if abs(ratio - 1) <= NEAR:
         return 1.0
     told = [float(v) for v in vars(config).values() if isinstance(v, int | float) and v]
-    return min([1.0, *told, *(1 / v for v in told)], key=lambda v: abs(v - ratio))
+    near = min([1.0, *told, *(1 / v for v in told)], key=lambda v: abs(v - ratio))
+    return near if abs(near - ratio) <= NEAR * abs(ratio) else ratio
