@@ -55,13 +55,13 @@ def rows() -> list[Example]:
     return [Example(RowId("row", i), row, np.arange(len(row)) >= SHARED // 2) for i, row in enumerate(ids)]
 
 
-def woken(adapter: Path, folder: Path, draw: int = 0) -> Path:
+def woken(adapter: Path, folder: Path, draw: int = 0, size: float = 0.05) -> Path:
     """A copy of ``adapter``, as far from its start as a trained one: B at zero hides A's gradient."""
     folder.mkdir()
     shutil.copyfile(adapter / SETTINGS, folder / SETTINGS)
     tensors, generator = load_file(adapter / WEIGHTS), torch.Generator().manual_seed(1 + draw)
     moved = {
-        name: t + 0.05 * torch.randn(t.shape, generator=generator) for name, t in sorted(tensors.items())
+        name: t + size * torch.randn(t.shape, generator=generator) for name, t in sorted(tensors.items())
     }
     save_file(moved, folder / WEIGHTS)
     return folder

@@ -185,14 +185,15 @@ def test_what_check_passes_train_trains(kind: str, tmp_path: Path) -> None:
 
 def gaps(base: Path, adapter: Path, folder: Path, *, alone: bool) -> list[float]:
     """How far a step's loss and gradient are from plain PEFT's, at one drawn adapter after the other, until
-    they are close; the later half on milder weights. A wrong gradient is wrong at each of them. Where a ReLU
-    or a router is about to turn, or many passes let rounding grow, the gradient of fp32 itself is another one
-    than that of fp64 (docs/log.md)."""
+    they are close; the later half with smaller weights, of the base and of the adapter. A wrong gradient is
+    wrong at each of them. Where a ReLU or a router is about to turn, or large weights let rounding grow, the
+    gradient of fp32 itself is another one than that of fp64 (docs/log.md)."""
     found: list[float] = []
+    size = 0.05
     while len(found) < DRAWS and min(found, default=1.0) > CLOSE:
         if len(found) == DRAWS // 2:
-            base = milder(base, folder / "milder")
-        moved = woken(adapter, folder / f"woken-{len(found)}", len(found))
+            base, size = milder(base, folder / "milder"), size / 4
+        moved = woken(adapter, folder / f"woken-{len(found)}", len(found), size)
         found.append(gap(our_step(base, moved, rows(), alone), plain_step(plain(base, moved), rows())))
     return found
 

@@ -144,7 +144,8 @@ def _built(config: Any, seed: int) -> Any:
         else:
             model = kind._from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
-            if parameter.dim() < 2:  # norms and biases start constant, which would hide a mix-up
+            # norms and biases start constant, which would hide a mix-up; decays of states start as they decay
+            if parameter.dim() < 2 or parameter.mean().abs() > parameter.std():
                 parameter.nan_to_num_(0.0).add_(0.1 * torch.randn_like(parameter))
             else:
                 parameter.copy_(torch.randn_like(parameter) * max(parameter.shape[-1], 1) ** -0.5)
@@ -294,7 +295,8 @@ def _shorten(text: Any, own: Mapping[int, dict[str, Any]], most: int, *, pairs: 
     for key, layers in named.items():
         setattr(text, key, [new for new, i in enumerate(chosen) if i in layers])
     text.num_hidden_layers = len(chosen)
-    _limit(text, "decoder_layers", len(chosen))
+    for key in ("decoder_layers", "num_blocks"):
+        _limit(text, key, len(chosen))
     if shared:
         text.num_kv_shared_layers = len(chosen) // 2
     if own:
