@@ -16,6 +16,7 @@ IN_GGUF = (
     *("arcee", "smollm3", "granite", "ernie4_5", "hunyuan-dense", "seed_oss", "olmo2", "exaone4", "phi3"),
     *("stablelm", "starcoder2", "command-r", "cohere2", "gemma", "olmo3", "nemotron"),
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
+    *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -47,6 +48,21 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "granitemoe": {**MULTIPLIERS, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mistral3": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1_000_000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        }
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "lfm2moe": {**EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "ernie4_5-moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32},
+    "hunyuan-moe": {"num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
 }  # keys beside those that every tiny model has
 
 CHATML = (
@@ -140,6 +156,11 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3moe": transformers.Qwen3MoeConfig,
         "olmoe": transformers.OlmoeConfig,
         "granitemoe": transformers.GraniteMoeConfig,
+        "mistral3": transformers.Ministral3Config,
+        "lfm2": transformers.Lfm2Config,
+        "lfm2moe": transformers.Lfm2MoeConfig,
+        "ernie4_5-moe": transformers.Ernie4_5_MoeConfig,
+        "hunyuan-moe": transformers.HunYuanMoEV1Config,
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,
         "gemma2": transformers.Gemma2Config,
@@ -203,6 +224,10 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
                 # of two experts that are almost as likely, rounding may choose the other: each says little
                 strength = 0.04 if name.endswith("experts.down_proj") else 0.12
                 parameter.data = torch.randn_like(parameter) * strength
+        kept = model.state_dict().keys()
+        for name, buffer in model.named_buffers():
+            if name in kept:  # what routers add to scores
+                buffer += 0.1 * torch.randn(buffer.shape)
     return model.eval()
 
 

@@ -13,7 +13,7 @@ import gguf
 from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
-from sapwood.gguf.facts import LOCAL_THETA, PATTERN, file_values, refuse_unwritable
+from sapwood.gguf.facts import LOCAL_THETA, PATTERN, SHARED_WIDTH, file_values, refuse_unwritable
 from sapwood.gguf.families import FAMILIES, facts_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.rope import SCALINGS
@@ -34,6 +34,12 @@ def two_ropes(full: Changes, sliding: Changes) -> Changes:
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 YARN = {"factor": 4.0, "original_max_position_embeddings": 64}
+YARN_OF_MINISTRAL = YARN | {
+    "original_max_position_embeddings": 16,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 LLAMA3 = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
@@ -161,9 +167,38 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("granitemoe", {"attention_multiplier": 0.25, "logits_scaling": 1.0}),
     ("granitemoe", {"attention_bias": True}),
     ("granitemoe", UNTIED),
+    ("mistral3", UNTIED | {"head_dim": 32}),
+    ("mistral3", rope("yarn", 500_000.0, **YARN_OF_MINISTRAL | {"llama_4_scaling_beta": 0.5})),
+    ("mistral3", rope("yarn", **YARN_OF_MINISTRAL | {"mscale_all_dim": 0.5})),
+    ("mistral3", rope("yarn", **YARN, llama_4_scaling_beta=0.1)),
+    ("lfm2", UNTIED),
+    ("lfm2", rope("yarn", **YARN)),
+    ("lfm2", {"conv_L_cache": 4}),
+    ("lfm2", {"layer_types": [FULL, "conv"], "norm_eps": 1e-3}),
+    ("lfm2", {"block_auto_adjust_ff_dim": True, "block_multiple_of": 32}),
+    ("lfm2moe", UNTIED),
+    ("lfm2moe", {"num_experts": 8, "num_experts_per_tok": 3}),
+    ("lfm2moe", {"num_dense_layers": 0, "moe_intermediate_size": 64, "intermediate_size": 96}),
+    ("ernie4_5-moe", rope("yarn", **YARN)),
+    ("ernie4_5-moe", UNTIED),
+    ("ernie4_5-moe", {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 64}),
+    ("ernie4_5-moe", {"moe_num_shared_experts": 1, "moe_layer_start_index": 0}),
+    ("ernie4_5-moe", {"moe_num_shared_experts": 0}),
+    ("hunyuan-moe", rope("yarn", **YARN)),
+    ("hunyuan-moe", UNTIED),
+    ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
 )
 
 REFUSED: tuple[tuple[str, Changes, str], ...] = (
+    ("mistral3", rope(), "'default'"),
+    ("mistral3", rope("yarn", **YARN_OF_MINISTRAL | {"mscale": 2.0}), "mscale: 2.0"),
+    ("lfm2", {"conv_bias": True}, "conv_bias"),
+    ("lfm2moe", {"use_expert_bias": False}, "use_expert_bias"),
+    ("lfm2moe", {"routed_scaling_factor": 2.0}, "routed_scaling_factor"),
+    ("ernie4_5-moe", {"moe_layer_end_index": 0}, "experts up to layer 0"),
+    ("ernie4_5-moe", {"use_bias": True}, "use_bias"),
+    ("ernie4_5-moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
+    ("hunyuan-moe", {"moe_topk": [2, 1]}, r"moe_topk: \[2, 1\]"),
     ("llama", rope("dynamic", factor=2.0), "'dynamic'"),
     ("llama", rope("yarn", attention_factor=2.0, **YARN), "attention_factor"),
     ("llama", rope(**HALF), "partial_rotary_factor"),
@@ -268,9 +303,15 @@ def test_an_attribute_that_nobody_knows_is_refused_unless_it_is_the_default() ->
 
 def test_every_key_is_one_of_llama_cpps_own() -> None:
     """Names as the `gguf` package, which llama.cpp's converters use, has them."""
-    sections = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope)
+    sections = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope, gguf.Keys.ShortConv, gguf.Keys.SSM)
     values = [v for section in sections for v in vars(section).values() if isinstance(v, str)]
     known = {value.removeprefix("{arch}.") for value in values}
     ours = {fact.key for family in FAMILIES.values() for fact in facts_of(family)}
-    ours |= {PATTERN, LOCAL_THETA, *(key for keys in SCALINGS.values() for key in keys.values() if key)}
+    ours |= {key for family in FAMILIES.values() for key in (*family.constants, *family.yarn.values()) if key}
+    ours |= {
+        PATTERN,
+        LOCAL_THETA,
+        SHARED_WIDTH,
+        *(key for keys in SCALINGS.values() for key in keys.values() if key),
+    }
     assert ours <= known

@@ -13,11 +13,24 @@ from tests.base.tiny import tiny_model, tiny_tokenizer
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
-IN_PAIRS = ("llama", "arcee", "smollm3", "granite", "mixtral", "granitemoe")  # rows of q and k, of each head
+IN_PAIRS = (
+    "llama",
+    "mistral3",
+    "arcee",
+    "smollm3",
+    "granite",
+    "mixtral",
+    "granitemoe",
+)  # rows of q and k, of each head
 
 
 def tiny_gguf(
-    arch: str, path: Path, *, kind: str = "F32", keys: dict[str, Any] | None = None, **changes: Any
+    arch: str,
+    path: Path,
+    *,
+    kind: str = "F32",
+    keys: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> tuple[Path, Any]:
     """Write a random model of ``arch`` to ``path``; matrices as ``kind``, vectors as F32.
 
@@ -35,11 +48,15 @@ def tiny_gguf(
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
     names = gguf.get_tensor_name_map(ARCHES[arch], model.config.num_hidden_layers)
-    for name, parameter in model.named_parameters():
+    kept = model.state_dict().keys()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+    for name, parameter in [*model.named_parameters(), *buffers]:
         for stem, suffix, part in _parts(name, parameter.detach().numpy()):
             values = _llama_cpp_layout(arch, name, part, model.config)
-            router = "ffn_gate_inp" in (own := names.get_name(stem))
+            own = names.get_name(stem) or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
+            router = "ffn_gate_inp" in own
             packed = gguf.GGMLQuantizationType[kind if values.ndim > 1 and not router else "F32"]
+            packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
             writer.add_tensor(f"{own}.{suffix}", quantize(values, packed), raw_dtype=packed)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -60,6 +77,12 @@ def _parts(name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
     if name.endswith("experts.down_proj"):
         return [(name.replace("down_proj", "w2") if "block_sparse" in name else name, "weight", values)]
     stem, _, suffix = name.rpartition(".")
+    if suffix in ("expert_bias", "e_score_correction_bias"):
+        stem, suffix = name.replace("gate.", "").removesuffix("_bias") if "statics" in name else name, "bias"
+    if stem.endswith("conv.conv"):
+        values = values[:, 0]
+    if "moe_statics" in stem:
+        values = values[0]
     if stem.endswith("shared_expert_gate"):
         values = values[0]
     return [(f"{stem}.layer" if stem.endswith("router") else stem, suffix, values)]
@@ -82,17 +105,32 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    kinds = getattr(config, "layer_types", None) or []
+    heads = [0 if kind == "conv" else config.num_key_value_heads for kind in kinds]
+    writer.add_head_count_kv(heads if 0 in heads else config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     if (experts := getattr(config, "num_experts", None)) or hasattr(config, "num_local_experts"):
         writer.add_expert_count(experts or config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
     if hasattr(config, "moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if arch == "hunyuan-moe":
+        writer.add_expert_feed_forward_length(config.intermediate_size)
+    if arch.startswith("lfm2"):
+        writer.add_shortconv_l_cache(config.conv_L_cache)
+    if arch == "lfm2moe":
+        writer.add_leading_dense_block_count(config.num_dense_layers)
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == "ernie4_5-moe":
+        writer.add_leading_dense_block_count(config.moe_layer_start_index)
+        writer.add_interleave_moe_layer_step(config.moe_layer_interval)
+        writer.add_expert_shared_count(config.moe_num_shared_experts)
+        shared = config.moe_num_shared_experts * config.moe_intermediate_size
+        writer.add_expert_shared_feed_forward_length(shared)
     if arch == "qwen2moe":
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
-    if hasattr(config, "rms_norm_eps"):
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if hasattr(config, "rms_norm_eps") or arch.startswith("lfm2"):
+        writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", None) or config.norm_eps)
     else:
         names = ("layer_norm_eps", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
@@ -114,6 +152,12 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
     rope = config.rope_parameters
+    if arch == "mistral3":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
 
 

@@ -17,7 +17,7 @@ from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import apart, tensor_names, to_file_layout
+from sapwood.gguf.map import file_name, places, tensor_names, to_file_layout
 from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
@@ -62,11 +62,12 @@ def write_gguf_model(
             module, leaf = (own, "weight") if own in names else own.rsplit(".", 1)
             if module not in names:
                 raise ExportError(f"GGUF can't store the tensor {parameter}", str(path), architecture)
-            for name, values in zip(names[module], apart(names[module], tensor.cpu().numpy()), strict=True):
+            parts = places(architecture, names[module], tensor.cpu().numpy())
+            for name, values in zip(names[module], parts, strict=True):
                 values = to_file_layout(architecture, name, values, config, leaf)
                 packed = type_of(kind, name, values.shape, config.num_hidden_layers, tied)
                 blocks = quantiser.packed(packed, values)
-                writer.add_tensor(f"{name}.{leaf}", blocks, raw_dtype=GGMLQuantizationType[packed])
+                writer.add_tensor(file_name(name, leaf), blocks, raw_dtype=GGMLQuantizationType[packed])
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
         writer.add_tensor(DIVISORS, divisors)
     writer.write_header_to_file()

@@ -61,8 +61,15 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
             rest.pop("weight", None)
         except TypeError:  # no linear: norms and embeddings are held as they are
             pass
-        for leaf, parameter in rest.items():
-            yield f"{own}.{leaf}", parameter.detach().float()
+        for leaf, values in (rest | _kept_buffers(module)).items():
+            yield f"{own}.{leaf}", values.detach().float()
+
+
+def _kept_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers of a module that checkpoints hold, as they hold weights: what some routers add to scores."""
+    buffers = {leaf: b for leaf, b in module.named_buffers(recurse=False) if b.is_floating_point()}
+    kept = module.state_dict().keys() if buffers else ()
+    return {leaf: buffer for leaf, buffer in buffers.items() if leaf in kept}
 
 
 def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,12 +19,13 @@ from sapwood.gguf.families import (
     in_files,
 )
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.keys import integer, number
+from sapwood.gguf.keys import flag, integer, number
 from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
 
 WINDOW = "attention.sliding_window"
 PATTERN = "attention.sliding_window_pattern"
 LOCAL_THETA = "rope.freq_base_swa"
+SHARED_WIDTH = "expert_shared_feed_forward_length"
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
 # Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
@@ -40,6 +42,16 @@ ELSEWHERE = {
     *("original_max_position_embeddings", "resid_pdrop", "embd_pdrop"),  # Phi's; the first is longrope's
     *("residual_dropout", "embedding_dropout", "hidden_dropout"),
     *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),  # of training a router
+    *(
+        "sep_token_id",
+        "moe_layer_end_index",
+        "full_attn_idxs",
+        "block_multiple_of",
+        "block_ffn_dim_multiplier",
+    ),
+    *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale"),  # LFM2's, which its
+    *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
+    *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc"),
 }
 
 
@@ -54,6 +66,7 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     Raises ModelError for architectures and rotary scalings that transformers would compute differently.
     """
     family = family_of(file)
+    _refuse_constants(file, family)
     values = dict(family.fixed) | _sizes(file, family)
     values["model_type"] = family.kinds[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
@@ -65,6 +78,9 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     values["rope_parameters"] = read_rope(file, family, values["head_dim"])
     if family.window:
         values["layer_types"] = _layer_types(file, values["num_hidden_layers"], family.window)
+    elif family.between:
+        heads = _key_heads(file, values["num_hidden_layers"])
+        values["layer_types"] = ["full_attention" if own else family.between for own in heads]
     elif "sliding_window" in family.fixed:
         values["layer_types"] = _types([False] * values["num_hidden_layers"])
     if family.largest:
@@ -115,6 +131,26 @@ def _refuse_parts(file: GgufFile) -> None:
         raise ModelError(f"the file is part {part} of {count}", str(file.path), "split.count", mend)
 
 
+def _refuse_constants(file: GgufFile, family: Family) -> None:
+    """Raises ModelError for a file that says another value than the one which transformers computes."""
+    for key, value in family.constants.items():
+        found = file.metadata.get(f"{file.architecture}.{key}", value)
+        if found != value:
+            why = f"transformers' {family.kinds[0]} computes {value!r}"
+            raise ModelError(f"{file.architecture}.{key} is {found!r}", str(file.path), why)
+
+
+def _key_heads(file: GgufFile, layers: int) -> list[int]:
+    """Heads of keys in each layer. Those that aren't 0 have one number."""
+    key = f"{file.architecture}.attention.head_count_kv"
+    found = file.metadata.get(key)
+    heads: list[Any] = found.tolist() if isinstance(found, np.ndarray) else [found] * layers
+    if len(heads) != layers or len(set(heads) - {0}) != 1:
+        why = f"the model has {layers} layers, of which those with attention have one number of heads"
+        raise ModelError(f"{key} is {found!r}", str(file.path), why)
+    return heads
+
+
 def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     heads, hidden = integer(file, "attention.head_count"), integer(file, "embedding_length")
     embedding = file.tensors.get("token_embd.weight")
@@ -126,7 +162,11 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
     for fact in facts_of(family):
-        if fact.number is int:
+        if family.between and fact.config == "num_key_value_heads":
+            values[fact.config] = max(_key_heads(file, integer(file, "block_count")))
+        elif fact.number is bool:
+            values[fact.config] = flag(file, fact.key, fact.default)
+        elif fact.number is int:
             default = silent.get(fact.config, fact.default)
             values[fact.config] = integer(file, fact.key, None if default is None else int(default))
         else:
@@ -180,18 +220,40 @@ def file_values(config: Any) -> dict[str, Any]:
     Raises ExportError as `refuse_unwritable`.
     """
     refuse_unwritable(config)
-    architecture = architecture_of(config)
+    config, architecture = settled(config), architecture_of(config)
     family, width = FAMILIES[architecture], head_width(config)
     values: dict[str, Any] = {"vocab_size": config.vocab_size, "attention.value_length": width}
     for fact in facts_of(family):
         values[fact.key] = fact.number(width if fact.config == "head_dim" else getattr(config, fact.config))
-    values |= rope_values(global_rope(config), width)
+    values |= {**family.constants, **rope_values(family, global_rope(config), width)}
     if family.window:
         values[PATTERN] = _period(config.layer_types)
     if family.local_theta:
         values[LOCAL_THETA] = float(config.rope_parameters["sliding_attention"]["rope_theta"])
+    if family.between:
+        kinds = config.layer_types
+        values["attention.head_count_kv"] = [
+            0 if kind == family.between else config.num_key_value_heads for kind in kinds
+        ]
+    if family.shared:
+        values[SHARED_WIDTH] = getattr(config, family.shared) * config.moe_intermediate_size
     values["context_length"] = context_of(config)
     return {f"{in_files(architecture)}.{key}": value for key, value in values.items()}
+
+
+def settled(config: Any) -> Any:
+    """A config in the one form that says what is computed, and nothing that isn't: LFM2's class makes its
+    MLPs narrower than their key says, Ministral 3's keeps a second context."""
+    config = copy.copy(config)
+    if getattr(config, "block_auto_adjust_ff_dim", False):
+        width, times = int(2 * config.intermediate_size / 3), config.block_ffn_dim_multiplier
+        if times is not None:
+            width = -(-int(times * width) // config.block_multiple_of) * config.block_multiple_of
+        config.intermediate_size, config.block_auto_adjust_ff_dim = width, False
+    if config.model_type == "ministral3":
+        rope = config.rope_parameters.items()
+        config.rope_parameters = {name: value for name, value in rope if name != "max_position_embeddings"}
+    return config
 
 
 def context_of(config: Any) -> int:
@@ -203,12 +265,13 @@ def context_of(config: Any) -> int:
 
 def refuse_unwritable(config: Any) -> None:
     """Raises ExportError with everything in a config that llama.cpp would compute otherwise, or leave out."""
-    architecture = architecture_of(config)
+    config, architecture = settled(config), architecture_of(config)
     family = FAMILIES[architecture]
     told = {stored_name(config, fact.config) for fact in facts_of(family)} | family.biases.keys()
     found = {name: getattr(config, name, None) for name in family.fixed}
     odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
-    odd |= {fact.config: None for fact in family.facts if getattr(config, fact.config) is None}
+    own = {fact.config: getattr(config, fact.config) for fact in family.facts}
+    odd |= {name: value for name, value in own.items() if value is None or isinstance(value, list)}
     defaults = type(config)().to_dict()
     odd |= {
         name: value
@@ -252,6 +315,13 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         what = f"GGUF can't store {config.num_key_value_heads} heads of keys"
         why = f"{where} takes as many as the queries have, {config.num_attention_heads}"
         problems.append(Problem(what, "num_key_value_heads", why))
+    last = config.num_hidden_layers - 1
+    if getattr(config, "moe_layer_end_index", last) != last:
+        what, why = (
+            f"GGUF can't store experts up to layer {config.moe_layer_end_index}",
+            f"{where} has them to the end",
+        )
+        problems.append(Problem(what, "moe_layer_end_index", why))
     if family.unturned and config.no_rope_layers != _turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))

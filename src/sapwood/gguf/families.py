@@ -25,13 +25,13 @@ class Fact:
     Attributes:
         config: attribute of the transformers config.
         key: in the file, below the architecture's name.
-        number: ``int`` is written as uint32, ``float`` as float32.
+        number: ``int`` is written as uint32, ``float`` as float32, ``bool`` as it is.
         default: what llama.cpp takes if the file is silent; None: the file must say it, or another fact does.
     """
 
     config: str
     key: str
-    number: type[int] | type[float] = int
+    number: type[int] | type[float] | type[bool] = int
     default: float | None = None
 
 
@@ -44,6 +44,10 @@ class Family:
         architecture: the name in files, if another row has it already: one with experts, or with windows.
         facts: beside those of `COMMON`.
         fixed: config attributes with the one value that is computed.
+        constants: keys of a file with the one value that transformers computes; a file may leave them out.
+        yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
+        between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
+        shared: config attribute with the number of shared experts, whose width a file says too.
         biases: switches of the config, and the tensors that get a bias by them.
         epsilon: of the norms.
         window: how many layers make one pattern of sliding windows, the last of which sees all; 0: no layer
@@ -66,6 +70,10 @@ class Family:
     architecture: str = ""
     facts: tuple[Fact, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    yarn: Mapping[str, str] = field(default_factory=dict)
+    between: str = ""
+    shared: str = ""
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     epsilon: Fact = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
     window: int = 0
@@ -92,6 +100,8 @@ COMMON = (
     Fact("max_position_embeddings", "context_length"),
 )
 _LAYER_NORM = Fact("layer_norm_eps", "attention.layer_norm_epsilon", float, 1e-5)
+_NORM_EPS = Fact("norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-5)
+_KERNEL = Fact("conv_L_cache", "shortconv.l_cache")
 _LOGIT_SCALE = Fact("logit_scale", "logit_scale", float)
 _LLAMA3 = ("default", "linear", "yarn", "llama3")
 _WINDOW = Fact("sliding_window", "attention.sliding_window", int, 4096)
@@ -107,6 +117,8 @@ _CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
 _EXPERTS = (Fact("num_experts", COUNT), _CHOSEN)
 _LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
 _NARROW_EXPERTS = (*_EXPERTS, Fact("moe_intermediate_size", "expert_feed_forward_length"))
+_DENSE_FIRST = "leading_dense_block_count"  # layers before the first with experts
+_SIGMOID = {"expert_gating_func": 2}
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 # By llama.cpp's name, or by transformers' if that one is taken.
@@ -120,6 +132,17 @@ FAMILIES = {
         },
         interleaved=True,
         scalings=_LLAMA3,
+    ),
+    "mistral3": Family(
+        ("ministral3",),
+        fixed=SILU,
+        yarn={
+            "llama_4_scaling_beta": "attention.temperature_scale",
+            "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+            "mscale": "",
+        },
+        interleaved=True,
+        scalings=("yarn",),
     ),
     "arcee": Family(
         ("arcee",),
@@ -263,6 +286,48 @@ FAMILIES = {
         fixed=SILU,
         biases={"attention_bias": (*QKV, "attn_output")},
         interleaved=True,
+    ),
+    "lfm2": Family(
+        ("lfm2",),
+        facts=(_KERNEL,),
+        fixed={"conv_bias": False, "block_auto_adjust_ff_dim": False},
+        epsilon=_NORM_EPS,
+        between="conv",
+    ),
+    "lfm2moe": Family(
+        ("lfm2_moe",),
+        facts=(*_NARROW_EXPERTS, _KERNEL, Fact("num_dense_layers", _DENSE_FIRST, int, 0)),
+        fixed={
+            "conv_bias": False,
+            "use_expert_bias": True,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.0,
+        },
+        constants=_SIGMOID,
+        epsilon=_NORM_EPS,
+        between="conv",
+    ),
+    "ernie4_5-moe": Family(
+        ("ernie4_5_moe",),
+        facts=(
+            Fact("moe_num_experts", COUNT),
+            Fact("moe_k", "expert_used_count"),
+            Fact("moe_intermediate_size", "expert_feed_forward_length"),
+            Fact("moe_num_shared_experts", "expert_shared_count", int, 0),
+            Fact("moe_layer_start_index", _DENSE_FIRST, int, 0),
+        ),
+        fixed=SILU | {"use_bias": False, "moe_norm_min": 1e-12, "moe_layer_interval": 1},
+        constants={"interleave_moe_layer_step": 1},
+        shared="moe_num_shared_experts",
+    ),
+    "hunyuan-moe": Family(
+        ("hunyuan_v1_moe",),
+        facts=(
+            Fact("num_experts", COUNT),
+            Fact("moe_topk", "expert_used_count"),
+            Fact("intermediate_size", "expert_feed_forward_length"),
+        ),
+        fixed=SILU | {"attention_bias": False},
     ),
 }
 

@@ -24,6 +24,13 @@ def integer(file: GgufFile, key: str, default: int | None = None) -> int:
     return value
 
 
+def flag(file: GgufFile, key: str, default: float | None) -> bool:
+    value = file.metadata.get(f"{file.architecture}.{key}", default)
+    if not isinstance(value, bool):
+        raise ModelError(f"{file.architecture}.{key} is {value!r}", str(file.path), "true or false is needed")
+    return value
+
+
 def number(file: GgufFile, key: str, default: float | None) -> float:
     """A float as the model's config wrote it: the file holds 32 bits, which turn 1e-5 into 9.99999974e-06."""
     value = file.metadata.get(f"{file.architecture}.{key}", default)

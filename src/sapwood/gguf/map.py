@@ -1,12 +1,13 @@
 """What a GGUF file calls tensors, and what transformers calls them; and how their values lie in each.
 
-Three layouts differ:
+Four layouts differ:
 
 - files of Llama, and of some others, hold the rows of q and k in the order that llama.cpp's rotary embedding
   wants (pairs side by side), transformers in halves, per head;
 - files of Gemma, and of Nemotron, hold norm weights with 1 added; transformers adds the 1 when it runs;
 - files hold the experts of a layer as one stack each of gate, up and down; transformers holds gate and up as
-  one stack, the rows of gate first.
+  one stack, the rows of gate first;
+- kernels of convolutions have a dimension of 1 in transformers, which files leave out.
 """
 
 from __future__ import annotations
@@ -58,25 +59,54 @@ _WITHOUT_GATE = {key: name for key, name in _EVERY_LAYER.items() if key != "ffn_
 STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")  # transformers' parameters, which have no .weight
 _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
+CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before they are chosen
+_ONE_ROW = (SHARED_GATE, "exp_probs_b")
+KERNELS = ("shortconv.conv",)
 
 
 def _mixture(block: str, router: str = "gate") -> dict[str, str]:
     """A layer whose MLP, called ``block``, is a mixture of experts."""
     attention = {key: name for key, name in _EVERY_LAYER.items() if not key.startswith("ffn_")}
+    return attention | _PRE_NORM | _experts(block, router)
+
+
+def _experts(block: str, router: str = "gate") -> dict[str, str]:
     stacks = zip(STACKS, ("gate_up_proj", "gate_up_proj", "down_proj"), strict=True)
-    experts = {tensor: f"{block}.experts.{stack}" for tensor, stack in stacks}
-    return attention | _PRE_NORM | {"ffn_gate_inp": f"{block}.{router}"} | experts
+    return {"ffn_gate_inp": f"{block}.{router}"} | {
+        tensor: f"{block}.experts.{stack}" for tensor, stack in stacks
+    }
 
 
+def _shared(block: str) -> dict[str, str]:
+    """Experts that every token goes through, as one MLP."""
+    return {f"ffn_{part}_shexp": f"{block}.{part}_proj" for part in ("gate", "up", "down")}
+
+
+_NORMS_OF_HUNYUAN = {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
+_OF_LFM2 = {
+    "attn_norm": "operator_norm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm",
+    "attn_k_norm": "self_attn.k_layernorm",
+    "shortconv.conv": "conv.conv",
+    "shortconv.in_proj": "conv.in_proj",
+    "shortconv.out_proj": "conv.out_proj",
+    "ffn_norm": "ffn_norm",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_up": "feed_forward.w3",
+    "ffn_down": "feed_forward.w2",
+}
+# A layer of a family has some of these tensors: those of its attention or convolution, of its MLP or experts.
 _LAYER = {
     **dict.fromkeys(("gemma", "granite", "smollm3", "ernie4_5", "stablelm"), _EVERY_LAYER | _PRE_NORM),
     **dict.fromkeys(("olmo2", "olmo3", "exaone4"), _ONLY_NORMS_AFTER | _HEAD_NORMS),
     **dict.fromkeys(("command-r", "cohere2"), _EVERY_LAYER),
     **dict.fromkeys(("arcee", "nemotron"), _WITHOUT_GATE | _PRE_NORM),
     "starcoder2": _WITHOUT_GATE | _PRE_NORM | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
-    "hunyuan-dense": _EVERY_LAYER
-    | _PRE_NORM
-    | {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"},
+    "hunyuan-dense": _EVERY_LAYER | _PRE_NORM | _NORMS_OF_HUNYUAN,
     "seed_oss": _EVERY_LAYER | {"post_attention_norm": "post_attention_layernorm"},
     "phi3": {
         "attn_norm": "input_layernorm",
@@ -94,24 +124,33 @@ _LAYER = {
     "chatglm": _ONE_GATE_AND_UP | _PRE_NORM,
     "glm4": _ONE_GATE_AND_UP | _PRE_NORM | _NORMS_AFTER,
     "mixtral": _mixture("mlp"),
-    "qwen2moe": _mixture("mlp")
-    | {
-        SHARED_GATE: "mlp.shared_expert_gate",
-        "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
-        "ffn_up_shexp": "mlp.shared_expert.up_proj",
-        "ffn_down_shexp": "mlp.shared_expert.down_proj",
-    },
+    "qwen2moe": _mixture("mlp") | {SHARED_GATE: "mlp.shared_expert_gate"} | _shared("mlp.shared_expert"),
     **dict.fromkeys(("qwen3moe", "olmoe"), _mixture("mlp") | _HEAD_NORMS),
     "granitemoe": _mixture("block_sparse_moe", "router"),
+    "mistral3": _EVERY_LAYER | _PRE_NORM,
+    "lfm2": _OF_LFM2,
+    "lfm2moe": _OF_LFM2 | _experts("feed_forward") | {CHOICE: "feed_forward.expert_bias"},
+    "ernie4_5-moe": _EVERY_LAYER
+    | _mixture("mlp")
+    | _shared("mlp.shared_experts")
+    | {CHOICE: "mlp.gate.moe_statics.e_score_correction_bias"},
+    "hunyuan-moe": _mixture("mlp", "gate.wg") | _NORMS_OF_HUNYUAN | _shared("mlp.shared_mlp"),
 }
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_NORM_OF_LFM2 = {
+    "token_embd": "model.embed_tokens",
+    "token_embd_norm": "model.embedding_norm",
+    "output": "lm_head",
+}
+_OTHER_ENDS = {"lfm2": _NORM_OF_LFM2, "lfm2moe": _NORM_OF_LFM2}
 _COMPUTED = {DIVISORS}  # read for the config, no parameter of its own
 
 
 def module_names(architecture: str, num_layers: int) -> dict[str, str]:
     """GGUF tensor name -> module name, both without ``.weight``: ``blk.0.attn_q`` -> ``model.layers.0…``. A
-    stack of experts has the name of a parameter; one of gate and up has two tensors."""
-    names = dict(_OUTSIDE)
+    stack of experts has the name of a parameter; one of gate and up has two tensors. So has what is named by
+    its whole name (`is_whole`)."""
+    names = dict(_OTHER_ENDS.get(architecture, _OUTSIDE))
     for layer in range(num_layers):
         for tensor, module in _LAYER[architecture].items():
             names[f"blk.{layer}.{tensor}"] = f"model.layers.{layer}.{module}"
@@ -131,6 +170,22 @@ def is_stack(tensor: str) -> bool:
     return tensor.rpartition(".")[2] in STACKS
 
 
+def is_whole(tensor: str) -> bool:
+    """Whether a tensor of the table has its whole name there, and is a parameter that no module is called
+    after."""
+    return _of_layer(tensor).endswith((".weight", ".bias"))
+
+
+def _of_layer(tensor: str) -> str:
+    """What a tensor is called in every layer."""
+    return tensor.split(".", 2)[2] if tensor.startswith("blk.") else tensor
+
+
+def file_name(tensor: str, leaf: str) -> str:
+    """The name in a file of the weight or bias of a tensor of the table."""
+    return tensor if is_whole(tensor) else f"{tensor}.{leaf}"
+
+
 def parameter_names(file: GgufFile) -> dict[str, str]:
     """GGUF tensor name -> transformers parameter name, for every tensor that becomes one, or a part of one.
 
@@ -148,6 +203,8 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
             names[tensor] = modules[stem]
         elif stem in modules and not is_stack(stem) and suffix in ("weight", "bias"):
             names[tensor] = f"{modules[stem]}.{suffix}"
+        elif tensor in modules and is_whole(tensor):
+            names[tensor] = modules[tensor]
         elif tensor not in _COMPUTED:
             strangers.append(
                 Problem(
@@ -168,12 +225,16 @@ def sources(file: GgufFile) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def joined_shape(file: GgufFile, tensors: Sequence[str]) -> tuple[int, ...]:
-    """The shape that tensors have in torch, one after the other along their rows."""
-    shape = file.tensors[tensors[0]].shape
-    if len(tensors) > 1:
-        return (*shape[:-2], sum(file.tensors[tensor].shape[-2] for tensor in tensors), shape[-1])
-    return (1, *shape) if SHARED_GATE in tensors[0] and len(shape) == 1 else shape
+def places(architecture: str, tensors: Sequence[str], values: Any) -> list[Any]:
+    """Where the values of tensors lie in those of their parameter: parts of ``values`` (of numpy or torch)
+    that share its memory, each in the shape that its tensor has in a file. ``tensors``: with or without
+    ``.weight``."""
+    name = _of_layer(tensors[0])
+    if name.removesuffix(".weight") in KERNELS:
+        return [values[:, 0]]
+    if name.removesuffix(".bias") in _ONE_ROW and values.ndim == 2:
+        return [values[0]]
+    return apart(tensors, values)
 
 
 def to_torch_layout(file: GgufFile, tensor: str, values: NDArray[Any]) -> NDArray[Any]:
@@ -213,11 +274,12 @@ def to_file_layout(
     return np.ascontiguousarray(values)
 
 
-def apart(tensors: Sequence[str], values: NDArray[Any]) -> list[NDArray[Any]]:
+def apart(tensors: Sequence[str], values: Any) -> list[Any]:
     """The rows of one parameter, or of its adapter's B, as those of the tensors of a file."""
     if len(tensors) == 1:
         return [values]
-    return [np.ascontiguousarray(part) for part in np.split(values, len(tensors), -2)]
+    rows, parts = values.shape[-2], len(tensors)
+    return [values[..., i * rows // parts : (i + 1) * rows // parts, :] for i in range(parts)]
 
 
 def rotary_heads(architecture: str, tensor: str, config: Any) -> int | None:
