@@ -187,7 +187,7 @@ TEXTS = (
     "I'm sure they'LL say it's   12345.67 €, won't they?\n\n\n\tYes - 3 x 10!",
     "camelCase HTTPServer getName()/setName/  a/b\n//c\r\n\r\nx  \n  y \t z   ",
     "héllo wörld, naïve façade; привет, мир! こんにちは世界 안녕하세요 مرحبا 🌳🌲",
-    "aB aB aB aB aB aB aB aB\n/ a.\n/ b.\n/ c\nIt ends.\nSo.\nYes!\n12 34 12345 67 123\n",
+    "aB aBaBaBaBaBaBaBaB\n/ a.\n/ b.\n/ c\nIt ends.\nSo.\nYes!\n12 34 12345 67 123\n",
     "$x+=1;print(\"%d\")  # 1,234,567 <a href='b'>C</a>",
 )
 OWN_CLASSES = ("tekken", "gpt-4o", "llama4")  # llama.cpp has no marks among the letters of these
