@@ -16,7 +16,7 @@ IN_GGUF = (
     *("arcee", "smollm3", "granite", "ernie4_5", "hunyuan-dense", "seed_oss", "olmo2", "exaone4", "phi3"),
     *("stablelm", "starcoder2", "command-r", "cohere2", "gemma", "olmo3", "nemotron"),
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
-    *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe"),
+    *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -62,6 +62,13 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "lfm2moe": {**EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "ernie4_5-moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32},
+    "gpt-oss": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 32,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0},
+    },
     "hunyuan-moe": {"num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
 }  # keys beside those that every tiny model has
 
@@ -160,6 +167,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "lfm2": transformers.Lfm2Config,
         "lfm2moe": transformers.Lfm2MoeConfig,
         "ernie4_5-moe": transformers.Ernie4_5_MoeConfig,
+        "gpt-oss": transformers.GptOssConfig,
         "hunyuan-moe": transformers.HunYuanMoEV1Config,
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,

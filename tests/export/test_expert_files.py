@@ -57,9 +57,12 @@ def test_experts_are_written_in_blocks_and_routers_are_not(
     assert types["blk.0.ffn_up_exps.weight"] in ("Q8_0", "Q5_0")
 
 
-@pytest.fixture(scope="module", params=["F16", "Q8_0"])
+@pytest.fixture(
+    scope="module", params=[("qwen2moe", "F16"), ("qwen2moe", "Q8_0"), ("gpt-oss", "MXFP4")], ids=" ".join
+)
 def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_gguf("qwen2moe", tmp_path_factory.mktemp("packed") / "base.gguf", kind=request.param)[0]
+    arch, kind = request.param
+    return tiny_gguf(arch, tmp_path_factory.mktemp("packed") / "base.gguf", kind=kind)[0]
 
 
 def test_packed_experts_compute_what_dense_ones_do(packed: Path) -> None:
@@ -115,8 +118,8 @@ def held(path: Path) -> BaseConfig:
     return BaseConfig(model=str(path), storage="gguf", compute_dtype="fp32")
 
 
-def gate_for_up(names: Any, values: Any) -> list[Any]:
-    return right_apart(names, values)[::-1]
+def gate_for_up(names: Any, values: Any, *rest: Any) -> list[Any]:
+    return right_apart(names, values, *rest)[::-1]
 
 
 right_apart = gguf_adapter.apart

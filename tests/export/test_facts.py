@@ -4,6 +4,7 @@ is refused before anything is loaded."""
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import gguf
 from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
-from sapwood.gguf.facts import LOCAL_THETA, PATTERN, SHARED_WIDTH, file_values, refuse_unwritable
-from sapwood.gguf.families import FAMILIES, facts_of
+from sapwood.gguf.facts import LOCAL_THETA, SHARED_WIDTH, file_values, refuse_unwritable
+from sapwood.gguf.families import FAMILIES, PATTERN, facts_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.rope import SCALINGS
 from tests.base.tiny import tiny_config, tiny_model_dir
@@ -63,6 +64,7 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("llama", rope("linear", factor=4.0)),
     ("llama", rope("yarn", **YARN)),
     ("llama", rope("yarn", beta_fast=16.0, **YARN)),
+    ("llama", rope("yarn", truncate=True, attention_factor=0.1 * math.log(4) + 1, type="yarn", **YARN)),
     ("llama", rope("llama3", 500_000.0, **LLAMA3)),
     ("llama", {"rms_norm_eps": 1e-3}),
     ("llama", {"attention_bias": True}),
@@ -184,6 +186,9 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("ernie4_5-moe", {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 64}),
     ("ernie4_5-moe", {"moe_num_shared_experts": 1, "moe_layer_start_index": 0}),
     ("ernie4_5-moe", {"moe_num_shared_experts": 0}),
+    ("gpt-oss", rope("yarn", 150_000.0, **YARN)),
+    ("gpt-oss", {"sliding_window": 16, "head_dim": 32}),
+    ("gpt-oss", {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64}),
     ("hunyuan-moe", rope("yarn", **YARN)),
     ("hunyuan-moe", UNTIED),
     ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
@@ -198,6 +203,11 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("ernie4_5-moe", {"moe_layer_end_index": 0}, "experts up to layer 0"),
     ("ernie4_5-moe", {"use_bias": True}, "use_bias"),
     ("ernie4_5-moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
+    ("gpt-oss", rope("yarn", truncate=False, **YARN), "truncate: False"),
+    ("gpt-oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
+    ("gpt-oss", {"tie_word_embeddings": True}, "a tied output head"),
+    ("gpt-oss", {"layer_types": [FULL, SLIDING]}, "order of sliding windows"),
+    ("gpt-oss", {"layer_types": [SLIDING, SLIDING]}, "order of sliding windows"),
     ("hunyuan-moe", {"moe_topk": [2, 1]}, r"moe_topk: \[2, 1\]"),
     ("llama", rope("dynamic", factor=2.0), "'dynamic'"),
     ("llama", rope("yarn", attention_factor=2.0, **YARN), "attention_factor"),

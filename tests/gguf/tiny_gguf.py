@@ -51,11 +51,13 @@ def tiny_gguf(
     kept = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     for name, parameter in [*model.named_parameters(), *buffers]:
-        for stem, suffix, part in _parts(name, parameter.detach().numpy()):
+        for stem, suffix, part in _parts(arch, name, parameter.detach().numpy()):
             values = _llama_cpp_layout(arch, name, part, model.config)
             own = names.get_name(stem) or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
             router = "ffn_gate_inp" in own
-            packed = gguf.GGMLQuantizationType[kind if values.ndim > 1 and not router else "F32"]
+            packed = gguf.GGMLQuantizationType[
+                kind if values.ndim > 1 and not router and suffix == "weight" else "F32"
+            ]
             packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
             writer.add_tensor(f"{own}.{suffix}", quantize(values, packed), raw_dtype=packed)
     writer.write_header_to_file()
@@ -65,9 +67,16 @@ def tiny_gguf(
     return path, model
 
 
-def _parts(name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
+def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
     """(name as the package maps it, suffix, values) of the tensors that one parameter becomes, as converters
     write them: gate and up of experts apart, and the gate of a shared expert as a vector."""
+    if "experts." in name and arch == "gpt-oss":  # turned, the rows of gate and up by turns
+        suffix = "bias" if name.endswith("bias") else "weight"
+        rows = values if suffix == "bias" else values.swapaxes(1, 2)
+        if ".down_" in name:
+            return [(name.removesuffix("_bias"), suffix, rows)]
+        stem = name[: name.index("gate_up_proj")]
+        return [(f"{stem}{word}", suffix, rows[:, i::2]) for i, word in enumerate(("gate_proj", "up_proj"))]
     if name.endswith("experts.gate_up_proj"):
         words = ("w1", "w3") if "block_sparse" in name else ("gate_proj", "up_proj")
         return [
@@ -79,13 +88,15 @@ def _parts(name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
     stem, _, suffix = name.rpartition(".")
     if suffix in ("expert_bias", "e_score_correction_bias"):
         stem, suffix = name.replace("gate.", "").removesuffix("_bias") if "statics" in name else name, "bias"
+    if suffix == "sinks":
+        stem, suffix = name, "weight"
     if stem.endswith("conv.conv"):
         values = values[:, 0]
     if "moe_statics" in stem:
         values = values[0]
     if stem.endswith("shared_expert_gate"):
         values = values[0]
-    return [(f"{stem}.layer" if stem.endswith("router") else stem, suffix, values)]
+    return [(f"{stem}.layer" if stem.endswith("block_sparse_moe.router") else stem, suffix, values)]
 
 
 def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> np.ndarray:
@@ -114,7 +125,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_expert_used_count(config.num_experts_per_tok)
     if hasattr(config, "moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    if arch == "hunyuan-moe":
+    if arch in ("hunyuan-moe", "gpt-oss"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
     if arch.startswith("lfm2"):
         writer.add_shortconv_l_cache(config.conv_L_cache)
@@ -137,7 +148,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron"):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(config.head_dim * factor))
-    if arch in ("gemma2", "gemma3", "cohere2", "olmo3"):
+    if arch in ("gemma2", "gemma3", "cohere2", "olmo3", "gpt-oss"):
         writer.add_sliding_window(config.sliding_window)
         pattern = config.layer_types.index("full_attention") + 1
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)

@@ -77,7 +77,7 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
                 made = GgufEmbedding(packed.type, blocks, dtype, getattr(module, "scalar_embed_scale", 1.0))
             model.set_submodule(owner, made)
         elif len(packed.shape) == STACK:
-            experts = module if isinstance(module, GgufExperts) else GgufExperts(module.act_fn, dtype)
+            experts = module if isinstance(module, GgufExperts) else GgufExperts(module, dtype)
             for tensor in tensors:
                 which = tensor.split("_")[1]  # blk.0.ffn_gate_exps.weight
                 experts.put(which, *_blocks_of_experts(file.tensors[tensor]))

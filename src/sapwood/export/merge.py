@@ -16,7 +16,7 @@ from sapwood.adapter.effective import Change, weight_changes
 from sapwood.base.inspect import quiet
 from sapwood.base.network.parts import speaks, whole_class
 from sapwood.base.storage.frozen import freeze
-from sapwood.base.storage.gguf_experts import GgufExperts
+from sapwood.base.storage.gguf_experts import BIASES, GgufExperts
 from sapwood.base.storage.gguf_linear import GgufEmbedding
 from sapwood.base.write import is_tied, write_folder
 from sapwood.errors import ExportError, Problem
@@ -52,8 +52,9 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
             yield f"{own}.weight", module.packed.dense().float()
             continue
         if isinstance(module, GgufExperts):
-            for leaf, stack in module.dense().items():
-                yield f"{own}.{leaf}", stack.float()
+            biases = {leaf: b for leaf, b in module.named_parameters(recurse=False) if leaf in BIASES}
+            for leaf, values in (module.dense() | biases).items():
+                yield f"{own}.{leaf}", values.float()
             continue
         rest = dict(module.named_parameters(recurse=False))
         try:

@@ -42,7 +42,9 @@ HEADER = struct.Struct("<iqq")  # type, rows, columns
 
 def type_of(kind: FileType, tensor: str, shape: tuple[int, ...], layers: int, tied: bool) -> str:
     """GGUF's name of the type of one tensor in a file of ``kind``. ``tensor``: its name, ``blk.3.attn_v``."""
-    if len(shape) < 2 or tensor.endswith(("ffn_gate_inp", *KERNELS)):  # routers are small, and choose
+    if len(shape) < 2 or tensor.endswith(
+        (".bias", "ffn_gate_inp", *KERNELS)
+    ):  # routers are small, and choose
         return "F32"  # and kernels of convolutions are computed in nothing else
     wanted = MOSTLY.get(kind, kind)
     if kind not in ("F16", "Q8_0") and _is_wide(kind, tensor, layers, tied):

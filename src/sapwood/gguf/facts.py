@@ -12,6 +12,7 @@ from sapwood.errors import ExportError, ModelError, Problem
 from sapwood.gguf.families import (
     COUNT,
     FAMILIES,
+    PATTERN,
     Family,
     architecture_of,
     facts_of,
@@ -20,10 +21,9 @@ from sapwood.gguf.families import (
 )
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, number
-from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
+from sapwood.gguf.rope import FOLDER, plain_rope, read_rope, rope_values, unwritable_rope
 
 WINDOW = "attention.sliding_window"
-PATTERN = "attention.sliding_window_pattern"
 LOCAL_THETA = "rope.freq_base_swa"
 SHARED_WIDTH = "expert_shared_feed_forward_length"
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
@@ -243,16 +243,18 @@ def file_values(config: Any) -> dict[str, Any]:
 
 def settled(config: Any) -> Any:
     """A config in the one form that says what is computed, and nothing that isn't: LFM2's class makes its
-    MLPs narrower than their key says, Ministral 3's keeps a second context."""
+    MLPs narrower than their key says, and rotary embeddings have names for what everybody takes."""
     config = copy.copy(config)
     if getattr(config, "block_auto_adjust_ff_dim", False):
         width, times = int(2 * config.intermediate_size / 3), config.block_ffn_dim_multiplier
         if times is not None:
             width = -(-int(times * width) // config.block_multiple_of) * config.block_multiple_of
         config.intermediate_size, config.block_auto_adjust_ff_dim = width, False
-    if config.model_type == "ministral3":
-        rope = config.rope_parameters.items()
-        config.rope_parameters = {name: value for name, value in rope if name != "max_position_embeddings"}
+    ropes = config.rope_parameters
+    if "full_attention" in ropes:
+        config.rope_parameters = {kind: plain_rope(rope) for kind, rope in ropes.items()}
+    else:
+        config.rope_parameters = plain_rope(ropes)
     return config
 
 
@@ -327,8 +329,9 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
     if not family.window:
         return problems + _unwritable_window(config, where)
-    if _period(config.layer_types) is None:
-        why = f"in {where} every n-th layer must see the whole context"
+    every = _period(config.layer_types)
+    if every is None or family.constants.get(PATTERN, every) != every:
+        why = f"in {where} every {family.constants.get(PATTERN, 'n')}-th layer must see the whole context"
         problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
     wanted = _query_scale(family, {**config.to_dict(), "head_dim": head_width(config)})
     if family.largest and config.query_pre_attn_scalar != wanted:

@@ -47,6 +47,7 @@ class Family:
         constants: keys of a file with the one value that transformers computes; a file may leave them out.
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
+        turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
         shared: config attribute with the number of shared experts, whose width a file says too.
         biases: switches of the config, and the tensors that get a bias by them.
         epsilon: of the norms.
@@ -74,6 +75,7 @@ class Family:
     yarn: Mapping[str, str] = field(default_factory=dict)
     between: str = ""
     shared: str = ""
+    turned: bool = False
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     epsilon: Fact = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
     window: int = 0
@@ -113,6 +115,7 @@ _MULTIPLIERS = (
     Fact("logits_scaling", "logit_scale", float),
 )
 COUNT = "expert_count"
+PATTERN = "attention.sliding_window_pattern"
 _CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
 _EXPERTS = (Fact("num_experts", COUNT), _CHOSEN)
 _LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
@@ -319,6 +322,16 @@ FAMILIES = {
         fixed=SILU | {"use_bias": False, "moe_norm_min": 1e-12, "moe_layer_interval": 1},
         constants={"interleave_moe_layer_step": 1},
         shared="moe_num_shared_experts",
+    ),
+    "gpt-oss": Family(
+        ("gpt_oss",),
+        facts=(*_LOCAL_EXPERTS, Fact("intermediate_size", "expert_feed_forward_length"), _WINDOW),
+        fixed={"attention_bias": True, "swiglu_alpha": 1.702, "swiglu_limit": 7.0},
+        constants={PATTERN: 2},
+        window=2,
+        turned=True,
+        head="own",
+        scalings=("default", "yarn"),
     ),
     "hunyuan-moe": Family(
         ("hunyuan_v1_moe",),

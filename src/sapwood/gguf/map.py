@@ -6,7 +6,8 @@ Four layouts differ:
   wants (pairs side by side), transformers in halves, per head;
 - files of Gemma, and of Nemotron, hold norm weights with 1 added; transformers adds the 1 when it runs;
 - files hold the experts of a layer as one stack each of gate, up and down; transformers holds gate and up as
-  one stack, the rows of gate first;
+  one stack, the rows of gate first.
+  In GPT-OSS the stacks are turned, and the rows of gate and up stand by turns;
 - kernels of convolutions have a dimension of 1 in transformers, which files leave out.
 """
 
@@ -43,7 +44,8 @@ _SANDWICH_NORMS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-_ONE_GATE_AND_UP = {key: name for key, name in _EVERY_LAYER.items() if not key.startswith("ffn_")} | {
+_ATTENTION = {key: name for key, name in _EVERY_LAYER.items() if not key.startswith("ffn_")}
+_ONE_GATE_AND_UP = _ATTENTION | {
     "ffn_up": "mlp.gate_up_proj",
     "ffn_down": "mlp.down_proj",
 }
@@ -66,8 +68,7 @@ KERNELS = ("shortconv.conv",)
 
 def _mixture(block: str, router: str = "gate") -> dict[str, str]:
     """A layer whose MLP, called ``block``, is a mixture of experts."""
-    attention = {key: name for key, name in _EVERY_LAYER.items() if not key.startswith("ffn_")}
-    return attention | _PRE_NORM | _experts(block, router)
+    return _ATTENTION | _PRE_NORM | _experts(block, router)
 
 
 def _experts(block: str, router: str = "gate") -> dict[str, str]:
@@ -134,6 +135,15 @@ _LAYER = {
     | _mixture("mlp")
     | _shared("mlp.shared_experts")
     | {CHOICE: "mlp.gate.moe_statics.e_score_correction_bias"},
+    "gpt-oss": _ATTENTION
+    | _experts("mlp", "router")
+    | {
+        "post_attention_norm": "post_attention_layernorm",
+        "attn_sinks.weight": "self_attn.sinks",
+        "ffn_gate_exps.bias": "mlp.experts.gate_up_proj_bias",
+        "ffn_up_exps.bias": "mlp.experts.gate_up_proj_bias",
+        "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
+    },
     "hunyuan-moe": _mixture("mlp", "gate.wg") | _NORMS_OF_HUNYUAN | _shared("mlp.shared_mlp"),
 }
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -234,6 +244,11 @@ def places(architecture: str, tensors: Sequence[str], values: Any) -> list[Any]:
         return [values[:, 0]]
     if name.removesuffix(".bias") in _ONE_ROW and values.ndim == 2:
         return [values[0]]
+    by_turns = FAMILIES[architecture].turned
+    if by_turns and name.startswith(STACKS):
+        values = values[..., None] if name.endswith(".bias") else values.swapaxes(-1, -2)
+        parts = apart(tensors, values, by_turns)
+        return [part[..., 0] for part in parts] if name.endswith(".bias") else parts
     return apart(tensors, values)
 
 
@@ -274,10 +289,13 @@ def to_file_layout(
     return np.ascontiguousarray(values)
 
 
-def apart(tensors: Sequence[str], values: Any) -> list[Any]:
-    """The rows of one parameter, or of its adapter's B, as those of the tensors of a file."""
+def apart(tensors: Sequence[str], values: Any, by_turns: bool = False) -> list[Any]:
+    """The rows of one parameter, or of its adapter's B, as those of the tensors of a file: they stand one
+    after the other, or by turns."""
     if len(tensors) == 1:
         return [values]
+    if by_turns:
+        return [values[..., i :: len(tensors), :] for i in range(len(tensors))]
     rows, parts = values.shape[-2], len(tensors)
     return [values[..., i * rows // parts : (i + 1) * rows // parts, :] for i in range(parts)]
 

@@ -159,16 +159,24 @@ def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]
     }
     if rope.get("mscale_all_dim") is not None and rope.get("mscale") != 1:
         strangers["mscale"] = rope.get("mscale")
-    if kind == "yarn" and math.isclose(strangers.get("attention_factor", 0), _yarn_factor(rope["factor"])):
-        del strangers["attention_factor"]  # the one that both sides compute by themselves
-    if kind == "yarn" and strangers.get("truncate") is True:
-        del strangers["truncate"]
     if not family.partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
         strangers["partial_rotary_factor"] = rope["partial_rotary_factor"]
     return [
         Problem(f"GGUF can't store {name}: {value!r}", "rope_parameters", f"llama.cpp's {architecture}")
         for name, value in strangers.items()
     ]
+
+
+def plain_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_parameters`` without another name of a value, and without values that both sides take by
+    themselves. Ministral 3 has a second context there, which its class doesn't read."""
+    plain = {name: value for name, value in rope.items() if name not in ("type", "max_position_embeddings")}
+    if plain.get("rope_type") == "yarn":
+        if math.isclose(plain.get("attention_factor") or 0, _yarn_factor(plain["factor"])):
+            del plain["attention_factor"]
+        if plain.get("truncate") is True:
+            del plain["truncate"]
+    return plain
 
 
 def _yarn_factor(factor: float) -> float:
