@@ -16,7 +16,7 @@ IN_GGUF = (
     *("arcee", "smollm3", "granite", "ernie4_5", "hunyuan-dense", "seed_oss", "olmo2", "exaone4", "phi3"),
     *("stablelm", "starcoder2", "command-r", "cohere2", "gemma", "olmo3", "nemotron"),
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
-    *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss"),
+    *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -62,6 +62,13 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "lfm2moe": {**EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "ernie4_5-moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32},
+    "qwen35": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    },
     "gpt-oss": {
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
@@ -167,6 +174,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "lfm2": transformers.Lfm2Config,
         "lfm2moe": transformers.Lfm2MoeConfig,
         "ernie4_5-moe": transformers.Ernie4_5_MoeConfig,
+        "qwen35": transformers.Qwen3_5TextConfig,
         "gpt-oss": transformers.GptOssConfig,
         "hunyuan-moe": transformers.HunYuanMoEV1Config,
         "qwen2": transformers.Qwen2Config,
@@ -226,7 +234,11 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases start constant; a test should notice a mix-up
                 parameter.data += 0.1 * torch.randn_like(parameter)
-                if arch == "nemotron" and name.endswith("norm.weight"):
+                if (
+                    arch in ("nemotron", "qwen35")
+                    and name.endswith("norm.weight")
+                    and "_attn.norm" not in name
+                ):
                     parameter.data -= 1  # the model adds 1: its norms weigh about 1, as those of others
             elif "embed" not in name:
                 # of two experts that are almost as likely, rounding may choose the other: each says little

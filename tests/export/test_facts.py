@@ -15,7 +15,7 @@ from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
 from sapwood.gguf.facts import LOCAL_THETA, SHARED_WIDTH, file_values, refuse_unwritable
-from sapwood.gguf.families import FAMILIES, PATTERN, facts_of
+from sapwood.gguf.families import FAMILIES, INNER, INTERVAL, PATTERN, SECTIONS, facts_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.rope import SCALINGS
 from tests.base.tiny import tiny_config, tiny_model_dir
@@ -189,6 +189,13 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("gpt-oss", rope("yarn", 150_000.0, **YARN)),
     ("gpt-oss", {"sliding_window": 16, "head_dim": 32}),
     ("gpt-oss", {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64}),
+    ("qwen35", rope(**HALF) | UNTIED),
+    ("qwen35", rope(**HALF, mrope_section=[2, 1, 1], mrope_interleaved=True, type="default")),
+    ("qwen35", {"linear_num_value_heads": 2}),
+    ("qwen35", {"linear_num_key_heads": 1, "linear_num_value_heads": 3, "head_dim": 32}),
+    ("qwen35", {"linear_conv_kernel_dim": 3}),
+    ("qwen35", {"linear_key_head_dim": 32, "linear_value_head_dim": 32}),
+    ("qwen35", {"num_hidden_layers": 3, "layer_types": ["linear_attention"] * 2 + [FULL]}),
     ("hunyuan-moe", rope("yarn", **YARN)),
     ("hunyuan-moe", UNTIED),
     ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
@@ -204,6 +211,9 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("ernie4_5-moe", {"use_bias": True}, "use_bias"),
     ("ernie4_5-moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
     ("gpt-oss", rope("yarn", truncate=False, **YARN), "truncate: False"),
+    ("qwen35", {"linear_value_head_dim": 32}, "heads of values of 32"),
+    ("qwen35", {"layer_types": [FULL, "linear_attention"]}, "order of linear attention"),
+    ("qwen35", rope("yarn", **YARN, **QUARTER), "'yarn'"),
     ("gpt-oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
     ("gpt-oss", {"tie_word_embeddings": True}, "a tied output head"),
     ("gpt-oss", {"layer_types": [FULL, SLIDING]}, "order of sliding windows"),
@@ -319,6 +329,7 @@ def test_every_key_is_one_of_llama_cpps_own() -> None:
     ours = {fact.key for family in FAMILIES.values() for fact in facts_of(family)}
     ours |= {key for family in FAMILIES.values() for key in (*family.constants, *family.yarn.values()) if key}
     ours |= {
+        *(INNER, INTERVAL, SECTIONS),
         PATTERN,
         LOCAL_THETA,
         SHARED_WIDTH,

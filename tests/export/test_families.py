@@ -10,11 +10,12 @@ import pytest
 
 from sapwood import finetune
 from sapwood.config.file import load_config
+from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES
 from sapwood.serve.load import Loaded, open_target
 from tests.base.tiny import IN_GGUF
-from tests.export.tuned import fill
+from tests.export.tuned import fill, tuned_on
 from tests.gguf.tiny_gguf import tiny_gguf
 
 RIGHT = 0.0012  # nats that no right export of a tiny model in F16 exceeds
@@ -37,6 +38,27 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     assert loaded.model is not None
     fill(loaded.model.parameters, 0.1)
     return loaded
+
+
+HYBRIDS = {  # linears beside those of attention
+    "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
+    "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
+}
+
+
+@pytest.fixture(scope="module", params=[(a, s) for a in HYBRIDS for s in ("fp32", "gguf")], ids=" ".join)
+def hybrid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Trained in its linear attention or convolutions too, over a file that is unpacked, or in its blocks."""
+    arch, storage = request.param
+    path, _ = tiny_gguf(arch, tmp_path_factory.mktemp("hybrid") / "base.gguf", kind="F16")
+    config = BaseConfig(model=str(path), storage=storage, compute_dtype="fp32")
+    return tuned_on(path, LoraConfig(rank=4, alpha=8, targets=HYBRIDS[arch]), config=config)
+
+
+@pytest.mark.parametrize("kind", ["gguf-adapter", "gguf"])
+def test_llama_cpp_says_what_was_trained_beside_attention(hybrid: Loaded, kind: Kind, tmp_path: Path) -> None:
+    check = export(hybrid, Order(kind), tmp_path / "out").check
+    assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
 
 
 def test_every_family_of_the_table_is_tried() -> None:

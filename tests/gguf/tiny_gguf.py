@@ -59,7 +59,7 @@ def tiny_gguf(
                 kind if values.ndim > 1 and not router and suffix == "weight" else "F32"
             ]
             packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
-            writer.add_tensor(f"{own}.{suffix}", quantize(values, packed), raw_dtype=packed)
+            writer.add_tensor(f"{own}.{suffix}".removesuffix("."), quantize(values, packed), raw_dtype=packed)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -88,9 +88,11 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
     stem, _, suffix = name.rpartition(".")
     if suffix in ("expert_bias", "e_score_correction_bias"):
         stem, suffix = name.replace("gate.", "").removesuffix("_bias") if "statics" in name else name, "bias"
+    if suffix in ("dt_bias", "A_log"):
+        stem, suffix = (name, "") if suffix == "A_log" else (name.replace("dt_bias", "dt_proj"), "bias")
     if suffix == "sinks":
         stem, suffix = name, "weight"
-    if stem.endswith("conv.conv"):
+    if stem.endswith(("conv.conv", "conv1d")):
         values = values[:, 0]
     if "moe_statics" in stem:
         values = values[0]
@@ -105,9 +107,26 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
-    if arch.startswith(("gemma", "nemotron")) and name.endswith("norm.weight"):
+    if arch == "qwen35" and "linear_attn." in name:
+        return _tiled(name, values, config)
+    if arch.startswith(("gemma", "nemotron", "qwen35")) and name.endswith("norm.weight"):
         return values + 1
     return np.ascontiguousarray(values)
+
+
+def _tiled(name: str, values: np.ndarray, config: Any) -> np.ndarray:
+    """Heads of values that share a head of keys apart from each other; a decay in the place of its
+    logarithm."""
+    keys, heads = config.linear_num_key_heads, config.linear_num_value_heads
+    if "A_log" in name:
+        values = -np.exp(values)
+    if ".norm." in name:
+        return values
+    if "out_proj" in name:
+        return np.ascontiguousarray(_tiled(name.replace("out_proj", "z"), values.T, config).T)
+    before = 2 * keys * config.linear_key_head_dim if "qkv" in name or "conv1d" in name else 0
+    own = values[before:].reshape(keys, heads // keys, -1, *values.shape[1:])
+    return np.concatenate([values[:before], own.swapaxes(0, 1).reshape(-1, *values.shape[1:])])
 
 
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
@@ -127,6 +146,14 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if arch in ("hunyuan-moe", "gpt-oss"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
+    if arch == "qwen35":
+        writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
+        writer.add_ssm_state_size(config.linear_key_head_dim)
+        writer.add_ssm_group_count(config.linear_num_key_heads)
+        writer.add_ssm_time_step_rank(config.linear_num_value_heads)
+        writer.add_ssm_inner_size(config.linear_num_value_heads * config.linear_value_head_dim)
+        writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
+        writer.add_rope_dimension_sections([1, 1, 0, 0])
     if arch.startswith("lfm2"):
         writer.add_shortconv_l_cache(config.conv_L_cache)
     if arch == "lfm2moe":
@@ -145,7 +172,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     else:
         names = ("layer_norm_eps", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
-    if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron"):
+    if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35"):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(config.head_dim * factor))
     if arch in ("gemma2", "gemma3", "cohere2", "olmo3", "gpt-oss"):

@@ -12,7 +12,7 @@ import numpy as np
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import GgufFile, GgufTensor
-from sapwood.gguf.map import is_permuted, places, sources, to_torch_layout, to_torch_rows
+from sapwood.gguf.map import has_other_columns, is_whole_only, places, sources, to_torch_layout, to_torch_rows
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Quantise = Callable[[Any, Any], Any]  # (weight, bias or None) -> a module in the linear's place
 
+PLAIN = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
 STACK = 3  # dimensions of a stack of experts
 CHUNK_ELEMENTS = 1 << 24  # unpacked at a time: bounds what lies beside the growing model to 64 MB
 
@@ -69,7 +70,10 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
     for name, tensors in counted(f"loading {file.path.name}", found.items(), len(found)):
         owner, module = _owner(model, name)
         packed = file.tensors[tensors[0]]
-        if len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):
+        if has_other_columns(file, tensors[0]):
+            plain = _unpack(file, tensors, wanted[name], dtype).T.unsqueeze(1).contiguous()
+            model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
+        elif len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):
             blocks = rows_last(to_torch_rows(file, tensors[0]), packed.type)
             if isinstance(module, nn.Linear):
                 made: nn.Module = GgufLinear(packed.type, blocks, dtype, module.bias)
@@ -159,7 +163,7 @@ def _unpack(file: GgufFile, names: Sequence[str], wanted: Any, dtype: torch.dtyp
     for name, part in zip(names, places(row_of(file), names, out), strict=True):
         tensor = file.tensors[name]
         rows = tensor.shape[0]
-        whole = is_permuted(file, name) or len(tensor.shape) == 1
+        whole = is_whole_only(file, name)
         step = rows if whole else max(1, CHUNK_ELEMENTS * rows // part.numel())
         for start in range(0, rows, step):
             some = tensor if whole else tensor.rows(start, start + step)

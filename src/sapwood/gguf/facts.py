@@ -12,7 +12,10 @@ from sapwood.errors import ExportError, ModelError, Problem
 from sapwood.gguf.families import (
     COUNT,
     FAMILIES,
+    INNER,
+    INTERVAL,
     PATTERN,
+    SECTIONS,
     Family,
     architecture_of,
     facts_of,
@@ -41,14 +44,16 @@ ELSEWHERE = {
     *("no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern"),
     *("original_max_position_embeddings", "resid_pdrop", "embd_pdrop"),  # Phi's; the first is longrope's
     *("residual_dropout", "embedding_dropout", "hidden_dropout"),
-    *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),  # of training a router
     *(
-        "sep_token_id",
-        "moe_layer_end_index",
-        "full_attn_idxs",
-        "block_multiple_of",
-        "block_ffn_dim_multiplier",
-    ),
+        "full_attention_interval",
+        "mtp_num_hidden_layers",
+        "mamba_ssm_dtype",
+        "attn_output_gate",
+    ),  # Qwen 3.5's
+    *("linear_value_head_dim", "mlp_only_layers"),
+    *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),  # of training a router
+    *("sep_token_id", "moe_layer_end_index"),
+    *("full_attn_idxs", "block_multiple_of", "block_ffn_dim_multiplier"),
     *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale"),  # LFM2's, which its
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
     *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc"),
@@ -78,6 +83,10 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     values["rope_parameters"] = read_rope(file, family, values["head_dim"])
     if family.window:
         values["layer_types"] = _layer_types(file, values["num_hidden_layers"], family.window)
+    elif family.every:
+        flags = _periodic(integer(file, INTERVAL, family.every), values["num_hidden_layers"])
+        values["layer_types"] = _types(flags, family.between)
+        values["linear_value_head_dim"] = integer(file, INNER) // values["linear_num_value_heads"]
     elif family.between:
         heads = _key_heads(file, values["num_hidden_layers"])
         values["layer_types"] = ["full_attention" if own else family.between for own in heads]
@@ -162,7 +171,7 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
     for fact in facts_of(family):
-        if family.between and fact.config == "num_key_value_heads":
+        if family.between and not family.every and fact.config == "num_key_value_heads":
             values[fact.config] = max(_key_heads(file, integer(file, "block_count")))
         elif fact.number is bool:
             values[fact.config] = flag(file, fact.key, fact.default)
@@ -207,8 +216,8 @@ def _turned(every: int, layers: int) -> list[int]:
     return [int(flag) for flag in _periodic(every, layers)]
 
 
-def _types(flags: list[bool]) -> list[str]:
-    return ["sliding_attention" if flag else "full_attention" for flag in flags]
+def _types(flags: list[bool], other: str = "sliding_attention") -> list[str]:
+    return [other if flag else "full_attention" for flag in flags]
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -230,7 +239,12 @@ def file_values(config: Any) -> dict[str, Any]:
         values[PATTERN] = _period(config.layer_types)
     if family.local_theta:
         values[LOCAL_THETA] = float(config.rope_parameters["sliding_attention"]["rope_theta"])
-    if family.between:
+    if family.every:
+        values[INTERVAL] = _period(config.layer_types, family.between)
+        values[INNER] = config.linear_value_head_dim * config.linear_num_value_heads
+        sections = global_rope(config).get("mrope_section") or [values["rope.dimension_count"] // 2, 0, 0]
+        values[SECTIONS] = [*sections, 0]  # of time, height and width: the same for text
+    elif family.between:
         kinds = config.layer_types
         values["attention.head_count_kv"] = [
             0 if kind == family.between else config.num_key_value_heads for kind in kinds
@@ -327,6 +341,8 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
     if family.unturned and config.no_rope_layers != _turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
+    if family.every:
+        return problems + _unwritable_linear(config, family, where)
     if not family.window:
         return problems + _unwritable_window(config, where)
     every = _period(config.layer_types)
@@ -349,6 +365,18 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
     return problems
 
 
+def _unwritable_linear(config: Any, family: Family, where: str) -> list[Problem]:
+    problems: list[Problem] = []
+    if _period(config.layer_types, family.between) is None:
+        why = f"in {where} every n-th layer must have attention"
+        problems.append(Problem("GGUF can't store this order of linear attention", "layer_types", why))
+    if config.linear_value_head_dim != config.linear_key_head_dim:
+        what = f"GGUF can't store heads of values of {config.linear_value_head_dim} numbers"
+        why = f"{where} takes as many as for keys, {config.linear_key_head_dim}"
+        problems.append(Problem(what, "linear_value_head_dim", why))
+    return problems
+
+
 def _unwritable_window(config: Any, where: str) -> list[Problem]:
     window = _window(config)
     if window is None or window >= min(config.max_position_embeddings, SHORTEST_CONTEXT):
@@ -367,12 +395,13 @@ def _window(config: Any) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
-def _period(layer_types: list[str]) -> int | None:
-    """The period of the pattern of windows; None if there is none. At least one layer must have a window,
-    because llama.cpp ends otherwise."""
+def _period(layer_types: list[str], other: str = "sliding_attention") -> int | None:
+    """The period of the pattern of windows, or of ``other`` layers; None if there is none. At least one layer
+    must have a window, because llama.cpp ends otherwise."""
     layers = len(layer_types)
     periods = range(2, layers + 2)
-    return next((every for every in periods if _types(_periodic(every, layers)) == list(layer_types)), None)
+    wanted = list(layer_types)
+    return next((every for every in periods if _types(_periodic(every, layers), other) == wanted), None)
 
 
 def global_rope(config: Any) -> Mapping[str, Any]:

@@ -48,6 +48,8 @@ class Family:
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
+        every: the last of so many layers has attention, the others are those ``between``.
+        tiled: linear attention with heads of values in another order, see `map`.
         shared: config attribute with the number of shared experts, whose width a file says too.
         biases: switches of the config, and the tensors that get a bias by them.
         epsilon: of the norms.
@@ -76,6 +78,8 @@ class Family:
     between: str = ""
     shared: str = ""
     turned: bool = False
+    every: int = 0
+    tiled: bool = False
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     epsilon: Fact = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
     window: int = 0
@@ -116,6 +120,7 @@ _MULTIPLIERS = (
 )
 COUNT = "expert_count"
 PATTERN = "attention.sliding_window_pattern"
+INTERVAL, INNER, SECTIONS = "full_attention_interval", "ssm.inner_size", "rope.dimension_sections"
 _CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
 _EXPERTS = (Fact("num_experts", COUNT), _CHOSEN)
 _LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
@@ -322,6 +327,23 @@ FAMILIES = {
         fixed=SILU | {"use_bias": False, "moe_norm_min": 1e-12, "moe_layer_interval": 1},
         constants={"interleave_moe_layer_step": 1},
         shared="moe_num_shared_experts",
+    ),
+    "qwen35": Family(
+        ("qwen3_5_text",),
+        facts=(
+            Fact("linear_conv_kernel_dim", "ssm.conv_kernel"),
+            Fact("linear_key_head_dim", "ssm.state_size"),
+            Fact("linear_num_key_heads", "ssm.group_count"),
+            Fact("linear_num_value_heads", "ssm.time_step_rank"),
+        ),
+        fixed=SILU | {"attention_bias": False},
+        constants={"nextn_predict_layers": 0},
+        between="linear_attention",
+        every=4,
+        tiled=True,
+        partial=True,
+        norms_plus_one=True,
+        scalings=("default",),
     ),
     "gpt-oss": Family(
         ("gpt_oss",),
