@@ -16,7 +16,18 @@ IN_GGUF = (
     *("arcee", "smollm3", "granite", "ernie4_5", "hunyuan-dense", "seed_oss", "olmo2", "exaone4", "phi3"),
     *("stablelm", "starcoder2", "command-r", "cohere2", "gemma", "olmo3", "nemotron"),
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
-    *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35"),
+    *(
+        "mistral3",
+        "lfm2",
+        "lfm2moe",
+        "ernie4_5-moe",
+        "hunyuan-moe",
+        "gpt-oss",
+        "qwen35",
+        "qwen35moe",
+        "glm4moe",
+        "dots1",
+    ),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -25,6 +36,22 @@ MULTIPLIERS = {
     "embedding_multiplier": 12.0,
     "residual_multiplier": 0.22,
     "logits_scaling": 2.0,
+}
+DELTA_NETWORK = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+EXPERTS_OF_GLM = {
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+    "norm_topk_prob": True,
 }
 OF_KIND: dict[str, dict[str, Any]] = {
     "smollm3": {"num_hidden_layers": 4},  # the fourth has no rotary embedding
@@ -62,13 +89,10 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "lfm2moe": {**EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "ernie4_5-moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32},
-    "qwen35": {
-        "layer_types": ["linear_attention", "full_attention"],
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 16,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-    },
+    "qwen35": DELTA_NETWORK,
+    "qwen35moe": {**DELTA_NETWORK, **EXPERTS, "shared_expert_intermediate_size": 32},
+    "glm4moe": EXPERTS_OF_GLM,
+    "dots1": {**EXPERTS_OF_GLM, "tie_word_embeddings": False},
     "gpt-oss": {
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
@@ -175,6 +199,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "lfm2moe": transformers.Lfm2MoeConfig,
         "ernie4_5-moe": transformers.Ernie4_5_MoeConfig,
         "qwen35": transformers.Qwen3_5TextConfig,
+        "qwen35moe": transformers.Qwen3_5MoeTextConfig,
+        "glm4moe": transformers.Glm4MoeConfig,
+        "dots1": transformers.Dots1Config,
         "gpt-oss": transformers.GptOssConfig,
         "hunyuan-moe": transformers.HunYuanMoEV1Config,
         "qwen2": transformers.Qwen2Config,
@@ -235,7 +262,7 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
             if parameter.dim() == 1:  # norms and biases start constant; a test should notice a mix-up
                 parameter.data += 0.1 * torch.randn_like(parameter)
                 if (
-                    arch in ("nemotron", "qwen35")
+                    arch in ("nemotron", "qwen35", "qwen35moe")
                     and name.endswith("norm.weight")
                     and "_attn.norm" not in name
                 ):

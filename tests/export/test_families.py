@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from sapwood import finetune
@@ -13,6 +15,7 @@ from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.file import read_gguf
 from sapwood.serve.load import Loaded, open_target
 from tests.base.tiny import IN_GGUF
 from tests.export.tuned import fill, tuned_on
@@ -59,6 +62,27 @@ def hybrid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_llama_cpp_says_what_was_trained_beside_attention(hybrid: Loaded, kind: Kind, tmp_path: Path) -> None:
     check = export(hybrid, Order(kind), tmp_path / "out").check
     assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
+
+
+AHEAD = ("eh_proj", "enorm", "hnorm")  # tensors of a layer that guesses tokens ahead, beside a layer's own
+
+
+@pytest.mark.parametrize("kind", ["gguf-adapter", "gguf"])
+def test_layers_that_guess_ahead_are_left_out(kind: Kind, tmp_path: Path) -> None:
+    plain = read_gguf(tiny_gguf("qwen35", tmp_path / "plain.gguf", kind="F16")[0])
+    own = [name for name in plain.tensors if name.startswith("blk.1.")]
+    more: dict[str, Any] = {name.replace("blk.1", "blk.2"): plain.tensors[name].dense() for name in own}
+    more |= {f"blk.2.nextn.{name}.weight": np.ones(64, np.float32) for name in AHEAD}
+    more["blk.2.nextn.eh_proj.weight"] = np.ones((64, 128), np.float32)
+    more |= {"qwen35.block_count": 3, "qwen35.nextn_predict_layers": 1}
+    path, _ = tiny_gguf("qwen35", tmp_path / "base.gguf", kind="F16", keys=more)
+    trained = tuned_on(path)
+    assert trained.base.spec.hf_config.num_hidden_layers == 2
+    done = export(trained, Order(kind), tmp_path / "out")
+    assert done.check.same_ids == done.check.prompts and 0 < done.check.difference <= done.check.limit
+    if kind == "gguf":
+        written = read_gguf(done.path / "model.gguf")
+        assert written.metadata["qwen35.block_count"] == 2 and written.tensors.keys() == plain.tensors.keys()
 
 
 def test_every_family_of_the_table_is_tried() -> None:

@@ -137,6 +137,7 @@ def test_gemmas_layers_by_flags_and_by_family(tmp_path: Path) -> None:
         ({"llama.expert_count": 8}, "expert_used_count is None"),
         ({"llama.block_count": None}, "block_count is None"),
         ({"llama.block_count": 0}, "block_count is 0"),
+        ({"llama.nextn_predict_layers": 2}, "block_count is 2.*nextn_predict_layers is 2"),
         ({"llama.embedding_length": "64"}, "embedding_length is '64'"),
         ({"llama.rope.freq_base": -1.0}, "freq_base"),
         ({"llama.rope.dimension_count": 8}, "part of each head"),

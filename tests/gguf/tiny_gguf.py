@@ -87,7 +87,8 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
         return [(name.replace("down_proj", "w2") if "block_sparse" in name else name, "weight", values)]
     stem, _, suffix = name.rpartition(".")
     if suffix in ("expert_bias", "e_score_correction_bias"):
-        stem, suffix = name.replace("gate.", "").removesuffix("_bias") if "statics" in name else name, "bias"
+        ernie = name.replace("gate.", "") if "statics" in name else name
+        stem, suffix = ernie.replace("correction_bias", "correction"), "bias"
     if suffix in ("dt_bias", "A_log"):
         stem, suffix = (name, "") if suffix == "A_log" else (name.replace("dt_bias", "dt_proj"), "bias")
     if suffix == "sinks":
@@ -107,7 +108,7 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
-    if arch == "qwen35" and "linear_attn." in name:
+    if "linear_attn." in name:
         return _tiled(name, values, config)
     if arch.startswith(("gemma", "nemotron", "qwen35")) and name.endswith("norm.weight"):
         return values + 1
@@ -133,7 +134,8 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
+    if hasattr(config, "intermediate_size"):
+        writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
     heads = [0 if kind == "conv" else config.num_key_value_heads for kind in kinds]
@@ -146,7 +148,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if arch in ("hunyuan-moe", "gpt-oss"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
-    if arch == "qwen35":
+    if arch.startswith("qwen35"):
         writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
         writer.add_ssm_state_size(config.linear_key_head_dim)
         writer.add_ssm_group_count(config.linear_num_key_heads)
@@ -165,14 +167,20 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_expert_shared_count(config.moe_num_shared_experts)
         shared = config.moe_num_shared_experts * config.moe_intermediate_size
         writer.add_expert_shared_feed_forward_length(shared)
-    if arch == "qwen2moe":
+    if arch in ("glm4moe", "dots1"):
+        writer.add_leading_dense_block_count(config.first_k_dense_replace)
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_expert_weights_scale(config.routed_scaling_factor)
+        writer.add_expert_weights_norm(config.norm_topk_prob)
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch in ("qwen2moe", "qwen35moe"):
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if hasattr(config, "rms_norm_eps") or arch.startswith("lfm2"):
         writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", None) or config.norm_eps)
     else:
         names = ("layer_norm_eps", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
-    if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35"):
+    if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe"):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(config.head_dim * factor))
     if arch in ("gemma2", "gemma3", "cohere2", "olmo3", "gpt-oss"):

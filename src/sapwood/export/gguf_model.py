@@ -17,6 +17,7 @@ from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import read_gguf
+from sapwood.gguf.keys import SPECULATING, layers_of
 from sapwood.gguf.map import file_name, places, tensor_names, to_file_layout
 from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.machine.doing import counted
@@ -81,7 +82,11 @@ def write_gguf_model(
 
 def _metadata(spec: BaseSpec, config: Any) -> Metadata:
     if spec.path.is_file():
-        return {key: value for key, value in read_gguf(spec.path).metadata.items() if key not in _OWN}
+        file = read_gguf(spec.path)
+        kept = {key: value for key, value in file.metadata.items() if key not in _OWN}
+        if kept.pop(f"{file.architecture}.{SPECULATING}", None):  # layers that aren't read are not written
+            kept[f"{file.architecture}.block_count"] = layers_of(file)
+        return kept
     tokens = tokenizer_metadata(spec.tokenizer, config.vocab_size)
     return {"general.name": _name(spec), **file_values(config), **tokens}
 

@@ -23,7 +23,7 @@ from sapwood.gguf.families import (
     in_files,
 )
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.keys import flag, integer, number
+from sapwood.gguf.keys import flag, integer, layers_of, number
 from sapwood.gguf.rope import FOLDER, plain_rope, read_rope, rope_values, unwritable_rope
 
 WINDOW = "attention.sliding_window"
@@ -44,15 +44,11 @@ ELSEWHERE = {
     *("no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern"),
     *("original_max_position_embeddings", "resid_pdrop", "embd_pdrop"),  # Phi's; the first is longrope's
     *("residual_dropout", "embedding_dropout", "hidden_dropout"),
-    *(
-        "full_attention_interval",
-        "mtp_num_hidden_layers",
-        "mamba_ssm_dtype",
-        "attn_output_gate",
-    ),  # Qwen 3.5's
+    *("full_attention_interval", "mtp_num_hidden_layers"),  # of Qwen 3.5, as the next two
+    *("mamba_ssm_dtype", "attn_output_gate"),
     *("linear_value_head_dim", "mlp_only_layers"),
     *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),  # of training a router
-    *("sep_token_id", "moe_layer_end_index"),
+    *("num_nextn_predict_layers", "num_mtp_layers", "sep_token_id", "moe_layer_end_index"),
     *("full_attn_idxs", "block_multiple_of", "block_ffn_dim_multiplier"),
     *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale"),  # LFM2's, which its
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
@@ -76,7 +72,8 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     values["model_type"] = family.kinds[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for switch, tensors in family.biases.items():
-        values[switch] = any(f"blk.0.{tensor}.bias" in file.tensors for tensor in tensors)
+        names = [tensor if "." in tensor else f"{tensor}.bias" for tensor in tensors]
+        values[switch] = any(f"blk.0.{name}" in file.tensors for name in names)
     for name in ("bos", "eos", "padding"):
         token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
@@ -165,14 +162,15 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError("the file holds no token embedding", str(file.path), "token_embd.weight is missing")
-    if embedding.shape[1] != hidden or integer(file, "block_count") > len(file.tensors):
+    layers = layers_of(file)
+    if embedding.shape[1] != hidden or layers > len(file.tensors):
         why = f"it has {len(file.tensors):,} tensors, the embedding {embedding.shape[1]:,} columns"
         raise ModelError("the file's keys don't fit its tensors", str(file.path), why)
     silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
     for fact in facts_of(family):
         if family.between and not family.every and fact.config == "num_key_value_heads":
-            values[fact.config] = max(_key_heads(file, integer(file, "block_count")))
+            values[fact.config] = max(_key_heads(file, layers))
         elif fact.number is bool:
             values[fact.config] = flag(file, fact.key, fact.default)
         elif fact.number is int:
@@ -180,7 +178,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
             values[fact.config] = integer(file, fact.key, None if default is None else int(default))
         else:
             values[fact.config] = number(file, fact.key, fact.default)
-    if values["num_hidden_layers"] == family.other:
+    values["num_hidden_layers"] = layers
+    if layers == family.other:
         raise ModelError(_OTHER.format(family.other), str(file.path), file.architecture)
     width = values["head_dim"]
     if integer(file, "attention.value_length", width) != width:
@@ -293,6 +292,7 @@ def refuse_unwritable(config: Any) -> None:
         name: value
         for name, value in config.to_dict().items()
         if name not in told | family.fixed.keys() | ELSEWHERE and value != defaults.get(name)
+        if name not in family.lacks
     }
     where = f"llama.cpp's {architecture} takes the embedding for it"
     problems = [

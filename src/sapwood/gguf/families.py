@@ -47,11 +47,12 @@ class Family:
         constants: keys of a file with the one value that transformers computes; a file may leave them out.
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
+        lacks: config attributes of `COMMON` that it doesn't have.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
         every: the last of so many layers has attention, the others are those ``between``.
         tiled: linear attention with heads of values in another order, see `map`.
         shared: config attribute with the number of shared experts, whose width a file says too.
-        biases: switches of the config, and the tensors that get a bias by them.
+        biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
         epsilon: of the norms.
         window: how many layers make one pattern of sliding windows, the last of which sees all; 0: no layer
             has a window.
@@ -77,6 +78,7 @@ class Family:
     yarn: Mapping[str, str] = field(default_factory=dict)
     between: str = ""
     shared: str = ""
+    lacks: tuple[str, ...] = ()
     turned: bool = False
     every: int = 0
     tiled: bool = False
@@ -127,6 +129,23 @@ _LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
 _NARROW_EXPERTS = (*_EXPERTS, Fact("moe_intermediate_size", "expert_feed_forward_length"))
 _DENSE_FIRST = "leading_dense_block_count"  # layers before the first with experts
 _SIGMOID = {"expert_gating_func": 2}
+_ONE_GROUP = {"n_group": 1, "topk_group": 1}
+_EXPERTS_OF_GLM = (
+    Fact("n_routed_experts", COUNT),
+    _CHOSEN,
+    Fact("moe_intermediate_size", "expert_feed_forward_length"),
+    Fact("n_shared_experts", "expert_shared_count"),
+    Fact("first_k_dense_replace", _DENSE_FIRST, int, 0),
+    Fact("routed_scaling_factor", "expert_weights_scale", float, 1.0),
+    Fact("norm_topk_prob", "expert_weights_norm", bool, False),
+)
+_SHARED_WIDTH = Fact("shared_expert_intermediate_size", "expert_shared_feed_forward_length")
+_DELTA_NETWORK = (
+    Fact("linear_conv_kernel_dim", "ssm.conv_kernel"),
+    Fact("linear_key_head_dim", "ssm.state_size"),
+    Fact("linear_num_key_heads", "ssm.group_count"),
+    Fact("linear_num_value_heads", "ssm.time_step_rank"),
+)
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 # By llama.cpp's name, or by transformers' if that one is taken.
@@ -268,10 +287,7 @@ FAMILIES = {
     "mixtral": Family(("mixtral",), architecture="llama", facts=_LOCAL_EXPERTS, fixed=SILU, interleaved=True),
     "qwen2moe": Family(
         ("qwen2_moe",),
-        facts=(
-            *_NARROW_EXPERTS,
-            Fact("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
-        ),
+        facts=(*_NARROW_EXPERTS, _SHARED_WIDTH),
         fixed=SILU | _IN_EVERY_LAYER | {"norm_topk_prob": False},
         biases={"qkv_bias": QKV},
         head="own",
@@ -330,20 +346,41 @@ FAMILIES = {
     ),
     "qwen35": Family(
         ("qwen3_5_text",),
-        facts=(
-            Fact("linear_conv_kernel_dim", "ssm.conv_kernel"),
-            Fact("linear_key_head_dim", "ssm.state_size"),
-            Fact("linear_num_key_heads", "ssm.group_count"),
-            Fact("linear_num_value_heads", "ssm.time_step_rank"),
-        ),
+        facts=_DELTA_NETWORK,
         fixed=SILU | {"attention_bias": False},
-        constants={"nextn_predict_layers": 0},
         between="linear_attention",
         every=4,
         tiled=True,
         partial=True,
         norms_plus_one=True,
         scalings=("default",),
+    ),
+    "qwen35moe": Family(
+        ("qwen3_5_moe_text",),
+        facts=(*_DELTA_NETWORK, *_NARROW_EXPERTS, _SHARED_WIDTH),
+        fixed=SILU | {"attention_bias": False},
+        between="linear_attention",
+        every=4,
+        tiled=True,
+        partial=True,
+        norms_plus_one=True,
+        scalings=("default",),
+        lacks=("intermediate_size",),
+    ),
+    "glm4moe": Family(
+        ("glm4_moe",),
+        facts=_EXPERTS_OF_GLM,
+        fixed=SILU | _ONE_GROUP,
+        constants=_SIGMOID,
+        biases={"attention_bias": QKV, "use_qk_norm": ("attn_q_norm.weight",)},
+        partial=True,
+    ),
+    "dots1": Family(
+        ("dots1",),
+        facts=_EXPERTS_OF_GLM,
+        fixed=SILU | _ONE_GROUP | {"attention_bias": False},
+        constants=_SIGMOID,
+        head="own",
     ),
     "gpt-oss": Family(
         ("gpt_oss",),
@@ -369,7 +406,8 @@ FAMILIES = {
 
 def facts_of(family: Family) -> tuple[Fact, ...]:
     """All that a file of the family can carry."""
-    return (*COMMON, family.epsilon, *family.facts)
+    common = [fact for fact in COMMON if fact.config not in family.lacks]
+    return (*common, family.epsilon, *family.facts)
 
 
 def has_experts(family: Family) -> bool:

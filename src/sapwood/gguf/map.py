@@ -28,7 +28,7 @@ from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import family_of, row_of
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.keys import integer
+from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.rope import DIVISORS, FOLDER
 
 _EVERY_LAYER = {
@@ -63,6 +63,7 @@ _ONLY_NORMS_AFTER = {key: name for key, name in _EVERY_LAYER.items() if key != "
 }
 _WITHOUT_GATE = {key: name for key, name in _EVERY_LAYER.items() if key != "ffn_gate"}
 STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")  # transformers' parameters, which have no .weight
+_BLOCK = re.compile(r"blk\.(\d{1,6})\.")
 _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
 CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before they are chosen
@@ -107,6 +108,19 @@ _OF_LFM2 = {
     "ffn_up": "feed_forward.w3",
     "ffn_down": "feed_forward.w2",
 }
+_OF_QWEN35 = _HEAD_NORMS | {
+    "post_attention_norm": "post_attention_layernorm",
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_alpha": "linear_attn.in_proj_a",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_dt.bias": "linear_attn.dt_bias",
+    DECAY: "linear_attn.A_log",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
+}
+_OF_GLM_MOE = _experts("mlp") | _shared("mlp.shared_experts") | {CHOICE: "mlp.gate.e_score_correction_bias"}
 # A layer of a family has some of these tensors: those of its attention or convolution, of its MLP or experts.
 _LAYER = {
     **dict.fromkeys(("gemma", "granite", "smollm3", "ernie4_5", "stablelm"), _EVERY_LAYER | _PRE_NORM),
@@ -142,20 +156,14 @@ _LAYER = {
     | _mixture("mlp")
     | _shared("mlp.shared_experts")
     | {CHOICE: "mlp.gate.moe_statics.e_score_correction_bias"},
-    "qwen35": _EVERY_LAYER
-    | _HEAD_NORMS
-    | {
-        "post_attention_norm": "post_attention_layernorm",
-        "attn_qkv": "linear_attn.in_proj_qkv",
-        "attn_gate": "linear_attn.in_proj_z",
-        "ssm_beta": "linear_attn.in_proj_b",
-        "ssm_alpha": "linear_attn.in_proj_a",
-        "ssm_conv1d": "linear_attn.conv1d",
-        "ssm_dt.bias": "linear_attn.dt_bias",
-        DECAY: "linear_attn.A_log",
-        "ssm_norm": "linear_attn.norm",
-        "ssm_out": "linear_attn.out_proj",
-    },
+    "qwen35": _EVERY_LAYER | _OF_QWEN35,
+    "qwen35moe": _ATTENTION
+    | _OF_QWEN35
+    | _experts("mlp")
+    | {SHARED_GATE: "mlp.shared_expert_gate"}
+    | _shared("mlp.shared_expert"),
+    "dots1": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS | _OF_GLM_MOE,
+    "glm4moe": _EVERY_LAYER | {"post_attention_norm": "post_attention_layernorm"} | _HEAD_NORMS | _OF_GLM_MOE,
     "gpt-oss": _ATTENTION
     | _experts("mlp", "router")
     | {
@@ -223,13 +231,16 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
 
     Raises ModelError that lists the tensors which have no place in the architecture.
     """
-    modules = module_names(row_of(file), integer(file, "block_count"))
+    layers = layers_of(file)
+    modules = module_names(row_of(file), layers)
     if any(_ONE_EXPERT.fullmatch(tensor) for tensor in file.tensors):
         why = "newer files have one stack for all experts of a layer"
         raise ModelError("the file has tensors for single experts", str(file.path), why, FOLDER)
     names: dict[str, str] = {}
     strangers: list[Problem] = []
     for tensor in file.tensors:
+        if (block := _BLOCK.match(tensor)) and layers <= int(block[1]) < integer(file, "block_count"):
+            continue  # it guesses ahead
         stem, _, suffix = tensor.rpartition(".")
         if stem in modules and is_stack(stem) and suffix == "weight":
             names[tensor] = modules[stem]
