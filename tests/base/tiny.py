@@ -50,7 +50,6 @@ EXPERTS_OF_GLM = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 32,
     "first_k_dense_replace": 1,
-    "routed_scaling_factor": 1.5,
     "norm_topk_prob": True,
 }
 OF_KIND: dict[str, dict[str, Any]] = {
@@ -92,7 +91,7 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "qwen35": DELTA_NETWORK,
     "qwen35moe": {**DELTA_NETWORK, **EXPERTS, "shared_expert_intermediate_size": 32},
     "glm4moe": EXPERTS_OF_GLM,
-    "dots1": {**EXPERTS_OF_GLM, "tie_word_embeddings": False},
+    "dots1": {**EXPERTS_OF_GLM, "tie_word_embeddings": False, "num_key_value_heads": 4},
     "gpt-oss": {
         "num_local_experts": 4,
         "num_experts_per_tok": 2,

@@ -381,6 +381,7 @@ FAMILIES = {
         fixed=SILU | _ONE_GROUP | {"attention_bias": False},
         constants=_SIGMOID,
         head="own",
+        equal_heads=True,
     ),
     "gpt-oss": Family(
         ("gpt_oss",),
