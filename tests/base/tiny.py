@@ -16,18 +16,8 @@ IN_GGUF = (
     *("arcee", "smollm3", "granite", "ernie4_5", "hunyuan-dense", "seed_oss", "olmo2", "exaone4", "phi3"),
     *("stablelm", "starcoder2", "command-r", "cohere2", "gemma", "olmo3", "nemotron"),
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
-    *(
-        "mistral3",
-        "lfm2",
-        "lfm2moe",
-        "ernie4_5-moe",
-        "hunyuan-moe",
-        "gpt-oss",
-        "qwen35",
-        "qwen35moe",
-        "glm4moe",
-        "dots1",
-    ),
+    *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
+    *("glm4moe", "dots1", "olmo", "phi2"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -90,6 +80,7 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "ernie4_5-moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32},
     "qwen35": DELTA_NETWORK,
     "qwen35moe": {**DELTA_NETWORK, **EXPERTS, "shared_expert_intermediate_size": 32},
+    "phi2": {"tie_word_embeddings": False},
     "glm4moe": EXPERTS_OF_GLM,
     "dots1": {**EXPERTS_OF_GLM, "tie_word_embeddings": False, "num_key_value_heads": 4},
     "gpt-oss": {
@@ -199,6 +190,8 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "ernie4_5-moe": transformers.Ernie4_5_MoeConfig,
         "qwen35": transformers.Qwen3_5TextConfig,
         "qwen35moe": transformers.Qwen3_5MoeTextConfig,
+        "phi2": transformers.PhiConfig,
+        "helium": transformers.HeliumConfig,
         "glm4moe": transformers.Glm4MoeConfig,
         "dots1": transformers.Dots1Config,
         "gpt-oss": transformers.GptOssConfig,
@@ -281,7 +274,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
     """Save a random two-layer model of ``arch`` (see `IN_GGUF`) with its tokenizer under ``folder``.
 
     Args:
-        arch: one of `IN_GGUF`, mistral, ministral or olmo.
+        arch: one of `IN_GGUF`, mistral, ministral or helium.
         folder: parent folder, `tmp_path` say; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
         changes: keys of the transformers config (for example ``tie_word_embeddings=False``).

@@ -52,7 +52,7 @@ def test_module_names_are_one_to_one() -> None:
         stacks = [tensors for tensors in tensor_names(arch, 3).values() if is_stack(tensors[0])]
         ends = [tuple(tensor.rpartition(".")[2] for tensor in tensors) for tensors in stacks]
         assert ends in ([], [("ffn_gate_exps", "ffn_up_exps"), ("ffn_down_exps",)] * 3)
-        output = "out_proj" if arch.startswith("lfm2") else "o_proj"
+        output = {"lfm2": "out_proj", "lfm2moe": "out_proj", "phi2": "dense"}.get(arch, "o_proj")
         assert names["blk.2.attn_output"] == f"model.layers.2.self_attn.{output}"
 
 

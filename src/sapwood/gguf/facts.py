@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,7 +142,7 @@ def _refuse_constants(file: GgufFile, family: Family) -> None:
     """Raises ModelError for a file that says another value than the one which transformers computes."""
     for key, value in family.constants.items():
         found = file.metadata.get(f"{file.architecture}.{key}", value)
-        if found != value:
+        if found != value and not (isinstance(value, float) and math.isclose(found, value, rel_tol=1e-5)):
             why = f"transformers' {family.kinds[0]} computes {value!r}"
             raise ModelError(f"{file.architecture}.{key} is {found!r}", str(file.path), why)
 

@@ -53,7 +53,7 @@ class Family:
         tiled: linear attention with heads of values in another order, see `map`.
         shared: config attribute with the number of shared experts, whose width a file says too.
         biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
-        epsilon: of the norms.
+        epsilon: of the norms; None: it is one of the `constants`.
         window: how many layers make one pattern of sliding windows, the last of which sees all; 0: no layer
             has a window.
         largest: number of layers by which llama.cpp knows the size whose queries are scaled by
@@ -83,7 +83,7 @@ class Family:
     every: int = 0
     tiled: bool = False
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    epsilon: Fact = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
+    epsilon: Fact | None = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
     window: int = 0
     largest: int = 0
     other: int = 0
@@ -252,6 +252,21 @@ FAMILIES = {
         norms_plus_one=True,
         head="tied",
     ),
+    "olmo": Family(
+        ("olmo",),
+        fixed=SILU | {"attention_bias": False, "clip_qkv": None},
+        constants={_LAYER_NORM.key: 1e-5},
+        epsilon=None,
+        interleaved=True,
+    ),
+    "phi2": Family(
+        ("phi",),
+        fixed={"hidden_act": "gelu_new", "qk_layernorm": False},
+        epsilon=_LAYER_NORM,
+        partial=True,
+        head="own",
+        scalings=("default", "linear"),
+    ),
     "qwen2": Family(("qwen2",), fixed=SILU),
     "qwen3": Family(("qwen3",), fixed=SILU | {"attention_bias": False}),
     "gemma2": Family(
@@ -408,7 +423,7 @@ FAMILIES = {
 def facts_of(family: Family) -> tuple[Fact, ...]:
     """All that a file of the family can carry."""
     common = [fact for fact in COMMON if fact.config not in family.lacks]
-    return (*common, family.epsilon, *family.facts)
+    return (*common, *([family.epsilon] if family.epsilon else []), *family.facts)
 
 
 def has_experts(family: Family) -> bool:

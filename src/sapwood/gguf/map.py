@@ -150,6 +150,8 @@ _LAYER = {
     **dict.fromkeys(("qwen3moe", "olmoe"), _mixture("mlp") | _HEAD_NORMS),
     "granitemoe": _mixture("block_sparse_moe", "router"),
     "mistral3": _EVERY_LAYER | _PRE_NORM,
+    "olmo": {key: name for key, name in _EVERY_LAYER.items() if key != "attn_norm"},
+    "phi2": _ATTENTION | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
     "lfm2": _OF_LFM2,
     "lfm2moe": _OF_LFM2 | _experts("feed_forward") | {CHOICE: "feed_forward.expert_bias"},
     "ernie4_5-moe": _EVERY_LAYER
@@ -181,7 +183,12 @@ _NORM_OF_LFM2 = {
     "token_embd_norm": "model.embedding_norm",
     "output": "lm_head",
 }
-_OTHER_ENDS = {"lfm2": _NORM_OF_LFM2, "lfm2moe": _NORM_OF_LFM2}
+_OTHER_ENDS = {
+    "lfm2": _NORM_OF_LFM2,
+    "lfm2moe": _NORM_OF_LFM2,
+    "olmo": {"token_embd": "model.embed_tokens", "output": "lm_head"},
+    "phi2": _OUTSIDE | {"output_norm": "model.final_layernorm"},
+}
 _COMPUTED = {DIVISORS}  # read for the config, no parameter of its own
 
 

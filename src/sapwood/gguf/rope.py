@@ -181,8 +181,8 @@ def plain_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
     if plain.get("rope_type") == "yarn":
         if math.isclose(plain.get("attention_factor") or 0, _yarn_factor(plain["factor"])):
             del plain["attention_factor"]
-        if plain.get("truncate") is True:
-            del plain["truncate"]
+        taken = {**BETAS, "truncate": True}
+        plain = {name: value for name, value in plain.items() if value != taken.get(name, ...)}
     return plain
 
 
