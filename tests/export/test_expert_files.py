@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,6 +105,19 @@ def test_a_plan_counts_experts_as_they_are_held(tmp_path: Path) -> None:
     matrices = sum(p.numel() for p in model.parameters() if p.dim() > 1)
     assert weight_bytes(spec, config) < 1.2 * matrices * 34 / 32
     assert unpacked_bytes(spec, config) == 128 * 64 * 4
+
+
+def test_a_plan_counts_columns_of_another_order_as_unpacked(tmp_path: Path) -> None:
+    """They can't stay in blocks; and layers that guess ahead are never held."""
+    path, _ = tiny_gguf("qwen35", tmp_path / "base.gguf", kind="Q8_0")
+    more: dict[str, Any] = {f"blk.2.{name}.weight": np.ones((999, 64), np.float32) for name in ("a", "b")}
+    more |= {"qwen35.block_count": 3, "qwen35.nextn_predict_layers": 1}
+    longer, _ = tiny_gguf("qwen35", tmp_path / "longer.gguf", kind="Q8_0", keys=more)
+    config = held(path)
+    spec, network = inspect_base(config), tuned_on(path, config=config).network
+    kept = {id(p): p for p in network.parameters() if not p.requires_grad}
+    assert weight_bytes(spec, config) == sum(p.nbytes for p in kept.values())
+    assert weight_bytes(inspect_base(held(longer)), held(longer)) == weight_bytes(spec, config)
 
 
 @torch.no_grad()
