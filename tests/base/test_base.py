@@ -270,6 +270,13 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         load(path)
 
 
+def test_dropout_of_a_base_is_off_and_said(tmp_path: Path) -> None:
+    spec = inspect(tiny_llama(tmp_path, attention_dropout=0.1))
+    (note,) = [note for note in spec.notes if "dropout" in note]
+    assert note == "attention_dropout of the base set to 0: a frozen base computes as in inference"
+    assert load_base(spec, BaseConfig(storage="fp32")).model.config.attention_dropout == 0.0
+
+
 def test_too_little_memory_is_found_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = inspect(tiny_llama(tmp_path))
     monkeypatch.setattr(load_module, "available_memory", lambda: 100_000)

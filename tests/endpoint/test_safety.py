@@ -150,9 +150,14 @@ def test_a_client_that_leaves_ends_its_answer(endpoint: Running) -> None:
     body = {"model": "first", "messages": HELLO, "max_tokens": 450, "n": 4, "stream": True}
     body |= {"logit_bias": {"0": -100, "2": -100}, "logprobs": True, "top_logprobs": 20}
     slots = endpoint.library.find("first").engine.slots
-    with httpx.stream("POST", f"{endpoint.url}/v1/chat/completions", json=body, timeout=60) as response:
-        next(response.iter_lines())
-        assert slots.busy >= 1
+
+    def busy_when_left() -> int:
+        with httpx.stream("POST", f"{endpoint.url}/v1/chat/completions", json=body, timeout=60) as response:
+            next(response.iter_lines())
+            return slots.busy
+
+    # on a machine that stands still for a second, an answer is written before its first line is read
+    assert any(busy_when_left() for _ in range(5))
     wait_until(lambda: slots.busy == 0)
     with pytest.raises(httpx.ReadTimeout):
         whole = {**body, "stream": False}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING
 
 from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.model import LoraModel
+from sapwood.base.network.parts import text_class
+from sapwood.base.tiny import tiny_model as tiny_of
 from sapwood.compute.attention.seam import is_packed, register
 from sapwood.compute.backend import REFERENCE
 from sapwood.config.sections import LoraConfig
@@ -140,19 +144,35 @@ def test_a_prompt_that_fills_the_context_is_refused_before_anything_runs() -> No
         answer_batch(model, TOKENIZER, [[]], (), Settings())
 
 
-def test_a_model_with_a_cache_of_its_own_kind_answers_in_a_batch_as_alone() -> None:
-    from transformers import AutoModelForCausalLM, MiniMaxConfig
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("minimax", {}),
+        ("lfm2", {"layer_types": ["conv"] * 2 + ["full_attention"] + ["conv"] * 29}),
+        ("inkling2", {}),
+    ],
+)
+def test_a_model_that_keeps_states_answers_in_a_batch_as_alone(
+    kind: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """And goes on when one of the rows is done."""
+    config = CONFIG_MAPPING[kind](**values, bos_token_id=0, eos_token_id=2, pad_token_id=0)
+    made: Any = text_class(tiny_of(config, tmp_path, 600))
+    model = made.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    prompts = [[5, 80, 300, 41, 7], [7]]
+    wanted = [without_cache(model, prompt, 6) for prompt in prompts]
+    stop = next(id for id in wanted[0][1:] if id not in wanted[1])
+    answers = answer_batch(model, TOKENIZER, prompts, (stop,), Settings(max_new_tokens=6))
+    assert [list(answer.ids) for answer in answers] == [wanted[0][: wanted[0].index(stop)], wanted[1]]
 
-    few = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_local_experts": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-    model = AutoModelForCausalLM.from_config(MiniMaxConfig(vocab_size=600, **few, **heads)).eval()
-    prompts = [[5, 80, 300], [7]]
-    answers = answer_batch(model, TOKENIZER, prompts, (2,), Settings(max_new_tokens=4))
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids = torch.tensor([prompt])
-        for token in answer.ids:
-            assert int(model(ids, use_cache=False).logits[0, -1].argmax()) == token
-            ids = torch.cat([ids, torch.tensor([[token]])], 1)
+
+@torch.no_grad()
+def without_cache(model: Any, prompt: list[int], count: int) -> list[int]:
+    """The likeliest tokens, each from reading all anew."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
 
 
 def test_no_prompts_give_no_answers() -> None:

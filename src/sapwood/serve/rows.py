@@ -163,7 +163,17 @@ def keeps_state(network: Any) -> bool:
     given padding, nor a part of its cache."""
     takes = inspect.signature(network.forward).parameters
     stateful = bool(getattr(network, "_is_stateful", False)) or "past_key_values" not in takes
-    return stateful or _wants_own_cache(network)
+    return stateful or _has_states(network.config) or _wants_own_cache(network)
+
+
+def _has_states(config: Any) -> bool:
+    """Does the cache for this config hold states? Short convolutions have one, and no flag says so."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+    return any(
+        isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=config).layers
+    )
 
 
 _own_cache: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # model -> does it refuse the plain cache?
