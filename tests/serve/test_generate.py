@@ -60,7 +60,7 @@ def lora_model(arch: str = "llama") -> LoraModel:
     return model
 
 
-@pytest.mark.parametrize("arch", [*ARCHITECTURES, "lfm2"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_batch_gives_the_answers_of_one_prompt_at_a_time(arch: str) -> None:
     model = stopping_model(arch, 2.0 if arch.startswith("gemma") else 1.2)
     settings = Settings(max_new_tokens=48)  # longer than the sliding window of 32

@@ -7,8 +7,8 @@ A batch is padded on the left, so that the newest tokens of all rows stand in on
 
 What all prompts of a batch begin with (the system prompt) is read once, and stands before the padding. A row
 that is done leaves the batch at once, with its part of the cache; the head sees the last column only. Models
-that keep a state beside keys and values (Mamba, gated delta networks, LFM2) take one row at a time. Their
-cache is tried at the first token: with the cache and without it the scores must be the same.
+that keep a state beside keys and values (Mamba, gated delta networks) take one row at a time. Their cache is
+tried at the first token: with the cache and without it the scores must be the same.
 """
 
 from __future__ import annotations
@@ -181,15 +181,14 @@ _own_cache: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # model -> does 
 
 @torch.no_grad()
 def _wants_own_cache(network: Any) -> bool:
-    """Is the plain cache refused, or can't it let go of a row? Asked once of each model, with one token."""
+    """Is the plain cache refused? Asked once of each model, with one token."""
     from transformers import DynamicCache
 
     if network not in _own_cache:
         ids = torch.zeros(1, 1, dtype=torch.long, device=network.get_input_embeddings().weight.device)
-        cache = DynamicCache(config=network.config)
         try:
-            network(input_ids=ids, past_key_values=cache, use_cache=True)
-            _own_cache[network] = not all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+            network(input_ids=ids, past_key_values=DynamicCache(config=network.config), use_cache=True)
+            _own_cache[network] = False
         except UNABLE:
             _own_cache[network] = True
     return _own_cache[network]
