@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sapwood import finetune
+from sapwood.adapter.elsewhere.gguf import from_gguf
+from sapwood.adapter.pairs import lora_pairs
 from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig, LoraConfig
+from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import read_gguf
@@ -62,6 +66,18 @@ def hybrid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_llama_cpp_says_what_was_trained_beside_attention(hybrid: Loaded, kind: Kind, tmp_path: Path) -> None:
     check = export(hybrid, Order(kind), tmp_path / "out").check
     assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
+
+
+def test_an_adapter_of_what_lies_beside_attention_is_read_back(hybrid: Loaded, tmp_path: Path) -> None:
+    assert hybrid.model is not None
+    write_gguf_adapter(hybrid, tmp_path / "adapter.gguf")
+    _, tensors = from_gguf(read_gguf(tmp_path / "adapter.gguf"), hybrid.base.spec.hf_config)
+    pairs = lora_pairs(hybrid.model)
+    assert len(tensors) == 2 * len(pairs)
+    for pair in pairs:
+        name = f"base_model.model.{pair.module}.lora"
+        assert torch.equal(tensors[f"{name}_A.weight"], pair.a)
+        assert torch.equal(tensors[f"{name}_B.weight"], pair.b)
 
 
 AHEAD = ("eh_proj", "enorm", "hnorm")  # tensors of a layer that guesses tokens ahead, beside a layer's own

@@ -154,6 +154,26 @@ def test_configs_that_make_no_sense_are_refused(
         config_values(read_gguf(path))
 
 
+@pytest.mark.parametrize(
+    ("arch", "keys", "message"),
+    [
+        ("glm4moe", {"expert_gating_func": 1}, "expert_gating_func is 1.*glm4_moe computes 2"),
+        ("glm4moe", {"expert_weights_norm": 1}, "expert_weights_norm is 1.*true or false"),
+        ("gpt-oss", {"attention.sliding_window_pattern": 3}, "sliding_window_pattern is 3.*computes 2"),
+        ("lfm2", {"attention.head_count_kv": [0, 2, 2]}, "head_count_kv is .*2 layers"),
+        ("lfm2", {"attention.head_count_kv": [2, 4]}, "head_count_kv is .*one number of heads"),
+        ("mistral3", {"rope.scaling.type": "none", "rope.scaling.factor": 1.0}, "'default' isn't supported"),
+    ],
+)
+def test_values_that_transformers_computes_otherwise_are_refused(
+    tmp_path: Path, arch: str, keys: dict[str, object], message: str
+) -> None:
+    own = {f"{arch}.{key}": value for key, value in keys.items()}
+    path, _ = tiny_gguf(arch, tmp_path / "m.gguf", keys=own)
+    with pytest.raises(ModelError, match=message):
+        config_values(read_gguf(path))
+
+
 def test_a_scaling_of_another_length_than_metas_is_recovered(tmp_path: Path) -> None:
     scaling = {
         "factor": 8.0,
