@@ -131,8 +131,8 @@ def _file_tokenizer(kind: Any, folder: Path) -> str:
 
 @torch.no_grad()
 def fill(model: Any, parameters: Parameters) -> None:
-    """Give a dense model other weights, by name."""
-    own = dict(model.named_parameters())
+    """Give a dense model other weights, and other buffers that checkpoints hold, by name."""
+    own = dict([*model.named_parameters(), *model.named_buffers()])
     for name, value in parameters:
         own[name].copy_(value)
 
