@@ -224,7 +224,8 @@ def test_each_reason_names_its_cause(mixed: Running) -> None:
         "other_base": "not the base", "other_template": "template", "on-another-base": "another base",
         "another_alpha": "alpha", "another_tokenizer": "another tokenizer", "a_layer_missing": "layers.1",
         "layers_shifted": "layers.2", "edited_after_its_run": "differs", "whole_numbers": "int8",
-        "swapped": "aren't those of the trained model", "other_storage": "in another storage", "gone": "no run",
+        "swapped": "aren't those of the trained model", "other_storage": "in another storage",
+        "gone": "no run",
     }  # fmt: skip
     wrong = {
         name: mixed.library.refused[name]

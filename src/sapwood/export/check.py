@@ -71,8 +71,8 @@ class Check:
     def line(self) -> str:
         return (
             f"{self.same_ids} of {self.prompts} prompts in equal tokens; log probabilities differ by "
-            f"{self.difference:.4f} nat on average, the format alone explains {self.format_difference:.4f} (limit "
-            f"{self.limit:.4f}); "
+            f"{self.difference:.4f} nat on average, the format alone explains "
+            f"{self.format_difference:.4f} (limit {self.limit:.4f}); "
             f"stops as trained at {self.positions - self.stop_flips} of {self.positions} positions"
         )
 

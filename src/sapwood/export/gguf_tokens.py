@@ -59,7 +59,7 @@ def tokenizer_metadata(tokenizer: Any, rows: int) -> Metadata:
     raise ExportError(
         "the tokenizer can't be written as GGUF",
         "tokenizer",
-        f"none of the pre-tokenizers that are known here ({', '.join(PRE_TOKENIZERS)}) cuts text as this tokenizer does",
+        f"none of llama.cpp's pre-tokenizers ({', '.join(PRE_TOKENIZERS)}) cuts text as this tokenizer does",
         "train on the model's own GGUF file, whose tokenizer is carried over",
     )
 

@@ -81,7 +81,8 @@ def with_tokenizer(spec: BaseSpec, place: Path) -> tuple[BaseSpec, bool]:
     ours: dict[str, int] = spec.tokenizer.get_vocab()
     theirs: dict[str, int] = tokenizer.get_vocab()
     if odd := next((token for token, id in ours.items() if theirs.get(token) != id), None):
-        why = f"token {odd!r} has the id {theirs.get(odd)} in the adapter's tokenizer.json, {ours[odd]} in the base's"
+        told = theirs.get(odd)
+        why = f"token {odd!r} has the id {told} in the adapter's tokenizer.json, {ours[odd]} in the base's"
         raise ModelError(
             "the adapter was trained with another tokenizer", str(place), why, "name its base: --base MODEL"
         )
