@@ -70,7 +70,7 @@ of its turn, or of the answer in a row of columns. What a question may be about 
 | `data.bad_rows` | `drop` leaves rows out that can't be read; they are counted and listed in the run |
 | `data.answers` | `first` learns the first of several answers |
 | `data.paths` | `all` learns each path of a tree of replies |
-| `data.encoding` | how text files are encoded, if it isn't UTF-8 |
+| `data.encoding` | how text files are encoded, if it isn't UTF-8, for example `cp1252` |
 | `data.records` | the list of a JSON object, or the sheet of a workbook, that holds the rows |
 | `data.overlap` | `allow` counts held-out rows that are learnt as well; by default they are an error |
 
@@ -102,7 +102,7 @@ sapwood 会问：`data.columns.context=passage` 将其放在提示之后。
 | `data.bad_rows` | `drop` 排除无法读取的行，计数并列在运行记录中 |
 | `data.answers` | `first` 学习多个回答中的第一个 |
 | `data.paths` | `all` 学习回复树的每条路径 |
-| `data.encoding` | 文本文件的编码（非 UTF-8 时） |
+| `data.encoding` | 文本文件的编码（非 UTF-8 时），例如中文版 Excel 存的 CSV：`gb18030` |
 | `data.records` | JSON 对象中的列表或工作簿中的工作表 |
 | `data.overlap` | `allow` 只统计同时被学习的评估行；默认报错 |
 
