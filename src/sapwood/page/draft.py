@@ -36,7 +36,7 @@ def to_yaml(settings: Mapping[str, Any]) -> str:
 
 
 def from_yaml(text: str) -> dict[str, Any]:
-    """The keys of a YAML text. Raises ConfigError if it is none."""
+    """The keys of a YAML text. Raises ConfigError if the text is no YAML, or has no sections."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

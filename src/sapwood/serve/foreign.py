@@ -49,8 +49,8 @@ class Foreign:
 
 
 def read_foreign(place: Path, base: str | None, template: str | None) -> Foreign:
-    """What lies at ``place``, on ``base`` or on the one that it names, behind ``template`` or the tokenizer's
-    own. Raises ModelError: no base is told or found, or the adapter is of no known form."""
+    """What lies at ``place``, on ``base`` or on the base that the adapter names, behind ``template`` or the
+    tokenizer's own. Raises ModelError: no base is told or found, or the adapter is of no known form."""
     spec, own = with_tokenizer(foreign_base(place, base), place)
     settings, tensors = read_saved(place, spec.hf_config)
     refuse_inert(tensors, place)

@@ -32,7 +32,7 @@ UNABLE = (
     IndexError,
     RuntimeError,
 )  # of models that want another cache
-CLOSE = 0.02  # of the largest score: by as much the same sums differ when they are added in another order
+CLOSE = 0.02  # of the largest score: equal sums differ by so much if they are added in another order
 
 
 class Rows:
@@ -88,7 +88,7 @@ class Rows:
         except UNABLE:
             if not self._doubtful or self._cache is None:
                 raise
-            self._cache = None  # it wants a cache of its own kind
+            self._cache = None  # the model wants a cache of its own kind
             return self._forward(self.ids, positions)
 
     def step(self, chosen: Sequence[int], keep: Sequence[int]) -> Tensor:
@@ -171,7 +171,7 @@ _own_cache: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # model -> does 
 
 @torch.no_grad()
 def _wants_own_cache(network: Any) -> bool:
-    """Is the plain cache refused? Asked once of each model, with one token."""
+    """Whether the model refuses the plain cache. Each model is asked once, with one token."""
     from transformers import DynamicCache
 
     if network not in _own_cache:

@@ -262,7 +262,7 @@ class Screen:
                 parse_config(draft.tree_of(draft.from_yaml(text)))
                 return text, Safe("")
             except SapwoodError:
-                pass  # another tool's, perhaps: it says so itself
+                pass  # perhaps the config of another tool, which `bring` reads
         w = self.view.words
         found = await self.view.state.desk.ask("bring", path=path, lang=w.lang)
         return found["yaml"], pieces.report(self.view, found["report"])
