@@ -198,7 +198,9 @@ def lines(found: Evaluation) -> list[str]:
         if name == "loss":
             base, adapter = found.perplexity
             out.append(f"{'perplexity':<20}{base:>10.2f}{adapter:>10.2f}")
-    out.append(f"{found.rows:,} rows, {found.targets:,} targets, {len(found.answers):,} answers{_by(found)}")
+    told = len(found.answers)
+    answers = f"{told:,} answer{'' if told == 1 else 's'}"
+    out.append(f"{found.rows:,} rows, {found.targets:,} targets, {answers}{_by(found)}")
     out.append(verdict(found.figures["loss"]))
     return out
 
