@@ -37,7 +37,7 @@ UNABLE = (
     IndexError,
     RuntimeError,
 )  # of models that want another cache
-CLOSE = 0.02  # of the largest score: by as much the same sums differ when they are added in another order
+CLOSE = 0.02  # of the largest score: equal sums differ by so much if they are added in another order
 
 
 class Rows:
@@ -95,7 +95,7 @@ class Rows:
         except UNABLE:
             if not self._doubtful or self._cache is None:
                 raise
-            self._cache = None  # it wants a cache of its own kind
+            self._cache = None  # the model wants a cache of its own kind
             return self._forward(self.ids, positions)
 
     def step(self, chosen: Sequence[int], keep: Sequence[int]) -> Tensor:
