@@ -20,7 +20,8 @@ EN = """# Files and rows that sapwood reads
 JSON, JSONL, CSV, TSV, Parquet, Arrow, Excel (`.xlsx`) and text, each perhaps packed by gzip, zstd, xz, bzip2
 or zip. A folder stands for its files: those named train are learnt, those named validation (or else test) are
 held out if `data.eval` isn't set, and `sapwood check` says so. So it is with a dataset of a hub
-(`hf:ORG/NAME`). Folders of `datasets.save_to_disk` are read too. LLaMA-Factory's `dataset_info.json` beside a
+(`hf:ORG/NAME`). Folders of `datasets.save_to_disk` are read too. Parquet, Arrow and datasets of a hub need
+`python -m pip install -e '.[data]'` in a clone, once. LLaMA-Factory's `dataset_info.json` beside a
 file says what its columns, turns and roles are called.
 
 `sapwood check` says in one line how rows are read. What can be read in two ways is a question, with each
@@ -37,6 +38,7 @@ ZH = """# sapwood 能读取的文件与数据行
 给出文件夹，就是给出其中的文件：名为 train 的用来学习；没有设置 `data.eval` 时，
 名为 validation（没有就用 test）的留作评估，`sapwood check` 会说明。
 模型站上的数据集（`hf:ORG/NAME`）也是这样。`datasets.save_to_disk` 保存的文件夹也能读取。
+读 Parquet、Arrow 和模型站上的数据集，要先在克隆的仓库里执行一次 `python -m pip install -e '.[data]'`。
 文件旁边如果有 LLaMA-Factory 的 `dataset_info.json`，列、轮次与角色的名称就按它来读。
 
 `sapwood check` 用一行说明数据行如何读取。若有两种读法，会给出可直接复制的两个答案。列名可用其他大小写或中文；
@@ -70,7 +72,7 @@ of its turn, or of the answer in a row of columns. What a question may be about 
 | `data.bad_rows` | `drop` leaves rows out that can't be read; they are counted and listed in the run |
 | `data.answers` | `first` learns the first of several answers |
 | `data.paths` | `all` learns each path of a tree of replies |
-| `data.encoding` | how text files are encoded, if it isn't UTF-8 |
+| `data.encoding` | how text files are encoded, if it isn't UTF-8, for example `cp1252` |
 | `data.records` | the list of a JSON object, or the sheet of a workbook, that holds the rows |
 | `data.overlap` | `allow` counts held-out rows that are learnt as well; by default they are an error |
 
@@ -102,7 +104,7 @@ sapwood 会问：`data.columns.context=passage` 将其放在提示之后。
 | `data.bad_rows` | `drop` 排除无法读取的行，计数并列在运行记录中 |
 | `data.answers` | `first` 学习多个回答中的第一个 |
 | `data.paths` | `all` 学习回复树的每条路径 |
-| `data.encoding` | 文本文件的编码（非 UTF-8 时） |
+| `data.encoding` | 文本文件的编码（非 UTF-8 时），例如中文版 Excel 存的 CSV：`gb18030` |
 | `data.records` | JSON 对象中的列表或工作簿中的工作表 |
 | `data.overlap` | `allow` 只统计同时被学习的评估行；默认报错 |
 

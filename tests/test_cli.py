@@ -374,8 +374,10 @@ def test_each_option_is_explained_with_its_unit_and_its_default(verb: tuple[str,
         ("tra", ["train", "track"]),
         ("train --sp", ["--spill-dir"]),
         ("model pu", ["pull"]),
-        ("train my.yaml lora.r", ["lora.rank="]),
-        ("check lora.r", ["lora.rank="]),  # without a file, sapwood.yaml is meant
+        ("train my.yaml lora.r", ["lora.rank=", "lora.rank=8"]),
+        ("train my.yaml train.ep", ["train.epochs=", "train.epochs=VALUE"]),
+        ("train my.yaml eval.p", ["eval.patience=", "eval.patience=VALUE"]),
+        ("check lora.r", ["lora.rank=", "lora.rank=8"]),  # without a file, sapwood.yaml is meant
         ("train my.yaml base.storage = n", ["nf4"]),  # as bash divides base.storage=n
         ("train base.storage = n", ["nf4"]),
         ("train my.yaml lora.rank = ", []),

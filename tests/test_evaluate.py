@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sapwood import finetune, load_config
-from sapwood.commands.eval import eval_run, held_out, verdict
+from sapwood.commands.eval import eval_run, held_out, prepare_file, verdict
 from sapwood.errors import DataError, ModelError
 from sapwood.evaluate import Compared, evaluate_rows, probes_of, row_losses
 from sapwood.run.query import find_run, read_events, read_samples
@@ -107,6 +107,17 @@ def test_a_bad_row_of_other_data_is_named(run: Path, tmp_path: Path) -> None:
     other.write_text('{"instruction": "What?", "output": ""}\n')
     with pytest.raises(DataError, match=r"other\.jsonl:1"):
         eval_run(str(run), run.parent, other, answers=0, max_new_tokens=4, seed=0, as_json=True)
+
+
+def test_other_data_need_not_have_the_encoding_of_the_runs_own(run: Path, tmp_path: Path) -> None:
+    loaded = open_target(str(run), run.parent)
+    config = load_config(run / "config.yaml", ["data.encoding=gb18030"])
+    read = []
+    for encoding in ("gb18030", "utf-8"):
+        file = tmp_path / f"{encoding}.jsonl"
+        file.write_text('{"instruction": "怎么借书？", "output": "带上校园卡。"}\n', encoding=encoding)
+        read.append([example.ids.tolist() for example in prepare_file(file, config, loaded)])
+    assert read[0] == read[1]
 
 
 def test_the_verdict_is_that_of_the_interval() -> None:

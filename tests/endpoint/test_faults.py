@@ -120,7 +120,9 @@ def test_a_signal_lets_answers_end_and_leaves_nothing(adapters: Path, cache: Pat
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(4)]
-    assert lines[1].startswith("model      mine  mean |Δ log p|") and lines[3].startswith("use        curl ")
+    assert lines[1].startswith("model      mine  log probabilities ") and lines[3].startswith(
+        "use        curl "
+    )
     url = lines[2].split()[1].removesuffix("/v1")
     body = {"model": "mine", "prompt": "x", "max_tokens": 150, "stream": True, "logit_bias": {"2": -100}}
     with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as response:

@@ -177,5 +177,5 @@ def test_a_command_that_goes_on_over_lines_is_left_out_whole(tmp_path: Path) -> 
 def test_options_of_a_script_name_the_script_that_is_wanted(tmp_path: Path) -> None:
     path = tmp_path / "run.sh"
     path.write_text("accelerate launch --num_processes 4 mine/train.py --lr 1e-4\n", encoding="utf-8")
-    with pytest.raises(SapwoodError, match=r"bring mine/train\.py"):
+    with pytest.raises(SapwoodError, match=r"import mine/train\.py"):
         bring(path)

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 import sapwood
+from sapwood.config.faults import field_below, help_of
 from sapwood.config.file import load_config
+from sapwood.config.names import sections_of
+from sapwood.config.sections import RunConfig
 from sapwood.errors import ConfigError
 from sapwood.page import draft
 from sapwood.page.drawn.markup import el, join
@@ -83,6 +86,14 @@ def test_the_checks_of_the_proof_are_told_as_the_proof_tells_them() -> None:
     assert {
         key.removeprefix("check."): en for key, (en, _) in TEXTS.items() if key.startswith("check.")
     } == CHECKS
+
+
+def test_the_page_explains_each_key_as_the_command_line_does() -> None:
+    sections = sections_of(RunConfig)
+    keys = [name for name in RunConfig.model_fields if name not in (*sections, "version")]
+    keys += [f"{name}.{key}" for name, kind in sections.items() for key in kind.model_fields]
+    told = {key: help_of(field_below(RunConfig, key.split("."))) for key in keys}
+    assert told == {key[5:]: en for key, (en, _) in TEXTS.items() if key.startswith("help.")}
 
 
 def test_the_language_is_what_was_chosen_else_the_browsers_first_that_is_ours() -> None:

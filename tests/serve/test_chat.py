@@ -244,7 +244,7 @@ def test_a_person_sees_who_answers_the_figures_and_the_commands(loaded: Loaded) 
         f"tiny · {loaded.base.spec.source} · answers by torch, in fp32" in shown
         and f"system: {SYSTEM}" in shown
     )
-    assert "begins with a slash" in shown and "begun anew" in shown and "compare is on" in shown
+    assert "begins with a slash" in shown and "a new conversation" in shown and "compare is on" in shown
     assert "cut at 6 tokens" in shown and "/bye leaves" in shown and "system prompt: none" in shown
 
 
@@ -366,7 +366,7 @@ def test_the_terminal_streams_stops_and_leaves(loaded: Loaded) -> None:
         screen.until(first.strip())  # the answer has begun
         screen.interrupt("stopped by you")
         screen.type("/undo\r")
-        screen.until("took it back")
+        screen.until("took the last turn back")
         screen.type("/undo\r")
         screen.until("nothing to take back")
         screen.type("/rset\r")

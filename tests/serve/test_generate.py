@@ -13,15 +13,18 @@ from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.model import LoraModel
 from sapwood.base.network.parts import text_class
 from sapwood.base.tiny import tiny_model as tiny_of
+from sapwood.base.tiny import tiny_network
 from sapwood.compute.attention.seam import is_packed, register
 from sapwood.compute.backend import REFERENCE
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, NumericsError
 from sapwood.machine.device import CPU
 from sapwood.serve.generate import Answer, Settings, answer_batch, generation_attention, stream
+from sapwood.serve.rows import joins
 from sapwood.serve.session import drain
 from sapwood.types import Base, BaseSpec, Head
 from tests.base.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
+from tests.train.plain import likeliest
 
 TOKENIZER = tiny_tokenizer()
 TEXTS = (
@@ -147,12 +150,13 @@ def test_a_prompt_that_fills_the_context_is_refused_before_anything_runs() -> No
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        ("minimax", {}),
+        ("minimax", {}),  # a cache of its own
         ("lfm2", {"layer_types": ["conv"] * 2 + ["full_attention"] + ["conv"] * 29}),
-        ("inkling2", {}),
+        ("inkling2", {}),  # states beside keys and values
+        ("camembert", {"is_decoder": True}),  # it counts positions itself
     ],
 )
-def test_a_model_that_keeps_states_answers_in_a_batch_as_alone(
+def test_a_model_that_takes_no_padding_answers_in_a_batch_as_alone(
     kind: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
     """And goes on when one of the rows is done."""
@@ -160,19 +164,15 @@ def test_a_model_that_keeps_states_answers_in_a_batch_as_alone(
     made: Any = text_class(tiny_of(config, tmp_path, 600))
     model = made.from_pretrained(tmp_path, dtype=torch.float32).eval()
     prompts = [[5, 80, 300, 41, 7], [7]]
-    wanted = [without_cache(model, prompt, 6) for prompt in prompts]
+    wanted = [likeliest(model, prompt, 6) for prompt in prompts]
     stop = next(id for id in wanted[0][1:] if id not in wanted[1])
     answers = answer_batch(model, TOKENIZER, prompts, (stop,), Settings(max_new_tokens=6))
     assert [list(answer.ids) for answer in answers] == [wanted[0][: wanted[0].index(stop)], wanted[1]]
 
 
-@torch.no_grad()
-def without_cache(model: Any, prompt: list[int], count: int) -> list[int]:
-    """The likeliest tokens, each from reading all anew."""
-    ids = list(prompt)
-    for _ in range(count):
-        ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
+def test_whether_rows_can_join_is_asked_of_the_model() -> None:
+    assert all(joins(tiny_model(arch)) for arch in ("llama", "gemma2", "gemma3"))
+    assert not joins(tiny_network(CONFIG_MAPPING["mamba"]()))
 
 
 def test_no_prompts_give_no_answers() -> None:

@@ -98,6 +98,15 @@ def logits_of(model: Any, ids: Tensor) -> Tensor:
     return speaker(input_ids=ids, use_cache=False, **told).logits
 
 
+@torch.no_grad()
+def likeliest(model: Any, prompt: Sequence[int], count: int) -> list[int]:
+    """The likeliest tokens after ``prompt``, each from reading all anew."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
 def plain_step(model: Any, examples: Sequence[Example]) -> Step:
     """Row by row, by the library's own attention and loss."""
     total = 0.0

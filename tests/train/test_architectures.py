@@ -34,7 +34,19 @@ from sapwood.serve.load import open_target
 from sapwood.types import Stepped, Stop
 from tests.base.tiny import VOCAB_SIZE, tiny_tokenizer
 from tests.base.wrappers import tiny_folder
-from tests.train.plain import MOST, gap, logits_of, milder, our_step, plain, plain_step, rows, size_of, woken
+from tests.train.plain import (
+    MOST,
+    gap,
+    likeliest,
+    logits_of,
+    milder,
+    our_step,
+    plain,
+    plain_step,
+    rows,
+    size_of,
+    woken,
+)
 
 SAMPLE = (
     *("llama", "exaone4", "gpt_oss", "qwen3_moe", "deepseek_v3", "falcon", "mamba", "gpt2", "bert", "xlnet"),
@@ -172,10 +184,9 @@ def test_what_check_passes_train_trains(kind: str, tmp_path: Path) -> None:
     assert adapter_of(stopped_and_resumed(config)) == adapter_of(adapter.path.parent)
     loaded = open_target(str(adapter.path), tmp_path)
     assert differs(loaded.network, base, adapter.path) <= CLOSE
-    answers = answer_batch(
-        loaded.network, loaded.tokenizer, [[5, 80, 300], [7]], (2,), Settings(max_new_tokens=3)
-    )
-    assert len(answers) == 2
+    prompts = [[5, 80, 300, 41, 77], [7]]
+    answers = answer_batch(loaded.network, loaded.tokenizer, prompts, (), Settings(max_new_tokens=3))
+    assert [list(a.ids) for a in answers] == [likeliest(loaded.network, prompt, 3) for prompt in prompts]
     way = load_config(adapter.path.parent / "config.yaml").pack.rows
     assert min(gaps(base, adapter.path, tmp_path, alone=way == "alone")) <= CLOSE
     gguf = any(loaded.base.spec.text.model_type in family.kinds for family in FAMILIES.values())

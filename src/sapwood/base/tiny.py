@@ -107,14 +107,17 @@ def tiny_model(hf_config: Any, folder: Path, vocabulary: int = VOCABULARY, seed:
 
     Raises ValueError if a config of this kind can't be made tiny, and whatever transformers raises.
     """
-    model = _first_that_runs(hf_config, vocabulary, seed)
+    model = tiny_network(hf_config, vocabulary, seed)
     model.save_pretrained(folder)
     return model.config
 
 
-def _first_that_runs(hf_config: Any, vocabulary: int, seed: int) -> Any:
-    """The first of the ways to make a model small that works. If none does, the error of the first way is
-    raised, because that says most about the model."""
+def tiny_network(hf_config: Any, vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
+    """A random model of `tiny_config`, in fp32 and eval mode. Errors as of `tiny_model`.
+
+    The first of the ways to make a model small that works is taken. If none does, the error of the first way
+    is raised, because that says most about the model.
+    """
     first: Exception | None = None
     for heads, layers in (*WAYS, (None, 1)):
         try:

@@ -33,7 +33,9 @@ def examine(runs: Path, *, as_json: bool) -> None:
     pulled = ", ".join(facts["pulled"]) or "none pulled yet: sapwood model pull builtin:smollm2"
     rows = [(f"{row['model']} ({size(row['peak'])})", row["fits"]) for row in facts["fits"]]
     fits = ", ".join(text if good else f"not {text}" for text, good in rows)
-    cores = f"{facts['cores']} cores, {facts['threads']} threads"
+    cores = ", ".join(
+        f"{facts[name]} {name if facts[name] != 1 else name[:-1]}" for name in ("cores", "threads")
+    )
     lines = {
         "machine": f"{facts['processor']}, {cores}, {facts['device']}",
         "products": f"{rates}: the base is held in {facts['dtype']}",

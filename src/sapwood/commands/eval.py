@@ -13,6 +13,7 @@ from sapwood.adapter.elsewhere.kind import is_adapter
 from sapwood.adapter.facts import FACTS, read_facts
 from sapwood.config.file import load_config
 from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig
+from sapwood.data.files.encoding import is_utf8
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluate import Compared, Evaluation, answer_both, evaluate_rows
 from sapwood.machine.doing import doing
@@ -150,6 +151,8 @@ def held_out(run: Path) -> Sequence[Example]:
 def prepare_file(path: Path, config: RunConfig, loaded: Loaded) -> Sequence[Example]:
     """The rows of a file as the run would have prepared them. Raises DataError for a row that can't be
     trusted."""
+    if is_utf8(path):  # data.encoding was said of the run's own files
+        config = config.model_copy(update={"data": config.data.model_copy(update={"encoding": "auto"})})
     rows = read(config, loaded.renderer, [str(path)])
     size = loaded.base.spec.hf_config.get_text_config().vocab_size
     length = config.pack.length
@@ -195,7 +198,9 @@ def lines(found: Evaluation) -> list[str]:
         if name == "loss":
             base, adapter = found.perplexity
             out.append(f"{'perplexity':<20}{base:>10.2f}{adapter:>10.2f}")
-    out.append(f"{found.rows:,} rows, {found.targets:,} targets, {len(found.answers):,} answers{_by(found)}")
+    told = len(found.answers)
+    answers = f"{told:,} answer{'' if told == 1 else 's'}"
+    out.append(f"{found.rows:,} rows, {found.targets:,} targets, {answers}{_by(found)}")
     out.append(verdict(found.figures["loss"]))
     return out
 

@@ -40,7 +40,9 @@ class Verdict:
     fault: str = ""
 
     def line(self) -> str:
-        told = f"mean |Δ log p| {self.difference:.4f} nat from training (limit {self.limit:.4f})"
+        told = (
+            f"log probabilities {self.difference:.4f} nat from training on average (limit {self.limit:.4f})"
+        )
         return told if self.moved is None else f"{told}, {self.moved:.3f} from the base"
 
 
@@ -50,7 +52,7 @@ async def hold(engine: Llama, files: Files) -> Verdict:
     answer."""
     reference, folder = files.reference, files.folder
     if reference.effect is not None and reference.effect < INERT:
-        fault = "it changes nothing: it answers as its base does"
+        fault = "the adapter changes nothing: its answers are the base's"
         return Verdict(math.nan, reference.limit, 0, None, reference.effect, fault)
     seen = await asyncio.to_thread(read_seen, files.seen, files.base, folder)
     if seen is not None:
@@ -121,11 +123,11 @@ def _fault(difference: float, moved: float | None, meant: float | None, limit: f
     """``meant``: how far the adapter moves the base, by training or when all was asked."""
     if not difference <= limit:  # NaN fails too
         return (
-            f"it doesn't say what was trained: log probabilities differ by {difference:.4f} nat on average, "
-            f"{limit:.4f} is allowed"
+            "llama.cpp's answers aren't those of the trained model: log probabilities differ by "
+            f"{difference:.4f} nat on average, and {limit:.4f} is allowed"
         )
     if moved is not None and meant is not None and not moved >= PART * meant:
-        return f"it answers as its base does: {moved:.5f} nat apart, {meant:.5f} in training"
+        return f"llama.cpp answers as the base does: {moved:.5f} nat apart, and {meant:.5f} in training"
     return ""
 
 

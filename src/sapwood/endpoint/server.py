@@ -137,7 +137,7 @@ def _bound(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        mend = "choose another with --port, or 0 for any that is free"
+        mend = "name another port with --port; --port 0 takes any free one"
         raise ConfigError(f"can't listen on {host}:{port}", "--port", str(error), mend) from None
 
 

@@ -37,7 +37,7 @@ class Torch:
     async def stream(self, adapter: Path | None, ask: Ask) -> AsyncGenerator[Piece]:
         """As `Llama.stream`. ``adapter`` is the one that was loaded: there is no other here."""
         if len(ask.ids) >= self.context:
-            why = f"the prompt has {len(ask.ids):,} tokens; {self.context:,} are held, answer included"
+            why = f"the prompt has {len(ask.ids):,} tokens; the model holds {self.context:,}, answer included"
             raise Refused(400, why, "context_length_exceeded")
         if odd := [name for name in LACKS if getattr(ask, name) != getattr(Ask((), 0), name)]:
             why = f"torch serves this model, because llama.cpp can't load it, and has no {odd[0]}"

@@ -136,10 +136,10 @@ def _by_llama(target: str, runs: Path, base: str | None, stack: ExitStack) -> Vo
         with doing(f"proving {found.name}"):
             fault = fault_at_first(asked, files)
     except (ExportError, OSError, http.client.HTTPException, RuntimeError) as error:
-        log.warning("llama.cpp can't answer (%s); torch does, slower", error)
+        log.warning("llama.cpp can't answer (%s); torch answers, which is slower", error)
         return None
     if fault:
-        log.warning("torch answers, because by llama.cpp %s", fault)
+        log.warning("torch answers, because %s", fault)
         return None
     form = f"from {files.base.name}" if files.base == found.spec.path else "in F16"
     return LlamaVoice(found, context, bool(adapters), f"llama.cpp, {form}", asked)
@@ -157,5 +157,5 @@ def _made(place: Place) -> Opened | None:
     try:
         return made(place, found)
     except Unfit as error:
-        log.warning("torch answers, because llama.cpp can't hold it: %s", error)
+        log.warning("torch answers, because llama.cpp can't hold this model: %s", error)
         return None

@@ -38,7 +38,9 @@ def parse_wanted(words: Iterable[str]) -> list[Wanted]:
         found.append(Wanted(target, name) if named else Wanted(word))
     names = [one.name for one in found if one.name is not None]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"{min(twice)} is given twice", "serve", mend="give each another name")
+        raise ConfigError(
+            f"two models are named {min(twice)}", "serve", mend="give each a name of its own: NAME=RUN"
+        )
     return found
 
 

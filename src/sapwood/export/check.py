@@ -70,9 +70,9 @@ class Check:
 
     def line(self) -> str:
         return (
-            f"{self.same_ids} of {self.prompts} prompts in equal tokens; mean |Δ log p| "
-            f"{self.difference:.4f} nat, the format alone {self.format_difference:.4f} (limit "
-            f"{self.limit:.4f}); "
+            f"{self.same_ids} of {self.prompts} prompts in equal tokens; log probabilities differ by "
+            f"{self.difference:.4f} nat on average, the format alone explains "
+            f"{self.format_difference:.4f} (limit {self.limit:.4f}); "
             f"stops as trained at {self.positions - self.stop_flips} of {self.positions} positions"
         )
 

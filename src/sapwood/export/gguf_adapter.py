@@ -68,7 +68,9 @@ def gguf_pairs(pairs: Sequence[LoraPair], config: Any) -> tuple[float, list[Gguf
     architecture = architecture_of(config)
     names = tensor_names(architecture, config.num_hidden_layers)
     strangers = [
-        Problem(f"llama.cpp's {architecture} has no {p.module}") for p in pairs if p.module not in names
+        Problem(f"llama.cpp's form of {architecture} has no place for the adapter of {p.module}")
+        for p in pairs
+        if p.module not in names
     ]
     if strangers:
         raise ExportError(strangers)

@@ -49,7 +49,9 @@ def tokenizer_metadata(tokenizer: Any, rows: int) -> Metadata:
     """
     told = json.loads(tokenizer.backend_tokenizer.to_str())
     if told["model"]["type"] != "BPE":
-        raise ExportError(f"a {told['model']['type']} tokenizer can't be written as GGUF", "tokenizer")
+        raise ExportError(
+            f"a {told['model']['type']} tokenizer can't be written as GGUF", "tokenizer", mend="--to merged"
+        )
     common = _tokens(tokenizer, told, rows) | _special(tokenizer)
     for kind in _kinds(told, common["tokenizer.ggml.tokens"]):
         metadata = common | kind
@@ -58,7 +60,7 @@ def tokenizer_metadata(tokenizer: Any, rows: int) -> Metadata:
     raise ExportError(
         "the tokenizer can't be written as GGUF",
         "tokenizer",
-        f"none of the pre-tokenizers that are known here ({', '.join(PRE_TOKENIZERS)}) cuts text as it does",
+        f"none of llama.cpp's pre-tokenizers ({', '.join(PRE_TOKENIZERS)}) cuts text as this tokenizer does",
         "train on the model's own GGUF file, whose tokenizer is carried over",
     )
 

@@ -75,7 +75,7 @@ def said_by(network: Any, traces: Sequence[Trace]) -> list[Trace]:
 
 def rows_of(network: Any, traces: Sequence[Trace]) -> list[Tensor]:
     """What a model says after the traces, as `Trace.trained`."""
-    told = counted("asking it again with rounded weights", traces)
+    told = counted("asking the trained model again, with rounded weights", traces)
     return [log_probs(network, trace.ids + trace.answer, len(trace.ids)) for trace in told]
 
 

@@ -122,7 +122,12 @@ def device_for(device_map: str, number: int = 0) -> Device:
         if device_map == "auto":
             return CPU
         why = why_no_gpu() or "this torch sees no CUDA device"
-        raise ConfigError("there is no GPU here", where, why, "base.device_map=auto takes the CPU, or cpu")
+        raise ConfigError(
+            "there is no GPU here",
+            where,
+            why,
+            "base.device_map=auto takes the CPU; so does base.device_map=cpu",
+        )
     if device_map not in ("auto", "cuda") and torch.cuda.device_count() > 1 and number == 0:
         mend = "torchrun --nproc-per-node=GPUS, with train.shard=base to divide the base among them"
         why = "sapwood doesn't spread the layers of a model over several GPUs"

@@ -92,7 +92,7 @@ class Draft:
         if self.flat and self.settings.get("train.warmup") != 0:
             said = (
                 "constant has no warm-up there; constant_with_warmup has",
-                "那边的 constant 没有预热；constant_with_warmup 才有",
+                "原工具的 constant 没有预热；constant_with_warmup 才有",
             )
             self.take("train.warmup", 0, self.lines.get("train.schedule", 0), "constant", "", *said)
 

@@ -89,7 +89,7 @@ def apply(draft: Draft, name: str, theirs: str, value: Any, line: int, shown_as:
         group = known.instead[theirs]
         idle = value in (None, False, "", 0) or value == [] or value == {}
         said = (
-            ("off there, and not here", "那边未启用，这里也没有")
+            ("it was off; sapwood has no such setting", "原来就没有启用，这里也没有")
             if idle and group.matters
             else (group.en, group.zh)
         )
@@ -140,4 +140,4 @@ def _taken(draft: Draft, known: Table, theirs: str, value: Any, line: int, label
 def defaults(draft: Draft, name: str) -> None:
     """What the tool does if the file is silent, written out if sapwood's own default is another."""
     for key, value in table(name).defaults.items():
-        draft.default(key, value, "", "the default there", "那边的默认值")
+        draft.default(key, value, "", "the other tool's default", "原工具的默认值")

@@ -68,7 +68,9 @@ def bring(path: Path) -> Migration:
         return _brought(path)
     except RecursionError:
         why = "its values are nested deeper than can be followed"
-        raise DataError("this file isn't understood", str(path), why, "bring the part that trains") from None
+        raise DataError(
+            "this file isn't understood", str(path), why, "import the script that trains alone"
+        ) from None
 
 
 def _brought(path: Path) -> Migration:
@@ -81,7 +83,7 @@ def _brought(path: Path) -> Migration:
     if tool is not None:
         return _of_tool(read_tool(tool), tool.source, tool.label, [path.parent])
     why = f"it is no Python, no notebook, and no config or command line of {KNOWN}"
-    raise DataError("this file isn't understood", str(path), why, "bring the script that trains")
+    raise DataError("this file isn't understood", str(path), why, "import the script that trains")
 
 
 def _of_text(path: Path) -> Migration:
@@ -190,14 +192,14 @@ def _nothing(path: Path, source: Source, commands: Commands) -> DataError:
         name = (missing or started)[-1]
         there = "a script that isn't here" if missing else "a script that trains nothing"
         why = f"it starts {name}, {there}, and holds no settings besides"
-        mend = f"bring {name}, or put it beside this file" if missing else f"bring {name}"
+        mend = f"import {name}, or put {name} beside this file" if missing else f"import {name}"
         return DataError("this file holds only options of a script", str(path), why, mend)
     if path.suffix in SHELLS:
         why = f"it starts no Python script, and no command of {KNOWN}"
-        return DataError("this file isn't understood", str(path), why, "bring the script that trains")
+        return DataError("this file isn't understood", str(path), why, "import the script that trains")
     why = "no model is loaded, no adapter made, no Trainer called" + _hint(source)
     return DataError(
-        "nothing in it trains", source.path, why, "bring the file that calls from_pretrained and Trainer"
+        "nothing in it trains", source.path, why, "import the file that calls from_pretrained and Trainer"
     )
 
 
@@ -216,7 +218,10 @@ def _notes(commands: Commands, begun: Begun | None) -> list[Unfollowed]:
 
 
 def _others(commands: Commands, begun: Begun | None) -> list[Unfollowed]:
-    said = "another command that starts something: bring it by itself", "另一条启动命令：请单独导入"
+    said = (
+        "another command that starts a program: import that command by itself",
+        "另一条启动命令：请单独导入",
+    )
     return [
         Unfollowed(one.line, one.text[:200], *said)
         for one in commands.begun

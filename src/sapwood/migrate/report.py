@@ -13,13 +13,13 @@ _WORDS = {
         "taken": "taken over", "instead": "not needed", "unread": "not taken over", "default": "its default",
         "faults": "What was wrong in it", "notes": "Worth knowing", "unfollowed": "What couldn't be followed",
         "settings": "What was understood", "none": "nothing", "source": "source", "here": "here",
-        "lost": "Not taken over",
+        "lost": "Not taken over", "silent": "(not written)",
         "counts": "settings: {taken} taken over, {unread} not; faults: {faults}; notes: {notes}",
     },
     "zh": {
-        "taken": "已采用", "instead": "不需要", "unread": "未采用", "default": "那边的默认值",
+        "taken": "已采用", "instead": "不需要", "unread": "未采用", "default": "原工具的默认值",
         "faults": "其中的错误", "notes": "值得知道", "unfollowed": "无法跟踪的部分", "settings": "读懂了什么",
-        "none": "没有", "source": "依据", "here": "这里", "lost": "未采用",
+        "none": "没有", "source": "依据", "here": "这里", "lost": "未采用", "silent": "（没有写）",
         "counts": "采用 {taken} 项设置，{unread} 项未采用；{faults} 处错误，{notes} 条提示",
     },
 }  # fmt: skip
@@ -75,6 +75,8 @@ def entry_line(found: Migration, entry: Entry, *, zh: bool) -> str:
         if entry.theirs and entry.value
         else entry.theirs or entry.value
     )
+    if entry.state == "default":
+        theirs = words(zh)["silent"]
     said = entry.zh if zh else entry.en
     here = f"{entry.key}: {entry.ours}" if entry.ours else entry.key
     state = "" if here else f"[{words(zh)['unread' if entry.matters else entry.state]}]"
@@ -85,7 +87,8 @@ def entry_line(found: Migration, entry: Entry, *, zh: bool) -> str:
 
 def _fault_lines(found: Migration, fault: Fault, *, zh: bool) -> list[str]:
     place = found.source.place(fault.line, zh=zh)
-    quoted = found.source.text(fault.line).strip()[:120]
+    line = found.source.text(fault.line).strip()
+    quoted = line if len(line) <= 120 else f"{line[:119]}…"
     return [
         f"  {place or '–'} · {fault.name} · {fault.zh if zh else fault.en}",
         *([f"      {quoted}"] if quoted else []),

@@ -36,7 +36,7 @@ def to_yaml(settings: Mapping[str, Any]) -> str:
 
 
 def from_yaml(text: str) -> dict[str, Any]:
-    """The keys of a YAML text. Raises ConfigError if it is none."""
+    """The keys of a YAML text. Raises ConfigError if the text is no YAML, or has no sections."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -87,7 +87,7 @@ def refuse_elsewhere(settings: Mapping[str, Any], places: Places) -> None:
                 places.allowed(one, key)
     if "save.dir" in settings and Path(str(settings["save.dir"])).resolve() != places.runs:
         raise ConfigError(
-            "the page keeps its runs together", "save.dir", str(places.runs), "leave the key out"
+            "the page keeps all its runs in one folder", "save.dir", str(places.runs), "leave the key out"
         )
     if str(settings.get("template.name", "")).endswith(".jinja"):
         places.allowed(str(settings["template.name"]), "template.name")

@@ -116,7 +116,7 @@ def listen(wanted: int | None) -> socket.socket:
             made.close()
         else:
             return made
-    raise ConfigError(f"port {ports[0]} is taken", "--port", mend="name another, or leave --port out")
+    raise ConfigError(f"port {ports[0]} is taken", "--port", mend="name another port, or leave --port out")
 
 
 def key() -> str:

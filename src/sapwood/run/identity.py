@@ -36,7 +36,7 @@ def read_about(run: Path) -> dict[str, Any]:
         about = json.loads((run / RUN).read_text(encoding="utf-8"))
         return dict(about) | {"facts": dict(about["facts"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        what = f"the file has no {error}" if isinstance(error, KeyError) else str(error)
         raise StorageError(f"{RUN} can't be read", str(run / RUN), what, "start a new run") from None
 
 

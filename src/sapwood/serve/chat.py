@@ -128,7 +128,7 @@ class _Shell:
         known: Mapping[str, Callable[[str], str]] = {
             "help": lambda _: HELP,
             "reset": self._reset,
-            "undo": lambda _: "took it back" if self.session.undo() else "nothing to take back",
+            "undo": lambda _: "took the last turn back" if self.session.undo() else "nothing to take back",
             "system": self._set_system,
             "compare": self._toggle_compare,
         }
@@ -142,12 +142,12 @@ class _Shell:
 
     def _reset(self, _: str) -> str:
         self.session.reset()
-        return "begun anew"
+        return "a new conversation"
 
     def _set_system(self, text: str) -> str:
         self.session.system = text
         self.session.reset()
-        return f"begun anew, system prompt: {visible(text) or 'none'}"
+        return f"a new conversation, system prompt: {visible(text) or 'none'}"
 
     def _toggle_compare(self, _: str) -> str:
         require_adapter(self.session.voice)

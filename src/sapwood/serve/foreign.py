@@ -49,8 +49,8 @@ class Foreign:
 
 
 def read_foreign(place: Path, base: str | None, template: str | None) -> Foreign:
-    """What lies at ``place``, on ``base`` or on the one that it names, behind ``template`` or the tokenizer's
-    own. Raises ModelError: no base is told or found, or the adapter is of no known form."""
+    """What lies at ``place``, on ``base`` or on the base that the adapter names, behind ``template`` or the
+    tokenizer's own. Raises ModelError: no base is told or found, or the adapter is of no known form."""
     spec, own = with_tokenizer(foreign_base(place, base), place)
     settings, tensors = read_saved(place, spec.hf_config)
     refuse_inert(tensors, place)
@@ -81,8 +81,11 @@ def with_tokenizer(spec: BaseSpec, place: Path) -> tuple[BaseSpec, bool]:
     ours: dict[str, int] = spec.tokenizer.get_vocab()
     theirs: dict[str, int] = tokenizer.get_vocab()
     if odd := next((token for token, id in ours.items() if theirs.get(token) != id), None):
-        why = f"token {odd!r} is {theirs.get(odd)} in its tokenizer.json, {ours[odd]} in the base's"
-        raise ModelError("the adapter was trained with another tokenizer", str(place), why, "--base MODEL")
+        told = theirs.get(odd)
+        why = f"token {odd!r} has the id {told} in the adapter's tokenizer.json, {ours[odd]} in the base's"
+        raise ModelError(
+            "the adapter was trained with another tokenizer", str(place), why, "name its base: --base MODEL"
+        )
     own = tokenizer.chat_template is not None
     if not own:
         tokenizer.chat_template = spec.tokenizer.chat_template

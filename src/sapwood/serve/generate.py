@@ -15,7 +15,7 @@ from sapwood.adapter.soft_prompt import lead_length
 from sapwood.base.network.parts import decoder_of
 from sapwood.compute.attention.seam import is_packed
 from sapwood.serve.choose import Chooser
-from sapwood.serve.rows import Rows, keeps_state, unwrapped
+from sapwood.serve.rows import Rows, joins, unwrapped
 from sapwood.serve.settings import Answer, Settings, room_of
 from sapwood.serve.text import TextStream
 
@@ -122,7 +122,7 @@ def answer_batch(
     by_length = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # the largest batch comes first
     answers: dict[int, Answer] = {}
     with generation_attention(model):
-        batch_size = 1 if prompts and keeps_state(unwrapped(model)) else batch_size
+        batch_size = batch_size if prompts and joins(unwrapped(model)) else 1
         while by_length:
             longest = len(prompts[by_length[0]]) + settings.max_new_tokens
             count = max(1, min(batch_size, TOGETHER // longest))
@@ -199,7 +199,7 @@ def _decode(
     stops = frozenset(stop_ids)
     context = context_of(model)
     room = {row: room_of(len(prompt), context, settings) for row, prompt in prompts.items()}
-    rows = Rows(model, prompts, pad, max(room.values()))
+    rows = Rows(model, prompts, pad, max(room.values()), joins(unwrapped(model)))
     chooser = Chooser(settings, prompts)
     logits = rows.read()
     column = 0

@@ -216,7 +216,7 @@ def _refuse_another_scale(facts: AdapterFacts, settings: Mapping[str, Any], fold
         meant = float(facts.lora["alpha"]) / float(facts.lora["rank"])
         found = float(settings["lora_alpha"]) / float(settings["r"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return  # nothing says what it was
+        return  # nothing says which scale the training had
     if not math.isclose(meant, found, rel_tol=1e-6):
         what = f"alpha / rank is {found:g}, and {meant:g} in training"
         mend = "put adapter_config.json back as it was"

@@ -6,9 +6,12 @@ A batch is padded on the left, so that the newest tokens of all rows stand in on
      p0  p1  p2  p3 | a0  a1 …        mask 1 1 1 1 1 1, positions 0 1 2 3 4 5
 
 What all prompts of a batch begin with (the system prompt) is read once, and stands before the padding. A row
-that is done leaves the batch at once, with its part of the cache; the head sees the last column only. Models
-that keep a state beside keys and values (Mamba, gated delta networks) take one row at a time. Their cache is
-tried at the first token: with the cache and without it the scores must be the same.
+that is done leaves the batch at once, with its part of the cache; the head sees the last column only.
+
+Not every model can do that: the states of Mamba, of gated delta networks and of short convolutions take in
+the padding, and some models count positions by themselves. A tiny copy is asked (`joins`). Models that can't
+take one row at a time. Their cache is tried at the first token: with it and without it the scores must be the
+same.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ import torch
 from torch import Tensor
 
 from sapwood.adapter.soft_prompt import fill_cache
+from sapwood.base.inspect import quiet
+from sapwood.base.tiny import tiny_network
 
 SHARED = 8  # tokens that all prompts must share before they are read once
 UNABLE = (
@@ -32,23 +37,25 @@ UNABLE = (
     IndexError,
     RuntimeError,
 )  # of models that want another cache
-CLOSE = 0.02  # of the largest score: by as much the same sums differ when they are added in another order
+CLOSE = 0.02  # of the largest score: equal sums differ by so much if they are added in another order
 
 
 class Rows:
     """The rows of a batch that are still being written, with their cache.
 
     alive: their numbers. mask: bool[B, width + steps], False if padded; width counts what the cache holds,
-    a soft prompt too. position: int64[B, 1], of the token that comes next.
+    a soft prompt too. position: int64[B, 1], of the token that comes next. ``joined``: what `joins` says.
     """
 
-    def __init__(self, model: Any, prompts: Mapping[int, Sequence[int]], pad: int, steps: int) -> None:
+    def __init__(
+        self, model: Any, prompts: Mapping[int, Sequence[int]], pad: int, steps: int, joined: bool
+    ) -> None:
         from transformers import DynamicCache
 
         network = unwrapped(model)
         device = network.get_input_embeddings().weight.device
         self._takes = inspect.signature(network.forward).parameters
-        self._doubtful = keeps_state(network)
+        self._doubtful = not joined
         cached = "past_key_values" in self._takes
         self._cache: Any = DynamicCache(config=network.config) if cached else None
         with torch.no_grad():
@@ -88,7 +95,7 @@ class Rows:
         except UNABLE:
             if not self._doubtful or self._cache is None:
                 raise
-            self._cache = None  # it wants a cache of its own kind
+            self._cache = None  # the model wants a cache of its own kind
             return self._forward(self.ids, positions)
 
     def step(self, chosen: Sequence[int], keep: Sequence[int]) -> Tensor:
@@ -131,7 +138,7 @@ class Rows:
         mask = self.mask[:, : self.width]
         told = {
             "attention_mask": None if bool(mask.all()) else mask.long(),
-            "position_ids": positions,
+            "position_ids": None if self._doubtful else positions,  # some begin elsewhere than at 0
             "past_key_values": self._cache,
             "use_cache": self._cache is not None,
             # a tensor: a number would make a slice that isn't contiguous, and the product with the head would
@@ -158,40 +165,42 @@ def _shared(prompts: Sequence[Sequence[int]], cache: Any) -> int:
     return shared if shared >= SHARED else 0
 
 
-def keeps_state(network: Any) -> bool:
-    """Whether a model keeps a state beside keys and values, or a cache of its own kind. Such a model can't be
-    given padding, nor a part of its cache."""
-    takes = inspect.signature(network.forward).parameters
-    stateful = bool(getattr(network, "_is_stateful", False)) or "past_key_values" not in takes
-    return stateful or _has_states(network.config) or _wants_own_cache(network)
+_joins: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def _has_states(config: Any) -> bool:
-    """Does the cache for this config hold states? Short convolutions have one, and no flag says so."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import LinearAttentionCacheLayerMixin
-
-    return any(
-        isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=config).layers
-    )
-
-
-_own_cache: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # model -> does it refuse the plain cache?
+def joins(network: Any) -> bool:
+    """Do rows of one batch say what each says alone: padded, with a cache, and after other rows have left?
+    Asked once of each model, on a tiny copy."""
+    if network not in _joins:
+        try:
+            with quiet():
+                copy = tiny_network(network.config)
+            copy.set_attn_implementation(network.config._attn_implementation)
+            _joins[network] = _say_the_same(copy)
+        except Exception:  # each architecture has its own
+            _joins[network] = False
+    return _joins[network]
 
 
 @torch.no_grad()
-def _wants_own_cache(network: Any) -> bool:
-    """Is the plain cache refused? Asked once of each model, with one token."""
-    from transformers import DynamicCache
-
-    if network not in _own_cache:
-        ids = torch.zeros(1, 1, dtype=torch.long, device=network.get_input_embeddings().weight.device)
-        try:
-            network(input_ids=ids, past_key_values=DynamicCache(config=network.config), use_cache=True)
-            _own_cache[network] = False
-        except UNABLE:
-            _own_cache[network] = True
-    return _own_cache[network]
+def _say_the_same(network: Any) -> bool:
+    """Compare each token's scores with those of a pass over the row alone, without a cache."""
+    texts = [[*range(3, 3 + SHARED), *rest] for rest in ((20, 21, 22, 23), (30,), (40, 41))]
+    rows = Rows(network, dict(enumerate(texts)), 0, 3, joined=True)
+    found = rows.read()
+    for keep in ([0, 1, 2], [1, 2], [0, 1], []):
+        alone = [
+            network(input_ids=torch.tensor([texts[i]]), use_cache=False).logits[0, -1] for i in rows.alive
+        ]
+        wanted = torch.stack(alone)
+        if not (found - wanted).abs().max() <= CLOSE * wanted.abs().max():  # NaN too
+            return False
+        if keep:
+            chosen = [50 + i for i in rows.alive]
+            for i, token in zip(rows.alive, chosen, strict=True):
+                texts[i].append(token)
+            found = rows.step(chosen, keep)
+    return True
 
 
 def unwrapped(model: Any) -> Any:

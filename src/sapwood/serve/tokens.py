@@ -35,7 +35,9 @@ def token_losses(loaded: Loaded, example: Example, *, base: bool = False) -> NDA
     """
     if lead_length(loaded.network):
         what = "losses of single tokens aren't measured with a soft prompt"
-        raise ConfigError(what, loaded.name, "its virtual tokens stand before every position")
+        raise ConfigError(
+            what, loaded.name, "the virtual tokens of a soft prompt stand before every position"
+        )
     device = next(loaded.network.parameters()).device
     ids = torch.tensor(example.ids[None].astype(np.int64), device=device)
     found = np.full(len(example), np.nan, np.float32)

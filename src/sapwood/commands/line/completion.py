@@ -18,7 +18,8 @@ def offer_settings(context: typer.Context, incomplete: str) -> Offers:
     before = [str(context.params.get("config", "")), *(context.params.get("overrides") or ())]
     if before[-1] == "=":  # to bash, = ends a word
         return _beginning(incomplete, ((value, "") for value in _choices(before[-2])))
-    return [(f"{name}=", told) for name, told in _keys(incomplete)]
+    keys = _keys(incomplete)
+    return [(f"{name}=", told) for name, told in keys] + (_with_values(keys[0][0]) if len(keys) == 1 else [])
 
 
 def offer_config(context: typer.Context, incomplete: str) -> Offers:
@@ -54,6 +55,13 @@ def _keys(incomplete: str) -> Offers:
         (f"{name}.{key}", at) for name, kind in sections.items() for key, at in kind.model_fields.items()
     ]
     return _beginning(incomplete, ((name, help_of(field)) for name, field in fields))
+
+
+def _with_values(key: str) -> Offers:
+    """Beside ``key=`` alone, bash and zsh would write a space behind the sign, which ends the word."""
+    from sapwood.commands.line.keys import example
+
+    return [(f"{key}={value}", "") for value in _choices(key) or [example(key)]]
 
 
 def _choices(key: str) -> list[str]:

@@ -36,8 +36,14 @@ def key_help(name: str) -> str | None:
     values = _values(name)
     lines += ["", f"  default  {'none: it must be set' if field.is_required() else usual}"]
     lines += _wrapped(f"  values   {values}", " " * 11) if values else []
-    shown = "VALUE" if unset else inline_yaml(default).replace(" ", "")
-    return "\n".join([*lines, f"  to set   sapwood train {name}={shown}"])
+    return "\n".join([*lines, f"  to set   sapwood train {name}={example(name)}"])
+
+
+def example(name: str) -> str:
+    """A value of a key, as a word of a command line: its default, if it has one."""
+    field = field_below(RunConfig, name.split("."))
+    default = None if field is None or field.is_required() else field.get_default()
+    return "VALUE" if default in (None, (), {}) else inline_yaml(default).replace(" ", "")
 
 
 def choices(name: str) -> list[str]:

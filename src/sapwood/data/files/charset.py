@@ -74,13 +74,18 @@ def foreign_problem(stream: BinaryIO, source: str, fault: ForeignBytes) -> Probl
     where = f"{printable(source)}:{fault.line}"
     if not found:
         return Problem(
-            what, where, "no usual encoding makes text of it", "say which it is: data.encoding=NAME"
+            what,
+            where,
+            "no usual encoding makes text of it",
+            "say which it is, in the command: data.encoding=NAME",
         )
     told = "; ".join(f"as {one.encoding} it reads {sample(one.text, found)}" for one in found)
     if len(found) == 1:
-        return Problem(what, where, told, f"if that is right: data.encoding={found[0].encoding}")
+        return Problem(
+            what, where, told, f"if that is right, add to the command: data.encoding={found[0].encoding}"
+        )
     answers = " or ".join(f"data.encoding={one.encoding}" for one in found)
-    return Problem(what, where, told, f"say which is right: {answers}")
+    return Problem(what, where, told, f"add the right one to the command: {answers}")
 
 
 def sample(text: str, found: Sequence[Reading]) -> str:

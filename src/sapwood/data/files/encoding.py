@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from sapwood.data.files.charset import ForeignBytes
@@ -76,6 +77,19 @@ def decode(raw: bytes, source: str, line: int = 1, offset: int = 0) -> str:
         raise DataError(
             what, f"{printable(source)}:{line}", why, "repair it, or fetch the file again"
         ) from None
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a file is UTF-8 throughout. A file that is packed, or can't be read, isn't."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _is_damaged(raw: bytes, at: int) -> bool:

@@ -37,11 +37,13 @@ class Guard:
         rules = self._rules
         host = host_of(headers.get("host", ""))
         if rules.hosts is not None and host not in rules.hosts:
-            why = f"asked as {host!r}, which isn't this server's name; --allow-host NAME adds one"
+            why = (
+                f"the request names the host {host!r}, which isn't this server; --allow-host NAME adds a name"
+            )
             return error_response(403, why, "host_refused", path=path)
         origin = headers.get("origin")
         if origin is not None and not self._may_ask(origin, headers.get("host", "")):
-            why = f"a page of {origin!r} may not ask; --cors ORIGIN lets it"
+            why = f"a page of {origin!r} may not ask this server; --cors ORIGIN allows it"
             return error_response(403, why, "origin_refused", path=path)
         if rules.key is None or path in OPEN or method == "OPTIONS":
             return None

@@ -94,10 +94,14 @@ def _prompted(served: Served, messages: list[Message], tools: list[Mapping[str, 
     form: CallForm | None = None
     if tools:
         if not keeps_tools(renderer, tools):
-            why = "its chat template has no place for tools: the model would never see them"
+            why = "the model's chat template has no place for tools: the model would never see the tools"
             raise Refused(400, why, "tools_unsupported")
         form = call_form(renderer, tools)
-        note = "" if form is not None else "calls of this template can't be read: they come as text"
+        note = (
+            ""
+            if form is not None
+            else "calls in the form of this chat template can't be read: a call comes as text"
+        )
     try:
         ids = renderer.prompt_ids(messages, tools)
     except DataError as error:
@@ -236,7 +240,7 @@ def _refuse_longer(served: Served, characters: int) -> None:
     """Refuse messages that are too long in any tokens, before they are rendered."""
     longest = served.engine.context * _longest_token(served.found.renderer)
     if characters > longest:
-        why = f"the prompt has {characters:,} characters; {served.engine.context:,} tokens are held"
+        why = f"the prompt has {characters:,} characters; the model holds {served.engine.context:,} tokens"
         raise Refused(400, why, "context_length_exceeded")
 
 

@@ -210,7 +210,7 @@ def read_held_out(draft: Draft, facts: Facts) -> None:
                 "不知道比例：请设置 data.eval",
             )
     elif given is None or given == "":
-        draft.default("data.eval", 0, "eval_dataset", "nothing is held out there", "那边没有留出数据")
+        draft.default("data.eval", 0, "eval_dataset", "the original holds nothing out", "原脚本没有留出数据")
     else:
         source = next(
             (c for c in upstream(given) if c.last in ("load_dataset", "read_json", "read_csv")), None

@@ -33,7 +33,7 @@ def read_settings(draft: Draft, facts: Facts) -> None:
     apply_all(draft, "hf:quantize", facts.quantize)
     _base(draft, facts)
     if draft.settings.get("base.storage") in ("nf4", "fp4") and not facts.in_unsloth:
-        draft.default("base.double_quant", False, "", "the default there", "那边的默认值")
+        draft.default("base.double_quant", False, "", "the other tool's default", "原工具的默认值")
     apply_all(draft, "hf:tokenizer", facts.tokenizer, skip=("pretrained_model_name_or_path",))
     for call in (
         *facts.calls("DataCollatorForSeq2Seq", "DataCollatorForLanguageModeling"),
@@ -75,7 +75,7 @@ def _base(draft: Draft, facts: Facts) -> None:
     if own and "load_in_4bit" in base.kwargs:  # unsloth's 4 bits are always nf4
         CONVERT["nf4"](draft, own[0], base.kwargs[own[0]], base.lines[own[0]], "", "")
     if facts.in_unsloth and "load_in_4bit" not in base.kwargs:
-        draft.default("base.storage", "nf4", "load_in_4bit", "the default there", "那边的默认值")
+        draft.default("base.storage", "nf4", "load_in_4bit", "the other tool's default", "原工具的默认值")
     for wanted in facts.calls("prepare_model_for_kbit_training", "enable_input_require_grads"):
         draft.instead(
             wanted.line,
@@ -209,7 +209,7 @@ def _adapter(draft: Draft, facts: Facts) -> None:
         apply_all(draft, "hf:lora", call, skip=("config",))
         if "Fast" in call.name:
             for key, value in (("lora.rank", 16), ("lora.alpha", 16), ("lora.dropout", 0.0)):
-                draft.default(key, value, "", "the default there", "那边的默认值")
+                draft.default(key, value, "", "the other tool's default", "原工具的默认值")
         elif "**" not in call.kwargs:
             defaults(draft, "hf:lora")
         if "**" not in call.kwargs and call.kwargs.get("target_modules") is None:

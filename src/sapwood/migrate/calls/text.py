@@ -188,7 +188,7 @@ def _trained(draft: Draft, facts: Facts, learning: Learning) -> None:
             "labels",
             "the whole text",
             "the answers only; set all to learn the prompt too, as there",
-            "只学回答；若要像那边一样连提示词也学，设为 all",
+            "只学回答；若要像原脚本一样连提示词也学，设为 all",
         )
 
 
@@ -243,5 +243,5 @@ def _as_they_are(draft: Draft, facts: Facts) -> None:
         "labels",
         "the whole text",
         "the answers only; set all to learn the prompt too, as there",
-        "只学回答；若要像那边一样连提示词也学，设为 all",
+        "只学回答；若要像原脚本一样连提示词也学，设为 all",
     )

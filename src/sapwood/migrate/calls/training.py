@@ -31,7 +31,7 @@ _RATES = {  # of trl's own settings, if a script says nothing
 }  # fmt: skip
 _PREPARE = ("prepare_model_for_kbit_training", "prepare_model_for_int8_training")
 _PACKED = ("nf4", "fp4", "int8")
-_DEFAULT = ("the default there", "那边的默认值")
+_DEFAULT = ("the other tool's default", "原工具的默认值")
 
 
 def read_training(draft: Draft, facts: Facts) -> None:

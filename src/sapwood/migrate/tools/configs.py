@@ -118,11 +118,11 @@ def _silent(draft: Draft, name: str) -> None:
             "lora.alpha",
             2 * known["lora.rank"],
             "",
-            "the default there: twice the rank",
-            "那边的默认值：秩的两倍",
+            "the other tool's default: twice the rank",
+            "原工具的默认值：秩的两倍",
         )
     if name == "swift" and "train.lr" not in known and known.get("lora.method") == "full":
-        draft.default("train.lr", 1e-5, "", "the default there", "那边的默认值")
+        draft.default("train.lr", 1e-5, "", "the other tool's default", "原工具的默认值")
     draft.settle()
     defaults(draft, name)
     if "train.max_steps" in known:

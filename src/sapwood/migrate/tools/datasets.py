@@ -216,7 +216,7 @@ def _axolotl_shape(draft: Draft, entry: dict[str, Any], theirs: str, line: int) 
             f"{theirs}.type",
             kind,
             "there a wording of its own (### Instruction …): here the model's template renders these rows",
-            "那边用它自己的文字（### Instruction …）：这里由模型的模板渲染",
+            "原工具用它自己的文字（### Instruction …）：这里由模型的模板渲染",
         )
     if form == "text":
         draft.take("template.train_on", "all", line, f"{theirs}.type", kind)

@@ -67,7 +67,7 @@ def _adapter(draft: Draft, source: Source, path: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise DataError("not valid JSON", str(path), brief(error)) from None
     if not isinstance(values, dict):
-        raise DataError("not an adapter's config", str(path), "it is no mapping")
+        raise DataError("not an adapter's config", str(path), "its JSON is not an object")
     for key, value in values.items():
         line = next((i + 1 for i, one in enumerate(source.lines) if one.lstrip().startswith(f'"{key}"')), 0)
         if value not in (None, [], {}, False, "") or key in ("lora_dropout", "bias"):

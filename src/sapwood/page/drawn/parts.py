@@ -143,7 +143,7 @@ def answer(w: Words, title: Child, said: Child, sample: Mapping[str, Any] | None
 
 
 def empty(title: str, said: str, *more: Child) -> Safe:
-    """What stands where there is nothing yet."""
+    """What a screen says if there is nothing to show yet."""
     return el("div", el("h2", title), el("p", said), more, cls="empty")
 
 

@@ -26,7 +26,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 def write_report(name: str, runs: Path, out: Path | None, lang: str) -> None:
     """`sapwood report`. Raises ConfigError if nothing is called that."""
     if lang not in ("en", "zh"):
-        raise ConfigError(f"no report in {lang!r}", "--lang", mend="choose en or zh")
+        raise ConfigError(f"a report can't be written in {lang!r}", "--lang", mend="choose en or zh")
     run = find_run(runs, name)
     file = out or run / FILE
     write_atomic(file, report_html(run, Words("en" if lang == "en" else "zh")))
@@ -176,7 +176,9 @@ def show(
         from IPython.display import display
     except ModuleNotFoundError:
         mend = "run it in Jupyter, or `sapwood report` writes a file"
-        raise ConfigError("there is no notebook to show it in", "sapwood.show", "no IPython", mend) from None
+        raise ConfigError(
+            "there is no notebook to show the run in", "sapwood.show", "IPython isn't installed", mend
+        ) from None
     shown = Shown(find_run(Path(folder), str(run)), Words("zh" if lang == "zh" else "en"))
     handle = display(shown, display_id=True)
     if live and handle is not None and shown.goes_on:

@@ -170,7 +170,7 @@ def _row(view: View, live: LiveRun, seen: Seen) -> list[Child]:
 
 def _when(created: str) -> str:
     try:
-        return datetime.fromisoformat(created).astimezone().strftime("%d.%m. %H:%M")
+        return datetime.fromisoformat(created).astimezone().strftime("%m-%d %H:%M")
     except ValueError:
         return ""
 

@@ -12,7 +12,6 @@ from typing import Any
 from nicegui import events, ui
 
 from sapwood.base.sources import list_models
-from sapwood.config.faults import help_of
 from sapwood.config.file import inline_yaml, parse_config
 from sapwood.errors import SapwoodError
 from sapwood.page import draft
@@ -136,15 +135,11 @@ class Screen:
                             self._input(f"{section}.{name}", f"{section}.{name}")
 
     def _input(self, key: str, label: str) -> None:
-        from sapwood.config.file import field_of
-
         usual = shown.defaults().get(key)
         hint = "" if usual is None or key == "data.train" else inline_yaml(usual)
         field = ui.input(label=label, placeholder=hint).props("outlined dense debounce=150 stack-label")
         field.classes("field wide" if key == "data.train" else "field")
-        told = field_of(key.split("."))
-        if told is not None:
-            field.props(f'hint="{pieces.attribute(help_of(told))}"')
+        field.props(f'hint="{pieces.attribute(self.view.words(f"help.{key}"))}"')
         field.on_value_change(lambda e: self._typed(key, e.value))
         self._fields[key] = field
 
@@ -267,7 +262,7 @@ class Screen:
                 parse_config(draft.tree_of(draft.from_yaml(text)))
                 return text, Safe("")
             except SapwoodError:
-                pass  # another tool's, perhaps: it says so itself
+                pass  # perhaps the config of another tool, which `bring` reads
         w = self.view.words
         found = await self.view.state.desk.ask("bring", path=path, lang=w.lang)
         return found["yaml"], pieces.report(self.view, found["report"])

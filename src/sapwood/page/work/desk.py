@@ -106,7 +106,7 @@ class Desk:
             "a background process of the page ended",
             self._name,
             f"exit code {process.returncode}",
-            "ask again",
+            "do the same again",
         )
         for queue in self._waiting.values():
             queue.put_nowait({"problems": [gone_as(gone)]})

@@ -1,7 +1,7 @@
 """Command lines of sapwood that the page started: trainings, those that wait, exports, evaluations.
 
 Each job is a process of its own (`page.work.runner`) with a folder below the runs, so that a page that is
-closed killed touches none of them, and the next one finds them all.
+closed or killed touches none of them, and the next page finds them all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The process behind a `page.work.desk.Desk`: ``python -m sapwood.page.work.worker NAME``.
 
 Questions come as lines on stdin, one at a time is worked on, replies go to what was stdout. What a library
-prints goes nowhere. It ends when stdin does, so none is left behind when the page's server is killed.
+prints goes nowhere. The process ends when stdin does. So no process is left behind when the page's server is
+killed.
 """
 
 from __future__ import annotations
