@@ -16,6 +16,8 @@ IN_GGUF = (
     *("arcee", "smollm3", "granite", "ernie4_5", "hunyuan-dense", "seed_oss", "olmo2", "exaone4", "phi3"),
     *("stablelm", "starcoder2", "command-r", "cohere2", "gemma", "olmo3", "nemotron"),
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
+    *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
+    *("glm4moe", "dots1", "olmo", "phi2"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -24,6 +26,21 @@ MULTIPLIERS = {
     "embedding_multiplier": 12.0,
     "residual_multiplier": 0.22,
     "logits_scaling": 2.0,
+}
+DELTA_NETWORK = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+EXPERTS_OF_GLM = {
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": True,
 }
 OF_KIND: dict[str, dict[str, Any]] = {
     "smollm3": {"num_hidden_layers": 4},  # the fourth has no rotary embedding
@@ -47,6 +64,33 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "granitemoe": {**MULTIPLIERS, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mistral3": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1_000_000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        }
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "lfm2moe": {**EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "ernie4_5-moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32},
+    "qwen35": DELTA_NETWORK,
+    "qwen35moe": {**DELTA_NETWORK, **EXPERTS, "shared_expert_intermediate_size": 32},
+    "phi2": {"tie_word_embeddings": False},
+    "glm4moe": EXPERTS_OF_GLM,
+    "dots1": {**EXPERTS_OF_GLM, "tie_word_embeddings": False, "num_key_value_heads": 4},
+    "gpt-oss": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 32,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0},
+    },
+    "hunyuan-moe": {"num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
 }  # keys beside those that every tiny model has
 
 CHATML = (
@@ -140,6 +184,18 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3moe": transformers.Qwen3MoeConfig,
         "olmoe": transformers.OlmoeConfig,
         "granitemoe": transformers.GraniteMoeConfig,
+        "mistral3": transformers.Ministral3Config,
+        "lfm2": transformers.Lfm2Config,
+        "lfm2moe": transformers.Lfm2MoeConfig,
+        "ernie4_5-moe": transformers.Ernie4_5_MoeConfig,
+        "qwen35": transformers.Qwen3_5TextConfig,
+        "qwen35moe": transformers.Qwen3_5MoeTextConfig,
+        "phi2": transformers.PhiConfig,
+        "helium": transformers.HeliumConfig,
+        "glm4moe": transformers.Glm4MoeConfig,
+        "dots1": transformers.Dots1Config,
+        "gpt-oss": transformers.GptOssConfig,
+        "hunyuan-moe": transformers.HunYuanMoEV1Config,
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,
         "gemma2": transformers.Gemma2Config,
@@ -197,12 +253,20 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases start constant; a test should notice a mix-up
                 parameter.data += 0.1 * torch.randn_like(parameter)
-                if arch == "nemotron" and name.endswith("norm.weight"):
+                if (
+                    arch in ("nemotron", "qwen35", "qwen35moe")
+                    and name.endswith("norm.weight")
+                    and "_attn.norm" not in name
+                ):
                     parameter.data -= 1  # the model adds 1: its norms weigh about 1, as those of others
             elif "embed" not in name:
                 # of two experts that are almost as likely, rounding may choose the other: each says little
                 strength = 0.04 if name.endswith("experts.down_proj") else 0.12
                 parameter.data = torch.randn_like(parameter) * strength
+        kept = model.state_dict().keys()
+        for name, buffer in model.named_buffers():
+            if name in kept:  # what routers add to scores
+                buffer += 0.1 * torch.randn(buffer.shape)
     return model.eval()
 
 
@@ -210,7 +274,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
     """Save a random two-layer model of ``arch`` (see `IN_GGUF`) with its tokenizer under ``folder``.
 
     Args:
-        arch: one of `IN_GGUF`, mistral, ministral or olmo.
+        arch: one of `IN_GGUF`, mistral, ministral or helium.
         folder: parent folder, `tmp_path` say; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
         changes: keys of the transformers config (for example ``tie_word_embeddings=False``).

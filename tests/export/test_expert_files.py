@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,9 +58,12 @@ def test_experts_are_written_in_blocks_and_routers_are_not(
     assert types["blk.0.ffn_up_exps.weight"] in ("Q8_0", "Q5_0")
 
 
-@pytest.fixture(scope="module", params=["F16", "Q8_0"])
+@pytest.fixture(
+    scope="module", params=[("qwen2moe", "F16"), ("qwen2moe", "Q8_0"), ("gpt-oss", "MXFP4")], ids=" ".join
+)
 def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_gguf("qwen2moe", tmp_path_factory.mktemp("packed") / "base.gguf", kind=request.param)[0]
+    arch, kind = request.param
+    return tiny_gguf(arch, tmp_path_factory.mktemp("packed") / "base.gguf", kind=kind)[0]
 
 
 def test_packed_experts_compute_what_dense_ones_do(packed: Path) -> None:
@@ -103,6 +107,19 @@ def test_a_plan_counts_experts_as_they_are_held(tmp_path: Path) -> None:
     assert unpacked_bytes(spec, config) == 128 * 64 * 4
 
 
+def test_a_plan_counts_columns_of_another_order_as_unpacked(tmp_path: Path) -> None:
+    """They can't stay in blocks; and layers that guess ahead are never held."""
+    path, _ = tiny_gguf("qwen35", tmp_path / "base.gguf", kind="Q8_0")
+    more: dict[str, Any] = {f"blk.2.{name}.weight": np.ones((999, 64), np.float32) for name in ("a", "b")}
+    more |= {"qwen35.block_count": 3, "qwen35.nextn_predict_layers": 1}
+    longer, _ = tiny_gguf("qwen35", tmp_path / "longer.gguf", kind="Q8_0", keys=more)
+    config = held(path)
+    spec, network = inspect_base(config), tuned_on(path, config=config).network
+    kept = {id(p): p for p in network.parameters() if not p.requires_grad}
+    assert weight_bytes(spec, config) == sum(p.nbytes for p in kept.values())
+    assert weight_bytes(inspect_base(held(longer)), held(longer)) == weight_bytes(spec, config)
+
+
 @torch.no_grad()
 def fill_all(parameters: dict[str, torch.nn.Parameter]) -> None:
     """A begins in the number format of the base's blocks, so it is set here, like B."""
@@ -115,8 +132,8 @@ def held(path: Path) -> BaseConfig:
     return BaseConfig(model=str(path), storage="gguf", compute_dtype="fp32")
 
 
-def gate_for_up(names: Any, values: Any) -> list[Any]:
-    return right_apart(names, values)[::-1]
+def gate_for_up(names: Any, values: Any, *rest: Any) -> list[Any]:
+    return right_apart(names, values, *rest)[::-1]
 
 
 right_apart = gguf_adapter.apart

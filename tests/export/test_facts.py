@@ -4,6 +4,7 @@ is refused before anything is loaded."""
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import gguf
 from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
-from sapwood.gguf.facts import LOCAL_THETA, PATTERN, file_values, refuse_unwritable
-from sapwood.gguf.families import FAMILIES, facts_of
+from sapwood.gguf.facts import LOCAL_THETA, SHARED_WIDTH, file_values, refuse_unwritable
+from sapwood.gguf.families import FAMILIES, INNER, INTERVAL, PATTERN, SECTIONS, facts_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.rope import SCALINGS
 from tests.base.tiny import tiny_config, tiny_model_dir
@@ -34,6 +35,12 @@ def two_ropes(full: Changes, sliding: Changes) -> Changes:
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 YARN = {"factor": 4.0, "original_max_position_embeddings": 64}
+YARN_OF_MINISTRAL = YARN | {
+    "original_max_position_embeddings": 16,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 LLAMA3 = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
@@ -49,6 +56,7 @@ BY_TENSORS = {
     "mlp_bias",
     "use_qkv_bias",
     "qkv_bias",
+    "use_qk_norm",
     "tie_word_embeddings",
 }  # no key says them
 
@@ -57,6 +65,7 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("llama", rope("linear", factor=4.0)),
     ("llama", rope("yarn", **YARN)),
     ("llama", rope("yarn", beta_fast=16.0, **YARN)),
+    ("llama", rope("yarn", truncate=True, attention_factor=0.1 * math.log(4) + 1, type="yarn", **YARN)),
     ("llama", rope("llama3", 500_000.0, **LLAMA3)),
     ("llama", {"rms_norm_eps": 1e-3}),
     ("llama", {"attention_bias": True}),
@@ -161,15 +170,93 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("granitemoe", {"attention_multiplier": 0.25, "logits_scaling": 1.0}),
     ("granitemoe", {"attention_bias": True}),
     ("granitemoe", UNTIED),
+    ("mistral3", UNTIED | {"head_dim": 32}),
+    ("mistral3", rope("yarn", 500_000.0, **YARN_OF_MINISTRAL | {"llama_4_scaling_beta": 0.5})),
+    ("mistral3", rope("yarn", **YARN_OF_MINISTRAL | {"mscale_all_dim": 0.5})),
+    ("mistral3", rope("yarn", **YARN, llama_4_scaling_beta=0.1)),
+    (
+        "mistral3",
+        rope("yarn", **YARN_OF_MINISTRAL, beta_fast=32.0, beta_slow=1.0, max_position_embeddings=64),
+    ),
+    ("lfm2", UNTIED),
+    ("lfm2", rope("yarn", **YARN)),
+    ("lfm2", {"conv_L_cache": 4}),
+    ("lfm2", {"layer_types": [FULL, "conv"], "norm_eps": 1e-3}),
+    ("lfm2", {"block_auto_adjust_ff_dim": True, "block_multiple_of": 32}),
+    ("lfm2moe", UNTIED),
+    ("lfm2moe", {"num_experts": 8, "num_experts_per_tok": 3}),
+    ("lfm2moe", {"num_dense_layers": 0, "moe_intermediate_size": 64, "intermediate_size": 96}),
+    ("ernie4_5-moe", rope("yarn", **YARN)),
+    ("ernie4_5-moe", UNTIED),
+    ("ernie4_5-moe", {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 64}),
+    ("ernie4_5-moe", {"moe_num_shared_experts": 1, "moe_layer_start_index": 0}),
+    ("ernie4_5-moe", {"moe_num_shared_experts": 0}),
+    ("gpt-oss", rope("yarn", 150_000.0, **YARN)),
+    ("gpt-oss", {"sliding_window": 16, "head_dim": 32}),
+    ("gpt-oss", {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64}),
+    ("qwen35", rope(**HALF) | UNTIED),
+    ("qwen35", rope(**HALF, mrope_section=[2, 1, 1], mrope_interleaved=True, type="default")),
+    ("qwen35", {"linear_num_value_heads": 2}),
+    ("qwen35", {"linear_num_key_heads": 1, "linear_num_value_heads": 3, "head_dim": 32}),
+    ("qwen35", {"linear_conv_kernel_dim": 3}),
+    ("qwen35", {"linear_key_head_dim": 32, "linear_value_head_dim": 32}),
+    ("qwen35", {"num_hidden_layers": 3, "layer_types": ["linear_attention"] * 2 + [FULL]}),
+    ("qwen35moe", UNTIED),
+    ("qwen35moe", {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
+    ("qwen35moe", {"shared_expert_intermediate_size": 64}),
+    ("glm4moe", UNTIED),
+    ("glm4moe", rope("yarn", **YARN, **HALF)),
+    ("glm4moe", {"attention_bias": True}),
+    ("glm4moe", {"use_qk_norm": True, "head_dim": 32}),
+    ("glm4moe", {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
+    ("glm4moe", {"n_shared_experts": 2, "first_k_dense_replace": 0}),
+    ("glm4moe", {"norm_topk_prob": False}),
+    ("glm4moe", {"routed_scaling_factor": 1.5}),
+    ("dots1", rope("yarn", **YARN)),
+    ("dots1", {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
+    ("dots1", {"n_shared_experts": 2}),
+    ("dots1", {"num_hidden_layers": 3, "first_k_dense_replace": 2}),
+    ("dots1", {"norm_topk_prob": False, "routed_scaling_factor": 2.0}),
+    ("olmo", UNTIED),
+    ("olmo", rope("yarn", **YARN)),
+    ("phi2", rope(**QUARTER)),
+    ("phi2", rope("linear", factor=4.0, **HALF)),
+    ("phi2", {"layer_norm_eps": 1e-3}),
+    ("hunyuan-moe", rope("yarn", **YARN)),
+    ("hunyuan-moe", UNTIED),
+    ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
 )
 
 REFUSED: tuple[tuple[str, Changes, str], ...] = (
+    ("mistral3", rope(), "'default'"),
+    ("mistral3", rope("yarn", **YARN_OF_MINISTRAL | {"mscale": 2.0}), "mscale: 2.0"),
+    ("lfm2", {"conv_bias": True}, "conv_bias"),
+    ("lfm2moe", {"use_expert_bias": False}, "use_expert_bias"),
+    ("lfm2moe", {"routed_scaling_factor": 2.0}, "routed_scaling_factor"),
+    ("ernie4_5-moe", {"moe_layer_end_index": 0}, "experts up to layer 0"),
+    ("ernie4_5-moe", {"use_bias": True}, "use_bias"),
+    ("ernie4_5-moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
+    ("gpt-oss", rope("yarn", truncate=False, **YARN), "truncate: False"),
+    ("qwen35", {"linear_value_head_dim": 32}, "heads of values of 32"),
+    ("qwen35", {"layer_types": [FULL, "linear_attention"]}, "order of linear attention"),
+    ("qwen35", rope("yarn", **YARN, **QUARTER), "'yarn'"),
+    ("glm4moe", {"n_group": 2}, "n_group: 2"),
+    ("dots1", {"tie_word_embeddings": True}, "a tied output head"),
+    ("dots1", {"num_key_value_heads": 2}, "as many as the queries"),
+    ("gpt-oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
+    ("gpt-oss", {"tie_word_embeddings": True}, "a tied output head"),
+    ("gpt-oss", {"layer_types": [FULL, SLIDING]}, "order of sliding windows"),
+    ("gpt-oss", {"layer_types": [SLIDING, SLIDING]}, "order of sliding windows"),
+    ("hunyuan-moe", {"moe_topk": [2, 1]}, r"moe_topk: \[2, 1\]"),
     ("llama", rope("dynamic", factor=2.0), "'dynamic'"),
     ("llama", rope("yarn", attention_factor=2.0, **YARN), "attention_factor"),
     ("llama", rope(**HALF), "partial_rotary_factor"),
     ("llama", {"hidden_act": "gelu"}, "hidden_act"),
     ("mistral", {"sliding_window": 32}, "window of 32 tokens"),
-    ("olmo", {}, "olmo models can't be written as GGUF.*known: .*mistral.*--to merged"),
+    ("olmo", {"clip_qkv": 8.0}, r"clip_qkv: 8\.0"),
+    ("phi2", {"tie_word_embeddings": True}, "a tied output head"),
+    ("phi2", {"qk_layernorm": True}, "qk_layernorm"),
+    ("helium", {}, "helium models can't be written as GGUF.*known: .*mistral.*--to merged"),
     ("mixtral", {"sliding_window": 32}, "window of 32 tokens"),
     ("qwen2moe", {"norm_topk_prob": True}, "norm_topk_prob"),
     ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob"),
@@ -268,9 +355,16 @@ def test_an_attribute_that_nobody_knows_is_refused_unless_it_is_the_default() ->
 
 def test_every_key_is_one_of_llama_cpps_own() -> None:
     """Names as the `gguf` package, which llama.cpp's converters use, has them."""
-    sections = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope)
+    sections = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope, gguf.Keys.ShortConv, gguf.Keys.SSM)
     values = [v for section in sections for v in vars(section).values() if isinstance(v, str)]
     known = {value.removeprefix("{arch}.") for value in values}
     ours = {fact.key for family in FAMILIES.values() for fact in facts_of(family)}
-    ours |= {PATTERN, LOCAL_THETA, *(key for keys in SCALINGS.values() for key in keys.values() if key)}
+    ours |= {key for family in FAMILIES.values() for key in (*family.constants, *family.yarn.values()) if key}
+    ours |= {
+        *(INNER, INTERVAL, SECTIONS),
+        PATTERN,
+        LOCAL_THETA,
+        SHARED_WIDTH,
+        *(key for keys in SCALINGS.values() for key in keys.values() if key),
+    }
     assert ours <= known

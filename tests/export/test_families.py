@@ -5,16 +5,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from sapwood import finetune
+from sapwood.adapter.elsewhere.gguf import from_gguf
+from sapwood.adapter.pairs import lora_pairs
 from sapwood.config.file import load_config
+from sapwood.config.sections import BaseConfig, LoraConfig
+from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.file import read_gguf
 from sapwood.serve.load import Loaded, open_target
 from tests.base.tiny import IN_GGUF
-from tests.export.tuned import fill
+from tests.export.tuned import fill, tuned_on
 from tests.gguf.tiny_gguf import tiny_gguf
 
 RIGHT = 0.0012  # nats that no right export of a tiny model in F16 exceeds
@@ -37,6 +45,60 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     assert loaded.model is not None
     fill(loaded.model.parameters, 0.1)
     return loaded
+
+
+HYBRIDS = {  # linears beside those of attention
+    "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
+    "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
+}
+
+
+@pytest.fixture(scope="module", params=[(a, s) for a in HYBRIDS for s in ("fp32", "gguf")], ids=" ".join)
+def hybrid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Trained in its linear attention or convolutions too, over a file that is unpacked, or in its blocks."""
+    arch, storage = request.param
+    path, _ = tiny_gguf(arch, tmp_path_factory.mktemp("hybrid") / "base.gguf", kind="F16")
+    config = BaseConfig(model=str(path), storage=storage, compute_dtype="fp32")
+    return tuned_on(path, LoraConfig(rank=4, alpha=8, targets=HYBRIDS[arch]), config=config)
+
+
+@pytest.mark.parametrize("kind", ["gguf-adapter", "gguf"])
+def test_llama_cpp_says_what_was_trained_beside_attention(hybrid: Loaded, kind: Kind, tmp_path: Path) -> None:
+    check = export(hybrid, Order(kind), tmp_path / "out").check
+    assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
+
+
+def test_an_adapter_of_what_lies_beside_attention_is_read_back(hybrid: Loaded, tmp_path: Path) -> None:
+    assert hybrid.model is not None
+    write_gguf_adapter(hybrid, tmp_path / "adapter.gguf")
+    _, tensors = from_gguf(read_gguf(tmp_path / "adapter.gguf"), hybrid.base.spec.hf_config)
+    pairs = lora_pairs(hybrid.model)
+    assert len(tensors) == 2 * len(pairs)
+    for pair in pairs:
+        name = f"base_model.model.{pair.module}.lora"
+        assert torch.equal(tensors[f"{name}_A.weight"], pair.a)
+        assert torch.equal(tensors[f"{name}_B.weight"], pair.b)
+
+
+AHEAD = ("eh_proj", "enorm", "hnorm")  # tensors of a layer that guesses tokens ahead, beside a layer's own
+
+
+@pytest.mark.parametrize("kind", ["gguf-adapter", "gguf"])
+def test_layers_that_guess_ahead_are_left_out(kind: Kind, tmp_path: Path) -> None:
+    plain = read_gguf(tiny_gguf("qwen35", tmp_path / "plain.gguf", kind="F16")[0])
+    own = [name for name in plain.tensors if name.startswith("blk.1.")]
+    more: dict[str, Any] = {name.replace("blk.1", "blk.2"): plain.tensors[name].dense() for name in own}
+    more |= {f"blk.2.nextn.{name}.weight": np.ones(64, np.float32) for name in AHEAD}
+    more["blk.2.nextn.eh_proj.weight"] = np.ones((64, 128), np.float32)
+    more |= {"qwen35.block_count": 3, "qwen35.nextn_predict_layers": 1}
+    path, _ = tiny_gguf("qwen35", tmp_path / "base.gguf", kind="F16", keys=more)
+    trained = tuned_on(path)
+    assert trained.base.spec.hf_config.num_hidden_layers == 2
+    done = export(trained, Order(kind), tmp_path / "out")
+    assert done.check.same_ids == done.check.prompts and 0 < done.check.difference <= done.check.limit
+    if kind == "gguf":
+        written = read_gguf(done.path / "model.gguf")
+        assert written.metadata["qwen35.block_count"] == 2 and written.tensors.keys() == plain.tensors.keys()
 
 
 def test_every_family_of_the_table_is_tried() -> None:

@@ -6,7 +6,7 @@ to compare with has them too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,26 @@ def in_pairs(_: str, name: str, __: Any) -> int | None:
     return {"attn_q": 4, "attn_k": 2}.get(name.rpartition(".")[2])
 
 
+def in_place(*_: Any, **__: Any) -> None:
+    """No head in another order."""
+
+
+def any_norm(tensor: str) -> bool:
+    return tensor.endswith("norm")
+
+
+def one_after_the_other(names: Sequence[str], values: Any, _: bool = False) -> list[Any]:
+    return right_apart(names, values)
+
+
+right_apart = gguf_map.apart
+
+
+def unbiased(name: str, tensor: Tensor) -> Tensor:
+    """A router that chooses by its scores alone."""
+    return tensor * 0 if "correction_bias" in name else tensor
+
+
 MUTANTS = (
     Mutant("another rotary base", "qwen2", "gguf", key("rope.freq_base", lambda v: v * 10)),
     Mutant("rotation of whole heads", "glm4", "gguf", key("rope.dimension_count", lambda v: 2 * v)),
@@ -228,6 +248,15 @@ MUTANTS = (
         "gguf",
         attribute(gguf_model, "_template", lambda *_: {"tokenizer.chat_template": OTHER_TEMPLATE}),
     ),
+    Mutant("heads of values side by side", "qwen35", "gguf", attribute(gguf_map, "head_order", in_place)),
+    Mutant("a gate's norm with a one more", "qwen35", "gguf", attribute(gguf_map, "_adds_one", any_norm)),
+    Mutant("decays lost", "qwen35", "gguf", tensors(lambda n, t: t * 0 if "A_log" in n else t)),
+    Mutant("gate after up", "gpt-oss", "gguf", attribute(gguf_map, "apart", one_after_the_other)),
+    Mutant("sinks lost", "gpt-oss", "gguf", tensors(lambda n, t: t * 0 if "sinks" in n else t)),
+    Mutant("kernels turned", "lfm2", "gguf", tensors(lambda n, t: t.flip(-1) if "conv.conv" in n else t)),
+    Mutant("choices of experts", "glm4moe", "gguf", tensors(unbiased), {"first_k_dense_replace": 0}),
+    Mutant("merged choices of experts", "glm4moe", "merged", tensors(unbiased), {"first_k_dense_replace": 0}),
+    Mutant("queries at any position", "mistral3", "gguf", key("temperature_scale", lambda _: 0.0)),
     Mutant("rsLoRA's scale misread", "llama", "gguf-adapter", misread_alpha),
     Mutant("pairs on other layers", "llama", "gguf-adapter", other_layers),
     Mutant("the base's head dropped", "llama", "gguf-adapter", without("lm_head"), UNTIED),

@@ -35,18 +35,25 @@ def test_config_values_describe_the_model_that_was_written(tmp_path: Path, arch:
 def test_every_tensor_has_its_parameter(tmp_path: Path, arch: str) -> None:
     tied = FAMILIES[arch].head == "tied"
     path, model = tiny_gguf(arch, tmp_path / "m.gguf", tie_word_embeddings=tied)
-    assert set(parameter_names(read_gguf(path)).values()) == {name for name, _ in model.named_parameters()}
+    kept = {name for name, _ in model.named_buffers()} & model.state_dict().keys()
+    wanted = {name for name, _ in model.named_parameters()} | kept
+    assert set(parameter_names(read_gguf(path)).values()) == wanted
 
 
 def test_module_names_are_one_to_one() -> None:
     for arch in IN_GGUF:
         names = module_names(arch, 3)
-        alone = {tensor: module for tensor, module in names.items() if not is_stack(tensor)}
+        alone = {
+            tensor: module
+            for tensor, module in names.items()
+            if not is_stack(tensor.removesuffix(".bias"))  # those of gate and up are one parameter too
+        }
         assert len(set(alone.values())) == len(alone)
         stacks = [tensors for tensors in tensor_names(arch, 3).values() if is_stack(tensors[0])]
         ends = [tuple(tensor.rpartition(".")[2] for tensor in tensors) for tensors in stacks]
         assert ends in ([], [("ffn_gate_exps", "ffn_up_exps"), ("ffn_down_exps",)] * 3)
-        assert names["blk.2.attn_output"] == "model.layers.2.self_attn.o_proj"
+        output = {"lfm2": "out_proj", "lfm2moe": "out_proj", "phi2": "dense"}.get(arch, "o_proj")
+        assert names["blk.2.attn_output"] == f"model.layers.2.self_attn.{output}"
 
 
 @pytest.mark.parametrize("shape", [(24, 5), (24,)])
@@ -130,6 +137,7 @@ def test_gemmas_layers_by_flags_and_by_family(tmp_path: Path) -> None:
         ({"llama.expert_count": 8}, "expert_used_count is None"),
         ({"llama.block_count": None}, "block_count is None"),
         ({"llama.block_count": 0}, "block_count is 0"),
+        ({"llama.nextn_predict_layers": 2}, "block_count is 2.*nextn_predict_layers is 2"),
         ({"llama.embedding_length": "64"}, "embedding_length is '64'"),
         ({"llama.rope.freq_base": -1.0}, "freq_base"),
         ({"llama.rope.dimension_count": 8}, "part of each head"),
@@ -142,6 +150,26 @@ def test_configs_that_make_no_sense_are_refused(
     tmp_path: Path, keys: dict[str, object], message: str
 ) -> None:
     path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys=keys)
+    with pytest.raises(ModelError, match=message):
+        config_values(read_gguf(path))
+
+
+@pytest.mark.parametrize(
+    ("arch", "keys", "message"),
+    [
+        ("glm4moe", {"expert_gating_func": 1}, "expert_gating_func is 1.*glm4_moe computes 2"),
+        ("glm4moe", {"expert_weights_norm": 1}, "expert_weights_norm is 1.*true or false"),
+        ("gpt-oss", {"attention.sliding_window_pattern": 3}, "sliding_window_pattern is 3.*computes 2"),
+        ("lfm2", {"attention.head_count_kv": [0, 2, 2]}, "head_count_kv is .*2 layers"),
+        ("lfm2", {"attention.head_count_kv": [2, 4]}, "head_count_kv is .*one number of heads"),
+        ("mistral3", {"rope.scaling.type": "none", "rope.scaling.factor": 1.0}, "'default' isn't supported"),
+    ],
+)
+def test_values_that_transformers_computes_otherwise_are_refused(
+    tmp_path: Path, arch: str, keys: dict[str, object], message: str
+) -> None:
+    own = {f"{arch}.{key}": value for key, value in keys.items()}
+    path, _ = tiny_gguf(arch, tmp_path / "m.gguf", keys=own)
     with pytest.raises(ModelError, match=message):
         config_values(read_gguf(path))
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sapwood.engine.ask import asked
+from sapwood.engine.process import Setup
 from sapwood.errors import ModelError
 from sapwood.gguf.file import GgufFile, read_gguf
-from sapwood.gguf.tokenizer import read_tokenizer
+from sapwood.gguf.tokenizer import WORDS, read_tokenizer
 from tests.base.tiny import CORPUS, tiny_tokenizer
 from tests.gguf.tiny_gguf import tiny_gguf
 
@@ -175,6 +177,64 @@ def test_gpt2s_words(tmp_path: Path) -> None:
 def test_what_would_tokenize_otherwise_is_refused(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         tiny_with(tmp_path, **keys)
+
+
+# --- rules that cut words, against llama.cpp ---------------------------------------------------------------
+
+MARKS = "नमस्ते दुनिया สวัสดี"
+TEXTS = (
+    *CORPUS,
+    "I'm sure they'LL say it's   12345.67 €, won't they?\n\n\n\tYes - 3 x 10!",
+    "camelCase HTTPServer getName()/setName/  a/b\n//c\r\n\r\nx  \n  y \t z   ",
+    "héllo wörld, naïve façade; привет, мир! こんにちは世界 안녕하세요 مرحبا 🌳🌲",
+    "aB aBaBaBaBaBaBaBaB\n/ a.\n/ b.\n/ c\nIt ends.\nSo.\nYes!\n12 34 12345 67 123\n",
+    "$x+=1;print(\"%d\")  # 1,234,567 <a href='b'>C</a>",
+)
+OWN_CLASSES = ("tekken", "gpt-4o", "llama4")  # llama.cpp has no marks among the letters of these
+
+
+@pytest.fixture(scope="module")
+def across() -> dict[str, Any]:
+    """Tokens that were merged without a look at words, so that they show where each rule cuts."""
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+        max_token_length=4,
+    )
+    tokenizer.train_from_iterator([*TEXTS, MARKS] * 2, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    return {"tokens": tokens, "merges": [" ".join(pair) for pair in model["merges"]]}
+
+
+@pytest.mark.parametrize("pre", WORDS)
+def test_words_are_cut_as_llama_cpp_cuts_them(pre: str, across: dict[str, Any], tmp_path: Path) -> None:
+    keys = {f"tokenizer.ggml.{key}": value for key, value in (across | {"pre": pre}).items()}
+    path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys=keys)
+    tokenizer = read_tokenizer(read_gguf(path)).tokenizer
+    texts = TEXTS if pre in OWN_CLASSES else (*TEXTS, MARKS)
+    with asked(Setup(path, (), 64)) as llama:
+        theirs = [llama.tokenize(text) for text in texts]
+    assert [tokenizer.encode(text, add_special_tokens=False).ids for text in texts] == theirs
+
+
+def test_each_rule_cuts_in_its_own_way(across: dict[str, Any], tmp_path: Path) -> None:
+    """Or the test above couldn't tell them apart."""
+    ways: dict[tuple[str, ...], Any] = {}
+    for pre, rule in WORDS.items():
+        tokenizer = tiny_with(tmp_path, pre=pre, **across).tokenizer
+        ways[rule] = [tokenizer.encode(text, add_special_tokens=False).ids for text in (*TEXTS, MARKS)]
+    alike = [(a, b) for a, b in itertools.combinations(ways, 2) if ways[a] == ways[b]]
+    assert alike == []
 
 
 # --- sentencepiece ----------------------------------------------------------------------------------------

@@ -13,11 +13,25 @@ from tests.base.tiny import tiny_model, tiny_tokenizer
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
-IN_PAIRS = ("llama", "arcee", "smollm3", "granite", "mixtral", "granitemoe")  # rows of q and k, of each head
+IN_PAIRS = (
+    "olmo",
+    "llama",
+    "mistral3",
+    "arcee",
+    "smollm3",
+    "granite",
+    "mixtral",
+    "granitemoe",
+)  # rows of q and k, of each head
 
 
 def tiny_gguf(
-    arch: str, path: Path, *, kind: str = "F32", keys: dict[str, Any] | None = None, **changes: Any
+    arch: str,
+    path: Path,
+    *,
+    kind: str = "F32",
+    keys: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> tuple[Path, Any]:
     """Write a random model of ``arch`` to ``path``; matrices as ``kind``, vectors as F32.
 
@@ -35,12 +49,18 @@ def tiny_gguf(
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
     names = gguf.get_tensor_name_map(ARCHES[arch], model.config.num_hidden_layers)
-    for name, parameter in model.named_parameters():
-        for stem, suffix, part in _parts(name, parameter.detach().numpy()):
+    kept = model.state_dict().keys()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+    for name, parameter in [*model.named_parameters(), *buffers]:
+        for stem, suffix, part in _parts(arch, name, parameter.detach().numpy()):
             values = _llama_cpp_layout(arch, name, part, model.config)
-            router = "ffn_gate_inp" in (own := names.get_name(stem))
-            packed = gguf.GGMLQuantizationType[kind if values.ndim > 1 and not router else "F32"]
-            writer.add_tensor(f"{own}.{suffix}", quantize(values, packed), raw_dtype=packed)
+            own = names.get_name(stem) or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
+            router = "ffn_gate_inp" in own
+            packed = gguf.GGMLQuantizationType[
+                kind if values.ndim > 1 and not router and suffix == "weight" else "F32"
+            ]
+            packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
+            writer.add_tensor(f"{own}.{suffix}".removesuffix("."), quantize(values, packed), raw_dtype=packed)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -48,9 +68,16 @@ def tiny_gguf(
     return path, model
 
 
-def _parts(name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
+def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
     """(name as the package maps it, suffix, values) of the tensors that one parameter becomes, as converters
     write them: gate and up of experts apart, and the gate of a shared expert as a vector."""
+    if "experts." in name and arch == "gpt-oss":  # turned, the rows of gate and up by turns
+        suffix = "bias" if name.endswith("bias") else "weight"
+        rows = values if suffix == "bias" else values.swapaxes(1, 2)
+        if ".down_" in name:
+            return [(name.removesuffix("_bias"), suffix, rows)]
+        stem = name[: name.index("gate_up_proj")]
+        return [(f"{stem}{word}", suffix, rows[:, i::2]) for i, word in enumerate(("gate_proj", "up_proj"))]
     if name.endswith("experts.gate_up_proj"):
         words = ("w1", "w3") if "block_sparse" in name else ("gate_proj", "up_proj")
         return [
@@ -60,9 +87,20 @@ def _parts(name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
     if name.endswith("experts.down_proj"):
         return [(name.replace("down_proj", "w2") if "block_sparse" in name else name, "weight", values)]
     stem, _, suffix = name.rpartition(".")
+    if suffix in ("expert_bias", "e_score_correction_bias"):
+        ernie = name.replace("gate.", "") if "statics" in name else name
+        stem, suffix = ernie.replace("correction_bias", "correction"), "bias"
+    if suffix in ("dt_bias", "A_log"):
+        stem, suffix = (name, "") if suffix == "A_log" else (name.replace("dt_bias", "dt_proj"), "bias")
+    if suffix == "sinks":
+        stem, suffix = name, "weight"
+    if stem.endswith(("conv.conv", "conv1d")):
+        values = values[:, 0]
+    if "moe_statics" in stem:
+        values = values[0]
     if stem.endswith("shared_expert_gate"):
         values = values[0]
-    return [(f"{stem}.layer" if stem.endswith("router") else stem, suffix, values)]
+    return [(f"{stem}.layer" if stem.endswith("block_sparse_moe.router") else stem, suffix, values)]
 
 
 def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> np.ndarray:
@@ -71,35 +109,84 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
-    if arch.startswith(("gemma", "nemotron")) and name.endswith("norm.weight"):
+    if "linear_attn." in name:
+        return _tiled(name, values, config)
+    if arch.startswith(("gemma", "nemotron", "qwen35")) and name.endswith("norm.weight"):
         return values + 1
     return np.ascontiguousarray(values)
+
+
+def _tiled(name: str, values: np.ndarray, config: Any) -> np.ndarray:
+    """Heads of values that share a head of keys apart from each other; a decay in the place of its
+    logarithm."""
+    keys, heads = config.linear_num_key_heads, config.linear_num_value_heads
+    if "A_log" in name:
+        values = -np.exp(values)
+    if ".norm." in name:
+        return values
+    if "out_proj" in name:
+        return np.ascontiguousarray(_tiled(name.replace("out_proj", "z"), values.T, config).T)
+    before = 2 * keys * config.linear_key_head_dim if "qkv" in name or "conv1d" in name else 0
+    own = values[before:].reshape(keys, heads // keys, -1, *values.shape[1:])
+    return np.concatenate([values[:before], own.swapaxes(0, 1).reshape(-1, *values.shape[1:])])
 
 
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
+    if hasattr(config, "intermediate_size"):
+        writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    kinds = getattr(config, "layer_types", None) or []
+    heads = [0 if kind == "conv" else config.num_key_value_heads for kind in kinds]
+    writer.add_head_count_kv(heads if 0 in heads else config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     if (experts := getattr(config, "num_experts", None)) or hasattr(config, "num_local_experts"):
         writer.add_expert_count(experts or config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
     if hasattr(config, "moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    if arch == "qwen2moe":
+    if arch in ("hunyuan-moe", "gpt-oss"):
+        writer.add_expert_feed_forward_length(config.intermediate_size)
+    if arch.startswith("qwen35"):
+        writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
+        writer.add_ssm_state_size(config.linear_key_head_dim)
+        writer.add_ssm_group_count(config.linear_num_key_heads)
+        writer.add_ssm_time_step_rank(config.linear_num_value_heads)
+        writer.add_ssm_inner_size(config.linear_num_value_heads * config.linear_value_head_dim)
+        writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
+        writer.add_rope_dimension_sections([1, 1, 0, 0])
+    if arch.startswith("lfm2"):
+        writer.add_shortconv_l_cache(config.conv_L_cache)
+    if arch == "lfm2moe":
+        writer.add_leading_dense_block_count(config.num_dense_layers)
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == "ernie4_5-moe":
+        writer.add_leading_dense_block_count(config.moe_layer_start_index)
+        writer.add_interleave_moe_layer_step(config.moe_layer_interval)
+        writer.add_expert_shared_count(config.moe_num_shared_experts)
+        shared = config.moe_num_shared_experts * config.moe_intermediate_size
+        writer.add_expert_shared_feed_forward_length(shared)
+    if arch in ("glm4moe", "dots1"):
+        writer.add_leading_dense_block_count(config.first_k_dense_replace)
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_expert_weights_scale(config.routed_scaling_factor)
+        writer.add_expert_weights_norm(config.norm_topk_prob)
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch in ("qwen2moe", "qwen35moe"):
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
-    if hasattr(config, "rms_norm_eps"):
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if hasattr(config, "rms_norm_eps") or arch.startswith("lfm2"):
+        writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", None) or config.norm_eps)
+    elif arch == "olmo":
+        writer.add_layer_norm_eps(1e-5)
     else:
         names = ("layer_norm_eps", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
-    if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron"):
+    if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe", "phi2"):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(config.head_dim * factor))
-    if arch in ("gemma2", "gemma3", "cohere2", "olmo3"):
+    if arch in ("gemma2", "gemma3", "cohere2", "olmo3", "gpt-oss"):
         writer.add_sliding_window(config.sliding_window)
         pattern = config.layer_types.index("full_attention") + 1
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
@@ -114,6 +201,12 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
     rope = config.rope_parameters
+    if arch == "mistral3":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sapwood.errors import ModelError, Problem
+from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import GgufFile, GgufTensor
-from sapwood.gguf.map import is_permuted, joined_shape, sources, to_torch_layout, to_torch_rows
+from sapwood.gguf.map import has_other_columns, is_whole_only, places, sources, to_torch_layout, to_torch_rows
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Quantise = Callable[[Any, Any], Any]  # (weight, bias or None) -> a module in the linear's place
 
+PLAIN = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
 STACK = 3  # dimensions of a stack of experts
 CHUNK_ELEMENTS = 1 << 24  # unpacked at a time: bounds what lies beside the growing model to 64 MB
 
@@ -33,9 +35,9 @@ def fill_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype, quantise: Qua
     from torch import nn
 
     head = model.get_output_embeddings()
-    found = _checked_sources(model, file)
+    wanted, found = _checked_sources(model, file)
     for name, tensors in counted(f"loading {file.path.name}", found.items(), len(found)):
-        weight = nn.Parameter(_unpack(file, tensors, dtype), requires_grad=False)
+        weight = _unpack(file, tensors, wanted[name], dtype)
         owner, module = _owner(model, name)
         if (
             quantise is not None
@@ -63,12 +65,15 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
     from sapwood.base.storage.gguf_experts import GgufExperts
     from sapwood.base.storage.gguf_linear import GgufEmbedding, GgufLinear, rows_last
 
-    found = _checked_sources(model, file)
+    wanted, found = _checked_sources(model, file)
     _refuse_unknown(file)
     for name, tensors in counted(f"loading {file.path.name}", found.items(), len(found)):
         owner, module = _owner(model, name)
         packed = file.tensors[tensors[0]]
-        if len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):
+        if has_other_columns(file, tensors[0]):
+            plain = _unpack(file, tensors, wanted[name], dtype).T.unsqueeze(1).contiguous()
+            model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
+        elif len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):
             blocks = rows_last(to_torch_rows(file, tensors[0]), packed.type)
             if isinstance(module, nn.Linear):
                 made: nn.Module = GgufLinear(packed.type, blocks, dtype, module.bias)
@@ -76,13 +81,13 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
                 made = GgufEmbedding(packed.type, blocks, dtype, getattr(module, "scalar_embed_scale", 1.0))
             model.set_submodule(owner, made)
         elif len(packed.shape) == STACK:
-            experts = module if isinstance(module, GgufExperts) else GgufExperts(module.act_fn, dtype)
+            experts = module if isinstance(module, GgufExperts) else GgufExperts(module, dtype)
             for tensor in tensors:
                 which = tensor.split("_")[1]  # blk.0.ffn_gate_exps.weight
                 experts.put(which, *_blocks_of_experts(file.tensors[tensor]))
             model.set_submodule(owner, experts)
         else:
-            _place(model, name, nn.Parameter(_unpack(file, tensors, dtype), requires_grad=False))
+            _place(model, name, _unpack(file, tensors, wanted[name], dtype))
         file.forget()
     embedding = model.get_input_embeddings()
     if "lm_head.weight" not in found:
@@ -103,10 +108,13 @@ def _blocks_of_experts(stack: GgufTensor) -> tuple[str, Any]:
     return stack.type, blocks
 
 
-def _checked_sources(model: Any, file: GgufFile) -> dict[str, tuple[str, ...]]:
-    found = sources(file)
-    check_tensors(file, found, dict(model.named_parameters()))
-    return found
+def _checked_sources(model: Any, file: GgufFile) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+    """What the model wants (parameters, and the buffers that checkpoints hold), and where it lies."""
+    found, kept = sources(file), model.state_dict().keys()
+    wanted: dict[str, Any] = dict(model.named_parameters())
+    wanted |= {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    check_tensors(file, found, wanted)
+    return wanted, found
 
 
 def _refuse_unknown(file: GgufFile) -> None:
@@ -127,8 +135,11 @@ def check_tensors(file: GgufFile, found: Mapping[str, Sequence[str]], wanted: Ma
     for name, tensors in found.items():
         if name not in wanted:
             problems += [unexpected(tensor, file.path) for tensor in tensors]
-        elif (shape := joined_shape(file, tensors)) != tuple(wanted[name].shape):
-            problems.append(misshapen(tensors[0], shape, tuple(wanted[name].shape), file.path))
+            continue
+        for tensor, place in zip(tensors, places(row_of(file), tensors, wanted[name]), strict=True):
+            shape, own = file.tensors[tensor].shape, tuple(place.shape)
+            if shape != own and (1, *shape) != own:  # the gate of a shared expert is often a vector
+                problems.append(misshapen(tensor, shape, own, file.path))
     if problems:
         raise ModelError(problems)
 
@@ -142,23 +153,24 @@ def misshapen(name: str, found: tuple[int, ...], wanted: tuple[int, ...], path: 
     return Problem(f"tensor {name} has another shape", str(path), why)
 
 
-def _unpack(file: GgufFile, names: Sequence[str], dtype: torch.dtype) -> torch.Tensor:
-    """The values of one parameter as torch wants them, unpacked a few rows, or a few experts, at a time."""
+def _unpack(file: GgufFile, names: Sequence[str], wanted: Any, dtype: torch.dtype) -> torch.Tensor:
+    """The values of what a model wants, as torch has them, unpacked a few rows, or a few experts, at a time.
+    A buffer keeps the number format that the model gives it."""
     import torch
+    from torch import nn
 
-    tensors = [file.tensors[name] for name in names]
-    out = torch.empty(joined_shape(file, names), dtype=dtype)
-    parts = out.split([tensor.shape[-2] for tensor in tensors], -2) if len(names) > 1 else [out]
-    for name, tensor, part in zip(names, tensors, parts, strict=True):
+    out = torch.empty(wanted.shape, dtype=dtype if isinstance(wanted, nn.Parameter) else wanted.dtype)
+    for name, part in zip(names, places(row_of(file), names, out), strict=True):
+        tensor = file.tensors[name]
         rows = tensor.shape[0]
-        whole = is_permuted(file, name) or len(tensor.shape) == 1
+        whole = is_whole_only(file, name)
         step = rows if whole else max(1, CHUNK_ELEMENTS * rows // part.numel())
         for start in range(0, rows, step):
             some = tensor if whole else tensor.rows(start, start + step)
             values = torch.from_numpy(to_torch_layout(file, name, some.dense()))
             target = part if whole else part[start : start + step]
             target.copy_(values)
-    return out
+    return nn.Parameter(out, requires_grad=False) if isinstance(wanted, nn.Parameter) else out
 
 
 def _owner(model: Any, name: str) -> tuple[str, Any]:
@@ -167,11 +179,11 @@ def _owner(model: Any, name: str) -> tuple[str, Any]:
     return owner, model.get_submodule(owner)
 
 
-def _place(model: Any, name: str, parameter: Any) -> None:
-    """Put a parameter in its module, marked so that transformers' initialiser leaves it alone."""
+def _place(model: Any, name: str, values: Any) -> None:
+    """Put a parameter or a buffer in its module, marked so that transformers' initialiser leaves it alone."""
     owner, _, leaf = name.rpartition(".")
-    parameter._is_hf_initialized = True
-    setattr(model.get_submodule(owner), leaf, parameter)
+    values._is_hf_initialized = True
+    setattr(model.get_submodule(owner), leaf, values)
 
 
 def _fill_buffers(model: Any) -> None:
@@ -180,6 +192,8 @@ def _fill_buffers(model: Any) -> None:
     import torch
 
     for name, buffer in list(model.named_buffers()):
+        if buffer.device.type != "meta":  # it came from the file
+            continue
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
         module.register_buffer(leaf, torch.empty_like(buffer, device="cpu"), persistent=False)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from sapwood.adapter.pairs import LoraPair, lora_pairs
 from sapwood.base.network.parts import text_names
 from sapwood.errors import ExportError, Problem
-from sapwood.gguf.families import architecture_of, in_files
-from sapwood.gguf.map import apart, tensor_names, to_file_layout
+from sapwood.gguf.families import FAMILIES, architecture_of, in_files
+from sapwood.gguf.map import apart, tensor_names, to_file_columns, to_file_rows
 from sapwood.serve.load import Loaded
 
 
@@ -83,5 +83,12 @@ def _parts(pair: LoraPair, names: Sequence[str], alpha: float, config: Any) -> l
     """A pair as the tensors of its module in a file."""
     architecture, a = architecture_of(config), np.ascontiguousarray(pair.a.numpy())
     b = pair.b.numpy() * np.float32(pair.scale * pair.rank / alpha)
-    parts = zip(names, apart(names, b), strict=True)
-    return [GgufPair(name, a, to_file_layout(architecture, name, part, config)) for name, part in parts]
+    parts = zip(names, apart(names, b, FAMILIES[architecture].turned), strict=True)
+    return [
+        GgufPair(
+            name,
+            to_file_columns(architecture, name, a, config),
+            to_file_rows(architecture, name, part, config),
+        )
+        for name, part in parts
+    ]

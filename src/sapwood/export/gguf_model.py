@@ -17,7 +17,8 @@ from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import apart, tensor_names, to_file_layout
+from sapwood.gguf.keys import SPECULATING, layers_of
+from sapwood.gguf.map import file_name, places, tensor_names, to_file_layout
 from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
@@ -62,11 +63,12 @@ def write_gguf_model(
             module, leaf = (own, "weight") if own in names else own.rsplit(".", 1)
             if module not in names:
                 raise ExportError(f"GGUF can't store the tensor {parameter}", str(path), architecture)
-            for name, values in zip(names[module], apart(names[module], tensor.cpu().numpy()), strict=True):
+            parts = places(architecture, names[module], tensor.cpu().numpy())
+            for name, values in zip(names[module], parts, strict=True):
                 values = to_file_layout(architecture, name, values, config, leaf)
                 packed = type_of(kind, name, values.shape, config.num_hidden_layers, tied)
                 blocks = quantiser.packed(packed, values)
-                writer.add_tensor(f"{name}.{leaf}", blocks, raw_dtype=GGMLQuantizationType[packed])
+                writer.add_tensor(file_name(name, leaf), blocks, raw_dtype=GGMLQuantizationType[packed])
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
         writer.add_tensor(DIVISORS, divisors)
     writer.write_header_to_file()
@@ -80,7 +82,11 @@ def write_gguf_model(
 
 def _metadata(spec: BaseSpec, config: Any) -> Metadata:
     if spec.path.is_file():
-        return {key: value for key, value in read_gguf(spec.path).metadata.items() if key not in _OWN}
+        file = read_gguf(spec.path)
+        kept = {key: value for key, value in file.metadata.items() if key not in _OWN}
+        if kept.pop(f"{file.architecture}.{SPECULATING}", None):  # layers that aren't read are not written
+            kept[f"{file.architecture}.block_count"] = layers_of(file)
+        return kept
     tokens = tokenizer_metadata(spec.tokenizer, config.vocab_size)
     return {"general.name": _name(spec), **file_values(config), **tokens}
 

@@ -32,6 +32,7 @@ SAMPLES = (
     "I'm sure they'LL say it's   12345.67 €, won't they?\n\n\n\tYes – 3½ × 10⁻⁶!",
     "héllo wörld, naïve façade; Привет, мир! こんにちは世界 안녕하세요 مرحبا שלום",
     "  leading, trailing  \n\r\n x\u00a0y\u3000z 👩‍👩‍👧‍👦🌳 ﬁ ｆｕｌｌ A\u030a e\u0301",
+    "नमस्ते दुनिया สวัสดี HTTPServer's getName/Value \n 1234567",
     'for (int i = 0; i < 100; ++i) { printf("%d\\n", a[i]); } // done\n\n# Title\n- item',
 )
 

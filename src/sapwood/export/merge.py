@@ -16,7 +16,7 @@ from sapwood.adapter.effective import Change, weight_changes
 from sapwood.base.inspect import quiet
 from sapwood.base.network.parts import speaks, whole_class
 from sapwood.base.storage.frozen import freeze
-from sapwood.base.storage.gguf_experts import GgufExperts
+from sapwood.base.storage.gguf_experts import BIASES, GgufExperts
 from sapwood.base.storage.gguf_linear import GgufEmbedding
 from sapwood.base.write import is_tied, write_folder
 from sapwood.errors import ExportError, Problem
@@ -52,8 +52,9 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
             yield f"{own}.weight", module.packed.dense().float()
             continue
         if isinstance(module, GgufExperts):
-            for leaf, stack in module.dense().items():
-                yield f"{own}.{leaf}", stack.float()
+            biases = {leaf: b for leaf, b in module.named_parameters(recurse=False) if leaf in BIASES}
+            for leaf, values in (module.dense() | biases).items():
+                yield f"{own}.{leaf}", values.float()
             continue
         rest = dict(module.named_parameters(recurse=False))
         try:
@@ -61,8 +62,15 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
             rest.pop("weight", None)
         except TypeError:  # no linear: norms and embeddings are held as they are
             pass
-        for leaf, parameter in rest.items():
-            yield f"{own}.{leaf}", parameter.detach().float()
+        for leaf, values in (rest | _kept_buffers(module)).items():
+            yield f"{own}.{leaf}", values.detach().float()
+
+
+def _kept_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers of a module that checkpoints hold, as they hold weights: what some routers add to scores."""
+    buffers = {leaf: b for leaf, b in module.named_buffers(recurse=False) if b.is_floating_point()}
+    kept = module.state_dict().keys() if buffers else ()
+    return {leaf: buffer for leaf, buffer in buffers.items() if leaf in kept}
 
 
 def merged_parameters(trained: Loaded, onto: Any = None) -> Iterator[tuple[str, Tensor]]:
@@ -123,8 +131,8 @@ def _file_tokenizer(kind: Any, folder: Path) -> str:
 
 @torch.no_grad()
 def fill(model: Any, parameters: Parameters) -> None:
-    """Give a dense model other weights, by name."""
-    own = dict(model.named_parameters())
+    """Give a dense model other weights, and other buffers that checkpoints hold, by name."""
+    own = dict([*model.named_parameters(), *model.named_buffers()])
     for name, value in parameters:
         own[name].copy_(value)
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ExportError
+from sapwood.gguf.map import KERNELS
 
 FileType = Literal["F16", "Q8_0", "Q4_0", "Q5_0", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS"]
 FILE_TYPES: tuple[FileType, ...] = get_args(FileType)
@@ -41,8 +42,10 @@ HEADER = struct.Struct("<iqq")  # type, rows, columns
 
 def type_of(kind: FileType, tensor: str, shape: tuple[int, ...], layers: int, tied: bool) -> str:
     """GGUF's name of the type of one tensor in a file of ``kind``. ``tensor``: its name, ``blk.3.attn_v``."""
-    if len(shape) < 2 or "ffn_gate_inp" in tensor:  # routers are small, and choose
-        return "F32"
+    if len(shape) < 2 or tensor.endswith(
+        (".bias", "ffn_gate_inp", *KERNELS)
+    ):  # routers are small, and choose
+        return "F32"  # and kernels of convolutions are computed in nothing else
     wanted = MOSTLY.get(kind, kind)
     if kind not in ("F16", "Q8_0") and _is_wide(kind, tensor, layers, tied):
         wanted = "Q6_K"

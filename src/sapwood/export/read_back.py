@@ -13,7 +13,7 @@ from typing import Any
 
 from sapwood.base.folder import read_json
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.facts import config_values, context_of, stored_name
+from sapwood.gguf.facts import config_values, context_of, settled, stored_name
 from sapwood.gguf.file import read_gguf
 
 # Keys that an export sets by itself, and keys that name the reader and not the model.
@@ -30,7 +30,7 @@ def gguf_facts(path: Path, config: Any, tied: bool) -> list[Problem]:
         found = config_values(read_gguf(path))
     except ModelError as error:
         return list(error.problems)
-    wanted = {**config.to_dict(), "max_position_embeddings": context_of(config)}
+    wanted = {**settled(config).to_dict(), "max_position_embeddings": context_of(config)}
     head = {"tie_word_embeddings": tied}
     told = {stored_name(config, name): value for name, value in found.items() if name not in SET_ANEW} | {
         "tie_word_embeddings": found["tie_word_embeddings"]

@@ -23,6 +23,7 @@ from sapwood.adapter.places.experts import stacks_in
 from sapwood.base.network.parts import text_names
 from sapwood.base.storage.frozen import freeze
 from sapwood.base.storage.gguf_experts import DOWN, GATE, UP, GgufExperts, mixed
+from sapwood.base.storage.gguf_experts import Form as Experts
 from sapwood.export.merge import held_out_loss
 from sapwood.export.quantise import Quantiser
 from sapwood.export.traces import Trace, far_from, rows_of
@@ -166,23 +167,26 @@ def _experts(
 ) -> Tensor:
     """Stacks of experts. Those that a file can hold are gated; what is no file's is by the module's own
     forward, whose two products have nothing rounded between them."""
-    own = stacks_in(base)
+    own, mixture = stacks_in(base), _as_gated(base)
     before = base.dense() if isinstance(base, GgufExperts) else {leaf: p.data for leaf, p in own.items()}
-    kinds = {leaf: rounder.form(f"{name}.{leaf}", stack) for leaf, stack in before.items()}
+    turn = mixture.turn if mixture else _same
+    kinds = {leaf: rounder.form(f"{name}.{leaf}", turn(stack)) for leaf, stack in before.items()}
     values: dict[str, Tensor] = {}
     for leaf, stack in before.items():
         change = _same if changes is None else changes.get(f"{name}.{leaf}", _same)
         weight = change(stack.float())
-        values[leaf] = rounder.whole(f"{name}.{leaf}", kinds[leaf], weight) if written else weight
-    if (outer is base or changes is not None) and values.keys() == FUSED and set(kinds.values()) != {"F32"}:
-        gate, up = values["gate_up_proj"].chunk(2, 1)
-        matrices = {GATE: gate, UP: up, DOWN: values["down_proj"]}
+        if written:
+            weight = turn(rounder.whole(f"{name}.{leaf}", kinds[leaf], turn(weight)))
+        values[leaf] = weight
+    if (outer is base or changes is not None) and mixture and set(kinds.values()) != {"F32"}:
+        gate, up = mixture.halves(turn(values["gate_up_proj"]))
+        matrices = {GATE: gate, UP: up, DOWN: turn(values["down_proj"])}
         into = {GATE: kinds["gate_up_proj"], UP: kinds["gate_up_proj"], DOWN: kinds["down_proj"]}
 
         def product(which: str, e: int, h: Tensor) -> Tensor:
-            return input_of(into[which], h) @ matrices[which][e].T
+            return input_of(into[which], h) @ matrices[which][e].T + mixture.bias(base, which, e)
 
-        return mixed(_as_narrow(x), *chosen, act_fn=base.act_fn, product=product).to(x.dtype)
+        return mixed(_as_narrow(x), *chosen, form=mixture, product=product).to(x.dtype)
     try:
         for leaf, stack in own.items():
             stack.data = values[leaf]
@@ -191,6 +195,12 @@ def _experts(
     finally:
         for leaf, stack in own.items():
             stack.data = before[leaf]
+
+
+def _as_gated(module: Any) -> Experts | None:
+    """The form of experts that a file can hold."""
+    gated = isinstance(module, GgufExperts) or stacks_in(module).keys() == FUSED
+    return Experts.of(module) if gated else None
 
 
 def _is_mixture(module: nn.Module) -> bool:

@@ -30,6 +30,8 @@ PAIRS = (0, 2, 4, 6)
 BITS = tuple(range(8))
 IQ4_NL_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
+MXFP4_VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+
 
 @dataclass(frozen=True, slots=True)
 class BlockType:
@@ -142,6 +144,14 @@ def _iq4_nl(b: Tensor, out: Tensor) -> None:
     _scaled(table.index_select(0, q.flatten().int()).view(q.shape), out, _half(b, 0))
 
 
+def _mxfp4(b: Tensor, out: Tensor) -> None:
+    """Numbers of 4 bits (the table has them twice as large), and a power of two as a scale."""
+    q = _spread(_groups(b, 1, 17, 1), NIBBLES, 15)
+    table = torch.tensor(MXFP4_VALUES, dtype=torch.int8, device=b.device)
+    scale = torch.exp2(b[:, :1].float() - 128)
+    _scaled(table.index_select(0, q.flatten().int()).view(q.shape), out, scale)
+
+
 # --- blocks of 256 ----------------------------------------------------------------------------------------
 
 
@@ -202,6 +212,7 @@ BLOCK_TYPES = {
     "Q5_1": BlockType(32, 24, _q5_1),
     "Q8_0": BlockType(32, 34, _q8_0),
     "IQ4_NL": BlockType(32, 18, _iq4_nl),
+    "MXFP4": BlockType(32, 17, _mxfp4),
     "Q2_K": BlockType(256, 84, _q2_k),
     "Q3_K": BlockType(256, 110, _q3_k),
     "Q4_K": BlockType(256, 144, _q4_k),

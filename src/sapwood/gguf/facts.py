@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,10 @@ from sapwood.errors import ExportError, ModelError, Problem
 from sapwood.gguf.families import (
     COUNT,
     FAMILIES,
+    INNER,
+    INTERVAL,
+    PATTERN,
+    SECTIONS,
     Family,
     architecture_of,
     facts_of,
@@ -18,12 +24,12 @@ from sapwood.gguf.families import (
     in_files,
 )
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.keys import integer, number
-from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
+from sapwood.gguf.keys import flag, integer, layers_of, number
+from sapwood.gguf.rope import FOLDER, plain_rope, read_rope, rope_values, unwritable_rope
 
 WINDOW = "attention.sliding_window"
-PATTERN = "attention.sliding_window_pattern"
 LOCAL_THETA = "rope.freq_base_swa"
+SHARED_WIDTH = "expert_shared_feed_forward_length"
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
 # Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
@@ -39,7 +45,15 @@ ELSEWHERE = {
     *("no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern"),
     *("original_max_position_embeddings", "resid_pdrop", "embd_pdrop"),  # Phi's; the first is longrope's
     *("residual_dropout", "embedding_dropout", "hidden_dropout"),
+    *("full_attention_interval", "mtp_num_hidden_layers"),  # of Qwen 3.5, as the next two
+    *("mamba_ssm_dtype", "attn_output_gate"),
+    *("linear_value_head_dim", "mlp_only_layers"),
     *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),  # of training a router
+    *("num_nextn_predict_layers", "num_mtp_layers", "sep_token_id", "moe_layer_end_index"),
+    *("full_attn_idxs", "block_multiple_of", "block_ffn_dim_multiplier"),
+    *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale"),  # LFM2's, which its
+    *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
+    *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc"),
 }
 
 
@@ -54,17 +68,26 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     Raises ModelError for architectures and rotary scalings that transformers would compute differently.
     """
     family = family_of(file)
+    _refuse_constants(file, family)
     values = dict(family.fixed) | _sizes(file, family)
     values["model_type"] = family.kinds[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for switch, tensors in family.biases.items():
-        values[switch] = any(f"blk.0.{tensor}.bias" in file.tensors for tensor in tensors)
+        names = [tensor if "." in tensor else f"{tensor}.bias" for tensor in tensors]
+        values[switch] = any(f"blk.0.{name}" in file.tensors for name in names)
     for name in ("bos", "eos", "padding"):
         token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
     values["rope_parameters"] = read_rope(file, family, values["head_dim"])
     if family.window:
         values["layer_types"] = _layer_types(file, values["num_hidden_layers"], family.window)
+    elif family.every:
+        flags = _periodic(integer(file, INTERVAL, family.every), values["num_hidden_layers"])
+        values["layer_types"] = _types(flags, family.between)
+        values["linear_value_head_dim"] = integer(file, INNER) // values["linear_num_value_heads"]
+    elif family.between:
+        heads = _key_heads(file, values["num_hidden_layers"])
+        values["layer_types"] = ["full_attention" if own else family.between for own in heads]
     elif "sliding_window" in family.fixed:
         values["layer_types"] = _types([False] * values["num_hidden_layers"])
     if family.largest:
@@ -115,23 +138,49 @@ def _refuse_parts(file: GgufFile) -> None:
         raise ModelError(f"the file is part {part} of {count}", str(file.path), "split.count", mend)
 
 
+def _refuse_constants(file: GgufFile, family: Family) -> None:
+    """Raises ModelError for a file that says another value than the one which transformers computes."""
+    for key, value in family.constants.items():
+        found = file.metadata.get(f"{file.architecture}.{key}", value)
+        if found != value and not (isinstance(value, float) and math.isclose(found, value, rel_tol=1e-5)):
+            why = f"transformers' {family.kinds[0]} computes {value!r}"
+            raise ModelError(f"{file.architecture}.{key} is {found!r}", str(file.path), why)
+
+
+def _key_heads(file: GgufFile, layers: int) -> list[int]:
+    """Heads of keys in each layer. Those that aren't 0 have one number."""
+    key = f"{file.architecture}.attention.head_count_kv"
+    found = file.metadata.get(key)
+    heads: list[Any] = found.tolist() if isinstance(found, np.ndarray) else [found] * layers
+    if len(heads) != layers or len(set(heads) - {0}) != 1:
+        why = f"the model has {layers} layers, of which those with attention have one number of heads"
+        raise ModelError(f"{key} is {found!r}", str(file.path), why)
+    return heads
+
+
 def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     heads, hidden = integer(file, "attention.head_count"), integer(file, "embedding_length")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError("the file holds no token embedding", str(file.path), "token_embd.weight is missing")
-    if embedding.shape[1] != hidden or integer(file, "block_count") > len(file.tensors):
+    layers = layers_of(file)
+    if embedding.shape[1] != hidden or layers > len(file.tensors):
         why = f"it has {len(file.tensors):,} tensors, the embedding {embedding.shape[1]:,} columns"
         raise ModelError("the file's keys don't fit its tensors", str(file.path), why)
     silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
     for fact in facts_of(family):
-        if fact.number is int:
+        if family.between and not family.every and fact.config == "num_key_value_heads":
+            values[fact.config] = max(_key_heads(file, layers))
+        elif fact.number is bool:
+            values[fact.config] = flag(file, fact.key, fact.default)
+        elif fact.number is int:
             default = silent.get(fact.config, fact.default)
             values[fact.config] = integer(file, fact.key, None if default is None else int(default))
         else:
             values[fact.config] = number(file, fact.key, fact.default)
-    if values["num_hidden_layers"] == family.other:
+    values["num_hidden_layers"] = layers
+    if layers == family.other:
         raise ModelError(_OTHER.format(family.other), str(file.path), file.architecture)
     width = values["head_dim"]
     if integer(file, "attention.value_length", width) != width:
@@ -167,8 +216,8 @@ def _turned(every: int, layers: int) -> list[int]:
     return [int(flag) for flag in _periodic(every, layers)]
 
 
-def _types(flags: list[bool]) -> list[str]:
-    return ["sliding_attention" if flag else "full_attention" for flag in flags]
+def _types(flags: list[bool], other: str = "sliding_attention") -> list[str]:
+    return [other if flag else "full_attention" for flag in flags]
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -180,18 +229,47 @@ def file_values(config: Any) -> dict[str, Any]:
     Raises ExportError as `refuse_unwritable`.
     """
     refuse_unwritable(config)
-    architecture = architecture_of(config)
+    config, architecture = settled(config), architecture_of(config)
     family, width = FAMILIES[architecture], head_width(config)
     values: dict[str, Any] = {"vocab_size": config.vocab_size, "attention.value_length": width}
     for fact in facts_of(family):
         values[fact.key] = fact.number(width if fact.config == "head_dim" else getattr(config, fact.config))
-    values |= rope_values(global_rope(config), width)
+    values |= {**family.constants, **rope_values(family, global_rope(config), width)}
     if family.window:
         values[PATTERN] = _period(config.layer_types)
     if family.local_theta:
         values[LOCAL_THETA] = float(config.rope_parameters["sliding_attention"]["rope_theta"])
+    if family.every:
+        values[INTERVAL] = _period(config.layer_types, family.between)
+        values[INNER] = config.linear_value_head_dim * config.linear_num_value_heads
+        sections = global_rope(config).get("mrope_section") or [values["rope.dimension_count"] // 2, 0, 0]
+        values[SECTIONS] = [*sections, 0]  # of time, height and width: the same for text
+    elif family.between:
+        kinds = config.layer_types
+        values["attention.head_count_kv"] = [
+            0 if kind == family.between else config.num_key_value_heads for kind in kinds
+        ]
+    if family.shared:
+        values[SHARED_WIDTH] = getattr(config, family.shared) * config.moe_intermediate_size
     values["context_length"] = context_of(config)
     return {f"{in_files(architecture)}.{key}": value for key, value in values.items()}
+
+
+def settled(config: Any) -> Any:
+    """A config in the one form that says what is computed, and nothing that isn't: LFM2's class makes its
+    MLPs narrower than their key says, and rotary embeddings have names for what everybody takes."""
+    config = copy.copy(config)
+    if getattr(config, "block_auto_adjust_ff_dim", False):
+        width, times = int(2 * config.intermediate_size / 3), config.block_ffn_dim_multiplier
+        if times is not None:
+            width = -(-int(times * width) // config.block_multiple_of) * config.block_multiple_of
+        config.intermediate_size, config.block_auto_adjust_ff_dim = width, False
+    ropes = config.rope_parameters
+    if "full_attention" in ropes:
+        config.rope_parameters = {kind: plain_rope(rope) for kind, rope in ropes.items()}
+    else:
+        config.rope_parameters = plain_rope(ropes)
+    return config
 
 
 def context_of(config: Any) -> int:
@@ -203,17 +281,19 @@ def context_of(config: Any) -> int:
 
 def refuse_unwritable(config: Any) -> None:
     """Raises ExportError with everything in a config that llama.cpp would compute otherwise, or leave out."""
-    architecture = architecture_of(config)
+    config, architecture = settled(config), architecture_of(config)
     family = FAMILIES[architecture]
     told = {stored_name(config, fact.config) for fact in facts_of(family)} | family.biases.keys()
     found = {name: getattr(config, name, None) for name in family.fixed}
     odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
-    odd |= {fact.config: None for fact in family.facts if getattr(config, fact.config) is None}
+    own = {fact.config: getattr(config, fact.config) for fact in family.facts}
+    odd |= {name: value for name, value in own.items() if value is None or isinstance(value, list)}
     defaults = type(config)().to_dict()
     odd |= {
         name: value
         for name, value in config.to_dict().items()
         if name not in told | family.fixed.keys() | ELSEWHERE and value != defaults.get(name)
+        if name not in family.lacks
     }
     where = f"llama.cpp's {architecture} takes the embedding for it"
     problems = [
@@ -252,13 +332,23 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         what = f"GGUF can't store {config.num_key_value_heads} heads of keys"
         why = f"{where} takes as many as the queries have, {config.num_attention_heads}"
         problems.append(Problem(what, "num_key_value_heads", why))
+    last = config.num_hidden_layers - 1
+    if getattr(config, "moe_layer_end_index", last) != last:
+        what, why = (
+            f"GGUF can't store experts up to layer {config.moe_layer_end_index}",
+            f"{where} has them to the end",
+        )
+        problems.append(Problem(what, "moe_layer_end_index", why))
     if family.unturned and config.no_rope_layers != _turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
+    if family.every:
+        return problems + _unwritable_linear(config, family, where)
     if not family.window:
         return problems + _unwritable_window(config, where)
-    if _period(config.layer_types) is None:
-        why = f"in {where} every n-th layer must see the whole context"
+    every = _period(config.layer_types)
+    if every is None or family.constants.get(PATTERN, every) != every:
+        why = f"in {where} every {family.constants.get(PATTERN, 'n')}-th layer must see the whole context"
         problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
     wanted = _query_scale(family, {**config.to_dict(), "head_dim": head_width(config)})
     if family.largest and config.query_pre_attn_scalar != wanted:
@@ -273,6 +363,18 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
             Problem(f"GGUF can't store {name}: {value!r} for layers with a window", "rope_parameters", where)
             for name, value in odd.items()
         ]
+    return problems
+
+
+def _unwritable_linear(config: Any, family: Family, where: str) -> list[Problem]:
+    problems: list[Problem] = []
+    if _period(config.layer_types, family.between) is None:
+        why = f"in {where} every n-th layer must have attention"
+        problems.append(Problem("GGUF can't store this order of linear attention", "layer_types", why))
+    if config.linear_value_head_dim != config.linear_key_head_dim:
+        what = f"GGUF can't store heads of values of {config.linear_value_head_dim} numbers"
+        why = f"{where} takes as many as for keys, {config.linear_key_head_dim}"
+        problems.append(Problem(what, "linear_value_head_dim", why))
     return problems
 
 
@@ -294,12 +396,13 @@ def _window(config: Any) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
-def _period(layer_types: list[str]) -> int | None:
-    """The period of the pattern of windows; None if there is none. At least one layer must have a window,
-    because llama.cpp ends otherwise."""
+def _period(layer_types: list[str], other: str = "sliding_attention") -> int | None:
+    """The period of the pattern of windows, or of ``other`` layers; None if there is none. At least one layer
+    must have a window, because llama.cpp ends otherwise."""
     layers = len(layer_types)
     periods = range(2, layers + 2)
-    return next((every for every in periods if _types(_periodic(every, layers)) == list(layer_types)), None)
+    wanted = list(layer_types)
+    return next((every for every in periods if _types(_periodic(every, layers), other) == wanted), None)
 
 
 def global_rope(config: Any) -> Mapping[str, Any]:

@@ -25,13 +25,13 @@ class Fact:
     Attributes:
         config: attribute of the transformers config.
         key: in the file, below the architecture's name.
-        number: ``int`` is written as uint32, ``float`` as float32.
+        number: ``int`` is written as uint32, ``float`` as float32, ``bool`` as it is.
         default: what llama.cpp takes if the file is silent; None: the file must say it, or another fact does.
     """
 
     config: str
     key: str
-    number: type[int] | type[float] = int
+    number: type[int] | type[float] | type[bool] = int
     default: float | None = None
 
 
@@ -44,8 +44,16 @@ class Family:
         architecture: the name in files, if another row has it already: one with experts, or with windows.
         facts: beside those of `COMMON`.
         fixed: config attributes with the one value that is computed.
-        biases: switches of the config, and the tensors that get a bias by them.
-        epsilon: of the norms.
+        constants: keys of a file with the one value that transformers computes; a file may leave them out.
+        yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
+        between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
+        lacks: config attributes of `COMMON` that it doesn't have.
+        turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
+        every: the last of so many layers has attention, the others are those ``between``.
+        tiled: linear attention with heads of values in another order, see `map`.
+        shared: config attribute with the number of shared experts, whose width a file says too.
+        biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
+        epsilon: of the norms; None: it is one of the `constants`.
         window: how many layers make one pattern of sliding windows, the last of which sees all; 0: no layer
             has a window.
         largest: number of layers by which llama.cpp knows the size whose queries are scaled by
@@ -66,8 +74,16 @@ class Family:
     architecture: str = ""
     facts: tuple[Fact, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    yarn: Mapping[str, str] = field(default_factory=dict)
+    between: str = ""
+    shared: str = ""
+    lacks: tuple[str, ...] = ()
+    turned: bool = False
+    every: int = 0
+    tiled: bool = False
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    epsilon: Fact = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
+    epsilon: Fact | None = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
     window: int = 0
     largest: int = 0
     other: int = 0
@@ -92,6 +108,8 @@ COMMON = (
     Fact("max_position_embeddings", "context_length"),
 )
 _LAYER_NORM = Fact("layer_norm_eps", "attention.layer_norm_epsilon", float, 1e-5)
+_NORM_EPS = Fact("norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-5)
+_KERNEL = Fact("conv_L_cache", "shortconv.l_cache")
 _LOGIT_SCALE = Fact("logit_scale", "logit_scale", float)
 _LLAMA3 = ("default", "linear", "yarn", "llama3")
 _WINDOW = Fact("sliding_window", "attention.sliding_window", int, 4096)
@@ -103,10 +121,31 @@ _MULTIPLIERS = (
     Fact("logits_scaling", "logit_scale", float),
 )
 COUNT = "expert_count"
+PATTERN = "attention.sliding_window_pattern"
+INTERVAL, INNER, SECTIONS = "full_attention_interval", "ssm.inner_size", "rope.dimension_sections"
 _CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
 _EXPERTS = (Fact("num_experts", COUNT), _CHOSEN)
 _LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
 _NARROW_EXPERTS = (*_EXPERTS, Fact("moe_intermediate_size", "expert_feed_forward_length"))
+_DENSE_FIRST = "leading_dense_block_count"  # layers before the first with experts
+_SIGMOID = {"expert_gating_func": 2}
+_ONE_GROUP = {"n_group": 1, "topk_group": 1}
+_EXPERTS_OF_GLM = (
+    Fact("n_routed_experts", COUNT),
+    _CHOSEN,
+    Fact("moe_intermediate_size", "expert_feed_forward_length"),
+    Fact("n_shared_experts", "expert_shared_count"),
+    Fact("first_k_dense_replace", _DENSE_FIRST, int, 0),
+    Fact("routed_scaling_factor", "expert_weights_scale", float, 1.0),
+    Fact("norm_topk_prob", "expert_weights_norm", bool, False),
+)
+_SHARED_WIDTH = Fact("shared_expert_intermediate_size", "expert_shared_feed_forward_length")
+_DELTA_NETWORK = (
+    Fact("linear_conv_kernel_dim", "ssm.conv_kernel"),
+    Fact("linear_key_head_dim", "ssm.state_size"),
+    Fact("linear_num_key_heads", "ssm.group_count"),
+    Fact("linear_num_value_heads", "ssm.time_step_rank"),
+)
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 # By llama.cpp's name, or by transformers' if that one is taken.
@@ -120,6 +159,17 @@ FAMILIES = {
         },
         interleaved=True,
         scalings=_LLAMA3,
+    ),
+    "mistral3": Family(
+        ("ministral3",),
+        fixed=SILU,
+        yarn={
+            "llama_4_scaling_beta": "attention.temperature_scale",
+            "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+            "mscale": "",
+        },
+        interleaved=True,
+        scalings=("yarn",),
     ),
     "arcee": Family(
         ("arcee",),
@@ -202,6 +252,21 @@ FAMILIES = {
         norms_plus_one=True,
         head="tied",
     ),
+    "olmo": Family(
+        ("olmo",),
+        fixed=SILU | {"attention_bias": False, "clip_qkv": None},
+        constants={_LAYER_NORM.key: 1e-5},
+        epsilon=None,
+        interleaved=True,
+    ),
+    "phi2": Family(
+        ("phi",),
+        fixed={"hidden_act": "gelu_new", "qk_layernorm": False},
+        epsilon=_LAYER_NORM,
+        partial=True,
+        head="own",
+        scalings=("default", "linear"),
+    ),
     "qwen2": Family(("qwen2",), fixed=SILU),
     "qwen3": Family(("qwen3",), fixed=SILU | {"attention_bias": False}),
     "gemma2": Family(
@@ -237,10 +302,7 @@ FAMILIES = {
     "mixtral": Family(("mixtral",), architecture="llama", facts=_LOCAL_EXPERTS, fixed=SILU, interleaved=True),
     "qwen2moe": Family(
         ("qwen2_moe",),
-        facts=(
-            *_NARROW_EXPERTS,
-            Fact("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
-        ),
+        facts=(*_NARROW_EXPERTS, _SHARED_WIDTH),
         fixed=SILU | _IN_EVERY_LAYER | {"norm_topk_prob": False},
         biases={"qkv_bias": QKV},
         head="own",
@@ -264,12 +326,104 @@ FAMILIES = {
         biases={"attention_bias": (*QKV, "attn_output")},
         interleaved=True,
     ),
+    "lfm2": Family(
+        ("lfm2",),
+        facts=(_KERNEL,),
+        fixed={"conv_bias": False, "block_auto_adjust_ff_dim": False},
+        epsilon=_NORM_EPS,
+        between="conv",
+    ),
+    "lfm2moe": Family(
+        ("lfm2_moe",),
+        facts=(*_NARROW_EXPERTS, _KERNEL, Fact("num_dense_layers", _DENSE_FIRST, int, 0)),
+        fixed={
+            "conv_bias": False,
+            "use_expert_bias": True,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.0,
+        },
+        constants=_SIGMOID,
+        epsilon=_NORM_EPS,
+        between="conv",
+    ),
+    "ernie4_5-moe": Family(
+        ("ernie4_5_moe",),
+        facts=(
+            Fact("moe_num_experts", COUNT),
+            Fact("moe_k", "expert_used_count"),
+            Fact("moe_intermediate_size", "expert_feed_forward_length"),
+            Fact("moe_num_shared_experts", "expert_shared_count", int, 0),
+            Fact("moe_layer_start_index", _DENSE_FIRST, int, 0),
+        ),
+        fixed=SILU | {"use_bias": False, "moe_norm_min": 1e-12, "moe_layer_interval": 1},
+        constants={"interleave_moe_layer_step": 1},
+        shared="moe_num_shared_experts",
+    ),
+    "qwen35": Family(
+        ("qwen3_5_text",),
+        facts=_DELTA_NETWORK,
+        fixed=SILU | {"attention_bias": False},
+        between="linear_attention",
+        every=4,
+        tiled=True,
+        partial=True,
+        norms_plus_one=True,
+        scalings=("default",),
+    ),
+    "qwen35moe": Family(
+        ("qwen3_5_moe_text",),
+        facts=(*_DELTA_NETWORK, *_NARROW_EXPERTS, _SHARED_WIDTH),
+        fixed=SILU | {"attention_bias": False},
+        between="linear_attention",
+        every=4,
+        tiled=True,
+        partial=True,
+        norms_plus_one=True,
+        scalings=("default",),
+        lacks=("intermediate_size",),
+    ),
+    "glm4moe": Family(
+        ("glm4_moe",),
+        facts=_EXPERTS_OF_GLM,
+        fixed=SILU | _ONE_GROUP,
+        constants=_SIGMOID,
+        biases={"attention_bias": QKV, "use_qk_norm": ("attn_q_norm.weight",)},
+        partial=True,
+    ),
+    "dots1": Family(
+        ("dots1",),
+        facts=_EXPERTS_OF_GLM,
+        fixed=SILU | _ONE_GROUP | {"attention_bias": False},
+        constants=_SIGMOID,
+        head="own",
+        equal_heads=True,
+    ),
+    "gpt-oss": Family(
+        ("gpt_oss",),
+        facts=(*_LOCAL_EXPERTS, Fact("intermediate_size", "expert_feed_forward_length"), _WINDOW),
+        fixed={"attention_bias": True, "swiglu_alpha": 1.702, "swiglu_limit": 7.0},
+        constants={PATTERN: 2},
+        window=2,
+        turned=True,
+        head="own",
+        scalings=("default", "yarn"),
+    ),
+    "hunyuan-moe": Family(
+        ("hunyuan_v1_moe",),
+        facts=(
+            Fact("num_experts", COUNT),
+            Fact("moe_topk", "expert_used_count"),
+            Fact("intermediate_size", "expert_feed_forward_length"),
+        ),
+        fixed=SILU | {"attention_bias": False},
+    ),
 }
 
 
 def facts_of(family: Family) -> tuple[Fact, ...]:
     """All that a file of the family can carry."""
-    return (*COMMON, family.epsilon, *family.facts)
+    common = [fact for fact in COMMON if fact.config not in family.lacks]
+    return (*common, *([family.epsilon] if family.epsilon else []), *family.facts)
 
 
 def has_experts(family: Family) -> bool:

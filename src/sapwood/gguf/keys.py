@@ -9,6 +9,17 @@ import numpy as np
 from sapwood.errors import ModelError
 from sapwood.gguf.file import GgufFile
 
+SPECULATING = "nextn_predict_layers"  # after the others: they guess tokens ahead
+
+
+def layers_of(file: GgufFile) -> int:
+    """Layers of the model itself. Those that guess ahead are counted in the file, and left out here."""
+    layers, more = integer(file, "block_count"), integer(file, SPECULATING, 0)
+    if more >= layers:
+        why = f"{file.architecture}.{SPECULATING} is {more}"
+        raise ModelError(f"{file.architecture}.block_count is {layers}", str(file.path), why)
+    return layers - more
+
 
 def integer(file: GgufFile, key: str, default: int | None = None) -> int:
     """A whole number from 1, or 0 if that is the default. A value per layer counts if all are the same."""
@@ -21,6 +32,13 @@ def integer(file: GgufFile, key: str, default: int | None = None) -> int:
         )
     if value == 0 and default != 0:
         raise ModelError(f"{file.architecture}.{key} is 0", str(file.path), "it must be at least 1")
+    return value
+
+
+def flag(file: GgufFile, key: str, default: float | None) -> bool:
+    value = file.metadata.get(f"{file.architecture}.{key}", default)
+    if not isinstance(value, bool):
+        raise ModelError(f"{file.architecture}.{key} is {value!r}", str(file.path), "true or false is needed")
     return value
 
 

@@ -39,6 +39,12 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
 }
 BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN, on both sides
 OF_EVERY = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+NO_TEXTS = (
+    "type",
+    "max_position_embeddings",
+    "mrope_section",
+    "mrope_interleaved",
+)  # one position for a token
 
 
 # --- reading ----------------------------------------------------------------------------------------------
@@ -55,7 +61,7 @@ def read_rope(file: GgufFile, family: Family, width: int) -> dict[str, Any]:
         rope["partial_rotary_factor"] = rotated / width
     elif rotated != width:
         raise ModelError("a rotary embedding on part of each head isn't supported", str(file.path))
-    rope |= _read_scaling(file, rope["rope_theta"], width)
+    rope |= _read_scaling(file, family, rope["rope_theta"], width)
     if rope["rope_type"] not in family.scalings:
         why = f"{file.architecture} is computed with {', '.join(family.scalings)}"
         raise ModelError(_unread(rope["rope_type"]), str(file.path), why, FOLDER)
@@ -66,7 +72,7 @@ def _unread(kind: Any) -> str:
     return f"rotary scaling {kind!r} isn't supported in GGUF files"
 
 
-def _read_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
+def _read_scaling(file: GgufFile, family: Family, theta: float, width: int) -> dict[str, Any]:
     if DIVISORS in file.tensors:
         return _read_llama3(file, theta, width)
     kind = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
@@ -81,8 +87,20 @@ def _read_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
         betas = {name: number(file, keys[name], default) for name, default in BETAS.items()}
         changed = {name: value for name, value in betas.items() if value != BETAS[name]}
         scaling = {"factor": factor, "original_max_position_embeddings": original}
-        return {"rope_type": "yarn", **scaling, **changed}
+        return {"rope_type": "yarn", **scaling, **changed, **_read_more(file, family)}
     raise ModelError(_unread(kind), str(file.path), mend=FOLDER)
+
+
+def _read_more(file: GgufFile, family: Family) -> dict[str, Any]:
+    """Numbers of Ministral 3's YaRN. llama.cpp takes 1 for ``mscale``."""
+    told = {
+        name: number(file, key, None)
+        for name, key in family.yarn.items()
+        if f"{file.architecture}.{key}" in file.metadata
+    }
+    if "llama_4_scaling_beta" in family.yarn:
+        told.setdefault("llama_4_scaling_beta", 0.0)
+    return told | ({"mscale": 1.0} if "mscale_all_dim" in told else {})
 
 
 def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
@@ -105,7 +123,7 @@ def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
 # --- writing ----------------------------------------------------------------------------------------------
 
 
-def rope_values(rope: Mapping[str, Any], width: int) -> dict[str, Any]:
+def rope_values(family: Family, rope: Mapping[str, Any], width: int) -> dict[str, Any]:
     """What a file says about ``rope_parameters``, by key below the architecture's name."""
     kind = rope.get("rope_type", "default")
     values: dict[str, Any] = {
@@ -114,11 +132,16 @@ def rope_values(rope: Mapping[str, Any], width: int) -> dict[str, Any]:
     }
     if kind in ("linear", "yarn"):
         values["rope.scaling.type"] = kind
-    for name, key in SCALINGS[kind].items():
+    for name, key in _numbers(family, kind).items():
         value = rope.get(name)
         if key and value is not None:
             values[key] = int(value) if name.startswith("original") else float(value)
     return values
+
+
+def _numbers(family: Family, kind: str) -> Mapping[str, str]:
+    """What a scaling is made of, with the keys of a file."""
+    return {**SCALINGS[kind], **(family.yarn if kind == "yarn" else {})}
 
 
 def rope_divisors(rope: Mapping[str, Any], width: int) -> NDArray[np.float32] | None:
@@ -138,18 +161,29 @@ def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]
     strangers = {
         name: value
         for name, value in rope.items()
-        if value is not None and name not in OF_EVERY | SCALINGS[kind].keys()
+        if value is not None and name not in OF_EVERY | _numbers(family, kind).keys()
     }
-    if kind == "yarn" and math.isclose(strangers.get("attention_factor", 0), _yarn_factor(rope["factor"])):
-        del strangers["attention_factor"]  # the one that both sides compute by themselves
-    if kind == "yarn" and strangers.get("truncate") is True:
-        del strangers["truncate"]
+    if rope.get("mscale_all_dim") is not None and rope.get("mscale") != 1:
+        strangers["mscale"] = rope.get("mscale")
     if not family.partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
         strangers["partial_rotary_factor"] = rope["partial_rotary_factor"]
     return [
         Problem(f"GGUF can't store {name}: {value!r}", "rope_parameters", f"llama.cpp's {architecture}")
         for name, value in strangers.items()
     ]
+
+
+def plain_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_parameters`` without another name of a value, and without values that both sides take by
+    themselves or that no text is computed with. Ministral 3 has a second context there, which its class
+    doesn't read."""
+    plain = {name: value for name, value in rope.items() if name not in NO_TEXTS}
+    if plain.get("rope_type") == "yarn":
+        if math.isclose(plain.get("attention_factor") or 0, _yarn_factor(plain["factor"])):
+            del plain["attention_factor"]
+        taken = {**BETAS, "truncate": True}
+        plain = {name: value for name, value in plain.items() if value != taken.get(name, ...)}
+    return plain
 
 
 def _yarn_factor(factor: float) -> float:

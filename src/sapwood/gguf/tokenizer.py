@@ -21,14 +21,45 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "▁"
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
 
-_QWEN2_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+# Rules that cut text into words, as the tokenizers of the families write them: each cuts what those before it
+# left.
+_TAIL = r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_GPT2 = (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",)
+_DIGITS = (r"\p{N}", *_GPT2)
+_QWEN2 = (rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+{_TAIL}",)
+_QWEN35 = (rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+{_TAIL}",)
+_LLAMA3 = (rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+{_TAIL}",)
+_SEED = (
+    rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-_LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BY_CASE = r"[^\r\n\p{L}\p{N}]?"
+_SLASHES = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN = (rf"{_BY_CASE}{_UPPER}*{_LOWER}+|{_BY_CASE}{_UPPER}+{_LOWER}*|\p{{N}}|{_SLASHES}",)
+_GPT4O = (
+    rf"{_BY_CASE}{_UPPER}*{_LOWER}+{_SHORT}?|{_BY_CASE}{_UPPER}+{_LOWER}*{_SHORT}?|\p{{N}}{{1,3}}|{_SLASHES}",
 )
+_DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    r"[一-龥぀-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"""
+    rf" ?[\p{{P}}\p{{S}}]+{_TAIL}",
+)
+WORDS = {
+    **dict.fromkeys(("gpt-2", "olmo", "exaone4"), _GPT2),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r"), _DIGITS),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan"), _QWEN2),
+    **dict.fromkeys(("llama-bpe", "lfm2", "falcon3"), _LLAMA3),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe", "glm4"), _LLAMA3),
+    "tekken": _TEKKEN,
+    **dict.fromkeys(("gpt-4o", "llama4"), _GPT4O),
+    "qwen35": _QWEN35,
+    "seed-coder": _SEED,
+    **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), _DEEPSEEK3),
+}
+WHOLE_WORDS = ("llama-bpe", "lfm2", "falcon3", "tekken")  # looked up before they are merged; BOS by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,40 +153,29 @@ class _Keys:
         return self.tokens[id]
 
 
-PRE_TOKENIZERS = ("gpt-2", "smollm", "qwen2", "deepseek-r1-qwen", "llama-bpe")
+# Of each rule one name, in the order in which an export tries them.
+PRE_TOKENIZERS = (
+    *("gpt-2", "smollm", "qwen2", "deepseek-r1-qwen", "llama-bpe", "dbrx", "tekken", "gpt-4o", "qwen35"),
+    *("seed-coder", "hunyuan-dense"),
+)
 
 
 def _byte_level(keys: _Keys) -> Any:
-    """GPT-2's kind: bytes as letters, words by a regular expression, merges in order."""
+    """GPT-2's kind: bytes as letters, words by regular expressions, merges in order."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    def split(words: str) -> Any:
-        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), behavior="isolated"), level])
-
-    def gpt2() -> Any:
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-    words = {
-        "gpt-2": gpt2,
-        "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2()]),
-        "qwen2": lambda: split(_QWEN2_WORDS),
-        "deepseek-r1-qwen": lambda: split(_QWEN2_WORDS),
-        "llama-bpe": lambda: split(_LLAMA3_WORDS),
-        "chatglm-bpe": lambda: split(_LLAMA3_WORDS),  # ChatGLM 4 and GLM 4 cut as Llama 3 does
-        "glm4": lambda: split(_LLAMA3_WORDS),
-    }
     name = str(keys.get("pre") or "")
-    if name not in words:
-        why = f"known: {', '.join(words)}; another would cut text into other tokens than the model learnt"
+    if name not in WORDS:
+        why = f"known: {', '.join(WORDS)}; another would cut text into other tokens than the model learnt"
         mend = "use the model's safetensors folder in place of the GGUF file"
         raise ModelError(f"pre-tokenizer {name or 'missing'!r} isn't supported", str(keys.path), why, mend)
-    # Llama 3 looks whole words up before it merges
-    model = models.BPE(keys.ids, _merges(keys), ignore_merges=name == "llama-bpe")
+    model = models.BPE(keys.ids, _merges(keys), ignore_merges=name in WHOLE_WORDS)
     tokenizer = Tokenizer(model)
     if "qwen" in name:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = words[name]()
+    splits = [pre_tokenizers.Split(Regex(words), behavior="isolated") for words in WORDS[name]]
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, level])
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -231,7 +251,7 @@ def _add_bos_eos(tokenizer: Any, keys: _Keys) -> None:
     """What the file says about BOS and EOS around plain text (chat templates write their own)."""
     from tokenizers import processors
 
-    default = keys.kind == "llama" or keys.get("pre") == "llama-bpe"
+    default = keys.kind == "llama" or keys.get("pre") in WHOLE_WORDS
     bos = keys.named("bos") if keys.flag("add_bos_token", default) else None
     eos = keys.named("eos") if keys.flag("add_eos_token", False) else None
     if bos or eos:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.map import is_stack, module_names, rotary_heads, unpermute
+from sapwood.gguf.map import is_stack, module_names, to_torch_columns_of, to_torch_rows_of
 
 NAME = re.compile(r"(?P<tensor>.+)\.weight\.lora_(?P<part>[ab])")
 
@@ -49,9 +49,8 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
     for name, found in named.items():
         assert found is not None
         values = file.tensors[name].dense()
-        heads = rotary_heads(architecture, found["tensor"], config)
-        if found["part"] == "b" and heads is not None:
-            values = unpermute(values, heads)
+        back = to_torch_rows_of if found["part"] == "b" else to_torch_columns_of
+        values = back(architecture, found["tensor"], values, config)
         module = modules[found["tensor"]]
         if found["part"] == "a":
             ranks[module] = len(values)

@@ -25,6 +25,7 @@ from sapwood.config.kinds import Storage
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError
 from sapwood.gguf.file import GgufFile, read_gguf
+from sapwood.gguf.map import has_other_columns, parameter_names
 from sapwood.gguf.types import unknown_types
 from sapwood.machine.device import Device
 from sapwood.machine.measure import fastest_matmul_dtype, machine_facts, torch_dtype
@@ -151,11 +152,14 @@ def unpacked_bytes(spec: BaseSpec, config: BaseConfig) -> int:
 
 
 def _packed_bytes(file: GgufFile, width: int) -> int:
-    """Matrices as they are, vectors in the number format of products."""
-    return sum(
-        tensor.data.nbytes if len(tensor.shape) > 1 else width * math.prod(tensor.shape)
-        for tensor in file.tensors.values()
-    )
+    """Matrices as they are; vectors, and matrices with columns in another order, in the number format of
+    products."""
+    total = 0
+    for name in parameter_names(file):
+        tensor = file.tensors[name]
+        packed = len(tensor.shape) > 1 and not has_other_columns(file, name)
+        total += tensor.data.nbytes if packed else width * math.prod(tensor.shape)
+    return total
 
 
 def _quantised_bytes(rows: int, columns: int, config: BaseConfig) -> int:
