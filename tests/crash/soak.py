@@ -8,6 +8,7 @@ The tiny runs are forked from a warm parent, so that nearly all kills land in th
 from __future__ import annotations
 
 import argparse
+import filecmp
 import random
 import shutil
 import subprocess
@@ -83,7 +84,8 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print
             tally.equal += 1
             shutil.rmtree(runs)
         else:
-            say(f"{runs} gave another adapter")
+            names = differing(only_run(folder / "undisturbed") / "adapter", only_run(runs) / "adapter")
+            say(f"{runs} gave another adapter: {', '.join(names)}")
         if tally.runs % 20 == 0:
             say(str(tally))
     return tally
@@ -136,8 +138,16 @@ def real_soak(kills: int, seed: int, folder: Path) -> Tally:
         subprocess.run(command(config, runs), check=True, stdout=subprocess.DEVNULL)
         tally.runs += 1
         tally.equal += folder_hash(only_run(runs) / "adapter") == expected
+        for name in differing(only_run(folder / "undisturbed") / "adapter", only_run(runs) / "adapter"):
+            print(f"{runs}: {name} differs", flush=True)
         print(tally, flush=True)
     return tally
+
+
+def differing(left: Path, right: Path) -> list[str]:
+    """Files that two adapters don't both have with the same bytes."""
+    names = {path.name for folder in (left, right) for path in folder.iterdir()}
+    return sorted(names - set(filecmp.cmpfiles(left, right, names, shallow=False)[0]))
 
 
 def command(config: Path, runs: Path) -> list[str]:

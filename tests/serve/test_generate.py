@@ -171,7 +171,7 @@ def test_a_model_that_takes_no_padding_answers_in_a_batch_as_alone(
 
 
 def test_whether_rows_can_join_is_asked_of_the_model() -> None:
-    assert all(joins(tiny_model(arch)) for arch in ("llama", "gemma2", "gemma3"))
+    assert all(joins(tiny_model(arch)) for arch in ("llama", "gemma2", "gemma3", "qwen3moe"))
     assert not joins(tiny_network(CONFIG_MAPPING["mamba"]()))
 
 
