@@ -14,6 +14,7 @@ from sapwood.engine.process import Setup
 from sapwood.errors import ModelError
 from sapwood.gguf.file import GgufFile, read_gguf
 from sapwood.gguf.tokenizer import WORDS, read_tokenizer
+from sapwood.serve.found import renderer_of
 from tests.base.tiny import CORPUS, tiny_tokenizer
 from tests.gguf.tiny_gguf import tiny_gguf
 
@@ -107,6 +108,12 @@ SMOLLM2 = {
     "trailing  ": [4861, 4966, 256],
     "": [],
 }
+
+
+def test_adapters_of_the_built_in_model_stay_usable(smollm2_spec: Any) -> None:
+    """A tokenizer's form is in their fingerprint: written otherwise, it would be another template's."""
+    fingerprint = renderer_of(smollm2_spec, "auto", None).fingerprint
+    assert fingerprint == "800b3ae65608452d6f1da457685203e773d026854f32ae7fe5a09161182a58e4"
 
 
 @pytest.mark.parametrize("text", SMOLLM2)

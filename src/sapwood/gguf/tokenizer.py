@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,23 @@ PRE_TOKENIZERS = (
 )
 
 
+def _cutting(rules: tuple[str, ...]) -> Any:
+    """Words, with bytes as letters. If the library has a rule of its own, that one is taken, because a
+    tokenizer's form is part of an adapter's fingerprint."""
+    from tokenizers import Regex, pre_tokenizers
+
+    level = partial(pre_tokenizers.ByteLevel, add_prefix_space=False)
+    if rules == _GPT2:
+        return level(use_regex=True)
+    if rules == _DIGITS:
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), level(use_regex=True)])
+    splits = [pre_tokenizers.Split(Regex(words), behavior="isolated") for words in rules]
+    return pre_tokenizers.Sequence([*splits, level(use_regex=False)])
+
+
 def _byte_level(keys: _Keys) -> Any:
     """GPT-2's kind: bytes as letters, words by regular expressions, merges in order."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, normalizers
 
     name = str(keys.get("pre") or "")
     if name not in WORDS:
@@ -173,9 +188,7 @@ def _byte_level(keys: _Keys) -> Any:
     tokenizer = Tokenizer(model)
     if "qwen" in name:
         tokenizer.normalizer = normalizers.NFC()
-    splits = [pre_tokenizers.Split(Regex(words), behavior="isolated") for words in WORDS[name]]
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, level])
+    tokenizer.pre_tokenizer = _cutting(WORDS[name])
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
