@@ -100,7 +100,7 @@ def settings_of(job: Job) -> RunConfig:
 
 
 def peak_rss() -> int:
-    """Bytes. Not ru_maxrss where it can be helped: Linux hands the parent's peak on to it."""
+    """Bytes. Not ru_maxrss if it can be helped: Linux hands the parent's peak on to it."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

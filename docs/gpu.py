@@ -26,7 +26,7 @@ TABLE = re.compile(r"(<!-- table -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 def cell(shapes: Shapes, tokens: int, gigabytes: int) -> str:
     """``6.9 GB, 12/32``: the peak, and the layers that are computed twice; ``+ 1.9 GB RAM`` for their inputs;
-    a dash where nothing fits."""
+    a dash if nothing fits."""
     plan = on_card(shapes, tokens, RANK, Unplugged.of(gigabytes))
     ram = f" + {plan.offloaded / 1e9:.1f} GB RAM" if plan.offloaded else ""
     return f"{plan.peak / 1e9:.1f} GB, {plan.recomputed}/{plan.layers}{ram}" if plan.fits else "–"

@@ -1,4 +1,4 @@
-"""A real Chromium for the tests that look at pages; they skip, with the reason, where none is installed."""
+"""A real Chromium for the tests that look at pages; they skip, with the reason, if none is installed."""
 
 from __future__ import annotations
 

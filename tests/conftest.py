@@ -47,7 +47,7 @@ def one_thread() -> Generator[None]:
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
-    """The same test on the CPU and, where there is one, on a GPU."""
+    """The same test on the CPU and, if there is one, on a GPU."""
     if request.param == "cuda":
         import torch
 

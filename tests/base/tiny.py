@@ -275,7 +275,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
 
     Args:
         arch: one of `IN_GGUF`, mistral, ministral or helium.
-        folder: parent folder, `tmp_path` say; the model's own folder is ``folder / f"tiny-{arch}"``.
+        folder: parent folder, for example `tmp_path`; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
         changes: keys of the transformers config (for example ``tie_word_embeddings=False``).
 

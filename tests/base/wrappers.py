@@ -30,7 +30,7 @@ def tiny_wrapper(kind: str, folder: Path, text: Mapping[str, Any] | None = None,
 def tiny_folder(config: Any, folder: Path) -> Path:
     """Write the tiny model of ``config`` with a tokenizer to ``folder``.
 
-    Raises whatever transformers raises where it can't be made.
+    Raises whatever transformers raises if it can't be made.
     """
     for one in (config, config.get_text_config()):
         for key in ("bos_token_id", "pad_token_id", "eos_token_id"):
@@ -43,7 +43,7 @@ def tiny_folder(config: Any, folder: Path) -> Path:
 
 
 def _whole(made: Any, folder: Path) -> Any:
-    """The text's weights of ``folder`` and random ones for the rest; None where the rest can't be small."""
+    """The text's weights of ``folder`` and random ones for the rest; None if the rest can't be small."""
     config = copy.deepcopy(made)
     for part in config.sub_configs:
         if (inner := getattr(config, part, None)) is not None and inner is not config.get_text_config():

@@ -130,7 +130,7 @@ def test_datasets_that_name_no_file_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="this system has no /proc")
 def test_file_that_fails_while_it_is_read_is_reported(read: Callable[..., list[Row]], tmp_path: Path) -> None:
-    """Linux lets a process read its own memory file only where something is mapped: a real EIO."""
+    """Linux lets a process read its own memory file only if something is mapped: a real EIO."""
     message = refuse_path("/proc/self/mem", tmp_path)
     assert message == "the file can't be read · /proc/self/mem · input/output error"
 

@@ -1,4 +1,4 @@
-"""`make gpu` does what this machine can, says what it can't, and fails only where something failed."""
+"""`make gpu` does what this machine can, says what it can't, and fails only if something failed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The same on every device: kernels against their slow truth, number formats, storages, whole runs, memory.
 
-Each test runs on the CPU, so that it is known to be right, and on a GPU where there is one (`-m gpu`). Bits
+Each test runs on the CPU, so that it is known to be right, and on a GPU if there is one (`-m gpu`). Bits
 are promised on a CPU only: on a GPU runs agree within rounding.
 """
 

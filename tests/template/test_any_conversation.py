@@ -45,7 +45,7 @@ def conversation(rng: random.Random, index: int, system: bool, vocabulary: tuple
 
 
 def labelled(renderer, one):
-    """Its examples; None where a token joins prompt and answer, which is refused."""
+    """Its examples; None if a token joins prompt and answer, which is refused."""
     try:
         return [(r, label(r.rendered, renderer)) for r in renderer.renderings(one)]
     except DataError as error:

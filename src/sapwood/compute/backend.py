@@ -14,8 +14,8 @@ int8 product  base.storage.int8_linear.int8_product       native.ops.read_input
 dropout       compute.dropout.keep_mask                   native.ops.keep_mask
 
 On CUDA norms, the products inside of `Gated`, rotary positions and the loss of a frozen dense head are
-liger-kernel's where it is installed and proved there (`compute.fused`). Attention over segments that stand
-alone is torch's `varlen_attn`, where it is proved there (`varlen.py` beside `flex.py`). These are functions
+liger-kernel's if it is installed and proved there (`compute.fused`). Attention over segments that stand
+alone is torch's `varlen_attn`, if it is proved there (`varlen.py` beside `flex.py`). These are functions
 of the libraries, and not of ours. `compute.lacking` says what of all this is missing.
 
 A `Backend` is made where a model gets its adapter, and handed to whatever is set up for that model. What a
@@ -38,7 +38,7 @@ from sapwood.native.ops import LANES, MOST_RANKS
 @dataclass(frozen=True, slots=True)
 class Backend:
     """native: the kernels of `sapwood.native` compute. flex: attention is torch's FlexAttention, compiled.
-    varlen: where segments stand alone, it is torch's `varlen_attn`. fused: what liger-kernel computes
+    varlen: if segments stand alone, it is torch's `varlen_attn`. fused: what liger-kernel computes
     (`compute.fused`)."""
 
     device: Device
@@ -70,7 +70,7 @@ class Backend:
         saved_dtype: torch.dtype | None = None,
     ) -> bool:
         """Do the kernels compute on matrices of so many columns, with (one member's) rank, in these formats?
-        saved_dtype: of what is kept for the backward pass; that of products where None."""
+        saved_dtype: of what is kept for the backward pass; that of products if None."""
         formats = (matmul_dtype, saved_dtype or matmul_dtype)
         fit = all(number % LANES == 0 for number in columns) and rank <= MOST_RANKS
         return self.native and formats in FORMS and fit

@@ -33,7 +33,7 @@ class Flow:
     @contextmanager
     def through(self, embedding: nn.Module) -> Generator[torch.dtype | None]:
         """Inside, ``embedding`` gives numbers in the format of products; unless the adapter is switched off,
-        for example. Yields the format to keep things in for the backward pass; None where that is the
+        for example. Yields the format to keep things in for the backward pass; None if that is the
         activations' own."""
         if not all(layer.is_fast() for layer in self.layers):
             yield None
@@ -49,7 +49,7 @@ class Flow:
 
 
 def flow_of(network: Any, matmul_dtype: torch.dtype | None, storage_dtype: torch.dtype) -> Flow | None:
-    """The flow of a transformers model with its adapter; None where activations travel in the base's format:
+    """The flow of a transformers model with its adapter; None if activations travel in the base's format:
     it is the one of products, or something in a layer has weights that take no other input."""
     if matmul_dtype is None or matmul_dtype == storage_dtype:
         return None

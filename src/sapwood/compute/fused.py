@@ -1,7 +1,7 @@
 """Norms, gated products, rotary positions and the loss by liger-kernel's Triton kernels, for CUDA: one pass
 over memory, where torch's operations make one each.
 
-They are used where the library is installed and, at the start of a process, gives the values and gradients of
+They are used if the library is installed and, at the start of a process, gives the values and gradients of
 their definitions in torch. One that differs, or can't be compiled there, is left out: the reference computes
 it, and ``sapwood doctor`` says why.
 

@@ -1,6 +1,6 @@
 """Norms and gated MLPs of a frozen base in a form that keeps less.
 
-A block is replaced only where the new form gives, on random input, exactly the bits that the block itself
+A block is replaced only if the new form gives, on random input, exactly the bits that the block itself
 gives: nothing is assumed about an architecture.
 """
 

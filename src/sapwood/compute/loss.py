@@ -4,7 +4,7 @@ The gradient of the hidden state is computed in the same pass that computes the 
 vocabulary in parts and keeps, for each target, the largest logit so far, the sum of exponentials below it,
 and the sum of the head's rows weighted with them (the streaming softmax of arXiv 1805.02867): each part of
 the head is read once, which is also when a packed one is unpacked, a [N, vocabulary] tensor never exists, and
-the backward pass only multiplies by a number. Only where the head itself learns (full fine-tuning), it goes
+the backward pass only multiplies by a number. Only if the head itself learns (full fine-tuning), it goes
 over the vocabulary once more.
 """
 
@@ -40,7 +40,7 @@ class LossSum:
 
 class _LabelLoss(torch.autograd.Function):
     """rows: [N, D], targets: int64[N] -> sum of cross-entropies, fp32 scalar. weight, bias: the head's own
-    where they take a gradient. counts: fp32[N], what each of them is multiplied with, or None."""
+    if they take a gradient. counts: fp32[N], what each of them is multiplied with, or None."""
 
     @staticmethod
     def forward(
@@ -117,7 +117,7 @@ def _products(rows: Tensor, weight: Tensor, head: Head, part: slice) -> Tensor:
 
 
 class _Stream:
-    """Cross-entropies of a few rows, and their gradient where it is asked for, part by part of the head.
+    """Cross-entropies of a few rows, and their gradient if it is asked for, part by part of the head.
 
     The target's own share of the gradient, p - 1, is added at the end: beside the others it would cancel.
     """
@@ -152,7 +152,7 @@ class _Stream:
         return (self._streams.top + self._streams.total.log())[: self._size]
 
     def end(self, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """float32[N], and [N, D] where the rows take a gradient; both times ``counts``, fp32[N], if given."""
+        """float32[N], and [N, D] if the rows take a gradient; both times ``counts``, fp32[N], if given."""
         streams = self._streams
         losses = streams.top + streams.total.log() - streams.label
         found = losses[: self._size] if counts is None else losses[: self._size] * counts
@@ -195,7 +195,7 @@ def _padded(x: Tensor, extra: int) -> Tensor:
 
 
 def _finished(logits: Tensor, softcap: float | None, scale: float) -> tuple[Tensor, Tensor | None]:
-    """Products with the head -> logits, fp32, and the tanh of the soft cap where there is one."""
+    """Products with the head -> logits, fp32, and the tanh of the soft cap if there is one."""
     logits, tanh = logits.float(), None
     if softcap is not None:
         tanh = torch.tanh(logits / softcap)

@@ -120,7 +120,7 @@ class LightMlp:
 
 
 def _group_of(linears: list[Any]) -> InputGroup | None:
-    """The group of these linears where all are adapted the plain way, and nothing else is in it."""
+    """The group of these linears if all are adapted the plain way, and nothing else is in it."""
     from sapwood.compute.linear.layer import LoraLinear
 
     if not all(isinstance(linear, LoraLinear) and linear.is_fast() for linear in linears):

@@ -109,8 +109,8 @@ def device_for(device_map: str, number: int = 0) -> Device:
     """What ``base.device_map`` means here. number: of this process among those of its host; each has its own
     GPU.
 
-    The names that spread a model over several GPUs mean the one GPU where there is one. Raises ConfigError
-    where there is none, or several: those are used by several processes; ModelError where one computes
+    The names that spread a model over several GPUs mean the one GPU if there is one. Raises ConfigError
+    if there is none, or several: those are used by several processes; ModelError if one computes
     something else than the CPU (`machine.selftest`).
     """
     import torch
@@ -140,7 +140,7 @@ def device_for(device_map: str, number: int = 0) -> Device:
 
 def why_no_gpu() -> str | None:
     """Why a GPU that is in this machine isn't used: a torch without CUDA, or a driver that torch can't use.
-    None where one is used, and where there is none."""
+    None if one is used, or if there is none."""
     import torch
 
     if torch.cuda.is_available():

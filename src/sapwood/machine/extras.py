@@ -26,7 +26,7 @@ def python() -> str:
 
 
 def require(extra: str, *modules: str) -> None:
-    """Raises ConfigError naming what to install where a library of an extra is missing."""
+    """Raises ConfigError naming what to install if a library of an extra is missing."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{missing[0]} isn't installed", extra, mend=install(extra))

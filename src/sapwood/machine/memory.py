@@ -22,7 +22,7 @@ def resident_bytes() -> int:
 
 
 def total_memory() -> int:
-    """RAM in bytes that this process may use: the machine's, or its container's limit where that is lower."""
+    """RAM in bytes that this process may use: the machine's, or its container's limit if that is lower."""
     import psutil
 
     return min([psutil.virtual_memory().total, *_cgroup("memory.max", "memory/memory.limit_in_bytes")])

@@ -63,7 +63,7 @@ def busy_processes() -> float:
 
 
 def cores() -> int:
-    """Processors that this process may use; all there are where it can't be bound to some."""
+    """Processors that this process may use; all there are if it can't be bound to some."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -108,7 +108,7 @@ def limits(what: Limited) -> tuple[int | None, int | None]:
 
 
 def set_limits(what: Limited, soft: int, hard: int | None) -> None:
-    """Raises OSError where it can't be set, and where this system has no such limits."""
+    """Raises OSError if it can't be set, or if this system has no such limits."""
     if resource is None:
         raise OSError(errno.ENOSYS, "this system doesn't limit processes")
     bound = resource.RLIM_INFINITY if hard is None else hard

@@ -48,7 +48,7 @@ class DenseWeight:
 
     @property
     def quick(self) -> QuickLinear | None:
-        """Its form for a handful of rows, where there is one."""
+        """Its form for a handful of rows, if there is one."""
         found = vars(self.linear).get("forward")
         return found if isinstance(found, QuickLinear) else None
 

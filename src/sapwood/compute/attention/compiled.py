@@ -83,7 +83,7 @@ class Rotated(torch.autograd.Function):
 
 
 def _rotary(usual: Any, backend: Backend) -> Any:
-    """``usual``, or a kernel where it has the usual form."""
+    """``usual``, or a kernel if it has the usual form."""
     twins = _Twins()
 
     def rotary(*given: Any, **named: Any) -> Any:

@@ -90,14 +90,14 @@ def installed() -> bool:
 
 
 def why_not(device: Device) -> str | None:
-    """Why nothing can be compiled for it; None where it can."""
+    """Why nothing can be compiled for it; None if something can."""
     if device.is_cpu:
         return "a CPU has kernels of our own"
     return None if installed() else "Triton isn't installed"
 
 
 def refusal(query: Tensor, value: Tensor) -> str | None:
-    """Why the compiled kernel can't do this; None where it can."""
+    """Why the compiled kernel can't do this; None if something can."""
     size = query.shape[-1]
     if value.shape[-1] != size:
         return f"heads of {size} for queries and {value.shape[-1]} for values"

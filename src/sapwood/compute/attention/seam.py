@@ -24,7 +24,7 @@ NAME = "sapwood"
 
 
 class _Untold(Enum):
-    """The value of an argument that the caller left out, where None says something."""
+    """The value of an argument that the caller left out, if None says something."""
 
     UNTOLD = "untold"
 
@@ -48,7 +48,7 @@ WORDS = {  # for what an architecture tells its attention
 def attend(
     query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule, backend: Backend
 ) -> Tensor:
-    """query: [H, T, D]; key, value: [KV, T, D] -> [H, T, D], by the backend's form; by the reference where
+    """query: [H, T, D]; key, value: [KV, T, D] -> [H, T, D], by the backend's form; by the reference if
     that can't do these heads."""
     dim = query.shape[-1]
     in_order = value.shape[-1] == dim and query.stride(-1) == value.stride(-1) == 1

@@ -1,6 +1,6 @@
 """Attention over a pack: each segment sees itself causally, and its ancestors. Never a dense [T, T] mask.
 
-Linears run over the packed tokens; attention takes the queries of a segment, in blocks where it is long, and
+Linears run over the packed tokens; attention takes the queries of a segment, in blocks if it is long, and
 the keys of its chain: its ancestors' followed by its own. Key ``j`` of a chain stands at position ``j``, and
 "visible" is simply ``j <= position of the query``.
 

@@ -30,7 +30,7 @@ TRIED_RULES = (Rule(0.2), Rule(0.2, window=16))
 
 
 def refusal(query: Tensor, value: Tensor, plan: AttentionPlan, rule: Rule) -> str | None:
-    """Why the kernel can't do this; None where it can."""
+    """Why the kernel can't do this; None if it can."""
     size = query.shape[-1]
     if plan.lead or any(segment.parent is not None for segment in plan.segments):
         return "a segment that continues another one"
@@ -100,7 +100,7 @@ def _results(form: Any, given: list[Tensor], plan: AttentionPlan, rule: Rule) ->
 
 @cache
 def why_not(device: Device) -> str | None:
-    """Why it isn't used there; None where it is. Tried once a process, in the format of its bases."""
+    """Why it isn't used there; None if it is. Tried once a process, in the format of its bases."""
     if device.is_cpu:
         return "a CPU has kernels of our own"
     try:

@@ -53,7 +53,7 @@ class _LoraProducts(torch.autograd.Function):
 class InputGroup:
     """Adapted linears that read the same tensor. The first one called computes for all of them.
 
-    matmul_dtype: the format to multiply in, the input's own where None; storage_dtype: the base's, and that
+    matmul_dtype: the format to multiply in, the input's own if None; storage_dtype: the base's, and that
     of what is kept for the backward pass. compiled: by the kernels.
     """
 

@@ -21,7 +21,7 @@ MIN_ROWS = 32  # for fewer tokens (generation) the weights' conversion would cos
 @dataclass(frozen=True, slots=True)
 class Call:
     """What the products need besides tensors: the frozen weights, a scale each, the mask's rate and seed, the
-    format to multiply in, and the one to keep for the backward pass where that isn't the input's own.
+    format to multiply in, and the one to keep for the backward pass if that isn't the input's own.
 
     ``adapter``: A of each member, fp32[r_i, in], then B of each, fp32[out_i, r_i].
     """
