@@ -97,7 +97,7 @@ def why_not(device: Device) -> str | None:
 
 
 def refusal(query: Tensor, value: Tensor) -> str | None:
-    """Why the compiled kernel can't do this; None if something can."""
+    """Why the compiled kernel can't do this; None if it can."""
     size = query.shape[-1]
     if value.shape[-1] != size:
         return f"heads of {size} for queries and {value.shape[-1]} for values"
