@@ -38,14 +38,16 @@ IN_256 = {
 BLOCK = 32
 SIMPLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")  # the gguf package writes them
 HEADER = struct.Struct("<iqq")  # type, rows, columns
+PLAIN = (  # routers are small, and choose; kernels of convolutions are computed in nothing else
+    *(".bias", "ffn_gate_inp"),
+    *KERNELS,
+)
 
 
 def type_of(kind: FileType, tensor: str, shape: tuple[int, ...], layers: int, tied: bool) -> str:
     """GGUF's name of the type of one tensor in a file of ``kind``. ``tensor``: its name, ``blk.3.attn_v``."""
-    if len(shape) < 2 or tensor.endswith(
-        (".bias", "ffn_gate_inp", *KERNELS)
-    ):  # routers are small, and choose
-        return "F32"  # and kernels of convolutions are computed in nothing else
+    if len(shape) < 2 or tensor.endswith(PLAIN):
+        return "F32"
     wanted = MOSTLY.get(kind, kind)
     if kind not in ("F16", "Q8_0") and _is_wide(kind, tensor, layers, tied):
         wanted = "Q6_K"

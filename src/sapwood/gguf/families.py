@@ -9,7 +9,7 @@ is held against the library itself by `tests/export/test_facts`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sapwood.errors import ExportError
@@ -147,6 +147,18 @@ _DELTA_NETWORK = (
     Fact("linear_num_value_heads", "ssm.time_step_rank"),
 )
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
+
+_QWEN35 = Family(
+    ("qwen3_5_text",),
+    facts=_DELTA_NETWORK,
+    fixed=SILU | {"attention_bias": False},
+    between="linear_attention",
+    every=4,
+    tiled=True,
+    partial=True,
+    norms_plus_one=True,
+    scalings=("default",),
+)
 
 # By llama.cpp's name, or by transformers' if that one is taken.
 FAMILIES = {
@@ -359,27 +371,11 @@ FAMILIES = {
         constants={"interleave_moe_layer_step": 1},
         shared="moe_num_shared_experts",
     ),
-    "qwen35": Family(
-        ("qwen3_5_text",),
-        facts=_DELTA_NETWORK,
-        fixed=SILU | {"attention_bias": False},
-        between="linear_attention",
-        every=4,
-        tiled=True,
-        partial=True,
-        norms_plus_one=True,
-        scalings=("default",),
-    ),
-    "qwen35moe": Family(
-        ("qwen3_5_moe_text",),
+    "qwen35": _QWEN35,
+    "qwen35moe": replace(
+        _QWEN35,
+        kinds=("qwen3_5_moe_text",),
         facts=(*_DELTA_NETWORK, *_NARROW_EXPERTS, _SHARED_WIDTH),
-        fixed=SILU | {"attention_bias": False},
-        between="linear_attention",
-        every=4,
-        tiled=True,
-        partial=True,
-        norms_plus_one=True,
-        scalings=("default",),
         lacks=("intermediate_size",),
     ),
     "glm4moe": Family(

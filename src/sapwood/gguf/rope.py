@@ -39,12 +39,8 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
 }
 BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN, on both sides
 OF_EVERY = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-NO_TEXTS = (
-    "type",
-    "max_position_embeddings",
-    "mrope_section",
-    "mrope_interleaved",
-)  # one position for a token
+# Another name of a value, a context that no class reads, and positions of pictures: a token of text has one.
+UNREAD = ("type", "max_position_embeddings", "mrope_section", "mrope_interleaved")
 
 
 # --- reading ----------------------------------------------------------------------------------------------
@@ -177,7 +173,7 @@ def plain_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
     """``rope_parameters`` without another name of a value, and without values that both sides take by
     themselves or that no text is computed with. Ministral 3 has a second context there, which its class
     doesn't read."""
-    plain = {name: value for name, value in rope.items() if name not in NO_TEXTS}
+    plain = {name: value for name, value in rope.items() if name not in UNREAD}
     if plain.get("rope_type") == "yarn":
         if math.isclose(plain.get("attention_factor") or 0, _yarn_factor(plain["factor"])):
             del plain["attention_factor"]
