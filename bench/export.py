@@ -21,7 +21,7 @@ def measure(target: str, broken: bool) -> list[Result]:
     from sapwood.errors import ExportError
     from sapwood.export import check as checks
     from sapwood.export.ship import Order, export
-    from sapwood.gguf import map as layout
+    from sapwood.gguf import layout
     from sapwood.serve.load import open_target
 
     trained: Any = open_target(target, Path("runs"), exact=True)

@@ -19,7 +19,7 @@ from sapwood.export.quantise import FileType
 from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES, has_experts
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import is_stack
+from sapwood.gguf.names import is_stack
 from sapwood.serve.load import Loaded
 from tests.export.tuned import tuned_on
 from tests.gguf.tiny_gguf import tiny_gguf

@@ -22,9 +22,9 @@ from sapwood.export import gguf_adapter
 from sapwood.export.check import LIMIT
 from sapwood.export.gguf_adapter import gguf_pairs
 from sapwood.export.ship import CHECK, Order, export
-from sapwood.gguf import map as gguf_map
+from sapwood.gguf import layout
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import unpermute
+from sapwood.gguf.layout import unpermute
 from sapwood.run.files import verify_dir
 from sapwood.serve.load import Loaded
 from tests.base.tiny import tiny_model
@@ -62,7 +62,7 @@ def test_it_behaves_in_llama_cpp_as_it_was_trained(llama: Loaded, tmp_path: Path
 def test_rows_that_are_not_permuted_fail_the_check(
     llama: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf_map, "rotary_heads", lambda *_: None)
+    monkeypatch.setattr(layout, "rotary_heads", lambda *_: None)
     assert "log probabilities differ" in str(refused(llama, tmp_path / "out"))
 
 

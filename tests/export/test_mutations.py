@@ -20,7 +20,7 @@ from sapwood.config.sections import LoraConfig
 from sapwood.errors import ExportError
 from sapwood.export import gguf_adapter, gguf_model, ship
 from sapwood.export.ship import Kind, Order, export
-from sapwood.gguf import map as gguf_map
+from sapwood.gguf import layout
 from sapwood.serve.load import Loaded
 from tests.base.tiny import CHATML, tiny_model_dir
 from tests.export.tuned import tuned_on
@@ -195,7 +195,7 @@ def one_after_the_other(names: Sequence[str], values: Any, _: bool = False) -> l
     return right_apart(names, values)
 
 
-right_apart = gguf_map.apart
+right_apart = layout.apart
 
 
 def unbiased(name: str, tensor: Tensor) -> Tensor:
@@ -220,12 +220,12 @@ MUTANTS = (
     Mutant("soft cap of another size", "gemma2", "gguf", key("final_logit_softcapping", lambda v: 2 * v)),
     Mutant("a longer context than was trained", "qwen2", "gguf", key("context_length", lambda v: 2 * v)),
     Mutant("the head dropped", "llama", "gguf", without("lm_head"), UNTIED),
-    Mutant("rows of q and k in halves", "llama", "gguf", attribute(gguf_map, "rotary_heads", in_halves)),
+    Mutant("rows of q and k in halves", "llama", "gguf", attribute(layout, "rotary_heads", in_halves)),
     Mutant(
         "rows of q and k in pairs",
         "qwen2",
         "gguf",
-        attribute(gguf_map, "rotary_heads", in_pairs),
+        attribute(layout, "rotary_heads", in_pairs),
     ),
     Mutant("o transposed", "qwen2", "gguf", transposed("o_proj")),
     Mutant("down transposed", "qwen2", "gguf", transposed("down_proj")),
@@ -248,10 +248,10 @@ MUTANTS = (
         "gguf",
         attribute(gguf_model, "_template", lambda *_: {"tokenizer.chat_template": OTHER_TEMPLATE}),
     ),
-    Mutant("heads of values side by side", "qwen35", "gguf", attribute(gguf_map, "head_order", in_place)),
-    Mutant("a gate's norm with a one more", "qwen35", "gguf", attribute(gguf_map, "_adds_one", any_norm)),
+    Mutant("heads of values side by side", "qwen35", "gguf", attribute(layout, "head_order", in_place)),
+    Mutant("a gate's norm with a one more", "qwen35", "gguf", attribute(layout, "_adds_one", any_norm)),
     Mutant("decays lost", "qwen35", "gguf", tensors(lambda n, t: t * 0 if "A_log" in n else t)),
-    Mutant("gate after up", "gpt-oss", "gguf", attribute(gguf_map, "apart", one_after_the_other)),
+    Mutant("gate after up", "gpt-oss", "gguf", attribute(layout, "apart", one_after_the_other)),
     Mutant("sinks lost", "gpt-oss", "gguf", tensors(lambda n, t: t * 0 if "sinks" in n else t)),
     Mutant("kernels turned", "lfm2", "gguf", tensors(lambda n, t: t.flip(-1) if "conv.conv" in n else t)),
     Mutant("choices of experts", "glm4moe", "gguf", tensors(unbiased), {"first_k_dense_replace": 0}),

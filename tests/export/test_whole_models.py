@@ -19,7 +19,7 @@ from sapwood.export.check import allowed
 from sapwood.export.go_template import difference
 from sapwood.export.merge import base_parameters, merged_parameters, write_merged
 from sapwood.export.ship import MODELFILE, Kind, Order, export
-from sapwood.gguf import map as gguf_map
+from sapwood.gguf import layout
 from sapwood.gguf.file import read_gguf
 from sapwood.serve.load import Loaded
 from sapwood.template.render import Renderer
@@ -281,7 +281,7 @@ def test_a_stop_token_that_the_file_does_not_name_fails_the_check(tmp_path: Path
 def test_qwen_rows_that_are_permuted_fail_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = tuned_on(tiny_model_dir("qwen2", tmp_path), strength=0.3)
     heads = {"attn_q": 4, "attn_k": 2}
-    monkeypatch.setattr(gguf_map, "rotary_heads", lambda _, name, __: heads.get(name.rpartition(".")[2]))
+    monkeypatch.setattr(layout, "rotary_heads", lambda _, name, __: heads.get(name.rpartition(".")[2]))
     with pytest.raises(ExportError, match="log probabilities differ"):
         export(trained, Order("gguf-adapter"), tmp_path / "out")
 

@@ -16,7 +16,7 @@ from sapwood.base.storage.gguf_linear import PackedMatrix, rows_last
 from sapwood.gguf import blocks as gguf_blocks
 from sapwood.gguf.blocks import BLOCK_TYPES, unpack
 from sapwood.gguf.file import GgufFile, read_gguf
-from sapwood.gguf.map import to_torch_layout, to_torch_rows
+from sapwood.gguf.layout import to_torch_layout, to_torch_rows
 from sapwood.gguf.types import PACKED_TYPES
 
 PACKED = [kind for kind, form in BLOCK_TYPES.items() if form.size > 1]

@@ -12,7 +12,8 @@ import numpy as np
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import GgufFile, GgufTensor
-from sapwood.gguf.map import has_other_columns, is_whole_only, places, sources, to_torch_layout, to_torch_rows
+from sapwood.gguf.layout import has_other_columns, is_whole_only, places, to_torch_layout, to_torch_rows
+from sapwood.gguf.names import sources
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
 

@@ -22,7 +22,8 @@ from sapwood.adapter.pairs import LoraPair, lora_pairs
 from sapwood.base.network.parts import text_names
 from sapwood.errors import ExportError, Problem
 from sapwood.gguf.families import FAMILIES, architecture_of, in_files
-from sapwood.gguf.map import apart, tensor_names, to_file_columns, to_file_rows
+from sapwood.gguf.layout import apart, to_file_columns, to_file_rows
+from sapwood.gguf.names import tensor_names
 from sapwood.serve.load import Loaded
 
 

@@ -18,7 +18,8 @@ from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.keys import SPECULATING, layers_of
-from sapwood.gguf.map import file_name, places, tensor_names, to_file_layout
+from sapwood.gguf.layout import places, to_file_layout
+from sapwood.gguf.names import file_name, tensor_names
 from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer

@@ -28,7 +28,7 @@ from sapwood.export.merge import held_out_loss
 from sapwood.export.quantise import Quantiser
 from sapwood.export.traces import Trace, far_from, rows_of
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.map import parameter_names
+from sapwood.gguf.names import parameter_names
 from sapwood.types import Example
 
 FLOATS = ("F32", "F16", "BF16")

@@ -50,7 +50,7 @@ class Family:
         lacks: config attributes of `COMMON` that it doesn't have.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
         every: the last of so many layers has attention, the others are those ``between``.
-        tiled: linear attention with heads of values in another order, see `map`.
+        tiled: linear attention with heads of values in another order, see `layout`.
         shared: config attribute with the number of shared experts, whose width a file says too.
         biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
         epsilon: of the norms; None: it is one of the `constants`.

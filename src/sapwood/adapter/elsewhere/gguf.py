@@ -15,7 +15,8 @@ from torch import Tensor
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.map import is_stack, module_names, to_torch_columns_of, to_torch_rows_of
+from sapwood.gguf.layout import to_torch_columns_of, to_torch_rows_of
+from sapwood.gguf.names import is_stack, module_names
 
 NAME = re.compile(r"(?P<tensor>.+)\.weight\.lora_(?P<part>[ab])")
 

@@ -25,7 +25,8 @@ from sapwood.config.kinds import Storage
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ConfigError
 from sapwood.gguf.file import GgufFile, read_gguf
-from sapwood.gguf.map import has_other_columns, parameter_names
+from sapwood.gguf.layout import has_other_columns
+from sapwood.gguf.names import parameter_names
 from sapwood.gguf.types import unknown_types
 from sapwood.machine.device import Device
 from sapwood.machine.measure import fastest_matmul_dtype, machine_facts, torch_dtype
