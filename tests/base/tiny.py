@@ -18,6 +18,7 @@ IN_GGUF = (
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
+    *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -91,6 +92,18 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0},
     },
     "hunyuan-moe": {"num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
+    "gptneox": {"tie_word_embeddings": False},
+    "falcon-40b": {"num_kv_heads": 2, "new_decoder_architecture": True},
+}
+NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
+WITHOUT = {  # common keys that a config doesn't have
+    "gpt2": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "starcoder": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "gptneox": ("head_dim", "num_key_value_heads"),
+    "falcon": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "falcon-40b": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
+    "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
 }  # keys beside those that every tiny model has
 
 CHATML = (
@@ -219,6 +232,13 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "command-r": transformers.CohereConfig,
         "cohere2": transformers.Cohere2Config,
         "gemma": transformers.GemmaConfig,
+        "gpt2": transformers.GPT2Config,
+        "starcoder": transformers.GPTBigCodeConfig,
+        "gptneox": transformers.GPTNeoXConfig,
+        "falcon": transformers.FalconConfig,
+        "falcon-40b": transformers.FalconConfig,
+        "bloom": transformers.BloomConfig,
+        "mpt": transformers.MptConfig,
     }
     values: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
@@ -234,6 +254,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "pad_token_id": 0,
         "tie_word_embeddings": True,
     }
+    values = {name: value for name, value in values.items() if name not in WITHOUT.get(arch, ())}
+    for common, own in NAMES_OF_SIZES.get(arch, {}).items():
+        values[own] = values.pop(common)
     values |= OF_KIND.get(arch, {})
     if arch in ("gemma2", "gemma3"):
         # one sliding and one full layer, and a window short enough for a test to notice it

@@ -15,7 +15,8 @@ from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
 from sapwood.gguf.facts import LOCAL_THETA, SHARED_WIDTH, file_values, refuse_unwritable
-from sapwood.gguf.families import FAMILIES, INNER, INTERVAL, PATTERN, SECTIONS, facts_of
+from sapwood.gguf.families import FAMILIES, INNER, INTERVAL, PATTERN, SECTIONS
+from sapwood.gguf.family import facts_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.rope import SCALINGS
 from tests.base.tiny import tiny_config, tiny_model_dir
@@ -222,6 +223,31 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("phi2", rope(**QUARTER)),
     ("phi2", rope("linear", factor=4.0, **HALF)),
     ("phi2", {"layer_norm_eps": 1e-3}),
+    ("gpt2", UNTIED),
+    ("gpt2", {"n_inner": 96, "n_positions": 512}),
+    ("gpt2", {"layer_norm_epsilon": 1e-3}),
+    ("gpt2", {"num_attention_heads": 2}),
+    ("starcoder", UNTIED),
+    ("starcoder", {"n_inner": 96, "layer_norm_epsilon": 1e-3}),
+    ("gptneox", rope("yarn", **YARN, **QUARTER)),
+    ("gptneox", rope("linear", 500_000.0, factor=4.0, partial_rotary_factor=1.0)),
+    ("gptneox", {"use_parallel_residual": False}),
+    ("gptneox", {"intermediate_size": 96, "layer_norm_eps": 1e-3}),
+    ("falcon", UNTIED),
+    ("falcon", {"multi_query": False}),
+    ("falcon", {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 1, "num_kv_heads": 2}),
+    ("falcon", rope("yarn", **YARN)),
+    ("falcon", {"ffn_hidden_size": 96}),
+    ("falcon-40b", UNTIED),
+    ("falcon-40b", {"num_kv_heads": 4, "layer_norm_epsilon": 1e-3}),
+    ("falcon-40b", rope("linear", 500_000.0, factor=4.0)),
+    ("bloom", UNTIED),
+    ("bloom", {"num_attention_heads": 8}),
+    ("bloom", {"hidden_size": 96, "num_attention_heads": 6}),
+    ("bloom", {"layer_norm_epsilon": 1e-3, "seq_length": 1024}),
+    ("mpt", UNTIED),
+    ("mpt", {"attn_config": {"clip_qkv": 0.5}}),
+    ("mpt", {"hidden_size": 96, "num_attention_heads": 6, "max_seq_len": 512}),
     ("hunyuan-moe", rope("yarn", **YARN)),
     ("hunyuan-moe", UNTIED),
     ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
@@ -247,6 +273,19 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("gpt-oss", {"tie_word_embeddings": True}, "a tied output head"),
     ("gpt-oss", {"layer_types": [FULL, SLIDING]}, "order of sliding windows"),
     ("gpt-oss", {"layer_types": [SLIDING, SLIDING]}, "order of sliding windows"),
+    ("gpt2", {"activation_function": "relu"}, "activation_function: 'relu'"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+    ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights"),
+    ("starcoder", {"multi_query": False}, "multi_query: False"),
+    ("gptneox", {"attention_bias": False}, "attention_bias"),
+    ("gptneox", {"tie_word_embeddings": True}, "a tied output head"),
+    ("falcon", {"alibi": True}, "alibi: True"),
+    ("falcon", {"parallel_attn": False}, "parallel_attn: False"),
+    ("falcon-40b", {"bias": True}, "bias: True"),
+    ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
+    ("mpt", {"attn_config": {"softmax_scale": 1.0}}, r"attn_config.softmax_scale: 1\.0"),
+    ("mpt", {"attn_config": {"qk_ln": True}}, "attn_config.qk_ln"),
+    ("mpt", {"no_bias": False}, "no_bias: False"),
     ("hunyuan-moe", {"moe_topk": [2, 1]}, r"moe_topk: \[2, 1\]"),
     ("llama", rope("dynamic", factor=2.0), "'dynamic'"),
     ("llama", rope("yarn", attention_factor=2.0, **YARN), "attention_factor"),

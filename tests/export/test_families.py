@@ -47,9 +47,11 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return loaded
 
 
-HYBRIDS = {  # linears beside those of attention
+HYBRIDS = {  # linears beside those of attention, and joined ones
     "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
     "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "falcon-40b": ("query_key_value", "dense", "dense_h_to_4h"),
 }
 
 
@@ -66,6 +68,11 @@ def hybrid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_llama_cpp_says_what_was_trained_beside_attention(hybrid: Loaded, kind: Kind, tmp_path: Path) -> None:
     check = export(hybrid, Order(kind), tmp_path / "out").check
     assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
+
+
+def test_it_is_merged_from_either_storage(hybrid: Loaded, tmp_path: Path) -> None:
+    check = export(hybrid, Order("merged"), tmp_path / "out").check
+    assert check.same_ids == check.prompts and 0 < check.difference <= check.limit
 
 
 def test_an_adapter_of_what_lies_beside_attention_is_read_back(hybrid: Loaded, tmp_path: Path) -> None:

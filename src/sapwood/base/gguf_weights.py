@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sapwood.base.network.parts import is_across, is_linear
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import GgufFile, GgufTensor
@@ -74,10 +75,10 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
         if has_other_columns(file, tensors[0]):
             plain = _unpack(file, tensors, wanted[name], dtype).T.unsqueeze(1).contiguous()
             model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
-        elif len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):
+        elif len(packed.shape) == 2 and (is_linear(module) or isinstance(module, nn.Embedding)):
             blocks = rows_last(to_torch_rows(file, tensors[0]), packed.type)
-            if isinstance(module, nn.Linear):
-                made: nn.Module = GgufLinear(packed.type, blocks, dtype, module.bias)
+            if is_linear(module):
+                made: nn.Module = GgufLinear(packed.type, blocks, dtype, module.bias, is_across(module))
             else:
                 made = GgufEmbedding(packed.type, blocks, dtype, getattr(module, "scalar_embed_scale", 1.0))
             model.set_submodule(owner, made)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change
 from sapwood.adapter.places.experts import stacks_in
-from sapwood.base.network.parts import text_names
+from sapwood.base.network.parts import is_across, is_linear, text_names
 from sapwood.base.storage.frozen import freeze
 from sapwood.base.storage.gguf_experts import DOWN, GATE, UP, GgufExperts, mixed
 from sapwood.base.storage.gguf_experts import Form as Experts
@@ -128,8 +128,8 @@ def _weights(network: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         base = outer
         while hasattr(base, "base_layer"):  # of experts one around the other, for each stack
             base = base.base_layer
-        matrix = isinstance(base, nn.Linear | nn.Embedding) and getattr(base, "weight", base) is not None
-        if matrix or _is_mixture(base):
+        embedding = isinstance(base, nn.Embedding) and getattr(base, "weight", base) is not None
+        if is_linear(base) or embedding or _is_mixture(base):
             yield name.removeprefix("base_model.model."), outer, base
 
 
@@ -143,12 +143,15 @@ def _linear(
     written: bool,
     x: Tensor,
 ) -> Tensor:
-    weight, bias = freeze(base).dense().float(), base.bias
+    across = is_across(base)
+    weight = base.weight.detach().T if across and not isinstance(base, nn.Linear) else freeze(base).dense()
+    weight, bias = weight.float().contiguous(), base.bias
     bias = None if bias is None else bias.float()
     kind = rounder.form(name, weight)
     beside = whole(x) - base(x) if outer is not base and changes is None else 0
     if changes is not None:
-        weight = changes.get(f"{name}.weight", _same)(weight)
+        change = changes.get(f"{name}.weight", _same)
+        weight = change(weight.T).T.contiguous() if across else change(weight)
         bias = None if bias is None else changes.get(f"{name}.bias", _same)(bias)
     weight = rounder.whole(name, kind, weight) if written else weight
     return (nn.functional.linear(input_of(kind, _as_narrow(x)), weight, bias) + beside).to(x.dtype)
@@ -250,7 +253,7 @@ def types_in(path: Path) -> tuple[Form, str]:
     file = read_gguf(path)
     modules = {name.removesuffix(".weight"): tensor for tensor, name in parameter_names(file).items()}
     types = {module: file.tensors[tensor].type for module, tensor in modules.items()}
-    types.setdefault("lm_head", types["model.embed_tokens"])
+    types.setdefault("lm_head", file.tensors["token_embd.weight"].type)
     matrices = Counter(tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1)
     return lambda name, _: types[name], matrices.most_common(1)[0][0]
 

@@ -101,6 +101,21 @@ _OF_QWEN35 = _HEAD_NORMS | {
     "ssm_out": "linear_attn.out_proj",
 }
 _OF_GLM_MOE = _experts("mlp") | _shared("mlp.shared_experts") | {CHOICE: "mlp.gate.e_score_correction_bias"}
+_OF_GPT2 = {
+    "attn_norm": "ln_1",
+    "attn_qkv": "attn.c_attn",
+    "attn_output": "attn.c_proj",
+    "ffn_norm": "ln_2",
+    "ffn_up": "mlp.c_fc",
+    "ffn_down": "mlp.c_proj",
+}
+_OF_BLOOM = {
+    "attn_norm": "input_layernorm",
+    "attn_qkv": "self_attention.query_key_value",
+    "attn_output": "self_attention.dense",
+    "ffn_up": "mlp.dense_h_to_4h",
+    "ffn_down": "mlp.dense_4h_to_h",
+}
 # A layer of a family has some of these tensors: those of its attention or convolution, of its MLP or experts.
 _LAYER = {
     **dict.fromkeys(("gemma", "granite", "smollm3", "ernie4_5", "stablelm"), _EVERY_LAYER | _PRE_NORM),
@@ -132,6 +147,21 @@ _LAYER = {
     "mistral3": _EVERY_LAYER | _PRE_NORM,
     "olmo": {key: name for key, name in _EVERY_LAYER.items() if key != "attn_norm"},
     "phi2": _ATTENTION | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
+    **dict.fromkeys(("gpt2", "starcoder"), _OF_GPT2),
+    "gptneox": _OF_BLOOM
+    | _PRE_NORM
+    | {"attn_qkv": "attention.query_key_value", "attn_output": "attention.dense"},
+    "bloom": _OF_BLOOM | _PRE_NORM,
+    "falcon": _OF_BLOOM,
+    "falcon-40b": _OF_BLOOM | {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"},
+    "mpt": {
+        "attn_norm": "norm_1",
+        "attn_qkv": "attn.Wqkv",
+        "attn_output": "attn.out_proj",
+        "ffn_norm": "norm_2",
+        "ffn_up": "ffn.up_proj",
+        "ffn_down": "ffn.down_proj",
+    },
     "lfm2": _OF_LFM2,
     "lfm2moe": _OF_LFM2 | _experts("feed_forward") | {CHOICE: "feed_forward.expert_bias"},
     "ernie4_5-moe": _EVERY_LAYER
@@ -163,11 +193,36 @@ _NORM_OF_LFM2 = {
     "token_embd_norm": "model.embedding_norm",
     "output": "lm_head",
 }
+_ENDS_OF_GPT2 = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+}
+_ENDS_OF_FALCON = {
+    "token_embd": "transformer.word_embeddings",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+}
 _OTHER_ENDS = {
+    **dict.fromkeys(("gpt2", "starcoder"), _ENDS_OF_GPT2),
+    "gptneox": {
+        "token_embd": "gpt_neox.embed_in",
+        "output_norm": "gpt_neox.final_layer_norm",
+        "output": "lm_head",
+    },
+    **dict.fromkeys(("falcon", "falcon-40b"), _ENDS_OF_FALCON),
+    "bloom": _ENDS_OF_FALCON | {"token_embd_norm": "transformer.word_embeddings_layernorm"},
+    "mpt": {"token_embd": "transformer.wte", "output_norm": "transformer.norm_f", "output": "lm_head"},
     "lfm2": _NORM_OF_LFM2,
     "lfm2moe": _NORM_OF_LFM2,
     "olmo": {"token_embd": "model.embed_tokens", "output": "lm_head"},
     "phi2": _OUTSIDE | {"output_norm": "model.final_layernorm"},
+}
+_LAYERS = {
+    **dict.fromkeys(("gpt2", "starcoder", "falcon", "falcon-40b", "bloom"), "transformer.h"),
+    "gptneox": "gpt_neox.layers",
+    "mpt": "transformer.blocks",
 }
 _COMPUTED = {DIVISORS}  # read for the config, no parameter of its own
 
@@ -177,9 +232,10 @@ def module_names(architecture: str, num_layers: int) -> dict[str, str]:
     stack of experts has the name of a parameter; one of gate and up has two tensors. So has what is named by
     its whole name (`is_whole`)."""
     names = dict(_OTHER_ENDS.get(architecture, _OUTSIDE))
+    layers = _LAYERS.get(architecture, "model.layers")
     for layer in range(num_layers):
         for tensor, module in _LAYER[architecture].items():
-            names[f"blk.{layer}.{tensor}"] = f"model.layers.{layer}.{module}"
+            names[f"blk.{layer}.{tensor}"] = f"{layers}.{layer}.{module}"
     return names
 
 

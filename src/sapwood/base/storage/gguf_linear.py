@@ -109,11 +109,14 @@ def packed_product(x: Tensor, matrix: PackedMatrix, bias: Tensor | None = None) 
 
 
 class GgufLinear(nn.Linear):
-    """A frozen linear over packed blocks."""
+    """A frozen linear over packed blocks. turned: the model's own module has inputs as rows."""
 
-    def __init__(self, kind: str, blocks: Tensor, dtype: torch.dtype, bias: Any = None) -> None:
+    def __init__(
+        self, kind: str, blocks: Tensor, dtype: torch.dtype, bias: Any = None, turned: bool = False
+    ) -> None:
         nn.Module.__init__(self)
         self.bias = bias
+        self.turned = turned
         self.packed = PackedMatrix(kind, _frozen(self, blocks), dtype)
         self.out_features, self.in_features = self.packed.shape
 
