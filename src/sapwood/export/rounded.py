@@ -82,6 +82,8 @@ def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, writ
             rounder = _Rounder(lambda name, weight: form(alone(name), weight), quantiser)
             for name, outer, base in _weights(network):
                 before.append((outer, outer.__dict__.get("forward")))
+                if is_linear(base):
+                    rounder.matrices[name] = _matrix(base)
                 made = _embedding if isinstance(base, nn.Embedding) else _linear
                 made = _experts if _is_mixture(base) else made
                 outer.forward = partial(made, name, outer, outer.forward, base, rounder, changes, written)
@@ -96,11 +98,13 @@ def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, writ
 @dataclass(slots=True)
 class _Rounder:
     """Numbers as they come out of a type again. A type that takes a search for each block is searched
-    for once for each weight; its blocks are kept meanwhile, as large as the file."""
+    for once for each weight; its blocks are kept meanwhile, as large as the file. matrices: what gives the
+    weight of each linear, [out, in]."""
 
     form: Form
     quantiser: Quantiser
     blocks: dict[str, Any] = field(default_factory=dict[str, Any])
+    matrices: dict[str, Callable[[], Tensor]] = field(default_factory=dict[str, Callable[[], Tensor]])
 
     def values(self, kind: str, values: Tensor) -> Tensor:
         if kind in FLOATS or kind == "Q8_0":
@@ -133,6 +137,13 @@ def _weights(network: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
             yield name.removeprefix("base_model.model."), outer, base
 
 
+def _matrix(base: Any) -> Callable[[], Tensor]:
+    """What gives a linear's weight. Asked before its forward is another: `freeze` may try that."""
+    if is_across(base) and not isinstance(base, nn.Linear):
+        return lambda: base.weight.detach().T
+    return freeze(base).dense
+
+
 def _linear(
     name: str,
     outer: Any,
@@ -143,15 +154,13 @@ def _linear(
     written: bool,
     x: Tensor,
 ) -> Tensor:
-    across = is_across(base)
-    weight = base.weight.detach().T if across and not isinstance(base, nn.Linear) else freeze(base).dense()
-    weight, bias = weight.float().contiguous(), base.bias
+    weight, bias = rounder.matrices[name]().float().contiguous(), base.bias
     bias = None if bias is None else bias.float()
     kind = rounder.form(name, weight)
     beside = whole(x) - base(x) if outer is not base and changes is None else 0
     if changes is not None:
         change = changes.get(f"{name}.weight", _same)
-        weight = change(weight.T).T.contiguous() if across else change(weight)
+        weight = change(weight.T).T.contiguous() if is_across(base) else change(weight)
         bias = None if bias is None else changes.get(f"{name}.bias", _same)(bias)
     weight = rounder.whole(name, kind, weight) if written else weight
     return (nn.functional.linear(input_of(kind, _as_narrow(x)), weight, bias) + beside).to(x.dtype)

@@ -263,7 +263,7 @@ def file_values(config: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"vocab_size": config.vocab_size, "attention.value_length": width}
     for fact in facts_of(family):
         value = width if fact.config == "head_dim" else value_of(config, family, fact.config)
-        if value is not None or not fact.optional:
+        if value is not None:
             values[fact.key] = fact.number(value)
     values |= family.constants
     if family.rotary:
