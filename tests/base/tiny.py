@@ -18,7 +18,7 @@ IN_GGUF = (
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
-    *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt"),
+    *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -93,6 +93,11 @@ OF_KIND: dict[str, dict[str, Any]] = {
     },
     "hunyuan-moe": {"num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
     "gptneox": {"tie_word_embeddings": False},
+    "bitnet": {"hidden_act": "silu"},
+    "apertus": {
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 12_000_000.0},
+    },
     "falcon-40b": {"num_kv_heads": 2, "new_decoder_architecture": True},
 }
 NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
@@ -232,6 +237,12 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "command-r": transformers.CohereConfig,
         "cohere2": transformers.Cohere2Config,
         "gemma": transformers.GemmaConfig,
+        "internlm3": transformers.InternLM3Config,
+        "iquestcoder": transformers.IQuestCoderConfig,
+        "cwm": transformers.CwmConfig,
+        "jais2": transformers.Jais2Config,
+        "bitnet": transformers.BitNetConfig,
+        "apertus": transformers.ApertusConfig,
         "gpt2": transformers.GPT2Config,
         "starcoder": transformers.GPTBigCodeConfig,
         "gptneox": transformers.GPTNeoXConfig,
@@ -297,7 +308,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
     """Save a random two-layer model of ``arch`` (see `IN_GGUF`) with its tokenizer under ``folder``.
 
     Args:
-        arch: one of `IN_GGUF`, mistral, ministral or helium.
+        arch: one of `IN_GGUF`, another kind of its llama, or helium.
         folder: parent folder, for example `tmp_path`; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
         changes: keys of the transformers config (for example ``tie_word_embeddings=False``).

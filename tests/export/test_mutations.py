@@ -203,6 +203,10 @@ def unbiased(name: str, tensor: Tensor) -> Tensor:
     return tensor * 0 if "correction_bias" in name else tensor
 
 
+def unweighted(name: str, tensor: Tensor) -> Tensor:
+    return torch.ones_like(tensor) if "attn_sub_norm" in name else tensor
+
+
 MUTANTS = (
     Mutant("another rotary base", "qwen2", "gguf", key("rope.freq_base", lambda v: v * 10)),
     Mutant("rotation of whole heads", "glm4", "gguf", key("rope.dimension_count", lambda v: 2 * v)),
@@ -269,6 +273,8 @@ MUTANTS = (
         "a wider clip", "mpt", "gguf", key("clamp_kqv", lambda v: 4 * v), {"attn_config": {"clip_qkv": 0.5}}
     ),
     Mutant("steeper distances", "mpt", "gguf", key("max_alibi_bias", lambda v: 2 * v)),
+    Mutant("xIELU's halves exchanged", "apertus", "gguf", swapped("alpha_p", "alpha_n")),
+    Mutant("norms within attention lost", "bitnet", "gguf", tensors(unweighted)),
     Mutant("rsLoRA's scale misread", "llama", "gguf-adapter", misread_alpha),
     Mutant("pairs on other layers", "llama", "gguf-adapter", other_layers),
     Mutant("the base's head dropped", "llama", "gguf-adapter", without("lm_head"), UNTIED),

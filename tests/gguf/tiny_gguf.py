@@ -52,7 +52,11 @@ def tiny_gguf(
     names = gguf.get_tensor_name_map(ARCHES[arch], model.config.num_hidden_layers)
     kept = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+    if arch == "apertus":
+        _write_xielu(writer, dict([*model.named_parameters(), *buffers]), model.config.num_hidden_layers)
     for name, parameter in [*model.named_parameters(), *buffers]:
+        if ".act_fn." in name:
+            continue
         for stem, suffix, part in _parts(arch, name, parameter.detach().numpy()):
             values = _llama_cpp_layout(arch, name, part, model.config)
             own = names.get_name(stem) or names.get_name(
@@ -70,6 +74,13 @@ def tiny_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path, model
+
+
+def _write_xielu(writer: gguf.GGUFWriter, values: dict[str, Any], layers: int) -> None:
+    """The numbers of Apertus's activation: an array of each, for all layers."""
+    for word in ("alpha_p", "alpha_n", "beta", "eps"):
+        numbers = [values[f"model.layers.{layer}.mlp.act_fn.{word}"].item() for layer in range(layers)]
+        getattr(writer, f"add_xielu_{word}")(numbers)
 
 
 def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
@@ -90,6 +101,8 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
         ]
     if name.endswith("experts.down_proj"):
         return [(name.replace("down_proj", "w2") if "block_sparse" in name else name, "weight", values)]
+    if arch == "bitnet":  # as its first checkpoints called them
+        name = name.replace("attn_sub_norm", "inner_attn_ln").replace("ffn_sub_norm", "ffn_layernorm")
     stem, _, suffix = name.rpartition(".")
     if suffix in ("expert_bias", "e_score_correction_bias"):
         ernie = name.replace("gate.", "") if "statics" in name else name

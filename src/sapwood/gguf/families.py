@@ -92,7 +92,7 @@ _QWEN35 = Family(
 # By llama.cpp's name, or by transformers' if that one is taken.
 FAMILIES = {
     "llama": Family(
-        ("llama", "mistral", "ministral"),
+        ("llama", "mistral", "ministral", "internlm3", "iquestcoder", "cwm"),
         fixed=SILU,
         biases={
             "attention_bias": (*QKV, "attn_output"),
@@ -240,6 +240,15 @@ FAMILIES = {
     ),
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
+    "jais2": Family(
+        ("jais2",),
+        fixed={"hidden_act": "relu2", "attention_bias": True, "mlp_bias": True},
+        epsilon=_LAYER_NORM,
+    ),
+    "bitnet": Family(("bitnet",), fixed=SILU | {"attention_bias": False}, head="tied"),
+    "apertus": Family(
+        ("apertus",), fixed={"hidden_act": "xielu", "attention_bias": False}, head="own", scalings=_LLAMA3
+    ),
     "gpt2": Family(
         ("gpt2",),
         fixed=_FIXED_IN_GPT2

@@ -30,7 +30,7 @@ from sapwood.gguf.facts import family_of
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer
-from sapwood.gguf.names import DECAY, KERNELS, SHARED_GATE, STACKS, of_layer
+from sapwood.gguf.names import DECAY, KERNELS, SHARED_GATE, STACKS, in_metadata, of_layer
 from sapwood.gguf.settled import settled, value_of
 
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
@@ -47,6 +47,8 @@ def places(architecture: str, tensors: Sequence[str], values: Any) -> list[Any]:
         return [values[:, 0]]
     if name.removesuffix(".bias") in _ONE_ROW and values.ndim == 2:
         return [values[0]]
+    if in_metadata(tensors[0]):
+        return [values.reshape(1)]
     if name.removesuffix(".weight") in FAMILIES[architecture].across and values.ndim == 2:
         return [values.T]
     by_turns = FAMILIES[architecture].turned

@@ -10,7 +10,7 @@ import re
 
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
-from sapwood.gguf.file import GgufFile
+from sapwood.gguf.file import NUMBERS, GgufFile
 from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.rope import DIVISORS, FOLDER
 
@@ -147,6 +147,14 @@ _LAYER = {
     "mistral3": _EVERY_LAYER | _PRE_NORM,
     "olmo": {key: name for key, name in _EVERY_LAYER.items() if key != "attn_norm"},
     "phi2": _ATTENTION | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
+    "jais2": _WITHOUT_GATE | _PRE_NORM,
+    "bitnet": _EVERY_LAYER
+    | _PRE_NORM
+    | {"attn_sub_norm": "self_attn.attn_sub_norm", "ffn_sub_norm": "mlp.ffn_sub_norm"},
+    "apertus": _WITHOUT_GATE
+    | _HEAD_NORMS
+    | {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"}
+    | {name: name.replace("xielu", "mlp.act_fn") for name in NUMBERS},
     **dict.fromkeys(("gpt2", "starcoder"), _OF_GPT2),
     "gptneox": _OF_BLOOM
     | _PRE_NORM
@@ -256,12 +264,17 @@ def is_whole(tensor: str) -> bool:
     """Whether a tensor of the table has its whole name there, and is a parameter that no module is called
     after."""
     name = of_layer(tensor)
-    return name == DECAY or name.endswith((".weight", ".bias"))
+    return name in (DECAY, *NUMBERS) or name.endswith((".weight", ".bias"))
 
 
 def of_layer(tensor: str) -> str:
     """What a tensor is called in every layer."""
     return tensor.split(".", 2)[2] if tensor.startswith("blk.") else tensor
+
+
+def in_metadata(tensor: str) -> bool:
+    """Whether a tensor of the table is one number, which files have in an array for all layers."""
+    return of_layer(tensor) in NUMBERS
 
 
 def file_name(tensor: str, leaf: str) -> str:
