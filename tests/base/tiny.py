@@ -19,6 +19,7 @@ IN_GGUF = (
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
+    "granitemoe-shared",
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -65,6 +66,12 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "granitemoe": {**MULTIPLIERS, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe-shared": {
+        **MULTIPLIERS,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 96,
+    },
     "mistral3": {
         "rope_parameters": {
             "rope_type": "yarn",
@@ -202,6 +209,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3moe": transformers.Qwen3MoeConfig,
         "olmoe": transformers.OlmoeConfig,
         "granitemoe": transformers.GraniteMoeConfig,
+        "granitemoe-shared": transformers.GraniteMoeSharedConfig,
         "mistral3": transformers.Ministral3Config,
         "lfm2": transformers.Lfm2Config,
         "lfm2moe": transformers.Lfm2MoeConfig,

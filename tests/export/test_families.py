@@ -50,6 +50,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 HYBRIDS = {  # linears beside those of attention, and joined ones
     "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
     "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
+    "granitemoe-shared": ("q_proj", "input_linear", "output_linear"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),
     "falcon-40b": ("query_key_value", "dense", "dense_h_to_4h"),
 }

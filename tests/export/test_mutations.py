@@ -195,6 +195,12 @@ def one_after_the_other(names: Sequence[str], values: Any, _: bool = False) -> l
     return right_apart(names, values)
 
 
+def backwards(names: Sequence[str], values: Any, by_turns: bool = False) -> list[Any]:
+    """Up in the place of a shared gate."""
+    parts = right_apart(names, values, by_turns)
+    return parts[::-1] if "shexp" in names[0] else parts
+
+
 right_apart = layout.apart
 
 
@@ -275,6 +281,7 @@ MUTANTS = (
     Mutant("steeper distances", "mpt", "gguf", key("max_alibi_bias", lambda v: 2 * v)),
     Mutant("xIELU's halves exchanged", "apertus", "gguf", swapped("alpha_p", "alpha_n")),
     Mutant("norms within attention lost", "bitnet", "gguf", tensors(unweighted)),
+    Mutant("a shared up before its gate", "granitemoe-shared", "gguf", attribute(layout, "apart", backwards)),
     Mutant("rsLoRA's scale misread", "llama", "gguf-adapter", misread_alpha),
     Mutant("pairs on other layers", "llama", "gguf-adapter", other_layers),
     Mutant("the base's head dropped", "llama", "gguf-adapter", without("lm_head"), UNTIED),

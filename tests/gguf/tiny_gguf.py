@@ -13,7 +13,7 @@ from tests.base.tiny import tiny_model, tiny_tokenizer
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
-ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON}
+ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
 IN_PAIRS = (
     "olmo",
     "llama",
@@ -23,6 +23,7 @@ IN_PAIRS = (
     "granite",
     "mixtral",
     "granitemoe",
+    "granitemoe-shared",
 )  # rows of q and k, of each head
 
 
@@ -98,6 +99,12 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
         return [
             (name.replace("gate_up_proj", word), "weight", part)
             for word, part in zip(words, np.split(values, 2, 1), strict=True)
+        ]
+    if ".shared_mlp.input_linear" in name:
+        words = ("gate_proj", "up_proj")
+        stem = name.removesuffix("input_linear.weight").replace("shared_mlp", "mlp.shared_mlp")
+        return [
+            (f"{stem}{word}", "weight", part) for word, part in zip(words, np.split(values, 2), strict=True)
         ]
     if name.endswith("experts.down_proj"):
         return [(name.replace("down_proj", "w2") if "block_sparse" in name else name, "weight", values)]
@@ -236,7 +243,9 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
-    if arch in ("granite", "granitemoe"):
+    if arch == "granitemoe-shared":
+        writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+    if arch in ("granite", "granitemoe", "granitemoe-shared"):
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_attention_scale(config.attention_multiplier)

@@ -75,6 +75,13 @@ _FALCON = Family(
     epsilon=_NORM_EPSILON,
     grouped=True,
 )
+_GRANITE_MOE = Family(
+    ("granitemoe",),
+    facts=(*_MULTIPLIERS, *_LOCAL_EXPERTS),
+    fixed=SILU,
+    biases={"attention_bias": (*QKV, "attn_output")},
+    interleaved=True,
+)
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 _QWEN35 = Family(
@@ -195,7 +202,8 @@ FAMILIES = {
     ),
     "olmo": Family(
         ("olmo",),
-        fixed=SILU | {"attention_bias": False, "clip_qkv": None},
+        facts=(Fact("clip_qkv", "attention.clamp_kqv", float, optional=True),),
+        fixed=SILU | {"attention_bias": False},
         constants={_LAYER_NORM.key: 1e-5},
         epsilon=None,
         interleaved=True,
@@ -326,12 +334,16 @@ FAMILIES = {
         head="own",
         equal_heads=True,
     ),
-    "granitemoe": Family(
-        ("granitemoe",),
-        facts=(*_MULTIPLIERS, *_LOCAL_EXPERTS),
-        fixed=SILU,
-        biases={"attention_bias": (*QKV, "attn_output")},
-        interleaved=True,
+    "granitemoe": _GRANITE_MOE,
+    "granitemoe-shared": replace(
+        _GRANITE_MOE,
+        kinds=("granitemoeshared",),
+        architecture="granitemoe",
+        sign="ffn_up_shexp",
+        facts=(
+            *_GRANITE_MOE.facts,
+            Fact("shared_intermediate_size", "expert_shared_feed_forward_length"),
+        ),
     ),
     "lfm2": Family(
         ("lfm2",),

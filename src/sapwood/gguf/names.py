@@ -144,6 +144,12 @@ _LAYER = {
     "qwen2moe": _mixture("mlp") | {SHARED_GATE: "mlp.shared_expert_gate"} | _shared("mlp.shared_expert"),
     **dict.fromkeys(("qwen3moe", "olmoe"), _mixture("mlp") | _HEAD_NORMS),
     "granitemoe": _mixture("block_sparse_moe", "router"),
+    "granitemoe-shared": _mixture("block_sparse_moe", "router")
+    | {
+        "ffn_gate_shexp": "shared_mlp.input_linear",
+        "ffn_up_shexp": "shared_mlp.input_linear",
+        "ffn_down_shexp": "shared_mlp.output_linear",
+    },
     "mistral3": _EVERY_LAYER | _PRE_NORM,
     "olmo": {key: name for key, name in _EVERY_LAYER.items() if key != "attn_norm"},
     "phi2": _ATTENTION | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
