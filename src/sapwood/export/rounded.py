@@ -81,9 +81,12 @@ def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, writ
         with Quantiser() as quantiser:
             rounder = _Rounder(lambda name, weight: form(alone(name), weight), quantiser)
             for name, outer, base in _weights(network):
-                before.append((outer, outer.__dict__.get("forward")))
                 if is_linear(base):
-                    rounder.matrices[name] = _matrix(base)
+                    matrix = _matrix(base)
+                    if matrix is None:
+                        continue
+                    rounder.matrices[name] = matrix
+                before.append((outer, outer.__dict__.get("forward")))
                 made = _embedding if isinstance(base, nn.Embedding) else _linear
                 made = _experts if _is_mixture(base) else made
                 outer.forward = partial(made, name, outer, outer.forward, base, rounder, changes, written)
@@ -137,11 +140,15 @@ def _weights(network: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
             yield name.removeprefix("base_model.model."), outer, base
 
 
-def _matrix(base: Any) -> Callable[[], Tensor]:
-    """What gives a linear's weight. Asked before its forward is another: `freeze` may try that."""
+def _matrix(base: Any) -> Callable[[], Tensor] | None:
+    """What gives a linear's weight; None for one that computes more, as some routers do, which files have in
+    fp32. Asked before its forward is another: `freeze` may try that."""
     if is_across(base) and not isinstance(base, nn.Linear):
         return lambda: base.weight.detach().T
-    return freeze(base).dense
+    try:
+        return freeze(base).dense
+    except TypeError:
+        return None
 
 
 def _linear(
