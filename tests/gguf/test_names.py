@@ -167,6 +167,9 @@ def test_configs_that_make_no_sense_are_refused(
         ("gpt-oss", {"attention.sliding_window_pattern": 3}, "sliding_window_pattern is 3.*computes 2"),
         ("lfm2", {"attention.head_count_kv": [0, 2, 2]}, "head_count_kv is .*2 layers"),
         ("lfm2", {"attention.head_count_kv": [2, 4]}, "head_count_kv is .*one number of heads"),
+        ("gpt2", {"attention.head_count_kv": 2}, "head_count_kv is 2.*gpt2 computes 4"),
+        ("bloom", {"feed_forward_length": 64}, "feed_forward_length is 64.*bloom computes 256"),
+        ("mpt", {"attention.max_alibi_bias": 4.0}, r"max_alibi_bias is 4\.0.*mpt computes 8\.0"),
         ("mistral3", {"rope.scaling.type": "none", "rope.scaling.factor": 1.0}, "'default' isn't supported"),
     ],
 )
