@@ -43,7 +43,8 @@ def flattened(values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
 
 def settled(config: Any) -> Any:
     """A config in the one form that says what is computed, and nothing that isn't: LFM2's class makes its
-    MLPs narrower than their key says, and rotary embeddings have names for what everybody takes."""
+    MLPs narrower than their key says, GPT-2's may leave the width of its own out, Falcon's old layers are a
+    kind of its new ones, and rotary embeddings have names for what everybody takes."""
     config = copy.copy(config)
     if getattr(config, "block_auto_adjust_ff_dim", False):
         width, times = int(2 * config.intermediate_size / 3), config.block_ffn_dim_multiplier
