@@ -47,17 +47,22 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
         raise ModelError(problems)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    for name, found in named.items():
+    for name, found in sorted(named.items()):  # gate before up, if both are one linear
         assert found is not None
         values = file.tensors[name].dense()
         back = to_torch_rows_of if found["part"] == "b" else to_torch_columns_of
-        values = back(architecture, found["tensor"], values, config)
+        values = torch.from_numpy(back(architecture, found["tensor"], values, config).copy())
         module = modules[found["tensor"]]
+        own = f"base_model.model.{module}.lora_{found['part'].upper()}.weight"
         if found["part"] == "a":
             ranks[module] = len(values)
-        tensors[f"base_model.model.{module}.lora_{found['part'].upper()}.weight"] = torch.from_numpy(
-            values.copy()
-        )
+            if not torch.equal(tensors.setdefault(own, values), values):
+                why = (
+                    f"{architecture} has {module} for it and for another tensor, whose lora_a is another one"
+                )
+                raise ModelError(f"the adapter holds {name}", where, why)
+        else:
+            tensors[own] = torch.cat([tensors[own], values]) if own in tensors else values
     return _settings(ranks, file.metadata.get("adapter.lora.alpha"), where), tensors
 
 
