@@ -18,6 +18,7 @@ IN_GGUF = (
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
+    *("deepseek2", "deepseek3", "youtu"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -41,6 +42,14 @@ EXPERTS_OF_GLM = {
     "moe_intermediate_size": 32,
     "first_k_dense_replace": 1,
     "norm_topk_prob": True,
+}
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
 }
 OF_KIND: dict[str, dict[str, Any]] = {
     "smollm3": {"num_hidden_layers": 4},  # the fourth has no rotary embedding
@@ -91,6 +100,10 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0},
     },
     "hunyuan-moe": {"num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
+    "deepseek2": LATENT | EXPERTS_OF_GLM | {"norm_topk_prob": False},
+    "deepseek3": LATENT | EXPERTS_OF_GLM | {"n_group": 2, "topk_group": 1},
+    "glm4_moe_lite": LATENT | EXPERTS_OF_GLM,
+    "youtu": LATENT | {"tie_word_embeddings": False},
 }  # keys beside those that every tiny model has
 
 CHATML = (
@@ -196,6 +209,10 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "dots1": transformers.Dots1Config,
         "gpt-oss": transformers.GptOssConfig,
         "hunyuan-moe": transformers.HunYuanMoEV1Config,
+        "deepseek2": transformers.DeepseekV2Config,
+        "deepseek3": transformers.DeepseekV3Config,
+        "glm4_moe_lite": transformers.Glm4MoeLiteConfig,
+        "youtu": transformers.YoutuConfig,
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,
         "gemma2": transformers.Gemma2Config,

@@ -41,6 +41,7 @@ YARN_OF_MINISTRAL = YARN | {
     "mscale_all_dim": 1.0,
     "llama_4_scaling_beta": 0.1,
 }
+YARN_OF_DEEPSEEK = YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}
 LLAMA3 = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
@@ -225,6 +226,20 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("hunyuan-moe", rope("yarn", **YARN)),
     ("hunyuan-moe", UNTIED),
     ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
+    ("deepseek2", rope("yarn", **YARN_OF_DEEPSEEK)),
+    ("deepseek2", {"q_lora_rank": None}),
+    ("deepseek2", {"qk_nope_head_dim": 16, "qk_rope_head_dim": 32, "v_head_dim": 32, "kv_lora_rank": 64}),
+    ("deepseek2", {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
+    ("deepseek2", {"n_shared_experts": 2, "first_k_dense_replace": 0, "routed_scaling_factor": 2.0}),
+    ("deepseek2", {"n_group": 1, "topk_group": 1, "tie_word_embeddings": True, "q_lora_rank": 64}),
+    ("deepseek3", rope("yarn", **YARN_OF_DEEPSEEK | {"mscale": 1.0, "mscale_all_dim": 1.0})),
+    ("deepseek3", {"n_routed_experts": 16, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2}),
+    ("deepseek3", {"n_group": 2, "topk_group": 2}),
+    ("deepseek3", {"n_group": 1, "topk_group": 1, "norm_topk_prob": False, "routed_scaling_factor": 1.5}),
+    ("deepseek3", {"q_lora_rank": None, "num_hidden_layers": 3, "first_k_dense_replace": 2}),
+    ("glm4_moe_lite", {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "dense", "sparse"]}),
+    ("youtu", rope("yarn", **YARN_OF_DEEPSEEK)),
+    ("youtu", {"tie_word_embeddings": True, "intermediate_size": 96}),
 )
 
 REFUSED: tuple[tuple[str, Changes, str], ...] = (
@@ -293,6 +308,14 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("hunyuan-dense", rope("dynamic", alpha=1000.0, factor=1.0), "'dynamic'"),
     ("cohere2", {"layer_types": [FULL, SLIDING] * 2}, "order of sliding windows"),
     ("command-r", UNTIED, "separate output head"),
+    ("deepseek2", {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}, "topk_method"),
+    ("deepseek2", rope("yarn", **YARN), "mscale_all_dim: None"),
+    ("deepseek2", rope("yarn", **YARN_OF_DEEPSEEK | {"mscale": 1.0}), r"mscale: 1\.0"),
+    ("deepseek2", {"attention_bias": True}, "attention_bias"),
+    ("deepseek2", {"num_hidden_layers": 27}, "q_lora_rank: 32.*27 layers"),
+    ("deepseek3", {"rope_interleave": False}, "rope_interleave"),
+    ("deepseek3", {"num_key_value_heads": 2}, "as many as the queries"),
+    ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "dense"]}, "order of experts"),
 )
 
 

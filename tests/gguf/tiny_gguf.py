@@ -13,6 +13,8 @@ from tests.base.tiny import tiny_model, tiny_tokenizer
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
+ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
+LATENT = ("deepseek2", "deepseek3", "youtu")
 IN_PAIRS = (
     "olmo",
     "llama",
@@ -31,12 +33,14 @@ def tiny_gguf(
     *,
     kind: str = "F32",
     keys: dict[str, Any] | None = None,
+    older: bool = False,
     **changes: Any,
 ) -> tuple[Path, Any]:
     """Write a random model of ``arch`` to ``path``; matrices as ``kind``, vectors as F32.
 
     Args:
         keys: metadata to add or replace (numbers as float or uint32, strings, lists of numbers).
+        older: latent attention with one tensor for keys and values, as old files have it.
         changes: of the transformers config.
 
     Returns:
@@ -44,7 +48,7 @@ def tiny_gguf(
     """
     model = tiny_model(arch, **changes)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHES[arch]])
-    write_config(writer, arch, model.config)
+    write_config(writer, arch, model.config, older)
     write_tokenizer(writer)
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
@@ -52,7 +56,7 @@ def tiny_gguf(
     kept = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     for name, parameter in [*model.named_parameters(), *buffers]:
-        for stem, suffix, part in _parts(arch, name, parameter.detach().numpy()):
+        for stem, suffix, part in _parts(arch, name, parameter.detach().numpy(), model.config, older):
             values = _llama_cpp_layout(arch, name, part, model.config)
             own = names.get_name(stem) or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
             router = "ffn_gate_inp" in own
@@ -68,7 +72,9 @@ def tiny_gguf(
     return path, model
 
 
-def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
+def _parts(
+    arch: str, name: str, values: np.ndarray, config: Any, older: bool
+) -> list[tuple[str, str, np.ndarray]]:
     """(name as the package maps it, suffix, values) of the tensors that one parameter becomes, as converters
     write them: gate and up of experts apart, and the gate of a shared expert as a vector."""
     if "experts." in name and arch == "gpt-oss":  # turned, the rows of gate and up by turns
@@ -78,6 +84,11 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
             return [(name.removesuffix("_bias"), suffix, rows)]
         stem = name[: name.index("gate_up_proj")]
         return [(f"{stem}{word}", suffix, rows[:, i::2]) for i, word in enumerate(("gate_proj", "up_proj"))]
+    if "kv_b_proj" in name and arch in LATENT and not older:
+        stem = name.removesuffix(".weight").replace("kv_b_proj", "{}_b_proj")
+        per_head = values.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
+        keys, own = np.split(per_head, [config.qk_nope_head_dim], axis=1)
+        return [(stem.format("k"), "weight", keys.transpose(0, 2, 1)), (stem.format("v"), "weight", own)]
     if name.endswith("experts.gate_up_proj"):
         words = ("w1", "w3") if "block_sparse" in name else ("gate_proj", "up_proj")
         return [
@@ -131,7 +142,7 @@ def _tiled(name: str, values: np.ndarray, config: Any) -> np.ndarray:
     return np.concatenate([values[:before], own.swapaxes(0, 1).reshape(-1, *values.shape[1:])])
 
 
-def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
+def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = False) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -140,8 +151,21 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
     heads = [0 if kind == "conv" else config.num_key_value_heads for kind in kinds]
-    writer.add_head_count_kv(heads if 0 in heads else config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
+    if hasattr(config, "kv_lora_rank"):
+        width = config.qk_nope_head_dim + config.qk_rope_head_dim
+        one = arch in LATENT and not older  # all heads have the one vector
+        writer.add_head_count_kv(1 if one else config.num_attention_heads)
+        writer.add_q_lora_rank(config.q_lora_rank)
+        writer.add_kv_lora_rank(config.kv_lora_rank)
+        writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim if one else width)
+        writer.add_value_length(config.kv_lora_rank if one else config.v_head_dim)
+        if one:
+            writer.add_key_length_mla(width)
+            writer.add_value_length_mla(config.v_head_dim)
+        writer.add_rope_dimension_count(config.qk_rope_head_dim)
+    else:
+        writer.add_head_count_kv(heads if 0 in heads else config.num_key_value_heads)
+        writer.add_key_length(config.head_dim)
     if (experts := getattr(config, "num_experts", None)) or hasattr(config, "num_local_experts"):
         writer.add_expert_count(experts or config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
@@ -168,12 +192,20 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_expert_shared_count(config.moe_num_shared_experts)
         shared = config.moe_num_shared_experts * config.moe_intermediate_size
         writer.add_expert_shared_feed_forward_length(shared)
-    if arch in ("glm4moe", "dots1"):
+    if arch in ("glm4moe", "dots1", "deepseek2", "deepseek3"):
         writer.add_leading_dense_block_count(config.first_k_dense_replace)
         writer.add_expert_shared_count(config.n_shared_experts)
         writer.add_expert_weights_scale(config.routed_scaling_factor)
-        writer.add_expert_weights_norm(config.norm_topk_prob)
-        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        if arch != "deepseek2":
+            writer.add_expert_weights_norm(config.norm_topk_prob)
+            writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == "youtu":
+        writer.add_leading_dense_block_count(config.num_hidden_layers)
+        writer.add_expert_feed_forward_length(config.intermediate_size)
+        writer.add_expert_shared_count(0)
+    if arch == "deepseek3":
+        writer.add_expert_group_count(config.n_group)
+        writer.add_expert_group_used_count(config.topk_group)
     if arch in ("qwen2moe", "qwen35moe"):
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if hasattr(config, "rms_norm_eps") or arch.startswith("lfm2"):

@@ -23,7 +23,7 @@ from sapwood.base.network.parts import text_names
 from sapwood.errors import ExportError, Problem
 from sapwood.gguf.families import FAMILIES, architecture_of, in_files
 from sapwood.gguf.layout import apart, to_file_columns, to_file_rows
-from sapwood.gguf.names import tensor_names
+from sapwood.gguf.names import of_layer, tensor_names
 from sapwood.serve.load import Loaded
 
 
@@ -72,6 +72,13 @@ def gguf_pairs(pairs: Sequence[LoraPair], config: Any) -> tuple[float, list[Gguf
         Problem(f"llama.cpp's form of {architecture} has no place for the adapter of {p.module}")
         for p in pairs
         if p.module not in names
+    ]
+    bare = FAMILIES[architecture].without_adapter
+    why, mend = "it multiplies that one by itself", "--to gguf merges the adapter into the whole model"
+    strangers += [
+        Problem(f"llama.cpp's form of {architecture} leaves out an adapter of {p.module}", "", why, mend)
+        for p in pairs
+        if any(of_layer(tensor) in bare for tensor in names.get(p.module, ()))
     ]
     if strangers:
         raise ExportError(strangers)

@@ -25,6 +25,7 @@ from sapwood.gguf.families import (
 )
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, layers_of, number
+from sapwood.gguf.latent import NAMES, latent_sizes, latent_values, unwritable_latent
 from sapwood.gguf.rope import FOLDER, plain_rope, read_rope, rope_values, unwritable_rope
 
 WINDOW = "attention.sliding_window"
@@ -53,7 +54,7 @@ ELSEWHERE = {
     *("full_attn_idxs", "block_multiple_of", "block_ffn_dim_multiplier"),
     *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale"),  # LFM2's, which its
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
-    *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc"),
+    *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc", "embedding_initializer_range"),
 }
 
 
@@ -111,9 +112,10 @@ def row_of(file: GgufFile) -> str:
     name, experts = file.architecture, bool(integer(file, COUNT, 0))
     rows = [row for row in FAMILIES if in_files(row) == name]
     fit = [row for row in rows if has_experts(FAMILIES[row]) == experts]
-    if fit:
-        windows = f"{name}.{WINDOW}" in file.metadata  # of the rows that share a name, one has them
-        return next((row for row in fit if bool(FAMILIES[row].window) == windows), fit[0])
+    if fit:  # of rows that share a name, one has windows, or another function of its router
+        windows = f"{name}.{WINDOW}" in file.metadata
+        alike = [row for row in fit if bool(FAMILIES[row].window) == windows] or fit
+        return next((row for row in alike if not _other_constants(file, FAMILIES[row])), alike[0])
     if rows:
         what = f"{name} files {'with' if experts else 'without'} experts aren't supported"
     else:
@@ -140,11 +142,21 @@ def _refuse_parts(file: GgufFile) -> None:
 
 def _refuse_constants(file: GgufFile, family: Family) -> None:
     """Raises ModelError for a file that says another value than the one which transformers computes."""
-    for key, value in family.constants.items():
-        found = file.metadata.get(f"{file.architecture}.{key}", value)
-        if found != value and not (isinstance(value, float) and math.isclose(found, value, rel_tol=1e-5)):
-            why = f"transformers' {family.kinds[0]} computes {value!r}"
-            raise ModelError(f"{file.architecture}.{key} is {found!r}", str(file.path), why)
+    for key, found in _other_constants(file, family).items():
+        why = f"transformers' {family.kinds[0]} computes {family.constants[key]!r}"
+        raise ModelError(f"{file.architecture}.{key} is {found!r}", str(file.path), why)
+
+
+def _other_constants(file: GgufFile, family: Family) -> dict[str, Any]:
+    """Those of the family's constants for which a file says another value: key and value."""
+    name, constants = file.architecture, family.constants
+    told = {key: file.metadata.get(f"{name}.{key}", own) for key, own in constants.items()}
+    return {
+        key: found
+        for key, found in told.items()
+        if found != (own := constants[key])
+        and not (isinstance(own, float) and math.isclose(found, own, rel_tol=1e-5))
+    }
 
 
 def _key_heads(file: GgufFile, layers: int) -> list[int]:
@@ -183,6 +195,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     if layers == family.other:
         raise ModelError(_OTHER.format(family.other), str(file.path), file.architecture)
     width = values["head_dim"]
+    if family.latent:
+        return values | latent_sizes(file, heads)
     if integer(file, "attention.value_length", width) != width:
         raise ModelError("heads whose values and keys differ in size aren't supported", str(file.path))
     return values
@@ -252,6 +266,8 @@ def file_values(config: Any) -> dict[str, Any]:
     if family.shared:
         values[SHARED_WIDTH] = getattr(config, family.shared) * config.moe_intermediate_size
     values["context_length"] = context_of(config)
+    if family.latent:
+        values |= latent_values(config, family)
     return {f"{in_files(architecture)}.{key}": value for key, value in values.items()}
 
 
@@ -264,6 +280,12 @@ def settled(config: Any) -> Any:
         if times is not None:
             width = -(-int(times * width) // config.block_multiple_of) * config.block_multiple_of
         config.intermediate_size, config.block_auto_adjust_ff_dim = width, False
+    if getattr(config, "topk_method", None) == "greedy":
+        config.n_group = config.topk_group = None  # DeepSeek 2 doesn't read them then
+    elif getattr(config, "topk_group", None) and config.topk_group == config.n_group:
+        config.n_group = config.topk_group = 1  # all groups: llama.cpp ends if it is told so
+    if FAMILIES[architecture_of(config)].latent and (kinds := getattr(config, "mlp_layer_types", None)):
+        config.first_k_dense_replace = kinds.count("dense")  # GLM 4.7 Flash has a list for this number
     ropes = config.rope_parameters
     if "full_attention" in ropes:
         config.rope_parameters = {kind: plain_rope(rope) for kind, rope in ropes.items()}
@@ -284,6 +306,7 @@ def refuse_unwritable(config: Any) -> None:
     config, architecture = settled(config), architecture_of(config)
     family = FAMILIES[architecture]
     told = {stored_name(config, fact.config) for fact in facts_of(family)} | family.biases.keys()
+    told |= NAMES if family.latent else set()
     found = {name: getattr(config, name, None) for name in family.fixed}
     odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
     own = {fact.config: getattr(config, fact.config) for fact in family.facts}
@@ -332,6 +355,8 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         what = f"GGUF can't store {config.num_key_value_heads} heads of keys"
         why = f"{where} takes as many as the queries have, {config.num_attention_heads}"
         problems.append(Problem(what, "num_key_value_heads", why))
+    if family.latent:
+        problems += unwritable_latent(config, family, where)
     last = config.num_hidden_layers - 1
     if getattr(config, "moe_layer_end_index", last) != last:
         what, why = (

@@ -46,6 +46,7 @@ class Family:
         fixed: config attributes with the one value that is computed.
         constants: keys of a file with the one value that transformers computes; a file may leave them out.
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
+        log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
         lacks: config attributes of `COMMON` that it doesn't have.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
@@ -67,6 +68,9 @@ class Family:
         scalings: rotary scalings that it computes.
         local_theta: layers with a window have a rotary base of their own.
         equal_heads: keys have as many heads as queries.
+        latent: keys and values of all heads come from one vector. A file has that product apart for keys and
+            for values ("split"), or in one ("joined"); "": heads have keys and values of their own.
+        without_adapter: tensors that llama.cpp multiplies by itself, whatever adapter is loaded.
         plain_windows: layers with a window have the same rotary base as the others, and no scaling.
     """
 
@@ -76,6 +80,7 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     yarn: Mapping[str, str] = field(default_factory=dict)
+    log_unit: float = 1.0
     between: str = ""
     shared: str = ""
     lacks: tuple[str, ...] = ()
@@ -96,6 +101,8 @@ class Family:
     local_theta: bool = False
     plain_windows: bool = False
     equal_heads: bool = False
+    latent: Literal["split", "joined", ""] = ""
+    without_adapter: tuple[str, ...] = ()
 
 
 COMMON = (
@@ -139,6 +146,10 @@ _EXPERTS_OF_GLM = (
     Fact("routed_scaling_factor", "expert_weights_scale", float, 1.0),
     Fact("norm_topk_prob", "expert_weights_norm", bool, False),
 )
+_GROUPS = (
+    Fact("n_group", "expert_group_count", int, 1),
+    Fact("topk_group", "expert_group_used_count", int, 1),
+)
 _SHARED_WIDTH = Fact("shared_expert_intermediate_size", "expert_shared_feed_forward_length")
 _DELTA_NETWORK = (
     Fact("linear_conv_kernel_dim", "ssm.conv_kernel"),
@@ -146,6 +157,9 @@ _DELTA_NETWORK = (
     Fact("linear_num_key_heads", "ssm.group_count"),
     Fact("linear_num_value_heads", "ssm.time_step_rank"),
 )
+_LATENT = ("attn_q", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_kv_b", "attn_k_b", "attn_v_b")
+_OF_DEEPSEEK = _EXPERTS_OF_GLM[:-1]
+_WEIGHTS_NORM = _EXPERTS_OF_GLM[-1]
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 _QWEN35 = Family(
@@ -158,6 +172,19 @@ _QWEN35 = Family(
     partial=True,
     norms_plus_one=True,
     scalings=("default",),
+)
+
+_DEEPSEEK = Family(
+    ("deepseek_v2",),
+    facts=(Fact("kv_lora_rank", "attention.kv_lora_rank"), *_OF_DEEPSEEK),
+    fixed=SILU | {"attention_bias": False, "mlp_bias": False, "topk_method": "greedy"},
+    constants={"expert_gating_func": 1, _WEIGHTS_NORM.key: False},
+    yarn={"mscale_all_dim": "rope.scaling.yarn_log_multiplier", "mscale": ""},
+    log_unit=0.1,
+    scalings=("default", "yarn"),
+    equal_heads=True,
+    latent="split",
+    without_adapter=_LATENT,
 )
 
 # By llama.cpp's name, or by transformers' if that one is taken.
@@ -412,6 +439,27 @@ FAMILIES = {
             Fact("intermediate_size", "expert_feed_forward_length"),
         ),
         fixed=SILU | {"attention_bias": False},
+    ),
+    "deepseek2": _DEEPSEEK,
+    "deepseek3": replace(
+        _DEEPSEEK,
+        kinds=("deepseek_v3", "glm4_moe_lite"),
+        architecture="deepseek2",
+        facts=(*_DEEPSEEK.facts, _WEIGHTS_NORM, *_GROUPS),
+        fixed=SILU | {"attention_bias": False, "rope_interleave": True},
+        constants=_SIGMOID,
+    ),
+    "youtu": replace(
+        _DEEPSEEK,
+        kinds=("youtu",),
+        architecture="deepseek2",
+        facts=(
+            _DEEPSEEK.facts[0],
+            Fact("num_hidden_layers", _DENSE_FIRST),
+            Fact("intermediate_size", "expert_feed_forward_length"),
+        ),
+        fixed=SILU | {"attention_bias": False, "rope_interleave": True},
+        constants={"expert_shared_count": 0},
     ),
 }
 

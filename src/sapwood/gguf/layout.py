@@ -1,6 +1,6 @@
 """How the values of a tensor lie in a GGUF file, and how in transformers.
 
-Five layouts differ:
+Six layouts differ:
 
 - files of Llama, and of some others, hold the rows of q and k in the order that llama.cpp's rotary embedding
   wants (pairs side by side), transformers in halves, per head;
@@ -10,7 +10,9 @@ Five layouts differ:
 - kernels of convolutions have a dimension of 1 in transformers, which files leave out;
 - in Qwen 3.5's linear attention, heads of values that share a head of keys stand side by side in
   transformers; in files every head of keys comes once before one comes again. A decay is kept as its
-  logarithm in transformers, and as minus the decay in files.
+  logarithm in transformers, and as minus the decay in files;
+- in latent attention, files have what each head makes keys and values of as a stack each, that of keys
+  turned; in transformers both are one matrix, in whose rows the keys of a head stand before its values.
 """
 
 from __future__ import annotations
@@ -26,18 +28,22 @@ from sapwood.gguf.facts import family_of
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer
-from sapwood.gguf.names import DECAY, KERNELS, SHARED_GATE, STACKS, of_layer
+from sapwood.gguf.names import DECAY, KERNELS, OF_HEADS, SHARED_GATE, STACKS, of_layer
 
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
 _OF_VALUES = ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt", DECAY, "ssm_beta", "ssm_alpha")
 _FROM_VALUES = "ssm_out"  # its columns are those of heads of values
 
 
-def places(architecture: str, tensors: Sequence[str], values: Any) -> list[Any]:
+def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) -> list[Any]:
     """Where the values of tensors lie in those of their parameter: parts of ``values`` (of numpy or torch)
     that share its memory, each in the shape that its tensor has in a file. ``tensors``: with or without
     ``.weight``."""
     name = of_layer(tensors[0])
+    if name.removesuffix(".weight") in OF_HEADS:
+        heads = values.reshape(config.num_attention_heads, -1, values.shape[-1])
+        keys = config.qk_nope_head_dim
+        return [heads[:, :keys].swapaxes(1, 2), heads[:, keys:]]
     if name.removesuffix(".weight") in KERNELS:
         return [values[:, 0]]
     if name.removesuffix(".bias") in _ONE_ROW and values.ndim == 2:
@@ -80,6 +86,8 @@ def is_whole_only(file: GgufFile, tensor: str) -> bool:
 
 def has_other_columns(file: GgufFile, tensor: str) -> bool:
     """True if columns stand in another order than transformers', so that a row's blocks can't stay whole."""
+    if of_layer(tensor).removesuffix(".weight") in OF_HEADS:
+        return True
     heads = _ValueHeads.of(file)
     return heads is not None and head_order(tensor, heads.values, heads, columns=True) is not None
 

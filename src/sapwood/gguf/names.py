@@ -51,6 +51,7 @@ _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
 CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before they are chosen
 KERNELS = ("shortconv.conv", "ssm_conv1d")
+OF_HEADS = ("attn_k_b", "attn_v_b")  # what each head makes keys and values of, in latent attention
 DECAY = "ssm_a"  # the one tensor without .weight or .bias
 
 
@@ -101,6 +102,17 @@ _OF_QWEN35 = _HEAD_NORMS | {
     "ssm_out": "linear_attn.out_proj",
 }
 _OF_GLM_MOE = _experts("mlp") | _shared("mlp.shared_experts") | {CHOICE: "mlp.gate.e_score_correction_bias"}
+_LATENT = {
+    "attn_norm": "input_layernorm",
+    "attn_q_a": "self_attn.q_a_proj",
+    "attn_q_a_norm": "self_attn.q_a_layernorm",
+    "attn_q_b": "self_attn.q_b_proj",
+    "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+    "attn_kv_a_norm": "self_attn.kv_a_layernorm",
+    "attn_output": "self_attn.o_proj",
+}
+_SPLIT = _LATENT | {"attn_q": "self_attn.q_proj"} | dict.fromkeys(OF_HEADS, "self_attn.kv_b_proj")
+_MLP = {key: name for key, name in _EVERY_LAYER.items() if key.startswith("ffn_")}
 # A layer of a family has some of these tensors: those of its attention or convolution, of its MLP or experts.
 _LAYER = {
     **dict.fromkeys(("gemma", "granite", "smollm3", "ernie4_5", "stablelm"), _EVERY_LAYER | _PRE_NORM),
@@ -156,7 +168,11 @@ _LAYER = {
         "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
     },
     "hunyuan-moe": _mixture("mlp", "gate.wg") | _NORMS_OF_HUNYUAN | _shared("mlp.shared_mlp"),
+    "youtu": _SPLIT | _MLP | _PRE_NORM,
+    **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
 }
+# Tensors that older files have in the place of others.
+_OLDER = {row: {"attn_kv_b": "self_attn.kv_b_proj"} for row in ("deepseek2", "deepseek3", "youtu")}
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _NORM_OF_LFM2 = {
     "token_embd": "model.embed_tokens",
@@ -172,13 +188,14 @@ _OTHER_ENDS = {
 _COMPUTED = {DIVISORS}  # read for the config, no parameter of its own
 
 
-def module_names(architecture: str, num_layers: int) -> dict[str, str]:
+def module_names(architecture: str, num_layers: int, older: bool = False) -> dict[str, str]:
     """GGUF tensor name -> module name, both without ``.weight``: ``blk.0.attn_q`` -> ``model.layers.0…``. A
     stack of experts has the name of a parameter; one of gate and up has two tensors. So has what is named by
-    its whole name (`is_whole`)."""
+    its whole name (`is_whole`). ``older``: with what only older files have."""
     names = dict(_OTHER_ENDS.get(architecture, _OUTSIDE))
+    of_layer = _LAYER[architecture] | (_OLDER.get(architecture, {}) if older else {})
     for layer in range(num_layers):
-        for tensor, module in _LAYER[architecture].items():
+        for tensor, module in of_layer.items():
             names[f"blk.{layer}.{tensor}"] = f"model.layers.{layer}.{module}"
     return names
 
@@ -219,7 +236,7 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
     Raises ModelError that lists the tensors which have no place in the architecture.
     """
     layers = layers_of(file)
-    modules = module_names(row_of(file), layers)
+    modules = module_names(row_of(file), layers, older=True)
     if any(_ONE_EXPERT.fullmatch(tensor) for tensor in file.tensors):
         why = "newer files have one stack for all experts of a layer"
         raise ModelError("the file has tensors for single experts", str(file.path), why, FOLDER)

@@ -88,15 +88,22 @@ def _read_scaling(file: GgufFile, family: Family, theta: float, width: int) -> d
 
 
 def _read_more(file: GgufFile, family: Family) -> dict[str, Any]:
-    """Numbers of Ministral 3's YaRN. llama.cpp takes 1 for ``mscale``."""
+    """Numbers of the family's own YaRN. llama.cpp takes ``mscale`` to be 1, or in latent attention to be
+    ``mscale_all_dim``, without which nothing in transformers computes the same."""
     told = {
         name: number(file, key, None)
         for name, key in family.yarn.items()
         if f"{file.architecture}.{key}" in file.metadata
     }
+    if "mscale_all_dim" in told:
+        told["mscale_all_dim"] = float(f"{told['mscale_all_dim'] / family.log_unit:.7g}")
+    elif family.latent:
+        key = f"{file.architecture}.{family.yarn['mscale_all_dim']}"
+        raise ModelError(_unread("yarn"), str(file.path), f"{key} is missing", FOLDER)
     if "llama_4_scaling_beta" in family.yarn:
         told.setdefault("llama_4_scaling_beta", 0.0)
-    return told | ({"mscale": 1.0} if "mscale_all_dim" in told else {})
+    same = told["mscale_all_dim"] if family.latent else 1.0
+    return told | ({"mscale": same} if "mscale_all_dim" in told else {})
 
 
 def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
@@ -131,7 +138,8 @@ def rope_values(family: Family, rope: Mapping[str, Any], width: int) -> dict[str
     for name, key in _numbers(family, kind).items():
         value = rope.get(name)
         if key and value is not None:
-            values[key] = int(value) if name.startswith("original") else float(value)
+            unit = family.log_unit if name == "mscale_all_dim" else 1.0
+            values[key] = int(value) if name.startswith("original") else float(value) * unit
     return values
 
 
@@ -159,8 +167,11 @@ def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]
         for name, value in rope.items()
         if value is not None and name not in OF_EVERY | _numbers(family, kind).keys()
     }
-    if rope.get("mscale_all_dim") is not None and rope.get("mscale") != 1:
+    all_dim = rope.get("mscale_all_dim")
+    if all_dim is not None and rope.get("mscale") != (all_dim if family.latent else 1):
         strangers["mscale"] = rope.get("mscale")
+    if family.latent and kind == "yarn" and not all_dim:
+        strangers["mscale_all_dim"] = all_dim
     if not family.partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
         strangers["partial_rotary_factor"] = rope["partial_rotary_factor"]
     return [
