@@ -18,7 +18,7 @@ IN_GGUF = (
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
-    *("deepseek2", "deepseek3", "youtu"),
+    *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -50,6 +50,16 @@ LATENT = {
     "qk_nope_head_dim": 32,
     "qk_rope_head_dim": 16,
     "v_head_dim": 16,
+}
+MAMBA_OF_GRANITE = {
+    "attention_multiplier": 0.25,
+    "embedding_multiplier": 2.0,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 0.25,
+    "layer_types": ["linear_attention", "full_attention"],
+    "mamba_n_heads": 8,
+    "mamba_d_state": 16,
+    "shared_intermediate_size": 64,
 }
 OF_KIND: dict[str, dict[str, Any]] = {
     "smollm3": {"num_hidden_layers": 4},  # the fourth has no rotary embedding
@@ -103,6 +113,9 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "deepseek2": LATENT | EXPERTS_OF_GLM | {"norm_topk_prob": False},
     "deepseek3": LATENT | EXPERTS_OF_GLM | {"n_group": 2, "topk_group": 1},
     "glm4_moe_lite": LATENT | EXPERTS_OF_GLM,
+    "granitehybrid": MAMBA_OF_GRANITE | {"num_local_experts": 0, "position_embedding_type": "rope"},
+    "granitehybridmoe": MAMBA_OF_GRANITE | {"num_local_experts": 4, "intermediate_size": 32},
+    "minicpm3": LATENT | {"initializer_range": 0.03},  # its logits are multiplied by 256 / hidden_size
     "youtu": LATENT | {"tie_word_embeddings": False},
 }  # keys beside those that every tiny model has
 
@@ -213,6 +226,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "deepseek3": transformers.DeepseekV3Config,
         "glm4_moe_lite": transformers.Glm4MoeLiteConfig,
         "youtu": transformers.YoutuConfig,
+        "minicpm3": transformers.MiniCPM3Config,
+        "granitehybrid": transformers.GraniteMoeHybridConfig,
+        "granitehybridmoe": transformers.GraniteMoeHybridConfig,
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,
         "gemma2": transformers.Gemma2Config,

@@ -14,9 +14,10 @@ import gguf
 from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
-from sapwood.gguf.facts import LOCAL_THETA, SHARED_WIDTH, file_values, refuse_unwritable
+from sapwood.gguf.facts import LOCAL_THETA, ROTATED, SHARED_WIDTH, file_values, refuse_unwritable
 from sapwood.gguf.families import FAMILIES, INNER, INTERVAL, PATTERN, SECTIONS, facts_of
 from sapwood.gguf.file import read_gguf
+from sapwood.gguf.latent import latent_values
 from sapwood.gguf.rope import SCALINGS
 from tests.base.tiny import tiny_config, tiny_model_dir
 from tests.export.tuned import tuned_on
@@ -42,6 +43,11 @@ YARN_OF_MINISTRAL = YARN | {
     "llama_4_scaling_beta": 0.1,
 }
 YARN_OF_DEEPSEEK = YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}
+LONGROPE = {
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.2, 3.0],
+    "long_factor": [2.0] * 8,
+    "original_max_position_embeddings": 256,
+}
 LLAMA3 = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
@@ -239,6 +245,15 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("deepseek3", {"q_lora_rank": None, "num_hidden_layers": 3, "first_k_dense_replace": 2}),
     ("glm4_moe_lite", {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "dense", "sparse"]}),
     ("youtu", rope("yarn", **YARN_OF_DEEPSEEK)),
+    ("granitehybrid", {"position_embedding_type": "nope"}),
+    ("granitehybrid", {"mamba_n_heads": 4, "mamba_d_state": 32, "mamba_d_conv": 3, "mamba_n_groups": 2}),
+    ("granitehybrid", {"layer_types": [FULL, "linear_attention"], "attention_bias": True}),
+    ("granitehybrid", UNTIED | {"shared_intermediate_size": 96, "logits_scaling": 2.0}),
+    ("granitehybrid", rope("yarn", **YARN)),
+    ("granitehybridmoe", {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64}),
+    ("granitehybridmoe", {"shared_intermediate_size": 96, "residual_multiplier": 1.0}),
+    ("minicpm3", rope("longrope", **LONGROPE) | {"max_position_embeddings": 256}),
+    ("minicpm3", UNTIED | {"v_head_dim": 32, "qk_nope_head_dim": 16, "hidden_size": 256}),
     ("youtu", {"tie_word_embeddings": True, "intermediate_size": 96}),
 )
 
@@ -315,6 +330,13 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("deepseek2", {"num_hidden_layers": 27}, "q_lora_rank: 32.*27 layers"),
     ("deepseek3", {"rope_interleave": False}, "rope_interleave"),
     ("deepseek3", {"num_key_value_heads": 2}, "as many as the queries"),
+    ("minicpm3", rope("longrope", **LONGROPE), "longrope for more than 256 tokens"),
+    ("minicpm3", {"scale_depth": 1.0}, "scale_depth"),
+    ("minicpm3", {"q_lora_rank": None}, "queries without a rank"),
+    ("granitehybrid", {"mamba_conv_bias": False}, "mamba_conv_bias"),
+    ("granitehybrid", {"mamba_expand": 4}, "mamba_expand: 4"),
+    ("granitehybrid", {"time_step_limit": (0.001, 0.1)}, "time_step_limit"),
+    ("granitehybrid", {"layer_types": ["linear_attention"] * 2}, "a model without attention"),
     ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "dense"]}, "order of experts"),
 )
 
@@ -384,7 +406,8 @@ def test_every_key_is_one_of_llama_cpps_own() -> None:
     ours = {fact.key for family in FAMILIES.values() for fact in facts_of(family)}
     ours |= {key for family in FAMILIES.values() for key in (*family.constants, *family.yarn.values()) if key}
     ours |= {
-        *(INNER, INTERVAL, SECTIONS),
+        *(INNER, INTERVAL, SECTIONS, ROTATED),
+        *latent_values(tiny_config("deepseek2"), FAMILIES["deepseek2"]),
         PATTERN,
         LOCAL_THETA,
         SHARED_WIDTH,

@@ -52,6 +52,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 HYBRIDS = {  # linears beside those of attention
     "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
     "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
+    "granitehybrid": ("in_proj", "out_proj", "q_proj", "input_linear", "output_linear"),
 }
 
 
@@ -85,6 +86,7 @@ def test_an_adapter_of_what_lies_beside_attention_is_read_back(hybrid: Loaded, t
 WITH_ADAPTER = {  # all that llama.cpp multiplies with an adapter, in families in which it is not all
     "deepseek2": ("o_proj", "experts"),
     "deepseek3": ("o_proj", "experts"),
+    "minicpm3": ("o_proj", "gate_proj", "up_proj", "down_proj"),
     "youtu": ("o_proj", "gate_proj", "up_proj", "down_proj"),
 }
 

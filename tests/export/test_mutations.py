@@ -220,6 +220,15 @@ def keys_of_all_heads_first(architecture: str, names: Sequence[str], values: Any
     return [keys.swapaxes(1, 2), own]
 
 
+def logarithms(name: str, tensor: Tensor) -> Tensor:
+    return tensor.abs().clamp(min=0.1).log() if "A_log" in name else tensor
+
+
+def up_first(name: str, tensor: Tensor) -> Tensor:
+    """Of the linear that is gate and up."""
+    return tensor.roll(len(tensor) // 2, 0) if "input_linear" in name else tensor
+
+
 def unbiased(name: str, tensor: Tensor) -> Tensor:
     """A router that chooses by its scores alone."""
     return tensor * 0 if "correction_bias" in name else tensor
@@ -289,6 +298,10 @@ MUTANTS = (
         "gguf",
         attribute(gguf_model, "places", keys_of_all_heads_first),
     ),
+    Mutant("Mamba's skips exchanged", "granitehybrid", "gguf", swapped("mamba.D", "mamba.dt_bias")),
+    Mutant("decays as their logarithms", "granitehybrid", "gguf", tensors(logarithms)),
+    Mutant("gate and up of one linear exchanged", "granitehybrid", "gguf", tensors(up_first)),
+    Mutant("rotated where nothing is", "granitehybrid", "gguf", key("finetuned", lambda v: not v)),
     Mutant("experts by their own scores", "deepseek3", "gguf", tensors(unbiased)),
     Mutant("groups of experts lost", "deepseek3", "gguf", key("expert_group_count", lambda _: 1)),
     Mutant("another function of the router", "deepseek3", "gguf", key("gating_func", lambda _: 1)),

@@ -14,6 +14,7 @@ from tests.base.tiny import tiny_model, tiny_tokenizer
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
 ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
+ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
 LATENT = ("deepseek2", "deepseek3", "youtu")
 IN_PAIRS = (
     "olmo",
@@ -24,6 +25,8 @@ IN_PAIRS = (
     "granite",
     "mixtral",
     "granitemoe",
+    "granitehybrid",
+    "granitehybridmoe",
 )  # rows of q and k, of each head
 
 
@@ -59,9 +62,9 @@ def tiny_gguf(
         for stem, suffix, part in _parts(arch, name, parameter.detach().numpy(), model.config, older):
             values = _llama_cpp_layout(arch, name, part, model.config)
             own = names.get_name(stem) or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
-            router = "ffn_gate_inp" in own
+            plain = "ffn_gate_inp" in own or "norm" in own
             packed = gguf.GGMLQuantizationType[
-                kind if values.ndim > 1 and not router and suffix == "weight" else "F32"
+                kind if values.ndim > 1 and not plain and suffix == "weight" else "F32"
             ]
             packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
             writer.add_tensor(f"{own}.{suffix}".removesuffix("."), quantize(values, packed), raw_dtype=packed)
@@ -101,11 +104,18 @@ def _parts(
     if suffix in ("expert_bias", "e_score_correction_bias"):
         ernie = name.replace("gate.", "") if "statics" in name else name
         stem, suffix = ernie.replace("correction_bias", "correction"), "bias"
-    if suffix in ("dt_bias", "A_log"):
-        stem, suffix = (name, "") if suffix == "A_log" else (name.replace("dt_bias", "dt_proj"), "bias")
+    if suffix in ("dt_bias", "A_log", "D"):
+        stem, suffix = (name.replace("dt_bias", "dt_proj"), "bias") if suffix == "dt_bias" else (name, "")
+    if stem.endswith("shared_mlp.input_linear"):
+        words = ("gate_proj", "up_proj")
+        block = "mlp.shared_mlp" if config.num_local_experts else "mlp"  # as the package maps them
+        stems = [stem.replace("shared_mlp.input_linear", f"{block}.{word}") for word in words]
+        return [(own, suffix, part) for own, part in zip(stems, np.split(values, 2), strict=True)]
+    if stem.endswith("shared_mlp.output_linear") and not config.num_local_experts:
+        stem = stem.replace("shared_mlp.output_linear", "mlp.down_proj")
     if suffix == "sinks":
         stem, suffix = name, "weight"
-    if stem.endswith(("conv.conv", "conv1d")):
+    if stem.endswith(("conv.conv", "conv1d")) and suffix == "weight":
         values = values[:, 0]
     if "moe_statics" in stem:
         values = values[0]
@@ -120,11 +130,21 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+    if ".mamba." in name:
+        return _mamba2(name, values, config.mamba_n_groups)
     if "linear_attn." in name:
         return _tiled(name, values, config)
     if arch.startswith(("gemma", "nemotron", "qwen35")) and name.endswith("norm.weight"):
         return values + 1
     return np.ascontiguousarray(values)
+
+
+def _mamba2(name: str, values: np.ndarray, groups: int) -> np.ndarray:
+    if name.endswith("A_log"):
+        return -np.exp(values)[:, None]
+    if name.endswith(".D"):
+        return np.ascontiguousarray(values[:, None])
+    return values.reshape(groups, -1) if name.endswith(".norm.weight") else np.ascontiguousarray(values)
 
 
 def _tiled(name: str, values: np.ndarray, config: Any) -> np.ndarray:
@@ -147,10 +167,11 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     if hasattr(config, "intermediate_size"):
-        writer.add_feed_forward_length(config.intermediate_size)
+        width = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
+        writer.add_feed_forward_length(width)
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
-    heads = [0 if kind == "conv" else config.num_key_value_heads for kind in kinds]
+    heads = [0 if kind in ("conv", "linear_attention") else config.num_key_value_heads for kind in kinds]
     if hasattr(config, "kv_lora_rank"):
         width = config.qk_nope_head_dim + config.qk_rope_head_dim
         one = arch in LATENT and not older  # all heads have the one vector
@@ -164,9 +185,11 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
             writer.add_value_length_mla(config.v_head_dim)
         writer.add_rope_dimension_count(config.qk_rope_head_dim)
     else:
-        writer.add_head_count_kv(heads if 0 in heads else config.num_key_value_heads)
+        writer.add_head_count_kv(
+            heads if 0 in heads and not arch.startswith("qwen35") else config.num_key_value_heads
+        )
         writer.add_key_length(config.head_dim)
-    if (experts := getattr(config, "num_experts", None)) or hasattr(config, "num_local_experts"):
+    if (experts := getattr(config, "num_experts", None)) or getattr(config, "num_local_experts", 0):
         writer.add_expert_count(experts or config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
     if hasattr(config, "moe_intermediate_size"):
@@ -224,7 +247,17 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
-    if arch in ("granite", "granitemoe"):
+    if hasattr(config, "mamba_n_heads"):
+        writer.add_ssm_conv_kernel(config.mamba_d_conv)
+        writer.add_ssm_state_size(config.mamba_d_state)
+        writer.add_ssm_group_count(config.mamba_n_groups)
+        writer.add_ssm_time_step_rank(config.mamba_n_heads)
+        writer.add_ssm_inner_size(config.mamba_n_heads * config.mamba_d_head)
+    if arch.startswith("granitehybrid"):
+        writer.add_rope_scaling_finetuned(config.position_embedding_type == "rope")
+    if arch == "granitehybridmoe":
+        writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+    if arch.startswith("granite"):
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_attention_scale(config.attention_multiplier)

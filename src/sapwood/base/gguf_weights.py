@@ -71,11 +71,13 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
     for name, tensors in counted(f"loading {file.path.name}", found.items(), len(found)):
         owner, module = _owner(model, name)
         packed = file.tensors[tensors[0]]
-        if has_other_columns(file, tensors[0]):
+        kinds = {file.tensors[tensor].type for tensor in tensors}
+        if has_other_columns(file, tensors[0]) or (len(kinds) > 1 and len(packed.shape) == 2):
             plain = _unpack(file, tensors, wanted[name], dtype, model.config).T.unsqueeze(1).contiguous()
             model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
         elif len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):
-            blocks = rows_last(to_torch_rows(file, tensors[0]), packed.type)
+            rows = np.concatenate([to_torch_rows(file, tensor) for tensor in tensors])
+            blocks = rows_last(rows, packed.type)
             if isinstance(module, nn.Linear):
                 made: nn.Module = GgufLinear(packed.type, blocks, dtype, module.bias)
             else:

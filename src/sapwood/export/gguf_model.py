@@ -21,7 +21,7 @@ from sapwood.gguf.keys import SPECULATING, layers_of
 from sapwood.gguf.latent import latent_values
 from sapwood.gguf.layout import places, to_file_layout
 from sapwood.gguf.names import file_name, tensor_names
-from sapwood.gguf.rope import DIVISORS, rope_divisors
+from sapwood.gguf.rope import DIVISORS, rope_divisors, rope_factors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec
@@ -73,6 +73,8 @@ def write_gguf_model(
                 writer.add_tensor(file_name(name, leaf), blocks, raw_dtype=GGMLQuantizationType[packed])
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
         writer.add_tensor(DIVISORS, divisors)
+    for name, factors in rope_factors(global_rope(config)).items():
+        writer.add_tensor(name, factors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

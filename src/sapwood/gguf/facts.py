@@ -29,6 +29,7 @@ from sapwood.gguf.latent import NAMES, latent_sizes, latent_values, unwritable_l
 from sapwood.gguf.rope import FOLDER, plain_rope, read_rope, rope_values, unwritable_rope
 
 WINDOW = "attention.sliding_window"
+ROTATED = "rope.scaling.finetuned"
 LOCAL_THETA = "rope.freq_base_swa"
 SHARED_WIDTH = "expert_shared_feed_forward_length"
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
@@ -55,6 +56,7 @@ ELSEWHERE = {
     *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale"),  # LFM2's, which its
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
     *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc", "embedding_initializer_range"),
+    *("mamba_chunk_size", "mamba_d_head"),  # the first changes the order of sums, others tell the second
 }
 
 
@@ -73,9 +75,11 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     values = dict(family.fixed) | _sizes(file, family)
     values["model_type"] = family.kinds[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
+    own = {name.split(".", 2)[-1] for name in file.tensors}  # in whichever layer
     for switch, tensors in family.biases.items():
-        names = [tensor if "." in tensor else f"{tensor}.bias" for tensor in tensors]
-        values[switch] = any(f"blk.0.{name}" in file.tensors for name in names)
+        values[switch] = not own.isdisjoint(name if "." in name else f"{name}.bias" for name in tensors)
+    if family.rotated:
+        values[family.rotated] = "rope" if flag(file, ROTATED, True) else None
     for name in ("bos", "eos", "padding"):
         token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
@@ -87,7 +91,7 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         values["layer_types"] = _types(flags, family.between)
         values["linear_value_head_dim"] = integer(file, INNER) // values["linear_num_value_heads"]
     elif family.between:
-        heads = _key_heads(file, values["num_hidden_layers"])
+        heads = key_heads(file, values["num_hidden_layers"])
         values["layer_types"] = ["full_attention" if own else family.between for own in heads]
     elif "sliding_window" in family.fixed:
         values["layer_types"] = _types([False] * values["num_hidden_layers"])
@@ -159,7 +163,7 @@ def _other_constants(file: GgufFile, family: Family) -> dict[str, Any]:
     }
 
 
-def _key_heads(file: GgufFile, layers: int) -> list[int]:
+def key_heads(file: GgufFile, layers: int) -> list[int]:
     """Heads of keys in each layer. Those that aren't 0 have one number."""
     key = f"{file.architecture}.attention.head_count_kv"
     found = file.metadata.get(key)
@@ -183,7 +187,7 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
     for fact in facts_of(family):
         if family.between and not family.every and fact.config == "num_key_value_heads":
-            values[fact.config] = max(_key_heads(file, layers))
+            values[fact.config] = max(key_heads(file, layers))
         elif fact.number is bool:
             values[fact.config] = flag(file, fact.key, fact.default)
         elif fact.number is int:
@@ -263,6 +267,10 @@ def file_values(config: Any) -> dict[str, Any]:
         values["attention.head_count_kv"] = [
             0 if kind == family.between else config.num_key_value_heads for kind in kinds
         ]
+    if family.rotated:
+        values[ROTATED] = getattr(config, family.rotated) == "rope"
+    if family.mamba:
+        values[INNER] = int(config.mamba_expand * config.hidden_size)
     if family.shared:
         values[SHARED_WIDTH] = getattr(config, family.shared) * config.moe_intermediate_size
     values["context_length"] = context_of(config)
@@ -286,6 +294,8 @@ def settled(config: Any) -> Any:
         config.n_group = config.topk_group = 1  # all groups: llama.cpp ends if it is told so
     if FAMILIES[architecture_of(config)].latent and (kinds := getattr(config, "mlp_layer_types", None)):
         config.first_k_dense_replace = kinds.count("dense")  # GLM 4.7 Flash has a list for this number
+    if (rotated := FAMILIES[architecture_of(config)].rotated) and getattr(config, rotated) != "rope":
+        setattr(config, rotated, None)
     ropes = config.rope_parameters
     if "full_attention" in ropes:
         config.rope_parameters = {kind: plain_rope(rope) for kind, rope in ropes.items()}
@@ -306,7 +316,7 @@ def refuse_unwritable(config: Any) -> None:
     config, architecture = settled(config), architecture_of(config)
     family = FAMILIES[architecture]
     told = {stored_name(config, fact.config) for fact in facts_of(family)} | family.biases.keys()
-    told |= NAMES if family.latent else set()
+    told |= (NAMES if family.latent else set()) | {family.rotated}
     found = {name: getattr(config, name, None) for name in family.fixed}
     odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
     own = {fact.config: getattr(config, fact.config) for fact in family.facts}
@@ -357,6 +367,11 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         problems.append(Problem(what, "num_key_value_heads", why))
     if family.latent:
         problems += unwritable_latent(config, family, where)
+    original = global_rope(config).get("original_max_position_embeddings", 0)
+    if global_rope(config).get("rope_type") == "longrope" and config.max_position_embeddings > original:
+        why = f"{where} takes its factors by the context that it is started with, not by a text's length"
+        what = f"GGUF can't store longrope for more than {original} tokens"
+        problems.append(Problem(what, "max_position_embeddings", why))
     last = config.num_hidden_layers - 1
     if getattr(config, "moe_layer_end_index", last) != last:
         what, why = (
@@ -369,6 +384,9 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
     if family.every:
         return problems + _unwritable_linear(config, family, where)
+    if family.between and "full_attention" not in config.layer_types:
+        why = f"in {where} some layer must have it"
+        problems.append(Problem("GGUF can't store a model without attention", "layer_types", why))
     if not family.window:
         return problems + _unwritable_window(config, where)
     every = _period(config.layer_types)

@@ -8,6 +8,7 @@ is held against the library itself by `tests/export/test_facts`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -48,7 +49,7 @@ class Family:
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
-        lacks: config attributes of `COMMON` that it doesn't have.
+        lacks: config attributes of `COMMON` that it doesn't have, or that its class doesn't read.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
         every: the last of so many layers has attention, the others are those ``between``.
         tiled: linear attention with heads of values in another order, see `layout`.
@@ -70,6 +71,8 @@ class Family:
         equal_heads: keys have as many heads as queries.
         latent: keys and values of all heads come from one vector. A file has that product apart for keys and
             for values ("split"), or in one ("joined"); "": heads have keys and values of their own.
+        mamba: recurrent layers are those of Mamba of this version; 0: there are none.
+        rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
         without_adapter: tensors that llama.cpp multiplies by itself, whatever adapter is loaded.
         plain_windows: layers with a window have the same rotary base as the others, and no scaling.
     """
@@ -102,6 +105,8 @@ class Family:
     plain_windows: bool = False
     equal_heads: bool = False
     latent: Literal["split", "joined", ""] = ""
+    mamba: Literal[0, 1, 2] = 0
+    rotated: str = ""
     without_adapter: tuple[str, ...] = ()
 
 
@@ -160,6 +165,13 @@ _DELTA_NETWORK = (
 _LATENT = ("attn_q", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_kv_b", "attn_k_b", "attn_v_b")
 _OF_DEEPSEEK = _EXPERTS_OF_GLM[:-1]
 _WEIGHTS_NORM = _EXPERTS_OF_GLM[-1]
+_MAMBA_OF_GRANITE = (
+    Fact("mamba_d_conv", "ssm.conv_kernel"),
+    Fact("mamba_d_state", "ssm.state_size"),
+    Fact("mamba_n_groups", "ssm.group_count"),
+    Fact("mamba_n_heads", "ssm.time_step_rank"),
+)
+_ANY_STEP = {"time_step_limit": (0.0, math.inf)}
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 _QWEN35 = Family(
@@ -185,6 +197,20 @@ _DEEPSEEK = Family(
     equal_heads=True,
     latent="split",
     without_adapter=_LATENT,
+)
+
+_GRANITE_HYBRID = Family(
+    ("granitemoehybrid",),
+    facts=(*_MULTIPLIERS, *_MAMBA_OF_GRANITE, Fact("shared_intermediate_size", "feed_forward_length")),
+    fixed=SILU
+    | _ANY_STEP
+    | {"num_local_experts": 0, "mamba_expand": 2, "mamba_conv_bias": True, "mamba_proj_bias": False},
+    biases={"attention_bias": (*QKV, "attn_output")},
+    lacks=("intermediate_size", "num_experts_per_tok"),
+    between="linear_attention",
+    interleaved=True,
+    mamba=2,
+    rotated="position_embedding_type",
 )
 
 # By llama.cpp's name, or by transformers' if that one is taken.
@@ -461,6 +487,30 @@ FAMILIES = {
         fixed=SILU | {"attention_bias": False, "rope_interleave": True},
         constants={"expert_shared_count": 0},
     ),
+    "minicpm3": Family(
+        ("minicpm3",),
+        facts=_DEEPSEEK.facts[:1],
+        fixed=SILU
+        | {"attention_bias": False, "mlp_bias": False}
+        | {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256},
+        scalings=("default", "longrope"),
+        equal_heads=True,
+        latent="joined",
+        without_adapter=_LATENT,
+    ),
+    "granitehybrid": _GRANITE_HYBRID,
+    "granitehybridmoe": replace(
+        _GRANITE_HYBRID,
+        architecture="granitehybrid",
+        facts=(
+            *_MULTIPLIERS,
+            *_MAMBA_OF_GRANITE,
+            *_LOCAL_EXPERTS,
+            Fact("shared_intermediate_size", "expert_shared_feed_forward_length"),
+        ),
+        fixed={key: value for key, value in _GRANITE_HYBRID.fixed.items() if key != "num_local_experts"},
+        lacks=(),
+    ),
 }
 
 
@@ -481,10 +531,15 @@ def in_files(architecture: str) -> str:
 
 
 def architecture_of(hf_config: Any) -> str:
-    """The row of a model with this transformers config. Raises ExportError if there is none."""
-    for architecture, family in FAMILIES.items():
-        if hf_config.model_type in family.kinds:
-            return architecture
+    """The row of a model with this transformers config: of several, the one whose fixed values are nearer.
+    Raises ExportError if there is none."""
+
+    def others(row: str) -> int:
+        fixed = FAMILIES[row].fixed
+        return sum(getattr(hf_config, name, None) != value for name, value in fixed.items())
+
+    if rows := [row for row, family in FAMILIES.items() if hf_config.model_type in family.kinds]:
+        return min(rows, key=others)
     known = ", ".join(kind for family in FAMILIES.values() for kind in family.kinds)
     raise ExportError(
         f"{hf_config.model_type} models can't be written as GGUF",

@@ -1,6 +1,6 @@
 """How the values of a tensor lie in a GGUF file, and how in transformers.
 
-Six layouts differ:
+Seven layouts differ:
 
 - files of Llama, and of some others, hold the rows of q and k in the order that llama.cpp's rotary embedding
   wants (pairs side by side), transformers in halves, per head;
@@ -12,7 +12,9 @@ Six layouts differ:
   transformers; in files every head of keys comes once before one comes again. A decay is kept as its
   logarithm in transformers, and as minus the decay in files;
 - in latent attention, files have what each head makes keys and values of as a stack each, that of keys
-  turned; in transformers both are one matrix, in whose rows the keys of a head stand before its values.
+  turned; in transformers both are one matrix, in whose rows the keys of a head stand before its values;
+- vectors of Mamba 2 with a number for each head are matrices of one column in files, and its norm is a row
+  for each group.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.gguf.facts import family_of
+from sapwood.gguf.facts import family_of, key_heads
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.keys import integer
-from sapwood.gguf.names import DECAY, KERNELS, OF_HEADS, SHARED_GATE, STACKS, of_layer
+from sapwood.gguf.keys import integer, layers_of
+from sapwood.gguf.names import DECAY, KERNELS, OF_HEADS, SHARED_GATE, SKIP, STACKS, of_layer
 
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
 _OF_VALUES = ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt", DECAY, "ssm_beta", "ssm_alpha")
@@ -44,10 +46,14 @@ def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) 
         heads = values.reshape(config.num_attention_heads, -1, values.shape[-1])
         keys = config.qk_nope_head_dim
         return [heads[:, :keys].swapaxes(1, 2), heads[:, keys:]]
-    if name.removesuffix(".weight") in KERNELS:
+    if name.removesuffix(".weight") in KERNELS and values.ndim > 1:
         return [values[:, 0]]
     if name.removesuffix(".bias") in _ONE_ROW and values.ndim == 2:
         return [values[0]]
+    if FAMILIES[architecture].mamba == 2 and name in (DECAY, SKIP):
+        return [values[:, None]]
+    if FAMILIES[architecture].mamba == 2 and name.removesuffix(".weight") == "ssm_norm":
+        return [values.reshape(config.mamba_n_groups, -1)]
     by_turns = FAMILIES[architecture].turned
     if by_turns and name.startswith(STACKS):
         values = values[..., None] if name.endswith(".bias") else values.swapaxes(-1, -2)
@@ -102,8 +108,12 @@ def is_permuted(file: GgufFile, tensor: str) -> bool:
 
 
 def _heads(file: GgufFile, tensor: str) -> int:
-    key = "attention.head_count" if ".attn_q." in tensor else "attention.head_count_kv"
-    return integer(file, key, integer(file, "attention.head_count"))
+    queries = integer(file, "attention.head_count")
+    if ".attn_q." in tensor:
+        return queries
+    if family_of(file).between:
+        return max(key_heads(file, layers_of(file)))
+    return integer(file, "attention.head_count_kv", queries)
 
 
 def to_file_layout(

@@ -12,7 +12,7 @@ from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, layers_of
-from sapwood.gguf.rope import DIVISORS, FOLDER
+from sapwood.gguf.rope import DIVISORS, FACTORS, FOLDER
 
 _EVERY_LAYER = {
     "attn_norm": "input_layernorm",
@@ -52,7 +52,7 @@ SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often
 CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before they are chosen
 KERNELS = ("shortconv.conv", "ssm_conv1d")
 OF_HEADS = ("attn_k_b", "attn_v_b")  # what each head makes keys and values of, in latent attention
-DECAY = "ssm_a"  # the one tensor without .weight or .bias
+DECAY, SKIP = "ssm_a", "ssm_d"  # the two tensors without .weight or .bias
 
 
 def _mixture(block: str, router: str = "gate") -> dict[str, str]:
@@ -112,6 +112,16 @@ _LATENT = {
     "attn_output": "self_attn.o_proj",
 }
 _SPLIT = _LATENT | {"attn_q": "self_attn.q_proj"} | dict.fromkeys(OF_HEADS, "self_attn.kv_b_proj")
+_OF_MAMBA2 = {
+    "ssm_in": "in_proj",
+    "ssm_conv1d": "conv1d",
+    "ssm_dt.bias": "dt_bias",
+    DECAY: "A_log",
+    SKIP: "D",
+    "ssm_norm": "norm",
+    "ssm_out": "out_proj",
+}
+_OF_GRANITE_HYBRID = _ATTENTION | _PRE_NORM | {key: f"mamba.{name}" for key, name in _OF_MAMBA2.items()}
 _MLP = {key: name for key, name in _EVERY_LAYER.items() if key.startswith("ffn_")}
 # A layer of a family has some of these tensors: those of its attention or convolution, of its MLP or experts.
 _LAYER = {
@@ -168,6 +178,14 @@ _LAYER = {
         "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
     },
     "hunyuan-moe": _mixture("mlp", "gate.wg") | _NORMS_OF_HUNYUAN | _shared("mlp.shared_mlp"),
+    "granitehybrid": _OF_GRANITE_HYBRID
+    | dict.fromkeys(("ffn_gate", "ffn_up"), "shared_mlp.input_linear")
+    | {"ffn_down": "shared_mlp.output_linear"},
+    "granitehybridmoe": _OF_GRANITE_HYBRID
+    | _experts("block_sparse_moe", "router")
+    | dict.fromkeys(("ffn_gate_shexp", "ffn_up_shexp"), "shared_mlp.input_linear")
+    | {"ffn_down_shexp": "shared_mlp.output_linear"},
+    "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
     **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
 }
@@ -185,7 +203,7 @@ _OTHER_ENDS = {
     "olmo": {"token_embd": "model.embed_tokens", "output": "lm_head"},
     "phi2": _OUTSIDE | {"output_norm": "model.final_layernorm"},
 }
-_COMPUTED = {DIVISORS}  # read for the config, no parameter of its own
+_COMPUTED = {DIVISORS, *FACTORS.values()}  # read for the config, no parameter of its own
 
 
 def module_names(architecture: str, num_layers: int, older: bool = False) -> dict[str, str]:
@@ -217,7 +235,7 @@ def is_whole(tensor: str) -> bool:
     """Whether a tensor of the table has its whole name there, and is a parameter that no module is called
     after."""
     name = of_layer(tensor)
-    return name == DECAY or name.endswith((".weight", ".bias"))
+    return name in (DECAY, SKIP) or name.endswith((".weight", ".bias"))
 
 
 def of_layer(tensor: str) -> str:

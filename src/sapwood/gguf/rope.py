@@ -20,6 +20,7 @@ from sapwood.gguf.keys import integer, number
 
 FOLDER = "use the model's safetensors folder in place of the GGUF file"
 DIVISORS = "rope_freqs.weight"
+FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
 # Numbers of each scaling, by transformers' name, with the key that holds them; Llama 3.1's lie in the tensor.
 SCALINGS: Mapping[str, Mapping[str, str]] = {
     "default": {},
@@ -29,6 +30,11 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
         "original_max_position_embeddings": "rope.scaling.original_context_length",
         "beta_fast": "rope.scaling.yarn_beta_fast",
         "beta_slow": "rope.scaling.yarn_beta_slow",
+    },
+    "longrope": {
+        "short_factor": "",
+        "long_factor": "",
+        "original_max_position_embeddings": "rope.scaling.original_context_length",
     },
     "llama3": {
         "factor": "",
@@ -71,6 +77,8 @@ def _unread(kind: Any) -> str:
 def _read_scaling(file: GgufFile, family: Family, theta: float, width: int) -> dict[str, Any]:
     if DIVISORS in file.tensors:
         return _read_llama3(file, theta, width)
+    if any(tensor in file.tensors for tensor in FACTORS.values()):
+        return _read_longrope(file)
     kind = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
     factor = number(file, "rope.scaling.factor", number(file, "rope.scale_linear", 1.0))
     if kind == "none" and factor == 1.0:
@@ -85,6 +93,20 @@ def _read_scaling(file: GgufFile, family: Family, theta: float, width: int) -> d
         scaling = {"factor": factor, "original_max_position_embeddings": original}
         return {"rope_type": "yarn", **scaling, **changed, **_read_more(file, family)}
     raise ModelError(_unread(kind), str(file.path), mend=FOLDER)
+
+
+def _read_longrope(file: GgufFile) -> dict[str, Any]:
+    """Factors of each frequency. Which of the two sets is taken depends in llama.cpp on the context that it
+    is started with, in transformers on a text's length: both take the short ones if there are no longer
+    contexts than the original one."""
+    context = integer(file, "context_length")
+    original = integer(file, "rope.scaling.original_context_length", context)
+    if context > original or not all(tensor in file.tensors for tensor in FACTORS.values()):
+        why = f"contexts go up to {context} tokens, and the model was first trained on {original}"
+        raise ModelError(_unread("longrope"), str(file.path), why, FOLDER)
+    factors = {name: file.tensors[tensor].dense().ravel() for name, tensor in FACTORS.items()}
+    told = {name: [float(f"{value:.7g}") for value in found] for name, found in factors.items()}
+    return {"rope_type": "longrope", "original_max_position_embeddings": original, **told}
 
 
 def _read_more(file: GgufFile, family: Family) -> dict[str, Any]:
@@ -133,7 +155,7 @@ def rope_values(family: Family, rope: Mapping[str, Any], width: int) -> dict[str
         "rope.dimension_count": int(width * rope.get("partial_rotary_factor", 1.0)),
         "rope.freq_base": float(rope["rope_theta"]),
     }
-    if kind in ("linear", "yarn"):
+    if kind in ("linear", "yarn", "longrope"):
         values["rope.scaling.type"] = kind
     for name, key in _numbers(family, kind).items():
         value = rope.get(name)
@@ -154,6 +176,13 @@ def rope_divisors(rope: Mapping[str, Any], width: int) -> NDArray[np.float32] | 
         return None
     numbers = {name: rope[name] for name in SCALINGS["llama3"]}
     return llama3_divisors(rope["rope_theta"], width, **numbers).astype(np.float32)
+
+
+def rope_factors(rope: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
+    """The two tensors of longrope, if the scaling is that one."""
+    if rope.get("rope_type") != "longrope":
+        return {}
+    return {tensor: np.asarray(rope[name], np.float32) for name, tensor in FACTORS.items()}
 
 
 def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]:
