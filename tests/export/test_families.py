@@ -104,7 +104,7 @@ def test_every_tensor_without_an_adapter_is_one_that_llama_cpp_leaves_out(
 ) -> None:
     """The files that are refused would open, and say something else."""
     path, _ = tiny_gguf("deepseek2", tmp_path / "base.gguf", kind="F16")
-    monkeypatch.setitem(FAMILIES, "deepseek2", replace(FAMILIES["deepseek2"], without_adapter=()))
+    monkeypatch.setitem(FAMILIES, "deepseek2", replace(FAMILIES["deepseek2"], unadapted=()))
     for name in ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa"):
         trained = tuned_on(path, LoraConfig(rank=4, alpha=8, targets=(name,)))
         with pytest.raises(ExportError, match="log probabilities differ"):
@@ -157,8 +157,8 @@ def test_llama_cpp_says_what_was_trained_on_the_same_file(
     trained: Loaded, kind: Kind, tmp_path: Path
 ) -> None:
     family = FAMILIES[architecture_of(trained.base.spec.hf_config)]
-    if kind == "gguf-adapter" and family.without_adapter:
-        with pytest.raises(ExportError, match=r"leaves out an adapter of .*--to gguf merges"):
+    if kind == "gguf-adapter" and family.unadapted:
+        with pytest.raises(ExportError, match=r"without adapters.*--to gguf writes the whole"):
             export(trained, Order(kind), tmp_path / "out")
         return
     check = export(trained, Order(kind), tmp_path / "out").check

@@ -73,12 +73,17 @@ def gguf_pairs(pairs: Sequence[LoraPair], config: Any) -> tuple[float, list[Gguf
         for p in pairs
         if p.module not in names
     ]
-    bare = FAMILIES[architecture].without_adapter
-    why, mend = "it multiplies that one by itself", "--to gguf merges the adapter into the whole model"
+    unadapted = FAMILIES[architecture].unadapted
     strangers += [
-        Problem(f"llama.cpp's form of {architecture} leaves out an adapter of {p.module}", "", why, mend)
+        Problem(
+            f"llama.cpp computes {tensor} without adapters",
+            "lora.targets",
+            f"the adapter changes {p.module}",
+            "--to gguf writes the whole model; or train without these layers",
+        )
         for p in pairs
-        if any(of_layer(tensor) in bare for tensor in names.get(p.module, ()))
+        for tensor in names.get(p.module, ())
+        if of_layer(tensor).partition(".")[0] in unadapted
     ]
     if strangers:
         raise ExportError(strangers)

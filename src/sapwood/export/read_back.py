@@ -13,8 +13,9 @@ from typing import Any
 
 from sapwood.base.folder import read_json
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.facts import config_values, context_of, settled, stored_name
+from sapwood.gguf.facts import config_values, context_of, stored_name
 from sapwood.gguf.file import read_gguf
+from sapwood.gguf.settled import settled
 
 # Keys that an export sets by itself, and keys that name the reader and not the model.
 SET_ANEW = {

@@ -9,116 +9,16 @@ is held against the library itself by `tests/export/test_facts`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from sapwood.errors import ExportError
+from sapwood.gguf.family import COUNT, Fact, Family
 
 SILU, GELU = {"hidden_act": "silu"}, {"hidden_activation": "gelu_pytorch_tanh"}
 QKV, MLP = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up", "ffn_down")
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One value, as both sides name it.
-
-    Attributes:
-        config: attribute of the transformers config.
-        key: in the file, below the architecture's name.
-        number: ``int`` is written as uint32, ``float`` as float32, ``bool`` as it is.
-        default: what llama.cpp takes if the file is silent; None: the file must say it, or another fact does.
-    """
-
-    config: str
-    key: str
-    number: type[int] | type[float] | type[bool] = int
-    default: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One architecture of llama.cpp.
-
-    Attributes:
-        kinds: transformers' ``model_type``s that it computes; a file is read as the first.
-        architecture: the name in files, if another row has it already: one with experts, or with windows.
-        facts: beside those of `COMMON`.
-        fixed: config attributes with the one value that is computed.
-        constants: keys of a file with the one value that transformers computes; a file may leave them out.
-        yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
-        log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
-        between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
-        lacks: config attributes of `COMMON` that it doesn't have, or that its class doesn't read.
-        turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
-        every: the last of so many layers has attention, the others are those ``between``.
-        tiled: linear attention with heads of values in another order, see `layout`.
-        shared: config attribute with the number of shared experts, whose width a file says too.
-        biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
-        epsilon: of the norms; None: it is one of the `constants`.
-        window: how many layers make one pattern of sliding windows, the last of which sees all; 0: no layer
-            has a window.
-        largest: number of layers by which llama.cpp knows the size whose queries are scaled by
-            hidden_size / heads; others are scaled by the head's width.
-        other: number of layers by which llama.cpp takes a model for another one, which has windows.
-        unturned: every so-manieth layer has no rotary embedding; 0: all have one.
-        partial: the rotary embedding turns a part of each head.
-        interleaved: rows of q and k stand in pairs in the file, in halves in transformers.
-        norms_plus_one: norm weights have 1 added in the file.
-        head: "tied": llama.cpp has no place for a head of its own; "own": none for a tied one.
-        scalings: rotary scalings that it computes.
-        local_theta: layers with a window have a rotary base of their own.
-        equal_heads: keys have as many heads as queries.
-        latent: keys and values of all heads come from one vector. A file has that product apart for keys and
-            for values ("split"), or in one ("joined"); "": heads have keys and values of their own.
-        mamba: recurrent layers are those of Mamba of this version; 0: there are none.
-        rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
-        without_adapter: tensors that llama.cpp multiplies by itself, whatever adapter is loaded.
-        plain_windows: layers with a window have the same rotary base as the others, and no scaling.
-    """
-
-    kinds: tuple[str, ...]
-    architecture: str = ""
-    facts: tuple[Fact, ...] = ()
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    yarn: Mapping[str, str] = field(default_factory=dict)
-    log_unit: float = 1.0
-    between: str = ""
-    shared: str = ""
-    lacks: tuple[str, ...] = ()
-    turned: bool = False
-    every: int = 0
-    tiled: bool = False
-    biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    epsilon: Fact | None = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
-    window: int = 0
-    largest: int = 0
-    other: int = 0
-    unturned: int = 0
-    partial: bool = False
-    interleaved: bool = False
-    norms_plus_one: bool = False
-    head: Literal["either", "tied", "own"] = "either"
-    scalings: tuple[str, ...] = ("default", "linear", "yarn")
-    local_theta: bool = False
-    plain_windows: bool = False
-    equal_heads: bool = False
-    latent: Literal["split", "joined", ""] = ""
-    mamba: Literal[0, 1, 2] = 0
-    rotated: str = ""
-    without_adapter: tuple[str, ...] = ()
-
-
-COMMON = (
-    Fact("hidden_size", "embedding_length"),
-    Fact("intermediate_size", "feed_forward_length"),
-    Fact("num_hidden_layers", "block_count"),
-    Fact("num_attention_heads", "attention.head_count"),
-    Fact("num_key_value_heads", "attention.head_count_kv"),
-    Fact("head_dim", "attention.key_length"),
-    Fact("max_position_embeddings", "context_length"),
-)
 _LAYER_NORM = Fact("layer_norm_eps", "attention.layer_norm_epsilon", float, 1e-5)
 _NORM_EPS = Fact("norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-5)
 _KERNEL = Fact("conv_L_cache", "shortconv.l_cache")
@@ -132,7 +32,6 @@ _MULTIPLIERS = (
     Fact("attention_multiplier", "attention.scale", float),
     Fact("logits_scaling", "logit_scale", float),
 )
-COUNT = "expert_count"
 PATTERN = "attention.sliding_window_pattern"
 INTERVAL, INNER, SECTIONS = "full_attention_interval", "ssm.inner_size", "rope.dimension_sections"
 _CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
@@ -196,7 +95,7 @@ _DEEPSEEK = Family(
     scalings=("default", "yarn"),
     equal_heads=True,
     latent="split",
-    without_adapter=_LATENT,
+    unadapted=_LATENT,
 )
 
 _GRANITE_HYBRID = Family(
@@ -496,7 +395,7 @@ FAMILIES = {
         scalings=("default", "longrope"),
         equal_heads=True,
         latent="joined",
-        without_adapter=_LATENT,
+        unadapted=_LATENT,
     ),
     "granitehybrid": _GRANITE_HYBRID,
     "granitehybridmoe": replace(
@@ -512,17 +411,6 @@ FAMILIES = {
         lacks=(),
     ),
 }
-
-
-def facts_of(family: Family) -> tuple[Fact, ...]:
-    """All that a file of the family can carry."""
-    common = [fact for fact in COMMON if fact.config not in family.lacks]
-    return (*common, *([family.epsilon] if family.epsilon else []), *family.facts)
-
-
-def has_experts(family: Family) -> bool:
-    """Whether its files are mixtures of experts."""
-    return any(fact.key == COUNT for fact in family.facts)
 
 
 def in_files(architecture: str) -> str:

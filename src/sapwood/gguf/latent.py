@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.families import Family
+from sapwood.gguf.family import Family
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer
 

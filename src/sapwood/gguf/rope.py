@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.families import FAMILIES, Family
+from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.family import Family
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, number
 
