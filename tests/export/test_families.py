@@ -17,7 +17,8 @@ from sapwood.adapter.elsewhere.gguf import from_gguf
 from sapwood.adapter.pairs import lora_pairs
 from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig, LoraConfig
-from sapwood.errors import ExportError
+from sapwood.errors import ExportError, ModelError
+from sapwood.export import gguf_adapter
 from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES, architecture_of
@@ -81,6 +82,24 @@ def test_an_adapter_of_what_lies_beside_attention_is_read_back(hybrid: Loaded, t
         name = f"base_model.model.{pair.module}.lora"
         assert torch.equal(tensors[f"{name}_A.weight"], pair.a)
         assert torch.equal(tensors[f"{name}_B.weight"], pair.b)
+
+
+def test_adapters_of_gate_and_up_that_arent_one_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are one linear in transformers, with one lora_a."""
+    path, _ = tiny_gguf("granitehybrid", tmp_path / "base.gguf", kind="F16")
+    trained = tuned_on(path, LoraConfig(rank=4, alpha=8, targets=("input_linear",)))
+    right = gguf_adapter.gguf_pairs
+
+    def two(*arguments: Any) -> Any:
+        alpha, pairs = right(*arguments)
+        return alpha, [replace(pair, a=2 * pair.a) if "ffn_up" in pair.name else pair for pair in pairs]
+
+    monkeypatch.setattr(gguf_adapter, "gguf_pairs", two)
+    write_gguf_adapter(trained, tmp_path / "adapter.gguf")
+    with pytest.raises(ModelError, match=r"ffn_gate and blk\.0\.ffn_up aren't one"):
+        from_gguf(read_gguf(tmp_path / "adapter.gguf"), trained.base.spec.hf_config)
 
 
 WITH_ADAPTER = {  # all that llama.cpp multiplies with an adapter, in families in which it is not all
