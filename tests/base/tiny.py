@@ -19,6 +19,8 @@ IN_GGUF = (
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
+    *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
+    "granitemoe-shared",
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -83,6 +85,12 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "granitemoe": {**MULTIPLIERS, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe-shared": {
+        **MULTIPLIERS,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 96,
+    },
     "mistral3": {
         "rope_parameters": {
             "rope_type": "yarn",
@@ -117,6 +125,23 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "granitehybridmoe": MAMBA_OF_GRANITE | {"num_local_experts": 4, "intermediate_size": 32},
     "minicpm3": LATENT | {"initializer_range": 0.03},  # its logits are multiplied by 256 / hidden_size
     "youtu": LATENT | {"tie_word_embeddings": False},
+    "gptneox": {"tie_word_embeddings": False},
+    "bitnet": {"hidden_act": "silu"},
+    "apertus": {
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 12_000_000.0},
+    },
+    "falcon-40b": {"num_kv_heads": 2, "new_decoder_architecture": True},
+}
+NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
+WITHOUT = {  # common keys that a config doesn't have
+    "gpt2": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "starcoder": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "gptneox": ("head_dim", "num_key_value_heads"),
+    "falcon": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "falcon-40b": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
+    "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
 }  # keys beside those that every tiny model has
 
 CHATML = (
@@ -210,6 +235,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3moe": transformers.Qwen3MoeConfig,
         "olmoe": transformers.OlmoeConfig,
         "granitemoe": transformers.GraniteMoeConfig,
+        "granitemoe-shared": transformers.GraniteMoeSharedConfig,
         "mistral3": transformers.Ministral3Config,
         "lfm2": transformers.Lfm2Config,
         "lfm2moe": transformers.Lfm2MoeConfig,
@@ -252,6 +278,19 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "command-r": transformers.CohereConfig,
         "cohere2": transformers.Cohere2Config,
         "gemma": transformers.GemmaConfig,
+        "internlm3": transformers.InternLM3Config,
+        "iquestcoder": transformers.IQuestCoderConfig,
+        "cwm": transformers.CwmConfig,
+        "jais2": transformers.Jais2Config,
+        "bitnet": transformers.BitNetConfig,
+        "apertus": transformers.ApertusConfig,
+        "gpt2": transformers.GPT2Config,
+        "starcoder": transformers.GPTBigCodeConfig,
+        "gptneox": transformers.GPTNeoXConfig,
+        "falcon": transformers.FalconConfig,
+        "falcon-40b": transformers.FalconConfig,
+        "bloom": transformers.BloomConfig,
+        "mpt": transformers.MptConfig,
     }
     values: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
@@ -267,6 +306,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "pad_token_id": 0,
         "tie_word_embeddings": True,
     }
+    values = {name: value for name, value in values.items() if name not in WITHOUT.get(arch, ())}
+    for common, own in NAMES_OF_SIZES.get(arch, {}).items():
+        values[own] = values.pop(common)
     values |= OF_KIND.get(arch, {})
     if arch in ("gemma2", "gemma3"):
         # one sliding and one full layer, and a window short enough for a test to notice it
@@ -307,7 +349,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
     """Save a random two-layer model of ``arch`` (see `IN_GGUF`) with its tokenizer under ``folder``.
 
     Args:
-        arch: one of `IN_GGUF`, mistral, ministral or helium.
+        arch: one of `IN_GGUF`, another kind of its llama, or helium.
         folder: parent folder, for example `tmp_path`; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
         changes: keys of the transformers config (for example ``tie_word_embeddings=False``).

@@ -18,7 +18,6 @@ from sapwood.adapter.pairs import lora_pairs
 from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.errors import ExportError, ModelError
-from sapwood.export import gguf_adapter
 from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES, architecture_of
@@ -50,10 +49,14 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return loaded
 
 
-HYBRIDS = {  # linears beside those of attention
+SHARED = LoraConfig(rank=4, alpha=8, targets=("input_linear",))
+HYBRIDS = {  # linears beside those of attention, and joined ones
     "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
     "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
     "granitehybrid": ("in_proj", "out_proj", "q_proj", "input_linear", "output_linear"),
+    "granitemoe-shared": ("q_proj", "input_linear", "output_linear"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "falcon-40b": ("query_key_value", "dense", "dense_h_to_4h"),
 }
 
 
@@ -72,6 +75,11 @@ def test_llama_cpp_says_what_was_trained_beside_attention(hybrid: Loaded, kind: 
     assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
 
 
+def test_it_is_merged_from_either_storage(hybrid: Loaded, tmp_path: Path) -> None:
+    check = export(hybrid, Order("merged"), tmp_path / "out").check
+    assert check.same_ids == check.prompts and 0 < check.difference <= check.limit
+
+
 def test_an_adapter_of_what_lies_beside_attention_is_read_back(hybrid: Loaded, tmp_path: Path) -> None:
     assert hybrid.model is not None
     write_gguf_adapter(hybrid, tmp_path / "adapter.gguf")
@@ -84,22 +92,16 @@ def test_an_adapter_of_what_lies_beside_attention_is_read_back(hybrid: Loaded, t
         assert torch.equal(tensors[f"{name}_B.weight"], pair.b)
 
 
-def test_adapters_of_gate_and_up_that_arent_one_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are one linear in transformers, with one lora_a."""
-    path, _ = tiny_gguf("granitehybrid", tmp_path / "base.gguf", kind="F16")
-    trained = tuned_on(path, LoraConfig(rank=4, alpha=8, targets=("input_linear",)))
-    right = gguf_adapter.gguf_pairs
-
-    def two(*arguments: Any) -> Any:
-        alpha, pairs = right(*arguments)
-        return alpha, [replace(pair, a=2 * pair.a) if "ffn_up" in pair.name else pair for pair in pairs]
-
-    monkeypatch.setattr(gguf_adapter, "gguf_pairs", two)
+def test_two_tensors_of_one_linear_have_one_a(tmp_path: Path) -> None:
+    trained = tuned_on(tiny_gguf("granitemoe-shared", tmp_path / "m.gguf", kind="F16")[0], SHARED)
     write_gguf_adapter(trained, tmp_path / "adapter.gguf")
-    with pytest.raises(ModelError, match=r"ffn_gate and blk\.0\.ffn_up aren't one"):
-        from_gguf(read_gguf(tmp_path / "adapter.gguf"), trained.base.spec.hf_config)
+    file = read_gguf(tmp_path / "adapter.gguf")
+    name = "blk.1.ffn_up_shexp.weight.lora_a"
+    other = replace(
+        file.tensors[name], data=np.asarray(file.tensors["blk.0.ffn_up_shexp.weight.lora_a"].data)
+    )
+    with pytest.raises(ModelError, match=f"{name}.*input_linear for it and for another tensor"):
+        from_gguf(replace(file, tensors={**file.tensors, name: other}), trained.base.spec.hf_config)
 
 
 WITH_ADAPTER = {  # all that llama.cpp multiplies with an adapter, in families in which it is not all

@@ -16,6 +16,7 @@ ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
 ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
 ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
 LATENT = ("deepseek2", "deepseek3", "youtu")
+ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
 IN_PAIRS = (
     "olmo",
     "llama",
@@ -27,6 +28,7 @@ IN_PAIRS = (
     "granitemoe",
     "granitehybrid",
     "granitehybridmoe",
+    "granitemoe-shared",
 )  # rows of q and k, of each head
 
 
@@ -58,10 +60,17 @@ def tiny_gguf(
     names = gguf.get_tensor_name_map(ARCHES[arch], model.config.num_hidden_layers)
     kept = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+    if arch == "apertus":
+        _write_xielu(writer, dict([*model.named_parameters(), *buffers]), model.config.num_hidden_layers)
     for name, parameter in [*model.named_parameters(), *buffers]:
+        if ".act_fn." in name:
+            continue
         for stem, suffix, part in _parts(arch, name, parameter.detach().numpy(), model.config, older):
             values = _llama_cpp_layout(arch, name, part, model.config)
-            own = names.get_name(stem) or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
+            own = names.get_name(stem) or names.get_name(
+                stem.removeprefix("transformer.")
+            )  # BLOOM's own names
+            own = own or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
             plain = "ffn_gate_inp" in own or "norm" in own
             packed = gguf.GGMLQuantizationType[
                 kind if values.ndim > 1 and not plain and suffix == "weight" else "F32"
@@ -73,6 +82,13 @@ def tiny_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path, model
+
+
+def _write_xielu(writer: gguf.GGUFWriter, values: dict[str, Any], layers: int) -> None:
+    """The numbers of Apertus's activation: an array of each, for all layers."""
+    for word in ("alpha_p", "alpha_n", "beta", "eps"):
+        numbers = [values[f"model.layers.{layer}.mlp.act_fn.{word}"].item() for layer in range(layers)]
+        getattr(writer, f"add_xielu_{word}")(numbers)
 
 
 def _parts(
@@ -98,19 +114,24 @@ def _parts(
             (name.replace("gate_up_proj", word), "weight", part)
             for word, part in zip(words, np.split(values, 2, 1), strict=True)
         ]
+    if ".shared_mlp.input_linear" in name:
+        words = ("gate_proj", "up_proj")
+        stem = name.removesuffix("input_linear.weight").replace(
+            "shared_mlp", "mlp.shared_mlp" if config.num_local_experts else "mlp"
+        )
+        return [
+            (f"{stem}{word}", "weight", part) for word, part in zip(words, np.split(values, 2), strict=True)
+        ]
     if name.endswith("experts.down_proj"):
         return [(name.replace("down_proj", "w2") if "block_sparse" in name else name, "weight", values)]
+    if arch == "bitnet":  # as its first checkpoints called them
+        name = name.replace("attn_sub_norm", "inner_attn_ln").replace("ffn_sub_norm", "ffn_layernorm")
     stem, _, suffix = name.rpartition(".")
     if suffix in ("expert_bias", "e_score_correction_bias"):
         ernie = name.replace("gate.", "") if "statics" in name else name
         stem, suffix = ernie.replace("correction_bias", "correction"), "bias"
     if suffix in ("dt_bias", "A_log", "D"):
         stem, suffix = (name.replace("dt_bias", "dt_proj"), "bias") if suffix == "dt_bias" else (name, "")
-    if stem.endswith("shared_mlp.input_linear"):
-        words = ("gate_proj", "up_proj")
-        block = "mlp.shared_mlp" if config.num_local_experts else "mlp"  # as the package maps them
-        stems = [stem.replace("shared_mlp.input_linear", f"{block}.{word}") for word in words]
-        return [(own, suffix, part) for own, part in zip(stems, np.split(values, 2), strict=True)]
     if stem.endswith("shared_mlp.output_linear") and not config.num_local_experts:
         stem = stem.replace("shared_mlp.output_linear", "mlp.down_proj")
     if suffix == "sinks":
@@ -125,6 +146,13 @@ def _parts(
 
 
 def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> np.ndarray:
+    if arch == "gpt2" and values.ndim == 2 and ".h." in name:
+        return np.ascontiguousarray(values.T)
+    if "query_key_value" in name:  # of one head of keys after the other, with its queries
+        heads, keys = config.num_attention_heads, _key_heads(arch, config)
+        some = values.reshape(keys, heads // keys + 2, config.hidden_size // heads, *values.shape[1:])
+        parts = (some[:, :-2], some[:, -2], some[:, -1])
+        return np.concatenate([part.reshape(-1, *values.shape[1:]) for part in parts])
     if arch in IN_PAIRS and ("q_proj" in name or "k_proj" in name):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         rows = len(values)
@@ -162,16 +190,28 @@ def _tiled(name: str, values: np.ndarray, config: Any) -> np.ndarray:
     return np.concatenate([values[:before], own.swapaxes(0, 1).reshape(-1, *values.shape[1:])])
 
 
+def _key_heads(arch: str, config: Any) -> int:
+    of_falcon = {"falcon": 1, "falcon-40b": getattr(config, "num_kv_heads", 0)}
+    return of_falcon.get(arch) or getattr(config, "num_key_value_heads", config.num_attention_heads)
+
+
+WITHOUT_ROPE = ("gpt2", "starcoder", "bloom", "mpt")
+
+
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = False) -> None:
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
+    length = getattr(config, "max_seq_len", 2048)
+    writer.add_context_length(getattr(config, "max_position_embeddings", length))
     writer.add_embedding_length(config.hidden_size)
+    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b"):
+        writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
         width = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
         writer.add_feed_forward_length(width)
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
-    heads = [0 if kind in ("conv", "linear_attention") else config.num_key_value_heads for kind in kinds]
+    key_heads = _key_heads(arch, config)
+    heads = [0 if kind in ("conv", "linear_attention") else key_heads for kind in kinds]
     if hasattr(config, "kv_lora_rank"):
         width = config.qk_nope_head_dim + config.qk_rope_head_dim
         one = arch in LATENT and not older  # all heads have the one vector
@@ -185,10 +225,15 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
             writer.add_value_length_mla(config.v_head_dim)
         writer.add_rope_dimension_count(config.qk_rope_head_dim)
     else:
-        writer.add_head_count_kv(
-            heads if 0 in heads and not arch.startswith("qwen35") else config.num_key_value_heads
-        )
-        writer.add_key_length(config.head_dim)
+        writer.add_head_count_kv(heads if 0 in heads and not arch.startswith("qwen35") else key_heads)
+        width = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+        writer.add_key_length(width)
+    if arch == "gptneox":
+        writer.add_parallel_residual(config.use_parallel_residual)
+    if arch == "mpt":
+        writer.add_max_alibi_bias(config.attn_config.alibi_bias_max)
+        if config.attn_config.clip_qkv:
+            writer.add_clamp_kqv(config.attn_config.clip_qkv)
     if (experts := getattr(config, "num_experts", None)) or getattr(config, "num_local_experts", 0):
         writer.add_expert_count(experts or config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
@@ -236,11 +281,12 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     elif arch == "olmo":
         writer.add_layer_norm_eps(1e-5)
     else:
-        names = ("layer_norm_eps", "norm_epsilon", "norm_eps")
+        names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
-    if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe", "phi2"):
+    partial = ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe", "phi2")
+    if arch in (*partial, "gptneox"):
         factor = config.rope_parameters["partial_rotary_factor"]
-        writer.add_rope_dimension_count(int(config.head_dim * factor))
+        writer.add_rope_dimension_count(int(width * factor))
     if arch in ("gemma2", "gemma3", "cohere2", "olmo3", "gpt-oss"):
         writer.add_sliding_window(config.sliding_window)
         pattern = config.layer_types.index("full_attention") + 1
@@ -255,7 +301,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_ssm_inner_size(config.mamba_n_heads * config.mamba_d_head)
     if arch.startswith("granitehybrid"):
         writer.add_rope_scaling_finetuned(config.position_embedding_type == "rope")
-    if arch == "granitehybridmoe":
+    if arch in ("granitehybridmoe", "granitemoe-shared"):
         writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
     if arch.startswith("granite"):
         writer.add_embedding_scale(config.embedding_multiplier)
@@ -265,6 +311,8 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     if arch == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if arch in WITHOUT_ROPE:
+        return
     rope = config.rope_parameters
     if arch == "mistral3":
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)

@@ -16,11 +16,12 @@ from sapwood.export.merge import Parameters
 from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import FAMILIES, architecture_of, in_files
+from sapwood.gguf.file import NUMBERS as LAYER_NUMBERS
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.keys import SPECULATING, layers_of
 from sapwood.gguf.latent import latent_values
 from sapwood.gguf.layout import places, to_file_layout
-from sapwood.gguf.names import file_name, tensor_names
+from sapwood.gguf.names import file_name, in_metadata, of_layer, tensor_names
 from sapwood.gguf.rope import DIVISORS, rope_divisors, rope_factors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
@@ -59,6 +60,7 @@ def write_gguf_model(
     writer.add_quantization_version(2)
     for key, value in {**_metadata(spec, config), **_template(spec, renderer)}.items():
         _add(writer, key, value)
+    numbers: dict[str, dict[int, float]] = {}
     with Quantiser() as quantiser:
         for parameter, tensor in counted("writing tensor", parameters):
             own = alone(parameter)
@@ -67,10 +69,15 @@ def write_gguf_model(
                 raise ExportError(f"GGUF can't store the tensor {parameter}", str(path), architecture)
             parts = places(architecture, names[module], tensor.cpu().numpy(), config)
             for name, values in zip(names[module], parts, strict=True):
+                if in_metadata(name):
+                    numbers.setdefault(of_layer(name), {})[int(name.split(".")[1])] = float(values[0])
+                    continue
                 values = to_file_layout(architecture, name, values, config, leaf)
                 packed = type_of(kind, name, values.shape, config.num_hidden_layers, tied)
                 blocks = quantiser.packed(packed, values)
                 writer.add_tensor(file_name(name, leaf), blocks, raw_dtype=GGMLQuantizationType[packed])
+    for key, by_layer in numbers.items():
+        writer.add_array(key, [by_layer[layer] for layer in sorted(by_layer)])
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
         writer.add_tensor(DIVISORS, divisors)
     for name, factors in rope_factors(global_rope(config)).items():
@@ -87,7 +94,7 @@ def write_gguf_model(
 def _metadata(spec: BaseSpec, config: Any) -> Metadata:
     if spec.path.is_file():
         file = read_gguf(spec.path)
-        kept = {key: value for key, value in file.metadata.items() if key not in _OWN}
+        kept = {key: value for key, value in file.metadata.items() if key not in (*_OWN, *LAYER_NUMBERS)}
         if kept.pop(f"{file.architecture}.{SPECULATING}", None):  # layers that aren't read are not written
             kept[f"{file.architecture}.block_count"] = layers_of(file)
         family = FAMILIES[architecture_of(config)]

@@ -15,7 +15,7 @@ from sapwood.base.folder import read_json
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import config_values, context_of, stored_name
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.settled import settled
+from sapwood.gguf.settled import flat, flattened, settled
 
 # Keys that an export sets by itself, and keys that name the reader and not the model.
 SET_ANEW = {
@@ -28,10 +28,10 @@ NEW_KEYS = {"rope_parameters", "dtype"}  # of transformers 5
 def gguf_facts(path: Path, config: Any, tied: bool) -> list[Problem]:
     """Values of a GGUF file that aren't those of ``config``. ``tied``: the model's head is its embedding."""
     try:
-        found = config_values(read_gguf(path))
+        found = flattened(config_values(read_gguf(path)), type(config))
     except ModelError as error:
         return list(error.problems)
-    wanted = {**settled(config).to_dict(), "max_position_embeddings": context_of(config)}
+    wanted = {**flat(settled(config)), "max_position_embeddings": context_of(config)}
     head = {"tie_word_embeddings": tied}
     told = {stored_name(config, name): value for name, value in found.items() if name not in SET_ANEW} | {
         "tie_word_embeddings": found["tie_word_embeddings"]

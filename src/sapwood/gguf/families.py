@@ -24,6 +24,7 @@ _NORM_EPS = Fact("norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-5)
 _KERNEL = Fact("conv_L_cache", "shortconv.l_cache")
 _LOGIT_SCALE = Fact("logit_scale", "logit_scale", float)
 _LLAMA3 = ("default", "linear", "yarn", "llama3")
+_NORM_EPSILON = Fact("layer_norm_epsilon", "attention.layer_norm_epsilon", float, 1e-5)
 _WINDOW = Fact("sliding_window", "attention.sliding_window", int, 4096)
 
 _MULTIPLIERS = (
@@ -71,6 +72,31 @@ _MAMBA_OF_GRANITE = (
     Fact("mamba_n_heads", "ssm.time_step_rank"),
 )
 _ANY_STEP = {"time_step_limit": (0.0, math.inf)}
+_PLAIN_HEADS = ("num_key_value_heads", "head_dim")  # as many of keys as of queries, all as wide as they can
+_OF_GPT2 = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
+_FIXED_IN_GPT2 = {"scale_attn_weights": True, "add_cross_attention": False}
+_FALCON = Family(
+    ("falcon",),
+    fixed={
+        "activation": "gelu_pytorch_tanh",
+        "new_decoder_architecture": True,
+        "num_ln_in_parallel_attn": 1,
+        "parallel_attn": True,
+        "alibi": False,
+        "bias": False,
+    },
+    names={"num_key_value_heads": "num_kv_heads", "intermediate_size": "ffn_hidden_size"},
+    implied=("head_dim",),
+    epsilon=_NORM_EPSILON,
+    grouped=True,
+)
+_GRANITE_MOE = Family(
+    ("granitemoe",),
+    facts=(*_MULTIPLIERS, *_LOCAL_EXPERTS),
+    fixed=SILU,
+    biases={"attention_bias": (*QKV, "attn_output")},
+    interleaved=True,
+)
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 _QWEN35 = Family(
@@ -100,6 +126,7 @@ _DEEPSEEK = Family(
 
 _GRANITE_HYBRID = Family(
     ("granitemoehybrid",),
+    only={"num_local_experts": (0,)},
     facts=(*_MULTIPLIERS, *_MAMBA_OF_GRANITE, Fact("shared_intermediate_size", "feed_forward_length")),
     fixed=SILU
     | _ANY_STEP
@@ -115,7 +142,7 @@ _GRANITE_HYBRID = Family(
 # By llama.cpp's name, or by transformers' if that one is taken.
 FAMILIES = {
     "llama": Family(
-        ("llama", "mistral", "ministral"),
+        ("llama", "mistral", "ministral", "internlm3", "iquestcoder", "cwm"),
         fixed=SILU,
         biases={
             "attention_bias": (*QKV, "attn_output"),
@@ -218,14 +245,15 @@ FAMILIES = {
     ),
     "olmo": Family(
         ("olmo",),
-        fixed=SILU | {"attention_bias": False, "clip_qkv": None},
+        facts=(Fact("clip_qkv", "attention.clamp_kqv", float, optional=True),),
+        fixed=SILU | {"attention_bias": False},
         constants={_LAYER_NORM.key: 1e-5},
         epsilon=None,
         interleaved=True,
     ),
     "phi2": Family(
         ("phi",),
-        fixed={"hidden_act": "gelu_new", "qk_layernorm": False},
+        fixed={"hidden_act": "gelu_pytorch_tanh", "qk_layernorm": False},
         epsilon=_LAYER_NORM,
         partial=True,
         head="own",
@@ -263,6 +291,72 @@ FAMILIES = {
     ),
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
+    "jais2": Family(
+        ("jais2",),
+        fixed={"hidden_act": "relu2", "attention_bias": True, "mlp_bias": True},
+        epsilon=_LAYER_NORM,
+    ),
+    "bitnet": Family(("bitnet",), fixed=SILU | {"attention_bias": False}, head="tied"),
+    "apertus": Family(
+        ("apertus",), fixed={"hidden_act": "xielu", "attention_bias": False}, head="own", scalings=_LLAMA3
+    ),
+    "gpt2": Family(
+        ("gpt2",),
+        fixed=_FIXED_IN_GPT2
+        | {
+            "activation_function": "gelu_pytorch_tanh",
+            "scale_attn_by_inverse_layer_idx": False,
+            "reorder_and_upcast_attn": False,
+        },
+        names={"intermediate_size": "n_inner"},
+        implied=_PLAIN_HEADS,
+        epsilon=_NORM_EPSILON,
+        rotary=False,
+        across=_OF_GPT2,
+    ),
+    "starcoder": Family(
+        ("gpt_bigcode",),
+        fixed=_FIXED_IN_GPT2 | {"activation_function": "gelu_pytorch_tanh", "multi_query": True},
+        names={"intermediate_size": "n_inner"},
+        implied=("head_dim",),
+        epsilon=_NORM_EPSILON,
+        rotary=False,
+    ),
+    "gptneox": Family(
+        ("gpt_neox",),
+        facts=(Fact("use_parallel_residual", "use_parallel_residual", bool, True),),
+        fixed={"hidden_act": "gelu_pytorch_tanh", "attention_bias": True},
+        implied=_PLAIN_HEADS,
+        epsilon=_LAYER_NORM,
+        partial=True,
+        grouped=True,
+        head="own",
+    ),
+    "falcon": _FALCON,
+    "falcon-40b": replace(
+        _FALCON,
+        architecture="falcon",
+        only={"new_decoder_architecture": (True,), "num_ln_in_parallel_attn": (None, 2)},
+        sign="attn_norm_2",
+        fixed={**_FALCON.fixed, "num_ln_in_parallel_attn": 2},
+    ),
+    "bloom": Family(
+        ("bloom",),
+        fixed={"apply_residual_connection_post_layernorm": False, "slow_but_exact": False},
+        implied=(*_PLAIN_HEADS, "intermediate_size"),
+        epsilon=_NORM_EPSILON,
+        rotary=False,
+        grouped=True,
+    ),
+    "mpt": Family(
+        ("mpt",),
+        facts=(Fact("attn_config.clip_qkv", "attention.clamp_kqv", float, optional=True),),
+        constants={"attention.max_alibi_bias": 8.0},
+        names={"max_position_embeddings": "max_seq_len"},
+        implied=(*_PLAIN_HEADS, "intermediate_size"),
+        epsilon=_NORM_EPSILON,
+        rotary=False,
+    ),
     "mixtral": Family(("mixtral",), architecture="llama", facts=_LOCAL_EXPERTS, fixed=SILU, interleaved=True),
     "qwen2moe": Family(
         ("qwen2_moe",),
@@ -283,12 +377,16 @@ FAMILIES = {
         head="own",
         equal_heads=True,
     ),
-    "granitemoe": Family(
-        ("granitemoe",),
-        facts=(*_MULTIPLIERS, *_LOCAL_EXPERTS),
-        fixed=SILU,
-        biases={"attention_bias": (*QKV, "attn_output")},
-        interleaved=True,
+    "granitemoe": _GRANITE_MOE,
+    "granitemoe-shared": replace(
+        _GRANITE_MOE,
+        kinds=("granitemoeshared",),
+        architecture="granitemoe",
+        sign="ffn_up_shexp",
+        facts=(
+            *_GRANITE_MOE.facts,
+            Fact("shared_intermediate_size", "expert_shared_feed_forward_length"),
+        ),
     ),
     "lfm2": Family(
         ("lfm2",),
@@ -400,6 +498,7 @@ FAMILIES = {
     "granitehybrid": _GRANITE_HYBRID,
     "granitehybridmoe": replace(
         _GRANITE_HYBRID,
+        only={},
         architecture="granitehybrid",
         facts=(
             *_MULTIPLIERS,
@@ -419,15 +518,11 @@ def in_files(architecture: str) -> str:
 
 
 def architecture_of(hf_config: Any) -> str:
-    """The row of a model with this transformers config: of several, the one whose fixed values are nearer.
-    Raises ExportError if there is none."""
-
-    def others(row: str) -> int:
-        fixed = FAMILIES[row].fixed
-        return sum(getattr(hf_config, name, None) != value for name, value in fixed.items())
-
-    if rows := [row for row, family in FAMILIES.items() if hf_config.model_type in family.kinds]:
-        return min(rows, key=others)
+    """The row of a model with this transformers config. Raises ExportError if there is none."""
+    rows = [row for row, family in FAMILIES.items() if hf_config.model_type in family.kinds]
+    for row in sorted(rows, key=lambda row: not FAMILIES[row].only):
+        if all(getattr(hf_config, name) in values for name, values in FAMILIES[row].only.items()):
+            return row
     known = ", ".join(kind for family in FAMILIES.values() for kind in family.kinds)
     raise ExportError(
         f"{hf_config.model_type} models can't be written as GGUF",

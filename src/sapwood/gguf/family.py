@@ -18,12 +18,14 @@ class Fact:
         key: in the file, below the architecture's name.
         number: ``int`` is written as uint32, ``float`` as float32, ``bool`` as it is.
         default: what llama.cpp takes if the file is silent; None: the file must say it, or another fact does.
+        optional: None in the config, and a file that is silent or says 0, mean that something is off.
     """
 
     config: str
     key: str
     number: type[int] | type[float] | type[bool] = int
     default: float | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,9 @@ class Family:
 
     Attributes:
         kinds: transformers' ``model_type``s that it computes; a file is read as the first.
+        only: of rows with the same kind, this one is for configs with one of these values of each attribute;
+            one without is for all others.
+        sign: tensor of the first layer that files of this row have; those of rows with the same name don't.
         architecture: the name in files, if another row has it already: one with experts, or with windows.
         facts: beside those of `COMMON`.
         fixed: config attributes with the one value that is computed.
@@ -40,6 +45,8 @@ class Family:
         log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
         lacks: config attributes of `COMMON` that it doesn't have, or that its class doesn't read.
+        names: what its config calls attributes of `COMMON`, if it calls them otherwise.
+        implied: attributes of `COMMON` that a file says, and its config doesn't: they follow from others.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
         every: the last of so many layers has attention, the others are those ``between``.
         tiled: linear attention with heads of values in another order, see `layout`.
@@ -51,24 +58,29 @@ class Family:
         largest: number of layers by which llama.cpp knows the size whose queries are scaled by
             hidden_size / heads; others are scaled by the head's width.
         other: number of layers by which llama.cpp takes a model for another one, which has windows.
+        rotary: it has a rotary embedding; False: positions are learnt, or distances are added (ALiBi).
         unturned: every so-manieth layer has no rotary embedding; 0: all have one.
         partial: the rotary embedding turns a part of each head.
         interleaved: rows of q and k stand in pairs in the file, in halves in transformers.
+        grouped: q, k and v are one matrix; in transformers its rows stand in one group for each head of keys.
+        across: tensors that transformers has with inputs as rows.
         norms_plus_one: norm weights have 1 added in the file.
         head: "tied": llama.cpp has no place for a head of its own; "own": none for a tied one.
         scalings: rotary scalings that it computes.
         local_theta: layers with a window have a rotary base of their own.
         equal_heads: keys have as many heads as queries.
+        plain_windows: layers with a window have the same rotary base as the others, and no scaling.
         latent: keys and values of all heads come from one vector. A file has that product apart for keys and
             for values ("split"), or in one ("joined"); "": heads have keys and values of their own.
         mamba: recurrent layers are those of Mamba of this version; 0: there are none.
         rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
         unadapted: tensors whose products llama.cpp computes without adapters.
-        plain_windows: layers with a window have the same rotary base as the others, and no scaling.
     """
 
     kinds: tuple[str, ...]
     architecture: str = ""
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    sign: str = ""
     facts: tuple[Fact, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +89,8 @@ class Family:
     between: str = ""
     shared: str = ""
     lacks: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    implied: tuple[str, ...] = ()
     turned: bool = False
     every: int = 0
     tiled: bool = False
@@ -85,9 +99,12 @@ class Family:
     window: int = 0
     largest: int = 0
     other: int = 0
+    rotary: bool = True
     unturned: int = 0
     partial: bool = False
     interleaved: bool = False
+    grouped: bool = False
+    across: tuple[str, ...] = ()
     norms_plus_one: bool = False
     head: Literal["either", "tied", "own"] = "either"
     scalings: tuple[str, ...] = ("default", "linear", "yarn")
@@ -120,3 +137,8 @@ def facts_of(family: Family) -> tuple[Fact, ...]:
 def has_experts(family: Family) -> bool:
     """Whether its files are mixtures of experts."""
     return any(fact.key == COUNT for fact in family.facts)
+
+
+def attribute(family: Family, name: str) -> str:
+    """What the family's config calls an attribute of a `Fact`. One of a config in it has a point."""
+    return family.names.get(name, name)

@@ -31,6 +31,9 @@ MAX_NAME = 256
 SMALLEST_KEY = 8 + 4 + 1  # bytes of the smallest possible entry of each table
 SMALLEST_TENSOR = 8 + 4 + 8 + 4 + 8
 
+# Numbers of xIELU in metadata, one for each layer: parameters in transformers, read as tensors of one number.
+NUMBERS = ("xielu.alpha_p", "xielu.alpha_n", "xielu.beta", "xielu.eps")
+
 STRING, ARRAY, BOOL = 8, 9, 7
 SCALARS = {
     0: "<u1",
@@ -273,7 +276,7 @@ class _Reader:
         return {
             name: GgufTensor(name, kind, shape, self._rows(start + offset, length, shape))
             for name, (kind, shape, offset, length) in heads.items()
-        }
+        } | _numbers(metadata)
 
     def tensor_head(self, name: str) -> tuple[str, tuple[int, ...], int, int]:
         """(type, shape, offset, bytes) of one tensor."""
@@ -296,6 +299,17 @@ class _Reader:
 
     def _rows(self, at: int, length: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return self.content[at : at + length].reshape(*shape[:-1], length // math.prod(shape[:-1]))
+
+
+def _numbers(metadata: Mapping[str, Any]) -> dict[str, GgufTensor]:
+    """`NUMBERS` of each layer, in the form of tensors."""
+    found: dict[str, GgufTensor] = {}
+    for key in NUMBERS:
+        values = metadata.get(key, ())
+        for layer, value in enumerate(values if isinstance(values, np.ndarray) else ()):
+            name, number = f"blk.{layer}.{key}", np.array([value], np.float32)
+            found[name] = GgufTensor(name, "F32", (1,), number.view(np.uint8))
+    return found
 
 
 _TYPES: dict[int, tuple[str, int, int]] = {}

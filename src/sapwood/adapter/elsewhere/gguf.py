@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.layout import to_torch_columns_of, to_torch_rows_of
-from sapwood.gguf.names import is_stack, module_names, tensor_names
+from sapwood.gguf.names import is_stack, module_names
 
 NAME = re.compile(r"(?P<tensor>.+)\.weight\.lora_(?P<part>[ab])")
 
@@ -36,7 +34,6 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
         why = f"it is for {file.architecture}, the base is {in_files(architecture)}"
         raise ModelError("the adapter doesn't fit this base", where, why)
     modules = module_names(architecture, config.num_hidden_layers)
-    names = tensor_names(architecture, config.num_hidden_layers)
     named = {name: NAME.fullmatch(name) for name in file.tensors}
     problems = [
         Problem(f"the adapter holds {name}", where, f"{architecture} has no linear for it")
@@ -50,28 +47,23 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
         raise ModelError(problems)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    found_of = {module: own for module, own in names.items() if f"{own[0]}.weight.lora_a" in named}
-    for module, own in found_of.items():
-        a, *others = [_values(file, f"{name}.weight.lora_a") for name in own]
-        if not all(np.array_equal(a, other) for other in others):
-            why = f"{module} is one linear in transformers, and so has one lora_a"
-            raise ModelError(f"the adapters of {' and '.join(own)} aren't one", where, why)
-        b = [
-            to_torch_rows_of(architecture, name, _values(file, f"{name}.weight.lora_b"), config)
-            for name in own
-        ]
-        a = to_torch_columns_of(architecture, own[0], a, config)
-        ranks[module] = len(a)
-        for part, values in (("A", a), ("B", np.concatenate(b))):
-            tensors[f"base_model.model.{module}.lora_{part}.weight"] = torch.from_numpy(values.copy())
+    for name, found in sorted(named.items()):  # gate before up, if both are one linear
+        assert found is not None
+        values = file.tensors[name].dense()
+        back = to_torch_rows_of if found["part"] == "b" else to_torch_columns_of
+        values = torch.from_numpy(back(architecture, found["tensor"], values, config).copy())
+        module = modules[found["tensor"]]
+        own = f"base_model.model.{module}.lora_{found['part'].upper()}.weight"
+        if found["part"] == "a":
+            ranks[module] = len(values)
+            if not torch.equal(tensors.setdefault(own, values), values):
+                why = (
+                    f"{architecture} has {module} for it and for another tensor, whose lora_a is another one"
+                )
+                raise ModelError(f"the adapter holds {name}", where, why)
+        else:
+            tensors[own] = torch.cat([tensors[own], values]) if own in tensors else values
     return _settings(ranks, file.metadata.get("adapter.lora.alpha"), where), tensors
-
-
-def _values(file: GgufFile, name: str) -> NDArray[Any]:
-    """Raises ModelError if a part of the adapter is missing."""
-    if name not in file.tensors:
-        raise ModelError(f"the adapter lacks {name}", str(file.path), "it isn't a whole adapter")
-    return file.tensors[name].dense()
 
 
 def _settings(ranks: dict[str, int], alpha: Any, where: str) -> dict[str, Any]:
