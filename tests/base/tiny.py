@@ -18,6 +18,7 @@ IN_GGUF = (
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
+    *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
     "granitemoe-shared",
 )
@@ -43,6 +44,24 @@ EXPERTS_OF_GLM = {
     "moe_intermediate_size": 32,
     "first_k_dense_replace": 1,
     "norm_topk_prob": True,
+}
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
+}
+MAMBA_OF_GRANITE = {
+    "attention_multiplier": 0.25,
+    "embedding_multiplier": 2.0,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 0.25,
+    "layer_types": ["linear_attention", "full_attention"],
+    "mamba_n_heads": 8,
+    "mamba_d_state": 16,
+    "shared_intermediate_size": 64,
 }
 OF_KIND: dict[str, dict[str, Any]] = {
     "smollm3": {"num_hidden_layers": 4},  # the fourth has no rotary embedding
@@ -99,6 +118,13 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0},
     },
     "hunyuan-moe": {"num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
+    "deepseek2": LATENT | EXPERTS_OF_GLM | {"norm_topk_prob": False},
+    "deepseek3": LATENT | EXPERTS_OF_GLM | {"n_group": 2, "topk_group": 1},
+    "glm4_moe_lite": LATENT | EXPERTS_OF_GLM,
+    "granitehybrid": MAMBA_OF_GRANITE | {"num_local_experts": 0, "position_embedding_type": "rope"},
+    "granitehybridmoe": MAMBA_OF_GRANITE | {"num_local_experts": 4, "intermediate_size": 32},
+    "minicpm3": LATENT | {"initializer_range": 0.03},  # its logits are multiplied by 256 / hidden_size
+    "youtu": LATENT | {"tie_word_embeddings": False},
     "gptneox": {"tie_word_embeddings": False},
     "bitnet": {"hidden_act": "silu"},
     "apertus": {
@@ -222,6 +248,13 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "dots1": transformers.Dots1Config,
         "gpt-oss": transformers.GptOssConfig,
         "hunyuan-moe": transformers.HunYuanMoEV1Config,
+        "deepseek2": transformers.DeepseekV2Config,
+        "deepseek3": transformers.DeepseekV3Config,
+        "glm4_moe_lite": transformers.Glm4MoeLiteConfig,
+        "youtu": transformers.YoutuConfig,
+        "minicpm3": transformers.MiniCPM3Config,
+        "granitehybrid": transformers.GraniteMoeHybridConfig,
+        "granitehybridmoe": transformers.GraniteMoeHybridConfig,
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,
         "gemma2": transformers.Gemma2Config,

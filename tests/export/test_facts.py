@@ -14,10 +14,11 @@ import gguf
 from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
-from sapwood.gguf.facts import LOCAL_THETA, SHARED_WIDTH, file_values, refuse_unwritable
+from sapwood.gguf.facts import LOCAL_THETA, ROTATED, SHARED_WIDTH, file_values, refuse_unwritable
 from sapwood.gguf.families import FAMILIES, INNER, INTERVAL, PATTERN, SECTIONS
 from sapwood.gguf.family import facts_of
 from sapwood.gguf.file import read_gguf
+from sapwood.gguf.latent import latent_values
 from sapwood.gguf.rope import SCALINGS
 from tests.base.tiny import tiny_config, tiny_model_dir
 from tests.export.tuned import tuned_on
@@ -41,6 +42,12 @@ YARN_OF_MINISTRAL = YARN | {
     "mscale": 1.0,
     "mscale_all_dim": 1.0,
     "llama_4_scaling_beta": 0.1,
+}
+YARN_OF_DEEPSEEK = YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}
+LONGROPE = {
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.2, 3.0],
+    "long_factor": [2.0] * 8,
+    "original_max_position_embeddings": 256,
 }
 LLAMA3 = {
     "factor": 8.0,
@@ -262,6 +269,29 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("hunyuan-moe", rope("yarn", **YARN)),
     ("hunyuan-moe", UNTIED),
     ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
+    ("deepseek2", rope("yarn", **YARN_OF_DEEPSEEK)),
+    ("deepseek2", {"q_lora_rank": None}),
+    ("deepseek2", {"qk_nope_head_dim": 16, "qk_rope_head_dim": 32, "v_head_dim": 32, "kv_lora_rank": 64}),
+    ("deepseek2", {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
+    ("deepseek2", {"n_shared_experts": 2, "first_k_dense_replace": 0, "routed_scaling_factor": 2.0}),
+    ("deepseek2", {"n_group": 1, "topk_group": 1, "tie_word_embeddings": True, "q_lora_rank": 64}),
+    ("deepseek3", rope("yarn", **YARN_OF_DEEPSEEK | {"mscale": 1.0, "mscale_all_dim": 1.0})),
+    ("deepseek3", {"n_routed_experts": 16, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2}),
+    ("deepseek3", {"n_group": 2, "topk_group": 2}),
+    ("deepseek3", {"n_group": 1, "topk_group": 1, "norm_topk_prob": False, "routed_scaling_factor": 1.5}),
+    ("deepseek3", {"q_lora_rank": None, "num_hidden_layers": 3, "first_k_dense_replace": 2}),
+    ("glm4_moe_lite", {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "dense", "sparse"]}),
+    ("youtu", rope("yarn", **YARN_OF_DEEPSEEK)),
+    ("granitehybrid", {"position_embedding_type": "nope"}),
+    ("granitehybrid", {"mamba_n_heads": 4, "mamba_d_state": 32, "mamba_d_conv": 3, "mamba_n_groups": 2}),
+    ("granitehybrid", {"layer_types": [FULL, "linear_attention"], "attention_bias": True}),
+    ("granitehybrid", UNTIED | {"shared_intermediate_size": 96, "logits_scaling": 2.0}),
+    ("granitehybrid", rope("yarn", **YARN)),
+    ("granitehybridmoe", {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64}),
+    ("granitehybridmoe", {"shared_intermediate_size": 96, "residual_multiplier": 1.0}),
+    ("minicpm3", rope("longrope", **LONGROPE) | {"max_position_embeddings": 256}),
+    ("minicpm3", UNTIED | {"v_head_dim": 32, "qk_nope_head_dim": 16, "hidden_size": 256}),
+    ("youtu", {"tie_word_embeddings": True, "intermediate_size": 96}),
 )
 
 REFUSED: tuple[tuple[str, Changes, str], ...] = (
@@ -349,6 +379,21 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("hunyuan-dense", rope("dynamic", alpha=1000.0, factor=1.0), "'dynamic'"),
     ("cohere2", {"layer_types": [FULL, SLIDING] * 2}, "order of sliding windows"),
     ("command-r", UNTIED, "separate output head"),
+    ("deepseek2", {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}, "topk_method"),
+    ("deepseek2", rope("yarn", **YARN), "mscale_all_dim: None"),
+    ("deepseek2", rope("yarn", **YARN_OF_DEEPSEEK | {"mscale": 1.0}), r"mscale: 1\.0"),
+    ("deepseek2", {"attention_bias": True}, "attention_bias"),
+    ("deepseek2", {"num_hidden_layers": 27}, "q_lora_rank: 32.*27 layers"),
+    ("deepseek3", {"rope_interleave": False}, "rope_interleave"),
+    ("deepseek3", {"num_key_value_heads": 2}, "as many as the queries"),
+    ("minicpm3", rope("longrope", **LONGROPE), "longrope for more than 256 tokens"),
+    ("minicpm3", {"scale_depth": 1.0}, "scale_depth"),
+    ("minicpm3", {"q_lora_rank": None}, "queries without a rank"),
+    ("granitehybrid", {"mamba_conv_bias": False}, "mamba_conv_bias"),
+    ("granitehybrid", {"mamba_expand": 4}, "mamba_expand: 4"),
+    ("granitehybrid", {"time_step_limit": (0.001, 0.1)}, "time_step_limit"),
+    ("granitehybrid", {"layer_types": ["linear_attention"] * 2}, "a model without attention"),
+    ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "dense"]}, "order of experts"),
 )
 
 
@@ -417,7 +462,8 @@ def test_every_key_is_one_of_llama_cpps_own() -> None:
     ours = {fact.key for family in FAMILIES.values() for fact in facts_of(family)}
     ours |= {key for family in FAMILIES.values() for key in (*family.constants, *family.yarn.values()) if key}
     ours |= {
-        *(INNER, INTERVAL, SECTIONS),
+        *(INNER, INTERVAL, SECTIONS, ROTATED),
+        *latent_values(tiny_config("deepseek2"), FAMILIES["deepseek2"]),
         PATTERN,
         LOCAL_THETA,
         SHARED_WIDTH,

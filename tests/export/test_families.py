@@ -17,10 +17,10 @@ from sapwood.adapter.elsewhere.gguf import from_gguf
 from sapwood.adapter.pairs import lora_pairs
 from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig, LoraConfig
-from sapwood.errors import ModelError
+from sapwood.errors import ExportError, ModelError
 from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.ship import Kind, Order, export
-from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.families import FAMILIES, architecture_of
 from sapwood.gguf.file import read_gguf
 from sapwood.serve.load import Loaded, open_target
 from tests.base.tiny import IN_GGUF
@@ -53,6 +53,7 @@ SHARED = LoraConfig(rank=4, alpha=8, targets=("input_linear",))
 HYBRIDS = {  # linears beside those of attention, and joined ones
     "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
     "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
+    "granitehybrid": ("in_proj", "out_proj", "q_proj", "input_linear", "output_linear"),
     "granitemoe-shared": ("q_proj", "input_linear", "output_linear"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),
     "falcon-40b": ("query_key_value", "dense", "dense_h_to_4h"),
@@ -103,6 +104,50 @@ def test_two_tensors_of_one_linear_have_one_a(tmp_path: Path) -> None:
         from_gguf(replace(file, tensors={**file.tensors, name: other}), trained.base.spec.hf_config)
 
 
+WITH_ADAPTER = {  # all that llama.cpp multiplies with an adapter, in families in which it is not all
+    "deepseek2": ("o_proj", "experts"),
+    "deepseek3": ("o_proj", "experts"),
+    "minicpm3": ("o_proj", "gate_proj", "up_proj", "down_proj"),
+    "youtu": ("o_proj", "gate_proj", "up_proj", "down_proj"),
+}
+
+
+@pytest.mark.parametrize("arch", WITH_ADAPTER)
+def test_llama_cpp_says_what_was_trained_where_it_takes_an_adapter(arch: str, tmp_path: Path) -> None:
+    path, _ = tiny_gguf(arch, tmp_path / "base.gguf", kind="F16")
+    trained = tuned_on(path, LoraConfig(rank=4, alpha=8, targets=WITH_ADAPTER[arch]))
+    check = export(trained, Order("gguf-adapter"), tmp_path / "out").check
+    assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
+
+
+def test_every_tensor_without_an_adapter_is_one_that_llama_cpp_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that are refused would open, and say something else."""
+    path, _ = tiny_gguf("deepseek2", tmp_path / "base.gguf", kind="F16")
+    monkeypatch.setitem(FAMILIES, "deepseek2", replace(FAMILIES["deepseek2"], unadapted=()))
+    for name in ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa"):
+        trained = tuned_on(path, LoraConfig(rank=4, alpha=8, targets=(name,)))
+        with pytest.raises(ExportError, match="log probabilities differ"):
+            export(trained, Order("gguf-adapter"), tmp_path / name)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "gguf"])
+def test_latent_attention_of_an_older_file_is_written_as_todays(storage: Any, tmp_path: Path) -> None:
+    """It has one tensor for keys and values, and other widths in its keys."""
+    path, _ = tiny_gguf("deepseek2", tmp_path / "base.gguf", kind="F16", older=True)
+    config = BaseConfig(model=str(path), storage=storage, compute_dtype="fp32")
+    trained = tuned_on(path, LoraConfig(rank=4, alpha=8), config=config)
+    own = read_gguf(path).tensors
+    assert "blk.0.attn_kv_b.weight" in own and "blk.0.attn_k_b.weight" not in own
+    done = export(trained, Order("gguf"), tmp_path / "out")
+    assert "blk.0.attn_k_b.weight" in read_gguf(done.path / "model.gguf").tensors
+    assert done.check.same_ids == done.check.prompts and 0 < done.check.difference <= done.check.limit
+    adapted = tuned_on(path, LoraConfig(rank=4, alpha=8, targets=("o_proj",)), config=config)
+    check = export(adapted, Order("gguf-adapter"), tmp_path / "adapter").check
+    assert 0 < check.difference <= check.limit
+
+
 AHEAD = ("eh_proj", "enorm", "hnorm")  # tensors of a layer that guesses tokens ahead, beside a layer's own
 
 
@@ -132,5 +177,10 @@ def test_every_family_of_the_table_is_tried() -> None:
 def test_llama_cpp_says_what_was_trained_on_the_same_file(
     trained: Loaded, kind: Kind, tmp_path: Path
 ) -> None:
+    family = FAMILIES[architecture_of(trained.base.spec.hf_config)]
+    if kind == "gguf-adapter" and family.unadapted:
+        with pytest.raises(ExportError, match=r"without adapters.*--to gguf writes the whole"):
+            export(trained, Order(kind), tmp_path / "out")
+        return
     check = export(trained, Order(kind), tmp_path / "out").check
     assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)

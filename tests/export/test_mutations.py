@@ -165,6 +165,16 @@ LLAMA3 = {
         "original_max_position_embeddings": 64,
     }
 }
+YARN_OF_DEEPSEEK = {
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "mscale": 0.7,
+        "mscale_all_dim": 0.7,
+    }
+}
 UNTIED = {"tie_word_embeddings": False}
 OTHER_TEMPLATE = CHATML.replace("<|im_end|>", "")
 
@@ -202,6 +212,27 @@ def backwards(names: Sequence[str], values: Any, by_turns: bool = False) -> list
 
 
 right_apart = layout.apart
+
+
+right_places = layout.places
+
+
+def keys_of_all_heads_first(architecture: str, names: Sequence[str], values: Any, config: Any) -> list[Any]:
+    """In latent attention, where the keys of a head stand before its values."""
+    if "attn_k_b" not in names[0]:
+        return right_places(architecture, names, values, config)
+    heads, cut = config.num_attention_heads, config.num_attention_heads * config.qk_nope_head_dim
+    keys, own = (part.reshape(heads, -1, part.shape[-1]) for part in (values[:cut], values[cut:]))
+    return [keys.swapaxes(1, 2), own]
+
+
+def logarithms(name: str, tensor: Tensor) -> Tensor:
+    return tensor.abs().clamp(min=0.1).log() if "A_log" in name else tensor
+
+
+def up_first(name: str, tensor: Tensor) -> Tensor:
+    """Of the linear that is gate and up."""
+    return tensor.roll(len(tensor) // 2, 0) if "input_linear" in name else tensor
 
 
 def unbiased(name: str, tensor: Tensor) -> Tensor:
@@ -286,6 +317,26 @@ MUTANTS = (
     Mutant("pairs on other layers", "llama", "gguf-adapter", other_layers),
     Mutant("the base's head dropped", "llama", "gguf-adapter", without("lm_head"), UNTIED),
     Mutant("a merged head dropped", "llama", "merged", without("lm_head"), UNTIED),
+    Mutant(
+        "keys of all heads first",
+        "deepseek2",
+        "gguf",
+        attribute(gguf_model, "places", keys_of_all_heads_first),
+    ),
+    Mutant("Mamba's skips exchanged", "granitehybrid", "gguf", swapped("mamba.D", "mamba.dt_bias")),
+    Mutant("decays as their logarithms", "granitehybrid", "gguf", tensors(logarithms)),
+    Mutant("gate and up of one linear exchanged", "granitehybrid", "gguf", tensors(up_first)),
+    Mutant("rotated where nothing is", "granitehybrid", "gguf", key("finetuned", lambda v: not v)),
+    Mutant("experts by their own scores", "deepseek3", "gguf", tensors(unbiased)),
+    Mutant("groups of experts lost", "deepseek3", "gguf", key("expert_group_count", lambda _: 1)),
+    Mutant("another function of the router", "deepseek3", "gguf", key("gating_func", lambda _: 1)),
+    Mutant(
+        "half of the multiplier of YaRN",
+        "deepseek2",
+        "gguf",
+        key("log_multiplier", lambda v: v / 2),
+        YARN_OF_DEEPSEEK,
+    ),
     Mutant(
         "a merged head said to be tied", "llama", "merged", config_key("tie_word_embeddings", True), UNTIED
     ),

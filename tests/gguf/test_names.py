@@ -42,19 +42,21 @@ def test_every_tensor_has_its_parameter(tmp_path: Path, arch: str) -> None:
     assert set(parameter_names(read_gguf(path)).values()) == wanted
 
 
+IN_ONE = {  # tensors that are one parameter in transformers
+    *(("attn_k_b", "attn_v_b"), ("ffn_gate", "ffn_up"), ("ffn_gate_shexp", "ffn_up_shexp")),
+}
 OUTPUTS = ("attn.o_proj", "attn.out_proj", "attn.c_proj", "attn.dense", "attention.dense")
 
 
 def test_module_names_are_one_to_one() -> None:
     for arch in IN_GGUF:
         names = module_names(arch, 3)
-        alone = {
-            tensor: module
-            for tensor, module in names.items()
-            if not is_stack(tensor.removesuffix(".bias"))  # those of gate and up are one parameter too
-            and not module.endswith("shared_mlp.input_linear")
-        }
-        assert len(set(alone.values())) == len(alone)
+        several = [
+            tuple(tensor.rpartition(".")[2] for tensor in tensors)
+            for tensors in tensor_names(arch, 3).values()
+            if len(tensors) > 1 and not is_stack(tensors[0].removesuffix(".bias"))
+        ]
+        assert set(several) <= IN_ONE
         stacks = [tensors for tensors in tensor_names(arch, 3).values() if is_stack(tensors[0])]
         ends = [tuple(tensor.rpartition(".")[2] for tensor in tensors) for tensors in stacks]
         assert ends in ([], [("ffn_gate_exps", "ffn_up_exps"), ("ffn_down_exps",)] * 3)
@@ -124,6 +126,38 @@ def test_llama3_scaling_is_recovered_from_the_tensor(tmp_path: Path) -> None:
         rope(tmp_path, **(keys | {"rope_freqs.weight": divisors**2}))
 
 
+def test_longrope_is_read_within_its_first_context(tmp_path: Path) -> None:
+    short, long = np.linspace(1, 3, 8, dtype=np.float32), np.full(8, 2, np.float32)
+    keys = {
+        "rope_factors_short.weight": short,
+        "rope_factors_long.weight": long,
+        "minicpm3.rope.scaling.original_context_length": 4096,
+    }
+    path, _ = tiny_gguf("minicpm3", tmp_path / "m.gguf", keys=keys)
+    found = config_values(read_gguf(path))["rope_parameters"]
+    assert found["rope_type"] == "longrope" and found["long_factor"] == [2.0] * 8
+    assert found["short_factor"] == pytest.approx(short.tolist(), rel=1e-6)
+    keys["minicpm3.rope.scaling.original_context_length"] = 2048
+    path, _ = tiny_gguf("minicpm3", tmp_path / "m.gguf", keys=keys)
+    with pytest.raises(ModelError, match=r"'longrope'.*4096 tokens.*2048"):
+        config_values(read_gguf(path))
+
+
+def test_deepseeks_yarn_is_read_with_its_multiplier(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {
+        "deepseek2.rope.scaling.type": "yarn",
+        "deepseek2.rope.scaling.factor": 4.0,
+        "deepseek2.rope.scaling.original_context_length": 1024,
+    }
+    more = keys | {"deepseek2.rope.scaling.yarn_log_multiplier": 0.0707}
+    path, _ = tiny_gguf("deepseek2", tmp_path / "m.gguf", keys=more)
+    found = config_values(read_gguf(path))["rope_parameters"]
+    assert found["mscale"] == found["mscale_all_dim"] == 0.707
+    path, _ = tiny_gguf("deepseek2", tmp_path / "m.gguf", keys=keys)
+    with pytest.raises(ModelError, match=r"'yarn'.*yarn_log_multiplier is missing"):
+        config_values(read_gguf(path))
+
+
 def test_gemmas_layers_by_flags_and_by_family(tmp_path: Path) -> None:
     pattern = "gemma3.attention.sliding_window_pattern"
     path, _ = tiny_gguf("gemma3", tmp_path / "m.gguf", keys={pattern: [False, True]})
@@ -164,6 +198,8 @@ def test_configs_that_make_no_sense_are_refused(
     [
         ("glm4moe", {"expert_gating_func": 1}, "expert_gating_func is 1.*glm4_moe computes 2"),
         ("glm4moe", {"expert_weights_norm": 1}, "expert_weights_norm is 1.*true or false"),
+        ("deepseek2", {"rope.dimension_count": 48}, "no part that isn't rotated"),
+        ("deepseek2", {"expert_gating_func": 3}, "expert_gating_func is 3.*deepseek_v2 computes 1"),
         ("gpt-oss", {"attention.sliding_window_pattern": 3}, "sliding_window_pattern is 3.*computes 2"),
         ("lfm2", {"attention.head_count_kv": [0, 2, 2]}, "head_count_kv is .*2 layers"),
         ("lfm2", {"attention.head_count_kv": [2, 4]}, "head_count_kv is .*one number of heads"),

@@ -13,6 +13,9 @@ from tests.base.tiny import tiny_model, tiny_tokenizer
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
+ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
+ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
+LATENT = ("deepseek2", "deepseek3", "youtu")
 ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
 IN_PAIRS = (
     "olmo",
@@ -23,6 +26,8 @@ IN_PAIRS = (
     "granite",
     "mixtral",
     "granitemoe",
+    "granitehybrid",
+    "granitehybridmoe",
     "granitemoe-shared",
 )  # rows of q and k, of each head
 
@@ -33,12 +38,14 @@ def tiny_gguf(
     *,
     kind: str = "F32",
     keys: dict[str, Any] | None = None,
+    older: bool = False,
     **changes: Any,
 ) -> tuple[Path, Any]:
     """Write a random model of ``arch`` to ``path``; matrices as ``kind``, vectors as F32.
 
     Args:
         keys: metadata to add or replace (numbers as float or uint32, strings, lists of numbers).
+        older: latent attention with one tensor for keys and values, as old files have it.
         changes: of the transformers config.
 
     Returns:
@@ -46,7 +53,7 @@ def tiny_gguf(
     """
     model = tiny_model(arch, **changes)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHES[arch]])
-    write_config(writer, arch, model.config)
+    write_config(writer, arch, model.config, older)
     write_tokenizer(writer)
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
@@ -58,15 +65,15 @@ def tiny_gguf(
     for name, parameter in [*model.named_parameters(), *buffers]:
         if ".act_fn." in name:
             continue
-        for stem, suffix, part in _parts(arch, name, parameter.detach().numpy()):
+        for stem, suffix, part in _parts(arch, name, parameter.detach().numpy(), model.config, older):
             values = _llama_cpp_layout(arch, name, part, model.config)
             own = names.get_name(stem) or names.get_name(
                 stem.removeprefix("transformer.")
             )  # BLOOM's own names
             own = own or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
-            router = "ffn_gate_inp" in own
+            plain = "ffn_gate_inp" in own or "norm" in own
             packed = gguf.GGMLQuantizationType[
-                kind if values.ndim > 1 and not router and suffix == "weight" else "F32"
+                kind if values.ndim > 1 and not plain and suffix == "weight" else "F32"
             ]
             packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
             writer.add_tensor(f"{own}.{suffix}".removesuffix("."), quantize(values, packed), raw_dtype=packed)
@@ -84,7 +91,9 @@ def _write_xielu(writer: gguf.GGUFWriter, values: dict[str, Any], layers: int) -
         getattr(writer, f"add_xielu_{word}")(numbers)
 
 
-def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
+def _parts(
+    arch: str, name: str, values: np.ndarray, config: Any, older: bool
+) -> list[tuple[str, str, np.ndarray]]:
     """(name as the package maps it, suffix, values) of the tensors that one parameter becomes, as converters
     write them: gate and up of experts apart, and the gate of a shared expert as a vector."""
     if "experts." in name and arch == "gpt-oss":  # turned, the rows of gate and up by turns
@@ -94,6 +103,11 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
             return [(name.removesuffix("_bias"), suffix, rows)]
         stem = name[: name.index("gate_up_proj")]
         return [(f"{stem}{word}", suffix, rows[:, i::2]) for i, word in enumerate(("gate_proj", "up_proj"))]
+    if "kv_b_proj" in name and arch in LATENT and not older:
+        stem = name.removesuffix(".weight").replace("kv_b_proj", "{}_b_proj")
+        per_head = values.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
+        keys, own = np.split(per_head, [config.qk_nope_head_dim], axis=1)
+        return [(stem.format("k"), "weight", keys.transpose(0, 2, 1)), (stem.format("v"), "weight", own)]
     if name.endswith("experts.gate_up_proj"):
         words = ("w1", "w3") if "block_sparse" in name else ("gate_proj", "up_proj")
         return [
@@ -102,7 +116,9 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
         ]
     if ".shared_mlp.input_linear" in name:
         words = ("gate_proj", "up_proj")
-        stem = name.removesuffix("input_linear.weight").replace("shared_mlp", "mlp.shared_mlp")
+        stem = name.removesuffix("input_linear.weight").replace(
+            "shared_mlp", "mlp.shared_mlp" if config.num_local_experts else "mlp"
+        )
         return [
             (f"{stem}{word}", "weight", part) for word, part in zip(words, np.split(values, 2), strict=True)
         ]
@@ -114,11 +130,13 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
     if suffix in ("expert_bias", "e_score_correction_bias"):
         ernie = name.replace("gate.", "") if "statics" in name else name
         stem, suffix = ernie.replace("correction_bias", "correction"), "bias"
-    if suffix in ("dt_bias", "A_log"):
-        stem, suffix = (name, "") if suffix == "A_log" else (name.replace("dt_bias", "dt_proj"), "bias")
+    if suffix in ("dt_bias", "A_log", "D"):
+        stem, suffix = (name.replace("dt_bias", "dt_proj"), "bias") if suffix == "dt_bias" else (name, "")
+    if stem.endswith("shared_mlp.output_linear") and not config.num_local_experts:
+        stem = stem.replace("shared_mlp.output_linear", "mlp.down_proj")
     if suffix == "sinks":
         stem, suffix = name, "weight"
-    if stem.endswith(("conv.conv", "conv1d")):
+    if stem.endswith(("conv.conv", "conv1d")) and suffix == "weight":
         values = values[:, 0]
     if "moe_statics" in stem:
         values = values[0]
@@ -140,11 +158,21 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+    if ".mamba." in name:
+        return _mamba2(name, values, config.mamba_n_groups)
     if "linear_attn." in name:
         return _tiled(name, values, config)
     if arch.startswith(("gemma", "nemotron", "qwen35")) and name.endswith("norm.weight"):
         return values + 1
     return np.ascontiguousarray(values)
+
+
+def _mamba2(name: str, values: np.ndarray, groups: int) -> np.ndarray:
+    if name.endswith("A_log"):
+        return -np.exp(values)[:, None]
+    if name.endswith(".D"):
+        return np.ascontiguousarray(values[:, None])
+    return values.reshape(groups, -1) if name.endswith(".norm.weight") else np.ascontiguousarray(values)
 
 
 def _tiled(name: str, values: np.ndarray, config: Any) -> np.ndarray:
@@ -170,7 +198,7 @@ def _key_heads(arch: str, config: Any) -> int:
 WITHOUT_ROPE = ("gpt2", "starcoder", "bloom", "mpt")
 
 
-def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
+def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = False) -> None:
     writer.add_block_count(config.num_hidden_layers)
     length = getattr(config, "max_seq_len", 2048)
     writer.add_context_length(getattr(config, "max_position_embeddings", length))
@@ -178,21 +206,35 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b"):
         writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
-        writer.add_feed_forward_length(config.intermediate_size)
+        width = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
+        writer.add_feed_forward_length(width)
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
     key_heads = _key_heads(arch, config)
-    heads = [0 if kind == "conv" else key_heads for kind in kinds]
-    writer.add_head_count_kv(heads if 0 in heads else key_heads)
-    width = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
-    writer.add_key_length(width)
+    heads = [0 if kind in ("conv", "linear_attention") else key_heads for kind in kinds]
+    if hasattr(config, "kv_lora_rank"):
+        width = config.qk_nope_head_dim + config.qk_rope_head_dim
+        one = arch in LATENT and not older  # all heads have the one vector
+        writer.add_head_count_kv(1 if one else config.num_attention_heads)
+        writer.add_q_lora_rank(config.q_lora_rank)
+        writer.add_kv_lora_rank(config.kv_lora_rank)
+        writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim if one else width)
+        writer.add_value_length(config.kv_lora_rank if one else config.v_head_dim)
+        if one:
+            writer.add_key_length_mla(width)
+            writer.add_value_length_mla(config.v_head_dim)
+        writer.add_rope_dimension_count(config.qk_rope_head_dim)
+    else:
+        writer.add_head_count_kv(heads if 0 in heads and not arch.startswith("qwen35") else key_heads)
+        width = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+        writer.add_key_length(width)
     if arch == "gptneox":
         writer.add_parallel_residual(config.use_parallel_residual)
     if arch == "mpt":
         writer.add_max_alibi_bias(config.attn_config.alibi_bias_max)
         if config.attn_config.clip_qkv:
             writer.add_clamp_kqv(config.attn_config.clip_qkv)
-    if (experts := getattr(config, "num_experts", None)) or hasattr(config, "num_local_experts"):
+    if (experts := getattr(config, "num_experts", None)) or getattr(config, "num_local_experts", 0):
         writer.add_expert_count(experts or config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
     if hasattr(config, "moe_intermediate_size"):
@@ -218,12 +260,20 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_expert_shared_count(config.moe_num_shared_experts)
         shared = config.moe_num_shared_experts * config.moe_intermediate_size
         writer.add_expert_shared_feed_forward_length(shared)
-    if arch in ("glm4moe", "dots1"):
+    if arch in ("glm4moe", "dots1", "deepseek2", "deepseek3"):
         writer.add_leading_dense_block_count(config.first_k_dense_replace)
         writer.add_expert_shared_count(config.n_shared_experts)
         writer.add_expert_weights_scale(config.routed_scaling_factor)
-        writer.add_expert_weights_norm(config.norm_topk_prob)
-        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        if arch != "deepseek2":
+            writer.add_expert_weights_norm(config.norm_topk_prob)
+            writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == "youtu":
+        writer.add_leading_dense_block_count(config.num_hidden_layers)
+        writer.add_expert_feed_forward_length(config.intermediate_size)
+        writer.add_expert_shared_count(0)
+    if arch == "deepseek3":
+        writer.add_expert_group_count(config.n_group)
+        writer.add_expert_group_used_count(config.topk_group)
     if arch in ("qwen2moe", "qwen35moe"):
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if hasattr(config, "rms_norm_eps") or arch.startswith("lfm2"):
@@ -243,9 +293,17 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
-    if arch == "granitemoe-shared":
+    if hasattr(config, "mamba_n_heads"):
+        writer.add_ssm_conv_kernel(config.mamba_d_conv)
+        writer.add_ssm_state_size(config.mamba_d_state)
+        writer.add_ssm_group_count(config.mamba_n_groups)
+        writer.add_ssm_time_step_rank(config.mamba_n_heads)
+        writer.add_ssm_inner_size(config.mamba_n_heads * config.mamba_d_head)
+    if arch.startswith("granitehybrid"):
+        writer.add_rope_scaling_finetuned(config.position_embedding_type == "rope")
+    if arch in ("granitehybridmoe", "granitemoe-shared"):
         writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
-    if arch in ("granite", "granitemoe", "granitemoe-shared"):
+    if arch.startswith("granite"):
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_attention_scale(config.attention_multiplier)

@@ -39,7 +39,7 @@ def fill_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype, quantise: Qua
     head = model.get_output_embeddings()
     wanted, found = _checked_sources(model, file)
     for name, tensors in counted(f"loading {file.path.name}", found.items(), len(found)):
-        weight = _unpack(file, tensors, wanted[name], dtype)
+        weight = _unpack(file, tensors, wanted[name], dtype, model.config)
         owner, module = _owner(model, name)
         if (
             quantise is not None
@@ -74,7 +74,7 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
         packed = file.tensors[tensors[0]]
         kinds = {file.tensors[tensor].type for tensor in tensors}
         if has_other_columns(file, tensors[0]) or (is_linear(module) and len(kinds) > 1):
-            plain = _unpack(file, tensors, wanted[name], dtype).T.unsqueeze(1).contiguous()
+            plain = _unpack(file, tensors, wanted[name], dtype, model.config).T.unsqueeze(1).contiguous()
             model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
         elif len(packed.shape) == 2 and (is_linear(module) or isinstance(module, nn.Embedding)):
             rows = [to_torch_rows(file, tensor) for tensor in tensors]
@@ -91,7 +91,7 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
                 experts.put(which, *_blocks_of_experts(file.tensors[tensor]))
             model.set_submodule(owner, experts)
         else:
-            _place(model, name, _unpack(file, tensors, wanted[name], dtype))
+            _place(model, name, _unpack(file, tensors, wanted[name], dtype, model.config))
         file.forget()
     embedding = model.get_input_embeddings()
     if "lm_head.weight" not in found:
@@ -117,7 +117,7 @@ def _checked_sources(model: Any, file: GgufFile) -> tuple[dict[str, Any], dict[s
     found, kept = sources(file), model.state_dict().keys()
     wanted: dict[str, Any] = dict(model.named_parameters())
     wanted |= {name: buffer for name, buffer in model.named_buffers() if name in kept}
-    check_tensors(file, found, wanted)
+    check_tensors(file, found, wanted, model.config)
     return wanted, found
 
 
@@ -132,7 +132,9 @@ def _refuse_unknown(file: GgufFile) -> None:
         )
 
 
-def check_tensors(file: GgufFile, found: Mapping[str, Sequence[str]], wanted: Mapping[str, Any]) -> None:
+def check_tensors(
+    file: GgufFile, found: Mapping[str, Sequence[str]], wanted: Mapping[str, Any], config: Any
+) -> None:
     """Compare the file's tensors with the parameters that the config describes."""
     lost = sorted(wanted.keys() - found.keys())
     problems = [Problem(f"tensor {name} is missing", str(file.path)) for name in lost]
@@ -140,7 +142,7 @@ def check_tensors(file: GgufFile, found: Mapping[str, Sequence[str]], wanted: Ma
         if name not in wanted:
             problems += [unexpected(tensor, file.path) for tensor in tensors]
             continue
-        for tensor, place in zip(tensors, places(row_of(file), tensors, wanted[name]), strict=True):
+        for tensor, place in zip(tensors, places(row_of(file), tensors, wanted[name], config), strict=True):
             shape, own = file.tensors[tensor].shape, tuple(place.shape)
             if shape != own and (1, *shape) != own:  # the gate of a shared expert is often a vector
                 problems.append(misshapen(tensor, shape, own, file.path))
@@ -157,14 +159,16 @@ def misshapen(name: str, found: tuple[int, ...], wanted: tuple[int, ...], path: 
     return Problem(f"tensor {name} has another shape", str(path), why)
 
 
-def _unpack(file: GgufFile, names: Sequence[str], wanted: Any, dtype: torch.dtype) -> torch.Tensor:
+def _unpack(
+    file: GgufFile, names: Sequence[str], wanted: Any, dtype: torch.dtype, config: Any
+) -> torch.Tensor:
     """The values of what a model wants, as torch has them, unpacked a few rows, or a few experts, at a time.
     A buffer keeps the number format that the model gives it."""
     import torch
     from torch import nn
 
     out = torch.empty(wanted.shape, dtype=dtype if isinstance(wanted, nn.Parameter) else wanted.dtype)
-    for name, part in zip(names, places(row_of(file), names, out), strict=True):
+    for name, part in zip(names, places(row_of(file), names, out, config), strict=True):
         tensor = file.tensors[name]
         rows = tensor.shape[0]
         whole = is_whole_only(file, name)

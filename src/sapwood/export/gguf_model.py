@@ -15,13 +15,14 @@ from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters
 from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
-from sapwood.gguf.families import architecture_of, in_files
+from sapwood.gguf.families import FAMILIES, architecture_of, in_files
 from sapwood.gguf.file import NUMBERS as LAYER_NUMBERS
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.keys import SPECULATING, layers_of
+from sapwood.gguf.latent import latent_values
 from sapwood.gguf.layout import places, to_file_layout
 from sapwood.gguf.names import file_name, in_metadata, of_layer, tensor_names
-from sapwood.gguf.rope import DIVISORS, rope_divisors
+from sapwood.gguf.rope import DIVISORS, rope_divisors, rope_factors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec
@@ -66,7 +67,7 @@ def write_gguf_model(
             module, leaf = (own, "weight") if own in names else own.rsplit(".", 1)
             if module not in names:
                 raise ExportError(f"GGUF can't store the tensor {parameter}", str(path), architecture)
-            parts = places(architecture, names[module], tensor.cpu().numpy())
+            parts = places(architecture, names[module], tensor.cpu().numpy(), config)
             for name, values in zip(names[module], parts, strict=True):
                 if in_metadata(name):
                     numbers.setdefault(of_layer(name), {})[int(name.split(".")[1])] = float(values[0])
@@ -79,6 +80,8 @@ def write_gguf_model(
         writer.add_array(key, [by_layer[layer] for layer in sorted(by_layer)])
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
         writer.add_tensor(DIVISORS, divisors)
+    for name, factors in rope_factors(global_rope(config)).items():
+        writer.add_tensor(name, factors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -94,6 +97,11 @@ def _metadata(spec: BaseSpec, config: Any) -> Metadata:
         kept = {key: value for key, value in file.metadata.items() if key not in (*_OWN, *LAYER_NUMBERS)}
         if kept.pop(f"{file.architecture}.{SPECULATING}", None):  # layers that aren't read are not written
             kept[f"{file.architecture}.block_count"] = layers_of(file)
+        family = FAMILIES[architecture_of(config)]
+        if family.latent:  # an older file says the widths of other tensors than are written
+            kept |= {
+                f"{file.architecture}.{key}": value for key, value in latent_values(config, family).items()
+            }
         return kept
     tokens = tokenizer_metadata(spec.tokenizer, config.vocab_size)
     return {"general.name": _name(spec), **file_values(config), **tokens}

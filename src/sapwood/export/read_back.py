@@ -65,7 +65,10 @@ def _different(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Prob
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Floats within the 32 bits that files keep; a key that is None is a key that isn't there."""
+    """Floats within the 32 bits that files keep; a key that is None is a key that isn't there; a tuple is a
+    list in JSON."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(_equal(one, other) for one, other in zip(a, b, strict=True))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return all(_equal(a.get(key), b.get(key)) for key in a.keys() | b.keys())
     if isinstance(a, float) and isinstance(b, int | float):

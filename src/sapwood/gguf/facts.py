@@ -10,22 +10,16 @@ from typing import Any
 import numpy as np
 
 from sapwood.errors import ExportError, ModelError, Problem
-from sapwood.gguf.families import (
-    FAMILIES,
-    INNER,
-    INTERVAL,
-    PATTERN,
-    SECTIONS,
-    architecture_of,
-    in_files,
-)
+from sapwood.gguf.families import FAMILIES, INNER, INTERVAL, PATTERN, SECTIONS, architecture_of, in_files
 from sapwood.gguf.family import COUNT, Family, attribute, facts_of, has_experts
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, layers_of, number
+from sapwood.gguf.latent import NAMES, latent_sizes, latent_values, unwritable_latent
 from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
 from sapwood.gguf.settled import IMPLIED, flat, settled, value_of
 
 WINDOW = "attention.sliding_window"
+ROTATED = "rope.scaling.finetuned"
 LOCAL_THETA = "rope.freq_base_swa"
 SHARED_WIDTH = "expert_shared_feed_forward_length"
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
@@ -51,7 +45,8 @@ ELSEWHERE = {
     *("full_attn_idxs", "block_multiple_of", "block_ffn_dim_multiplier"),
     *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale"),  # LFM2's, which its
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
-    *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc"),
+    *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc", "embedding_initializer_range"),
+    *("mamba_chunk_size", "mamba_d_head"),  # the first changes the order of sums, others tell the second
     *("emb_pdrop", "classifier_dropout", "summary_type", "summary_use_proj"),  # GPT-2's and
     *("summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_ctx"),  # those after it
     *("task_specific_params", "gradient_checkpointing", "attention_softmax_in_fp32"),
@@ -79,9 +74,11 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     values = dict(family.fixed) | _sizes(file, family)
     values["model_type"] = family.kinds[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
+    own = {name.split(".", 2)[-1] for name in file.tensors}  # in whichever layer
     for switch, tensors in family.biases.items():
-        names = [tensor if "." in tensor else f"{tensor}.bias" for tensor in tensors]
-        values[switch] = any(f"blk.0.{name}" in file.tensors for name in names)
+        values[switch] = not own.isdisjoint(name if "." in name else f"{name}.bias" for name in tensors)
+    if family.rotated:
+        values[family.rotated] = "rope" if flag(file, ROTATED, True) else None
     for name in ("bos", "eos", "padding"):
         token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
@@ -94,7 +91,7 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         values["layer_types"] = _types(flags, family.between)
         values["linear_value_head_dim"] = integer(file, INNER) // values["linear_num_value_heads"]
     elif family.between:
-        heads = _key_heads(file, values["num_hidden_layers"])
+        heads = key_heads(file, values["num_hidden_layers"])
         values["layer_types"] = ["full_attention" if own else family.between for own in heads]
     elif "sliding_window" in family.fixed:
         values["layer_types"] = _types([False] * values["num_hidden_layers"])
@@ -137,9 +134,10 @@ def row_of(file: GgufFile) -> str:
     signs = {row: f"blk.0.{FAMILIES[row].sign}.weight" in file.tensors for row in rows}
     fit = [row for row in rows if has_experts(FAMILIES[row]) == experts]
     fit = [row for row in fit if signs[row]] or [row for row in fit if not FAMILIES[row].sign]
-    if fit:
-        windows = f"{name}.{WINDOW}" in file.metadata  # of the rows that share a name, one has them
-        return next((row for row in fit if bool(FAMILIES[row].window) == windows), fit[0])
+    if fit:  # of rows that share a name, one has windows, or another function of its router
+        windows = f"{name}.{WINDOW}" in file.metadata
+        alike = [row for row in fit if bool(FAMILIES[row].window) == windows] or fit
+        return next((row for row in alike if not _other_constants(file, FAMILIES[row])), alike[0])
     if rows:
         what = f"{name} files {'with' if experts else 'without'} experts aren't supported"
     else:
@@ -166,14 +164,24 @@ def _refuse_parts(file: GgufFile) -> None:
 
 def _refuse_constants(file: GgufFile, family: Family) -> None:
     """Raises ModelError for a file that says another value than the one which transformers computes."""
-    for key, value in family.constants.items():
-        found = file.metadata.get(f"{file.architecture}.{key}", value)
-        if found != value and not (isinstance(value, float) and math.isclose(found, value, rel_tol=1e-5)):
-            why = f"transformers' {family.kinds[0]} computes {value!r}"
-            raise ModelError(f"{file.architecture}.{key} is {found!r}", str(file.path), why)
+    for key, found in _other_constants(file, family).items():
+        why = f"transformers' {family.kinds[0]} computes {family.constants[key]!r}"
+        raise ModelError(f"{file.architecture}.{key} is {found!r}", str(file.path), why)
 
 
-def _key_heads(file: GgufFile, layers: int) -> list[int]:
+def _other_constants(file: GgufFile, family: Family) -> dict[str, Any]:
+    """Those of the family's constants for which a file says another value: key and value."""
+    name, constants = file.architecture, family.constants
+    told = {key: file.metadata.get(f"{name}.{key}", own) for key, own in constants.items()}
+    return {
+        key: found
+        for key, found in told.items()
+        if found != (own := constants[key])
+        and not (isinstance(own, float) and math.isclose(found, own, rel_tol=1e-5))
+    }
+
+
+def key_heads(file: GgufFile, layers: int) -> list[int]:
     """Heads of keys in each layer. Those that aren't 0 have one number."""
     key = f"{file.architecture}.attention.head_count_kv"
     found = file.metadata.get(key)
@@ -197,7 +205,7 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
     for fact in facts_of(family):
         if family.between and not family.every and fact.config == "num_key_value_heads":
-            values[fact.config] = max(_key_heads(file, layers))
+            values[fact.config] = max(key_heads(file, layers))
         elif fact.optional:
             told = file.metadata.get(f"{file.architecture}.{fact.key}")
             values[fact.config] = number(file, fact.key, None) if told else None
@@ -212,6 +220,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     if layers == family.other:
         raise ModelError(_OTHER.format(family.other), str(file.path), file.architecture)
     width = values["head_dim"]
+    if family.latent:
+        return values | latent_sizes(file, heads)
     if integer(file, "attention.value_length", width) != width:
         raise ModelError("heads whose values and keys differ in size aren't supported", str(file.path))
     return values
@@ -282,9 +292,15 @@ def file_values(config: Any) -> dict[str, Any]:
         values["attention.head_count_kv"] = [
             0 if kind == family.between else config.num_key_value_heads for kind in kinds
         ]
+    if family.rotated:
+        values[ROTATED] = getattr(config, family.rotated) == "rope"
+    if family.mamba:
+        values[INNER] = int(config.mamba_expand * config.hidden_size)
     if family.shared:
         values[SHARED_WIDTH] = getattr(config, family.shared) * config.moe_intermediate_size
     values["context_length"] = context_of(config)
+    if family.latent:
+        values |= latent_values(config, family)
     return {f"{in_files(architecture)}.{key}": value for key, value in values.items()}
 
 
@@ -301,7 +317,7 @@ def refuse_unwritable(config: Any) -> None:
     config, architecture = settled(config), architecture_of(config)
     family = FAMILIES[architecture]
     told = {stored_name(config, attribute(family, fact.config)) for fact in facts_of(family)}
-    told |= family.biases.keys()
+    told |= family.biases.keys() | (NAMES if family.latent else set()) | {family.rotated}
     found = {name: getattr(config, name, None) for name in family.fixed}
     odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
     own = {fact.config: value_of(config, family, fact.config) for fact in family.facts if not fact.optional}
@@ -352,6 +368,13 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         what = f"GGUF can't store {config.num_key_value_heads} heads of keys"
         why = f"{where} takes as many as the queries have, {config.num_attention_heads}"
         problems.append(Problem(what, "num_key_value_heads", why))
+    if family.latent:
+        problems += unwritable_latent(config, family, where)
+    original = global_rope(config).get("original_max_position_embeddings", 0)
+    if global_rope(config).get("rope_type") == "longrope" and config.max_position_embeddings > original:
+        why = f"{where} takes its factors by the context that it is started with, not by a text's length"
+        what = f"GGUF can't store longrope for more than {original} tokens"
+        problems.append(Problem(what, "max_position_embeddings", why))
     last = config.num_hidden_layers - 1
     if getattr(config, "moe_layer_end_index", last) != last:
         what, why = (
@@ -364,6 +387,9 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
     if family.every:
         return problems + _unwritable_linear(config, family, where)
+    if family.between and "full_attention" not in config.layer_types:
+        why = f"in {where} some layer must have it"
+        problems.append(Problem("GGUF can't store a model without attention", "layer_types", why))
     if not family.window:
         return problems + _unwritable_window(config, where)
     every = _period(config.layer_types)

@@ -8,6 +8,7 @@ is held against the library itself by `tests/export/test_facts`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +51,10 @@ _EXPERTS_OF_GLM = (
     Fact("routed_scaling_factor", "expert_weights_scale", float, 1.0),
     Fact("norm_topk_prob", "expert_weights_norm", bool, False),
 )
+_GROUPS = (
+    Fact("n_group", "expert_group_count", int, 1),
+    Fact("topk_group", "expert_group_used_count", int, 1),
+)
 _SHARED_WIDTH = Fact("shared_expert_intermediate_size", "expert_shared_feed_forward_length")
 _DELTA_NETWORK = (
     Fact("linear_conv_kernel_dim", "ssm.conv_kernel"),
@@ -57,6 +62,16 @@ _DELTA_NETWORK = (
     Fact("linear_num_key_heads", "ssm.group_count"),
     Fact("linear_num_value_heads", "ssm.time_step_rank"),
 )
+_LATENT = ("attn_q", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_kv_b", "attn_k_b", "attn_v_b")
+_OF_DEEPSEEK = _EXPERTS_OF_GLM[:-1]
+_WEIGHTS_NORM = _EXPERTS_OF_GLM[-1]
+_MAMBA_OF_GRANITE = (
+    Fact("mamba_d_conv", "ssm.conv_kernel"),
+    Fact("mamba_d_state", "ssm.state_size"),
+    Fact("mamba_n_groups", "ssm.group_count"),
+    Fact("mamba_n_heads", "ssm.time_step_rank"),
+)
+_ANY_STEP = {"time_step_limit": (0.0, math.inf)}
 _PLAIN_HEADS = ("num_key_value_heads", "head_dim")  # as many of keys as of queries, all as wide as they can
 _OF_GPT2 = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 _FIXED_IN_GPT2 = {"scale_attn_weights": True, "add_cross_attention": False}
@@ -94,6 +109,34 @@ _QWEN35 = Family(
     partial=True,
     norms_plus_one=True,
     scalings=("default",),
+)
+
+_DEEPSEEK = Family(
+    ("deepseek_v2",),
+    facts=(Fact("kv_lora_rank", "attention.kv_lora_rank"), *_OF_DEEPSEEK),
+    fixed=SILU | {"attention_bias": False, "mlp_bias": False, "topk_method": "greedy"},
+    constants={"expert_gating_func": 1, _WEIGHTS_NORM.key: False},
+    yarn={"mscale_all_dim": "rope.scaling.yarn_log_multiplier", "mscale": ""},
+    log_unit=0.1,
+    scalings=("default", "yarn"),
+    equal_heads=True,
+    latent="split",
+    unadapted=_LATENT,
+)
+
+_GRANITE_HYBRID = Family(
+    ("granitemoehybrid",),
+    only={"num_local_experts": (0,)},
+    facts=(*_MULTIPLIERS, *_MAMBA_OF_GRANITE, Fact("shared_intermediate_size", "feed_forward_length")),
+    fixed=SILU
+    | _ANY_STEP
+    | {"num_local_experts": 0, "mamba_expand": 2, "mamba_conv_bias": True, "mamba_proj_bias": False},
+    biases={"attention_bias": (*QKV, "attn_output")},
+    lacks=("intermediate_size", "num_experts_per_tok"),
+    between="linear_attention",
+    interleaved=True,
+    mamba=2,
+    rotated="position_embedding_type",
 )
 
 # By llama.cpp's name, or by transformers' if that one is taken.
@@ -419,6 +462,52 @@ FAMILIES = {
             Fact("intermediate_size", "expert_feed_forward_length"),
         ),
         fixed=SILU | {"attention_bias": False},
+    ),
+    "deepseek2": _DEEPSEEK,
+    "deepseek3": replace(
+        _DEEPSEEK,
+        kinds=("deepseek_v3", "glm4_moe_lite"),
+        architecture="deepseek2",
+        facts=(*_DEEPSEEK.facts, _WEIGHTS_NORM, *_GROUPS),
+        fixed=SILU | {"attention_bias": False, "rope_interleave": True},
+        constants=_SIGMOID,
+    ),
+    "youtu": replace(
+        _DEEPSEEK,
+        kinds=("youtu",),
+        architecture="deepseek2",
+        facts=(
+            _DEEPSEEK.facts[0],
+            Fact("num_hidden_layers", _DENSE_FIRST),
+            Fact("intermediate_size", "expert_feed_forward_length"),
+        ),
+        fixed=SILU | {"attention_bias": False, "rope_interleave": True},
+        constants={"expert_shared_count": 0},
+    ),
+    "minicpm3": Family(
+        ("minicpm3",),
+        facts=_DEEPSEEK.facts[:1],
+        fixed=SILU
+        | {"attention_bias": False, "mlp_bias": False}
+        | {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256},
+        scalings=("default", "longrope"),
+        equal_heads=True,
+        latent="joined",
+        unadapted=_LATENT,
+    ),
+    "granitehybrid": _GRANITE_HYBRID,
+    "granitehybridmoe": replace(
+        _GRANITE_HYBRID,
+        only={},
+        architecture="granitehybrid",
+        facts=(
+            *_MULTIPLIERS,
+            *_MAMBA_OF_GRANITE,
+            *_LOCAL_EXPERTS,
+            Fact("shared_intermediate_size", "expert_shared_feed_forward_length"),
+        ),
+        fixed={key: value for key, value in _GRANITE_HYBRID.fixed.items() if key != "num_local_experts"},
+        lacks=(),
     ),
 }
 

@@ -42,8 +42,9 @@ class Family:
         fixed: config attributes with the one value that is computed.
         constants: keys of a file with the one value that transformers computes; a file may leave them out.
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
+        log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
-        lacks: config attributes of `COMMON` that it doesn't have.
+        lacks: config attributes of `COMMON` that it doesn't have, or that its class doesn't read.
         names: what its config calls attributes of `COMMON`, if it calls them otherwise.
         implied: attributes of `COMMON` that a file says, and its config doesn't: they follow from others.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
@@ -69,6 +70,11 @@ class Family:
         local_theta: layers with a window have a rotary base of their own.
         equal_heads: keys have as many heads as queries.
         plain_windows: layers with a window have the same rotary base as the others, and no scaling.
+        latent: keys and values of all heads come from one vector. A file has that product apart for keys and
+            for values ("split"), or in one ("joined"); "": heads have keys and values of their own.
+        mamba: recurrent layers are those of Mamba of this version; 0: there are none.
+        rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
+        unadapted: tensors whose products llama.cpp computes without adapters.
     """
 
     kinds: tuple[str, ...]
@@ -79,6 +85,7 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     yarn: Mapping[str, str] = field(default_factory=dict)
+    log_unit: float = 1.0
     between: str = ""
     shared: str = ""
     lacks: tuple[str, ...] = ()
@@ -104,6 +111,10 @@ class Family:
     local_theta: bool = False
     plain_windows: bool = False
     equal_heads: bool = False
+    latent: Literal["split", "joined", ""] = ""
+    mamba: Literal[0, 1, 2] = 0
+    rotated: str = ""
+    unadapted: tuple[str, ...] = ()
 
 
 COMMON = (

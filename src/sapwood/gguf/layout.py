@@ -14,7 +14,11 @@ Seven layouts differ:
 - kernels of convolutions have a dimension of 1 in transformers, which files leave out;
 - in Qwen 3.5's linear attention, heads of values that share a head of keys stand side by side in
   transformers; in files every head of keys comes once before one comes again. A decay is kept as its
-  logarithm in transformers, and as minus the decay in files.
+  logarithm in transformers, and as minus the decay in files;
+- in latent attention, files have what each head makes keys and values of as a stack each, that of keys
+  turned; in transformers both are one matrix, in whose rows the keys of a head stand before its values;
+- vectors of Mamba 2 with a number for each head are matrices of one column in files, and its norm is a row
+  for each group.
 """
 
 from __future__ import annotations
@@ -26,11 +30,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.gguf.facts import family_of
+from sapwood.gguf.facts import family_of, key_heads
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.keys import integer
-from sapwood.gguf.names import DECAY, KERNELS, SHARED_GATE, STACKS, in_metadata, of_layer
+from sapwood.gguf.keys import integer, layers_of
+from sapwood.gguf.names import DECAY, KERNELS, OF_HEADS, SHARED_GATE, SKIP, STACKS, in_metadata, of_layer
 from sapwood.gguf.settled import settled, value_of
 
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
@@ -38,15 +42,23 @@ _OF_VALUES = ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt", DECAY, "ssm_beta"
 _FROM_VALUES = "ssm_out"  # its columns are those of heads of values
 
 
-def places(architecture: str, tensors: Sequence[str], values: Any) -> list[Any]:
+def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) -> list[Any]:
     """Where the values of tensors lie in those of their parameter: parts of ``values`` (of numpy or torch)
     that share its memory, each in the shape that its tensor has in a file. ``tensors``: with or without
     ``.weight``."""
     name = of_layer(tensors[0])
-    if name.removesuffix(".weight") in KERNELS:
+    if name.removesuffix(".weight") in OF_HEADS:
+        heads = values.reshape(config.num_attention_heads, -1, values.shape[-1])
+        keys = config.qk_nope_head_dim
+        return [heads[:, :keys].swapaxes(1, 2), heads[:, keys:]]
+    if name.removesuffix(".weight") in KERNELS and values.ndim > 1:
         return [values[:, 0]]
     if name.removesuffix(".bias") in _ONE_ROW and values.ndim == 2:
         return [values[0]]
+    if FAMILIES[architecture].mamba == 2 and name in (DECAY, SKIP):
+        return [values[:, None]]
+    if FAMILIES[architecture].mamba == 2 and name.removesuffix(".weight") == "ssm_norm":
+        return [values.reshape(config.mamba_n_groups, -1)]
     if in_metadata(tensors[0]):
         return [values.reshape(1)]
     if name.removesuffix(".weight") in FAMILIES[architecture].across and values.ndim == 2:
@@ -89,6 +101,8 @@ def is_whole_only(file: GgufFile, tensor: str) -> bool:
 
 def has_other_columns(file: GgufFile, tensor: str) -> bool:
     """True if columns stand in another order than transformers', so that a row's blocks can't stay whole."""
+    if of_layer(tensor).removesuffix(".weight") in OF_HEADS:
+        return True
     return head_order(tensor, file.tensors[tensor].shape[-1], _heads_of(file), columns=True) is not None
 
 
@@ -102,8 +116,12 @@ def is_permuted(file: GgufFile, tensor: str) -> bool:
 
 
 def _heads(file: GgufFile, tensor: str) -> int:
-    key = "attention.head_count" if ".attn_q." in tensor else "attention.head_count_kv"
-    return integer(file, key, integer(file, "attention.head_count"))
+    queries = integer(file, "attention.head_count")
+    if ".attn_q." in tensor:
+        return queries
+    if family_of(file).between:
+        return max(key_heads(file, layers_of(file)))
+    return integer(file, "attention.head_count_kv", queries)
 
 
 def to_file_layout(

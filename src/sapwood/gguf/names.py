@@ -12,7 +12,7 @@ from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import NUMBERS, GgufFile
 from sapwood.gguf.keys import integer, layers_of
-from sapwood.gguf.rope import DIVISORS, FOLDER
+from sapwood.gguf.rope import DIVISORS, FACTORS, FOLDER
 
 _EVERY_LAYER = {
     "attn_norm": "input_layernorm",
@@ -51,7 +51,8 @@ _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
 CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before they are chosen
 KERNELS = ("shortconv.conv", "ssm_conv1d")
-DECAY = "ssm_a"  # the one tensor without .weight or .bias
+OF_HEADS = ("attn_k_b", "attn_v_b")  # what each head makes keys and values of, in latent attention
+DECAY, SKIP = "ssm_a", "ssm_d"  # the two tensors without .weight or .bias
 
 
 def _mixture(block: str, router: str = "gate") -> dict[str, str]:
@@ -101,6 +102,27 @@ _OF_QWEN35 = _HEAD_NORMS | {
     "ssm_out": "linear_attn.out_proj",
 }
 _OF_GLM_MOE = _experts("mlp") | _shared("mlp.shared_experts") | {CHOICE: "mlp.gate.e_score_correction_bias"}
+_LATENT = {
+    "attn_norm": "input_layernorm",
+    "attn_q_a": "self_attn.q_a_proj",
+    "attn_q_a_norm": "self_attn.q_a_layernorm",
+    "attn_q_b": "self_attn.q_b_proj",
+    "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+    "attn_kv_a_norm": "self_attn.kv_a_layernorm",
+    "attn_output": "self_attn.o_proj",
+}
+_SPLIT = _LATENT | {"attn_q": "self_attn.q_proj"} | dict.fromkeys(OF_HEADS, "self_attn.kv_b_proj")
+_OF_MAMBA2 = {
+    "ssm_in": "in_proj",
+    "ssm_conv1d": "conv1d",
+    "ssm_dt.bias": "dt_bias",
+    DECAY: "A_log",
+    SKIP: "D",
+    "ssm_norm": "norm",
+    "ssm_out": "out_proj",
+}
+_OF_GRANITE_HYBRID = _ATTENTION | _PRE_NORM | {key: f"mamba.{name}" for key, name in _OF_MAMBA2.items()}
+_MLP = {key: name for key, name in _EVERY_LAYER.items() if key.startswith("ffn_")}
 _OF_GPT2 = {
     "attn_norm": "ln_1",
     "attn_qkv": "attn.c_attn",
@@ -200,7 +222,19 @@ _LAYER = {
         "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
     },
     "hunyuan-moe": _mixture("mlp", "gate.wg") | _NORMS_OF_HUNYUAN | _shared("mlp.shared_mlp"),
+    "granitehybrid": _OF_GRANITE_HYBRID
+    | dict.fromkeys(("ffn_gate", "ffn_up"), "shared_mlp.input_linear")
+    | {"ffn_down": "shared_mlp.output_linear"},
+    "granitehybridmoe": _OF_GRANITE_HYBRID
+    | _experts("block_sparse_moe", "router")
+    | dict.fromkeys(("ffn_gate_shexp", "ffn_up_shexp"), "shared_mlp.input_linear")
+    | {"ffn_down_shexp": "shared_mlp.output_linear"},
+    "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
+    "youtu": _SPLIT | _MLP | _PRE_NORM,
+    **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
 }
+# Tensors that older files have in the place of others.
+_OLDER = {row: {"attn_kv_b": "self_attn.kv_b_proj"} for row in ("deepseek2", "deepseek3", "youtu")}
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _NORM_OF_LFM2 = {
     "token_embd": "model.embed_tokens",
@@ -238,17 +272,18 @@ _LAYERS = {
     "gptneox": "gpt_neox.layers",
     "mpt": "transformer.blocks",
 }
-_COMPUTED = {DIVISORS}  # read for the config, no parameter of its own
+_COMPUTED = {DIVISORS, *FACTORS.values()}  # read for the config, no parameter of its own
 
 
-def module_names(architecture: str, num_layers: int) -> dict[str, str]:
+def module_names(architecture: str, num_layers: int, older: bool = False) -> dict[str, str]:
     """GGUF tensor name -> module name, both without ``.weight``: ``blk.0.attn_q`` -> ``model.layers.0…``. A
     stack of experts has the name of a parameter; one of gate and up has two tensors. So has what is named by
-    its whole name (`is_whole`)."""
+    its whole name (`is_whole`). ``older``: with what only older files have."""
     names = dict(_OTHER_ENDS.get(architecture, _OUTSIDE))
     layers = _LAYERS.get(architecture, "model.layers")
+    of_layer = _LAYER[architecture] | (_OLDER.get(architecture, {}) if older else {})
     for layer in range(num_layers):
-        for tensor, module in _LAYER[architecture].items():
+        for tensor, module in of_layer.items():
             names[f"blk.{layer}.{tensor}"] = f"{layers}.{layer}.{module}"
     return names
 
@@ -270,7 +305,7 @@ def is_whole(tensor: str) -> bool:
     """Whether a tensor of the table has its whole name there, and is a parameter that no module is called
     after."""
     name = of_layer(tensor)
-    return name in (DECAY, *NUMBERS) or name.endswith((".weight", ".bias"))
+    return name in (DECAY, SKIP, *NUMBERS) or name.endswith((".weight", ".bias"))
 
 
 def of_layer(tensor: str) -> str:
@@ -294,7 +329,7 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
     Raises ModelError that lists the tensors which have no place in the architecture.
     """
     layers = layers_of(file)
-    modules = module_names(row_of(file), layers)
+    modules = module_names(row_of(file), layers, older=True)
     if any(_ONE_EXPERT.fullmatch(tensor) for tensor in file.tensors):
         why = "newer files have one stack for all experts of a layer"
         raise ModelError("the file has tensors for single experts", str(file.path), why, FOLDER)

@@ -21,6 +21,7 @@ from sapwood.gguf.keys import integer, number
 
 FOLDER = "use the model's safetensors folder in place of the GGUF file"
 DIVISORS = "rope_freqs.weight"
+FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
 # Numbers of each scaling, by transformers' name, with the key that holds them; Llama 3.1's lie in the tensor.
 SCALINGS: Mapping[str, Mapping[str, str]] = {
     "default": {},
@@ -30,6 +31,11 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
         "original_max_position_embeddings": "rope.scaling.original_context_length",
         "beta_fast": "rope.scaling.yarn_beta_fast",
         "beta_slow": "rope.scaling.yarn_beta_slow",
+    },
+    "longrope": {
+        "short_factor": "",
+        "long_factor": "",
+        "original_max_position_embeddings": "rope.scaling.original_context_length",
     },
     "llama3": {
         "factor": "",
@@ -72,6 +78,8 @@ def _unread(kind: Any) -> str:
 def _read_scaling(file: GgufFile, family: Family, theta: float, width: int) -> dict[str, Any]:
     if DIVISORS in file.tensors:
         return _read_llama3(file, theta, width)
+    if any(tensor in file.tensors for tensor in FACTORS.values()):
+        return _read_longrope(file)
     kind = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
     factor = number(file, "rope.scaling.factor", number(file, "rope.scale_linear", 1.0))
     if kind == "none" and factor == 1.0:
@@ -88,16 +96,37 @@ def _read_scaling(file: GgufFile, family: Family, theta: float, width: int) -> d
     raise ModelError(_unread(kind), str(file.path), mend=FOLDER)
 
 
+def _read_longrope(file: GgufFile) -> dict[str, Any]:
+    """Factors of each frequency. Which of the two sets is taken depends in llama.cpp on the context that it
+    is started with, in transformers on a text's length: both take the short ones if there are no longer
+    contexts than the original one."""
+    context = integer(file, "context_length")
+    original = integer(file, "rope.scaling.original_context_length", context)
+    if context > original or not all(tensor in file.tensors for tensor in FACTORS.values()):
+        why = f"contexts go up to {context} tokens, and the model was first trained on {original}"
+        raise ModelError(_unread("longrope"), str(file.path), why, FOLDER)
+    factors = {name: file.tensors[tensor].dense().ravel() for name, tensor in FACTORS.items()}
+    told = {name: [float(f"{value:.7g}") for value in found] for name, found in factors.items()}
+    return {"rope_type": "longrope", "original_max_position_embeddings": original, **told}
+
+
 def _read_more(file: GgufFile, family: Family) -> dict[str, Any]:
-    """Numbers of Ministral 3's YaRN. llama.cpp takes 1 for ``mscale``."""
+    """Numbers of the family's own YaRN. llama.cpp takes ``mscale`` to be 1, or in latent attention to be
+    ``mscale_all_dim``, without which nothing in transformers computes the same."""
     told = {
         name: number(file, key, None)
         for name, key in family.yarn.items()
         if f"{file.architecture}.{key}" in file.metadata
     }
+    if "mscale_all_dim" in told:
+        told["mscale_all_dim"] = float(f"{told['mscale_all_dim'] / family.log_unit:.7g}")
+    elif family.latent:
+        key = f"{file.architecture}.{family.yarn['mscale_all_dim']}"
+        raise ModelError(_unread("yarn"), str(file.path), f"{key} is missing", FOLDER)
     if "llama_4_scaling_beta" in family.yarn:
         told.setdefault("llama_4_scaling_beta", 0.0)
-    return told | ({"mscale": 1.0} if "mscale_all_dim" in told else {})
+    same = told["mscale_all_dim"] if family.latent else 1.0
+    return told | ({"mscale": same} if "mscale_all_dim" in told else {})
 
 
 def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
@@ -127,12 +156,13 @@ def rope_values(family: Family, rope: Mapping[str, Any], width: int) -> dict[str
         "rope.dimension_count": int(width * rope.get("partial_rotary_factor", 1.0)),
         "rope.freq_base": float(rope["rope_theta"]),
     }
-    if kind in ("linear", "yarn"):
+    if kind in ("linear", "yarn", "longrope"):
         values["rope.scaling.type"] = kind
     for name, key in _numbers(family, kind).items():
         value = rope.get(name)
         if key and value is not None:
-            values[key] = int(value) if name.startswith("original") else float(value)
+            unit = family.log_unit if name == "mscale_all_dim" else 1.0
+            values[key] = int(value) if name.startswith("original") else float(value) * unit
     return values
 
 
@@ -149,6 +179,13 @@ def rope_divisors(rope: Mapping[str, Any], width: int) -> NDArray[np.float32] | 
     return llama3_divisors(rope["rope_theta"], width, **numbers).astype(np.float32)
 
 
+def rope_factors(rope: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
+    """The two tensors of longrope, if the scaling is that one."""
+    if rope.get("rope_type") != "longrope":
+        return {}
+    return {tensor: np.asarray(rope[name], np.float32) for name, tensor in FACTORS.items()}
+
+
 def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]:
     """What of ``rope_parameters`` llama.cpp would leave out."""
     family, kind = FAMILIES[architecture], rope.get("rope_type", "default")
@@ -160,8 +197,11 @@ def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]
         for name, value in rope.items()
         if value is not None and name not in OF_EVERY | _numbers(family, kind).keys()
     }
-    if rope.get("mscale_all_dim") is not None and rope.get("mscale") != 1:
+    all_dim = rope.get("mscale_all_dim")
+    if all_dim is not None and rope.get("mscale") != (all_dim if family.latent else 1):
         strangers["mscale"] = rope.get("mscale")
+    if family.latent and kind == "yarn" and not all_dim:
+        strangers["mscale_all_dim"] = all_dim
     if not family.partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
         strangers["partial_rotary_factor"] = rope["partial_rotary_factor"]
     return [

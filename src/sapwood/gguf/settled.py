@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
+from sapwood.gguf.families import FAMILIES, architecture_of
 from sapwood.gguf.family import Family, attribute
 from sapwood.gguf.rope import plain_rope
 
@@ -60,6 +61,15 @@ def settled(config: Any) -> Any:
         config.max_position_embeddings = getattr(config, "seq_length", None) or CONTEXT
     if config.model_type == "falcon":
         _settle_falcon(config)
+    if getattr(config, "topk_method", None) == "greedy":
+        config.n_group = config.topk_group = None  # DeepSeek 2 doesn't read them then
+    elif getattr(config, "topk_group", None) and config.topk_group == config.n_group:
+        config.n_group = config.topk_group = 1  # all groups: llama.cpp ends if it is told so
+    family = FAMILIES[architecture_of(config)]
+    if family.latent and (kinds := getattr(config, "mlp_layer_types", None)):
+        config.first_k_dense_replace = kinds.count("dense")  # GLM 4.7 Flash has a list for this number
+    if family.rotated and getattr(config, family.rotated) != "rope":
+        setattr(config, family.rotated, None)
     ropes = getattr(config, "rope_parameters", None) or {}
     if "full_attention" in ropes:
         config.rope_parameters = {kind: plain_rope(rope) for kind, rope in ropes.items()}
