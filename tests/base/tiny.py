@@ -18,6 +18,7 @@ IN_GGUF = (
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
+    *("qwen3vl", "qwen3vlmoe", "paddleocr"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -34,6 +35,9 @@ DELTA_NETWORK = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
+SECTIONS = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [3, 3, 2]}
+}  # frequencies that turn by time, height and width
 EXPERTS_OF_GLM = {
     "n_routed_experts": 4,
     "n_shared_experts": 1,
@@ -91,7 +95,29 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0},
     },
     "hunyuan-moe": {"num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
+    "qwen3vl": SECTIONS,
+    "qwen3vlmoe": SECTIONS | EXPERTS,
+    "paddleocr": SECTIONS,
 }  # keys beside those that every tiny model has
+
+QWEN_PICTURES = {
+    "depth": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+}
+# What is beside text in the models that transformers has no class for the language model alone of.
+PICTURES: dict[str, dict[str, Any]] = {
+    "qwen3vl": QWEN_PICTURES | {"deepstack_visual_indexes": [0]},
+    "qwen3vlmoe": QWEN_PICTURES | {"deepstack_visual_indexes": [0]},
+    "paddleocr": {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+    },
+}
 
 CHATML = (
     "{% for message in messages %}"
@@ -219,6 +245,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "command-r": transformers.CohereConfig,
         "cohere2": transformers.Cohere2Config,
         "gemma": transformers.GemmaConfig,
+        "qwen3vl": transformers.Qwen3VLConfig,
+        "qwen3vlmoe": transformers.Qwen3VLMoeConfig,
+        "paddleocr": transformers.PaddleOCRVLConfig,
     }
     values: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
@@ -239,17 +268,22 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         # one sliding and one full layer, and a window short enough for a test to notice it
         layers = ["sliding_attention", "full_attention"]
         values |= {"sliding_window": 32, "query_pre_attn_scalar": 16, "layer_types": layers}
-    return classes[arch](**(values | changes))
+    values |= changes
+    if arch in PICTURES:
+        tied = values["tie_word_embeddings"]
+        return classes[arch](text_config=values, vision_config=PICTURES[arch], tie_word_embeddings=tied)
+    return classes[arch](**values)
 
 
 def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
     """A random model of ``arch`` in fp32 and eval mode, not on disk."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    whole = AutoModelForImageTextToText if arch in PICTURES else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(tiny_config(arch, **changes), dtype=torch.float32)
+        model = whole.from_config(tiny_config(arch, **changes), dtype=torch.float32)
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases start constant; a test should notice a mix-up
                 parameter.data += 0.1 * torch.randn_like(parameter)

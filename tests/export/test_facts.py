@@ -223,6 +223,12 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("phi2", rope("linear", factor=4.0, **HALF)),
     ("phi2", {"layer_norm_eps": 1e-3}),
     ("hunyuan-moe", rope("yarn", **YARN)),
+    ("qwen3vl", UNTIED | {"head_dim": 32}),
+    ("qwen3vl", rope(theta=5e6, mrope_section=[24, 20, 20], mrope_interleaved=True) | {"head_dim": 128}),
+    ("qwen3vl", rope("yarn", mrope_section=[3, 3, 2], **YARN)),
+    ("qwen3vlmoe", {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
+    ("paddleocr", rope(theta=500_000.0, mrope_section=[2, 3, 3])),
+    ("qwen3vl", rope(theta=100.0)),
     ("hunyuan-moe", UNTIED),
     ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
 )
@@ -248,6 +254,10 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("gpt-oss", {"layer_types": [FULL, SLIDING]}, "order of sliding windows"),
     ("gpt-oss", {"layer_types": [SLIDING, SLIDING]}, "order of sliding windows"),
     ("hunyuan-moe", {"moe_topk": [2, 1]}, r"moe_topk: \[2, 1\]"),
+    ("qwen3vl", {"attention_bias": True}, "attention_bias"),
+    ("qwen3vl", rope(mrope_section=[24, 20, 20]), r"mrope_section: \[24, 20, 20\].*than a head has numbers"),
+    ("qwen3vlmoe", {"mlp_only_layers": [0]}, "mlp_only_layers"),
+    ("paddleocr", {"use_bias": True}, "use_bias"),
     ("llama", rope("dynamic", factor=2.0), "'dynamic'"),
     ("llama", rope("yarn", attention_factor=2.0, **YARN), "attention_factor"),
     ("llama", rope(**HALF), "partial_rotary_factor"),
@@ -306,8 +316,8 @@ def test_a_fact_that_has_a_place_moves_the_export(arch: str, changes: Changes, t
     trained = tuned_on(tiny_model_dir(arch, tmp_path, **changes), strength=0.1)
     done = export(trained, Order("gguf"), tmp_path / "out")
     assert done.check.difference <= 0.002
-    plain = file_values(tiny_config(arch))
-    written = file_values(trained.base.spec.hf_config)
+    plain = file_values(tiny_config(arch).get_text_config())
+    written = file_values(trained.base.spec.text)
     tensors = read_gguf(done.path / "model.gguf").tensors
     told_by_tensors = BY_TENSORS & changes.keys()
     assert written != plain or told_by_tensors or "rope_freqs.weight" in tensors
@@ -316,7 +326,7 @@ def test_a_fact_that_has_a_place_moves_the_export(arch: str, changes: Changes, t
 @pytest.mark.parametrize(("arch", "changes", "words"), REFUSED, ids=named)
 def test_a_fact_without_a_place_is_refused_from_the_config(arch: str, changes: Changes, words: str) -> None:
     with pytest.raises(ExportError, match=words):
-        refuse_unwritable(tiny_config(arch, **changes))
+        refuse_unwritable(tiny_config(arch, **changes).get_text_config())
 
 
 def test_the_command_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,9 +53,9 @@ def key(name: str, change: Callable[[Any], Any]) -> Callable[[Patch], None]:
     def put(patch: Patch) -> None:
         right = gguf_model.file_values
 
-        def wrong(config: Any) -> dict[str, Any]:
-            values = {k: change(v) if k.endswith(name) else v for k, v in right(config).items()}
-            assert values != right(config), f"{name} is no key of the file"
+        def wrong(*configs: Any) -> dict[str, Any]:
+            values = {k: change(v) if k.endswith(name) else v for k, v in right(*configs).items()}
+            assert values != right(*configs), f"{name} is no key of the file"
             return {k: v for k, v in values.items() if v is not None}
 
         patch.setattr(gguf_model, "file_values", wrong)

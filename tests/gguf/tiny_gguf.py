@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ IN_PAIRS = (
 )  # rows of q and k, of each head
 
 
+BESIDE_TEXT = re.compile(r"visual|vision|mlp_AR|vit|projector")
+
+
 def tiny_gguf(
     arch: str,
     path: Path,
@@ -44,16 +48,20 @@ def tiny_gguf(
     """
     model = tiny_model(arch, **changes)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHES[arch]])
-    write_config(writer, arch, model.config)
+    config = model.config.get_text_config()
+    write_config(writer, arch, config)
     write_tokenizer(writer)
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
-    names = gguf.get_tensor_name_map(ARCHES[arch], model.config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(ARCHES[arch], config.num_hidden_layers)
     kept = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
-    for name, parameter in [*model.named_parameters(), *buffers]:
+    for whole, parameter in [*model.named_parameters(), *buffers]:
+        if BESIDE_TEXT.search(whole):
+            continue
+        name = whole.replace("language_model.", "")
         for stem, suffix, part in _parts(arch, name, parameter.detach().numpy()):
-            values = _llama_cpp_layout(arch, name, part, model.config)
+            values = _llama_cpp_layout(arch, name, part, config)
             own = names.get_name(stem) or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
             router = "ffn_gate_inp" in own
             packed = gguf.GGMLQuantizationType[
@@ -157,6 +165,10 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_ssm_inner_size(config.linear_num_value_heads * config.linear_value_head_dim)
         writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
         writer.add_rope_dimension_sections([1, 1, 0, 0])
+    if sections := config.rope_parameters.get("mrope_section"):
+        writer.add_rope_dimension_sections([*sections, 0, 0, 0][:4])
+    if arch.startswith("qwen3vl"):
+        writer.add_num_deepstack_layers(1)
     if arch.startswith("lfm2"):
         writer.add_shortconv_l_cache(config.conv_L_cache)
     if arch == "lfm2moe":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sapwood.base.network.parts import own_names
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import GgufFile, GgufTensor
@@ -91,7 +92,7 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
             _place(model, name, _unpack(file, tensors, wanted[name], dtype))
         file.forget()
     embedding = model.get_input_embeddings()
-    if "lm_head.weight" not in found:
+    if "output.weight" not in file.tensors:
         model.set_output_embeddings(GgufLinear(embedding.packed.kind, embedding.weight, dtype))
     _fill_buffers(model)
 
@@ -111,9 +112,10 @@ def _blocks_of_experts(stack: GgufTensor) -> tuple[str, Any]:
 
 def _checked_sources(model: Any, file: GgufFile) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
     """What the model wants (parameters, and the buffers that checkpoints hold), and where it lies."""
-    found, kept = sources(file), model.state_dict().keys()
+    kept, own = model.state_dict().keys(), own_names(model)
     wanted: dict[str, Any] = dict(model.named_parameters())
     wanted |= {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    found = {own(name): tensors for name, tensors in sources(file).items()}
     check_tensors(file, found, wanted)
     return wanted, found
 

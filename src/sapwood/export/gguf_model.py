@@ -89,7 +89,7 @@ def _metadata(spec: BaseSpec, config: Any) -> Metadata:
             kept[f"{file.architecture}.block_count"] = layers_of(file)
         return kept
     tokens = tokenizer_metadata(spec.tokenizer, config.vocab_size)
-    return {"general.name": _name(spec), **file_values(config), **tokens}
+    return {"general.name": _name(spec), **file_values(config, spec.hf_config), **tokens}
 
 
 def _name(spec: BaseSpec) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sapwood.base.folder import read_json
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.facts import config_values, context_of, settled, stored_name
+from sapwood.gguf.facts import config_values, context_of, settled, settled_rope, stored_name
 from sapwood.gguf.file import read_gguf
 
 # Keys that an export sets by itself, and keys that name the reader and not the model.
@@ -28,6 +28,7 @@ def gguf_facts(path: Path, config: Any, tied: bool) -> list[Problem]:
     """Values of a GGUF file that aren't those of ``config``. ``tied``: the model's head is its embedding."""
     try:
         found = config_values(read_gguf(path))
+        found["rope_parameters"] = settled_rope(found["rope_parameters"])
     except ModelError as error:
         return list(error.problems)
     wanted = {**settled(config).to_dict(), "max_position_embeddings": context_of(config)}

@@ -12,6 +12,7 @@ import numpy as np
 from sapwood.errors import ExportError, ModelError, Problem
 from sapwood.gguf.families import (
     COUNT,
+    DEEPSTACK,
     FAMILIES,
     INNER,
     INTERVAL,
@@ -223,13 +224,14 @@ def _types(flags: list[bool], other: str = "sliding_attention") -> list[str]:
 # --- writing ----------------------------------------------------------------------------------------------
 
 
-def file_values(config: Any) -> dict[str, Any]:
-    """A config in the format's words, keys with the architecture's name before them.
+def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
+    """A config in the format's words, keys with the architecture's name before them. ``whole``: of the
+    wrapper around the model, if there is one: a file says to how many layers pictures are added.
 
     Raises ExportError as `refuse_unwritable`.
     """
     refuse_unwritable(config)
-    config, architecture = settled(config), architecture_of(config)
+    given, config, architecture = config, settled(config), architecture_of(config)
     family, width = FAMILIES[architecture], head_width(config)
     values: dict[str, Any] = {"vocab_size": config.vocab_size, "attention.value_length": width}
     for fact in facts_of(family):
@@ -242,17 +244,26 @@ def file_values(config: Any) -> dict[str, Any]:
     if family.every:
         values[INTERVAL] = _period(config.layer_types, family.between)
         values[INNER] = config.linear_value_head_dim * config.linear_num_value_heads
-        sections = global_rope(config).get("mrope_section") or [values["rope.dimension_count"] // 2, 0, 0]
-        values[SECTIONS] = [*sections, 0]  # of time, height and width: the same for text
     elif family.between:
         kinds = config.layer_types
         values["attention.head_count_kv"] = [
             0 if kind == family.between else config.num_key_value_heads for kind in kinds
         ]
+    if family.sections:
+        values[SECTIONS] = [*_sections(given, values["rope.dimension_count"] // 2), 0]
+    pictures = getattr(getattr(whole, "vision_config", None), "deepstack_visual_indexes", None)
+    if family.inside and pictures:
+        values[DEEPSTACK] = len(pictures)
     if family.shared:
         values[SHARED_WIDTH] = getattr(config, family.shared) * config.moe_intermediate_size
     values["context_length"] = context_of(config)
     return {f"{in_files(architecture)}.{key}": value for key, value in values.items()}
+
+
+def _sections(config: Any, frequencies: int) -> list[int]:
+    """How many of a head's frequencies turn by time, height and width: by turns, if the config says nothing.
+    Of text all turn alike; llama.cpp turns none that is in no section."""
+    return global_rope(config).get("mrope_section") or [(frequencies + 2 - axis) // 3 for axis in range(3)]
 
 
 def settled(config: Any) -> Any:
@@ -264,12 +275,15 @@ def settled(config: Any) -> Any:
         if times is not None:
             width = -(-int(times * width) // config.block_multiple_of) * config.block_multiple_of
         config.intermediate_size, config.block_auto_adjust_ff_dim = width, False
-    ropes = config.rope_parameters
-    if "full_attention" in ropes:
-        config.rope_parameters = {kind: plain_rope(rope) for kind, rope in ropes.items()}
-    else:
-        config.rope_parameters = plain_rope(ropes)
+    config.rope_parameters = settled_rope(config.rope_parameters)
     return config
+
+
+def settled_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_parameters`` of a config, each in the form of `plain_rope`."""
+    if "full_attention" in rope:
+        return {kind: plain_rope(one) for kind, one in rope.items()}
+    return plain_rope(rope)
 
 
 def context_of(config: Any) -> int:
@@ -281,7 +295,7 @@ def context_of(config: Any) -> int:
 
 def refuse_unwritable(config: Any) -> None:
     """Raises ExportError with everything in a config that llama.cpp would compute otherwise, or leave out."""
-    config, architecture = settled(config), architecture_of(config)
+    given, config, architecture = config, settled(config), architecture_of(config)
     family = FAMILIES[architecture]
     told = {stored_name(config, fact.config) for fact in facts_of(family)} | family.biases.keys()
     found = {name: getattr(config, name, None) for name in family.fixed}
@@ -308,6 +322,9 @@ def refuse_unwritable(config: Any) -> None:
         why = f"llama.cpp's {architecture} looks for a head of its own"
         problems.append(Problem("GGUF can't store a tied output head", "tie_word_embeddings", why))
     problems += unwritable_rope(global_rope(config), architecture)
+    if sum(sections := global_rope(given).get("mrope_section") or []) > head_width(config):
+        why = f"llama.cpp's {architecture} takes no more than a head has numbers, {head_width(config)}"
+        problems.append(Problem(f"GGUF can't store mrope_section: {sections}", "rope_parameters", why))
     problems += _unwritable_layers(config, family, architecture)
     if problems:
         raise ExportError(problems)

@@ -48,6 +48,8 @@ class Family:
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
         lacks: config attributes of `COMMON` that it doesn't have.
+        inside: the model of transformers around it, if no class is for the language model by itself.
+        sections: a file says how many frequencies turn by time, height and width, for pictures.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
         every: the last of so many layers has attention, the others are those ``between``.
         tiled: linear attention with heads of values in another order, see `layout`.
@@ -78,6 +80,8 @@ class Family:
     yarn: Mapping[str, str] = field(default_factory=dict)
     between: str = ""
     shared: str = ""
+    inside: str = ""
+    sections: bool = False
     lacks: tuple[str, ...] = ()
     turned: bool = False
     every: int = 0
@@ -123,6 +127,7 @@ _MULTIPLIERS = (
 COUNT = "expert_count"
 PATTERN = "attention.sliding_window_pattern"
 INTERVAL, INNER, SECTIONS = "full_attention_interval", "ssm.inner_size", "rope.dimension_sections"
+DEEPSTACK = "n_deepstack_layers"
 _CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
 _EXPERTS = (Fact("num_experts", COUNT), _CHOSEN)
 _LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
@@ -155,9 +160,13 @@ _QWEN35 = Family(
     between="linear_attention",
     every=4,
     tiled=True,
+    sections=True,
     partial=True,
     norms_plus_one=True,
     scalings=("default",),
+)
+_QWEN3VL = Family(
+    ("qwen3_vl_text",), fixed=SILU | {"attention_bias": False}, inside="qwen3_vl", sections=True
 )
 
 # By llama.cpp's name, or by transformers' if that one is taken.
@@ -412,6 +421,20 @@ FAMILIES = {
             Fact("intermediate_size", "expert_feed_forward_length"),
         ),
         fixed=SILU | {"attention_bias": False},
+    ),
+    "qwen3vl": _QWEN3VL,
+    "qwen3vlmoe": replace(
+        _QWEN3VL,
+        kinds=("qwen3_vl_moe_text",),
+        facts=_NARROW_EXPERTS,
+        fixed=SILU | _IN_EVERY_LAYER | {"attention_bias": False},
+        inside="qwen3_vl_moe",
+    ),
+    "paddleocr": Family(
+        ("paddleocr_vl_text",),
+        fixed=SILU | {"use_bias": False},
+        inside="paddleocr_vl",
+        sections=True,
     ),
 }
 

@@ -155,6 +155,9 @@ _LAYER = {
         "ffn_up_exps.bias": "mlp.experts.gate_up_proj_bias",
         "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
     },
+    "paddleocr": _EVERY_LAYER | _PRE_NORM,
+    "qwen3vl": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS,
+    "qwen3vlmoe": _mixture("mlp") | _HEAD_NORMS,
     "hunyuan-moe": _mixture("mlp", "gate.wg") | _NORMS_OF_HUNYUAN | _shared("mlp.shared_mlp"),
 }
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}

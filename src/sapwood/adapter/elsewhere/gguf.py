@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sapwood.base.inspect import on_meta
+from sapwood.base.network.parts import is_wrapper, own_names
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import GgufFile
@@ -27,13 +30,14 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
     Raises ModelError for another architecture than the base's, and for tensors that have no place in it.
     """
     where = str(file.path)
-    kind, architecture = file.metadata.get("adapter.type"), architecture_of(config)
+    text, own = config.get_text_config(), _own_names(config)
+    kind, architecture = file.metadata.get("adapter.type"), architecture_of(text)
     if kind != "lora":
         raise ModelError(f"adapter type {kind!r} isn't supported", where, "only LoRA adapters are read")
     if file.architecture != in_files(architecture):
         why = f"it is for {file.architecture}, the base is {in_files(architecture)}"
         raise ModelError("the adapter doesn't fit this base", where, why)
-    modules = module_names(architecture, config.num_hidden_layers)
+    modules = module_names(architecture, text.num_hidden_layers)
     named = {name: NAME.fullmatch(name) for name in file.tensors}
     problems = [
         Problem(f"the adapter holds {name}", where, f"{architecture} has no linear for it")
@@ -51,14 +55,19 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
         assert found is not None
         values = file.tensors[name].dense()
         back = to_torch_rows_of if found["part"] == "b" else to_torch_columns_of
-        values = back(architecture, found["tensor"], values, config)
-        module = modules[found["tensor"]]
+        values = back(architecture, found["tensor"], values, text)
+        module = own(modules[found["tensor"]])
         if found["part"] == "a":
             ranks[module] = len(values)
         tensors[f"base_model.model.{module}.lora_{found['part'].upper()}.weight"] = torch.from_numpy(
             values.copy()
         )
     return _settings(ranks, file.metadata.get("adapter.lora.alpha"), where), tensors
+
+
+def _own_names(config: Any) -> Callable[[str], str]:
+    """From the names of a language model by itself to those that it has in the model of ``config``."""
+    return own_names(on_meta(config, "adapter")) if is_wrapper(config) else str
 
 
 def _settings(ranks: dict[str, int], alpha: Any, where: str) -> dict[str, Any]:
