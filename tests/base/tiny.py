@@ -18,7 +18,7 @@ IN_GGUF = (
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
-    *("qwen3vl", "qwen3vlmoe", "paddleocr"),
+    *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -29,6 +29,12 @@ MULTIPLIERS = {
     "logits_scaling": 2.0,
 }
 DELTA_NETWORK = {
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10_000.0,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [1, 1, 0],
+    },
     "layer_types": ["linear_attention", "full_attention"],
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
@@ -98,6 +104,14 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "qwen3vl": SECTIONS,
     "qwen3vlmoe": SECTIONS | EXPERTS,
     "paddleocr": SECTIONS,
+    "gemma3n": {
+        "sliding_window": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "activation_sparsity_pattern": [0.95, 0.95],
+        "num_kv_shared_layers": 0,
+        "vocab_size_per_layer_input": VOCAB_SIZE,
+        "intermediate_size": 2048,
+    },
 }  # keys beside those that every tiny model has
 
 QWEN_PICTURES = {
@@ -117,6 +131,13 @@ PICTURES: dict[str, dict[str, Any]] = {
         "intermediate_size": 128,
         "num_attention_heads": 2,
     },
+}
+
+DEEP_GEMMA3N: dict[str, Any] = {  # layers from the 20th on use the keys of others
+    "num_hidden_layers": 25,
+    "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 5,
+    "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 15,
+    "num_kv_shared_layers": 5,
 }
 
 CHATML = (
@@ -247,6 +268,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "gemma": transformers.GemmaConfig,
         "qwen3vl": transformers.Qwen3VLConfig,
         "qwen3vlmoe": transformers.Qwen3VLMoeConfig,
+        "gemma3n": transformers.Gemma3nTextConfig,
         "paddleocr": transformers.PaddleOCRVLConfig,
     }
     values: dict[str, Any] = {

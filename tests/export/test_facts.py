@@ -18,7 +18,7 @@ from sapwood.gguf.facts import LOCAL_THETA, SHARED_WIDTH, file_values, refuse_un
 from sapwood.gguf.families import FAMILIES, INNER, INTERVAL, PATTERN, SECTIONS, facts_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.rope import SCALINGS
-from tests.base.tiny import tiny_config, tiny_model_dir
+from tests.base.tiny import DEEP_GEMMA3N, tiny_config, tiny_model_dir
 from tests.export.tuned import tuned_on
 
 Changes = dict[str, Any]
@@ -57,6 +57,7 @@ BY_TENSORS = {
     "use_qkv_bias",
     "qkv_bias",
     "use_qk_norm",
+    "vocab_size_per_layer_input",
     "tie_word_embeddings",
 }  # no key says them
 
@@ -229,6 +230,11 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("qwen3vlmoe", {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
     ("paddleocr", rope(theta=500_000.0, mrope_section=[2, 3, 3])),
     ("qwen3vl", rope(theta=100.0)),
+    ("gemma3n", UNTIED),
+    ("gemma3n", {"sliding_window": 16}),
+    ("gemma3n", {"vocab_size_per_layer_input": 500}),
+    ("gemma3n", two_ropes({"rope_theta": 500_000.0}, {"rope_theta": 100.0})),
+    ("gemma3n", {"intermediate_size": [1024, 1024], "head_dim": 32}),
     ("hunyuan-moe", UNTIED),
     ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
 )
@@ -254,6 +260,16 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("gpt-oss", {"layer_types": [FULL, SLIDING]}, "order of sliding windows"),
     ("gpt-oss", {"layer_types": [SLIDING, SLIDING]}, "order of sliding windows"),
     ("hunyuan-moe", {"moe_topk": [2, 1]}, r"moe_topk: \[2, 1\]"),
+    ("gemma3n", {"laurel_rank": 32}, "laurel_rank"),
+    ("gemma3n", {"activation_sparsity_pattern": [0.0, 0.0]}, "activation_sparsity_pattern"),
+    ("gemma3n", {"num_kv_shared_layers": 1}, "num_kv_shared_layers: 1"),
+    ("gemma3n", {"intermediate_size": [64, 128]}, r"intermediate_size: \[64, 128\]"),
+    ("gemma3n", {"final_logit_softcapping": 20.0}, "final_logit_softcapping"),
+    (
+        "gemma3n",
+        DEEP_GEMMA3N | {"layer_types": ([SLIDING] * 6 + [FULL]) * 3 + [SLIDING] * 4},
+        "keys of the two before them",
+    ),
     ("qwen3vl", {"attention_bias": True}, "attention_bias"),
     ("qwen3vl", rope(mrope_section=[24, 20, 20]), r"mrope_section: \[24, 20, 20\].*than a head has numbers"),
     ("qwen3vlmoe", {"mlp_only_layers": [0]}, "mlp_only_layers"),

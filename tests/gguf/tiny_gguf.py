@@ -54,12 +54,17 @@ def tiny_gguf(
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
     names = gguf.get_tensor_name_map(ARCHES[arch], config.num_hidden_layers)
+    stacks: dict[str, list[np.ndarray]] = {}
     kept = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     for whole, parameter in [*model.named_parameters(), *buffers]:
         if BESIDE_TEXT.search(whole):
             continue
         name = whole.replace("language_model.", "")
+        if "altup_" in name:  # linears that are one tensor in a file
+            own = names.get_name(name.rsplit(".", 2)[0])
+            stacks.setdefault(own, []).append(parameter.detach().numpy())
+            continue
         for stem, suffix, part in _parts(arch, name, parameter.detach().numpy()):
             values = _llama_cpp_layout(arch, name, part, config)
             own = names.get_name(stem) or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
@@ -69,6 +74,13 @@ def tiny_gguf(
             ]
             packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
             writer.add_tensor(f"{own}.{suffix}".removesuffix("."), quantize(values, packed), raw_dtype=packed)
+    for name, parts in stacks.items():
+        packed = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(f"{name}.weight", quantize(np.stack(parts), packed), raw_dtype=packed)
+    if arch == "gemma3n":
+        for layer in range(20, config.num_hidden_layers):  # nobody reads them
+            for name, shape in (("attn_k", (32, 64)), ("attn_v", (32, 64)), ("attn_k_norm", (16,))):
+                writer.add_tensor(f"blk.{layer}.{name}.weight", np.full(shape, 7, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -100,7 +112,7 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
         stem, suffix = ernie.replace("correction_bias", "correction"), "bias"
     if suffix in ("dt_bias", "A_log"):
         stem, suffix = (name, "") if suffix == "A_log" else (name.replace("dt_bias", "dt_proj"), "bias")
-    if suffix == "sinks":
+    if suffix in ("sinks", "correct_output_scale"):
         stem, suffix = name, "weight"
     if stem.endswith(("conv.conv", "conv1d")):
         values = values[:, 0]
@@ -119,7 +131,11 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
     if "linear_attn." in name:
         return _tiled(name, values, config)
-    if arch.startswith(("gemma", "nemotron", "qwen35")) and name.endswith("norm.weight"):
+    if (
+        arch.startswith(("gemma", "nemotron", "qwen35"))
+        and arch != "gemma3n"
+        and name.endswith("norm.weight")
+    ):
         return values + 1
     return np.ascontiguousarray(values)
 
@@ -144,7 +160,8 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     if hasattr(config, "intermediate_size"):
-        writer.add_feed_forward_length(config.intermediate_size)
+        widths = config.intermediate_size
+        writer.add_feed_forward_length(widths[0] if isinstance(widths, list) else widths)
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
     heads = [0 if kind == "conv" else config.num_key_value_heads for kind in kinds]
@@ -164,7 +181,6 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_ssm_time_step_rank(config.linear_num_value_heads)
         writer.add_ssm_inner_size(config.linear_num_value_heads * config.linear_value_head_dim)
         writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
-        writer.add_rope_dimension_sections([1, 1, 0, 0])
     if sections := config.rope_parameters.get("mrope_section"):
         writer.add_rope_dimension_sections([*sections, 0, 0, 0][:4])
     if arch.startswith("qwen3vl"):
@@ -198,7 +214,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe", "phi2"):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(config.head_dim * factor))
-    if arch in ("gemma2", "gemma3", "cohere2", "olmo3", "gpt-oss"):
+    if arch in ("gemma2", "gemma3", "gemma3n", "cohere2", "olmo3", "gpt-oss"):
         writer.add_sliding_window(config.sliding_window)
         pattern = config.layer_types.index("full_attention") + 1
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)

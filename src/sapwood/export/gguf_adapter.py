@@ -23,7 +23,7 @@ from sapwood.base.network.parts import text_names
 from sapwood.errors import ExportError, Problem
 from sapwood.gguf.families import FAMILIES, architecture_of, in_files
 from sapwood.gguf.layout import apart, to_file_columns, to_file_rows
-from sapwood.gguf.names import tensor_names
+from sapwood.gguf.names import of_layer, tensor_names
 from sapwood.serve.load import Loaded
 
 
@@ -72,6 +72,18 @@ def gguf_pairs(pairs: Sequence[LoraPair], config: Any) -> tuple[float, list[Gguf
         Problem(f"llama.cpp's form of {architecture} has no place for the adapter of {p.module}")
         for p in pairs
         if p.module not in names
+    ]
+    unadapted = FAMILIES[architecture].unadapted
+    strangers += [
+        Problem(
+            f"llama.cpp computes {tensor} without adapters",
+            "lora.targets",
+            f"the adapter changes {p.module}",
+            "--to gguf writes the whole model; or train without these layers",
+        )
+        for p in pairs
+        for tensor in names.get(p.module, ())
+        if of_layer(tensor).partition(".")[0] in unadapted
     ]
     if strangers:
         raise ExportError(strangers)

@@ -16,10 +16,10 @@ from sapwood.export.merge import Parameters
 from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import architecture_of, in_files
-from sapwood.gguf.file import read_gguf
+from sapwood.gguf.file import LINEARS, STACKED, read_gguf
 from sapwood.gguf.keys import SPECULATING, layers_of
 from sapwood.gguf.layout import places, to_file_layout
-from sapwood.gguf.names import file_name, tensor_names
+from sapwood.gguf.names import file_name, tensor_names, unread
 from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
@@ -58,6 +58,7 @@ def write_gguf_model(
     writer.add_quantization_version(2)
     for key, value in {**_metadata(spec, config), **_template(spec, renderer)}.items():
         _add(writer, key, value)
+    stacks: dict[str, dict[str, Any]] = {}
     with Quantiser() as quantiser:
         for parameter, tensor in counted("writing tensor", parameters):
             own = alone(parameter)
@@ -69,13 +70,30 @@ def write_gguf_model(
                 values = to_file_layout(architecture, name, values, config, leaf)
                 packed = type_of(kind, name, values.shape, config.num_hidden_layers, tied)
                 blocks = quantiser.packed(packed, values)
+                if (stack := name.rpartition(".")[0]) in STACKED:
+                    parts_of = stacks.setdefault(stack, {})
+                    parts_of[name] = blocks
+                    if len(parts_of) < LINEARS:
+                        continue
+                    name, blocks = stack, np.stack([parts_of[part] for part in sorted(parts_of)])
                 writer.add_tensor(file_name(name, leaf), blocks, raw_dtype=GGMLQuantizationType[packed])
+        _add_unread(writer, architecture, config)
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
         writer.add_tensor(DIVISORS, divisors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_unread(writer: Any, architecture: str, config: Any) -> None:
+    """Zeros for the tensors that llama.cpp wants to find and doesn't read."""
+    width = head_width(config)
+    for name in unread(architecture, config.num_hidden_layers):
+        shape = (config.num_key_value_heads * width, config.hidden_size)
+        writer.add_tensor(
+            f"{name}.weight", np.zeros((width,) if name.endswith("norm") else shape, np.float32)
+        )
 
 
 # --- metadata ---------------------------------------------------------------------------------------------

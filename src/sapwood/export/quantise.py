@@ -39,7 +39,7 @@ BLOCK = 32
 SIMPLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")  # the gguf package writes them
 HEADER = struct.Struct("<iqq")  # type, rows, columns
 PLAIN = (  # routers are small, and choose; kernels of convolutions are computed in nothing else
-    *(".bias", "ffn_gate_inp"),
+    *(".bias", "ffn_gate_inp", "altup_router", "altup_predict_coef", "altup_correct_coef"),
     *KERNELS,
 )
 

@@ -21,6 +21,7 @@ from sapwood.gguf.families import (
     Family,
     architecture_of,
     facts_of,
+    fixed_of,
     has_experts,
     in_files,
 )
@@ -31,6 +32,7 @@ from sapwood.gguf.rope import FOLDER, plain_rope, read_rope, rope_values, unwrit
 WINDOW = "attention.sliding_window"
 LOCAL_THETA = "rope.freq_base_swa"
 SHARED_WIDTH = "expert_shared_feed_forward_length"
+OF_LAYERS, ROWS_OF_LAYERS = "per_layer_token_embd.weight", "vocab_size_per_layer_input"
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
 # Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
@@ -55,6 +57,7 @@ ELSEWHERE = {
     *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale"),  # LFM2's, which its
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
     *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc"),
+    *("altup_coef_clip", "vocab_size_per_layer_input"),  # Gemma 3n's: of its training; see `layout`
 }
 
 
@@ -70,7 +73,8 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     """
     family = family_of(file)
     _refuse_constants(file, family)
-    values = dict(family.fixed) | _sizes(file, family)
+    values = _sizes(file, family)
+    values |= fixed_of(family, values["num_hidden_layers"])
     values["model_type"] = family.kinds[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for switch, tensors in family.biases.items():
@@ -170,6 +174,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
         raise ModelError("the file's keys don't fit its tensors", str(file.path), why)
     silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
+    if OF_LAYERS in file.tensors:
+        values[ROWS_OF_LAYERS] = file.tensors[OF_LAYERS].shape[0]
     for fact in facts_of(family):
         if family.between and not family.every and fact.config == "num_key_value_heads":
             values[fact.config] = max(_key_heads(file, layers))
@@ -275,6 +281,11 @@ def settled(config: Any) -> Any:
         if times is not None:
             width = -(-int(times * width) // config.block_multiple_of) * config.block_multiple_of
         config.intermediate_size, config.block_auto_adjust_ff_dim = width, False
+    if hasattr(config, ROWS_OF_LAYERS):
+        setattr(config, ROWS_OF_LAYERS, config.vocab_size)
+    widths = config.intermediate_size if hasattr(config, "intermediate_size") else None
+    if isinstance(widths, list) and len(set(widths)) == 1:  # Gemma 3n's, one for each layer
+        config.intermediate_size = widths[0]
     config.rope_parameters = settled_rope(config.rope_parameters)
     return config
 
@@ -298,15 +309,21 @@ def refuse_unwritable(config: Any) -> None:
     given, config, architecture = config, settled(config), architecture_of(config)
     family = FAMILIES[architecture]
     told = {stored_name(config, fact.config) for fact in facts_of(family)} | family.biases.keys()
-    found = {name: getattr(config, name, None) for name in family.fixed}
-    odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
-    own = {fact.config: getattr(config, fact.config) for fact in family.facts}
-    odd |= {name: value for name, value in own.items() if value is None or isinstance(value, list)}
+    fixed = fixed_of(family, config.num_hidden_layers)
+    found = {name: getattr(config, name, None) for name in fixed}
+    odd = {name: value for name, value in found.items() if not _same(value, fixed[name])}
+    own = {fact.config: getattr(config, fact.config) for fact in facts_of(family)}
+    told_by_facts = {fact.config for fact in family.facts}
+    odd |= {
+        name: value
+        for name, value in own.items()
+        if isinstance(value, list) or (value is None and name in told_by_facts)
+    }
     defaults = type(config)().to_dict()
     odd |= {
         name: value
         for name, value in config.to_dict().items()
-        if name not in told | family.fixed.keys() | ELSEWHERE and value != defaults.get(name)
+        if name not in told | fixed.keys() | ELSEWHERE and value != defaults.get(name)
         if name not in family.lacks
     }
     where = f"llama.cpp's {architecture} takes the embedding for it"
@@ -359,6 +376,10 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
     if family.unturned and config.no_rope_layers != _turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
+    if 0 < family.own_keys <= last and config.layer_types[family.own_keys - 2 :][:2] != _types([True, False]):
+        where_from = f"layers from {family.own_keys} on use keys of the two before them"
+        why = f"in {where} {where_from}: one with a window, one without"
+        problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
     if family.every:
         return problems + _unwritable_linear(config, family, where)
     if not family.window:

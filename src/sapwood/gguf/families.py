@@ -8,7 +8,7 @@ is held against the library itself by `tests/export/test_facts`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -44,9 +44,12 @@ class Family:
         architecture: the name in files, if another row has it already: one with experts, or with windows.
         facts: beside those of `COMMON`.
         fixed: config attributes with the one value that is computed.
+        by_depth: config attributes with one value for a number of layers.
         constants: keys of a file with the one value that transformers computes; a file may leave them out.
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
+        own_keys: so many first layers have keys of their own, which the others use; 0: all have.
+        unadapted: tensors whose products llama.cpp computes without adapters.
         lacks: config attributes of `COMMON` that it doesn't have.
         inside: the model of transformers around it, if no class is for the language model by itself.
         sections: a file says how many frequencies turn by time, height and width, for pictures.
@@ -76,12 +79,15 @@ class Family:
     architecture: str = ""
     facts: tuple[Fact, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    by_depth: Mapping[str, Callable[[int], Any]] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     yarn: Mapping[str, str] = field(default_factory=dict)
     between: str = ""
     shared: str = ""
     inside: str = ""
     sections: bool = False
+    own_keys: int = 0
+    unadapted: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     turned: bool = False
     every: int = 0
@@ -318,6 +324,28 @@ FAMILIES = {
         norms_plus_one=True,
         local_theta=True,
     ),
+    "gemma3n": Family(
+        ("gemma3n_text",),
+        facts=(_WINDOW,),
+        fixed=GELU
+        | {
+            "attention_bias": False,
+            "final_logit_softcapping": 30.0,
+            "hidden_size_per_layer_input": 256,
+            "altup_num_inputs": 4,
+            "altup_active_idx": 0,
+            "altup_correct_scale": True,
+            "laurel_rank": 64,
+        },
+        by_depth={
+            "num_kv_shared_layers": lambda layers: max(0, layers - 20),
+            "activation_sparsity_pattern": lambda layers: ([0.95] * 10 + [0.0] * layers)[:layers],
+        },
+        window=5,
+        own_keys=20,
+        unadapted=("altup_proj", "altup_unembd_proj", "altup_router", "per_layer_model_proj"),
+        local_theta=True,
+    ),
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "mixtral": Family(("mixtral",), architecture="llama", facts=_LOCAL_EXPERTS, fixed=SILU, interleaved=True),
@@ -443,6 +471,11 @@ def facts_of(family: Family) -> tuple[Fact, ...]:
     """All that a file of the family can carry."""
     common = [fact for fact in COMMON if fact.config not in family.lacks]
     return (*common, *([family.epsilon] if family.epsilon else []), *family.facts)
+
+
+def fixed_of(family: Family, layers: int) -> dict[str, Any]:
+    """Config attributes of a model with so many layers that llama.cpp computes with one value."""
+    return {**family.fixed, **{name: value(layers) for name, value in family.by_depth.items()}}
 
 
 def has_experts(family: Family) -> bool:

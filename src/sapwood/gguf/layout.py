@@ -1,6 +1,6 @@
 """How the values of a tensor lie in a GGUF file, and how in transformers.
 
-Five layouts differ:
+Six layouts differ:
 
 - files of Llama, and of some others, hold the rows of q and k in the order that llama.cpp's rotary embedding
   wants (pairs side by side), transformers in halves, per head;
@@ -8,6 +8,8 @@ Five layouts differ:
 - files hold gate and up of experts as a stack each; transformers holds both as one, the rows of gate first.
   In GPT-OSS the stacks are turned, and the rows of gate and up stand by turns;
 - kernels of convolutions have a dimension of 1 in transformers, which files leave out;
+- Gemma 3n's embedding for layers has rows for all tokens in files; in transformers tokens beyond its end have
+  its first row;
 - in Qwen 3.5's linear attention, heads of values that share a head of keys stand side by side in
   transformers; in files every head of keys comes once before one comes again. A decay is kept as its
   logarithm in transformers, and as minus the decay in files.
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.gguf.facts import family_of
+from sapwood.gguf.facts import OF_LAYERS, family_of
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer
@@ -103,6 +105,9 @@ def to_file_layout(
 ) -> NDArray[Any]:
     """The inverse of `to_torch_layout`. ``tensor``: its name without the ``leaf``, weight or bias."""
     values = to_file_rows(architecture, tensor, to_file_columns(architecture, tensor, values, config), config)
+    if f"{tensor}.{leaf}" == OF_LAYERS and len(values) < config.vocab_size:
+        first = np.repeat(values[:1], config.vocab_size - len(values), 0)
+        values = np.concatenate([values, first])
     if FAMILIES[architecture].norms_plus_one and leaf == "weight" and _adds_one(tensor):
         values = values + np.float32(1)
     if of_layer(tensor) == DECAY:

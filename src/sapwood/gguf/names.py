@@ -10,7 +10,8 @@ import re
 
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
-from sapwood.gguf.file import GgufFile
+from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.file import LINEARS, STACKED, GgufFile
 from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.rope import DIVISORS, FOLDER
 
@@ -50,6 +51,7 @@ _BLOCK = re.compile(r"blk\.(\d{1,6})\.")
 _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
 CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before they are chosen
+OF_KEYS = ("attn_k", "attn_v", "attn_k_norm")
 KERNELS = ("shortconv.conv", "ssm_conv1d")
 DECAY = "ssm_a"  # the one tensor without .weight or .bias
 
@@ -100,6 +102,19 @@ _OF_QWEN35 = _HEAD_NORMS | {
     "ssm_norm": "linear_attn.norm",
     "ssm_out": "linear_attn.out_proj",
 }
+_OF_GEMMA3N = {
+    "inp_gate": "per_layer_input_gate",
+    "proj": "per_layer_projection",
+    "post_norm": "post_per_layer_input_norm",
+    "altup_correct_coef": "altup.correction_coefs",
+    "altup_correct_scale.weight": "altup.correct_output_scale",
+    "altup_predict_coef": "altup.prediction_coefs",
+    "altup_router": "altup.modality_router",
+    "altup_router_norm": "altup.router_norm",
+    "laurel_l": "laurel.linear_left",
+    "laurel_r": "laurel.linear_right",
+    "laurel_post_norm": "laurel.post_laurel_norm",
+}
 _OF_GLM_MOE = _experts("mlp") | _shared("mlp.shared_experts") | {CHOICE: "mlp.gate.e_score_correction_bias"}
 # A layer of a family has some of these tensors: those of its attention or convolution, of its MLP or experts.
 _LAYER = {
@@ -123,6 +138,7 @@ _LAYER = {
     "qwen3": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS,
     "gemma2": _EVERY_LAYER | _SANDWICH_NORMS,
     "gemma3": _EVERY_LAYER | _SANDWICH_NORMS | _HEAD_NORMS,
+    "gemma3n": _EVERY_LAYER | _SANDWICH_NORMS | _HEAD_NORMS | _OF_GEMMA3N,
     "chatglm": _ONE_GATE_AND_UP | _PRE_NORM,
     "glm4": _ONE_GATE_AND_UP | _PRE_NORM | _NORMS_AFTER,
     "mixtral": _mixture("mlp"),
@@ -167,6 +183,17 @@ _NORM_OF_LFM2 = {
     "output": "lm_head",
 }
 _OTHER_ENDS = {
+    "gemma3n": _OUTSIDE
+    | {
+        "per_layer_token_embd": "model.embed_tokens_per_layer",
+        "per_layer_model_proj": "model.per_layer_model_projection",
+        "per_layer_proj_norm": "model.per_layer_projection_norm",
+    }
+    | {
+        f"{stack}.{i}": f"model.{linears}.{i}"
+        for stack, linears in zip(STACKED, ("altup_projections", "altup_unembed_projections"), strict=True)
+        for i in range(LINEARS)
+    },
     "lfm2": _NORM_OF_LFM2,
     "lfm2moe": _NORM_OF_LFM2,
     "olmo": {"token_embd": "model.embed_tokens", "output": "lm_head"},
@@ -183,7 +210,14 @@ def module_names(architecture: str, num_layers: int) -> dict[str, str]:
     for layer in range(num_layers):
         for tensor, module in _LAYER[architecture].items():
             names[f"blk.{layer}.{tensor}"] = f"model.layers.{layer}.{module}"
-    return names
+    return {name: module for name, module in names.items() if name not in unread(architecture, num_layers)}
+
+
+def unread(architecture: str, num_layers: int) -> list[str]:
+    """Tensors that a file must have, and that nobody reads: those of keys and values of layers that use
+    other layers' instead."""
+    own = FAMILIES[architecture].own_keys or num_layers
+    return [f"blk.{layer}.{tensor}" for layer in range(own, num_layers) for tensor in OF_KEYS]
 
 
 def tensor_names(architecture: str, num_layers: int) -> dict[str, tuple[str, ...]]:
@@ -221,8 +255,8 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
 
     Raises ModelError that lists the tensors which have no place in the architecture.
     """
-    layers = layers_of(file)
-    modules = module_names(row_of(file), layers)
+    layers, architecture = layers_of(file), row_of(file)
+    modules, left = module_names(architecture, layers), unread(architecture, layers)
     if any(_ONE_EXPERT.fullmatch(tensor) for tensor in file.tensors):
         why = "newer files have one stack for all experts of a layer"
         raise ModelError("the file has tensors for single experts", str(file.path), why, FOLDER)
@@ -238,7 +272,7 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
             names[tensor] = f"{modules[stem]}.{suffix}"
         elif tensor in modules and is_whole(tensor):
             names[tensor] = modules[tensor]
-        elif tensor not in _COMPUTED:
+        elif tensor not in _COMPUTED and stem not in left:
             strangers.append(
                 Problem(
                     f"unexpected tensor {tensor}", str(file.path), f"{file.architecture} has no such tensor"
