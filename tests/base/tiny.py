@@ -18,7 +18,7 @@ IN_GGUF = (
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
-    *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n"),
+    *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -104,6 +104,29 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "qwen3vl": SECTIONS,
     "qwen3vlmoe": SECTIONS | EXPERTS,
     "paddleocr": SECTIONS,
+    "minimax-m2": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 32,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+    },
+    "exaone-moe": {
+        **EXPERTS,
+        "num_hidden_layers": 4,
+        "sliding_window": 32,
+        "num_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "tie_word_embeddings": False,
+    },
+    "afmoe": {
+        **EXPERTS,
+        "num_hidden_layers": 4,
+        "sliding_window": 32,
+        "num_shared_experts": 1,
+        "num_dense_layers": 1,
+        "mup_enabled": True,
+    },
     "gemma3n": {
         "sliding_window": 32,
         "layer_types": ["sliding_attention", "full_attention"],
@@ -269,6 +292,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3vl": transformers.Qwen3VLConfig,
         "qwen3vlmoe": transformers.Qwen3VLMoeConfig,
         "gemma3n": transformers.Gemma3nTextConfig,
+        "minimax-m2": transformers.MiniMaxM2Config,
+        "exaone-moe": transformers.ExaoneMoeConfig,
+        "afmoe": transformers.AfmoeConfig,
         "paddleocr": transformers.PaddleOCRVLConfig,
     }
     values: dict[str, Any] = {

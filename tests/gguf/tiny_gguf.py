@@ -172,7 +172,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_expert_used_count(config.num_experts_per_tok)
     if hasattr(config, "moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    if arch in ("hunyuan-moe", "gpt-oss"):
+    if arch in ("hunyuan-moe", "gpt-oss", "minimax-m2"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
     if arch.startswith("qwen35"):
         writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
@@ -202,6 +202,16 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_expert_weights_scale(config.routed_scaling_factor)
         writer.add_expert_weights_norm(config.norm_topk_prob)
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch in ("minimax-m2", "exaone-moe", "afmoe"):
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch in ("exaone-moe", "afmoe"):
+        dense = config.num_dense_layers if arch == "afmoe" else config.first_k_dense_replace
+        writer.add_leading_dense_block_count(dense)
+        writer.add_expert_shared_count(config.num_shared_experts)
+        writer.add_expert_shared_feed_forward_length(config.num_shared_experts * config.moe_intermediate_size)
+        scale = config.route_scale if arch == "afmoe" else config.routed_scaling_factor
+        writer.add_expert_weights_scale(scale)
+        writer.add_expert_weights_norm(arch == "afmoe" or config.norm_topk_prob)
     if arch in ("qwen2moe", "qwen35moe"):
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if hasattr(config, "rms_norm_eps") or arch.startswith("lfm2"):
@@ -211,10 +221,21 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     else:
         names = ("layer_norm_eps", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
-    if arch in ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe", "phi2"):
+    if arch in (
+        "chatglm",
+        "glm4",
+        "phi3",
+        "stablelm",
+        "nemotron",
+        "qwen35",
+        "qwen35moe",
+        "glm4moe",
+        "phi2",
+        "minimax-m2",
+    ):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(config.head_dim * factor))
-    if arch in ("gemma2", "gemma3", "gemma3n", "cohere2", "olmo3", "gpt-oss"):
+    if arch in ("gemma2", "gemma3", "gemma3n", "cohere2", "olmo3", "gpt-oss", "exaone-moe", "afmoe"):
         writer.add_sliding_window(config.sliding_window)
         pattern = config.layer_types.index("full_attention") + 1
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)

@@ -57,6 +57,7 @@ ELSEWHERE = {
     *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale"),  # LFM2's, which its
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
     *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc"),
+    "mlp_layer_types",  # see `_unwritable_layers`
     *("altup_coef_clip", "vocab_size_per_layer_input"),  # Gemma 3n's: of its training; see `layout`
 }
 
@@ -373,6 +374,10 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
             f"{where} has them to the end",
         )
         problems.append(Problem(what, "moe_layer_end_index", why))
+    kinds = getattr(config, "mlp_layer_types", None) or []
+    if kinds != sorted(kinds) or kinds.count("dense") not in (0, getattr(config, "first_k_dense_replace", 0)):
+        why = f"in {where} the first {config.first_k_dense_replace} layers have none, all others have"
+        problems.append(Problem("layers without experts are others", "mlp_layer_types", why))
     if family.unturned and config.no_rope_layers != _turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))

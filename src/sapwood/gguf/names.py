@@ -171,6 +171,19 @@ _LAYER = {
         "ffn_up_exps.bias": "mlp.experts.gate_up_proj_bias",
         "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
     },
+    "minimax-m2": _mixture("mlp") | _HEAD_NORMS | {CHOICE: "mlp.e_score_correction_bias"},
+    "exaone-moe": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS | _OF_GLM_MOE,
+    "afmoe": _EVERY_LAYER
+    | _HEAD_NORMS
+    | _experts("mlp", "router.gate")
+    | _shared("mlp.shared_experts")
+    | {
+        "attn_gate": "self_attn.gate_proj",
+        "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_mlp_layernorm",
+        "post_ffw_norm": "post_mlp_layernorm",
+        CHOICE: "mlp.expert_bias",
+    },
     "paddleocr": _EVERY_LAYER | _PRE_NORM,
     "qwen3vl": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS,
     "qwen3vlmoe": _mixture("mlp") | _HEAD_NORMS,
