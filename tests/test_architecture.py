@@ -40,7 +40,9 @@ LAYERS = (
     {"data", "run", "engine"},
     {"machine", "scores"},
     {"config"},
-    {"types", "errors", "native"},
+    {"native"},
+    {"machine/shortage"},
+    {"types", "errors"},
     {"machine/system", "machine/doing"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

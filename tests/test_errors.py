@@ -43,6 +43,7 @@ def test_exit_codes_are_those_of_the_manual() -> None:
     }
     assert codes == {
         "SapwoodError": 1,
+        "ShortageError": 5,
         "OutOfMemoryError": 1,
         "ConfigError": 2,
         "DataError": 3,

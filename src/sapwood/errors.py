@@ -107,8 +107,17 @@ class BadStepError(NumericsError):
     """One step's loss or gradient is no number. The step changed nothing."""
 
 
-class OutOfMemoryError(SapwoodError):
+class ShortageError(SapwoodError):
+    """The machine ran out of room on a disk, or of open files, while something was tried. That says nothing
+    about the model or the files that it was tried with."""
+
+    exit_code = 5
+
+
+class OutOfMemoryError(ShortageError):
     """A step needs more memory than there is."""
+
+    exit_code = 1
 
 
 class LockedError(SapwoodError):

@@ -12,9 +12,10 @@ import torch
 
 from sapwood import finetune, parse_config
 from sapwood.errors import OutOfMemoryError
+from sapwood.machine.shortage import out_of_memory
 from sapwood.run.query import list_runs
 from sapwood.train.loop import pack_examples, train
-from sapwood.train.rehearse import longest_pack, out_of_memory, rehearse
+from sapwood.train.rehearse import longest_pack, rehearse
 from sapwood.train.schedule import Cursor, members, plan_steps
 from sapwood.types import Pack
 from tests.crash.work import tiny_config

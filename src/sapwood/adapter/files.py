@@ -20,6 +20,7 @@ from sapwood.adapter.soft_prompt import lead_length
 from sapwood.base.folder import read_json
 from sapwood.base.sources import hub_id
 from sapwood.errors import ModelError, NumericsError
+from sapwood.machine.shortage import refuse_shortage
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"  # how PEFT saved before safetensors
@@ -149,6 +150,7 @@ def load_tensors(weights: Path) -> dict[str, Tensor]:
     try:
         return load_file(weights)
     except Exception as error:
+        refuse_shortage(error, "an adapter was read")
         raise ModelError("adapter weights can't be read", str(weights), str(error)) from None
 
 

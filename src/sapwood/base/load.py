@@ -22,6 +22,7 @@ from sapwood.gguf.file import read_gguf
 from sapwood.machine.device import CPU, Device
 from sapwood.machine.doing import doing
 from sapwood.machine.memory import available_memory
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.native.heap import release_heap, use_heap
 from sapwood.types import Base, BaseSpec
 
@@ -157,6 +158,7 @@ def _load_folder(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:
                 ignore_mismatched_sizes=True,  # so that they are reported below, all of them
             )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            refuse_shortage(error, "the model was loaded")
             raise ModelError("the model can't be loaded", str(spec.path), first_line(error)) from None
     problems = [
         Problem(f"tensor {name} is missing", str(spec.path)) for name in sorted(report["missing_keys"])

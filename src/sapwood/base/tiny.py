@@ -16,6 +16,7 @@ from typing import Any
 
 from sapwood.base.network.parts import is_wrapper, text_class
 from sapwood.errors import first_line
+from sapwood.machine.shortage import refuse_shortage
 
 WINDOW = 8
 VOCABULARY = 256
@@ -123,6 +124,7 @@ def tiny_network(hf_config: Any, vocabulary: int = VOCABULARY, seed: int = 0) ->
         try:
             return _built(tiny_config(hf_config, vocabulary, heads=heads, layers=layers), seed)
         except Exception as error:  # each architecture has its own
+            refuse_shortage(error, "a tiny copy of the model was made")
             first = first or error
     assert first is not None
     raise first

@@ -13,6 +13,7 @@ from typing import Any
 from sapwood.base.folder import read_json
 from sapwood.errors import ConfigError, ModelError, first_line
 from sapwood.machine.extras import install
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.types import BaseSpec
 
 TEMPLATES = ("chat_template.json", "processor_config.json")  # of older wrappers, with the template in them
@@ -94,7 +95,8 @@ def _wants_parts(tokenizer: Any) -> bool:
 def _shows(tokenizer: Any, content: Any) -> bool:
     try:
         text: Any = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
-    except Exception:  # whatever a template raises
+    except Exception as error:  # whatever a template raises
+        refuse_shortage(error, "the chat template was tried")
         return False
     return WORD in text
 

@@ -28,6 +28,7 @@ from sapwood.errors import first_line
 from sapwood.machine.device import Device
 from sapwood.machine.measure import torch_dtype
 from sapwood.machine.selftest import NEAR
+from sapwood.machine.shortage import refuse_shortage
 
 LARGEST = 65_536  # numbers of a row, at most: a row is one block of a kernel
 EPS = 1e-6  # of the norms that are tried
@@ -189,6 +190,7 @@ def refused(place: str, dtypes: Sequence[str]) -> dict[str, str]:
             try:
                 gap = differs(operation, place, dtype)
             except Exception as error:  # a compiler's, a driver's or the library's: each says so in its way
+                refuse_shortage(error, f"{operation} was tried on the GPU")
                 found[operation] = f"{dtype}: {first_line(error)}"
                 break
             if not gap <= NEAR[dtype]:  # NaN too

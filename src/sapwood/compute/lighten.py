@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sapwood.compute.backend import Backend
 from sapwood.compute.mlp import LightMlp, wide_linears
 from sapwood.compute.norm import LightNorm, RmsNorm
+from sapwood.machine.shortage import refuse_shortage
 
 
 def lighten(model: nn.Module, backend: Backend) -> int:
@@ -64,7 +65,8 @@ def _own(module: Any, x: Tensor) -> Tensor | None:
         return None
     try:
         own = module(x)
-    except Exception:  # each says so in its own way
+    except Exception as error:  # each says so in its own way
+        refuse_shortage(error, "a gated product was tried")
         return None
     return own if isinstance(own, Tensor) else None
 

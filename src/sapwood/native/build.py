@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sapwood.machine.doing import counted
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.machine.system import kernel_file
 
 SWITCH = "SAPWOOD_NATIVE"  # 0: never
@@ -103,6 +104,7 @@ def _opened(sources: Sources) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
+        refuse_shortage(error, "the compiled kernels were loaded")
         raise Unavailable(f"{path} can't be loaded: {error}") from None
 
 
@@ -147,6 +149,7 @@ def _compile(compiler: str, sources: Sources, path: Path) -> None:
             _wait(compiler, _start([*command, "-shared", *objects, "-o", str(made), *sources.links()]))
             made.replace(path)  # several processes may compile at once: each replaces the whole
     except (OSError, subprocess.TimeoutExpired) as error:
+        refuse_shortage(error, "the kernels were compiled")
         raise Unavailable(f"{compiler} failed: {error}") from None
 
 

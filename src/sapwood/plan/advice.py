@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from sapwood.config.sections import RunConfig
 from sapwood.errors import NumericsError, OutOfMemoryError, Problem
 from sapwood.machine.device import Device
+from sapwood.machine.shortage import out_of_memory
 from sapwood.plan.choose import cheaper
 from sapwood.prepare.study import Study
 from sapwood.run.store import RunStore
 from sapwood.show.figures import size
 from sapwood.train.checkpoint import checkpoints
-from sapwood.train.rehearse import out_of_memory
 
 WORTH_TAKING = 100_000_000  # bytes: less is a window more on the desktop
 RESERVE = 8 << 20  # bytes that are freed for the advice: once memory has run out, no others are free

@@ -29,6 +29,7 @@ from typing import Any
 from sapwood.errors import Problem, StorageError
 from sapwood.machine import system
 from sapwood.machine.hashing import hashing
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.run.disk import disk_refusal, said, storage_error
 
 SCHEMA = 1
@@ -167,6 +168,7 @@ def read_manifest(path: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise StorageError([_fault("manifest is missing", file, "the folder was never finished")]) from None
     except OSError as error:
+        refuse_shortage(error, f"{path.name} was verified")
         raise StorageError([_fault("manifest can't be read", file, said(error))]) from error
     try:
         tree = json.loads(content)
@@ -304,6 +306,7 @@ def _compare(file: Path, entry: FileEntry, sha256: Callable[[Path], str]) -> Pro
             return _fault("size differs", file, f"{size:,} bytes, the manifest says {entry.size:,}")
         digest = sha256(file)
     except OSError as error:
+        refuse_shortage(error, f"{file.parent.name} was verified")
         return _fault("file can't be read", file, said(error))
     if digest != entry.sha256:
         return _fault("sha256 differs", file, f"{digest[:12]}…, the manifest says {entry.sha256[:12]}…")

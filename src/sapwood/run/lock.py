@@ -18,6 +18,7 @@ import portalocker
 from portalocker import LockFlags
 
 from sapwood.errors import LockedError
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.machine.system import BINARY
 from sapwood.run.disk import storage_error
 from sapwood.run.ending import cause_of_death, circumstances
@@ -84,7 +85,8 @@ def is_locked(run: Path) -> bool:
     """True while some process holds the run."""
     try:
         handle = os.open(run / LOCK, os.O_RDONLY | BINARY)
-    except OSError:
+    except OSError as error:
+        refuse_shortage(error, "a run's lock was looked at")
         return False
     try:
         portalocker.lock(handle, LockFlags.SHARED | LockFlags.NON_BLOCKING)

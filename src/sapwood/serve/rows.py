@@ -16,7 +16,6 @@ same.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from torch import Tensor
 from sapwood.adapter.soft_prompt import fill_cache
 from sapwood.base.inspect import quiet
 from sapwood.base.tiny import tiny_network
+from sapwood.machine.shortage import refuse_shortage
 
 SHARED = 8  # tokens that all prompts must share before they are read once
 UNABLE = (
@@ -93,7 +93,8 @@ class Rows:
         positions = positions[:, self._lead :]
         try:
             return self._forward(self.ids, positions)
-        except UNABLE:
+        except UNABLE as error:
+            refuse_shortage(error, "a prompt was read")
             if not self._doubtful or self._cache is None:
                 raise
             self._cache = None  # the model wants a cache of its own kind
@@ -124,10 +125,12 @@ class Rows:
         whole = self._forward(self.ids, torch.arange(self.width, device=ids.device)[None])
         if cache is not None:
             self._cache = cache
-            with contextlib.suppress(*UNABLE):
+            try:
                 gap = (self._forward(ids, position) - whole).abs().max()
                 if gap <= CLOSE * whole.abs().max():
                     return whole
+            except UNABLE as error:
+                refuse_shortage(error, "a cache was tried")
             self._cache = None
         return whole
 
@@ -176,13 +179,15 @@ def joins(network: Any) -> bool:
         try:
             with quiet():
                 copy = tiny_network(network.config)
-        except Exception:  # each architecture has its own
+        except Exception as error:  # each architecture has its own
+            refuse_shortage(error, "a tiny copy of the model was made")
             _joins[network] = False
             return False
         try:
             copy.set_attn_implementation(network.config._attn_implementation)
             _joins[network] = _say_the_same(copy)
-        except UNABLE:
+        except UNABLE as error:
+            refuse_shortage(error, "a tiny copy of the model was asked")
             _joins[network] = False
     return _joins[network]
 

@@ -5,6 +5,7 @@ verified.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sapwood.adapter.files import finite, read_tensors, write_trained
 from sapwood.adapter.model import LoraModel, adapter_tensors, restore_adapter
 from sapwood.errors import SapwoodError, StorageError
 from sapwood.machine.doing import doing
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.run.files import MANIFEST, discard_dir, operation, set_aside, staged_dir, verify_dir
 from sapwood.train.optim import TrainState, moments, restore_moments
 from sapwood.train.processes.world import World
@@ -78,8 +80,10 @@ def checkpoint_bytes(model: LoraModel) -> int:
 
 def checkpoints(run: Path) -> list[Path]:
     """Published checkpoints, oldest first: ordered by step, never by a clock."""
-    found = (p for p in (run / "checkpoints").glob("step-*") if p.is_dir())
-    numbered = {int(step): p for p in found if (step := p.name.removeprefix("step-")).isdecimal()}
+    folder = run / "checkpoints"
+    # listed by a call that raises if it can't: a run whose checkpoints aren't seen would start again
+    found = (p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else ()
+    numbered = {int(p.name[5:]): p for p in found if re.fullmatch(r"step-\d+", p.name)}
     return [numbered[step] for step in sorted(numbered)]
 
 
@@ -112,6 +116,7 @@ def load_checkpoint(path: Path, model: LoraModel, state: TrainState) -> int:
     except SapwoodError:
         raise
     except Exception as error:
+        refuse_shortage(error, "a checkpoint was read")
         raise StorageError("checkpoint can't be read", str(path), str(error)) from None
 
 

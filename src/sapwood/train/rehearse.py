@@ -4,8 +4,7 @@ hour."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -13,19 +12,15 @@ import torch
 from sapwood.adapter.inputs import attending
 from sapwood.adapter.model import LoraModel
 from sapwood.config.sections import RunConfig
-from sapwood.errors import OutOfMemoryError, brief
 from sapwood.machine.doing import doing
 from sapwood.machine.remembered import first_pass_took
+from sapwood.machine.shortage import out_of_memory
 from sapwood.train.loop import batch_of, forward_loss, pack_examples
 from sapwood.train.optim import moment_bytes
 from sapwood.train.schedule import Cursor, members, plan_steps
 from sapwood.types import Pack, TrainData
 
 MAX_STEPS = 400  # steps whose packs are planned: about a second, and a pack is never longer than pack.length
-REFUSALS = (
-    *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc"),
-    "CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS has no word of its own for a GPU that others filled meanwhile
-)
 
 
 @doing("trying the longest pack")
@@ -82,16 +77,3 @@ def longest_pack(data: TrainData, config: RunConfig) -> Pack:
         step = pack_examples([data.train[i] for i in chosen], config)
         packs = [max([*packs, *step], key=lambda pack: (len(pack.ids), len(pack.targets)))]
     return packs[0]
-
-
-@contextmanager
-def out_of_memory(doing: str) -> Generator[None]:
-    """Turn every way in which Python and torch say that memory ran out into one error."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(text in str(error) for text in REFUSALS):
-            raise
-        asked = brief(error, 160)
-        raise OutOfMemoryError(f"{doing} doesn't fit in memory", "pack.length", asked) from None

@@ -34,6 +34,7 @@ from sapwood.base.tiny import VOCABULARY, WINDOW, NotOnTextError, tiny_model
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import ModelError, SapwoodError, first_line
 from sapwood.machine.doing import doing
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.pack.build import build_pack
 from sapwood.prepare.study import Study
 from sapwood.train.loop import batch_of, forward_loss
@@ -123,7 +124,10 @@ def _tried_anew(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
             _one_thread(),
         ):
             return _try(spec, lora, Path(folder), alone)
-    except SapwoodError as error:
+    except Exception as error:
+        refuse_shortage(error, "a tiny copy of the model was tried")
+        if not isinstance(error, SapwoodError):
+            raise
         problems = [replace(problem, mend=problem.mend or mend) for problem in error.problems]
         raise type(error)(problems) from None
 

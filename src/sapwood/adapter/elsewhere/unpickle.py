@@ -2,7 +2,7 @@
 
 ``python -m sapwood.adapter.elsewhere.unpickle`` reads the file from stdin and writes safetensors to stdout.
 torch's own restricted reader (``weights_only``) builds tensors and containers and nothing else. In case it
-has a hole, the process has given up its rights before the first byte is looked at (`machine.rights`).
+has a hole, the process has given up its rights before the first byte is looked at (`machine.confined`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from sapwood.errors import first_line
-from sapwood.machine.rights import REFUSED, give_up_rights
+from sapwood.machine.confined import REFUSED, give_up_rights
 
 MAX_BYTES = 1 << 30
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sapwood.adapter.places.experts import names_stack, routers, short_names, stacks
 from sapwood.base.network.parts import is_linear
 from sapwood.errors import ConfigError, Problem
+from sapwood.machine.shortage import refuse_shortage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -132,7 +133,8 @@ def _computes_otherwise(linear: Any) -> bool:
     try:
         with torch.no_grad():
             found: Any = linear(linear.weight.new_zeros(3, linear.in_features)).shape
-    except Exception:  # each says so in its own way
+    except Exception as error:  # each says so in its own way
+        refuse_shortage(error, "a linear layer was tried")
         return True
     return tuple(found) != (3, linear.out_features)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sapwood.base.network.parts import decoder_of
 from sapwood.errors import ModelError
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.types import BaseSpec, Head
 
 CHECKED_TOKENS = 8192  # of the vocabulary, when the head is compared with the model's own logits
@@ -132,7 +133,8 @@ def _hidden(backbone: nn.Module, ids: Tensor) -> Tensor | None:
     try:
         with torch.no_grad():
             return backbone(input_ids=ids, use_cache=False).last_hidden_state
-    except Exception:  # each says so in its own way
+    except Exception as error:  # each says so in its own way
+        refuse_shortage(error, "the head was tried")
         return None
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from sapwood.compute import fused
 from sapwood.compute.attention.segments import AttentionPlan, Rule, chain_of
 from sapwood.compute.backend import Backend
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.native import attention, ops
 from sapwood.native.attention import Blocks
 from sapwood.types import Segment
@@ -128,7 +129,8 @@ def _is_usual(function: Any) -> bool:
             x * angle.cos() + torch.cat([-x[..., 16:], x[..., :16]], -1) * angle.sin() for x in (q, k)
         ]
         return all(torch.allclose(x, y, rtol=1e-6, atol=1e-6) for x, y in zip(found, expected, strict=True))
-    except (TypeError, ValueError, RuntimeError, IndexError):
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        refuse_shortage(error, "the rotary embedding was tried")
         return False
 
 

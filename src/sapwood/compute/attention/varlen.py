@@ -21,6 +21,7 @@ from sapwood.errors import first_line
 from sapwood.machine.device import Device
 from sapwood.machine.measure import torch_dtype
 from sapwood.machine.selftest import NEAR
+from sapwood.machine.shortage import refuse_shortage
 from sapwood.types import Segment
 
 KEY = "varlen"  # among what forms make of a plan
@@ -107,5 +108,6 @@ def why_not(device: Device) -> str | None:
         dtype = str(torch_dtype(device.dense_dtype or "fp32")).removeprefix("torch.")
         gap = differs(str(device), dtype)
     except Exception as error:  # a torch without it, a card that is too old: each says so in its way
+        refuse_shortage(error, "attention was tried on the GPU")
         return first_line(error)
     return None if gap <= NEAR[dtype] else f"{dtype}: {gap:.2g} apart"  # NaN too

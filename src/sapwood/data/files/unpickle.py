@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from sapwood.errors import brief
-from sapwood.machine.rights import MEMORY, REFUSED, give_up_rights
+from sapwood.machine.confined import MEMORY, REFUSED, give_up_rights
 
 MAX_PICKLE_BYTES = 1 << 30
 MAX_DEPTH = 32

@@ -24,6 +24,7 @@ from sapwood.config.sections import RunConfig
 from sapwood.errors import ModelError, Stopped
 from sapwood.machine.device import Device
 from sapwood.machine.measure import kernel_facts, set_threads
+from sapwood.machine.shortage import out_of_memory
 from sapwood.machine.signals import stop_signals
 from sapwood.prepare.study import Study, study_files, study_of
 from sapwood.serve.load import Loaded
@@ -32,7 +33,7 @@ from sapwood.train.checkpoint import share_state
 from sapwood.train.loop import Sampler, train
 from sapwood.train.processes.shard import divide_base, mesh_of
 from sapwood.train.processes.world import World, partners
-from sapwood.train.rehearse import out_of_memory, rehearse
+from sapwood.train.rehearse import rehearse
 from sapwood.train.start import fresh_state
 from sapwood.types import Base, BaseSpec, Sample, Stepped
 
