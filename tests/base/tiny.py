@@ -18,7 +18,7 @@ IN_GGUF = (
     *("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"),
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
-    *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe"),
+    *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -104,9 +104,20 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "qwen3vl": SECTIONS,
     "qwen3vlmoe": SECTIONS | EXPERTS,
     "paddleocr": SECTIONS,
+    "qwen3next": {
+        **DELTA_NETWORK,
+        **EXPERTS,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.25,
+        },
+        "norm_topk_prob": True,
+        "shared_expert_intermediate_size": 32,
+    },
     "minimax-m2": {
         "num_local_experts": 4,
-        "num_experts_per_tok": 2,
+        "num_experts_per_tok": 4,  # if rounding chose another one, its answers would move far
         "intermediate_size": 32,
         "tie_word_embeddings": False,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
@@ -292,6 +303,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3vl": transformers.Qwen3VLConfig,
         "qwen3vlmoe": transformers.Qwen3VLMoeConfig,
         "gemma3n": transformers.Gemma3nTextConfig,
+        "qwen3next": transformers.Qwen3NextConfig,
         "minimax-m2": transformers.MiniMaxM2Config,
         "exaone-moe": transformers.ExaoneMoeConfig,
         "afmoe": transformers.AfmoeConfig,

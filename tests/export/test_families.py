@@ -16,7 +16,7 @@ from sapwood.adapter.elsewhere.gguf import from_gguf
 from sapwood.adapter.pairs import lora_pairs
 from sapwood.config.file import load_config
 from sapwood.config.sections import BaseConfig, LoraConfig
-from sapwood.errors import ExportError
+from sapwood.errors import ExportError, ModelError
 from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES
@@ -111,6 +111,21 @@ def test_layers_that_use_the_keys_of_others(kind: Kind, tmp_path: Path) -> None:
     if kind == "gguf":
         written = read_gguf(done.path / "model.gguf")
         assert written.tensors.keys() == read_gguf(path).tensors.keys()
+
+
+@pytest.mark.parametrize("storage", ["fp32", "gguf"])
+def test_a_projection_by_heads_is_two_tensors_of_a_file(storage: Any, tmp_path: Path) -> None:
+    path, _ = tiny_gguf("qwen3next", tmp_path / "base.gguf", kind="F16")
+    config = BaseConfig(model=str(path), storage=storage, compute_dtype="fp32")
+    targets = ("in_proj_qkvz", "in_proj_ba", "out_proj", "q_proj")
+    trained = tuned_on(path, LoraConfig(rank=4, alpha=8, targets=targets), config=config)
+    for kind in ("gguf-adapter", "gguf"):
+        check = export(trained, Order(kind), tmp_path / kind).check
+        assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
+    names = read_gguf(tmp_path / "gguf-adapter" / "adapter.gguf").tensors
+    assert "blk.0.attn_gate.weight.lora_b" in names and "blk.0.attn_qkv.weight.lora_b" in names
+    with pytest.raises(ModelError, match=r"holds blk.0.attn_\w+.weight.lora_a.*two tensors"):
+        from_gguf(read_gguf(tmp_path / "gguf-adapter" / "adapter.gguf"), trained.base.spec.hf_config)
 
 
 AHEAD = ("eh_proj", "enorm", "hnorm")  # tensors of a layer that guesses tokens ahead, beside a layer's own

@@ -198,6 +198,11 @@ def one_after_the_other(names: Sequence[str], values: Any, _: bool = False) -> l
 right_apart = layout.apart
 
 
+def cut(grouped: layout.Grouped, values: Any) -> list[Any]:
+    """Rows that aren't put in another order."""
+    return [values[: grouped.sizes[0]], values[grouped.sizes[0] :]]
+
+
 def unbiased(name: str, tensor: Tensor) -> Tensor:
     """A router that chooses by its scores alone."""
     return tensor * 0 if "correction_bias" in name else tensor
@@ -250,6 +255,7 @@ MUTANTS = (
     ),
     Mutant("heads of values side by side", "qwen35", "gguf", attribute(layout, "head_order", in_place)),
     Mutant("a gate's norm with a one more", "qwen35", "gguf", attribute(layout, "_adds_one", any_norm)),
+    Mutant("gates before their heads", "qwen3next", "gguf", attribute(layout.Grouped, "apart", cut)),
     Mutant("decays lost", "qwen35", "gguf", tensors(lambda n, t: t * 0 if "A_log" in n else t)),
     Mutant("gate after up", "gpt-oss", "gguf", attribute(layout, "apart", one_after_the_other)),
     Mutant("sinks lost", "gpt-oss", "gguf", tensors(lambda n, t: t * 0 if "sinks" in n else t)),

@@ -61,6 +61,16 @@ def tiny_gguf(
         if BESIDE_TEXT.search(whole):
             continue
         name = whole.replace("language_model.", "")
+        if name.endswith("in_proj_qkvz.weight"):  # by heads of keys: one kind after the other in a file
+            heads = parameter.detach().numpy().reshape(config.linear_num_key_heads, -1, parameter.shape[1])
+            key = config.linear_key_head_dim
+            kinds = np.split(heads, [key, 2 * key, (heads.shape[1] + 2 * key) // 2], 1)
+            q, k, v, z = (part.reshape(-1, parameter.shape[1]) for part in kinds)
+            packed = gguf.GGMLQuantizationType[kind]
+            for own, values in (("attn_qkv", np.concatenate([q, k, v])), ("attn_gate", z)):
+                layer = name.split(".")[2]
+                writer.add_tensor(f"blk.{layer}.{own}.weight", quantize(values, packed), raw_dtype=packed)
+            continue
         if "altup_" in name:  # linears that are one tensor in a file
             own = names.get_name(name.rsplit(".", 2)[0])
             stacks.setdefault(own, []).append(parameter.detach().numpy())
@@ -129,10 +139,12 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+    if "linear_attn." in name and arch == "qwen3next":
+        return -np.exp(values) if "A_log" in name else np.ascontiguousarray(values)
     if "linear_attn." in name:
         return _tiled(name, values, config)
     if (
-        arch.startswith(("gemma", "nemotron", "qwen35"))
+        arch.startswith(("gemma", "nemotron", "qwen35", "qwen3next"))
         and arch != "gemma3n"
         and name.endswith("norm.weight")
     ):
@@ -174,7 +186,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if arch in ("hunyuan-moe", "gpt-oss", "minimax-m2"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
-    if arch.startswith("qwen35"):
+    if arch.startswith(("qwen35", "qwen3next")):
         writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
         writer.add_ssm_state_size(config.linear_key_head_dim)
         writer.add_ssm_group_count(config.linear_num_key_heads)
@@ -212,7 +224,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         scale = config.route_scale if arch == "afmoe" else config.routed_scaling_factor
         writer.add_expert_weights_scale(scale)
         writer.add_expert_weights_norm(arch == "afmoe" or config.norm_topk_prob)
-    if arch in ("qwen2moe", "qwen35moe"):
+    if arch in ("qwen2moe", "qwen35moe", "qwen3next"):
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if hasattr(config, "rms_norm_eps") or arch.startswith("lfm2"):
         writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", None) or config.norm_eps)
@@ -232,6 +244,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         "glm4moe",
         "phi2",
         "minimax-m2",
+        "qwen3next",
     ):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(config.head_dim * factor))

@@ -13,7 +13,14 @@ from sapwood.base.network.parts import own_names
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import GgufFile, GgufTensor
-from sapwood.gguf.layout import has_other_columns, is_whole_only, places, to_torch_layout, to_torch_rows
+from sapwood.gguf.layout import (
+    Grouped,
+    has_other_columns,
+    is_whole_only,
+    places,
+    to_torch_layout,
+    to_torch_rows,
+)
 from sapwood.gguf.names import sources
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
@@ -72,7 +79,13 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
     for name, tensors in counted(f"loading {file.path.name}", found.items(), len(found)):
         owner, module = _owner(model, name)
         packed = file.tensors[tensors[0]]
-        if has_other_columns(file, tensors[0]):
+        grouped, kinds = Grouped.of(file, tensors), {file.tensors[tensor].type for tensor in tensors}
+        if grouped and len(kinds) == 1:
+            rows = grouped.joined([np.asarray(file.tensors[tensor].data) for tensor in tensors])
+            model.set_submodule(
+                owner, GgufLinear(packed.type, rows_last(rows, packed.type), dtype, module.bias)
+            )
+        elif grouped or has_other_columns(file, tensors[0]):
             plain = _unpack(file, tensors, wanted[name], dtype).T.unsqueeze(1).contiguous()
             model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
         elif len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):
@@ -139,7 +152,9 @@ def check_tensors(file: GgufFile, found: Mapping[str, Sequence[str]], wanted: Ma
         if name not in wanted:
             problems += [unexpected(tensor, file.path) for tensor in tensors]
             continue
-        for tensor, place in zip(tensors, places(row_of(file), tensors, wanted[name]), strict=True):
+        grouped = Grouped.of(file, tensors)
+        parts = grouped.apart(wanted[name]) if grouped else places(row_of(file), tensors, wanted[name])
+        for tensor, place in zip(tensors, parts, strict=True):
             shape, own = file.tensors[tensor].shape, tuple(place.shape)
             if shape != own and (1, *shape) != own:  # the gate of a shared expert is often a vector
                 problems.append(misshapen(tensor, shape, own, file.path))
@@ -163,6 +178,9 @@ def _unpack(file: GgufFile, names: Sequence[str], wanted: Any, dtype: torch.dtyp
     from torch import nn
 
     out = torch.empty(wanted.shape, dtype=dtype if isinstance(wanted, nn.Parameter) else wanted.dtype)
+    if (grouped := Grouped.of(file, names)) is not None:
+        out.copy_(torch.from_numpy(grouped.joined([file.tensors[name].dense() for name in names])))
+        return nn.Parameter(out, requires_grad=False)
     for name, part in zip(names, places(row_of(file), names, out), strict=True):
         tensor = file.tensors[name]
         rows = tensor.shape[0]

@@ -18,7 +18,7 @@ from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import LINEARS, STACKED, read_gguf
 from sapwood.gguf.keys import SPECULATING, layers_of
-from sapwood.gguf.layout import places, to_file_layout
+from sapwood.gguf.layout import Grouped, places, to_file_layout
 from sapwood.gguf.names import file_name, tensor_names, unread
 from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.machine.doing import counted
@@ -65,7 +65,9 @@ def write_gguf_model(
             module, leaf = (own, "weight") if own in names else own.rsplit(".", 1)
             if module not in names:
                 raise ExportError(f"GGUF can't store the tensor {parameter}", str(path), architecture)
-            parts = places(architecture, names[module], tensor.cpu().numpy())
+            grouped = Grouped.of_config(architecture, names[module], config)
+            whole = tensor.cpu().numpy()
+            parts = grouped.apart(whole) if grouped else places(architecture, names[module], whole)
             for name, values in zip(names[module], parts, strict=True):
                 values = to_file_layout(architecture, name, values, config, leaf)
                 packed = type_of(kind, name, values.shape, config.num_hidden_layers, tied)

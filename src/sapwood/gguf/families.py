@@ -55,6 +55,7 @@ class Family:
         sections: a file says how many frequencies turn by time, height and width, for pictures.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
         every: the last of so many layers has attention, the others are those ``between``.
+        grouped: linear attention with one projection in transformers, by heads of keys, see `layout`.
         tiled: linear attention with heads of values in another order, see `layout`.
         shared: config attribute with the number of shared experts, whose width a file says too.
         biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
@@ -91,6 +92,7 @@ class Family:
     lacks: tuple[str, ...] = ()
     turned: bool = False
     every: int = 0
+    grouped: bool = False
     tiled: bool = False
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     epsilon: Fact | None = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
@@ -487,6 +489,16 @@ FAMILIES = {
         fixed=SILU | {"mup_enabled": True, "attention_bias": False},
         constants=_SIGMOID | {"expert_weights_norm": True, PATTERN: 4},
         window=4,
+    ),
+    "qwen3next": replace(
+        _QWEN35,
+        kinds=("qwen3_next",),
+        facts=(*_DELTA_NETWORK, *_NARROW_EXPERTS, _SHARED_WIDTH),
+        fixed=SILU | _IN_EVERY_LAYER | {"attention_bias": False, "norm_topk_prob": True},
+        tiled=False,
+        sections=False,
+        grouped=True,
+        scalings=("default", "linear", "yarn"),
     ),
     "qwen3vl": _QWEN3VL,
     "qwen3vlmoe": replace(

@@ -90,17 +90,19 @@ _OF_LFM2 = {
     "ffn_up": "feed_forward.w3",
     "ffn_down": "feed_forward.w2",
 }
-_OF_QWEN35 = _HEAD_NORMS | {
+_DELTA_NETWORK = _HEAD_NORMS | {
     "post_attention_norm": "post_attention_layernorm",
-    "attn_qkv": "linear_attn.in_proj_qkv",
-    "attn_gate": "linear_attn.in_proj_z",
-    "ssm_beta": "linear_attn.in_proj_b",
-    "ssm_alpha": "linear_attn.in_proj_a",
     "ssm_conv1d": "linear_attn.conv1d",
     "ssm_dt.bias": "linear_attn.dt_bias",
     DECAY: "linear_attn.A_log",
     "ssm_norm": "linear_attn.norm",
     "ssm_out": "linear_attn.out_proj",
+}
+_OF_QWEN35 = _DELTA_NETWORK | {
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_alpha": "linear_attn.in_proj_a",
 }
 _OF_GEMMA3N = {
     "inp_gate": "per_layer_input_gate",
@@ -155,6 +157,16 @@ _LAYER = {
     | _shared("mlp.shared_experts")
     | {CHOICE: "mlp.gate.moe_statics.e_score_correction_bias"},
     "qwen35": _EVERY_LAYER | _OF_QWEN35,
+    "qwen3next": _ATTENTION
+    | _DELTA_NETWORK
+    | {
+        "attn_gate": "linear_attn.in_proj_qkvz",
+        "attn_qkv": "linear_attn.in_proj_qkvz",
+        "ssm_ba": "linear_attn.in_proj_ba",
+    }
+    | _experts("mlp")
+    | {SHARED_GATE: "mlp.shared_expert_gate"}
+    | _shared("mlp.shared_expert"),
     "qwen35moe": _ATTENTION
     | _OF_QWEN35
     | _experts("mlp")
@@ -301,5 +313,5 @@ def sources(file: GgufFile) -> dict[str, tuple[str, ...]]:
     ModelError as `parameter_names`."""
     found: dict[str, tuple[str, ...]] = {}
     for tensor, name in parameter_names(file).items():
-        found[name] = tuple(sorted((*found.get(name, ()), tensor)))  # gate before up
+        found[name] = tuple(sorted((*found.get(name, ()), tensor)))  # gate before up, and before the others
     return found

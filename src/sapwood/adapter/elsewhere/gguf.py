@@ -19,7 +19,7 @@ from sapwood.errors import ModelError, Problem
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.layout import to_torch_columns_of, to_torch_rows_of
-from sapwood.gguf.names import is_stack, module_names
+from sapwood.gguf.names import is_stack, module_names, tensor_names
 
 NAME = re.compile(r"(?P<tensor>.+)\.weight\.lora_(?P<part>[ab])")
 
@@ -46,6 +46,18 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
         or found["tensor"] not in modules
         or "token_embd" in name
         or is_stack(found["tensor"])
+    ]
+    joined = tensor_names(architecture, text.num_hidden_layers)
+    problems += [
+        Problem(
+            f"the adapter holds {name}",
+            where,
+            "its linear is two tensors in a file, each with an A of its own",
+        )
+        for name, found in named.items()
+        if found is not None
+        and not is_stack(found["tensor"])
+        and len(joined.get(modules.get(found["tensor"], ""), ())) > 1
     ]
     if problems:
         raise ModelError(problems)
