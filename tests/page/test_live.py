@@ -50,6 +50,34 @@ def test_points_appear_while_the_run_goes_on_and_a_killed_one_shows_as_died_with
         page.locator("tr", has_text="held").locator(".status.died").first.wait_for(timeout=10_000)
 
 
+def test_curves_of_a_run_that_goes_on_cost_little_until_they_are_pointed_at(
+    looking: Looking, server: Server, held: Held
+) -> None:
+    """As in a report, and by ECharts as soon as somebody wants to zoom or to read a figure."""
+    process, run = held
+    with looking(server) as page:
+        page.goto(server.url(f"/run/{run.name}"))
+        still, moving = page.locator(".main-chart .plot"), page.locator(".main-chart canvas")
+        still.wait_for()
+        assert moving.count() == 0
+        assert page.locator(".small-chart .plot polyline.line").count() >= 4
+        curve = page.locator(".main-chart polyline.smooth")
+        first = curve.get_attribute("points")
+        eventually(lambda: curve.get_attribute("points") != first, 15)
+        room = page.locator(".main-chart:visible").bounding_box()
+        still.hover()
+        moving.wait_for()
+        assert not still.is_visible() and page.locator(".small-chart canvas").count() == 4
+        assert page.locator(".main-chart:visible").bounding_box() == room
+        page.locator("h1").hover()
+        still.wait_for()
+        assert not moving.is_visible()
+        process.kill()
+        process.wait()
+        moving.wait_for(timeout=15_000)
+        assert not still.is_visible()
+
+
 def test_a_run_whose_process_is_frozen_shows_as_hung_and_goes_on_when_it_is_woken(
     looking: Looking, server: Server, held: Held
 ) -> None:

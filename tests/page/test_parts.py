@@ -20,7 +20,7 @@ from sapwood.errors import ConfigError
 from sapwood.page import draft
 from sapwood.page.drawn.markup import el, join
 from sapwood.page.drawn.parts import differing
-from sapwood.page.drawn.svg import chart, smooth, sparkline, thin
+from sapwood.page.drawn.svg import Line, chart, smooth, sparkline, thin
 from sapwood.page.drawn.texts import TEXTS, Words, language
 from sapwood.page.places import Places
 from sapwood.page.server import open_beside
@@ -117,6 +117,21 @@ def test_a_smoothed_curve_is_short_and_lies_within_the_values() -> None:
     assert len(sx) <= 600 and sy.min() > 1.9 and sy.max() < 2.1
     assert sparkline([1.0]) == "" and "polyline" in sparkline([3.0, 2.0, 1.0])
     assert chart([]) == ""
+
+
+def test_a_chart_has_its_curves_levels_and_numbers_in_the_same_place() -> None:
+    x, y = np.array([0.0, 50.0, 100.0]), np.array([4.0, 2.0, 1.0])
+    curve, base = Line("loss", x, y, "smooth", dots=True), Line.level("base 3.000", x, 3.0, "base")
+    text = chart([curve, base], axis="step", bottom=0.0)
+    top = 4.0 + 0.04 * (4.0 - 1.0)
+    heights = [round(1000 * (top - value) / top, 1) for value in (4.0, 2.0, 1.0, 3.0)]
+    assert f'points="0.0,{heights[0]} 500.0,{heights[1]} 1000.0,{heights[2]}"' in text
+    assert f'points="0.0,{heights[3]} 1000.0,{heights[3]}"' in text
+    assert f'class="level" style="top:{heights[3] / 10:.2f}%">base 3.000<' in text
+    assert 'class="x" style="left:100.00%">100<' in text and 'class="axis">step<' in text
+    assert text.count('class="key') == 1, "a level is named where it lies"
+    alone = chart([Line("", x, np.full(3, 310.0), "plain")])
+    assert 'points="0.0,500.0 500.0,500.0 1000.0,500.0"' in alone
 
 
 def test_paths_outside_the_folders_are_refused_before_anything_is_opened(tmp_path: Path) -> None:

@@ -85,6 +85,13 @@ class LiveRun:
         """The user's name for the run; known before its log is read."""
         return str(self.about.get("name", self.path.name))
 
+    @property
+    def planned(self) -> float | None:
+        """The peak memory in bytes that the plan predicted, or None."""
+        told: Any = self.about.get("facts", {}).get("memory") or {}
+        peak = told.get("peak")
+        return float(peak) if isinstance(peak, int | float) else None
+
     def stepped(self, name: str) -> NDArray[np.float64]:
         """A value of every step: float64[steps], not a number if it is unknown."""
         return np.array(self._stepped[name])

@@ -1,4 +1,4 @@
-"""Curves for ECharts: what a chart shows, in the colours of the light that is on."""
+"""The curves of a run: as charts that stand still, and as ECharts takes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.page.drawn.svg import smooth, thin
+from sapwood.page.drawn.markup import Safe, el
+from sapwood.page.drawn.svg import Kind, Line, chart, smooth, thin
 from sapwood.page.drawn.texts import Words
 from sapwood.page.live import AXES, LiveRun
 
@@ -18,6 +19,13 @@ PALETTE = ("#2f7d4f", "#b7791f", "#2f6f9f", "#9b4f96", "#b3473f", "#4f7f7a", "#7
 PALETTE_DARK = ("#6cc28d", "#e0a94a", "#6fb3e0", "#cf8fca", "#e5827a", "#7fc0b9", "#c2ae62", "#9a9df0")
 MOST = 1200  # points of a curve that are sent
 SMALL = ("lr", "grad_norm", "rate", "peak_bytes")
+DOTS = 60  # evaluations that are shown one by one
+STYLES: dict[str, dict[str, Any]] = {
+    "raw": {"width": 1, "opacity": 0.35, "silent": True},
+    "smooth": {"width": 2.2},
+    "held": {},
+    "plain": {"width": 1.5},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,11 @@ class Ink:
     grid: str
     lines: tuple[str, ...]
     paper: str
+
+    def of_kind(self, kind: Kind) -> str:
+        """The colour of a curve of that kind; the style sheet has the same."""
+        places: dict[Kind, int] = {"raw": 0, "smooth": 0, "held": 1, "base": 1, "plain": 2, "planned": 4}
+        return self.lines[places[kind]]
 
     @classmethod
     def of(cls, dark: bool) -> Ink:
@@ -96,48 +109,75 @@ def line(name: str, points: tuple[Points, Points], color: str, **more: Any) -> d
     }  # fmt: skip
 
 
-def losses(run: LiveRun, choice: Choice, ink: Ink, w: Words) -> list[dict[str, Any]]:
+def losses(run: LiveRun, choice: Choice, w: Words) -> list[Line]:
     """Loss, its average, the held-out loss, and where the base stands."""
-    x, y = run.stepped(choice.axis), run.stepped("loss")
-    x, y = _within(x, y, choice.window)
-    green, amber = ink.lines[0], ink.lines[1]
+    x, y = _within(run.stepped(choice.axis), run.stepped("loss"), choice.window)
     found = [
-        line(w("loss.nats"), thin(x, y, MOST), green, width=1, opacity=0.35, silent=True),
-        line(w("loss.smooth"), smooth(x, y, choice.smoothing, MOST), green, width=2.2),
+        Line(w("loss.nats"), *thin(x, y, MOST), "raw"),
+        Line(w("loss.smooth"), *smooth(x, y, choice.smoothing, MOST), "smooth"),
     ]
     hx, hy = run.held(choice.axis), run.held("loss")
     good = np.isfinite(hy)
     hx, hy = hx[good], hy[good]
     if len(hy):
-        held = line(w("held"), (hx, hy), amber, showSymbol=True, symbolSize=7)
-        if len(hy) > 60:
-            held |= {"showSymbol": False}
-        base = {"yAxis": float(hy[0]), "name": w("base")}
-        held["markLine"] = {
-            "symbol": "none", "silent": True, "data": [base], "lineStyle": {"color": amber, "type": "dashed"},
-            "label": {"formatter": f"{w('base')} {hy[0]:.3f}", "color": amber, "position": "insideMiddleTop"},
-        }  # fmt: skip
-        found.append(held)
+        every = np.concatenate([found[0].x, hx])
+        found.append(Line(w("held"), hx, hy, "held", dots=len(hy) <= DOTS))
+        found.append(Line.level(f"{w('base')} {hy[0]:.3f}", every, float(hy[0]), "base"))
     return found
 
 
-def small(run: LiveRun, name: str, choice: Choice, ink: Ink, planned: float | None) -> list[dict[str, Any]]:
-    """One of the smaller curves; of memory, with what the plan said."""
+def still_losses(run: LiveRun, choice: Choice, w: Words) -> Safe:
+    """The large chart without a script, as a report has it."""
+    drawn = chart(losses(run, choice, w), label=w("curves.label"), axis=w(f"axis.{choice.axis}"))
+    return el("section", drawn, cls="main-chart")
+
+
+def still_small(run: LiveRun, choice: Choice, w: Words) -> Safe:
+    """The smaller charts without a script."""
+
+    def drawn(name: str) -> Safe:
+        bottom = 0.0 if name == "peak_bytes" else None
+        return chart(small(run, name, choice), title=w(f"curve.{name}"), bottom=bottom)
+
+    return el("div", [el("section", drawn(name), cls="small-chart") for name in SMALL], cls="small-charts")
+
+
+def small(run: LiveRun, name: str, choice: Choice) -> list[Line]:
+    """One of the smaller curves; of memory in GB, with what the plan said."""
     scale = 1e9 if name == "peak_bytes" else 1.0
     x, y = _within(run.stepped(choice.axis), run.stepped(name) / scale, choice.window)
-    drawn = line(name, thin(x, y, MOST // 2), ink.lines[2], width=1.5)
-    if planned and name == "peak_bytes":
-        drawn["markLine"] = {
-            "symbol": "none", "silent": True, "data": [{"yAxis": planned / scale}],
-            "lineStyle": {"color": ink.lines[4], "type": "dashed"}, "label": {"show": False},
-        }  # fmt: skip
+    drawn = Line("", *thin(x, y, MOST // 2), "plain")
+    if name == "peak_bytes" and (planned := run.planned):
+        return [drawn, Line.level("", drawn.x, planned / scale, "planned")]
     return [drawn]
 
 
-def room(run: LiveRun, planned: float | None) -> dict[str, float]:
+def series(lines: Sequence[Line], ink: Ink) -> list[dict[str, Any]]:
+    """Curves as ECharts takes them. A level belongs to the curve before it."""
+    found: list[dict[str, Any]] = []
+    for one in lines:
+        color = ink.of_kind(one.kind)
+        if one.kind not in ("base", "planned"):
+            style = STYLES[one.kind] | ({"showSymbol": True, "symbolSize": 7} if one.dots else {})
+            found.append(line(one.name, (one.x, one.y), color, **style))
+        elif len(one.y):
+            label = {
+                "formatter": one.name,
+                "color": color,
+                "position": "insideMiddleTop",
+                "show": bool(one.name),
+            }
+            found[-1]["markLine"] = {
+                "symbol": "none", "silent": True, "data": [{"yAxis": float(one.y[0])}],
+                "lineStyle": {"color": color, "type": "dashed"}, "label": label,
+            }  # fmt: skip
+    return found
+
+
+def room(run: LiveRun) -> dict[str, float]:
     """The scale of the memory's curve: from nothing to what was used or planned, in GB."""
     used = run.stepped("peak_bytes")
-    most = max(float(np.nanmax(used)) if len(used) else 0.0, planned or 0.0) / 1e9
+    most = max(float(np.nanmax(used)) if len(used) else 0.0, run.planned or 0.0) / 1e9
     return {"min": 0, "max": round(1.15 * most, 1) or 1.0}
 
 

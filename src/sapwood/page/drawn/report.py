@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from sapwood.errors import ConfigError, SapwoodError
-from sapwood.page.drawn import parts
+from sapwood.page.drawn import curves, parts
 from sapwood.page.drawn.markup import Child, Safe, el, join
 from sapwood.page.drawn.shown import ASSETS, compared, config_of, proof_of
-from sapwood.page.drawn.svg import Line, chart, smooth, thin
 from sapwood.page.drawn.texts import Words
 from sapwood.page.live import LiveRun
 from sapwood.run.files import write_atomic
@@ -18,7 +15,6 @@ from sapwood.run.query import find_run
 from sapwood.show.figures import duration, number
 
 FILE = "report.html"
-SMALL = ("lr", "grad_norm", "rate", "peak_bytes")
 # A report runs no script and loads no address.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -81,29 +77,10 @@ def overview(live: LiveRun, w: Words) -> Safe:
             el("header", el("h1", run.name), el("p", below, cls="sub"), cls="head"),
             el("p", said, cls="notice") if said else None,
             parts.tiles(figures),
-            loss_chart(live, w),
-            el("div", [_small(live, w, name) for name in SMALL], cls="small-charts"),
+            curves.still_losses(live, curves.Choice(), w),
+            curves.still_small(live, curves.Choice(), w),
         ]
     )  # fmt: skip
-
-
-def loss_chart(live: LiveRun, w: Words) -> Safe:
-    x, y = live.stepped("step"), live.stepped("loss")
-    hx, hy = live.held("step"), live.held("loss")
-    good = np.isfinite(hy)
-    lines = [
-        Line(w("loss"), *(part.tolist() for part in thin(x, y, 800)), kind="raw"),
-        Line(w("loss.smooth"), *(part.tolist() for part in smooth(x, y, 0.02)), kind="smooth"),
-        Line(w("held"), hx[good].tolist(), hy[good].tolist(), kind="held", dots=True),
-    ]
-    return el("section", chart(lines, label=w("loss.nats")), cls="card")
-
-
-def _small(live: LiveRun, w: Words, name: str) -> Safe:
-    scale = 1e9 if name == "peak_bytes" else 1.0
-    x, y = thin(live.stepped("step"), live.stepped(name) / scale, 400)
-    drawn = chart([Line("", x.tolist(), y.tolist())], width=360, height=150, label=w(f"curve.{name}"))
-    return el("section", el("h3", w(f"curve.{name}")), drawn, cls="card small")
 
 
 def _answers(live: LiveRun, w: Words) -> Safe:
@@ -128,7 +105,6 @@ def style() -> str:
 EXTRA = (
     "*{box-sizing:border-box}body{margin:0}"
     ".main{max-width:70rem}.copy{display:none}.legend .key:empty{display:none}"
-    ".card.small{margin:0;padding:.6rem .8rem}"
     ".sub>*{margin-right:.3rem}"
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +13,25 @@ from numpy.typing import NDArray
 from sapwood.page.drawn.markup import Safe, el
 from sapwood.show.plot import smoothed
 
-MARGIN = (8, 14, 26, 48)  # top, right, bottom, left
+Kind = Literal["raw", "smooth", "held", "base", "plain", "planned"]
+GRID = 1000  # of a chart in both directions; the browser stretches it to the room that there is
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve. kind: raw, smooth, held or base, each a class of the style sheet; or a number for a colour."""
+    """A curve, or a level from its left end to its right one (base, planned). ``kind`` gives its colour."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    kind: str = "smooth"
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    kind: Kind
     dots: bool = False
+
+    @classmethod
+    def level(cls, name: str, x: NDArray[np.float64], y: float, kind: Kind) -> Line:
+        """``x``: of the curves that it goes across."""
+        ends = np.array([x.min(), x.max()]) if len(x) else np.zeros(0)
+        return cls(name, ends, np.full(len(ends), y), kind)
 
 
 def thin(
@@ -83,45 +91,61 @@ def sparkline(values: Sequence[float], width: int = 120, height: int = 28) -> Sa
     )
 
 
-def chart(lines: Sequence[Line], *, width: int = 760, height: int = 300, label: str = "") -> Safe:
-    """Curves over one another with axes and a legend."""
-    top, right, bottom, left = MARGIN
+def chart(
+    lines: Sequence[Line], *, label: str = "", title: str = "", axis: str = "", bottom: float | None = None
+) -> Safe:
+    """Curves over one another with axes and a legend, as wide as the room that they are put in.
+
+    axis: what stands below the numbers from left to right. bottom: where the scale begins, if that isn't the
+    lowest value.
+    """
     shown = [line for line in lines if len(line.y)]
     if not shown:
         return Safe("")
-    xs = np.concatenate([np.asarray(line.x, np.float64) for line in shown])
-    ys = np.concatenate([np.asarray(line.y, np.float64) for line in shown])
-    x0, x1, y0, y1 = (float(v) for v in (xs.min(), xs.max(), ys.min(), ys.max()))
-    x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + 1)
-    y0, y1 = y0 - 0.04 * (y1 - y0), y1 + 0.04 * (y1 - y0)
+    xs, ys = (np.concatenate([getattr(line, axis) for line in shown]) for axis in ("x", "y"))
+    x0, x1 = _span(float(xs.min()), float(xs.max()))
+    y0, y1 = _span(float(ys.min()), float(ys.max()))
+    y0, y1 = y0 - 0.04 * (y1 - y0) if bottom is None else bottom, y1 + 0.04 * (y1 - y0)
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (width - left - right) * (x - x0) / (x1 - x0),
-            top + (height - top - bottom) * (y1 - y) / (y1 - y0),
-        )
+    def across(x: Any) -> Any:
+        return (x - x0) / (x1 - x0)
+
+    def down(y: Any) -> Any:
+        return (y1 - y) / (y1 - y0)
 
     drawn: list[Safe] = []
     for tick in ticks(y0, y1):
-        _, y = at(x0, tick)
-        drawn.append(el("line", x1=left, x2=width - right, y1=round(y, 1), y2=round(y, 1), cls="grid"))
-        drawn.append(el("text", f"{tick:g}", x=left - 6, y=round(y + 4, 1), text_anchor="end"))
-    for tick in ticks(x0, x1):
-        x, _ = at(tick, y0)
-        drawn.append(el("text", f"{tick:g}", x=round(x, 1), y=height - 8, text_anchor="middle"))
+        at = round(GRID * down(tick), 1)
+        drawn.append(el("line", x1=0, x2=GRID, y1=at, y2=at, cls="grid"))
     for line in shown:
-        places = [at(x, y) for x, y in zip(line.x, line.y, strict=True)]
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        drawn.append(el("polyline", points=points, fill="none", cls=f"line {line.kind}"))
-        if line.dots:
-            drawn += [
-                el("circle", cx=round(x, 1), cy=round(y, 1), r=3, cls=f"dot {line.kind}") for x, y in places
-            ]
-    picture = el(
-        "svg", drawn, viewBox=f"0 0 {width} {height}", cls="chart", role="img", aria_label=label or None
+        places = np.stack([across(line.x), down(line.y)], 1) * GRID
+        points = [f"{x:.1f},{y:.1f}" for x, y in places.tolist()]
+        drawn.append(el("polyline", points=" ".join(points), fill="none", cls=f"line {line.kind}"))
+        if line.dots:  # a circle would be stretched, the round ends of a line are not
+            drawn += [el("polyline", points=f"{at} {at}", cls=f"dot {line.kind}") for at in points]
+    numbers = [
+        el("span", axis, cls="axis") if axis else None,
+        *(el("span", f"{y:,g}", cls="y", style=f"top:{100 * down(y):.2f}%") for y in ticks(y0, y1)),
+        *(el("span", f"{x:,g}", cls="x", style=f"left:{100 * across(x):.2f}%") for x in ticks(x0, x1)),
+        *(el("span", line.name, cls="level", style=f"top:{100 * down(line.y[0]):.2f}%")
+          for line in shown if line.kind == "base"),
+    ]  # fmt: skip
+    lying = {"viewBox": f"0 0 {GRID} {GRID}", "preserveAspectRatio": "none"}
+    picture = el("svg", drawn, cls="chart", aria_hidden="true", **lying)
+    named = [line for line in shown if line.name and line.kind != "base"]
+    keys = [el("span", line.name, cls=f"key {line.kind}") for line in named]
+    return el(
+        "figure",
+        el("h3", title) if title else None,
+        el("p", keys, cls="legend") if keys else None,
+        el("div", picture, numbers, cls="plot", role="img", aria_label=label or title),
     )
-    legend = el("p", [el("span", line.name, cls=f"key {line.kind}") for line in shown], cls="legend")
-    return el("figure", picture, legend)
+
+
+def _span(low: float, high: float) -> tuple[float, float]:
+    """Both, or what lies around a value that is alone."""
+    room = 0.0 if high > low else abs(low) / 2 or 1.0
+    return low - room, high + room
 
 
 def bars(histogram: Sequence[Sequence[int]], cut: int, label: str, width: int = 520) -> Safe:

@@ -14,7 +14,7 @@ from sapwood.page.drawn import curves, parts
 from sapwood.page.drawn.markup import Child, Safe, el, join
 from sapwood.page.drawn.texts import Words
 from sapwood.page.live import LiveRun, title_of
-from sapwood.page.screens.run import controls, window_of
+from sapwood.page.screens.plots import controls, window_of
 from sapwood.page.shell import View, block, button, chart, frame, guarded, head, problem
 from sapwood.run.query import compare_runs, run_folders
 from sapwood.scores import perplexity

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
 
 from nicegui import background_tasks, ui
 
 from sapwood.errors import SapwoodError
-from sapwood.page.drawn import curves, parts
+from sapwood.page.drawn import parts
 from sapwood.page.drawn.markup import Safe, el, join
 from sapwood.page.live import LiveRun, Seen
 from sapwood.page.screens import answers, facts
-from sapwood.page.shell import Block, View, block, button, chart, frame, guarded, head, problem
+from sapwood.page.screens.plots import Plots
+from sapwood.page.shell import View, block, button, frame, guarded, head, problem
 from sapwood.show.figures import duration, number, size
 
-EVERY = 0.4  # seconds between two looks
-# Seconds between two drawings: a browser without a graphics card takes 15 ms of a processor for a chart, and
-# the training wants them. What came sooner is drawn at a later look.
-LARGE, SMALL = 0.75, 5.0
+EVERY = 0.5  # seconds between two looks
 TABS = ("curves", "answers", "log", "config", "proof")
 
 
@@ -52,22 +46,12 @@ async def look_ahead(live: LiveRun) -> None:
         await asyncio.to_thread(live.look)
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """When charts were drawn last, and of how many events."""
-
-    at: float = -math.inf
-    events: int = -1
-
-
 class Screen:
     """The screen of one run in one browser, with what its viewer chose."""
 
     def __init__(self, view: View, live: LiveRun, tab: str) -> None:
         self.view, self.live, self.tab = view, live, tab
-        self.choice = curves.Choice()
         self._changed = -1
-        self._drawn = {LARGE: _Drawn(), SMALL: _Drawn()}
         self._condition = ""
         self._known: tuple[int, str, str] | None = None  # what title and figures were drawn of
         self._refresh: Callable[[Seen], None] = lambda seen: None
@@ -86,7 +70,7 @@ class Screen:
         rows = el("a", w("tab.rows"), href=f"/data?run={id}")
         block(el("nav", tabs, rows, cls="tabs", aria_label=w("run")))
         build: dict[str, Callable[[], Callable[[Seen], None]]] = {
-            "curves": self._curves,
+            "curves": lambda: Plots(self.view, self.live).build(),
             "answers": lambda: answers.build(self.view, self.live),
             "log": lambda: facts.log(self.view, self.live),
             "config": lambda: facts.config(self.view, self.live),
@@ -146,7 +130,7 @@ class Screen:
 
     def _figures(self, seen: Seen) -> Safe:
         w, run = self.view.words, seen.summary
-        planned = _planned(self.live)
+        planned = self.live.planned
         peaks = self.live.stepped("peak_bytes")
         peak = float(peaks.max()) if len(peaks) else None
         left = w("left", time=duration(seen.left)) if seen.left is not None else ""
@@ -165,112 +149,3 @@ class Screen:
                 (w("memory"), parts.memory(peak), plan),
             ]
         )
-
-    # --- curves -------------------------------------------------------------------------------------------
-
-    def _curves(self) -> Callable[[Seen], None]:
-        w, ink = self.view.words, curves.Ink.of(self.view.dark)
-        controls(self.view, self.choice, self._choose)
-        self._main = chart(curves.frame(ink, self.choice, w), "main-chart")
-        self._main.props(f'role=img aria-label="{w("curves.label")}"')
-        self._main.on("chart:datazoom", self._zoomed, throttle=0.15, leading_events=False)
-        self._small: dict[str, ui.echart] = {}
-        with ui.element("div").classes("small-charts"):
-            for name in curves.SMALL:
-                options = curves.frame(ink, self.choice, w, small=True)
-                options["title"]["text"] = w(f"curve.{name}")
-                self._small[name] = chart(options, "small-chart")
-        return self._keep_up
-
-    def _keep_up(self, seen: Seen) -> None:
-        """Draw the charts if the run has new events. The small ones come with the large one, so that the
-        browser paints once, or when nothing has happened for a while."""
-        now, new = time.monotonic(), seen.changed
-        large, small = self._drawn[LARGE], self._drawn[SMALL]
-        if draws := new != large.events and now - large.at >= LARGE:
-            self._drawn[LARGE] = _Drawn(now, new)
-            self._draw_main()
-        if new != small.events and now - small.at >= SMALL and (draws or now - large.at >= SMALL):
-            self._drawn[SMALL] = _Drawn(now, new)
-            self._draw_small()
-
-    def _draw(self) -> None:
-        self._draw_main()
-        self._draw_small()
-
-    def _draw_main(self) -> None:
-        ink = curves.Ink.of(self.view.dark)
-        self._main.options["series"] = curves.losses(self.live, self.choice, ink, self.view.words)
-        self._main.update()
-
-    def _draw_small(self) -> None:
-        ink = curves.Ink.of(self.view.dark)
-        for name, drawn in self._small.items():
-            if name == "peak_bytes":
-                drawn.options["yAxis"] |= curves.room(self.live, _planned(self.live))
-            drawn.options["series"] = curves.small(self.live, name, self.choice, ink, _planned(self.live))
-            drawn.update()
-
-    def _choose(self, choice: curves.Choice) -> None:
-        self.choice = choice
-        w, ink = self.view.words, curves.Ink.of(self.view.dark)
-        for drawn, small in ((self._main, False), *((c, True) for c in self._small.values())):
-            title = drawn.options.get("title")
-            drawn.options.update(curves.frame(ink, choice, w, small=small))
-            if title:
-                drawn.options["title"] = title
-        self._draw()
-
-    def _zoomed(self, event: Any) -> None:
-        """After a zoom, send more points of the visible part."""
-        window = window_of(event.args, self.live.stepped(self.choice.axis))
-        choice = curves.Choice(self.choice.axis, self.choice.smoothing, self.choice.log, window)
-        if choice.window != self.choice.window and len(self.live.stepped("step")) > curves.MOST:
-            self.choice = choice
-            self._draw()
-
-
-def window_of(args: dict[str, Any], x: curves.Points) -> tuple[float, float] | None:
-    """(first, last) value of the x axis that is visible, from ECharts' event; None if all of it is."""
-    told = (args.get("batch") or [args])[0]
-    if not len(x):
-        return None
-    if told.get("startValue") is not None and told.get("start") is None:
-        return float(told["startValue"]), float(told["endValue"])
-    start, end = float(told.get("start", 0)), float(told.get("end", 100))
-    if start <= 0 and end >= 100:
-        return None
-    low, span = float(x[0]), float(x[-1] - x[0])
-    return low + span * start / 100, low + span * end / 100
-
-
-def controls(view: View, choice: curves.Choice, choose: Callable[[curves.Choice], None]) -> None:
-    """Draw the controls of the curves: x axis, smoothing, logarithmic scale."""
-    w = view.words
-    now = [choice]
-
-    def change(**new: Any) -> None:
-        now[0] = replace(now[0], window=None, **new)
-        choose(now[0])
-
-    with ui.element("div").classes("toolbar"):
-        axes = {name: w(f"axis.{name}") for name in curves.AXES}
-        ui.toggle(axes, value=choice.axis, on_change=lambda e: change(axis=curves.axis_of(e.value))).props(
-            "no-caps unelevated dense"
-        ).classes("toggle")
-        with ui.element("label").classes("slider"):
-            ui.label(w("smoothing"))
-            ui.slider(min=0, max=0.1, step=0.005, value=choice.smoothing).props(
-                f'aria-label="{w("smoothing")}"'
-            ).on("update:model-value", lambda e: change(smoothing=float(e.args)), throttle=0.1)
-        ui.switch(w("log"), value=choice.log, on_change=lambda e: change(log=bool(e.value)))
-
-
-def _planned(live: LiveRun) -> float | None:
-    """The peak memory in bytes that the plan predicted, or None."""
-    told: Any = live.about.get("facts", {}).get("memory") or {}
-    peak = told.get("peak")
-    return float(peak) if isinstance(peak, int | float) else None
-
-
-__all__ = ["Block", "Screen", "build", "controls", "window_of"]
