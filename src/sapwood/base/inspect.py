@@ -107,10 +107,11 @@ def _config_of(file: GgufFile) -> Any:
 
     values = config_values(file)
     kind, around = values.pop("model_type"), family_of(file).inside
+    made: Any = CONFIG_MAPPING[around or kind]
     if not around:
-        return CONFIG_MAPPING[kind](**values)
+        return made(**values)
     tied = {"tie_word_embeddings": values["tie_word_embeddings"]}  # what a wrapper says counts
-    return CONFIG_MAPPING[around](text_config=values | {"model_type": kind}, **tied)
+    return made(text_config=values | {"model_type": kind}, **tied)
 
 
 def _native_config(folder: Folder) -> Any:

@@ -92,8 +92,9 @@ class GgufTensor:
 
 def _parts(tensor: GgufTensor) -> list[GgufTensor]:
     """A tensor, or each matrix of a stack of linears."""
-    stack = tensor.name.removesuffix(".weight") in STACKED and len(tensor.shape) > 2
-    return [tensor.part(index) for index in range(tensor.shape[0])] if stack else [tensor]
+    if tensor.name.removesuffix(".weight") not in STACKED or len(tensor.shape) <= 2:
+        return [tensor]
+    return [tensor.part(index) for index in range(len(tensor.data))]
 
 
 def _widened(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
