@@ -124,6 +124,8 @@ OF_KIND: dict[str, dict[str, Any]] = {
     },
     "exaone-moe": {
         **EXPERTS,
+        "num_experts_per_tok": 4,
+        "routed_scaling_factor": 1.0,
         "num_hidden_layers": 4,
         "sliding_window": 32,
         "num_shared_experts": 1,
