@@ -49,7 +49,7 @@ def test_module_names_are_one_to_one() -> None:
             tensor: module
             for tensor, module in names.items()
             if not is_stack(tensor.removesuffix(".bias"))  # those of gate and up are one parameter too
-            and not (FAMILIES[arch].grouped and tensor.endswith("attn_gate"))
+            and not (FAMILIES[arch].by_key_heads and tensor.endswith("attn_gate"))
         }
         assert len(set(alone.values())) == len(alone)
         stacks = [tensors for tensors in tensor_names(arch, 3).values() if is_stack(tensors[0])]

@@ -55,7 +55,7 @@ class Family:
         sections: a file says how many frequencies turn by time, height and width, for pictures.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
         every: the last of so many layers has attention, the others are those ``between``.
-        grouped: linear attention with one projection in transformers, by heads of keys, see `layout`.
+        by_key_heads: linear attention with one projection in transformers, by heads of keys, see `layout`.
         tiled: linear attention with heads of values in another order, see `layout`.
         shared: config attribute with the number of shared experts, whose width a file says too.
         biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
@@ -92,7 +92,7 @@ class Family:
     lacks: tuple[str, ...] = ()
     turned: bool = False
     every: int = 0
-    grouped: bool = False
+    by_key_heads: bool = False
     tiled: bool = False
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     epsilon: Fact | None = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
@@ -497,7 +497,7 @@ FAMILIES = {
         fixed=SILU | _IN_EVERY_LAYER | {"attention_bias": False, "norm_topk_prob": True},
         tiled=False,
         sections=False,
-        grouped=True,
+        by_key_heads=True,
         scalings=("default", "linear", "yarn"),
     ),
     "qwen3vl": _QWEN3VL,

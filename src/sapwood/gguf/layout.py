@@ -67,14 +67,14 @@ class Grouped:
     @classmethod
     def of(cls, file: GgufFile, tensors: Sequence[str]) -> Grouped | None:
         """Of a parameter with these tensors; None if its rows aren't grouped."""
-        if not family_of(file).grouped or not _is_grouped(tensors):
+        if not family_of(file).by_key_heads or not _is_grouped(tensors):
             return None
         keys = integer(file, "ssm.group_count")
         return cls._by(keys, integer(file, "ssm.state_size"), integer(file, INNER) // keys)
 
     @classmethod
     def of_config(cls, architecture: str, tensors: Sequence[str], config: Any) -> Grouped | None:
-        if not FAMILIES[architecture].grouped or not _is_grouped(tensors):
+        if not FAMILIES[architecture].by_key_heads or not _is_grouped(tensors):
             return None
         keys, values = config.linear_num_key_heads, config.linear_num_value_heads
         return cls._by(keys, config.linear_key_head_dim, config.linear_value_head_dim * values // keys)
