@@ -79,7 +79,7 @@ DOORS = {
             f"page/screens/{name}"
             for name in ("answers", "chat", "compare", "data", "home", "job", "machine")
         ),
-        *(f"page/screens/{name}" for name in ("new", "run", "ship")),
+        *(f"page/screens/{name}" for name in ("new", "plots", "run", "ship")),
     },
     "fastapi": {"page/routes", "page/server"},
     "plotille": {"show/curve"},

@@ -19,6 +19,8 @@ IN_GGUF = (
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
+    *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
+    "granitemoe-shared",
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -74,6 +76,12 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "granitemoe": {**MULTIPLIERS, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe-shared": {
+        **MULTIPLIERS,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 96,
+    },
     "mistral3": {
         "rope_parameters": {
             "rope_type": "yarn",
@@ -148,7 +156,24 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "vocab_size_per_layer_input": VOCAB_SIZE,
         "intermediate_size": 2048,
     },
+    "gptneox": {"tie_word_embeddings": False},
+    "bitnet": {"hidden_act": "silu"},
+    "apertus": {
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 12_000_000.0},
+    },
+    "falcon-40b": {"num_kv_heads": 2, "new_decoder_architecture": True},
 }  # keys beside those that every tiny model has
+NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
+WITHOUT = {  # common keys that a config doesn't have
+    "gpt2": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "starcoder": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "gptneox": ("head_dim", "num_key_value_heads"),
+    "falcon": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "falcon-40b": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
+    "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
+}
 
 QWEN_PICTURES = {
     "depth": 2,
@@ -267,6 +292,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3moe": transformers.Qwen3MoeConfig,
         "olmoe": transformers.OlmoeConfig,
         "granitemoe": transformers.GraniteMoeConfig,
+        "granitemoe-shared": transformers.GraniteMoeSharedConfig,
         "mistral3": transformers.Ministral3Config,
         "lfm2": transformers.Lfm2Config,
         "lfm2moe": transformers.Lfm2MoeConfig,
@@ -310,6 +336,19 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "exaone-moe": transformers.ExaoneMoeConfig,
         "afmoe": transformers.AfmoeConfig,
         "paddleocr": transformers.PaddleOCRVLConfig,
+        "internlm3": transformers.InternLM3Config,
+        "iquestcoder": transformers.IQuestCoderConfig,
+        "cwm": transformers.CwmConfig,
+        "jais2": transformers.Jais2Config,
+        "bitnet": transformers.BitNetConfig,
+        "apertus": transformers.ApertusConfig,
+        "gpt2": transformers.GPT2Config,
+        "starcoder": transformers.GPTBigCodeConfig,
+        "gptneox": transformers.GPTNeoXConfig,
+        "falcon": transformers.FalconConfig,
+        "falcon-40b": transformers.FalconConfig,
+        "bloom": transformers.BloomConfig,
+        "mpt": transformers.MptConfig,
     }
     values: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
@@ -325,6 +364,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "pad_token_id": 0,
         "tie_word_embeddings": True,
     }
+    values = {name: value for name, value in values.items() if name not in WITHOUT.get(arch, ())}
+    for common, own in NAMES_OF_SIZES.get(arch, {}).items():
+        values[own] = values.pop(common)
     values |= OF_KIND.get(arch, {})
     if arch in ("gemma2", "gemma3"):
         # one sliding and one full layer, and a window short enough for a test to notice it
@@ -370,7 +412,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
     """Save a random two-layer model of ``arch`` (see `IN_GGUF`) with its tokenizer under ``folder``.
 
     Args:
-        arch: one of `IN_GGUF`, mistral, ministral or helium.
+        arch: one of `IN_GGUF`, another kind of its llama, or helium.
         folder: parent folder, for example `tmp_path`; the model's own folder is ``folder / f"tiny-{arch}"``.
         seed: of the weights.
         changes: keys of the transformers config (for example ``tie_word_embeddings=False``).

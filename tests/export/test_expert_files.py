@@ -17,7 +17,8 @@ from sapwood.errors import ConfigError, ExportError
 from sapwood.export import gguf_adapter
 from sapwood.export.quantise import FileType
 from sapwood.export.ship import Kind, Order, export
-from sapwood.gguf.families import FAMILIES, has_experts
+from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.family import has_experts
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.names import is_stack
 from sapwood.serve.load import Loaded

@@ -4,6 +4,7 @@ and real llama.cpp over the same file says what was trained."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,13 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return loaded
 
 
-HYBRIDS = {  # linears beside those of attention
+SHARED = LoraConfig(rank=4, alpha=8, targets=("input_linear",))
+HYBRIDS = {  # linears beside those of attention, and joined ones
     "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
     "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
+    "granitemoe-shared": ("q_proj", "input_linear", "output_linear"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "falcon-40b": ("query_key_value", "dense", "dense_h_to_4h"),
 }
 
 
@@ -77,6 +82,11 @@ def hybrid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_llama_cpp_says_what_was_trained_beside_attention(hybrid: Loaded, kind: Kind, tmp_path: Path) -> None:
     check = export(hybrid, Order(kind), tmp_path / "out").check
     assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
+
+
+def test_it_is_merged_from_either_storage(hybrid: Loaded, tmp_path: Path) -> None:
+    check = export(hybrid, Order("merged"), tmp_path / "out").check
+    assert check.same_ids == check.prompts and 0 < check.difference <= check.limit
 
 
 def test_an_adapter_of_what_lies_beside_attention_is_read_back(hybrid: Loaded, tmp_path: Path) -> None:
@@ -124,8 +134,25 @@ def test_a_projection_by_heads_is_two_tensors_of_a_file(storage: Any, tmp_path: 
         assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
     names = read_gguf(tmp_path / "gguf-adapter" / "adapter.gguf").tensors
     assert "blk.0.attn_gate.weight.lora_b" in names and "blk.0.attn_qkv.weight.lora_b" in names
-    with pytest.raises(ModelError, match=r"holds blk.0.attn_\w+.weight.lora_a.*two tensors"):
-        from_gguf(read_gguf(tmp_path / "gguf-adapter" / "adapter.gguf"), trained.base.spec.hf_config)
+    _, tensors = from_gguf(read_gguf(tmp_path / "gguf-adapter" / "adapter.gguf"), trained.base.spec.hf_config)
+    pairs = lora_pairs(trained.model)
+    assert len(tensors) == 2 * len(pairs)
+    for pair in pairs:
+        name = f"base_model.model.{pair.module}.lora"
+        assert torch.equal(tensors[f"{name}_A.weight"], pair.a)
+        assert torch.equal(tensors[f"{name}_B.weight"], pair.b)
+
+
+def test_two_tensors_of_one_linear_have_one_a(tmp_path: Path) -> None:
+    trained = tuned_on(tiny_gguf("granitemoe-shared", tmp_path / "m.gguf", kind="F16")[0], SHARED)
+    write_gguf_adapter(trained, tmp_path / "adapter.gguf")
+    file = read_gguf(tmp_path / "adapter.gguf")
+    name = "blk.1.ffn_up_shexp.weight.lora_a"
+    other = replace(
+        file.tensors[name], data=np.asarray(file.tensors["blk.0.ffn_up_shexp.weight.lora_a"].data)
+    )
+    with pytest.raises(ModelError, match=f"{name}.*input_linear for it and for another tensor"):
+        from_gguf(replace(file, tensors={**file.tensors, name: other}), trained.base.spec.hf_config)
 
 
 AHEAD = ("eh_proj", "enorm", "hnorm")  # tensors of a layer that guesses tokens ahead, beside a layer's own

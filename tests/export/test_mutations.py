@@ -195,6 +195,12 @@ def one_after_the_other(names: Sequence[str], values: Any, _: bool = False) -> l
     return right_apart(names, values)
 
 
+def backwards(names: Sequence[str], values: Any, by_turns: bool = False) -> list[Any]:
+    """Up in the place of a shared gate."""
+    parts = right_apart(names, values, by_turns)
+    return parts[::-1] if "shexp" in names[0] else parts
+
+
 right_apart = layout.apart
 
 
@@ -206,6 +212,10 @@ def cut(grouped: layout.Grouped, values: Any) -> list[Any]:
 def unbiased(name: str, tensor: Tensor) -> Tensor:
     """A router that chooses by its scores alone."""
     return tensor * 0 if "correction_bias" in name else tensor
+
+
+def unweighted(name: str, tensor: Tensor) -> Tensor:
+    return torch.ones_like(tensor) if "attn_sub_norm" in name else tensor
 
 
 MUTANTS = (
@@ -271,6 +281,21 @@ MUTANTS = (
         {"vocab_size_per_layer_input": 500},
     ),
     Mutant("queries at any position", "mistral3", "gguf", key("temperature_scale", lambda _: 0.0)),
+    Mutant(
+        "queries, keys and values in groups", "gptneox", "gguf", attribute(layout, "head_order", in_place)
+    ),
+    Mutant("an adapter's rows in groups", "bloom", "gguf-adapter", attribute(layout, "head_order", in_place)),
+    Mutant("norms of attention and MLP exchanged", "falcon-40b", "gguf", swapped("ln_attn", "ln_mlp")),
+    Mutant("one MLP after the other", "gptneox", "gguf", key("use_parallel_residual", lambda _: False)),
+    Mutant("inputs as columns", "gpt2", "gguf", transposed("attn.c_proj.weight")),
+    Mutant("positions moved", "gpt2", "gguf", tensors(lambda n, t: t.roll(1, 0) if "wpe" in n else t)),
+    Mutant(
+        "a wider clip", "mpt", "gguf", key("clamp_kqv", lambda v: 4 * v), {"attn_config": {"clip_qkv": 0.5}}
+    ),
+    Mutant("steeper distances", "mpt", "gguf", key("max_alibi_bias", lambda v: 2 * v)),
+    Mutant("xIELU's halves exchanged", "apertus", "gguf", swapped("alpha_p", "alpha_n")),
+    Mutant("norms within attention lost", "bitnet", "gguf", tensors(unweighted)),
+    Mutant("a shared up before its gate", "granitemoe-shared", "gguf", attribute(layout, "apart", backwards)),
     Mutant("rsLoRA's scale misread", "llama", "gguf-adapter", misread_alpha),
     Mutant("pairs on other layers", "llama", "gguf-adapter", other_layers),
     Mutant("the base's head dropped", "llama", "gguf-adapter", without("lm_head"), UNTIED),

@@ -76,6 +76,8 @@ def test_what_the_rule_of_llama_cpp_gives_each_tensor() -> None:
     assert [of(f"blk.{i}.attn_v") for i in (0, 3, 4, 5, 6, 28)] == [
         "Q6_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q6_K"
     ]  # fmt: skip
+    assert of("blk.0.attn_qkv") == "Q5_K" and of("blk.0.attn_qkv", kind="Q5_K_M") == "Q6_K"
+    assert of("blk.0.attn_qkv", kind="Q6_K") == "Q6_K" and of("position_embd") == "F32"
     assert of("blk.0.attn_q") == "Q4_K" and of("blk.0.attn_q", 576) == "Q5_0" and of("output", 576) == "Q8_0"
     assert of("blk.0.attn_q", 100) == "F16" and of("blk.0.attn_q", kind="Q8_0") == "Q8_0"
     assert type_of("Q4_K_M", "blk.0.attn_norm", (512,), 32, False) == "F32"

@@ -195,6 +195,8 @@ TEXTS = (
     "camelCase HTTPServer getName()/setName/  a/b\n//c\r\n\r\nx  \n  y \t z   ",
     "héllo wörld, naïve façade; привет, мир! こんにちは世界 안녕하세요 مرحبا 🌳🌲",
     "aB aBaBaBaBaBaBaBaB\n/ a.\n/ b.\n/ c\nIt ends.\nSo.\nYes!\n12 34 12345 67 123\n",
+    "if x:\n        return  y\n            z    \n                w      v\n        return",
+    "x   y   z   w   v   u   t   s   r   q\n\n    p    o",
     "$x+=1;print(\"%d\")  # 1,234,567 <a href='b'>C</a>",
 )
 OWN_CLASSES = ("tekken", "gpt-4o", "llama4")  # llama.cpp has no marks among the letters of these

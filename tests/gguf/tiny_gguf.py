@@ -14,6 +14,7 @@ from tests.base.tiny import tiny_model, tiny_tokenizer
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
+ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
 IN_PAIRS = (
     "olmo",
     "llama",
@@ -23,6 +24,7 @@ IN_PAIRS = (
     "granite",
     "mixtral",
     "granitemoe",
+    "granitemoe-shared",
 )  # rows of q and k, of each head
 
 
@@ -57,8 +59,10 @@ def tiny_gguf(
     stacks: dict[str, list[np.ndarray]] = {}
     kept = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+    if arch == "apertus":
+        _write_xielu(writer, dict([*model.named_parameters(), *buffers]), config.num_hidden_layers)
     for whole, parameter in [*model.named_parameters(), *buffers]:
-        if BESIDE_TEXT.search(whole):
+        if BESIDE_TEXT.search(whole) or ".act_fn." in whole:
             continue
         name = whole.replace("language_model.", "")
         if name.endswith("in_proj_qkvz.weight"):  # by heads of keys: one kind after the other in a file
@@ -77,7 +81,10 @@ def tiny_gguf(
             continue
         for stem, suffix, part in _parts(arch, name, parameter.detach().numpy()):
             values = _llama_cpp_layout(arch, name, part, config)
-            own = names.get_name(stem) or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
+            own = names.get_name(stem) or names.get_name(
+                stem.removeprefix("transformer.")
+            )  # BLOOM's own names
+            own = own or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
             router = "ffn_gate_inp" in own
             packed = gguf.GGMLQuantizationType[
                 kind if values.ndim > 1 and not router and suffix == "weight" else "F32"
@@ -98,6 +105,13 @@ def tiny_gguf(
     return path, model
 
 
+def _write_xielu(writer: gguf.GGUFWriter, values: dict[str, Any], layers: int) -> None:
+    """The numbers of Apertus's activation: an array of each, for all layers."""
+    for word in ("alpha_p", "alpha_n", "beta", "eps"):
+        numbers = [values[f"model.layers.{layer}.mlp.act_fn.{word}"].item() for layer in range(layers)]
+        getattr(writer, f"add_xielu_{word}")(numbers)
+
+
 def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
     """(name as the package maps it, suffix, values) of the tensors that one parameter becomes, as converters
     write them: gate and up of experts apart, and the gate of a shared expert as a vector."""
@@ -114,8 +128,16 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
             (name.replace("gate_up_proj", word), "weight", part)
             for word, part in zip(words, np.split(values, 2, 1), strict=True)
         ]
+    if ".shared_mlp.input_linear" in name:
+        words = ("gate_proj", "up_proj")
+        stem = name.removesuffix("input_linear.weight").replace("shared_mlp", "mlp.shared_mlp")
+        return [
+            (f"{stem}{word}", "weight", part) for word, part in zip(words, np.split(values, 2), strict=True)
+        ]
     if name.endswith("experts.down_proj"):
         return [(name.replace("down_proj", "w2") if "block_sparse" in name else name, "weight", values)]
+    if arch == "bitnet":  # as its first checkpoints called them
+        name = name.replace("attn_sub_norm", "inner_attn_ln").replace("ffn_sub_norm", "ffn_layernorm")
     stem, _, suffix = name.rpartition(".")
     if suffix in ("expert_bias", "e_score_correction_bias"):
         ernie = name.replace("gate.", "") if "statics" in name else name
@@ -134,6 +156,13 @@ def _parts(arch: str, name: str, values: np.ndarray) -> list[tuple[str, str, np.
 
 
 def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> np.ndarray:
+    if arch == "gpt2" and values.ndim == 2 and ".h." in name:
+        return np.ascontiguousarray(values.T)
+    if "query_key_value" in name:  # of one head of keys after the other, with its queries
+        heads, keys = config.num_attention_heads, _key_heads(arch, config)
+        some = values.reshape(keys, heads // keys + 2, config.hidden_size // heads, *values.shape[1:])
+        parts = (some[:, :-2], some[:, -2], some[:, -1])
+        return np.concatenate([part.reshape(-1, *values.shape[1:]) for part in parts])
     if arch in IN_PAIRS and ("q_proj" in name or "k_proj" in name):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         rows = len(values)
@@ -167,18 +196,37 @@ def _tiled(name: str, values: np.ndarray, config: Any) -> np.ndarray:
     return np.concatenate([values[:before], own.swapaxes(0, 1).reshape(-1, *values.shape[1:])])
 
 
+def _key_heads(arch: str, config: Any) -> int:
+    of_falcon = {"falcon": 1, "falcon-40b": getattr(config, "num_kv_heads", 0)}
+    return of_falcon.get(arch) or getattr(config, "num_key_value_heads", config.num_attention_heads)
+
+
+WITHOUT_ROPE = ("gpt2", "starcoder", "bloom", "mpt")
+
+
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
+    length = getattr(config, "max_seq_len", 2048)
+    writer.add_context_length(getattr(config, "max_position_embeddings", length))
     writer.add_embedding_length(config.hidden_size)
+    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b"):
+        writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
         widths = config.intermediate_size
         writer.add_feed_forward_length(widths[0] if isinstance(widths, list) else widths)
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
-    heads = [0 if kind == "conv" else config.num_key_value_heads for kind in kinds]
-    writer.add_head_count_kv(heads if 0 in heads else config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
+    key_heads = _key_heads(arch, config)
+    heads = [0 if kind == "conv" else key_heads for kind in kinds]
+    writer.add_head_count_kv(heads if 0 in heads else key_heads)
+    width = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+    writer.add_key_length(width)
+    if arch == "gptneox":
+        writer.add_parallel_residual(config.use_parallel_residual)
+    if arch == "mpt":
+        writer.add_max_alibi_bias(config.attn_config.alibi_bias_max)
+        if config.attn_config.clip_qkv:
+            writer.add_clamp_kqv(config.attn_config.clip_qkv)
     if (experts := getattr(config, "num_experts", None)) or hasattr(config, "num_local_experts"):
         writer.add_expert_count(experts or config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
@@ -193,7 +241,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
         writer.add_ssm_time_step_rank(config.linear_num_value_heads)
         writer.add_ssm_inner_size(config.linear_num_value_heads * config.linear_value_head_dim)
         writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
-    if sections := config.rope_parameters.get("mrope_section"):
+    if sections := (getattr(config, "rope_parameters", None) or {}).get("mrope_section"):
         writer.add_rope_dimension_sections([*sections, 0, 0, 0][:4])
     if arch.startswith("qwen3vl"):
         writer.add_num_deepstack_layers(1)
@@ -231,30 +279,21 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     elif arch == "olmo":
         writer.add_layer_norm_eps(1e-5)
     else:
-        names = ("layer_norm_eps", "norm_epsilon", "norm_eps")
+        names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
-    if arch in (
-        "chatglm",
-        "glm4",
-        "phi3",
-        "stablelm",
-        "nemotron",
-        "qwen35",
-        "qwen35moe",
-        "glm4moe",
-        "phi2",
-        "minimax-m2",
-        "qwen3next",
-    ):
+    partial = ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe", "phi2")
+    if arch in (*partial, "gptneox", "minimax-m2", "qwen3next"):
         factor = config.rope_parameters["partial_rotary_factor"]
-        writer.add_rope_dimension_count(int(config.head_dim * factor))
+        writer.add_rope_dimension_count(int(width * factor))
     if arch in ("gemma2", "gemma3", "gemma3n", "cohere2", "olmo3", "gpt-oss", "exaone-moe", "afmoe"):
         writer.add_sliding_window(config.sliding_window)
         pattern = config.layer_types.index("full_attention") + 1
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
-    if arch in ("granite", "granitemoe"):
+    if arch == "granitemoe-shared":
+        writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+    if arch in ("granite", "granitemoe", "granitemoe-shared"):
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_attention_scale(config.attention_multiplier)
@@ -262,6 +301,8 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any) -> None:
     if arch == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if arch in WITHOUT_ROPE:
+        return
     rope = config.rope_parameters
     if arch == "mistral3":
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)

@@ -46,8 +46,9 @@ class Short(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.seen += 1
-        if self.seen == self.number:
+        takes = getattr(func, "__name__", "") != "_set_grad_enabled"  # needs no memory, and ends a block
+        self.seen += takes
+        if takes and self.seen == self.number:
             raise RuntimeError(REFUSAL)
         return func(*args, **(kwargs or {}))
 

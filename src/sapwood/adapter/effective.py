@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sapwood.adapter.model import ADAPTER, LoraModel
 from sapwood.adapter.pairs import LoraPair, adapted_modules, is_pair, lora_layers, whole
+from sapwood.base.network.parts import is_across
 from sapwood.errors import ModelError
 from sapwood.types import Head
 
@@ -36,7 +37,8 @@ def weight_changes(model: LoraModel) -> dict[str, Change]:
         magnitudes = getattr(layer, "lora_magnitude_vector", {})
         dora = magnitudes[ADAPTER].weight.detach().float().cpu() if ADAPTER in magnitudes else None
         change = partial(_lora, pair) if dora is None else partial(_dora, pair, dora)
-        changes[f"{name}.weight"] = partial(_across, change) if layer.fan_in_fan_out else change
+        across = is_across(layer.get_base_layer())
+        changes[f"{name}.weight"] = partial(_across, change) if across else change
     for name, layer in _ia3_layers(model):
         scale = layer.ia3_l[ADAPTER].detach().float().cpu()
         changes[f"{name}.weight"] = partial(_scaled, scale)

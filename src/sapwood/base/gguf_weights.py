@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sapwood.base.network.parts import own_names
+from sapwood.base.network.parts import is_across, is_linear, own_names
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import GgufFile, GgufTensor
@@ -85,13 +85,14 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
             model.set_submodule(
                 owner, GgufLinear(packed.type, rows_last(rows, packed.type), dtype, module.bias)
             )
-        elif grouped or has_other_columns(file, tensors[0]):
+        elif grouped or has_other_columns(file, tensors[0]) or (is_linear(module) and len(kinds) > 1):
             plain = _unpack(file, tensors, wanted[name], dtype).T.unsqueeze(1).contiguous()
             model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
-        elif len(packed.shape) == 2 and isinstance(module, nn.Linear | nn.Embedding):
-            blocks = rows_last(to_torch_rows(file, tensors[0]), packed.type)
-            if isinstance(module, nn.Linear):
-                made: nn.Module = GgufLinear(packed.type, blocks, dtype, module.bias)
+        elif len(packed.shape) == 2 and (is_linear(module) or isinstance(module, nn.Embedding)):
+            rows = [to_torch_rows(file, tensor) for tensor in tensors]
+            blocks = rows_last(np.concatenate(rows) if len(rows) > 1 else rows[0], packed.type)
+            if is_linear(module):
+                made: nn.Module = GgufLinear(packed.type, blocks, dtype, module.bias, is_across(module))
             else:
                 made = GgufEmbedding(packed.type, blocks, dtype, getattr(module, "scalar_embed_scale", 1.0))
             model.set_submodule(owner, made)

@@ -21,6 +21,7 @@ from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError, first_line
 from sapwood.gguf.facts import config_values, family_of
 from sapwood.gguf.file import GgufFile, read_gguf
+from sapwood.gguf.keys import integer
 from sapwood.gguf.tokenizer import read_tokenizer
 from sapwood.machine.bars import told_bars
 from sapwood.types import BaseSpec
@@ -86,7 +87,7 @@ def _inspect_file(source: str, path: Path) -> BaseSpec:
         eos_token=read.eos,
         unk_token=read.unk,
         pad_token=read.pad,
-        model_max_length=hf_config.get_text_config().max_position_embeddings,
+        model_max_length=integer(file, "context_length"),
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = read.chat_template

@@ -17,9 +17,10 @@ from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import LINEARS, STACKED, read_gguf
+from sapwood.gguf.file import NUMBERS as LAYER_NUMBERS
 from sapwood.gguf.keys import SPECULATING, layers_of
 from sapwood.gguf.layout import Grouped, places, to_file_layout
-from sapwood.gguf.names import file_name, tensor_names, unread
+from sapwood.gguf.names import file_name, in_metadata, of_layer, tensor_names, unread
 from sapwood.gguf.rope import DIVISORS, rope_divisors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
@@ -59,6 +60,7 @@ def write_gguf_model(
     for key, value in {**_metadata(spec, config), **_template(spec, renderer)}.items():
         _add(writer, key, value)
     stacks: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, dict[int, float]] = {}
     with Quantiser() as quantiser:
         for parameter, tensor in counted("writing tensor", parameters):
             own = alone(parameter)
@@ -69,6 +71,9 @@ def write_gguf_model(
             whole = tensor.cpu().numpy()
             parts = grouped.apart(whole) if grouped else places(architecture, names[module], whole)
             for name, values in zip(names[module], parts, strict=True):
+                if in_metadata(name):
+                    numbers.setdefault(of_layer(name), {})[int(name.split(".")[1])] = float(values[0])
+                    continue
                 values = to_file_layout(architecture, name, values, config, leaf)
                 packed = type_of(kind, name, values.shape, config.num_hidden_layers, tied)
                 blocks = quantiser.packed(packed, values)
@@ -80,6 +85,8 @@ def write_gguf_model(
                     name, blocks = stack, np.stack([parts_of[part] for part in sorted(parts_of)])
                 writer.add_tensor(file_name(name, leaf), blocks, raw_dtype=GGMLQuantizationType[packed])
         _add_unread(writer, architecture, config)
+    for key, by_layer in numbers.items():
+        writer.add_array(key, [by_layer[layer] for layer in sorted(by_layer)])
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
         writer.add_tensor(DIVISORS, divisors)
     writer.write_header_to_file()
@@ -104,7 +111,7 @@ def _add_unread(writer: Any, architecture: str, config: Any) -> None:
 def _metadata(spec: BaseSpec, config: Any) -> Metadata:
     if spec.path.is_file():
         file = read_gguf(spec.path)
-        kept = {key: value for key, value in file.metadata.items() if key not in _OWN}
+        kept = {key: value for key, value in file.metadata.items() if key not in (*_OWN, *LAYER_NUMBERS)}
         if kept.pop(f"{file.architecture}.{SPECULATING}", None):  # layers that aren't read are not written
             kept[f"{file.architecture}.block_count"] = layers_of(file)
         return kept

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change, weight_changes
 from sapwood.base.inspect import quiet
-from sapwood.base.network.parts import speaks, whole_class
+from sapwood.base.network.parts import is_across, speaks, whole_class
 from sapwood.base.storage.frozen import freeze
 from sapwood.base.storage.gguf_experts import BIASES, GgufExperts
 from sapwood.base.storage.gguf_linear import GgufEmbedding
@@ -58,7 +58,8 @@ def base_parameters(network: Any) -> Iterator[tuple[str, Tensor]]:
             continue
         rest = dict(module.named_parameters(recurse=False))
         try:
-            yield f"{own}.weight", freeze(module).dense().float()
+            weight = freeze(module).dense().float()
+            yield f"{own}.weight", weight.T if is_across(module) else weight
             rest.pop("weight", None)
         except TypeError:  # no linear: norms and embeddings are held as they are
             pass

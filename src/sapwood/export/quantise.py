@@ -29,6 +29,7 @@ NUMBERS = {  # llama.cpp's own for "mostly" these
     "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "IQ4_XS": 30,
 }  # fmt: skip
 MOSTLY = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}
+JOINED = {"Q4_K_M": "Q5_K", "Q5_K_M": "Q6_K"}  # q, k and v as one matrix
 IN_256 = {
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
@@ -38,8 +39,8 @@ IN_256 = {
 BLOCK = 32
 SIMPLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")  # the gguf package writes them
 HEADER = struct.Struct("<iqq")  # type, rows, columns
-PLAIN = (  # routers are small, and choose; kernels of convolutions are computed in nothing else
-    *(".bias", "ffn_gate_inp", "altup_router", "altup_predict_coef", "altup_correct_coef"),
+PLAIN = (  # routers and learnt positions are small; kernels of convolutions are computed in nothing else
+    *(".bias", "ffn_gate_inp", "position_embd", "altup_router", "altup_predict_coef", "altup_correct_coef"),
     *KERNELS,
 )
 
@@ -49,6 +50,8 @@ def type_of(kind: FileType, tensor: str, shape: tuple[int, ...], layers: int, ti
     if len(shape) < 2 or tensor.endswith(PLAIN):
         return "F32"
     wanted = MOSTLY.get(kind, kind)
+    if tensor.endswith("attn_qkv"):
+        wanted = JOINED.get(kind, wanted)
     if kind not in ("F16", "Q8_0") and _is_wide(kind, tensor, layers, tied):
         wanted = "Q6_K"
     if shape[-1] % 256 and wanted in IN_256:

@@ -13,8 +13,9 @@ from typing import Any
 
 from sapwood.base.folder import read_json
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.facts import config_values, context_of, settled, settled_rope, stored_name
+from sapwood.gguf.facts import config_values, context_of, stored_name
 from sapwood.gguf.file import read_gguf
+from sapwood.gguf.settled import flat, flattened, settled, settled_rope
 
 # Keys that an export sets by itself, and keys that name the reader and not the model.
 SET_ANEW = {
@@ -27,11 +28,13 @@ NEW_KEYS = {"rope_parameters", "dtype"}  # of transformers 5
 def gguf_facts(path: Path, config: Any, tied: bool) -> list[Problem]:
     """Values of a GGUF file that aren't those of ``config``. ``tied``: the model's head is its embedding."""
     try:
-        found = config_values(read_gguf(path))
-        found["rope_parameters"] = settled_rope(found["rope_parameters"])
+        read = config_values(read_gguf(path))
+        if "rope_parameters" in read:
+            read["rope_parameters"] = settled_rope(read["rope_parameters"])
+        found = flattened(read, type(config))
     except ModelError as error:
         return list(error.problems)
-    wanted = {**settled(config).to_dict(), "max_position_embeddings": context_of(config)}
+    wanted = {**flat(settled(config)), "max_position_embeddings": context_of(config)}
     head = {"tie_word_embeddings": tied}
     told = {stored_name(config, name): value for name, value in found.items() if name not in SET_ANEW} | {
         "tie_word_embeddings": found["tie_word_embeddings"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sapwood.adapter.effective import Change
 from sapwood.adapter.places.experts import stacks_in
-from sapwood.base.network.parts import text_names
+from sapwood.base.network.parts import is_across, is_linear, text_names
 from sapwood.base.storage.frozen import freeze
 from sapwood.base.storage.gguf_experts import DOWN, GATE, UP, GgufExperts, mixed
 from sapwood.base.storage.gguf_experts import Form as Experts
@@ -81,6 +81,11 @@ def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, writ
         with Quantiser() as quantiser:
             rounder = _Rounder(lambda name, weight: form(alone(name), weight), quantiser)
             for name, outer, base in _weights(network):
+                if is_linear(base):
+                    matrix = _matrix(base)
+                    if matrix is None:
+                        continue
+                    rounder.matrices[name] = matrix
                 before.append((outer, outer.__dict__.get("forward")))
                 made = _embedding if isinstance(base, nn.Embedding) else _linear
                 made = _experts if _is_mixture(base) else made
@@ -96,11 +101,13 @@ def rounded(network: Any, form: Form, changes: Mapping[str, Change] | None, writ
 @dataclass(slots=True)
 class _Rounder:
     """Numbers as they come out of a type again. A type that takes a search for each block is searched
-    for once for each weight; its blocks are kept meanwhile, as large as the file."""
+    for once for each weight; its blocks are kept meanwhile, as large as the file. matrices: what gives the
+    weight of each linear, [out, in]."""
 
     form: Form
     quantiser: Quantiser
     blocks: dict[str, Any] = field(default_factory=dict[str, Any])
+    matrices: dict[str, Callable[[], Tensor]] = field(default_factory=dict[str, Callable[[], Tensor]])
 
     def values(self, kind: str, values: Tensor) -> Tensor:
         if kind in FLOATS or kind == "Q8_0":
@@ -128,9 +135,20 @@ def _weights(network: Any) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         base = outer
         while hasattr(base, "base_layer"):  # of experts one around the other, for each stack
             base = base.base_layer
-        matrix = isinstance(base, nn.Linear | nn.Embedding) and getattr(base, "weight", base) is not None
-        if matrix or _is_mixture(base):
+        embedding = isinstance(base, nn.Embedding) and getattr(base, "weight", base) is not None
+        if is_linear(base) or embedding or _is_mixture(base):
             yield name.removeprefix("base_model.model."), outer, base
+
+
+def _matrix(base: Any) -> Callable[[], Tensor] | None:
+    """What gives a linear's weight; None for one that computes more, as some routers do, which files have in
+    fp32. Asked before its forward is another: `freeze` may try that."""
+    if is_across(base) and not isinstance(base, nn.Linear):
+        return lambda: base.weight.detach().T
+    try:
+        return freeze(base).dense
+    except TypeError:
+        return None
 
 
 def _linear(
@@ -143,12 +161,13 @@ def _linear(
     written: bool,
     x: Tensor,
 ) -> Tensor:
-    weight, bias = freeze(base).dense().float(), base.bias
+    weight, bias = rounder.matrices[name]().float().contiguous(), base.bias
     bias = None if bias is None else bias.float()
     kind = rounder.form(name, weight)
     beside = whole(x) - base(x) if outer is not base and changes is None else 0
     if changes is not None:
-        weight = changes.get(f"{name}.weight", _same)(weight)
+        change = changes.get(f"{name}.weight", _same)
+        weight = change(weight.T).T.contiguous() if is_across(base) else change(weight)
         bias = None if bias is None else changes.get(f"{name}.bias", _same)(bias)
     weight = rounder.whole(name, kind, weight) if written else weight
     return (nn.functional.linear(input_of(kind, _as_narrow(x)), weight, bias) + beside).to(x.dtype)
@@ -250,7 +269,7 @@ def types_in(path: Path) -> tuple[Form, str]:
     file = read_gguf(path)
     modules = {name.removesuffix(".weight"): tensor for tensor, name in parameter_names(file).items()}
     types = {module: file.tensors[tensor].type for module, tensor in modules.items()}
-    types.setdefault("lm_head", types["model.embed_tokens"])
+    types.setdefault("lm_head", file.tensors["token_embd.weight"].type)
     matrices = Counter(tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1)
     return lambda name, _: types[name], matrices.most_common(1)[0][0]
 

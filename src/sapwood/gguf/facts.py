@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from sapwood.errors import ExportError, ModelError, Problem
 from sapwood.gguf.families import (
-    COUNT,
     DEEPSTACK,
     FAMILIES,
     INNER,
     INTERVAL,
     PATTERN,
     SECTIONS,
-    Family,
     architecture_of,
-    facts_of,
-    fixed_of,
-    has_experts,
     in_files,
 )
+from sapwood.gguf.family import COUNT, Family, attribute, facts_of, fixed_of, has_experts
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, layers_of, number
-from sapwood.gguf.rope import FOLDER, plain_rope, read_rope, rope_values, unwritable_rope
+from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
+from sapwood.gguf.settled import IMPLIED, ROWS_OF_LAYERS, flat, settled, value_of
 
 WINDOW = "attention.sliding_window"
 LOCAL_THETA = "rope.freq_base_swa"
 SHARED_WIDTH = "expert_shared_feed_forward_length"
-OF_LAYERS, ROWS_OF_LAYERS = "per_layer_token_embd.weight", "vocab_size_per_layer_input"
+OF_LAYERS = "per_layer_token_embd.weight"
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
 # Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
@@ -59,6 +56,15 @@ ELSEWHERE = {
     *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc"),
     "mlp_layer_types",  # see `_unwritable_layers`
     *("altup_coef_clip", "vocab_size_per_layer_input"),  # Gemma 3n's: of its training; see `layout`
+    *("emb_pdrop", "classifier_dropout", "summary_type", "summary_use_proj"),  # GPT-2's and
+    *("summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_ctx"),  # those after it
+    *("task_specific_params", "gradient_checkpointing", "attention_softmax_in_fp32"),
+    *("scale_attention_softmax_in_fp32", "inference_runner", "max_batch_size", "max_sequence_length"),
+    *("pad_key_length", "pre_allocate_kv_cache", "validate_runner_input"),  # StarCoder's
+    *("seq_length", "unk_token_id", "masked_softmax_fusion", "bias_dropout_fusion", "offset_alibi"),
+    *("skip_bias_add", "skip_bias_add_qkv", "n_embed", "apply_residual_connection_post_layernorm"),  # BLOOM's
+    *("init_config", "init_device", "norm_type", "embedding_fraction", "verbose", "tokenizer_name"),  # MPT's
+    *("attn_impl", "attn_pdrop", "learned_pos_emb"),
 }
 
 
@@ -84,7 +90,8 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     for name in ("bos", "eos", "padding"):
         token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
-    values["rope_parameters"] = read_rope(file, family, values["head_dim"])
+    if family.rotary:
+        values["rope_parameters"] = read_rope(file, family, values["head_dim"])
     if family.window:
         values["layer_types"] = _layer_types(file, values["num_hidden_layers"], family.window)
     elif family.every:
@@ -103,7 +110,23 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         theta = rope["rope_theta"] if family.plain_windows else number(file, LOCAL_THETA, 10_000.0)
         local = {"rope_type": "default", "rope_theta": theta}
         values["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
-    return values
+    return _named(file, family, values)
+
+
+def _named(file: GgufFile, family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by the names that the family's config has for them, without those that it implies."""
+    for name in family.implied:
+        implied = IMPLIED[name](SimpleNamespace(**values))
+        if values[name] != implied:
+            key = next(fact.key for fact in facts_of(family) if fact.config == name)
+            why = f"transformers' {family.kinds[0]} computes {implied!r}"
+            raise ModelError(f"{file.architecture}.{key} is {values[name]!r}", str(file.path), why)
+    named: dict[str, Any] = {}
+    for name, value in values.items():
+        outer, _, inner = attribute(family, name).rpartition(".")
+        if name not in family.implied:
+            (named.setdefault(outer, {}) if outer else named)[inner] = value
+    return named
 
 
 def family_of(file: GgufFile) -> Family:
@@ -116,7 +139,9 @@ def row_of(file: GgufFile) -> str:
     _refuse_parts(file)
     name, experts = file.architecture, bool(integer(file, COUNT, 0))
     rows = [row for row in FAMILIES if in_files(row) == name]
+    signs = {row: f"blk.0.{FAMILIES[row].sign}.weight" in file.tensors for row in rows}
     fit = [row for row in rows if has_experts(FAMILIES[row]) == experts]
+    fit = [row for row in fit if signs[row]] or [row for row in fit if not FAMILIES[row].sign]
     if fit:
         windows = f"{name}.{WINDOW}" in file.metadata  # of the rows that share a name, one has them
         return next((row for row in fit if bool(FAMILIES[row].window) == windows), fit[0])
@@ -180,6 +205,9 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     for fact in facts_of(family):
         if family.between and not family.every and fact.config == "num_key_value_heads":
             values[fact.config] = max(_key_heads(file, layers))
+        elif fact.optional:
+            told = file.metadata.get(f"{file.architecture}.{fact.key}")
+            values[fact.config] = number(file, fact.key, None) if told else None
         elif fact.number is bool:
             values[fact.config] = flag(file, fact.key, fact.default)
         elif fact.number is int:
@@ -242,8 +270,12 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
     family, width = FAMILIES[architecture], head_width(config)
     values: dict[str, Any] = {"vocab_size": config.vocab_size, "attention.value_length": width}
     for fact in facts_of(family):
-        values[fact.key] = fact.number(width if fact.config == "head_dim" else getattr(config, fact.config))
-    values |= {**family.constants, **rope_values(family, global_rope(config), width)}
+        value = width if fact.config == "head_dim" else value_of(config, family, fact.config)
+        if value is not None:
+            values[fact.key] = fact.number(value)
+    values |= family.constants
+    if family.rotary:
+        values |= rope_values(family, global_rope(config), width)
     if family.window:
         values[PATTERN] = _period(config.layer_types)
     if family.local_theta:
@@ -273,35 +305,11 @@ def _sections(config: Any, frequencies: int) -> list[int]:
     return global_rope(config).get("mrope_section") or [(frequencies + 2 - axis) // 3 for axis in range(3)]
 
 
-def settled(config: Any) -> Any:
-    """A config in the one form that says what is computed, and nothing that isn't: LFM2's class makes its
-    MLPs narrower than their key says, and rotary embeddings have names for what everybody takes."""
-    config = copy.copy(config)
-    if getattr(config, "block_auto_adjust_ff_dim", False):
-        width, times = int(2 * config.intermediate_size / 3), config.block_ffn_dim_multiplier
-        if times is not None:
-            width = -(-int(times * width) // config.block_multiple_of) * config.block_multiple_of
-        config.intermediate_size, config.block_auto_adjust_ff_dim = width, False
-    if hasattr(config, ROWS_OF_LAYERS):
-        setattr(config, ROWS_OF_LAYERS, config.vocab_size)
-    widths = config.intermediate_size if hasattr(config, "intermediate_size") else None
-    if isinstance(widths, list) and len(set(widths)) == 1:  # Gemma 3n's, one for each layer
-        config.intermediate_size = widths[0]
-    config.rope_parameters = settled_rope(config.rope_parameters)
-    return config
-
-
-def settled_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
-    """``rope_parameters`` of a config, each in the form of `plain_rope`."""
-    if "full_attention" in rope:
-        return {kind: plain_rope(one) for kind, one in rope.items()}
-    return plain_rope(rope)
-
-
 def context_of(config: Any) -> int:
     """Tokens that a GGUF file promises. If llama.cpp has no windows for the architecture, that is the
     window's width: up to there, both compute the same."""
-    family, longest = FAMILIES[architecture_of(config)], config.max_position_embeddings
+    family = FAMILIES[architecture_of(config)]
+    longest = value_of(settled(config), family, "max_position_embeddings")
     return min(longest, _window(config) or longest) if not family.window else longest
 
 
@@ -309,22 +317,25 @@ def refuse_unwritable(config: Any) -> None:
     """Raises ExportError with everything in a config that llama.cpp would compute otherwise, or leave out."""
     given, config, architecture = config, settled(config), architecture_of(config)
     family = FAMILIES[architecture]
-    told = {stored_name(config, fact.config) for fact in facts_of(family)} | family.biases.keys()
+    told = {stored_name(config, attribute(family, fact.config)) for fact in facts_of(family)}
+    told |= family.biases.keys()
     fixed = fixed_of(family, config.num_hidden_layers)
     found = {name: getattr(config, name, None) for name in fixed}
     odd = {name: value for name, value in found.items() if not _same(value, fixed[name])}
-    own = {fact.config: getattr(config, fact.config) for fact in facts_of(family)}
+    facts = [fact for fact in facts_of(family) if not fact.optional]
+    own = {fact.config: value_of(config, family, fact.config) for fact in facts}
     told_by_facts = {fact.config for fact in family.facts}
     odd |= {
         name: value
         for name, value in own.items()
         if isinstance(value, list) or (value is None and name in told_by_facts)
     }
-    defaults = type(config)().to_dict()
+    defaults = flat(type(config)())
     odd |= {
         name: value
-        for name, value in config.to_dict().items()
-        if name not in told | fixed.keys() | ELSEWHERE and value != defaults.get(name)
+        for name, value in flat(config).items()
+        if name not in told | fixed.keys() and value != defaults.get(name)
+        if name.rpartition(".")[2] not in ELSEWHERE
         if name not in family.lacks
     }
     where = f"llama.cpp's {architecture} takes the embedding for it"
@@ -339,7 +350,8 @@ def refuse_unwritable(config: Any) -> None:
     if family.head == "own" and config.tie_word_embeddings:
         why = f"llama.cpp's {architecture} looks for a head of its own"
         problems.append(Problem("GGUF can't store a tied output head", "tie_word_embeddings", why))
-    problems += unwritable_rope(global_rope(config), architecture)
+    if family.rotary:
+        problems += unwritable_rope(global_rope(config), architecture)
     if sum(sections := global_rope(given).get("mrope_section") or []) > head_width(config):
         why = f"llama.cpp's {architecture} takes no more than a head has numbers, {head_width(config)}"
         problems.append(Problem(f"GGUF can't store mrope_section: {sections}", "rope_parameters", why))
@@ -450,7 +462,7 @@ def _period(layer_types: list[str], other: str = "sliding_attention") -> int | N
 
 def global_rope(config: Any) -> Mapping[str, Any]:
     """``rope_parameters`` of the layers that see everything."""
-    rope = config.rope_parameters
+    rope = getattr(config, "rope_parameters", None) or {}
     return rope.get("full_attention", rope)
 
 

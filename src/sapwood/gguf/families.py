@@ -8,122 +8,22 @@ is held against the library itself by `tests/export/test_facts`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from sapwood.errors import ExportError
+from sapwood.gguf.family import COUNT, Fact, Family
 
 SILU, GELU = {"hidden_act": "silu"}, {"hidden_activation": "gelu_pytorch_tanh"}
 QKV, MLP = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up", "ffn_down")
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One value, as both sides name it.
-
-    Attributes:
-        config: attribute of the transformers config.
-        key: in the file, below the architecture's name.
-        number: ``int`` is written as uint32, ``float`` as float32, ``bool`` as it is.
-        default: what llama.cpp takes if the file is silent; None: the file must say it, or another fact does.
-    """
-
-    config: str
-    key: str
-    number: type[int] | type[float] | type[bool] = int
-    default: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One architecture of llama.cpp.
-
-    Attributes:
-        kinds: transformers' ``model_type``s that it computes; a file is read as the first.
-        architecture: the name in files, if another row has it already: one with experts, or with windows.
-        facts: beside those of `COMMON`.
-        fixed: config attributes with the one value that is computed.
-        by_depth: config attributes with one value for a number of layers.
-        constants: keys of a file with the one value that transformers computes; a file may leave them out.
-        yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
-        between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
-        own_keys: so many first layers have keys of their own, which the others use; 0: all have.
-        unadapted: tensors whose products llama.cpp computes without adapters.
-        lacks: config attributes of `COMMON` that it doesn't have.
-        inside: the model of transformers around it, if no class is for the language model by itself.
-        sections: a file says how many frequencies turn by time, height and width, for pictures.
-        turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
-        every: the last of so many layers has attention, the others are those ``between``.
-        by_key_heads: linear attention with one projection in transformers, by heads of keys, see `layout`.
-        tiled: linear attention with heads of values in another order, see `layout`.
-        shared: config attribute with the number of shared experts, whose width a file says too.
-        biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
-        epsilon: of the norms; None: it is one of the `constants`.
-        window: how many layers make one pattern of sliding windows, the last of which sees all; 0: no layer
-            has a window.
-        largest: number of layers by which llama.cpp knows the size whose queries are scaled by
-            hidden_size / heads; others are scaled by the head's width.
-        other: number of layers by which llama.cpp takes a model for another one, which has windows.
-        unturned: every so-manieth layer has no rotary embedding; 0: all have one.
-        partial: the rotary embedding turns a part of each head.
-        interleaved: rows of q and k stand in pairs in the file, in halves in transformers.
-        norms_plus_one: norm weights have 1 added in the file.
-        head: "tied": llama.cpp has no place for a head of its own; "own": none for a tied one.
-        scalings: rotary scalings that it computes.
-        local_theta: layers with a window have a rotary base of their own.
-        equal_heads: keys have as many heads as queries.
-        plain_windows: layers with a window have the same rotary base as the others, and no scaling.
-    """
-
-    kinds: tuple[str, ...]
-    architecture: str = ""
-    facts: tuple[Fact, ...] = ()
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    by_depth: Mapping[str, Callable[[int], Any]] = field(default_factory=dict)
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    yarn: Mapping[str, str] = field(default_factory=dict)
-    between: str = ""
-    shared: str = ""
-    inside: str = ""
-    sections: bool = False
-    own_keys: int = 0
-    unadapted: tuple[str, ...] = ()
-    lacks: tuple[str, ...] = ()
-    turned: bool = False
-    every: int = 0
-    by_key_heads: bool = False
-    tiled: bool = False
-    biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    epsilon: Fact | None = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
-    window: int = 0
-    largest: int = 0
-    other: int = 0
-    unturned: int = 0
-    partial: bool = False
-    interleaved: bool = False
-    norms_plus_one: bool = False
-    head: Literal["either", "tied", "own"] = "either"
-    scalings: tuple[str, ...] = ("default", "linear", "yarn")
-    local_theta: bool = False
-    plain_windows: bool = False
-    equal_heads: bool = False
-
-
-COMMON = (
-    Fact("hidden_size", "embedding_length"),
-    Fact("intermediate_size", "feed_forward_length"),
-    Fact("num_hidden_layers", "block_count"),
-    Fact("num_attention_heads", "attention.head_count"),
-    Fact("num_key_value_heads", "attention.head_count_kv"),
-    Fact("head_dim", "attention.key_length"),
-    Fact("max_position_embeddings", "context_length"),
-)
 _LAYER_NORM = Fact("layer_norm_eps", "attention.layer_norm_epsilon", float, 1e-5)
 _NORM_EPS = Fact("norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-5)
 _KERNEL = Fact("conv_L_cache", "shortconv.l_cache")
 _LOGIT_SCALE = Fact("logit_scale", "logit_scale", float)
 _LLAMA3 = ("default", "linear", "yarn", "llama3")
+_NORM_EPSILON = Fact("layer_norm_epsilon", "attention.layer_norm_epsilon", float, 1e-5)
 _WINDOW = Fact("sliding_window", "attention.sliding_window", int, 4096)
 
 _MULTIPLIERS = (
@@ -132,7 +32,6 @@ _MULTIPLIERS = (
     Fact("attention_multiplier", "attention.scale", float),
     Fact("logits_scaling", "logit_scale", float),
 )
-COUNT = "expert_count"
 PATTERN = "attention.sliding_window_pattern"
 INTERVAL, INNER, SECTIONS = "full_attention_interval", "ssm.inner_size", "rope.dimension_sections"
 DEEPSTACK = "n_deepstack_layers"
@@ -159,6 +58,31 @@ _DELTA_NETWORK = (
     Fact("linear_num_key_heads", "ssm.group_count"),
     Fact("linear_num_value_heads", "ssm.time_step_rank"),
 )
+_PLAIN_HEADS = ("num_key_value_heads", "head_dim")  # as many of keys as of queries, all as wide as they can
+_OF_GPT2 = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
+_FIXED_IN_GPT2 = {"scale_attn_weights": True, "add_cross_attention": False}
+_FALCON = Family(
+    ("falcon",),
+    fixed={
+        "activation": "gelu_pytorch_tanh",
+        "new_decoder_architecture": True,
+        "num_ln_in_parallel_attn": 1,
+        "parallel_attn": True,
+        "alibi": False,
+        "bias": False,
+    },
+    names={"num_key_value_heads": "num_kv_heads", "intermediate_size": "ffn_hidden_size"},
+    implied=("head_dim",),
+    epsilon=_NORM_EPSILON,
+    grouped=True,
+)
+_GRANITE_MOE = Family(
+    ("granitemoe",),
+    facts=(*_MULTIPLIERS, *_LOCAL_EXPERTS),
+    fixed=SILU,
+    biases={"attention_bias": (*QKV, "attn_output")},
+    interleaved=True,
+)
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 _QWEN35 = Family(
@@ -180,7 +104,7 @@ _QWEN3VL = Family(
 # By llama.cpp's name, or by transformers' if that one is taken.
 FAMILIES = {
     "llama": Family(
-        ("llama", "mistral", "ministral"),
+        ("llama", "mistral", "ministral", "internlm3", "iquestcoder", "cwm"),
         fixed=SILU,
         biases={
             "attention_bias": (*QKV, "attn_output"),
@@ -283,14 +207,15 @@ FAMILIES = {
     ),
     "olmo": Family(
         ("olmo",),
-        fixed=SILU | {"attention_bias": False, "clip_qkv": None},
+        facts=(Fact("clip_qkv", "attention.clamp_kqv", float, optional=True),),
+        fixed=SILU | {"attention_bias": False},
         constants={_LAYER_NORM.key: 1e-5},
         epsilon=None,
         interleaved=True,
     ),
     "phi2": Family(
         ("phi",),
-        fixed={"hidden_act": "gelu_new", "qk_layernorm": False},
+        fixed={"hidden_act": "gelu_pytorch_tanh", "qk_layernorm": False},
         epsilon=_LAYER_NORM,
         partial=True,
         head="own",
@@ -350,6 +275,72 @@ FAMILIES = {
     ),
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
+    "jais2": Family(
+        ("jais2",),
+        fixed={"hidden_act": "relu2", "attention_bias": True, "mlp_bias": True},
+        epsilon=_LAYER_NORM,
+    ),
+    "bitnet": Family(("bitnet",), fixed=SILU | {"attention_bias": False}, head="tied"),
+    "apertus": Family(
+        ("apertus",), fixed={"hidden_act": "xielu", "attention_bias": False}, head="own", scalings=_LLAMA3
+    ),
+    "gpt2": Family(
+        ("gpt2",),
+        fixed=_FIXED_IN_GPT2
+        | {
+            "activation_function": "gelu_pytorch_tanh",
+            "scale_attn_by_inverse_layer_idx": False,
+            "reorder_and_upcast_attn": False,
+        },
+        names={"intermediate_size": "n_inner"},
+        implied=_PLAIN_HEADS,
+        epsilon=_NORM_EPSILON,
+        rotary=False,
+        across=_OF_GPT2,
+    ),
+    "starcoder": Family(
+        ("gpt_bigcode",),
+        fixed=_FIXED_IN_GPT2 | {"activation_function": "gelu_pytorch_tanh", "multi_query": True},
+        names={"intermediate_size": "n_inner"},
+        implied=("head_dim",),
+        epsilon=_NORM_EPSILON,
+        rotary=False,
+    ),
+    "gptneox": Family(
+        ("gpt_neox",),
+        facts=(Fact("use_parallel_residual", "use_parallel_residual", bool, True),),
+        fixed={"hidden_act": "gelu_pytorch_tanh", "attention_bias": True},
+        implied=_PLAIN_HEADS,
+        epsilon=_LAYER_NORM,
+        partial=True,
+        grouped=True,
+        head="own",
+    ),
+    "falcon": _FALCON,
+    "falcon-40b": replace(
+        _FALCON,
+        architecture="falcon",
+        only={"new_decoder_architecture": (True,), "num_ln_in_parallel_attn": (None, 2)},
+        sign="attn_norm_2",
+        fixed={**_FALCON.fixed, "num_ln_in_parallel_attn": 2},
+    ),
+    "bloom": Family(
+        ("bloom",),
+        fixed={"apply_residual_connection_post_layernorm": False, "slow_but_exact": False},
+        implied=(*_PLAIN_HEADS, "intermediate_size"),
+        epsilon=_NORM_EPSILON,
+        rotary=False,
+        grouped=True,
+    ),
+    "mpt": Family(
+        ("mpt",),
+        facts=(Fact("attn_config.clip_qkv", "attention.clamp_kqv", float, optional=True),),
+        constants={"attention.max_alibi_bias": 8.0},
+        names={"max_position_embeddings": "max_seq_len"},
+        implied=(*_PLAIN_HEADS, "intermediate_size"),
+        epsilon=_NORM_EPSILON,
+        rotary=False,
+    ),
     "mixtral": Family(("mixtral",), architecture="llama", facts=_LOCAL_EXPERTS, fixed=SILU, interleaved=True),
     "qwen2moe": Family(
         ("qwen2_moe",),
@@ -370,12 +361,16 @@ FAMILIES = {
         head="own",
         equal_heads=True,
     ),
-    "granitemoe": Family(
-        ("granitemoe",),
-        facts=(*_MULTIPLIERS, *_LOCAL_EXPERTS),
-        fixed=SILU,
-        biases={"attention_bias": (*QKV, "attn_output")},
-        interleaved=True,
+    "granitemoe": _GRANITE_MOE,
+    "granitemoe-shared": replace(
+        _GRANITE_MOE,
+        kinds=("granitemoeshared",),
+        architecture="granitemoe",
+        sign="ffn_up_shexp",
+        facts=(
+            *_GRANITE_MOE.facts,
+            Fact("shared_intermediate_size", "expert_shared_feed_forward_length"),
+        ),
     ),
     "lfm2": Family(
         ("lfm2",),
@@ -517,22 +512,6 @@ FAMILIES = {
 }
 
 
-def facts_of(family: Family) -> tuple[Fact, ...]:
-    """All that a file of the family can carry."""
-    common = [fact for fact in COMMON if fact.config not in family.lacks]
-    return (*common, *([family.epsilon] if family.epsilon else []), *family.facts)
-
-
-def fixed_of(family: Family, layers: int) -> dict[str, Any]:
-    """Config attributes of a model with so many layers that llama.cpp computes with one value."""
-    return {**family.fixed, **{name: value(layers) for name, value in family.by_depth.items()}}
-
-
-def has_experts(family: Family) -> bool:
-    """Whether its files are mixtures of experts."""
-    return any(fact.key == COUNT for fact in family.facts)
-
-
 def in_files(architecture: str) -> str:
     """What files call the architecture of a row."""
     return FAMILIES[architecture].architecture or architecture
@@ -540,9 +519,10 @@ def in_files(architecture: str) -> str:
 
 def architecture_of(hf_config: Any) -> str:
     """The row of a model with this transformers config. Raises ExportError if there is none."""
-    for architecture, family in FAMILIES.items():
-        if hf_config.model_type in family.kinds:
-            return architecture
+    rows = [row for row, family in FAMILIES.items() if hf_config.model_type in family.kinds]
+    for row in sorted(rows, key=lambda row: not FAMILIES[row].only):
+        if all(getattr(hf_config, name) in values for name, values in FAMILIES[row].only.items()):
+            return row
     known = ", ".join(kind for family in FAMILIES.values() for kind in family.kinds)
     raise ExportError(
         f"{hf_config.model_type} models can't be written as GGUF",

@@ -33,6 +33,9 @@ SMALLEST_TENSOR = 8 + 4 + 8 + 4 + 8
 STACKED = ("altup_proj", "altup_unembd_proj")  # stacks of matrices that are linears by themselves
 LINEARS = 3  # in each of them
 
+# Numbers of xIELU in metadata, one for each layer: parameters in transformers, read as tensors of one number.
+NUMBERS = ("xielu.alpha_p", "xielu.alpha_n", "xielu.beta", "xielu.eps")
+
 STRING, ARRAY, BOOL = 8, 9, 7
 SCALARS = {
     0: "<u1",
@@ -288,7 +291,7 @@ class _Reader:
             GgufTensor(name, kind, shape, self._rows(start + offset, length, shape))
             for name, (kind, shape, offset, length) in heads.items()
         ]
-        return {part.name: part for tensor in tensors for part in _parts(tensor)}
+        return {part.name: part for tensor in tensors for part in _parts(tensor)} | _numbers(metadata)
 
     def tensor_head(self, name: str) -> tuple[str, tuple[int, ...], int, int]:
         """(type, shape, offset, bytes) of one tensor."""
@@ -311,6 +314,17 @@ class _Reader:
 
     def _rows(self, at: int, length: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return self.content[at : at + length].reshape(*shape[:-1], length // math.prod(shape[:-1]))
+
+
+def _numbers(metadata: Mapping[str, Any]) -> dict[str, GgufTensor]:
+    """`NUMBERS` of each layer, in the form of tensors."""
+    found: dict[str, GgufTensor] = {}
+    for key in NUMBERS:
+        values = metadata.get(key, ())
+        for layer, value in enumerate(values if isinstance(values, np.ndarray) else ()):
+            name, number = f"blk.{layer}.{key}", np.array([value], np.float32)
+            found[name] = GgufTensor(name, "F32", (1,), number.view(np.uint8))
+    return found
 
 
 _TYPES: dict[int, tuple[str, int, int]] = {}

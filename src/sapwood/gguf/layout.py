@@ -7,6 +7,10 @@ Seven layouts differ:
 - files of Gemma, and of Nemotron, hold norm weights with 1 added; transformers adds the 1 when it runs;
 - files hold gate and up of experts as a stack each; transformers holds both as one, the rows of gate first.
   In GPT-OSS the stacks are turned, and the rows of gate and up stand by turns;
+- GPT-2's matrices have inputs as rows in transformers;
+- in Falcon and BLOOM, and in others, q, k and v are one matrix. Its rows stand in groups in transformers:
+  the heads of queries that share a head of keys, that head of keys, and its head of values. In files all
+  queries come first, then all keys, then all values;
 - kernels of convolutions have a dimension of 1 in transformers, which files leave out;
 - Qwen 3 Next has one projection for queries, keys, values and gates in its linear attention, the rows of each
   head of keys side by side; files have a tensor for gates, and one for all others, one kind after the other;
@@ -30,7 +34,8 @@ from sapwood.gguf.facts import OF_LAYERS, family_of
 from sapwood.gguf.families import FAMILIES, INNER
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer
-from sapwood.gguf.names import DECAY, KERNELS, SHARED_GATE, STACKS, of_layer
+from sapwood.gguf.names import DECAY, KERNELS, SHARED_GATE, STACKS, in_metadata, of_layer
+from sapwood.gguf.settled import settled, value_of
 
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
 _OF_VALUES = ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt", DECAY, "ssm_beta", "ssm_alpha")
@@ -46,6 +51,10 @@ def places(architecture: str, tensors: Sequence[str], values: Any) -> list[Any]:
         return [values[:, 0]]
     if name.removesuffix(".bias") in _ONE_ROW and values.ndim == 2:
         return [values[0]]
+    if in_metadata(tensors[0]):
+        return [values.reshape(1)]
+    if name.removesuffix(".weight") in FAMILIES[architecture].across and values.ndim == 2:
+        return [values.T]
     by_turns = FAMILIES[architecture].turned
     if by_turns and name.startswith(STACKS):
         values = values[..., None] if name.endswith(".bias") else values.swapaxes(-1, -2)
@@ -105,9 +114,9 @@ def to_torch_layout(file: GgufFile, tensor: str, values: NDArray[Any]) -> NDArra
     """Dense values of one tensor, in the layout that transformers expects under the same name."""
     if is_permuted(file, tensor):
         values = unpermute(values, _heads(file, tensor))
-    values = _back(values, head_order(tensor, len(values), _ValueHeads.of(file)))
+    values = _back(values, head_order(tensor, len(values), _heads_of(file)))
     if has_other_columns(file, tensor):
-        columns = head_order(tensor, values.shape[-1], _ValueHeads.of(file), columns=True)
+        columns = head_order(tensor, values.shape[-1], _heads_of(file), columns=True)
         values = _back(values.T, columns).T
     if of_layer(tensor) == DECAY:
         return np.log(-values)
@@ -120,19 +129,18 @@ def to_torch_rows(file: GgufFile, tensor: str) -> NDArray[np.uint8]:
     """The packed rows of a matrix, in the order that transformers expects: a row's blocks stay whole."""
     rows = np.asarray(file.tensors[tensor].data)
     rows = unpermute(rows, _heads(file, tensor)) if is_permuted(file, tensor) else rows
-    return _back(rows, head_order(tensor, len(rows), _ValueHeads.of(file)))
+    return _back(rows, head_order(tensor, len(rows), _heads_of(file)))
 
 
 def is_whole_only(file: GgufFile, tensor: str) -> bool:
     """True if the values of a tensor can't be put in transformers' order a few rows at a time."""
-    moved = of_layer(tensor).startswith((*_OF_VALUES, _FROM_VALUES)) and _ValueHeads.of(file) is not None
+    moved = of_layer(tensor).startswith((*_OF_VALUES, _FROM_VALUES)) and _heads_of(file) is not None
     return moved or is_permuted(file, tensor) or len(file.tensors[tensor].shape) == 1
 
 
 def has_other_columns(file: GgufFile, tensor: str) -> bool:
     """True if columns stand in another order than transformers', so that a row's blocks can't stay whole."""
-    heads = _ValueHeads.of(file)
-    return heads is not None and head_order(tensor, heads.values, heads, columns=True) is not None
+    return head_order(tensor, file.tensors[tensor].shape[-1], _heads_of(file), columns=True) is not None
 
 
 def _back(values: NDArray[Any], order: NDArray[np.int64] | None) -> NDArray[Any]:
@@ -168,13 +176,13 @@ def to_file_rows(architecture: str, tensor: str, values: NDArray[Any], config: A
     """Rows of a tensor, or of its adapter's B, in the file's order."""
     if (heads := rotary_heads(architecture, tensor, config)) is not None:
         values = permute(values, heads)
-    order = head_order(tensor, len(values), _ValueHeads.of_config(architecture, config))
+    order = head_order(tensor, len(values), _heads_of_config(architecture, config))
     return np.ascontiguousarray(values if order is None else values[order])
 
 
 def to_file_columns(architecture: str, tensor: str, values: NDArray[Any], config: Any) -> NDArray[Any]:
     """Columns of a tensor, or of its adapter's A, in the file's order."""
-    order = head_order(tensor, values.shape[-1], _ValueHeads.of_config(architecture, config), columns=True)
+    order = head_order(tensor, values.shape[-1], _heads_of_config(architecture, config), columns=True)
     return np.ascontiguousarray(values if order is None else values[..., order])
 
 
@@ -182,12 +190,12 @@ def to_torch_rows_of(architecture: str, tensor: str, values: NDArray[Any], confi
     """The inverse of `to_file_rows`."""
     if (heads := rotary_heads(architecture, tensor, config)) is not None:
         values = unpermute(values, heads)
-    return _back(values, head_order(tensor, len(values), _ValueHeads.of_config(architecture, config)))
+    return _back(values, head_order(tensor, len(values), _heads_of_config(architecture, config)))
 
 
 def to_torch_columns_of(architecture: str, tensor: str, values: NDArray[Any], config: Any) -> NDArray[Any]:
     """The inverse of `to_file_columns`."""
-    heads = _ValueHeads.of_config(architecture, config)
+    heads = _heads_of_config(architecture, config)
     return _back(values.T, head_order(tensor, values.shape[-1], heads, columns=True)).T
 
 
@@ -203,35 +211,55 @@ class _ValueHeads:
     keys: int
     values: int
 
-    @classmethod
-    def of(cls, file: GgufFile) -> _ValueHeads | None:
-        if not family_of(file).tiled:
+    def order(self, name: str, size: int, columns: bool) -> NDArray[np.int64] | None:
+        if name != _FROM_VALUES if columns else name not in _OF_VALUES:
             return None
-        return cls._if_more(integer(file, "ssm.group_count"), integer(file, "ssm.time_step_rank"))
+        before = 2 * self.keys if name in ("attn_qkv", "ssm_conv1d") else 0  # queries and keys stay
+        width = size // (before + self.values)
+        first = np.arange(self.values).reshape(self.keys, -1).T.ravel() * width
+        moved = first[:, None] + np.arange(width) + before * width
+        return np.concatenate([np.arange(before * width), moved.ravel()])
 
-    @classmethod
-    def of_config(cls, architecture: str, config: Any) -> _ValueHeads | None:
-        if not FAMILIES[architecture].tiled:
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """How many heads of queries, and of keys, a joined matrix has."""
+
+    queries: int
+    keys: int
+
+    def order(self, name: str, size: int, columns: bool) -> NDArray[np.int64] | None:
+        if columns or name != "attn_qkv":
             return None
-        return cls._if_more(config.linear_num_key_heads, config.linear_num_value_heads)
+        groups = np.arange(size).reshape(self.keys, self.queries // self.keys + 2, -1)
+        return np.concatenate([part.ravel() for part in (groups[:, :-2], groups[:, -2], groups[:, -1])])
 
-    @classmethod
-    def _if_more(cls, keys: int, values: int) -> _ValueHeads | None:
-        return cls(keys, values) if values > keys else None
+
+def _heads_of(file: GgufFile) -> _ValueHeads | _Groups | None:
+    family = family_of(file)
+    if family.tiled:
+        return _if_more(integer(file, "ssm.group_count"), integer(file, "ssm.time_step_rank"))
+    return _Groups(_heads(file, ".attn_q."), _heads(file, ".attn_k.")) if family.grouped else None
+
+
+def _heads_of_config(architecture: str, config: Any) -> _ValueHeads | _Groups | None:
+    family = FAMILIES[architecture]
+    if family.tiled:
+        return _if_more(config.linear_num_key_heads, config.linear_num_value_heads)
+    if not family.grouped:
+        return None
+    return _Groups(config.num_attention_heads, value_of(settled(config), family, "num_key_value_heads"))
+
+
+def _if_more(keys: int, values: int) -> _ValueHeads | None:
+    return _ValueHeads(keys, values) if values > keys else None
 
 
 def head_order(
-    tensor: str, size: int, heads: _ValueHeads | None, columns: bool = False
+    tensor: str, size: int, heads: _ValueHeads | _Groups | None, columns: bool = False
 ) -> NDArray[np.int64] | None:
     """Where each of ``size`` rows (or columns) of a file lies in transformers; None: in the same place."""
-    name = of_layer(tensor).partition(".")[0]
-    if heads is None or (name != _FROM_VALUES if columns else name not in _OF_VALUES):
-        return None
-    before = 2 * heads.keys if name in ("attn_qkv", "ssm_conv1d") else 0  # queries and keys stay
-    width = size // (before + heads.values)
-    first = np.arange(heads.values).reshape(heads.keys, -1).T.ravel() * width
-    moved = first[:, None] + np.arange(width) + before * width
-    return np.concatenate([np.arange(before * width), moved.ravel()])
+    return None if heads is None else heads.order(of_layer(tensor).partition(".")[0], size, columns)
 
 
 def apart(tensors: Sequence[str], values: Any, by_turns: bool = False) -> list[Any]:
@@ -247,8 +275,10 @@ def apart(tensors: Sequence[str], values: Any, by_turns: bool = False) -> list[A
 
 def rotary_heads(architecture: str, tensor: str, config: Any) -> int | None:
     """Heads of a tensor whose rows stand in another order in the file; None for all others."""
+    if not FAMILIES[architecture].interleaved:
+        return None
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    return heads.get(tensor.rpartition(".")[2]) if FAMILIES[architecture].interleaved else None
+    return heads.get(tensor.rpartition(".")[2])
 
 
 def unpermute(rows: NDArray[Any], num_heads: int) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import re
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.families import FAMILIES
-from sapwood.gguf.file import LINEARS, STACKED, GgufFile
+from sapwood.gguf.file import LINEARS, NUMBERS, STACKED, GgufFile
 from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.rope import DIVISORS, FOLDER
 
@@ -118,6 +118,21 @@ _OF_GEMMA3N = {
     "laurel_post_norm": "laurel.post_laurel_norm",
 }
 _OF_GLM_MOE = _experts("mlp") | _shared("mlp.shared_experts") | {CHOICE: "mlp.gate.e_score_correction_bias"}
+_OF_GPT2 = {
+    "attn_norm": "ln_1",
+    "attn_qkv": "attn.c_attn",
+    "attn_output": "attn.c_proj",
+    "ffn_norm": "ln_2",
+    "ffn_up": "mlp.c_fc",
+    "ffn_down": "mlp.c_proj",
+}
+_OF_BLOOM = {
+    "attn_norm": "input_layernorm",
+    "attn_qkv": "self_attention.query_key_value",
+    "attn_output": "self_attention.dense",
+    "ffn_up": "mlp.dense_h_to_4h",
+    "ffn_down": "mlp.dense_4h_to_h",
+}
 # A layer of a family has some of these tensors: those of its attention or convolution, of its MLP or experts.
 _LAYER = {
     **dict.fromkeys(("gemma", "granite", "smollm3", "ernie4_5", "stablelm"), _EVERY_LAYER | _PRE_NORM),
@@ -147,9 +162,38 @@ _LAYER = {
     "qwen2moe": _mixture("mlp") | {SHARED_GATE: "mlp.shared_expert_gate"} | _shared("mlp.shared_expert"),
     **dict.fromkeys(("qwen3moe", "olmoe"), _mixture("mlp") | _HEAD_NORMS),
     "granitemoe": _mixture("block_sparse_moe", "router"),
+    "granitemoe-shared": _mixture("block_sparse_moe", "router")
+    | {
+        "ffn_gate_shexp": "shared_mlp.input_linear",
+        "ffn_up_shexp": "shared_mlp.input_linear",
+        "ffn_down_shexp": "shared_mlp.output_linear",
+    },
     "mistral3": _EVERY_LAYER | _PRE_NORM,
     "olmo": {key: name for key, name in _EVERY_LAYER.items() if key != "attn_norm"},
     "phi2": _ATTENTION | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
+    "jais2": _WITHOUT_GATE | _PRE_NORM,
+    "bitnet": _EVERY_LAYER
+    | _PRE_NORM
+    | {"attn_sub_norm": "self_attn.attn_sub_norm", "ffn_sub_norm": "mlp.ffn_sub_norm"},
+    "apertus": _WITHOUT_GATE
+    | _HEAD_NORMS
+    | {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"}
+    | {name: name.replace("xielu", "mlp.act_fn") for name in NUMBERS},
+    **dict.fromkeys(("gpt2", "starcoder"), _OF_GPT2),
+    "gptneox": _OF_BLOOM
+    | _PRE_NORM
+    | {"attn_qkv": "attention.query_key_value", "attn_output": "attention.dense"},
+    "bloom": _OF_BLOOM | _PRE_NORM,
+    "falcon": _OF_BLOOM,
+    "falcon-40b": _OF_BLOOM | {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"},
+    "mpt": {
+        "attn_norm": "norm_1",
+        "attn_qkv": "attn.Wqkv",
+        "attn_output": "attn.out_proj",
+        "ffn_norm": "norm_2",
+        "ffn_up": "ffn.up_proj",
+        "ffn_down": "ffn.down_proj",
+    },
     "lfm2": _OF_LFM2,
     "lfm2moe": _OF_LFM2 | _experts("feed_forward") | {CHOICE: "feed_forward.expert_bias"},
     "ernie4_5-moe": _EVERY_LAYER
@@ -207,6 +251,17 @@ _NORM_OF_LFM2 = {
     "token_embd_norm": "model.embedding_norm",
     "output": "lm_head",
 }
+_ENDS_OF_GPT2 = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+}
+_ENDS_OF_FALCON = {
+    "token_embd": "transformer.word_embeddings",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+}
 _OTHER_ENDS = {
     "gemma3n": _OUTSIDE
     | {
@@ -219,10 +274,24 @@ _OTHER_ENDS = {
         for stack, linears in zip(STACKED, ("altup_projections", "altup_unembed_projections"), strict=True)
         for i in range(LINEARS)
     },
+    **dict.fromkeys(("gpt2", "starcoder"), _ENDS_OF_GPT2),
+    "gptneox": {
+        "token_embd": "gpt_neox.embed_in",
+        "output_norm": "gpt_neox.final_layer_norm",
+        "output": "lm_head",
+    },
+    **dict.fromkeys(("falcon", "falcon-40b"), _ENDS_OF_FALCON),
+    "bloom": _ENDS_OF_FALCON | {"token_embd_norm": "transformer.word_embeddings_layernorm"},
+    "mpt": {"token_embd": "transformer.wte", "output_norm": "transformer.norm_f", "output": "lm_head"},
     "lfm2": _NORM_OF_LFM2,
     "lfm2moe": _NORM_OF_LFM2,
     "olmo": {"token_embd": "model.embed_tokens", "output": "lm_head"},
     "phi2": _OUTSIDE | {"output_norm": "model.final_layernorm"},
+}
+_LAYERS = {
+    **dict.fromkeys(("gpt2", "starcoder", "falcon", "falcon-40b", "bloom"), "transformer.h"),
+    "gptneox": "gpt_neox.layers",
+    "mpt": "transformer.blocks",
 }
 _COMPUTED = {DIVISORS}  # read for the config, no parameter of its own
 
@@ -232,9 +301,10 @@ def module_names(architecture: str, num_layers: int) -> dict[str, str]:
     stack of experts has the name of a parameter; one of gate and up has two tensors. So has what is named by
     its whole name (`is_whole`)."""
     names = dict(_OTHER_ENDS.get(architecture, _OUTSIDE))
+    layers = _LAYERS.get(architecture, "model.layers")
     for layer in range(num_layers):
         for tensor, module in _LAYER[architecture].items():
-            names[f"blk.{layer}.{tensor}"] = f"model.layers.{layer}.{module}"
+            names[f"blk.{layer}.{tensor}"] = f"{layers}.{layer}.{module}"
     return {name: module for name, module in names.items() if name not in unread(architecture, num_layers)}
 
 
@@ -262,12 +332,17 @@ def is_whole(tensor: str) -> bool:
     """Whether a tensor of the table has its whole name there, and is a parameter that no module is called
     after."""
     name = of_layer(tensor)
-    return name == DECAY or name.endswith((".weight", ".bias"))
+    return name in (DECAY, *NUMBERS) or name.endswith((".weight", ".bias"))
 
 
 def of_layer(tensor: str) -> str:
     """What a tensor is called in every layer."""
     return tensor.split(".", 2)[2] if tensor.startswith("blk.") else tensor
+
+
+def in_metadata(tensor: str) -> bool:
+    """Whether a tensor of the table is one number, which files have in an array for all layers."""
+    return of_layer(tensor) in NUMBERS
 
 
 def file_name(tensor: str, leaf: str) -> str:

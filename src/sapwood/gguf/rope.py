@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.families import FAMILIES, SECTIONS, Family
+from sapwood.gguf.families import FAMILIES, SECTIONS
+from sapwood.gguf.family import Family
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, number
 

@@ -42,6 +42,15 @@ _TEKKEN = (rf"{_BY_CASE}{_UPPER}*{_LOWER}+|{_BY_CASE}{_UPPER}+{_LOWER}*|\p{{N}}|
 _GPT4O = (
     rf"{_BY_CASE}{_UPPER}*{_LOWER}+{_SHORT}?|{_BY_CASE}{_UPPER}+{_LOWER}*{_SHORT}?|\p{{N}}{{1,3}}|{_SLASHES}",
 )
+_FALCON = (r"[\p{P}$+<=>^~|`]+", *_GPT2, r"[0-9]{3}")
+_BLOOM = (r" ?[^(\s|.,!?…。，、।۔،)]+",)
+_SPACES = "|".join(
+    rf"\s{{{count}}}(?!\S)" for count in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2")
+)
+_JAIS2 = (
+    rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|"
+    rf"\s*[\r\n]+|{_SPACES}|\s",
+)
 _DEEPSEEK3 = (
     r"\p{N}{1,3}",
     r"[一-龥぀-ゟ゠-ヿ]+",
@@ -49,7 +58,10 @@ _DEEPSEEK3 = (
     rf" ?[\p{{P}}\p{{S}}]+{_TAIL}",
 )
 WORDS = {
-    **dict.fromkeys(("gpt-2", "olmo", "exaone4"), _GPT2),
+    **dict.fromkeys(("gpt-2", "olmo", "exaone4", "mpt"), _GPT2),
+    "falcon": _FALCON,
+    **dict.fromkeys(("bloom", "poro-chat", "gpt3-finnish"), _BLOOM),
+    "jais-2": _JAIS2,
     **dict.fromkeys(("smollm", "starcoder", "refact", "command-r"), _DIGITS),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan"), _QWEN2),
     **dict.fromkeys(("llama-bpe", "lfm2", "falcon3"), _LLAMA3),
@@ -157,7 +169,7 @@ class _Keys:
 # Of each rule one name, in the order in which an export tries them.
 PRE_TOKENIZERS = (
     *("gpt-2", "smollm", "qwen2", "deepseek-r1-qwen", "llama-bpe", "dbrx", "tekken", "gpt-4o", "qwen35"),
-    *("seed-coder", "hunyuan-dense"),
+    *("seed-coder", "hunyuan-dense", "falcon", "bloom", "jais-2"),
 )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -130,6 +131,19 @@ def set_threads(number: int) -> None:
 
     if number != torch.get_num_threads():
         torch.set_num_threads(number)
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """For small products: threads that wait for each other cost more than they win."""
+    import torch
+
+    before = torch.get_num_threads()
+    set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(before)
 
 
 def kernel_facts(device: Device) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from torch import Tensor
 from sapwood.adapter.soft_prompt import fill_cache
 from sapwood.base.inspect import quiet
 from sapwood.base.tiny import tiny_network
+from sapwood.machine.measure import one_thread
 from sapwood.machine.shortage import refuse_shortage
 
 SHARED = 8  # tokens that all prompts must share before they are read once
@@ -176,20 +177,23 @@ def joins(network: Any) -> bool:
     """Do rows of one batch say what each says alone: padded, with a cache, and after other rows have left?
     Asked once of each model, on a tiny copy."""
     if network not in _joins:
-        try:
-            with quiet():
-                copy = tiny_network(network.config)
-        except Exception as error:  # each architecture has its own
-            refuse_shortage(error, "a tiny copy of the model was made")
-            _joins[network] = False
-            return False
-        try:
-            copy.set_attn_implementation(network.config._attn_implementation)
-            _joins[network] = _say_the_same(copy)
-        except UNABLE as error:
-            refuse_shortage(error, "a tiny copy of the model was asked")
-            _joins[network] = False
+        with quiet(), one_thread():
+            _joins[network] = _asked(network)
     return _joins[network]
+
+
+def _asked(network: Any) -> bool:
+    try:
+        copy = tiny_network(network.config)
+    except Exception as error:  # each architecture has its own
+        refuse_shortage(error, "a tiny copy of the model was made")
+        return False
+    try:
+        copy.set_attn_implementation(network.config._attn_implementation)
+        return _say_the_same(copy)
+    except UNABLE as error:
+        refuse_shortage(error, "a tiny copy of the model was asked")
+        return False
 
 
 @torch.no_grad()

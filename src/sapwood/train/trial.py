@@ -34,6 +34,7 @@ from sapwood.base.tiny import VOCABULARY, WINDOW, NotOnTextError, tiny_model
 from sapwood.config.sections import BaseConfig, LoraConfig, RunConfig
 from sapwood.errors import ModelError, SapwoodError, first_line
 from sapwood.machine.doing import doing
+from sapwood.machine.measure import one_thread
 from sapwood.machine.shortage import refuse_shortage
 from sapwood.pack.build import build_pack
 from sapwood.prepare.study import Study
@@ -121,7 +122,7 @@ def _tried_anew(spec: BaseSpec, lora: LoraConfig, alone: bool) -> Trial:
             tempfile.TemporaryDirectory() as folder,
             torch.random.fork_rng(devices=[]),
             quiet(),
-            _one_thread(),
+            one_thread(),
         ):
             return _try(spec, lora, Path(folder), alone)
     except Exception as error:
@@ -148,17 +149,6 @@ def _told_as(spec: BaseSpec, wrong: str) -> Generator[None]:
 def _words(error: Exception) -> str:
     known = f"no {first_line(error)}" if isinstance(error, KeyError) else first_line(error)
     return f'the library says "{known or type(error).__name__}"'
-
-
-@contextmanager
-def _one_thread() -> Generator[None]:
-    """Threads that wait for each other cost more than such small products."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @doing("trying a tiny copy of the model")

@@ -18,7 +18,7 @@ from sapwood.base.network.parts import is_wrapper, own_names
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import GgufFile
-from sapwood.gguf.layout import to_torch_columns_of, to_torch_rows_of
+from sapwood.gguf.layout import Grouped, to_torch_columns_of, to_torch_rows_of
 from sapwood.gguf.names import is_stack, module_names, tensor_names
 
 NAME = re.compile(r"(?P<tensor>.+)\.weight\.lora_(?P<part>[ab])")
@@ -47,34 +47,37 @@ def from_gguf(file: GgufFile, config: Any) -> tuple[dict[str, Any], dict[str, Te
         or "token_embd" in name
         or is_stack(found["tensor"])
     ]
-    joined = tensor_names(architecture, text.num_hidden_layers)
-    problems += [
-        Problem(
-            f"the adapter holds {name}",
-            where,
-            "its linear is two tensors in a file, each with an A of its own",
-        )
-        for name, found in named.items()
-        if found is not None
-        and not is_stack(found["tensor"])
-        and len(joined.get(modules.get(found["tensor"], ""), ())) > 1
-    ]
     if problems:
         raise ModelError(problems)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    for name, found in named.items():
+    for name, found in sorted(named.items()):  # gate before up, if both are one linear
         assert found is not None
         values = file.tensors[name].dense()
         back = to_torch_rows_of if found["part"] == "b" else to_torch_columns_of
-        values = back(architecture, found["tensor"], values, text)
+        values = torch.from_numpy(back(architecture, found["tensor"], values, text).copy())
         module = own(modules[found["tensor"]])
+        matrix = _matrix(module, found["part"])
         if found["part"] == "a":
             ranks[module] = len(values)
-        tensors[f"base_model.model.{module}.lora_{found['part'].upper()}.weight"] = torch.from_numpy(
-            values.copy()
-        )
+            if not torch.equal(tensors.setdefault(matrix, values), values):
+                why = (
+                    f"{architecture} has {module} for it and for another tensor, whose lora_a is another one"
+                )
+                raise ModelError(f"the adapter holds {name}", where, why)
+        else:
+            tensors[matrix] = torch.cat([tensors[matrix], values]) if matrix in tensors else values
+    for module, names in tensor_names(architecture, text.num_hidden_layers).items():
+        grouped, matrix = Grouped.of_config(architecture, names, text), _matrix(own(module), "b")
+        if grouped is not None and matrix in tensors:
+            if len(tensors[matrix]) != len(grouped.order):
+                raise ModelError(f"the adapter doesn't hold all of {' and '.join(names)}", where, module)
+            tensors[matrix] = torch.from_numpy(grouped.joined([tensors[matrix].numpy()]))
     return _settings(ranks, file.metadata.get("adapter.lora.alpha"), where), tensors
+
+
+def _matrix(module: str, part: str) -> str:
+    return f"base_model.model.{module}.lora_{part.upper()}.weight"
 
 
 def _own_names(config: Any) -> Callable[[str], str]:

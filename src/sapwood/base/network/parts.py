@@ -42,6 +42,13 @@ def is_linear(module: Any) -> bool:
     return isinstance(module, nn.Linear | Conv1D) and getattr(module, "weight", None) is not None
 
 
+def is_across(module: Any) -> bool:
+    """Whether the model's checkpoints hold a linear's weight as [in, out]."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D) or getattr(module, "turned", False)
+
+
 def auto_class(hf_config: Any) -> str:
     """What opens the whole checkpoint in plain transformers, by name."""
     from transformers.models.auto import modeling_auto
@@ -126,12 +133,12 @@ def _placed(kind: Any) -> Any:
 
 def text_names(network: Any) -> Callable[[str], str]:
     """From the name of a weight or a module to the one that it has in the language model by itself."""
-    return _renaming(_ends(network))
+    return _renaming(_ends(network)) if is_wrapper(network.config) else str
 
 
 def own_names(network: Any) -> Callable[[str], str]:
     """The inverse of `text_names`."""
-    return _renaming([(alone, own) for own, alone in _ends(network)])
+    return _renaming([(alone, own) for own, alone in _ends(network)]) if is_wrapper(network.config) else str
 
 
 def _ends(network: Any) -> list[tuple[str, str]]:

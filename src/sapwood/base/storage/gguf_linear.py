@@ -91,29 +91,34 @@ class PackedMatrix:
 
 
 class _PackedProduct(torch.autograd.Function):
-    """x[..., in] W^T + b; the backward pass unpacks W once more."""
+    """x[T, in] W^T + b; the backward pass unpacks W once more."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
         ctx.matrix = matrix
-        return matrix.product(x.flatten(0, -2), bias).unflatten(0, x.shape[:-1])
+        return matrix.product(x, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return ctx.matrix.input_grad(grad.flatten(0, -2)).unflatten(0, grad.shape[:-1]), None, None
+        return ctx.matrix.input_grad(grad), None, None
 
 
 def packed_product(x: Tensor, matrix: PackedMatrix, bias: Tensor | None = None) -> Tensor:
-    """x[..., in] W^T + b, with a gradient for x."""
-    return _PackedProduct.apply(x, matrix, bias)  # type: ignore[return-value]
+    """x[..., in] W^T + b, with a gradient for x. Falcon adds to it in place, which a function of its own may
+    not be the last to shape for."""
+    y: Any = _PackedProduct.apply(x.flatten(0, -2), matrix, bias)
+    return y.unflatten(0, x.shape[:-1])
 
 
 class GgufLinear(nn.Linear):
-    """A frozen linear over packed blocks."""
+    """A frozen linear over packed blocks. turned: the model's own module has inputs as rows."""
 
-    def __init__(self, kind: str, blocks: Tensor, dtype: torch.dtype, bias: Any = None) -> None:
+    def __init__(
+        self, kind: str, blocks: Tensor, dtype: torch.dtype, bias: Any = None, turned: bool = False
+    ) -> None:
         nn.Module.__init__(self)
         self.bias = bias
+        self.turned = turned
         self.packed = PackedMatrix(kind, _frozen(self, blocks), dtype)
         self.out_features, self.in_features = self.packed.shape
 

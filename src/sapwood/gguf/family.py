@@ -1,0 +1,150 @@
+"""What can be said of one architecture of llama.cpp: the row of a table that `families` has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+COUNT = "expert_count"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One value, as both sides name it.
+
+    Attributes:
+        config: attribute of the transformers config.
+        key: in the file, below the architecture's name.
+        number: ``int`` is written as uint32, ``float`` as float32, ``bool`` as it is.
+        default: what llama.cpp takes if the file is silent; None: the file must say it, or another fact does.
+        optional: None in the config, and a file that is silent or says 0, mean that something is off.
+    """
+
+    config: str
+    key: str
+    number: type[int] | type[float] | type[bool] = int
+    default: float | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One architecture of llama.cpp.
+
+    Attributes:
+        kinds: transformers' ``model_type``s that it computes; a file is read as the first.
+        only: of rows with the same kind, this one is for configs with one of these values of each attribute;
+            one without is for all others.
+        sign: tensor of the first layer that files of this row have; those of rows with the same name don't.
+        architecture: the name in files, if another row has it already: one with experts, or with windows.
+        facts: beside those of `COMMON`.
+        fixed: config attributes with the one value that is computed.
+        by_depth: config attributes with one value for a number of layers.
+        constants: keys of a file with the one value that transformers computes; a file may leave them out.
+        yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
+        between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
+        own_keys: so many first layers have keys of their own, which the others use; 0: all have.
+        unadapted: tensors whose products llama.cpp computes without adapters.
+        lacks: config attributes of `COMMON` that it doesn't have.
+        names: what its config calls attributes of `COMMON`, if it calls them otherwise.
+        implied: attributes of `COMMON` that a file says, and its config doesn't: they follow from others.
+        inside: the model of transformers around it, if no class is for the language model by itself.
+        sections: a file says how many frequencies turn by time, height and width, for pictures.
+        turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
+        every: the last of so many layers has attention, the others are those ``between``.
+        by_key_heads: linear attention with one projection in transformers, by heads of keys, see `layout`.
+        tiled: linear attention with heads of values in another order, see `layout`.
+        shared: config attribute with the number of shared experts, whose width a file says too.
+        biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
+        epsilon: of the norms; None: it is one of the `constants`.
+        window: how many layers make one pattern of sliding windows, the last of which sees all; 0: no layer
+            has a window.
+        largest: number of layers by which llama.cpp knows the size whose queries are scaled by
+            hidden_size / heads; others are scaled by the head's width.
+        other: number of layers by which llama.cpp takes a model for another one, which has windows.
+        rotary: it has a rotary embedding; False: positions are learnt, or distances are added (ALiBi).
+        unturned: every so-manieth layer has no rotary embedding; 0: all have one.
+        partial: the rotary embedding turns a part of each head.
+        interleaved: rows of q and k stand in pairs in the file, in halves in transformers.
+        grouped: q, k and v are one matrix; in transformers its rows stand in one group for each head of keys.
+        across: tensors that transformers has with inputs as rows.
+        norms_plus_one: norm weights have 1 added in the file.
+        head: "tied": llama.cpp has no place for a head of its own; "own": none for a tied one.
+        scalings: rotary scalings that it computes.
+        local_theta: layers with a window have a rotary base of their own.
+        equal_heads: keys have as many heads as queries.
+        plain_windows: layers with a window have the same rotary base as the others, and no scaling.
+    """
+
+    kinds: tuple[str, ...]
+    architecture: str = ""
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    sign: str = ""
+    facts: tuple[Fact, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    by_depth: Mapping[str, Callable[[int], Any]] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    yarn: Mapping[str, str] = field(default_factory=dict)
+    between: str = ""
+    shared: str = ""
+    inside: str = ""
+    sections: bool = False
+    own_keys: int = 0
+    unadapted: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    implied: tuple[str, ...] = ()
+    turned: bool = False
+    every: int = 0
+    by_key_heads: bool = False
+    tiled: bool = False
+    biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    epsilon: Fact | None = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
+    window: int = 0
+    largest: int = 0
+    other: int = 0
+    rotary: bool = True
+    unturned: int = 0
+    partial: bool = False
+    interleaved: bool = False
+    grouped: bool = False
+    across: tuple[str, ...] = ()
+    norms_plus_one: bool = False
+    head: Literal["either", "tied", "own"] = "either"
+    scalings: tuple[str, ...] = ("default", "linear", "yarn")
+    local_theta: bool = False
+    plain_windows: bool = False
+    equal_heads: bool = False
+
+
+COMMON = (
+    Fact("hidden_size", "embedding_length"),
+    Fact("intermediate_size", "feed_forward_length"),
+    Fact("num_hidden_layers", "block_count"),
+    Fact("num_attention_heads", "attention.head_count"),
+    Fact("num_key_value_heads", "attention.head_count_kv"),
+    Fact("head_dim", "attention.key_length"),
+    Fact("max_position_embeddings", "context_length"),
+)
+
+
+def facts_of(family: Family) -> tuple[Fact, ...]:
+    """All that a file of the family can carry."""
+    common = [fact for fact in COMMON if fact.config not in family.lacks]
+    return (*common, *([family.epsilon] if family.epsilon else []), *family.facts)
+
+
+def fixed_of(family: Family, layers: int) -> dict[str, Any]:
+    """Config attributes of a model with so many layers that llama.cpp computes with one value."""
+    return {**family.fixed, **{name: value(layers) for name, value in family.by_depth.items()}}
+
+
+def has_experts(family: Family) -> bool:
+    """Whether its files are mixtures of experts."""
+    return any(fact.key == COUNT for fact in family.facts)
+
+
+def attribute(family: Family, name: str) -> str:
+    """What the family's config calls an attribute of a `Fact`. One of a config in it has a point."""
+    return family.names.get(name, name)

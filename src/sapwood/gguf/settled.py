@@ -1,0 +1,86 @@
+"""A transformers config in the one form that says what is computed, and what its attributes are called."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
+
+from sapwood.gguf.family import Family, attribute
+from sapwood.gguf.rope import plain_rope
+
+CONTEXT = 2048  # of models whose distances have no end, and whose config says nothing
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function")
+# llama.cpp has one of them, the last. It differs from the exact one by 5e-4 at most, which is less than
+# rounding to 16 bits makes; the check of an export measures both.
+GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+IMPLIED: Mapping[str, Callable[[Any], int]] = {
+    "num_key_value_heads": lambda config: config.num_attention_heads,
+    "head_dim": lambda config: config.hidden_size // config.num_attention_heads,
+    "intermediate_size": lambda config: 4 * config.hidden_size,
+}
+ROWS_OF_LAYERS = "vocab_size_per_layer_input"
+
+
+def value_of(config: Any, family: Family, name: str) -> Any:
+    """The value of a `Fact` by its attribute's name."""
+    if name in family.implied:
+        return IMPLIED[name](config)
+    return reduce(getattr, attribute(family, name).split("."), config)
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """All attributes by name; those of a config in it with its name and a point before theirs."""
+    return flattened(config.to_dict(), type(config))
+
+
+def flattened(values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """Values for a class of configs, with those of configs in it as `flat` names them."""
+    inner = {name: values[name] or {} for name in kind.sub_configs if name in values}
+    own = {name: value for name, value in values.items() if name not in inner}
+    return own | {f"{name}.{key}": value for name, some in inner.items() for key, value in some.items()}
+
+
+def settled(config: Any) -> Any:
+    """A config in the one form that says what is computed, and nothing that isn't: LFM2's class makes its
+    MLPs narrower than their key says, GPT-2's may leave the width of its own out, Falcon's old layers are a
+    kind of its new ones, and rotary embeddings have names for what everybody takes."""
+    config = copy.copy(config)
+    if getattr(config, "block_auto_adjust_ff_dim", False):
+        width, times = int(2 * config.intermediate_size / 3), config.block_ffn_dim_multiplier
+        if times is not None:
+            width = -(-int(times * width) // config.block_multiple_of) * config.block_multiple_of
+        config.intermediate_size, config.block_auto_adjust_ff_dim = width, False
+    for name in ACTIVATIONS:
+        if getattr(config, name, None) in GELU:
+            setattr(config, name, GELU[-1])
+    if getattr(config, "n_inner", 0) is None:
+        config.n_inner = 4 * config.hidden_size
+    if config.model_type == "bloom" and not hasattr(config, "max_position_embeddings"):
+        config.max_position_embeddings = getattr(config, "seq_length", None) or CONTEXT
+    if config.model_type == "falcon":
+        _settle_falcon(config)
+    if hasattr(config, ROWS_OF_LAYERS):
+        setattr(config, ROWS_OF_LAYERS, config.vocab_size)
+    widths = getattr(config, "intermediate_size", None)
+    if isinstance(widths, list) and len(set(widths)) == 1:  # Gemma 3n's, one for each layer
+        config.intermediate_size = widths[0]
+    if rope := getattr(config, "rope_parameters", None):
+        config.rope_parameters = settled_rope(rope)
+    return config
+
+
+def settled_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_parameters`` of a config, each in the form of `plain_rope`."""
+    if "full_attention" in rope:
+        return {kind: plain_rope(one) for kind, one in rope.items()}
+    return plain_rope(rope)
+
+
+def _settle_falcon(config: Any) -> None:
+    """Its old layers are new ones with one norm, and one head of keys for all queries or for each."""
+    if not config.new_decoder_architecture:
+        config.num_kv_heads = 1 if config.multi_query else config.num_attention_heads
+        config.new_decoder_architecture, config.multi_query, config.num_ln_in_parallel_attn = True, True, 1
+    config.num_ln_in_parallel_attn = config.num_ln_in_parallel_attn or 2
