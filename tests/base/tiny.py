@@ -19,6 +19,7 @@ IN_GGUF = (
     *("mistral3", "lfm2", "lfm2moe", "ernie4_5-moe", "hunyuan-moe", "gpt-oss", "qwen35", "qwen35moe"),
     *("glm4moe", "dots1", "olmo", "phi2"),
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
+    *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
     "granitemoe-shared",
 )
@@ -31,12 +32,21 @@ MULTIPLIERS = {
     "logits_scaling": 2.0,
 }
 DELTA_NETWORK = {
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10_000.0,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [1, 1, 0],
+    },
     "layer_types": ["linear_attention", "full_attention"],
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
+SECTIONS = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [3, 3, 2]}
+}  # frequencies that turn by time, height and width
 EXPERTS_OF_GLM = {
     "n_routed_experts": 4,
     "n_shared_experts": 1,
@@ -125,6 +135,53 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "granitehybridmoe": MAMBA_OF_GRANITE | {"num_local_experts": 4, "intermediate_size": 32},
     "minicpm3": LATENT | {"initializer_range": 0.03},  # its logits are multiplied by 256 / hidden_size
     "youtu": LATENT | {"tie_word_embeddings": False},
+    "qwen3vl": SECTIONS,
+    "qwen3vlmoe": SECTIONS | EXPERTS,
+    "paddleocr": SECTIONS,
+    "qwen3next": {
+        **DELTA_NETWORK,
+        **EXPERTS,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.25,
+        },
+        "norm_topk_prob": True,
+        "shared_expert_intermediate_size": 32,
+    },
+    "minimax-m2": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 4,  # if rounding chose another one, its answers would move far
+        "intermediate_size": 32,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+    },
+    "exaone-moe": {
+        **EXPERTS,
+        "num_experts_per_tok": 4,
+        "routed_scaling_factor": 1.0,
+        "num_hidden_layers": 4,
+        "sliding_window": 32,
+        "num_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "tie_word_embeddings": False,
+    },
+    "afmoe": {
+        **EXPERTS,
+        "num_hidden_layers": 4,
+        "sliding_window": 32,
+        "num_shared_experts": 1,
+        "num_dense_layers": 1,
+        "mup_enabled": True,
+    },
+    "gemma3n": {
+        "sliding_window": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "activation_sparsity_pattern": [0.95, 0.95],
+        "num_kv_shared_layers": 0,
+        "vocab_size_per_layer_input": VOCAB_SIZE,
+        "intermediate_size": 2048,
+    },
     "gptneox": {"tie_word_embeddings": False},
     "bitnet": {"hidden_act": "silu"},
     "apertus": {
@@ -132,7 +189,7 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 12_000_000.0},
     },
     "falcon-40b": {"num_kv_heads": 2, "new_decoder_architecture": True},
-}
+}  # keys beside those that every tiny model has
 NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
 WITHOUT = {  # common keys that a config doesn't have
     "gpt2": ("head_dim", "num_key_value_heads", "intermediate_size"),
@@ -142,7 +199,33 @@ WITHOUT = {  # common keys that a config doesn't have
     "falcon-40b": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
     "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
-}  # keys beside those that every tiny model has
+}
+
+QWEN_PICTURES = {
+    "depth": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+}
+# What is beside text in the models that transformers has no class for the language model alone of.
+PICTURES: dict[str, dict[str, Any]] = {
+    "qwen3vl": QWEN_PICTURES | {"deepstack_visual_indexes": [0]},
+    "qwen3vlmoe": QWEN_PICTURES | {"deepstack_visual_indexes": [0]},
+    "paddleocr": {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+    },
+}
+
+DEEP_GEMMA3N: dict[str, Any] = {  # layers from the 20th on use the keys of others
+    "num_hidden_layers": 25,
+    "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 5,
+    "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 15,
+    "num_kv_shared_layers": 5,
+}
 
 CHATML = (
     "{% for message in messages %}"
@@ -278,6 +361,14 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "command-r": transformers.CohereConfig,
         "cohere2": transformers.Cohere2Config,
         "gemma": transformers.GemmaConfig,
+        "qwen3vl": transformers.Qwen3VLConfig,
+        "qwen3vlmoe": transformers.Qwen3VLMoeConfig,
+        "gemma3n": transformers.Gemma3nTextConfig,
+        "qwen3next": transformers.Qwen3NextConfig,
+        "minimax-m2": transformers.MiniMaxM2Config,
+        "exaone-moe": transformers.ExaoneMoeConfig,
+        "afmoe": transformers.AfmoeConfig,
+        "paddleocr": transformers.PaddleOCRVLConfig,
         "internlm3": transformers.InternLM3Config,
         "iquestcoder": transformers.IQuestCoderConfig,
         "cwm": transformers.CwmConfig,
@@ -314,17 +405,22 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         # one sliding and one full layer, and a window short enough for a test to notice it
         layers = ["sliding_attention", "full_attention"]
         values |= {"sliding_window": 32, "query_pre_attn_scalar": 16, "layer_types": layers}
-    return classes[arch](**(values | changes))
+    values |= changes
+    if arch in PICTURES:
+        tied = values["tie_word_embeddings"]
+        return classes[arch](text_config=values, vision_config=PICTURES[arch], tie_word_embeddings=tied)
+    return classes[arch](**values)
 
 
 def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
     """A random model of ``arch`` in fp32 and eval mode, not on disk."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    whole = AutoModelForImageTextToText if arch in PICTURES else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(tiny_config(arch, **changes), dtype=torch.float32)
+        model = whole.from_config(tiny_config(arch, **changes), dtype=torch.float32)
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases start constant; a test should notice a mix-up
                 parameter.data += 0.1 * torch.randn_like(parameter)

@@ -20,7 +20,7 @@ from sapwood.gguf.family import facts_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.latent import latent_values
 from sapwood.gguf.rope import SCALINGS
-from tests.base.tiny import tiny_config, tiny_model_dir
+from tests.base.tiny import DEEP_GEMMA3N, tiny_config, tiny_model_dir
 from tests.export.tuned import tuned_on
 
 Changes = dict[str, Any]
@@ -65,6 +65,7 @@ BY_TENSORS = {
     "use_qkv_bias",
     "qkv_bias",
     "use_qk_norm",
+    "vocab_size_per_layer_input",
     "tie_word_embeddings",
 }  # no key says them
 
@@ -267,6 +268,33 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("mpt", {"attn_config": {"clip_qkv": 0.5}}),
     ("mpt", {"hidden_size": 96, "num_attention_heads": 6, "max_seq_len": 512}),
     ("hunyuan-moe", rope("yarn", **YARN)),
+    ("qwen3vl", UNTIED | {"head_dim": 32}),
+    ("qwen3vl", rope(theta=5e6, mrope_section=[24, 20, 20], mrope_interleaved=True) | {"head_dim": 128}),
+    ("qwen3vl", rope("yarn", mrope_section=[3, 3, 2], **YARN)),
+    ("qwen3vlmoe", {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
+    ("paddleocr", rope(theta=500_000.0, mrope_section=[2, 3, 3])),
+    ("qwen3vl", rope(theta=100.0)),
+    ("gemma3n", UNTIED),
+    ("gemma3n", {"sliding_window": 16}),
+    ("gemma3n", {"vocab_size_per_layer_input": 500}),
+    ("gemma3n", two_ropes({"rope_theta": 500_000.0}, {"rope_theta": 100.0})),
+    ("gemma3n", {"intermediate_size": [1024, 1024], "head_dim": 32}),
+    ("qwen3next", rope("yarn", **YARN, **HALF)),
+    ("qwen3next", {"linear_num_key_heads": 1, "linear_num_value_heads": 3, "head_dim": 32}),
+    ("qwen3next", {"num_hidden_layers": 3, "layer_types": ["linear_attention"] * 2 + [FULL]}),
+    ("minimax-m2", rope("linear", factor=4.0, **QUARTER)),
+    ("minimax-m2", {"num_experts_per_tok": 1}),
+    ("minimax-m2", {"num_local_experts": 8, "num_experts_per_tok": 6}),
+    ("exaone-moe", {"num_experts": 8, "num_experts_per_tok": 8, "moe_intermediate_size": 64}),
+    ("exaone-moe", {"num_shared_experts": 2, "first_k_dense_replace": 2}),
+    ("exaone-moe", {"norm_topk_prob": False}),
+    ("exaone-moe", {"routed_scaling_factor": 1.5, "num_experts_per_tok": 3}),
+    ("exaone-moe", {"sliding_window": 16, "layer_types": [SLIDING, FULL] * 2}),
+    ("exaone-moe", rope("llama3", **LLAMA3)),
+    ("afmoe", UNTIED | {"sliding_window": 16}),
+    ("afmoe", {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
+    ("afmoe", {"num_shared_experts": 2, "num_dense_layers": 2, "route_scale": 2.0}),
+    ("afmoe", rope("yarn", **YARN)),
     ("hunyuan-moe", UNTIED),
     ("hunyuan-moe", {"num_experts": 8, "moe_topk": 3, "intermediate_size": 64}),
     ("deepseek2", rope("yarn", **YARN_OF_DEEPSEEK)),
@@ -335,6 +363,28 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("mpt", {"attn_config": {"qk_ln": True}}, "attn_config.qk_ln"),
     ("mpt", {"no_bias": False}, "no_bias: False"),
     ("hunyuan-moe", {"moe_topk": [2, 1]}, r"moe_topk: \[2, 1\]"),
+    ("qwen3next", {"linear_value_head_dim": 32}, "heads of values of 32"),
+    ("qwen3next", {"norm_topk_prob": False}, "norm_topk_prob"),
+    ("minimax-m2", {"tie_word_embeddings": True}, "a tied output head"),
+    ("exaone-moe", {"n_group": 2}, "n_group: 2"),
+    ("exaone-moe", {"mlp_layer_types": ["sparse", "dense"] * 2}, "the first 1 layers have none"),
+    ("exaone-moe", {"layer_types": [FULL, SLIDING] * 2}, "order of sliding windows"),
+    ("afmoe", {"mup_enabled": False}, "mup_enabled"),
+    ("afmoe", {"layer_types": [SLIDING, FULL] * 2}, "every 4-th layer"),
+    ("gemma3n", {"laurel_rank": 32}, "laurel_rank"),
+    ("gemma3n", {"activation_sparsity_pattern": [0.0, 0.0]}, "activation_sparsity_pattern"),
+    ("gemma3n", {"num_kv_shared_layers": 1}, "num_kv_shared_layers: 1"),
+    ("gemma3n", {"intermediate_size": [64, 128]}, r"intermediate_size: \[64, 128\]"),
+    ("gemma3n", {"final_logit_softcapping": 20.0}, "final_logit_softcapping"),
+    (
+        "gemma3n",
+        DEEP_GEMMA3N | {"layer_types": ([SLIDING] * 6 + [FULL]) * 3 + [SLIDING] * 4},
+        "keys of the two before them",
+    ),
+    ("qwen3vl", {"attention_bias": True}, "attention_bias"),
+    ("qwen3vl", rope(mrope_section=[24, 20, 20]), r"mrope_section: \[24, 20, 20\].*than a head has numbers"),
+    ("qwen3vlmoe", {"mlp_only_layers": [0]}, "mlp_only_layers"),
+    ("paddleocr", {"use_bias": True}, "use_bias"),
     ("llama", rope("dynamic", factor=2.0), "'dynamic'"),
     ("llama", rope("yarn", attention_factor=2.0, **YARN), "attention_factor"),
     ("llama", rope(**HALF), "partial_rotary_factor"),
@@ -407,8 +457,8 @@ def test_a_fact_that_has_a_place_moves_the_export(arch: str, changes: Changes, t
     trained = tuned_on(tiny_model_dir(arch, tmp_path, **changes), strength=0.1)
     done = export(trained, Order("gguf"), tmp_path / "out")
     assert done.check.difference <= 0.002
-    plain = file_values(tiny_config(arch))
-    written = file_values(trained.base.spec.hf_config)
+    plain = file_values(tiny_config(arch).get_text_config())
+    written = file_values(trained.base.spec.text)
     tensors = read_gguf(done.path / "model.gguf").tensors
     told_by_tensors = BY_TENSORS & changes.keys()
     assert written != plain or told_by_tensors or "rope_freqs.weight" in tensors
@@ -417,7 +467,7 @@ def test_a_fact_that_has_a_place_moves_the_export(arch: str, changes: Changes, t
 @pytest.mark.parametrize(("arch", "changes", "words"), REFUSED, ids=named)
 def test_a_fact_without_a_place_is_refused_from_the_config(arch: str, changes: Changes, words: str) -> None:
     with pytest.raises(ExportError, match=words):
-        refuse_unwritable(tiny_config(arch, **changes))
+        refuse_unwritable(tiny_config(arch, **changes).get_text_config())
 
 
 def test_the_command_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

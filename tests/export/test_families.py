@@ -23,11 +23,20 @@ from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES, architecture_of
 from sapwood.gguf.file import read_gguf
 from sapwood.serve.load import Loaded, open_target
-from tests.base.tiny import IN_GGUF
+from tests.base.tiny import DEEP_GEMMA3N, IN_GGUF
 from tests.export.tuned import fill, tuned_on
 from tests.gguf.tiny_gguf import tiny_gguf
 
 RIGHT = 0.0012  # nats that no right export of a tiny model in F16 exceeds
+
+
+ADAPTED = {  # what llama.cpp adapts, if that isn't every linear
+    "gemma3n": (
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        *("linear_left", "linear_right", "per_layer_input_gate", "per_layer_projection"),
+        *("correction_coefs", "prediction_coefs"),
+    )
+}
 
 
 @pytest.fixture(scope="module", params=IN_GGUF)
@@ -37,9 +46,10 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     base, _ = tiny_gguf(request.param, folder / "base.gguf", kind="F16")
     rows = [{"instruction": f"What is tree {i}?", "output": f"It is number {i}."} for i in range(4)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    targets = f", targets: [{', '.join(ADAPTED[request.param])}]" if request.param in ADAPTED else ""
     (folder / "run.yaml").write_text(
         f"base: {{model: {base}, storage: fp32}}\ndata: {{train: {folder / 'rows.jsonl'}, eval: 0}}\n"
-        "lora: {rank: 4}\ntrain: {max_steps: 1, batch_size: 4}\neval: {samples: 0}\n"
+        f"lora: {{rank: 4{targets}}}\ntrain: {{max_steps: 1, batch_size: 4}}\neval: {{samples: 0}}\n"
         f"save: {{dir: {folder / 'runs'}}}\n"
     )
     adapter = finetune(load_config(folder / "run.yaml", []))
@@ -85,6 +95,48 @@ def test_an_adapter_of_what_lies_beside_attention_is_read_back(hybrid: Loaded, t
     write_gguf_adapter(hybrid, tmp_path / "adapter.gguf")
     _, tensors = from_gguf(read_gguf(tmp_path / "adapter.gguf"), hybrid.base.spec.hf_config)
     pairs = lora_pairs(hybrid.model)
+    assert len(tensors) == 2 * len(pairs)
+    for pair in pairs:
+        name = f"base_model.model.{pair.module}.lora"
+        assert torch.equal(tensors[f"{name}_A.weight"], pair.a)
+        assert torch.equal(tensors[f"{name}_B.weight"], pair.b)
+
+
+def test_an_adapter_of_what_llama_cpp_does_not_adapt_is_refused(tmp_path: Path) -> None:
+    trained = tuned_on(tiny_gguf("gemma3n", tmp_path / "base.gguf", kind="F16")[0])
+    with pytest.raises(ExportError, match=r"altup_proj.0 without adapters.*--to gguf writes") as caught:
+        export(trained, Order("gguf-adapter"), tmp_path / "out")
+    layers = trained.base.spec.text.num_hidden_layers
+    assert len(caught.value.problems) == 3 + 3 + 1 + layers
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["gguf-adapter", "gguf"])
+def test_layers_that_use_the_keys_of_others(kind: Kind, tmp_path: Path) -> None:
+    """The file holds keys for them, which nobody reads. So many layers move a rounded number far."""
+    path, _ = tiny_gguf("gemma3n", tmp_path / "base.gguf", kind="F16", **DEEP_GEMMA3N)
+    trained = tuned_on(path, LoraConfig(rank=4, alpha=8, targets=ADAPTED["gemma3n"]), strength=0.02)
+    assert not hasattr(trained.base.model.model.layers[20].self_attn, "k_proj")
+    done = export(trained, Order(kind), tmp_path / "out")
+    assert done.check.same_ids == done.check.prompts and 0 < done.check.difference <= done.check.limit
+    if kind == "gguf":
+        written = read_gguf(done.path / "model.gguf")
+        assert written.tensors.keys() == read_gguf(path).tensors.keys()
+
+
+@pytest.mark.parametrize("storage", ["fp32", "gguf"])
+def test_a_projection_by_heads_is_two_tensors_of_a_file(storage: Any, tmp_path: Path) -> None:
+    path, _ = tiny_gguf("qwen3next", tmp_path / "base.gguf", kind="F16")
+    config = BaseConfig(model=str(path), storage=storage, compute_dtype="fp32")
+    targets = ("in_proj_qkvz", "in_proj_ba", "out_proj", "q_proj")
+    trained = tuned_on(path, LoraConfig(rank=4, alpha=8, targets=targets), config=config)
+    for kind in ("gguf-adapter", "gguf"):
+        check = export(trained, Order(kind), tmp_path / kind).check
+        assert check.same_ids == check.prompts and 0 < check.difference <= min(check.limit, RIGHT)
+    names = read_gguf(tmp_path / "gguf-adapter" / "adapter.gguf").tensors
+    assert "blk.0.attn_gate.weight.lora_b" in names and "blk.0.attn_qkv.weight.lora_b" in names
+    _, tensors = from_gguf(read_gguf(tmp_path / "gguf-adapter" / "adapter.gguf"), trained.base.spec.hf_config)
+    pairs = lora_pairs(trained.model)
     assert len(tensors) == 2 * len(pairs)
     for pair in pairs:
         name = f"base_model.model.{pair.module}.lora"

@@ -53,9 +53,9 @@ def key(name: str, change: Callable[[Any], Any]) -> Callable[[Patch], None]:
     def put(patch: Patch) -> None:
         right = gguf_model.file_values
 
-        def wrong(config: Any) -> dict[str, Any]:
-            values = {k: change(v) if k.endswith(name) else v for k, v in right(config).items()}
-            assert values != right(config), f"{name} is no key of the file"
+        def wrong(*configs: Any) -> dict[str, Any]:
+            values = {k: change(v) if k.endswith(name) else v for k, v in right(*configs).items()}
+            assert values != right(*configs), f"{name} is no key of the file"
             return {k: v for k, v in values.items() if v is not None}
 
         patch.setattr(gguf_model, "file_values", wrong)
@@ -235,6 +235,11 @@ def up_first(name: str, tensor: Tensor) -> Tensor:
     return tensor.roll(len(tensor) // 2, 0) if "input_linear" in name else tensor
 
 
+def cut(grouped: layout.Grouped, values: Any) -> list[Any]:
+    """Rows that aren't put in another order."""
+    return [values[: grouped.sizes[0]], values[grouped.sizes[0] :]]
+
+
 def unbiased(name: str, tensor: Tensor) -> Tensor:
     """A router that chooses by its scores alone."""
     return tensor * 0 if "correction_bias" in name else tensor
@@ -291,12 +296,21 @@ MUTANTS = (
     ),
     Mutant("heads of values side by side", "qwen35", "gguf", attribute(layout, "head_order", in_place)),
     Mutant("a gate's norm with a one more", "qwen35", "gguf", attribute(layout, "_adds_one", any_norm)),
+    Mutant("gates before their heads", "qwen3next", "gguf", attribute(layout.Grouped, "apart", cut)),
     Mutant("decays lost", "qwen35", "gguf", tensors(lambda n, t: t * 0 if "A_log" in n else t)),
     Mutant("gate after up", "gpt-oss", "gguf", attribute(layout, "apart", one_after_the_other)),
     Mutant("sinks lost", "gpt-oss", "gguf", tensors(lambda n, t: t * 0 if "sinks" in n else t)),
     Mutant("kernels turned", "lfm2", "gguf", tensors(lambda n, t: t.flip(-1) if "conv.conv" in n else t)),
     Mutant("choices of experts", "glm4moe", "gguf", tensors(unbiased), {"first_k_dense_replace": 0}),
     Mutant("merged choices of experts", "glm4moe", "merged", tensors(unbiased), {"first_k_dense_replace": 0}),
+    Mutant("linears of a stack exchanged", "gemma3n", "gguf", swapped("projections.0.", "projections.1.")),
+    Mutant(
+        "rows for new tokens lost",
+        "gemma3n",
+        "gguf",
+        tensors(lambda n, t: torch.cat([t, 0 * t[:100]]) if "embed_tokens_per_layer" in n else t),
+        {"vocab_size_per_layer_input": 500},
+    ),
     Mutant("queries at any position", "mistral3", "gguf", key("temperature_scale", lambda _: 0.0)),
     Mutant(
         "queries, keys and values in groups", "gptneox", "gguf", attribute(layout, "head_order", in_place)

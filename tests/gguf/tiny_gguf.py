@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ IN_PAIRS = (
 )  # rows of q and k, of each head
 
 
+BESIDE_TEXT = re.compile(r"visual|vision|mlp_AR|vit|projector")
+
+
 def tiny_gguf(
     arch: str,
     path: Path,
@@ -53,20 +57,37 @@ def tiny_gguf(
     """
     model = tiny_model(arch, **changes)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHES[arch]])
-    write_config(writer, arch, model.config, older)
+    config = model.config.get_text_config()
+    write_config(writer, arch, config, older)
     write_tokenizer(writer)
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
-    names = gguf.get_tensor_name_map(ARCHES[arch], model.config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(ARCHES[arch], config.num_hidden_layers)
+    stacks: dict[str, list[np.ndarray]] = {}
     kept = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     if arch == "apertus":
-        _write_xielu(writer, dict([*model.named_parameters(), *buffers]), model.config.num_hidden_layers)
-    for name, parameter in [*model.named_parameters(), *buffers]:
-        if ".act_fn." in name:
+        _write_xielu(writer, dict([*model.named_parameters(), *buffers]), config.num_hidden_layers)
+    for whole, parameter in [*model.named_parameters(), *buffers]:
+        if BESIDE_TEXT.search(whole) or ".act_fn." in whole:
             continue
-        for stem, suffix, part in _parts(arch, name, parameter.detach().numpy(), model.config, older):
-            values = _llama_cpp_layout(arch, name, part, model.config)
+        name = whole.replace("language_model.", "")
+        if name.endswith("in_proj_qkvz.weight"):  # by heads of keys: one kind after the other in a file
+            heads = parameter.detach().numpy().reshape(config.linear_num_key_heads, -1, parameter.shape[1])
+            key = config.linear_key_head_dim
+            kinds = np.split(heads, [key, 2 * key, (heads.shape[1] + 2 * key) // 2], 1)
+            q, k, v, z = (part.reshape(-1, parameter.shape[1]) for part in kinds)
+            packed = gguf.GGMLQuantizationType[kind]
+            for own, values in (("attn_qkv", np.concatenate([q, k, v])), ("attn_gate", z)):
+                layer = name.split(".")[2]
+                writer.add_tensor(f"blk.{layer}.{own}.weight", quantize(values, packed), raw_dtype=packed)
+            continue
+        if "altup_" in name:  # linears that are one tensor in a file
+            own = names.get_name(name.rsplit(".", 2)[0])
+            stacks.setdefault(own, []).append(parameter.detach().numpy())
+            continue
+        for stem, suffix, part in _parts(arch, name, parameter.detach().numpy(), config, older):
+            values = _llama_cpp_layout(arch, name, part, config)
             own = names.get_name(stem) or names.get_name(
                 stem.removeprefix("transformer.")
             )  # BLOOM's own names
@@ -77,6 +98,13 @@ def tiny_gguf(
             ]
             packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
             writer.add_tensor(f"{own}.{suffix}".removesuffix("."), quantize(values, packed), raw_dtype=packed)
+    for name, parts in stacks.items():
+        packed = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(f"{name}.weight", quantize(np.stack(parts), packed), raw_dtype=packed)
+    if arch == "gemma3n":
+        for layer in range(20, config.num_hidden_layers):  # nobody reads them
+            for name, shape in (("attn_k", (32, 64)), ("attn_v", (32, 64)), ("attn_k_norm", (16,))):
+                writer.add_tensor(f"blk.{layer}.{name}.weight", np.full(shape, 7, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -134,7 +162,7 @@ def _parts(
         stem, suffix = (name.replace("dt_bias", "dt_proj"), "bias") if suffix == "dt_bias" else (name, "")
     if stem.endswith("shared_mlp.output_linear") and not config.num_local_experts:
         stem = stem.replace("shared_mlp.output_linear", "mlp.down_proj")
-    if suffix == "sinks":
+    if suffix in ("sinks", "correct_output_scale"):
         stem, suffix = name, "weight"
     if stem.endswith(("conv.conv", "conv1d")) and suffix == "weight":
         values = values[:, 0]
@@ -160,9 +188,15 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
     if ".mamba." in name:
         return _mamba2(name, values, config.mamba_n_groups)
+    if "linear_attn." in name and arch == "qwen3next":
+        return -np.exp(values) if "A_log" in name else np.ascontiguousarray(values)
     if "linear_attn." in name:
         return _tiled(name, values, config)
-    if arch.startswith(("gemma", "nemotron", "qwen35")) and name.endswith("norm.weight"):
+    if (
+        arch.startswith(("gemma", "nemotron", "qwen35", "qwen3next"))
+        and arch != "gemma3n"
+        and name.endswith("norm.weight")
+    ):
         return values + 1
     return np.ascontiguousarray(values)
 
@@ -206,8 +240,8 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b"):
         writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
-        width = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
-        writer.add_feed_forward_length(width)
+        widths = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
+        writer.add_feed_forward_length(widths[0] if isinstance(widths, list) else widths)
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
     key_heads = _key_heads(arch, config)
@@ -225,7 +259,9 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
             writer.add_value_length_mla(config.v_head_dim)
         writer.add_rope_dimension_count(config.qk_rope_head_dim)
     else:
-        writer.add_head_count_kv(heads if 0 in heads and not arch.startswith("qwen35") else key_heads)
+        writer.add_head_count_kv(
+            heads if 0 in heads and not arch.startswith(("qwen35", "qwen3next")) else key_heads
+        )
         width = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
         writer.add_key_length(width)
     if arch == "gptneox":
@@ -239,16 +275,19 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_expert_used_count(config.num_experts_per_tok)
     if hasattr(config, "moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    if arch in ("hunyuan-moe", "gpt-oss"):
+    if arch in ("hunyuan-moe", "gpt-oss", "minimax-m2"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
-    if arch.startswith("qwen35"):
+    if arch.startswith(("qwen35", "qwen3next")):
         writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
         writer.add_ssm_state_size(config.linear_key_head_dim)
         writer.add_ssm_group_count(config.linear_num_key_heads)
         writer.add_ssm_time_step_rank(config.linear_num_value_heads)
         writer.add_ssm_inner_size(config.linear_num_value_heads * config.linear_value_head_dim)
         writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
-        writer.add_rope_dimension_sections([1, 1, 0, 0])
+    if sections := (getattr(config, "rope_parameters", None) or {}).get("mrope_section"):
+        writer.add_rope_dimension_sections([*sections, 0, 0, 0][:4])
+    if arch.startswith("qwen3vl"):
+        writer.add_num_deepstack_layers(1)
     if arch.startswith("lfm2"):
         writer.add_shortconv_l_cache(config.conv_L_cache)
     if arch == "lfm2moe":
@@ -274,7 +313,17 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     if arch == "deepseek3":
         writer.add_expert_group_count(config.n_group)
         writer.add_expert_group_used_count(config.topk_group)
-    if arch in ("qwen2moe", "qwen35moe"):
+    if arch in ("minimax-m2", "exaone-moe", "afmoe"):
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch in ("exaone-moe", "afmoe"):
+        dense = config.num_dense_layers if arch == "afmoe" else config.first_k_dense_replace
+        writer.add_leading_dense_block_count(dense)
+        writer.add_expert_shared_count(config.num_shared_experts)
+        writer.add_expert_shared_feed_forward_length(config.num_shared_experts * config.moe_intermediate_size)
+        scale = config.route_scale if arch == "afmoe" else config.routed_scaling_factor
+        writer.add_expert_weights_scale(scale)
+        writer.add_expert_weights_norm(arch == "afmoe" or config.norm_topk_prob)
+    if arch in ("qwen2moe", "qwen35moe", "qwen3next"):
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if hasattr(config, "rms_norm_eps") or arch.startswith("lfm2"):
         writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", None) or config.norm_eps)
@@ -284,10 +333,10 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
     partial = ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe", "phi2")
-    if arch in (*partial, "gptneox"):
+    if arch in (*partial, "gptneox", "minimax-m2", "qwen3next"):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(width * factor))
-    if arch in ("gemma2", "gemma3", "cohere2", "olmo3", "gpt-oss"):
+    if arch in ("gemma2", "gemma3", "gemma3n", "cohere2", "olmo3", "gpt-oss", "exaone-moe", "afmoe"):
         writer.add_sliding_window(config.sliding_window)
         pattern = config.layer_types.index("full_attention") + 1
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)

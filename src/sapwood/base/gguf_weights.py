@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sapwood.base.network.parts import is_across, is_linear
+from sapwood.base.network.parts import is_across, is_linear, own_names
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.file import GgufFile, GgufTensor
-from sapwood.gguf.layout import has_other_columns, is_whole_only, places, to_torch_layout, to_torch_rows
+from sapwood.gguf.layout import (
+    Grouped,
+    has_other_columns,
+    is_whole_only,
+    places,
+    to_torch_layout,
+    to_torch_rows,
+)
 from sapwood.gguf.names import sources
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
@@ -72,8 +79,13 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
     for name, tensors in counted(f"loading {file.path.name}", found.items(), len(found)):
         owner, module = _owner(model, name)
         packed = file.tensors[tensors[0]]
-        kinds = {file.tensors[tensor].type for tensor in tensors}
-        if has_other_columns(file, tensors[0]) or (is_linear(module) and len(kinds) > 1):
+        grouped, kinds = Grouped.of(file, tensors), {file.tensors[tensor].type for tensor in tensors}
+        if grouped and len(kinds) == 1:
+            rows = grouped.joined([np.asarray(file.tensors[tensor].data) for tensor in tensors])
+            model.set_submodule(
+                owner, GgufLinear(packed.type, rows_last(rows, packed.type), dtype, module.bias)
+            )
+        elif grouped or has_other_columns(file, tensors[0]) or (is_linear(module) and len(kinds) > 1):
             plain = _unpack(file, tensors, wanted[name], dtype, model.config).T.unsqueeze(1).contiguous()
             model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
         elif len(packed.shape) == 2 and (is_linear(module) or isinstance(module, nn.Embedding)):
@@ -94,7 +106,7 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
             _place(model, name, _unpack(file, tensors, wanted[name], dtype, model.config))
         file.forget()
     embedding = model.get_input_embeddings()
-    if "lm_head.weight" not in found:
+    if "output.weight" not in file.tensors:
         model.set_output_embeddings(GgufLinear(embedding.packed.kind, embedding.weight, dtype))
     _fill_buffers(model)
 
@@ -114,9 +126,10 @@ def _blocks_of_experts(stack: GgufTensor) -> tuple[str, Any]:
 
 def _checked_sources(model: Any, file: GgufFile) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
     """What the model wants (parameters, and the buffers that checkpoints hold), and where it lies."""
-    found, kept = sources(file), model.state_dict().keys()
+    kept, own = model.state_dict().keys(), own_names(model)
     wanted: dict[str, Any] = dict(model.named_parameters())
     wanted |= {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    found = {own(name): tensors for name, tensors in sources(file).items()}
     check_tensors(file, found, wanted, model.config)
     return wanted, found
 
@@ -142,7 +155,10 @@ def check_tensors(
         if name not in wanted:
             problems += [unexpected(tensor, file.path) for tensor in tensors]
             continue
-        for tensor, place in zip(tensors, places(row_of(file), tensors, wanted[name], config), strict=True):
+        grouped = Grouped.of(file, tensors)
+        there = wanted[name]
+        parts = grouped.apart(there) if grouped else places(row_of(file), tensors, there, config)
+        for tensor, place in zip(tensors, parts, strict=True):
             shape, own = file.tensors[tensor].shape, tuple(place.shape)
             if shape != own and (1, *shape) != own:  # the gate of a shared expert is often a vector
                 problems.append(misshapen(tensor, shape, own, file.path))
@@ -168,6 +184,9 @@ def _unpack(
     from torch import nn
 
     out = torch.empty(wanted.shape, dtype=dtype if isinstance(wanted, nn.Parameter) else wanted.dtype)
+    if (grouped := Grouped.of(file, names)) is not None:
+        out.copy_(torch.from_numpy(grouped.joined([file.tensors[name].dense() for name in names])))
+        return nn.Parameter(out, requires_grad=False)
     for name, part in zip(names, places(row_of(file), names, out, config), strict=True):
         tensor = file.tensors[name]
         rows = tensor.shape[0]

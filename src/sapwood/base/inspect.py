@@ -19,8 +19,8 @@ from sapwood.base.sources import resolve
 from sapwood.base.tokenizer import check_vocabulary, read_tokenizer_of, with_new_tokens
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError, first_line
-from sapwood.gguf.facts import config_values
-from sapwood.gguf.file import read_gguf
+from sapwood.gguf.facts import config_values, family_of
+from sapwood.gguf.file import GgufFile, read_gguf
 from sapwood.gguf.keys import integer
 from sapwood.gguf.tokenizer import read_tokenizer
 from sapwood.machine.bars import told_bars
@@ -76,11 +76,10 @@ def _inspect_folder(source: str, path: Path) -> BaseSpec:
 
 
 def _inspect_file(source: str, path: Path) -> BaseSpec:
-    from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     file = read_gguf(path)
-    values = config_values(file)
-    hf_config = CONFIG_MAPPING[values.pop("model_type")](**values)
+    hf_config = _config_of(file)
     read = read_tokenizer(file)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=read.tokenizer,
@@ -101,6 +100,19 @@ def _inspect_file(source: str, path: Path) -> BaseSpec:
         hf_config=hf_config,
         stop_ids=_stop_ids(read.stop_ids, tokenizer),
     )
+
+
+def _config_of(file: GgufFile) -> Any:
+    """The transformers config of a file, in that of a wrapper if no class is for its language model alone."""
+    from transformers import CONFIG_MAPPING
+
+    values = config_values(file)
+    kind, around = values.pop("model_type"), family_of(file).inside
+    made: Any = CONFIG_MAPPING[around or kind]
+    if not around:
+        return made(**values)
+    tied = {"tie_word_embeddings": values["tie_word_embeddings"]}  # what a wrapper says counts
+    return made(text_config=values | {"model_type": kind}, **tied)
 
 
 def _native_config(folder: Folder) -> Any:
@@ -173,7 +185,7 @@ def _check_size(hf_config: Any, folder: Folder) -> None:
         why = f"the files hold {len(folder.shapes):,} tensors, and a layer needs several"
         mend = "config.json and the weights belong to different models, or a file is missing"
         raise ModelError(what, where, why, mend)
-    described = sum(parameter.numel() for parameter in _on_meta(hf_config, where).parameters())
+    described = sum(parameter.numel() for parameter in on_meta(hf_config, where).parameters())
     if described > (held := num_elements(folder)):
         why = f"it describes {described:,} parameters, the files hold {held:,}"
         mend = "config.json and the weights belong to different models, or a file is missing"
@@ -203,7 +215,7 @@ def _ids(value: Any) -> list[int]:
 # --- shapes ------------------------------------------------------------------------------------------------
 
 
-def _on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> Any:
+def on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> Any:
     """The module tree with shapes and no memory."""
     import torch
 
@@ -249,7 +261,7 @@ def quiet() -> Generator[None]:
 
 def skeleton(spec: BaseSpec, dtype: torch.dtype | None = None) -> Any:
     """The model without weights (on torch's meta device): its modules and shapes. fp32 without ``dtype``."""
-    return _on_meta(spec.hf_config, str(spec.path), dtype)
+    return on_meta(spec.hf_config, str(spec.path), dtype)
 
 
 def whole_names(spec: BaseSpec) -> set[str]:

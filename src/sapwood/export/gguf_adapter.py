@@ -22,7 +22,7 @@ from sapwood.adapter.pairs import LoraPair, lora_pairs
 from sapwood.base.network.parts import text_names
 from sapwood.errors import ExportError, Problem
 from sapwood.gguf.families import FAMILIES, architecture_of, in_files
-from sapwood.gguf.layout import apart, to_file_columns, to_file_rows
+from sapwood.gguf.layout import Grouped, apart, to_file_columns, to_file_rows
 from sapwood.gguf.names import of_layer, tensor_names
 from sapwood.serve.load import Loaded
 
@@ -96,7 +96,10 @@ def _parts(pair: LoraPair, names: Sequence[str], alpha: float, config: Any) -> l
     """A pair as the tensors of its module in a file."""
     architecture, a = architecture_of(config), np.ascontiguousarray(pair.a.numpy())
     b = pair.b.numpy() * np.float32(pair.scale * pair.rank / alpha)
-    parts = zip(names, apart(names, b, FAMILIES[architecture].turned), strict=True)
+    grouped = Grouped.of_config(architecture, names, config)
+    parts = zip(
+        names, grouped.apart(b) if grouped else apart(names, b, FAMILIES[architecture].turned), strict=True
+    )
     return [
         GgufPair(
             name,

@@ -16,12 +16,12 @@ from sapwood.export.merge import Parameters
 from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import file_values, global_rope, head_width
 from sapwood.gguf.families import FAMILIES, architecture_of, in_files
+from sapwood.gguf.file import LINEARS, STACKED, read_gguf
 from sapwood.gguf.file import NUMBERS as LAYER_NUMBERS
-from sapwood.gguf.file import read_gguf
 from sapwood.gguf.keys import SPECULATING, layers_of
 from sapwood.gguf.latent import latent_values
-from sapwood.gguf.layout import places, to_file_layout
-from sapwood.gguf.names import file_name, in_metadata, of_layer, tensor_names
+from sapwood.gguf.layout import Grouped, places, to_file_layout
+from sapwood.gguf.names import file_name, in_metadata, of_layer, tensor_names, unread
 from sapwood.gguf.rope import DIVISORS, rope_divisors, rope_factors
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
@@ -60,6 +60,7 @@ def write_gguf_model(
     writer.add_quantization_version(2)
     for key, value in {**_metadata(spec, config), **_template(spec, renderer)}.items():
         _add(writer, key, value)
+    stacks: dict[str, dict[str, Any]] = {}
     numbers: dict[str, dict[int, float]] = {}
     with Quantiser() as quantiser:
         for parameter, tensor in counted("writing tensor", parameters):
@@ -67,7 +68,9 @@ def write_gguf_model(
             module, leaf = (own, "weight") if own in names else own.rsplit(".", 1)
             if module not in names:
                 raise ExportError(f"GGUF can't store the tensor {parameter}", str(path), architecture)
-            parts = places(architecture, names[module], tensor.cpu().numpy(), config)
+            grouped = Grouped.of_config(architecture, names[module], config)
+            whole = tensor.cpu().numpy()
+            parts = grouped.apart(whole) if grouped else places(architecture, names[module], whole, config)
             for name, values in zip(names[module], parts, strict=True):
                 if in_metadata(name):
                     numbers.setdefault(of_layer(name), {})[int(name.split(".")[1])] = float(values[0])
@@ -75,7 +78,14 @@ def write_gguf_model(
                 values = to_file_layout(architecture, name, values, config, leaf)
                 packed = type_of(kind, name, values.shape, config.num_hidden_layers, tied)
                 blocks = quantiser.packed(packed, values)
+                if (stack := name.rpartition(".")[0]) in STACKED:
+                    parts_of = stacks.setdefault(stack, {})
+                    parts_of[name] = blocks
+                    if len(parts_of) < LINEARS:
+                        continue
+                    name, blocks = stack, np.stack([parts_of[part] for part in sorted(parts_of)])
                 writer.add_tensor(file_name(name, leaf), blocks, raw_dtype=GGMLQuantizationType[packed])
+        _add_unread(writer, architecture, config)
     for key, by_layer in numbers.items():
         writer.add_array(key, [by_layer[layer] for layer in sorted(by_layer)])
     if (divisors := rope_divisors(global_rope(config), head_width(config))) is not None:
@@ -86,6 +96,16 @@ def write_gguf_model(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_unread(writer: Any, architecture: str, config: Any) -> None:
+    """Zeros for the tensors that llama.cpp wants to find and doesn't read."""
+    width = head_width(config)
+    for name in unread(architecture, config.num_hidden_layers):
+        shape = (config.num_key_value_heads * width, config.hidden_size)
+        writer.add_tensor(
+            f"{name}.weight", np.zeros((width,) if name.endswith("norm") else shape, np.float32)
+        )
 
 
 # --- metadata ---------------------------------------------------------------------------------------------
@@ -104,7 +124,7 @@ def _metadata(spec: BaseSpec, config: Any) -> Metadata:
             }
         return kept
     tokens = tokenizer_metadata(spec.tokenizer, config.vocab_size)
-    return {"general.name": _name(spec), **file_values(config), **tokens}
+    return {"general.name": _name(spec), **file_values(config, spec.hf_config), **tokens}
 
 
 def _name(spec: BaseSpec) -> str:

@@ -15,7 +15,7 @@ from sapwood.base.folder import read_json
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import config_values, context_of, stored_name
 from sapwood.gguf.file import read_gguf
-from sapwood.gguf.settled import flat, flattened, settled
+from sapwood.gguf.settled import flat, flattened, settled, settled_rope
 
 # Keys that an export sets by itself, and keys that name the reader and not the model.
 SET_ANEW = {
@@ -28,7 +28,10 @@ NEW_KEYS = {"rope_parameters", "dtype"}  # of transformers 5
 def gguf_facts(path: Path, config: Any, tied: bool) -> list[Problem]:
     """Values of a GGUF file that aren't those of ``config``. ``tied``: the model's head is its embedding."""
     try:
-        found = flattened(config_values(read_gguf(path)), type(config))
+        read = config_values(read_gguf(path))
+        if "rope_parameters" in read:
+            read["rope_parameters"] = settled_rope(read["rope_parameters"])
+        found = flattened(read, type(config))
     except ModelError as error:
         return list(error.problems)
     wanted = {**flat(settled(config)), "max_position_embeddings": context_of(config)}

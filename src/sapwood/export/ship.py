@@ -18,7 +18,7 @@ from typing import Any
 from sapwood.adapter.pairs import has_pairs
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
-from sapwood.base.network.parts import auto_class, speaks
+from sapwood.base.network.parts import auto_class, is_wrapper, speaks
 from sapwood.base.write import is_tied
 from sapwood.config.sections import BaseConfig
 from sapwood.engine.process import require_llama_cpp
@@ -142,6 +142,10 @@ def refuse_early(spec: BaseSpec, kind: Kind) -> None:
     if kind != "merged":
         require_llama_cpp(WHY)
         refuse_unwritable(spec.text)
+    elif spec.path.is_file() and is_wrapper(spec.hf_config):
+        why = f"a folder of {spec.hf_config.model_type} has a part for pictures, and the file has none"
+        mend = "--to gguf; or open the adapter's own folder in PEFT, on the model's folder"
+        raise ExportError("the base holds the language model alone", str(spec.path), why, mend)
 
 
 # --- GGUF -------------------------------------------------------------------------------------------------

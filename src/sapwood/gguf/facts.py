@@ -10,18 +10,28 @@ from typing import Any
 import numpy as np
 
 from sapwood.errors import ExportError, ModelError, Problem
-from sapwood.gguf.families import FAMILIES, INNER, INTERVAL, PATTERN, SECTIONS, architecture_of, in_files
-from sapwood.gguf.family import COUNT, Family, attribute, facts_of, has_experts
+from sapwood.gguf.families import (
+    DEEPSTACK,
+    FAMILIES,
+    INNER,
+    INTERVAL,
+    PATTERN,
+    SECTIONS,
+    architecture_of,
+    in_files,
+)
+from sapwood.gguf.family import COUNT, Family, attribute, facts_of, fixed_of, has_experts
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, layers_of, number
 from sapwood.gguf.latent import NAMES, latent_sizes, latent_values, unwritable_latent
 from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
-from sapwood.gguf.settled import IMPLIED, flat, settled, value_of
+from sapwood.gguf.settled import IMPLIED, ROWS_OF_LAYERS, flat, settled, value_of
 
 WINDOW = "attention.sliding_window"
 ROTATED = "rope.scaling.finetuned"
 LOCAL_THETA = "rope.freq_base_swa"
 SHARED_WIDTH = "expert_shared_feed_forward_length"
+OF_LAYERS = "per_layer_token_embd.weight"
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
 # Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
@@ -47,6 +57,8 @@ ELSEWHERE = {
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
     *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc", "embedding_initializer_range"),
     *("mamba_chunk_size", "mamba_d_head"),  # the first changes the order of sums, others tell the second
+    "mlp_layer_types",  # see `_unwritable_layers`
+    *("altup_coef_clip", "vocab_size_per_layer_input"),  # Gemma 3n's: of its training; see `layout`
     *("emb_pdrop", "classifier_dropout", "summary_type", "summary_use_proj"),  # GPT-2's and
     *("summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_ctx"),  # those after it
     *("task_specific_params", "gradient_checkpointing", "attention_softmax_in_fp32"),
@@ -71,7 +83,8 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     """
     family = family_of(file)
     _refuse_constants(file, family)
-    values = dict(family.fixed) | _sizes(file, family)
+    values = _sizes(file, family)
+    values |= fixed_of(family, values["num_hidden_layers"])
     values["model_type"] = family.kinds[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     own = {name.split(".", 2)[-1] for name in file.tensors}  # in whichever layer
@@ -203,6 +216,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
         raise ModelError("the file's keys don't fit its tensors", str(file.path), why)
     silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
+    if OF_LAYERS in file.tensors:
+        values[ROWS_OF_LAYERS] = file.tensors[OF_LAYERS].shape[0]
     for fact in facts_of(family):
         if family.between and not family.every and fact.config == "num_key_value_heads":
             values[fact.config] = max(key_heads(file, layers))
@@ -262,13 +277,14 @@ def _types(flags: list[bool], other: str = "sliding_attention") -> list[str]:
 # --- writing ----------------------------------------------------------------------------------------------
 
 
-def file_values(config: Any) -> dict[str, Any]:
-    """A config in the format's words, keys with the architecture's name before them.
+def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
+    """A config in the format's words, keys with the architecture's name before them. ``whole``: of the
+    wrapper around the model, if there is one: a file says to how many layers pictures are added.
 
     Raises ExportError as `refuse_unwritable`.
     """
     refuse_unwritable(config)
-    config, architecture = settled(config), architecture_of(config)
+    given, config, architecture = config, settled(config), architecture_of(config)
     family, width = FAMILIES[architecture], head_width(config)
     values: dict[str, Any] = {"vocab_size": config.vocab_size, "attention.value_length": width}
     for fact in facts_of(family):
@@ -285,8 +301,6 @@ def file_values(config: Any) -> dict[str, Any]:
     if family.every:
         values[INTERVAL] = _period(config.layer_types, family.between)
         values[INNER] = config.linear_value_head_dim * config.linear_num_value_heads
-        sections = global_rope(config).get("mrope_section") or [values["rope.dimension_count"] // 2, 0, 0]
-        values[SECTIONS] = [*sections, 0]  # of time, height and width: the same for text
     elif family.between:
         kinds = config.layer_types
         values["attention.head_count_kv"] = [
@@ -296,12 +310,23 @@ def file_values(config: Any) -> dict[str, Any]:
         values[ROTATED] = getattr(config, family.rotated) == "rope"
     if family.mamba:
         values[INNER] = int(config.mamba_expand * config.hidden_size)
+    if family.sections:
+        values[SECTIONS] = [*_sections(given, values["rope.dimension_count"] // 2), 0]
+    pictures = getattr(getattr(whole, "vision_config", None), "deepstack_visual_indexes", None)
+    if family.inside and pictures:
+        values[DEEPSTACK] = len(pictures)
     if family.shared:
         values[SHARED_WIDTH] = getattr(config, family.shared) * config.moe_intermediate_size
     values["context_length"] = context_of(config)
     if family.latent:
         values |= latent_values(config, family)
     return {f"{in_files(architecture)}.{key}": value for key, value in values.items()}
+
+
+def _sections(config: Any, frequencies: int) -> list[int]:
+    """How many of a head's frequencies turn by time, height and width: by turns, if the config says nothing.
+    Of text all turn alike; llama.cpp turns none that is in no section."""
+    return global_rope(config).get("mrope_section") or [(frequencies + 2 - axis) // 3 for axis in range(3)]
 
 
 def context_of(config: Any) -> int:
@@ -314,19 +339,26 @@ def context_of(config: Any) -> int:
 
 def refuse_unwritable(config: Any) -> None:
     """Raises ExportError with everything in a config that llama.cpp would compute otherwise, or leave out."""
-    config, architecture = settled(config), architecture_of(config)
+    given, config, architecture = config, settled(config), architecture_of(config)
     family = FAMILIES[architecture]
     told = {stored_name(config, attribute(family, fact.config)) for fact in facts_of(family)}
     told |= family.biases.keys() | (NAMES if family.latent else set()) | {family.rotated}
-    found = {name: getattr(config, name, None) for name in family.fixed}
-    odd = {name: value for name, value in found.items() if not _same(value, family.fixed[name])}
-    own = {fact.config: value_of(config, family, fact.config) for fact in family.facts if not fact.optional}
-    odd |= {name: value for name, value in own.items() if value is None or isinstance(value, list)}
+    fixed = fixed_of(family, config.num_hidden_layers)
+    found = {name: getattr(config, name, None) for name in fixed}
+    odd = {name: value for name, value in found.items() if not _same(value, fixed[name])}
+    facts = [fact for fact in facts_of(family) if not fact.optional]
+    own = {fact.config: value_of(config, family, fact.config) for fact in facts}
+    told_by_facts = {fact.config for fact in family.facts}
+    odd |= {
+        name: value
+        for name, value in own.items()
+        if isinstance(value, list) or (value is None and name in told_by_facts)
+    }
     defaults = flat(type(config)())
     odd |= {
         name: value
         for name, value in flat(config).items()
-        if name not in told | family.fixed.keys() and value != defaults.get(name)
+        if name not in told | fixed.keys() and value != defaults.get(name)
         if name.rpartition(".")[2] not in ELSEWHERE
         if name not in family.lacks
     }
@@ -344,6 +376,9 @@ def refuse_unwritable(config: Any) -> None:
         problems.append(Problem("GGUF can't store a tied output head", "tie_word_embeddings", why))
     if family.rotary:
         problems += unwritable_rope(global_rope(config), architecture)
+    if sum(sections := global_rope(given).get("mrope_section") or []) > head_width(config):
+        why = f"llama.cpp's {architecture} takes no more than a head has numbers, {head_width(config)}"
+        problems.append(Problem(f"GGUF can't store mrope_section: {sections}", "rope_parameters", why))
     problems += _unwritable_layers(config, family, architecture)
     if problems:
         raise ExportError(problems)
@@ -382,9 +417,17 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
             f"{where} has them to the end",
         )
         problems.append(Problem(what, "moe_layer_end_index", why))
+    kinds = getattr(config, "mlp_layer_types", None) or []
+    if kinds != sorted(kinds) or kinds.count("dense") not in (0, getattr(config, "first_k_dense_replace", 0)):
+        why = f"in {where} the first {config.first_k_dense_replace} layers have none, all others have"
+        problems.append(Problem("layers without experts are others", "mlp_layer_types", why))
     if family.unturned and config.no_rope_layers != _turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
+    if 0 < family.own_keys <= last and config.layer_types[family.own_keys - 2 :][:2] != _types([True, False]):
+        where_from = f"layers from {family.own_keys} on use keys of the two before them"
+        why = f"in {where} {where_from}: one with a window, one without"
+        problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
     if family.every:
         return problems + _unwritable_linear(config, family, where)
     if family.between and "full_attention" not in config.layer_types:

@@ -35,6 +35,7 @@ _MULTIPLIERS = (
 )
 PATTERN = "attention.sliding_window_pattern"
 INTERVAL, INNER, SECTIONS = "full_attention_interval", "ssm.inner_size", "rope.dimension_sections"
+DEEPSTACK = "n_deepstack_layers"
 _CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
 _EXPERTS = (Fact("num_experts", COUNT), _CHOSEN)
 _LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
@@ -106,9 +107,13 @@ _QWEN35 = Family(
     between="linear_attention",
     every=4,
     tiled=True,
+    sections=True,
     partial=True,
     norms_plus_one=True,
     scalings=("default",),
+)
+_QWEN3VL = Family(
+    ("qwen3_vl_text",), fixed=SILU | {"attention_bias": False}, inside="qwen3_vl", sections=True
 )
 
 _DEEPSEEK = Family(
@@ -287,6 +292,28 @@ FAMILIES = {
         window=6,
         largest=62,
         norms_plus_one=True,
+        local_theta=True,
+    ),
+    "gemma3n": Family(
+        ("gemma3n_text",),
+        facts=(_WINDOW,),
+        fixed=GELU
+        | {
+            "attention_bias": False,
+            "final_logit_softcapping": 30.0,
+            "hidden_size_per_layer_input": 256,
+            "altup_num_inputs": 4,
+            "altup_active_idx": 0,
+            "altup_correct_scale": True,
+            "laurel_rank": 64,
+        },
+        by_depth={
+            "num_kv_shared_layers": lambda layers: max(0, layers - 20),
+            "activation_sparsity_pattern": lambda layers: ([0.95] * 10 + [0.0] * layers)[:layers],
+        },
+        window=5,
+        own_keys=20,
+        unadapted=("altup_proj", "altup_unembd_proj", "altup_router", "per_layer_model_proj"),
         local_theta=True,
     ),
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
@@ -508,6 +535,68 @@ FAMILIES = {
         ),
         fixed={key: value for key, value in _GRANITE_HYBRID.fixed.items() if key != "num_local_experts"},
         lacks=(),
+    ),
+    "minimax-m2": Family(
+        ("minimax_m2",),
+        facts=(*_LOCAL_EXPERTS, Fact("intermediate_size", "expert_feed_forward_length")),
+        fixed=SILU,
+        constants=_SIGMOID,
+        partial=True,
+        head="own",
+    ),
+    "exaone-moe": Family(
+        ("exaone_moe",),
+        facts=(
+            *_NARROW_EXPERTS,
+            Fact("num_shared_experts", "expert_shared_count"),
+            Fact("first_k_dense_replace", _DENSE_FIRST, int, 0),
+            Fact("routed_scaling_factor", "expert_weights_scale", float, 1.0),
+            Fact("norm_topk_prob", "expert_weights_norm", bool, False),
+            _WINDOW,
+        ),
+        fixed=SILU | _ONE_GROUP,
+        constants=_SIGMOID,
+        shared="num_shared_experts",
+        window=4,
+        head="own",
+        scalings=_LLAMA3,
+    ),
+    "afmoe": Family(
+        ("afmoe",),
+        facts=(
+            *_NARROW_EXPERTS,
+            Fact("num_shared_experts", "expert_shared_count", int, 0),
+            Fact("num_dense_layers", _DENSE_FIRST, int, 0),
+            Fact("route_scale", "expert_weights_scale", float, 1.0),
+            _WINDOW,
+        ),
+        fixed=SILU | {"mup_enabled": True, "attention_bias": False},
+        constants=_SIGMOID | {"expert_weights_norm": True, PATTERN: 4},
+        window=4,
+    ),
+    "qwen3next": replace(
+        _QWEN35,
+        kinds=("qwen3_next",),
+        facts=(*_DELTA_NETWORK, *_NARROW_EXPERTS, _SHARED_WIDTH),
+        fixed=SILU | _IN_EVERY_LAYER | {"attention_bias": False, "norm_topk_prob": True},
+        tiled=False,
+        sections=False,
+        by_key_heads=True,
+        scalings=("default", "linear", "yarn"),
+    ),
+    "qwen3vl": _QWEN3VL,
+    "qwen3vlmoe": replace(
+        _QWEN3VL,
+        kinds=("qwen3_vl_moe_text",),
+        facts=_NARROW_EXPERTS,
+        fixed=SILU | _IN_EVERY_LAYER | {"attention_bias": False},
+        inside="qwen3_vl_moe",
+    ),
+    "paddleocr": Family(
+        ("paddleocr_vl_text",),
+        fixed=SILU | {"use_bias": False},
+        inside="paddleocr_vl",
+        sections=True,
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,15 +40,20 @@ class Family:
         architecture: the name in files, if another row has it already: one with experts, or with windows.
         facts: beside those of `COMMON`.
         fixed: config attributes with the one value that is computed.
+        by_depth: config attributes with one value for a number of layers.
         constants: keys of a file with the one value that transformers computes; a file may leave them out.
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
+        own_keys: so many first layers have keys of their own, which the others use; 0: all have.
         lacks: config attributes of `COMMON` that it doesn't have, or that its class doesn't read.
         names: what its config calls attributes of `COMMON`, if it calls them otherwise.
         implied: attributes of `COMMON` that a file says, and its config doesn't: they follow from others.
+        inside: the model of transformers around it, if no class is for the language model by itself.
+        sections: a file says how many frequencies turn by time, height and width, for pictures.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
         every: the last of so many layers has attention, the others are those ``between``.
+        by_key_heads: linear attention with one projection in transformers, by heads of keys, see `layout`.
         tiled: linear attention with heads of values in another order, see `layout`.
         shared: config attribute with the number of shared experts, whose width a file says too.
         biases: switches of the config, and the tensors that get a bias by them, or that are there by them.
@@ -83,16 +88,22 @@ class Family:
     sign: str = ""
     facts: tuple[Fact, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    by_depth: Mapping[str, Callable[[int], Any]] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     yarn: Mapping[str, str] = field(default_factory=dict)
     log_unit: float = 1.0
     between: str = ""
     shared: str = ""
+    inside: str = ""
+    sections: bool = False
+    own_keys: int = 0
+    unadapted: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     implied: tuple[str, ...] = ()
     turned: bool = False
     every: int = 0
+    by_key_heads: bool = False
     tiled: bool = False
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     epsilon: Fact | None = Fact("rms_norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-6)
@@ -114,7 +125,6 @@ class Family:
     latent: Literal["split", "joined", ""] = ""
     mamba: Literal[0, 1, 2] = 0
     rotated: str = ""
-    unadapted: tuple[str, ...] = ()
 
 
 COMMON = (
@@ -132,6 +142,11 @@ def facts_of(family: Family) -> tuple[Fact, ...]:
     """All that a file of the family can carry."""
     common = [fact for fact in COMMON if fact.config not in family.lacks]
     return (*common, *([family.epsilon] if family.epsilon else []), *family.facts)
+
+
+def fixed_of(family: Family, layers: int) -> dict[str, Any]:
+    """Config attributes of a model with so many layers that llama.cpp computes with one value."""
+    return {**family.fixed, **{name: value(layers) for name, value in family.by_depth.items()}}
 
 
 def has_experts(family: Family) -> bool:

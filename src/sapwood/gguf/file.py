@@ -30,6 +30,8 @@ MAX_STRINGS = 2_000_000  # in one array; the largest vocabularies have 262,144
 MAX_NAME = 256
 SMALLEST_KEY = 8 + 4 + 1  # bytes of the smallest possible entry of each table
 SMALLEST_TENSOR = 8 + 4 + 8 + 4 + 8
+STACKED = ("altup_proj", "altup_unembd_proj")  # stacks of matrices that are linears by themselves
+LINEARS = 3  # in each of them
 
 # Numbers of xIELU in metadata, one for each layer: parameters in transformers, read as tensors of one number.
 NUMBERS = ("xielu.alpha_p", "xielu.alpha_n", "xielu.beta", "xielu.eps")
@@ -65,6 +67,11 @@ class GgufTensor:
     shape: tuple[int, ...]
     data: NDArray[np.uint8]
 
+    def part(self, index: int) -> GgufTensor:
+        """One matrix of a stack; it shares the bytes."""
+        stem, _, leaf = self.name.rpartition(".")
+        return GgufTensor(f"{stem}.{index}.{leaf}", self.type, self.shape[1:], self.data[index])
+
     def rows(self, start: int, stop: int) -> GgufTensor:
         """A part of a tensor of two or more dimensions along its first; it shares the bytes."""
         part = self.data[start:stop]
@@ -84,6 +91,13 @@ class GgufTensor:
             mend = "use a file in Q4_0 to Q8_0, Q2_K to Q6_K, F16, BF16 or F32"
             raise ModelError(f"tensors of type {self.type} can't be unpacked", self.name, mend=mend) from None
         return values.reshape(self.shape).astype(dtype, copy=False)
+
+
+def _parts(tensor: GgufTensor) -> list[GgufTensor]:
+    """A tensor, or each matrix of a stack of linears."""
+    if tensor.name.removesuffix(".weight") not in STACKED or len(tensor.shape) <= 2:
+        return [tensor]
+    return [tensor.part(index) for index in range(len(tensor.data))]
 
 
 def _widened(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -273,10 +287,11 @@ class _Reader:
             if end > self.size:
                 why = f"its data ends at byte {end:,}, the file at {self.size:,}: the download may be cut"
                 self.fail(f"tensor {name} runs past the end", why)
-        return {
-            name: GgufTensor(name, kind, shape, self._rows(start + offset, length, shape))
+        tensors = [
+            GgufTensor(name, kind, shape, self._rows(start + offset, length, shape))
             for name, (kind, shape, offset, length) in heads.items()
-        } | _numbers(metadata)
+        ]
+        return {part.name: part for tensor in tensors for part in _parts(tensor)} | _numbers(metadata)
 
     def tensor_head(self, name: str) -> tuple[str, tuple[int, ...], int, int]:
         """(type, shape, offset, bytes) of one tensor."""

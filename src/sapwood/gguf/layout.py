@@ -12,6 +12,10 @@ Seven layouts differ:
   the heads of queries that share a head of keys, that head of keys, and its head of values. In files all
   queries come first, then all keys, then all values;
 - kernels of convolutions have a dimension of 1 in transformers, which files leave out;
+- Qwen 3 Next has one projection for queries, keys, values and gates in its linear attention, the rows of each
+  head of keys side by side; files have a tensor for gates, and one for all others, one kind after the other;
+- Gemma 3n's embedding for layers has rows for all tokens in files; in transformers tokens beyond its end have
+  its first row;
 - in Qwen 3.5's linear attention, heads of values that share a head of keys stand side by side in
   transformers; in files every head of keys comes once before one comes again. A decay is kept as its
   logarithm in transformers, and as minus the decay in files;
@@ -30,8 +34,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.gguf.facts import family_of, key_heads
-from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.facts import OF_LAYERS, family_of, key_heads
+from sapwood.gguf.families import FAMILIES, INNER
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.names import DECAY, KERNELS, OF_HEADS, SHARED_GATE, SKIP, STACKS, in_metadata, of_layer
@@ -69,6 +73,53 @@ def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) 
         parts = apart(tensors, values, by_turns)
         return [part[..., 0] for part in parts] if name.endswith(".bias") else parts
     return apart(tensors, values)
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """How the rows of one projection of linear attention lie in several tensors of a file.
+
+    order: where each row of the tensors, one after the other, lies in the projection. sizes: rows of each.
+    """
+
+    order: NDArray[np.int64]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, file: GgufFile, tensors: Sequence[str]) -> Grouped | None:
+        """Of a parameter with these tensors; None if its rows aren't grouped."""
+        if not family_of(file).by_key_heads or not _is_grouped(tensors):
+            return None
+        keys = integer(file, "ssm.group_count")
+        return cls._by(keys, integer(file, "ssm.state_size"), integer(file, INNER) // keys)
+
+    @classmethod
+    def of_config(cls, architecture: str, tensors: Sequence[str], config: Any) -> Grouped | None:
+        if not FAMILIES[architecture].by_key_heads or not _is_grouped(tensors):
+            return None
+        keys, values = config.linear_num_key_heads, config.linear_num_value_heads
+        return cls._by(keys, config.linear_key_head_dim, config.linear_value_head_dim * values // keys)
+
+    @classmethod
+    def _by(cls, keys: int, key: int, value: int) -> Grouped:
+        """keys: heads of keys. key: numbers of one. value: numbers of all heads of values that share it."""
+        rows = np.arange(keys * 2 * (key + value)).reshape(keys, -1)
+        queries, own, values, gates = np.split(rows, np.cumsum([key, key, value]), 1)
+        order = np.concatenate([part.ravel() for part in (gates, queries, own, values)])
+        return cls(order, (gates.size, len(order) - gates.size))
+
+    def apart(self, values: Any) -> list[Any]:
+        """The rows of the projection, or of its adapter's B, as those of the tensors."""
+        gates, rest = self.sizes
+        return [values[self.order[:gates]], values[self.order[-rest:]]]
+
+    def joined(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The inverse of `apart`."""
+        return np.concatenate(parts)[np.argsort(self.order)]
+
+
+def _is_grouped(tensors: Sequence[str]) -> bool:
+    return len(tensors) > 1 and of_layer(tensors[0]).startswith("attn_")
 
 
 def to_torch_layout(file: GgufFile, tensor: str, values: NDArray[Any]) -> NDArray[Any]:
@@ -129,6 +180,9 @@ def to_file_layout(
 ) -> NDArray[Any]:
     """The inverse of `to_torch_layout`. ``tensor``: its name without the ``leaf``, weight or bias."""
     values = to_file_rows(architecture, tensor, to_file_columns(architecture, tensor, values, config), config)
+    if f"{tensor}.{leaf}" == OF_LAYERS and len(values) < config.vocab_size:
+        first = np.repeat(values[:1], config.vocab_size - len(values), 0)
+        values = np.concatenate([values, first])
     if FAMILIES[architecture].norms_plus_one and leaf == "weight" and _adds_one(tensor):
         values = values + np.float32(1)
     if of_layer(tensor) == DECAY:

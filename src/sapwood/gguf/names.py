@@ -10,7 +10,8 @@ import re
 
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
-from sapwood.gguf.file import NUMBERS, GgufFile
+from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.file import LINEARS, NUMBERS, STACKED, GgufFile
 from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.rope import DIVISORS, FACTORS, FOLDER
 
@@ -50,6 +51,7 @@ _BLOCK = re.compile(r"blk\.(\d{1,6})\.")
 _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
 CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before they are chosen
+OF_KEYS = ("attn_k", "attn_v", "attn_k_norm")
 KERNELS = ("shortconv.conv", "ssm_conv1d")
 OF_HEADS = ("attn_k_b", "attn_v_b")  # what each head makes keys and values of, in latent attention
 DECAY, SKIP = "ssm_a", "ssm_d"  # the two tensors without .weight or .bias
@@ -89,17 +91,32 @@ _OF_LFM2 = {
     "ffn_up": "feed_forward.w3",
     "ffn_down": "feed_forward.w2",
 }
-_OF_QWEN35 = _HEAD_NORMS | {
+_DELTA_NETWORK = _HEAD_NORMS | {
     "post_attention_norm": "post_attention_layernorm",
-    "attn_qkv": "linear_attn.in_proj_qkv",
-    "attn_gate": "linear_attn.in_proj_z",
-    "ssm_beta": "linear_attn.in_proj_b",
-    "ssm_alpha": "linear_attn.in_proj_a",
     "ssm_conv1d": "linear_attn.conv1d",
     "ssm_dt.bias": "linear_attn.dt_bias",
     DECAY: "linear_attn.A_log",
     "ssm_norm": "linear_attn.norm",
     "ssm_out": "linear_attn.out_proj",
+}
+_OF_QWEN35 = _DELTA_NETWORK | {
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_alpha": "linear_attn.in_proj_a",
+}
+_OF_GEMMA3N = {
+    "inp_gate": "per_layer_input_gate",
+    "proj": "per_layer_projection",
+    "post_norm": "post_per_layer_input_norm",
+    "altup_correct_coef": "altup.correction_coefs",
+    "altup_correct_scale.weight": "altup.correct_output_scale",
+    "altup_predict_coef": "altup.prediction_coefs",
+    "altup_router": "altup.modality_router",
+    "altup_router_norm": "altup.router_norm",
+    "laurel_l": "laurel.linear_left",
+    "laurel_r": "laurel.linear_right",
+    "laurel_post_norm": "laurel.post_laurel_norm",
 }
 _OF_GLM_MOE = _experts("mlp") | _shared("mlp.shared_experts") | {CHOICE: "mlp.gate.e_score_correction_bias"}
 _LATENT = {
@@ -160,6 +177,7 @@ _LAYER = {
     "qwen3": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS,
     "gemma2": _EVERY_LAYER | _SANDWICH_NORMS,
     "gemma3": _EVERY_LAYER | _SANDWICH_NORMS | _HEAD_NORMS,
+    "gemma3n": _EVERY_LAYER | _SANDWICH_NORMS | _HEAD_NORMS | _OF_GEMMA3N,
     "chatglm": _ONE_GATE_AND_UP | _PRE_NORM,
     "glm4": _ONE_GATE_AND_UP | _PRE_NORM | _NORMS_AFTER,
     "mixtral": _mixture("mlp"),
@@ -205,6 +223,16 @@ _LAYER = {
     | _shared("mlp.shared_experts")
     | {CHOICE: "mlp.gate.moe_statics.e_score_correction_bias"},
     "qwen35": _EVERY_LAYER | _OF_QWEN35,
+    "qwen3next": _ATTENTION
+    | _DELTA_NETWORK
+    | {
+        "attn_gate": "linear_attn.in_proj_qkvz",
+        "attn_qkv": "linear_attn.in_proj_qkvz",
+        "ssm_ba": "linear_attn.in_proj_ba",
+    }
+    | _experts("mlp")
+    | {SHARED_GATE: "mlp.shared_expert_gate"}
+    | _shared("mlp.shared_expert"),
     "qwen35moe": _ATTENTION
     | _OF_QWEN35
     | _experts("mlp")
@@ -221,6 +249,22 @@ _LAYER = {
         "ffn_up_exps.bias": "mlp.experts.gate_up_proj_bias",
         "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
     },
+    "minimax-m2": _mixture("mlp") | _HEAD_NORMS | {CHOICE: "mlp.e_score_correction_bias"},
+    "exaone-moe": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS | _OF_GLM_MOE,
+    "afmoe": _EVERY_LAYER
+    | _HEAD_NORMS
+    | _experts("mlp", "router.gate")
+    | _shared("mlp.shared_experts")
+    | {
+        "attn_gate": "self_attn.gate_proj",
+        "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_mlp_layernorm",
+        "post_ffw_norm": "post_mlp_layernorm",
+        CHOICE: "mlp.expert_bias",
+    },
+    "paddleocr": _EVERY_LAYER | _PRE_NORM,
+    "qwen3vl": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS,
+    "qwen3vlmoe": _mixture("mlp") | _HEAD_NORMS,
     "hunyuan-moe": _mixture("mlp", "gate.wg") | _NORMS_OF_HUNYUAN | _shared("mlp.shared_mlp"),
     "granitehybrid": _OF_GRANITE_HYBRID
     | dict.fromkeys(("ffn_gate", "ffn_up"), "shared_mlp.input_linear")
@@ -253,6 +297,17 @@ _ENDS_OF_FALCON = {
     "output": "lm_head",
 }
 _OTHER_ENDS = {
+    "gemma3n": _OUTSIDE
+    | {
+        "per_layer_token_embd": "model.embed_tokens_per_layer",
+        "per_layer_model_proj": "model.per_layer_model_projection",
+        "per_layer_proj_norm": "model.per_layer_projection_norm",
+    }
+    | {
+        f"{stack}.{i}": f"model.{linears}.{i}"
+        for stack, linears in zip(STACKED, ("altup_projections", "altup_unembed_projections"), strict=True)
+        for i in range(LINEARS)
+    },
     **dict.fromkeys(("gpt2", "starcoder"), _ENDS_OF_GPT2),
     "gptneox": {
         "token_embd": "gpt_neox.embed_in",
@@ -285,7 +340,14 @@ def module_names(architecture: str, num_layers: int, older: bool = False) -> dic
     for layer in range(num_layers):
         for tensor, module in of_layer.items():
             names[f"blk.{layer}.{tensor}"] = f"{layers}.{layer}.{module}"
-    return names
+    return {name: module for name, module in names.items() if name not in unread(architecture, num_layers)}
+
+
+def unread(architecture: str, num_layers: int) -> list[str]:
+    """Tensors that a file must have, and that nobody reads: those of keys and values of layers that use
+    other layers' instead."""
+    own = FAMILIES[architecture].own_keys or num_layers
+    return [f"blk.{layer}.{tensor}" for layer in range(own, num_layers) for tensor in OF_KEYS]
 
 
 def tensor_names(architecture: str, num_layers: int) -> dict[str, tuple[str, ...]]:
@@ -328,8 +390,8 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
 
     Raises ModelError that lists the tensors which have no place in the architecture.
     """
-    layers = layers_of(file)
-    modules = module_names(row_of(file), layers, older=True)
+    layers, architecture = layers_of(file), row_of(file)
+    modules, left = module_names(architecture, layers, older=True), unread(architecture, layers)
     if any(_ONE_EXPERT.fullmatch(tensor) for tensor in file.tensors):
         why = "newer files have one stack for all experts of a layer"
         raise ModelError("the file has tensors for single experts", str(file.path), why, FOLDER)
@@ -345,7 +407,7 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
             names[tensor] = f"{modules[stem]}.{suffix}"
         elif tensor in modules and is_whole(tensor):
             names[tensor] = modules[tensor]
-        elif tensor not in _COMPUTED:
+        elif tensor not in _COMPUTED and stem not in left:
             strangers.append(
                 Problem(
                     f"unexpected tensor {tensor}", str(file.path), f"{file.architecture} has no such tensor"
@@ -361,5 +423,5 @@ def sources(file: GgufFile) -> dict[str, tuple[str, ...]]:
     ModelError as `parameter_names`."""
     found: dict[str, tuple[str, ...]] = {}
     for tensor, name in parameter_names(file).items():
-        found[name] = tuple(sorted((*found.get(name, ()), tensor)))  # gate before up
+        found[name] = tuple(sorted((*found.get(name, ()), tensor)))  # gate before up, and before the others
     return found

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.families import FAMILIES, SECTIONS
 from sapwood.gguf.family import Family
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, number
@@ -64,11 +64,18 @@ def read_rope(file: GgufFile, family: Family, width: int) -> dict[str, Any]:
         rope["partial_rotary_factor"] = rotated / width
     elif rotated != width:
         raise ModelError("a rotary embedding on part of each head isn't supported", str(file.path))
+    if family.sections and (sections := _sections(file)):
+        rope["mrope_section"] = sections
     rope |= _read_scaling(file, family, rope["rope_theta"], width)
     if rope["rope_type"] not in family.scalings:
         why = f"{file.architecture} is computed with {', '.join(family.scalings)}"
         raise ModelError(_unread(rope["rope_type"]), str(file.path), why, FOLDER)
     return rope
+
+
+def _sections(file: GgufFile) -> list[int]:
+    """How many frequencies turn by time, height and width. A fourth count is always 0."""
+    return [int(count) for count in file.metadata.get(f"{file.architecture}.{SECTIONS}", [])][:3]
 
 
 def _unread(kind: Any) -> str:

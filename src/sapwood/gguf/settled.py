@@ -21,6 +21,7 @@ IMPLIED: Mapping[str, Callable[[Any], int]] = {
     "head_dim": lambda config: config.hidden_size // config.num_attention_heads,
     "intermediate_size": lambda config: 4 * config.hidden_size,
 }
+ROWS_OF_LAYERS = "vocab_size_per_layer_input"
 
 
 def value_of(config: Any, family: Family, name: str) -> Any:
@@ -70,12 +71,21 @@ def settled(config: Any) -> Any:
         config.first_k_dense_replace = kinds.count("dense")  # GLM 4.7 Flash has a list for this number
     if family.rotated and getattr(config, family.rotated) != "rope":
         setattr(config, family.rotated, None)
-    ropes = getattr(config, "rope_parameters", None) or {}
-    if "full_attention" in ropes:
-        config.rope_parameters = {kind: plain_rope(rope) for kind, rope in ropes.items()}
-    elif ropes:
-        config.rope_parameters = plain_rope(ropes)
+    if hasattr(config, ROWS_OF_LAYERS):
+        setattr(config, ROWS_OF_LAYERS, config.vocab_size)
+    widths = getattr(config, "intermediate_size", None)
+    if isinstance(widths, list) and len(set(widths)) == 1:  # Gemma 3n's, one for each layer
+        config.intermediate_size = widths[0]
+    if rope := getattr(config, "rope_parameters", None):
+        config.rope_parameters = settled_rope(rope)
     return config
+
+
+def settled_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_parameters`` of a config, each in the form of `plain_rope`."""
+    if "full_attention" in rope:
+        return {kind: plain_rope(one) for kind, one in rope.items()}
+    return plain_rope(rope)
 
 
 def _settle_falcon(config: Any) -> None:

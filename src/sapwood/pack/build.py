@@ -114,7 +114,8 @@ def pad_pack(pack: Pack, multiple: int = PAD_TO) -> Pack:
     ``multiple``.
 
     Packs then come in a few lengths only: kernels are prepared once a shape, and freed memory fits the next
-    pack.
+    pack. The segment repeats the pack's last token: the row of token 0 is often zero, and a gradient through
+    the length of a zero vector (Gemma 3n's) isn't a number.
     """
     size = len(pack.ids)
     extra = -size % multiple
@@ -122,7 +123,7 @@ def pad_pack(pack: Pack, multiple: int = PAD_TO) -> Pack:
         return pack
     return dataclasses.replace(
         pack,
-        ids=np.pad(pack.ids, (0, extra)),
+        ids=np.pad(pack.ids, (0, extra), mode="edge"),
         positions=np.concatenate([pack.positions, np.arange(extra, dtype=np.int32)]),
         segments=(*pack.segments, Segment(size, size + extra, 0)),
     )

@@ -133,17 +133,27 @@ def _placed(kind: Any) -> Any:
 
 def text_names(network: Any) -> Callable[[str], str]:
     """From the name of a weight or a module to the one that it has in the language model by itself."""
-    if not is_wrapper(network.config):
-        return str
+    return _renaming(_ends(network)) if is_wrapper(network.config) else str
+
+
+def own_names(network: Any) -> Callable[[str], str]:
+    """The inverse of `text_names`."""
+    return _renaming([(alone, own) for own, alone in _ends(network)]) if is_wrapper(network.config) else str
+
+
+def _ends(network: Any) -> list[tuple[str, str]]:
+    """The names of the decoder and the head in ``network``, and in the language model by itself."""
     named = {id(module): name for name, module in network.named_modules()}
     ends = ((decoder_of(network), "model"), (network.get_output_embeddings(), "lm_head"))
-    inside = [(named[id(module)], alone) for module, alone in ends if module is not None]
+    return [(named[id(module)], alone) for module, alone in ends if module is not None]
 
-    def alone(name: str) -> str:
-        found = next(((own, new) for own, new in inside if f"{name}.".startswith(f"{own}.")), ("", ""))
+
+def _renaming(ends: list[tuple[str, str]]) -> Callable[[str], str]:
+    def renamed(name: str) -> str:
+        found = next(((old, new) for old, new in ends if f"{name}.".startswith(f"{old}.")), ("", ""))
         return found[1] + name.removeprefix(found[0])
 
-    return alone
+    return renamed
 
 
 def kept_dense(network: Any) -> list[str] | None:
