@@ -148,7 +148,7 @@ def old_keys(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, An
     if whole.get("partial_rotary_factor") is not None:
         keys["partial_rotary_factor"] = whole["partial_rotary_factor"]
     scaling = {key: value for key, value in whole.items() if key not in keys and value is not None}
-    if scaling.get("rope_type", "default") != "default":
+    if scaling.get("rope_type", "default") != "default" or scaling.keys() - {"rope_type", "type"}:
         keys["rope_scaling"] = scaling
     return {key: base.get(key) or value for key, value in keys.items()}
 

@@ -7,23 +7,21 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from sapwood.errors import ExportError, ModelError, Problem
 from sapwood.gguf.families import (
     DEEPSTACK,
     FAMILIES,
     INNER,
     INTERVAL,
-    PATTERN,
     SECTIONS,
     architecture_of,
     in_files,
 )
-from sapwood.gguf.family import COUNT, Family, attribute, facts_of, fixed_of, has_experts
+from sapwood.gguf.family import COUNT, PATTERN, Family, attribute, facts_of, fixed_of, has_experts
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, layers_of, number
 from sapwood.gguf.latent import NAMES, latent_sizes, latent_values, unwritable_latent
+from sapwood.gguf.layers import key_heads, layer_types_of, period, periodic, turned, types_by, window_of
 from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
 from sapwood.gguf.settled import IMPLIED, ROWS_OF_LAYERS, flat, settled, value_of
 
@@ -98,16 +96,16 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     if family.rotary:
         values["rope_parameters"] = read_rope(file, family, values["head_dim"])
     if family.window:
-        values["layer_types"] = _layer_types(file, values["num_hidden_layers"], family.window)
+        values["layer_types"] = layer_types_of(file, values["num_hidden_layers"], family.window)
     elif family.every:
-        flags = _periodic(integer(file, INTERVAL, family.every), values["num_hidden_layers"])
-        values["layer_types"] = _types(flags, family.between)
+        flags = periodic(integer(file, INTERVAL, family.every), values["num_hidden_layers"])
+        values["layer_types"] = types_by(flags, family.between)
         values["linear_value_head_dim"] = integer(file, INNER) // values["linear_num_value_heads"]
     elif family.between:
         heads = key_heads(file, values["num_hidden_layers"])
         values["layer_types"] = ["full_attention" if own else family.between for own in heads]
     elif "sliding_window" in family.fixed:
-        values["layer_types"] = _types([False] * values["num_hidden_layers"])
+        values["layer_types"] = types_by([False] * values["num_hidden_layers"])
     if family.largest:
         values["query_pre_attn_scalar"] = _query_scale(family, values)
     if family.local_theta or family.plain_windows:
@@ -194,17 +192,6 @@ def _other_constants(file: GgufFile, family: Family) -> dict[str, Any]:
     }
 
 
-def key_heads(file: GgufFile, layers: int) -> list[int]:
-    """Heads of keys in each layer. Those that aren't 0 have one number."""
-    key = f"{file.architecture}.attention.head_count_kv"
-    found = file.metadata.get(key)
-    heads: list[Any] = found.tolist() if isinstance(found, np.ndarray) else [found] * layers
-    if len(heads) != layers or len(set(heads) - {0}) != 1:
-        why = f"the model has {layers} layers, of which those with attention have one number of heads"
-        raise ModelError(f"{key} is {found!r}", str(file.path), why)
-    return heads
-
-
 def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     heads, hidden = integer(file, "attention.head_count"), integer(file, "embedding_length")
     embedding = file.tensors.get("token_embd.weight")
@@ -249,31 +236,6 @@ def _query_scale(family: Family, values: Mapping[str, Any]) -> int:
     return values["head_dim"]
 
 
-def _layer_types(file: GgufFile, layers: int, every: int) -> list[str]:
-    """Which layers see a window only: the file's pattern (a number, or a flag per layer) or the family's."""
-    pattern = file.metadata.get(f"{file.architecture}.{PATTERN}", every)
-    if isinstance(pattern, np.ndarray):
-        if len(pattern) != layers:
-            why = f"it is for {len(pattern)} layers, the model has {layers}"
-            raise ModelError("the pattern of sliding windows doesn't fit", str(file.path), why)
-        return _types([bool(flag) for flag in pattern])
-    return _types(_periodic(integer(file, PATTERN, every), layers))
-
-
-def _periodic(every: int, layers: int) -> list[bool]:
-    """Flags of windows, if the last layer of ``every`` sees everything."""
-    return [(layer + 1) % every != 0 for layer in range(layers)]
-
-
-def _turned(every: int, layers: int) -> list[int]:
-    """1 for each layer with a rotary embedding, if each last of ``every`` has none: SmolLM3's own form."""
-    return [int(flag) for flag in _periodic(every, layers)]
-
-
-def _types(flags: list[bool], other: str = "sliding_attention") -> list[str]:
-    return [other if flag else "full_attention" for flag in flags]
-
-
 # --- writing ----------------------------------------------------------------------------------------------
 
 
@@ -295,11 +257,11 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
     if family.rotary:
         values |= rope_values(family, global_rope(config), width)
     if family.window:
-        values[PATTERN] = _period(config.layer_types)
+        values[PATTERN] = period(config.layer_types)
     if family.local_theta:
         values[LOCAL_THETA] = float(config.rope_parameters["sliding_attention"]["rope_theta"])
     if family.every:
-        values[INTERVAL] = _period(config.layer_types, family.between)
+        values[INTERVAL] = period(config.layer_types, family.between)
         values[INNER] = config.linear_value_head_dim * config.linear_num_value_heads
     elif family.between:
         kinds = config.layer_types
@@ -334,7 +296,7 @@ def context_of(config: Any) -> int:
     window's width: up to there, both compute the same."""
     family = FAMILIES[architecture_of(config)]
     longest = value_of(settled(config), family, "max_position_embeddings")
-    return min(longest, _window(config) or longest) if not family.window else longest
+    return min(longest, window_of(config) or longest) if not family.window else longest
 
 
 def refuse_unwritable(config: Any) -> None:
@@ -421,10 +383,11 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
     if kinds != sorted(kinds) or kinds.count("dense") not in (0, getattr(config, "first_k_dense_replace", 0)):
         why = f"in {where} the first {config.first_k_dense_replace} layers have none, all others have"
         problems.append(Problem("layers without experts are others", "mlp_layer_types", why))
-    if family.unturned and config.no_rope_layers != _turned(family.unturned, config.num_hidden_layers):
+    if family.unturned and config.no_rope_layers != turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
-    if 0 < family.own_keys <= last and config.layer_types[family.own_keys - 2 :][:2] != _types([True, False]):
+    used = config.layer_types[family.own_keys - 2 : family.own_keys] if 0 < family.own_keys <= last else None
+    if used not in (None, types_by([True, False])):
         where_from = f"layers from {family.own_keys} on use keys of the two before them"
         why = f"in {where} {where_from}: one with a window, one without"
         problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
@@ -435,7 +398,7 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         problems.append(Problem("GGUF can't store a model without attention", "layer_types", why))
     if not family.window:
         return problems + _unwritable_window(config, where)
-    every = _period(config.layer_types)
+    every = period(config.layer_types)
     if every is None or family.constants.get(PATTERN, every) != every:
         why = f"in {where} every {family.constants.get(PATTERN, 'n')}-th layer must see the whole context"
         problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
@@ -457,7 +420,7 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
 
 def _unwritable_linear(config: Any, family: Family, where: str) -> list[Problem]:
     problems: list[Problem] = []
-    if _period(config.layer_types, family.between) is None:
+    if period(config.layer_types, family.between) is None:
         why = f"in {where} every n-th layer must have attention"
         problems.append(Problem("GGUF can't store this order of linear attention", "layer_types", why))
     if config.linear_value_head_dim != config.linear_key_head_dim:
@@ -468,30 +431,13 @@ def _unwritable_linear(config: Any, family: Family, where: str) -> list[Problem]
 
 
 def _unwritable_window(config: Any, where: str) -> list[Problem]:
-    window = _window(config)
+    window = window_of(config)
     if window is None or window >= min(config.max_position_embeddings, SHORTEST_CONTEXT):
         return []
     why = f"{where} has no windows, so the file's context would be {window} tokens"
     return [
         Problem(f"GGUF can't store a sliding window of {window} tokens for this model", "sliding_window", why)
     ]
-
-
-def _window(config: Any) -> int | None:
-    """The width of the config's window; None if no layer has one."""
-    types: list[str] = getattr(config, "layer_types", None) or []
-    if types and "sliding_attention" not in types:
-        return None
-    return getattr(config, "sliding_window", None)
-
-
-def _period(layer_types: list[str], other: str = "sliding_attention") -> int | None:
-    """The period of the pattern of windows, or of ``other`` layers; None if there is none. At least one layer
-    must have a window, because llama.cpp ends otherwise."""
-    layers = len(layer_types)
-    periods = range(2, layers + 2)
-    wanted = list(layer_types)
-    return next((every for every in periods if _types(_periodic(every, layers), other) == wanted), None)
 
 
 def global_rope(config: Any) -> Mapping[str, Any]:

@@ -1,7 +1,9 @@
-"""What can be said of one architecture of llama.cpp: the row of a table that `families` has."""
+"""What can be said of one architecture of llama.cpp: the row of a table that `families` has; and what several
+rows say alike."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -157,3 +159,62 @@ def has_experts(family: Family) -> bool:
 def attribute(family: Family, name: str) -> str:
     """What the family's config calls an attribute of a `Fact`. One of a config in it has a point."""
     return family.names.get(name, name)
+
+
+# --- what several rows have -------------------------------------------------------------------------------
+
+PATTERN = "attention.sliding_window_pattern"
+SILU = {"hidden_act": "silu"}
+QKV = ("attn_q", "attn_k", "attn_v")
+LLAMA3 = ("default", "linear", "yarn", "llama3")
+NORM_EPS = Fact("norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-5)
+KERNEL = Fact("conv_L_cache", "shortconv.l_cache")
+WINDOW = Fact("sliding_window", "attention.sliding_window", int, 4096)
+MULTIPLIERS = (
+    Fact("embedding_multiplier", "embedding_scale", float, 1.0),
+    Fact("residual_multiplier", "residual_scale", float, 1.0),
+    Fact("attention_multiplier", "attention.scale", float),
+    Fact("logits_scaling", "logit_scale", float),
+)
+DELTA_NETWORK = (
+    Fact("linear_conv_kernel_dim", "ssm.conv_kernel"),
+    Fact("linear_key_head_dim", "ssm.state_size"),
+    Fact("linear_num_key_heads", "ssm.group_count"),
+    Fact("linear_num_value_heads", "ssm.time_step_rank"),
+)
+QWEN35 = Family(
+    ("qwen3_5_text",),
+    facts=DELTA_NETWORK,
+    fixed=SILU | {"attention_bias": False},
+    between="linear_attention",
+    every=4,
+    tiled=True,
+    sections=True,
+    partial=True,
+    norms_plus_one=True,
+    scalings=("default",),
+)
+QWEN3VL = Family(("qwen3_vl_text",), fixed=SILU | {"attention_bias": False}, inside="qwen3_vl", sections=True)
+
+KV_RANK = Fact("kv_lora_rank", "attention.kv_lora_rank")
+LATENT = ("attn_q", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_kv_b", "attn_k_b", "attn_v_b")
+MAMBA_OF_GRANITE = (
+    Fact("mamba_d_conv", "ssm.conv_kernel"),
+    Fact("mamba_d_state", "ssm.state_size"),
+    Fact("mamba_n_groups", "ssm.group_count"),
+    Fact("mamba_n_heads", "ssm.time_step_rank"),
+)
+GRANITE_HYBRID = Family(
+    ("granitemoehybrid",),
+    only={"num_local_experts": (0,)},
+    facts=(*MULTIPLIERS, *MAMBA_OF_GRANITE, Fact("shared_intermediate_size", "feed_forward_length")),
+    fixed=SILU
+    | {"time_step_limit": (0.0, math.inf)}
+    | {"num_local_experts": 0, "mamba_expand": 2, "mamba_conv_bias": True, "mamba_proj_bias": False},
+    biases={"attention_bias": (*QKV, "attn_output")},
+    lacks=("intermediate_size", "num_experts_per_tok"),
+    between="linear_attention",
+    interleaved=True,
+    mamba=2,
+    rotated="position_embedding_type",
+)

@@ -1,0 +1,261 @@
+"""The rows of `families` for mixtures of experts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sapwood.gguf.family import (
+    COUNT,
+    DELTA_NETWORK,
+    GRANITE_HYBRID,
+    KERNEL,
+    KV_RANK,
+    LATENT,
+    LLAMA3,
+    MAMBA_OF_GRANITE,
+    MULTIPLIERS,
+    NORM_EPS,
+    PATTERN,
+    QKV,
+    QWEN3VL,
+    QWEN35,
+    SILU,
+    WINDOW,
+    Fact,
+    Family,
+)
+
+_CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
+_EXPERTS = (Fact("num_experts", COUNT), _CHOSEN)
+_LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
+_NARROW_EXPERTS = (*_EXPERTS, Fact("moe_intermediate_size", "expert_feed_forward_length"))
+_DENSE_FIRST = "leading_dense_block_count"  # layers before the first with experts
+_SIGMOID = {"expert_gating_func": 2}
+_ONE_GROUP = {"n_group": 1, "topk_group": 1}
+_EXPERTS_OF_GLM = (
+    Fact("n_routed_experts", COUNT),
+    _CHOSEN,
+    Fact("moe_intermediate_size", "expert_feed_forward_length"),
+    Fact("n_shared_experts", "expert_shared_count"),
+    Fact("first_k_dense_replace", _DENSE_FIRST, int, 0),
+    Fact("routed_scaling_factor", "expert_weights_scale", float, 1.0),
+    Fact("norm_topk_prob", "expert_weights_norm", bool, False),
+)
+_SHARED_WIDTH = Fact("shared_expert_intermediate_size", "expert_shared_feed_forward_length")
+
+_GRANITE_MOE = Family(
+    ("granitemoe",),
+    facts=(*MULTIPLIERS, *_LOCAL_EXPERTS),
+    fixed=SILU,
+    biases={"attention_bias": (*QKV, "attn_output")},
+    interleaved=True,
+)
+_IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
+
+_WEIGHTS_NORM = _EXPERTS_OF_GLM[-1]
+_GROUPS = (
+    Fact("n_group", "expert_group_count", int, 1),
+    Fact("topk_group", "expert_group_used_count", int, 1),
+)
+_DEEPSEEK = Family(
+    ("deepseek_v2",),
+    facts=(KV_RANK, *_EXPERTS_OF_GLM[:-1]),
+    fixed=SILU | {"attention_bias": False, "mlp_bias": False, "topk_method": "greedy"},
+    constants={"expert_gating_func": 1, _WEIGHTS_NORM.key: False},
+    yarn={"mscale_all_dim": "rope.scaling.yarn_log_multiplier", "mscale": ""},
+    log_unit=0.1,
+    scalings=("default", "yarn"),
+    equal_heads=True,
+    latent="split",
+    unadapted=LATENT,
+)
+
+MIXTURES = {
+    "mixtral": Family(("mixtral",), architecture="llama", facts=_LOCAL_EXPERTS, fixed=SILU, interleaved=True),
+    "qwen2moe": Family(
+        ("qwen2_moe",),
+        facts=(*_NARROW_EXPERTS, _SHARED_WIDTH),
+        fixed=SILU | _IN_EVERY_LAYER | {"norm_topk_prob": False},
+        biases={"qkv_bias": QKV},
+        head="own",
+    ),
+    "qwen3moe": Family(
+        ("qwen3_moe",),
+        facts=_NARROW_EXPERTS,
+        fixed=SILU | _IN_EVERY_LAYER | {"norm_topk_prob": True, "attention_bias": False},
+    ),
+    "olmoe": Family(
+        ("olmoe",),
+        facts=_EXPERTS,
+        fixed=SILU | {"norm_topk_prob": False, "attention_bias": False, "clip_qkv": None},
+        head="own",
+        equal_heads=True,
+    ),
+    "granitemoe": _GRANITE_MOE,
+    "granitemoe-shared": replace(
+        _GRANITE_MOE,
+        kinds=("granitemoeshared",),
+        architecture="granitemoe",
+        sign="ffn_up_shexp",
+        facts=(
+            *_GRANITE_MOE.facts,
+            Fact("shared_intermediate_size", "expert_shared_feed_forward_length"),
+        ),
+    ),
+    "lfm2moe": Family(
+        ("lfm2_moe",),
+        facts=(*_NARROW_EXPERTS, KERNEL, Fact("num_dense_layers", _DENSE_FIRST, int, 0)),
+        fixed={
+            "conv_bias": False,
+            "use_expert_bias": True,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.0,
+        },
+        constants=_SIGMOID,
+        epsilon=NORM_EPS,
+        between="conv",
+    ),
+    "ernie4_5-moe": Family(
+        ("ernie4_5_moe",),
+        facts=(
+            Fact("moe_num_experts", COUNT),
+            Fact("moe_k", "expert_used_count"),
+            Fact("moe_intermediate_size", "expert_feed_forward_length"),
+            Fact("moe_num_shared_experts", "expert_shared_count", int, 0),
+            Fact("moe_layer_start_index", _DENSE_FIRST, int, 0),
+        ),
+        fixed=SILU | {"use_bias": False, "moe_norm_min": 1e-12, "moe_layer_interval": 1},
+        constants={"interleave_moe_layer_step": 1},
+        shared="moe_num_shared_experts",
+    ),
+    "qwen35moe": replace(
+        QWEN35,
+        kinds=("qwen3_5_moe_text",),
+        facts=(*DELTA_NETWORK, *_NARROW_EXPERTS, _SHARED_WIDTH),
+        lacks=("intermediate_size",),
+    ),
+    "glm4moe": Family(
+        ("glm4_moe",),
+        facts=_EXPERTS_OF_GLM,
+        fixed=SILU | _ONE_GROUP,
+        constants=_SIGMOID,
+        biases={"attention_bias": QKV, "use_qk_norm": ("attn_q_norm.weight",)},
+        partial=True,
+    ),
+    "dots1": Family(
+        ("dots1",),
+        facts=_EXPERTS_OF_GLM,
+        fixed=SILU | _ONE_GROUP | {"attention_bias": False},
+        constants=_SIGMOID,
+        head="own",
+        equal_heads=True,
+    ),
+    "gpt-oss": Family(
+        ("gpt_oss",),
+        facts=(*_LOCAL_EXPERTS, Fact("intermediate_size", "expert_feed_forward_length"), WINDOW),
+        fixed={"attention_bias": True, "swiglu_alpha": 1.702, "swiglu_limit": 7.0},
+        constants={PATTERN: 2},
+        window=2,
+        turned=True,
+        head="own",
+        scalings=("default", "yarn"),
+    ),
+    "hunyuan-moe": Family(
+        ("hunyuan_v1_moe",),
+        facts=(
+            Fact("num_experts", COUNT),
+            Fact("moe_topk", "expert_used_count"),
+            Fact("intermediate_size", "expert_feed_forward_length"),
+        ),
+        fixed=SILU | {"attention_bias": False},
+    ),
+    "minimax-m2": Family(
+        ("minimax_m2",),
+        facts=(*_LOCAL_EXPERTS, Fact("intermediate_size", "expert_feed_forward_length")),
+        fixed=SILU,
+        constants=_SIGMOID,
+        partial=True,
+        head="own",
+    ),
+    "exaone-moe": Family(
+        ("exaone_moe",),
+        facts=(
+            *_NARROW_EXPERTS,
+            Fact("num_shared_experts", "expert_shared_count"),
+            Fact("first_k_dense_replace", _DENSE_FIRST, int, 0),
+            Fact("routed_scaling_factor", "expert_weights_scale", float, 1.0),
+            Fact("norm_topk_prob", "expert_weights_norm", bool, False),
+            WINDOW,
+        ),
+        fixed=SILU | _ONE_GROUP,
+        constants=_SIGMOID,
+        shared="num_shared_experts",
+        window=4,
+        head="own",
+        scalings=LLAMA3,
+    ),
+    "afmoe": Family(
+        ("afmoe",),
+        facts=(
+            *_NARROW_EXPERTS,
+            Fact("num_shared_experts", "expert_shared_count", int, 0),
+            Fact("num_dense_layers", _DENSE_FIRST, int, 0),
+            Fact("route_scale", "expert_weights_scale", float, 1.0),
+            WINDOW,
+        ),
+        fixed=SILU | {"mup_enabled": True, "attention_bias": False},
+        constants=_SIGMOID | {"expert_weights_norm": True, PATTERN: 4},
+        window=4,
+    ),
+    "qwen3next": replace(
+        QWEN35,
+        kinds=("qwen3_next",),
+        facts=(*DELTA_NETWORK, *_NARROW_EXPERTS, _SHARED_WIDTH),
+        fixed=SILU | _IN_EVERY_LAYER | {"attention_bias": False, "norm_topk_prob": True},
+        tiled=False,
+        sections=False,
+        by_key_heads=True,
+        scalings=("default", "linear", "yarn"),
+    ),
+    "qwen3vlmoe": replace(
+        QWEN3VL,
+        kinds=("qwen3_vl_moe_text",),
+        facts=_NARROW_EXPERTS,
+        fixed=SILU | _IN_EVERY_LAYER | {"attention_bias": False},
+        inside="qwen3_vl_moe",
+    ),
+    "deepseek2": _DEEPSEEK,
+    "deepseek3": replace(
+        _DEEPSEEK,
+        kinds=("deepseek_v3", "glm4_moe_lite"),
+        architecture="deepseek2",
+        facts=(*_DEEPSEEK.facts, _WEIGHTS_NORM, *_GROUPS),
+        fixed=SILU | {"attention_bias": False, "rope_interleave": True},
+        constants=_SIGMOID,
+    ),
+    "youtu": replace(
+        _DEEPSEEK,
+        kinds=("youtu",),
+        architecture="deepseek2",
+        facts=(
+            KV_RANK,
+            Fact("num_hidden_layers", _DENSE_FIRST),
+            Fact("intermediate_size", "expert_feed_forward_length"),
+        ),
+        fixed=SILU | {"attention_bias": False, "rope_interleave": True},
+        constants={"expert_shared_count": 0},
+    ),
+    "granitehybridmoe": replace(
+        GRANITE_HYBRID,
+        only={},
+        architecture="granitehybrid",
+        facts=(
+            *MULTIPLIERS,
+            *MAMBA_OF_GRANITE,
+            *_LOCAL_EXPERTS,
+            Fact("shared_intermediate_size", "expert_shared_feed_forward_length"),
+        ),
+        fixed={key: value for key, value in GRANITE_HYBRID.fixed.items() if key != "num_local_experts"},
+        lacks=(),
+    ),
+}
