@@ -308,8 +308,8 @@ MUTANTS = (
         "rows for new tokens lost",
         "gemma3n",
         "gguf",
-        tensors(lambda n, t: torch.cat([t, 0 * t[:100]]) if "embed_tokens_per_layer" in n else t),
-        {"vocab_size_per_layer_input": 500},
+        tensors(lambda n, t: torch.cat([t, t]) if "embed_tokens_per_layer" in n else t),
+        {"vocab_size_per_layer_input": 300},
     ),
     Mutant("queries at any position", "mistral3", "gguf", key("temperature_scale", lambda _: 0.0)),
     Mutant(
