@@ -15,6 +15,7 @@ from sapwood.page.drawn import curves
 from sapwood.page.drawn.markup import Safe
 from sapwood.page.live import LiveRun, Seen
 from sapwood.page.shell import View, block, chart
+from sapwood.run.lock import is_locked
 
 # Seconds between two drawings. What came sooner is drawn at a later look.
 LARGE, SMALL = 0.75, 5.0
@@ -51,6 +52,8 @@ class Plots:
             self._moving = ui.element("div")
         for event, pointed in (("mouseenter", True), ("touchstart.passive", True), ("mouseleave", False)):
             place.on(event, partial(self._point, pointed), args=[])
+        if not is_locked(self.live.path):  # it doesn't go on: the browser makes charts while the log is read
+            self._turn(True)
         return self._keep_up
 
     def _keep_up(self, seen: Seen) -> None:
