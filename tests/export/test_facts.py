@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -453,15 +451,7 @@ def named(case: Any) -> str:
     return str(case) if isinstance(case, str) else " ".join(map(str, case))
 
 
-def some(cases: Sequence[tuple[str, Changes]]) -> list[tuple[str, Changes]]:
-    """The first case of each family, and each third of the others; all with SAPWOOD_ALL_ARCHITECTURES."""
-    if os.environ.get("SAPWOOD_ALL_ARCHITECTURES"):
-        return list(cases)
-    families = [arch for arch, _ in cases]
-    return [case for i, case in enumerate(cases) if families.index(case[0]) == i or i % 3 == 0]
-
-
-@pytest.mark.parametrize(("arch", "changes"), some(MOVES), ids=named)
+@pytest.mark.parametrize(("arch", "changes"), MOVES, ids=named)
 def test_a_fact_that_has_a_place_moves_the_export(arch: str, changes: Changes, tmp_path: Path) -> None:
     """The check holds llama.cpp against the changed model, and what the file says against its config."""
     trained = tuned_on(tiny_model_dir(arch, tmp_path, **changes), strength=0.1)

@@ -270,7 +270,7 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
         ]
     if family.rotated:
         values[ROTATED] = getattr(config, family.rotated) == "rope"
-    if family.mamba:
+    if family.mamba2:
         values[INNER] = int(config.mamba_expand * config.hidden_size)
     if family.sections:
         values[SECTIONS] = [*_sections(given, values["rope.dimension_count"] // 2), 0]

@@ -79,7 +79,7 @@ class Family:
         plain_windows: layers with a window have the same rotary base as the others, and no scaling.
         latent: keys and values of all heads come from one vector. A file has that product apart for keys and
             for values ("split"), or in one ("joined"); "": heads have keys and values of their own.
-        mamba: recurrent layers are those of Mamba of this version; 0: there are none.
+        mamba2: its layers without attention are those of Mamba 2.
         rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
         unadapted: tensors whose products llama.cpp computes without adapters.
     """
@@ -125,7 +125,7 @@ class Family:
     plain_windows: bool = False
     equal_heads: bool = False
     latent: Literal["split", "joined", ""] = ""
-    mamba: Literal[0, 1, 2] = 0
+    mamba2: bool = False
     rotated: str = ""
 
 
@@ -215,6 +215,6 @@ GRANITE_HYBRID = Family(
     lacks=("intermediate_size", "num_experts_per_tok"),
     between="linear_attention",
     interleaved=True,
-    mamba=2,
+    mamba2=True,
     rotated="position_embedding_type",
 )

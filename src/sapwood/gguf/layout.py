@@ -1,6 +1,6 @@
 """How the values of a tensor lie in a GGUF file, and how in transformers.
 
-Seven layouts differ:
+What differs:
 
 - files of Llama, and of some others, hold the rows of q and k in the order that llama.cpp's rotary embedding
   wants (pairs side by side), transformers in halves, per head;
@@ -59,9 +59,9 @@ def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) 
         return [values[:, 0]]
     if name.removesuffix(".bias") in _ONE_ROW and values.ndim == 2:
         return [values[0]]
-    if FAMILIES[architecture].mamba == 2 and name in (DECAY, SKIP):
+    if FAMILIES[architecture].mamba2 and name in (DECAY, SKIP):
         return [values[:, None]]
-    if FAMILIES[architecture].mamba == 2 and name.removesuffix(".weight") == "ssm_norm":
+    if FAMILIES[architecture].mamba2 and name.removesuffix(".weight") == "ssm_norm":
         return [values.reshape(config.mamba_n_groups, -1)]
     if in_metadata(tensors[0]):
         return [values.reshape(1)]

@@ -118,6 +118,12 @@ _OF_GEMMA3N = {
     "laurel_r": "laurel.linear_right",
     "laurel_post_norm": "laurel.post_laurel_norm",
 }
+_BESIDE_A_GATE = (
+    _experts("mlp") | {SHARED_GATE: "mlp.shared_expert_gate"} | _shared("mlp.shared_expert")
+)  # Qwen's experts, and one that a gate of its own multiplies
+_SHARED_OF_GRANITE = dict.fromkeys(("ffn_gate_shexp", "ffn_up_shexp"), "shared_mlp.input_linear") | {
+    "ffn_down_shexp": "shared_mlp.output_linear"
+}
 _OF_GLM_MOE = _experts("mlp") | _shared("mlp.shared_experts") | {CHOICE: "mlp.gate.e_score_correction_bias"}
 _LATENT = {
     "attn_norm": "input_layernorm",
@@ -160,7 +166,7 @@ _LAYER = {
     **dict.fromkeys(("gemma", "granite", "smollm3", "ernie4_5", "stablelm"), _EVERY_LAYER | _PRE_NORM),
     **dict.fromkeys(("olmo2", "olmo3", "exaone4"), _ONLY_NORMS_AFTER | _HEAD_NORMS),
     **dict.fromkeys(("command-r", "cohere2"), _EVERY_LAYER),
-    **dict.fromkeys(("arcee", "nemotron"), _WITHOUT_GATE | _PRE_NORM),
+    **dict.fromkeys(("arcee", "nemotron", "jais2"), _WITHOUT_GATE | _PRE_NORM),
     "starcoder2": _WITHOUT_GATE | _PRE_NORM | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
     "hunyuan-dense": _EVERY_LAYER | _PRE_NORM | _NORMS_OF_HUNYUAN,
     "seed_oss": _EVERY_LAYER | {"post_attention_norm": "post_attention_layernorm"},
@@ -181,19 +187,13 @@ _LAYER = {
     "chatglm": _ONE_GATE_AND_UP | _PRE_NORM,
     "glm4": _ONE_GATE_AND_UP | _PRE_NORM | _NORMS_AFTER,
     "mixtral": _mixture("mlp"),
-    "qwen2moe": _mixture("mlp") | {SHARED_GATE: "mlp.shared_expert_gate"} | _shared("mlp.shared_expert"),
+    "qwen2moe": _ATTENTION | _PRE_NORM | _BESIDE_A_GATE,
     **dict.fromkeys(("qwen3moe", "olmoe"), _mixture("mlp") | _HEAD_NORMS),
     "granitemoe": _mixture("block_sparse_moe", "router"),
-    "granitemoe-shared": _mixture("block_sparse_moe", "router")
-    | {
-        "ffn_gate_shexp": "shared_mlp.input_linear",
-        "ffn_up_shexp": "shared_mlp.input_linear",
-        "ffn_down_shexp": "shared_mlp.output_linear",
-    },
+    "granitemoe-shared": _mixture("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
     "mistral3": _EVERY_LAYER | _PRE_NORM,
     "olmo": {key: name for key, name in _EVERY_LAYER.items() if key != "attn_norm"},
     "phi2": _ATTENTION | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
-    "jais2": _WITHOUT_GATE | _PRE_NORM,
     "bitnet": _EVERY_LAYER
     | _PRE_NORM
     | {"attn_sub_norm": "self_attn.attn_sub_norm", "ffn_sub_norm": "mlp.ffn_sub_norm"},
@@ -230,14 +230,8 @@ _LAYER = {
         "attn_qkv": "linear_attn.in_proj_qkvz",
         "ssm_ba": "linear_attn.in_proj_ba",
     }
-    | _experts("mlp")
-    | {SHARED_GATE: "mlp.shared_expert_gate"}
-    | _shared("mlp.shared_expert"),
-    "qwen35moe": _ATTENTION
-    | _OF_QWEN35
-    | _experts("mlp")
-    | {SHARED_GATE: "mlp.shared_expert_gate"}
-    | _shared("mlp.shared_expert"),
+    | _BESIDE_A_GATE,
+    "qwen35moe": _ATTENTION | _OF_QWEN35 | _BESIDE_A_GATE,
     "dots1": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS | _OF_GLM_MOE,
     "glm4moe": _EVERY_LAYER | {"post_attention_norm": "post_attention_layernorm"} | _HEAD_NORMS | _OF_GLM_MOE,
     "gpt-oss": _ATTENTION
@@ -269,10 +263,7 @@ _LAYER = {
     "granitehybrid": _OF_GRANITE_HYBRID
     | dict.fromkeys(("ffn_gate", "ffn_up"), "shared_mlp.input_linear")
     | {"ffn_down": "shared_mlp.output_linear"},
-    "granitehybridmoe": _OF_GRANITE_HYBRID
-    | _experts("block_sparse_moe", "router")
-    | dict.fromkeys(("ffn_gate_shexp", "ffn_up_shexp"), "shared_mlp.input_linear")
-    | {"ffn_down_shexp": "shared_mlp.output_linear"},
+    "granitehybridmoe": _OF_GRANITE_HYBRID | _experts("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
     "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
     **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
@@ -336,11 +327,13 @@ def module_names(architecture: str, num_layers: int, older: bool = False) -> dic
     its whole name (`is_whole`). ``older``: with what only older files have."""
     names = dict(_OTHER_ENDS.get(architecture, _OUTSIDE))
     layers = _LAYERS.get(architecture, "model.layers")
-    of_layer = _LAYER[architecture] | (_OLDER.get(architecture, {}) if older else {})
+    own = _LAYER[architecture] | (_OLDER.get(architecture, {}) if older else {})
     for layer in range(num_layers):
-        for tensor, module in of_layer.items():
+        for tensor, module in own.items():
             names[f"blk.{layer}.{tensor}"] = f"{layers}.{layer}.{module}"
-    return {name: module for name, module in names.items() if name not in unread(architecture, num_layers)}
+    for tensor in unread(architecture, num_layers):
+        names.pop(tensor, None)
+    return names
 
 
 def unread(architecture: str, num_layers: int) -> list[str]:
