@@ -45,8 +45,9 @@ from sapwood.run.store import EVENTS, event_data, open_run
 
 WATCHED = 20.0  # seconds over which events and cost are watched
 STARTS = 3  # of the page; the figure is their median
-TURNS, TURN = 8, 16.0  # of a training with the page and without; seconds of a turn
-SETTLED = 8.0  # seconds before each turn: beside a training, a page takes some to open
+TURNS, TURN = 33, 7.0  # of a training alone and with the page; seconds of a turn
+SETTLED = 1.5  # seconds before each turn, in which a page that was frozen catches up
+OPENED = 15.0  # seconds until a page is open beside a training
 PAINTED = """() => {
   const first = performance.getEntriesByName('first-contentful-paint')[0];
   return first ? (performance.timeOrigin + first.startTime) / 1000 : null;
@@ -112,7 +113,7 @@ def measure_cost(home: Path, model: str) -> dict[str, float]:
         server = serve(home, runs)
         try:
             page.goto(server.url(f"/?token={server.token}"))
-            return {"slowdown of a training, %": slowdown(page, server, home, runs, model)}
+            return slowdown(page, server, home, runs, model)
         finally:
             server.stop()
 
@@ -122,14 +123,17 @@ def measure(home: Path, steps: int, rows: int) -> dict[str, float]:
     made_run(runs, "first")
     long, many = long_run(runs, steps), rows_run(home, runs, rows)
     with chromium() as browser:
-        starts = [first_look(browser, home, runs) for _ in range(STARTS)]
+        starts = [
+            first_look(browser, home, runs) | first_steps(browser, home, long, steps) for _ in range(STARTS)
+        ]
         for name in starts[0]:
             found[name] = statistics.median(start[name] for start in starts)
         with page_in(browser, 1280, 860) as page:
             server = serve(home, runs)
             try:
                 page.goto(server.url(f"/?token={server.token}"))
-                look_at_steps(page, server.url(f"/run/{long.name}"), steps, found)
+                page.goto(server.url(f"/run/{long.name}"))
+                found["zoom and pan, frames/s"] = zoomed(page)
                 look_at_rows(page, server.url(f"/data?run={many.name}"), found)
                 watch(page, server, home, runs, found)
             finally:
@@ -155,10 +159,31 @@ def first_look(browser: Browser, home: Path, runs: Path) -> dict[str, float]:
     }  # fmt: skip
 
 
-def slowdown(page: Page, server: Server, home: Path, runs: Path, model: str) -> float:
-    """By how much a step takes longer while its run is watched: one training, watched and alone in turns.
+def first_steps(browser: Browser, home: Path, run: Path, steps: int) -> dict[str, float]:
+    """A run of so many steps opened, of which the server has read nothing yet."""
 
-    Every step has the same tokens. While it is alone, the server is frozen and the page is empty.
+    def opened() -> None:
+        page.goto(server.url(f"/run/{run.name}"))
+        page.get_by_text(f"{steps}/4").first.wait_for()
+        page.locator(".main-chart canvas").wait_for()
+
+    with page_in(browser, 1280, 860) as page:
+        server = serve(home, run.parent)
+        try:
+            page.goto(server.url(f"/machine?token={server.token}"))  # home would read every run
+            page.wait_for_timeout(3000)
+            return {"steps opened, s": timed(opened)}
+        finally:
+            server.stop()
+
+
+def slowdown(page: Page, server: Server, home: Path, runs: Path, model: str) -> dict[str, float]:
+    """By how much a step takes longer while its run is watched: one training, alone and watched in turns.
+
+    Every step has the same tokens. While it is alone, server and browser are frozen. A turn's
+    figure is the median of its steps; a watched turn is compared with the mean of the two around it, so that
+    a machine that becomes slower by and by doesn't count, and the median of those ratios is the answer. The
+    processor's time that server and browser take is told beside it, since it varies less.
     """
     rows = write_rows(home / "even.jsonl", [EVEN] * 64)
     words = [
@@ -166,33 +191,52 @@ def slowdown(page: Page, server: Server, home: Path, runs: Path, model: str) -> 
         f"save.dir={runs}", "save.every=100000", "train.max_steps=100000", "train.batch_size=4",
         "train.lr=1e-6", "eval.samples=0",
     ]  # fmt: skip
+    watching = psutil.Process().children(recursive=True)  # the server, the browser and its driver
     training = subprocess.Popen(
         [sys.executable, "-m", "sapwood", "train", *words], env=environment(home), cwd=home,
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         run = eventually_run(runs, "even")
-        turns: list[tuple[bool, float, float]] = []
+        page.goto(server.url(f"/run/{run.name}"))
+        time.sleep(OPENED)
+        turns: list[tuple[float, float]] = []
+        used = 0.0
         for turn in range(TURNS):
-            watched = turn % 2 == 0
-            server.process.send_signal(signal.SIGCONT if watched else signal.SIGSTOP)
-            page.goto(server.url(f"/run/{run.name}") if watched else "about:blank")
+            for process in watching:
+                process.send_signal(signal.SIGCONT if turn % 2 else signal.SIGSTOP)
             time.sleep(SETTLED)
-            began = time.time()
+            began, before = time.time(), spent(watching)
             time.sleep(TURN)
-            turns.append((watched, began, time.time()))
+            turns.append((began, time.time()))
+            used += spent(watching) - before
     finally:
-        server.process.send_signal(signal.SIGCONT)
+        for process in watching:
+            process.send_signal(signal.SIGCONT)
         training.kill()
         training.wait()
     steps = [e for e in map(json.loads, (run / EVENTS).read_text().splitlines()) if e["kind"] == "stepped"]
-    taken: dict[bool, list[float]] = {True: [], False: []}
-    for watched, began, ended in turns:
-        taken[watched] += [
+    medians = [
+        statistics.median(
             e["data"]["seconds"] for e in steps if began < e["t"] - e["data"]["seconds"] and e["t"] < ended
-        ]
-    print(f"steps: {len(taken[True])} watched, {len(taken[False])} alone")
-    return 100 * (statistics.median(taken[True]) / statistics.median(taken[False]) - 1)
+        )
+        for began, ended in turns
+    ]
+    ratios = [
+        100 * (2 * medians[i] / (medians[i - 1] + medians[i + 1]) - 1) for i in range(1, len(medians) - 1, 2)
+    ]
+    print("seconds of a step, alone and watched in turns:", " ".join(f"{m:.3f}" for m in medians))
+    print("slowdown of each watched turn, %:", " ".join(f"{r:.1f}" for r in ratios))
+    share = 100 * used / sum(ended - began for began, ended in turns[1::2]) / (psutil.cpu_count() or 1)
+    return {
+        "server and browser beside a run, % of the machine": share,
+        "slowdown of a training, %": statistics.median(ratios),
+    }
+
+
+def spent(processes: list[psutil.Process]) -> float:
+    """Seconds of a processor that those of them took that still live."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes if process.is_running())
 
 
 def eventually_run(runs: Path, name: str, steps: int = 8) -> Path:
@@ -206,13 +250,9 @@ def eventually_run(runs: Path, name: str, steps: int = 8) -> Path:
     return going()[0]
 
 
-def look_at_steps(page: Page, address: str, steps: int, found: dict[str, float]) -> None:
-    def opened() -> None:
-        page.goto(address)
-        page.get_by_text(f"{steps}/4").first.wait_for()
-        page.locator(".main-chart canvas").wait_for()
-
-    found["steps opened, s"] = timed(opened)
+def zoomed(page: Page) -> float:
+    """Frames a second while somebody turns the wheel over the open run's curves."""
+    page.locator(".main-chart canvas").wait_for()
     box = page.locator(".main-chart").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -221,7 +261,7 @@ def look_at_steps(page: Page, address: str, steps: int, found: dict[str, float])
         page.mouse.wheel(0, -120 if i < 20 else 40 * (-1) ** i)
         page.wait_for_timeout(25)
     page.wait_for_function("window.rate !== null")
-    found["zoom and pan, frames/s"] = float(page.evaluate("window.rate"))
+    return float(page.evaluate("window.rate"))
 
 
 def look_at_rows(page: Page, address: str, found: dict[str, float]) -> None:

@@ -46,7 +46,7 @@ def serve(opening: Opening) -> None:
 
     config = uvicorn.Config(
         application(opening, token, port), log_level="critical", access_log=False, ws="wsproto",
-        timeout_graceful_shutdown=2,
+        ws_per_message_deflate=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listening])
 

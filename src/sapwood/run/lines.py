@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from sapwood.machine.system import BINARY, read_at
 from sapwood.run.disk import storage_error
 from sapwood.run.files import operation
 
 READ_BLOCK = 1 << 16
-SPACE = " \t\r\n"  # what JSON allows around a value
-_decode = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +145,16 @@ class LineLog:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line. `json.loads` would take twice as long, because it guesses the encoding."""
+    """The JSON object of a line. pydantic's reader takes a third of the time of `json.loads`, which is left
+    for what it refuses: half of a character outside the first 65,536."""
     try:
-        text = line.decode("utf-8", "surrogatepass").strip(SPACE)
-        value, end = _decode(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) and end == len(text) else None
+        value = from_json(line, cache_strings="keys")
+    except ValueError:
+        try:
+            value = json.loads(line.decode("utf-8", "surrogatepass"))
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, dict) else None
 
 
 def _finite(value: Any) -> Any:
