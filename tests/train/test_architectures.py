@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,22 @@ def test_what_check_passes_train_trains(kind: str, tmp_path: Path) -> None:
     gguf = any(loaded.base.spec.text.model_type in family.kinds for family in FAMILIES.values())
     why, wrapper = adapter.facts["proof"]["trial"]["why"], is_wrapper(loaded.base.spec.hf_config)
     note(kind, way, why, gguf=gguf, wrapper=wrapper)
+
+
+def test_the_page_names_the_families_that_have_a_gguf_form() -> None:
+    """Those of the table by which files are read and written."""
+    docs = Path(__file__).parents[2] / "docs"
+    rows_of = runpy.run_path(str(docs / "families.py"))["rows_of"]
+    page = rows_of((docs / "families.md").read_text(encoding="utf-8"))
+    told = {kind: row["gguf"] for kind, row in page.items() if row["rows"] != "refused"}
+    written = {kind for family in FAMILIES.values() for kind in family.kinds}
+    assert len(told) > 200
+    assert {kind: text_kind(kind) in written for kind in told} == told
+
+
+def text_kind(kind: str) -> str:
+    """What transformers calls the language model of a family, by itself."""
+    return str(CONFIG_MAPPING[kind]().get_text_config().model_type)
 
 
 def gaps(base: Path, adapter: Path, folder: Path, *, alone: bool) -> list[float]:
