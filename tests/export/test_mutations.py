@@ -338,6 +338,8 @@ MUTANTS = (
         attribute(gguf_model, "places", keys_of_all_heads_first),
     ),
     Mutant("Mamba's skips exchanged", "granitehybrid", "gguf", swapped("mamba.D", "mamba.dt_bias")),
+    Mutant("a bias of steps as skips", "mamba", "gguf", swapped("mixer.D", "mixer.dt_proj.bias")),
+    Mutant("norms of steps and states lost", "falcon-mamba", "gguf", key("dt_b_c_rms", lambda _: False)),
     Mutant("decays as their logarithms", "granitehybrid", "gguf", tensors(logarithms)),
     Mutant("gate and up of one linear exchanged", "granitehybrid", "gguf", tensors(up_first)),
     Mutant("rotated where nothing is", "granitehybrid", "gguf", key("finetuned", lambda v: not v)),

@@ -19,6 +19,7 @@ from sapwood.gguf.family import (
     KV_RANK,
     LATENT,
     LLAMA3,
+    MAMBA,
     MULTIPLIERS,
     NORM_EPS,
     QKV,
@@ -318,6 +319,14 @@ _DENSE = {
         unadapted=LATENT,
     ),
     "granitehybrid": GRANITE_HYBRID,
+    "mamba": MAMBA,
+    "falcon-mamba": replace(
+        MAMBA,
+        kinds=("falcon_mamba",),
+        architecture="mamba",
+        facts=(*MAMBA.facts, Fact("mixer_rms_eps", "attention.layer_norm_rms_epsilon", float)),
+        constants={"ssm.dt_b_c_rms": True},
+    ),
     "paddleocr": Family(
         ("paddleocr_vl_text",),
         fixed=SILU | {"use_bias": False},
