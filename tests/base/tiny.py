@@ -21,7 +21,7 @@ IN_GGUF = (
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
-    *("granitemoe-shared", "mamba", "falcon-mamba"),
+    *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -183,6 +183,7 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "intermediate_size": 2048,
     },
     "gptneox": {"tie_word_embeddings": False},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16},
     "bitnet": {"hidden_act": "silu"},
     "apertus": {
         "tie_word_embeddings": False,
@@ -203,7 +204,7 @@ WITHOUT = {  # common keys that a config doesn't have
     "falcon-40b": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
     "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
-    **dict.fromkeys(("mamba", "falcon-mamba"), WITHOUT_ATTENTION),
+    **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), WITHOUT_ATTENTION),
 }
 
 QWEN_PICTURES = {
@@ -343,6 +344,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "minicpm3": transformers.MiniCPM3Config,
         "granitehybrid": transformers.GraniteMoeHybridConfig,
         "mamba": transformers.MambaConfig,
+        "mamba2": transformers.Mamba2Config,
         "falcon-mamba": transformers.FalconMambaConfig,
         "granitehybridmoe": transformers.GraniteMoeHybridConfig,
         "qwen2": transformers.Qwen2Config,

@@ -323,6 +323,8 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("mamba", UNTIED | {"state_size": 32, "time_step_rank": 8, "conv_kernel": 3}),
     ("mamba", {"layer_norm_epsilon": 1e-3}),
     ("falcon-mamba", {"layer_norm_epsilon": 1e-3, "mixer_rms_eps": 1e-3}),
+    ("mamba2", {"n_groups": 4, "state_size": 32, "conv_kernel": 3, "num_heads": 4, "head_dim": 32}),
+    ("mamba2", UNTIED | {"n_groups": 1, "time_step_limit": [0.0, math.inf]}),
 )
 
 REFUSED: tuple[tuple[str, Changes, str], ...] = (
@@ -450,6 +452,7 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("mamba", {"use_bias": True}, "use_bias"),
     ("mamba", {"use_conv_bias": False}, "use_conv_bias"),
     ("mamba", {"expand": 4}, "expand: 4"),
+    ("mamba2", {"time_step_limit": [0.001, 0.1]}, "time_step_limit"),
     ("falcon-mamba", {"mixer_rms_eps": 1e-3}, r"mixer_rms_eps: 0\.001.*takes 1e-05"),
 )
 

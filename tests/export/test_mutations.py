@@ -339,6 +339,7 @@ MUTANTS = (
     ),
     Mutant("Mamba's skips exchanged", "granitehybrid", "gguf", swapped("mamba.D", "mamba.dt_bias")),
     Mutant("a bias of steps as skips", "mamba", "gguf", swapped("mixer.D", "mixer.dt_proj.bias")),
+    Mutant("a bias of heads as skips", "mamba2", "gguf", swapped("mixer.D", "mixer.dt_bias")),
     Mutant("norms of steps and states lost", "falcon-mamba", "gguf", key("dt_b_c_rms", lambda _: False)),
     Mutant("decays as their logarithms", "granitehybrid", "gguf", tensors(logarithms)),
     Mutant("gate and up of one linear exchanged", "granitehybrid", "gguf", tensors(up_first)),

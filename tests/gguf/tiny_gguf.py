@@ -187,6 +187,8 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+    if ".mixer." in name and arch == "mamba2":
+        return _mamba2(name, values, config.n_groups)
     if ".mixer." in name:
         return np.ascontiguousarray(-np.exp(values) if name.endswith("A_log") else values)
     if ".mamba." in name:
@@ -241,8 +243,12 @@ def _write_mamba(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_ssm_conv_kernel(config.conv_kernel)
     writer.add_ssm_state_size(config.state_size)
     writer.add_ssm_inner_size(config.expand * config.hidden_size)
-    writer.add_ssm_time_step_rank(config.time_step_rank)
-    writer.add_ssm_dt_b_c_rms(hasattr(config, "mixer_rms_eps"))
+    if hasattr(config, "n_groups"):
+        writer.add_ssm_group_count(config.n_groups)
+        writer.add_ssm_time_step_rank(config.num_heads)
+    else:
+        writer.add_ssm_time_step_rank(config.time_step_rank)
+        writer.add_ssm_dt_b_c_rms(hasattr(config, "mixer_rms_eps"))
     writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
 
 

@@ -11,6 +11,7 @@ from sapwood.errors import ExportError, ModelError, Problem
 from sapwood.gguf.families import (
     DEEPSTACK,
     FAMILIES,
+    HEADS,
     INNER,
     INTERVAL,
     SECTIONS,
@@ -218,6 +219,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
     if OF_LAYERS in file.tensors:
         values[ROWS_OF_LAYERS] = file.tensors[OF_LAYERS].shape[0]
+    if family.of_state:
+        values[family.of_state] = integer(file, INNER) // integer(file, HEADS)
     for fact in facts_of(family):
         if family.between and not family.every and fact.config == "num_key_value_heads":
             values[fact.config] = max(key_heads(file, layers))
@@ -383,7 +386,10 @@ def stored_name(config: Any, name: str) -> str:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two values of a config mean the same: False, None and 0 all mean that something is off."""
+    """Whether two values of a config mean the same: False, None and 0 all mean that something is off,
+    and what a class keeps as a tuple is a list in JSON."""
+    if isinstance(a, list) and isinstance(b, tuple):
+        return tuple(a) == b
     return a == b or not (a or b)
 
 

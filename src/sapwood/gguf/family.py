@@ -80,6 +80,7 @@ class Family:
         latent: keys and values of all heads come from one vector. A file has that product apart for keys and
             for values ("split"), or in one ("joined"); "": heads have keys and values of their own.
         mamba2: its layers without attention are those of Mamba 2.
+        of_state: config attribute with the width of Mamba 2's heads, if its class needs to be told.
         expand: config attribute that says how many times wider than the model its states are.
         rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
         unadapted: tensors whose products llama.cpp computes without adapters.
@@ -127,6 +128,7 @@ class Family:
     equal_heads: bool = False
     latent: Literal["split", "joined", ""] = ""
     mamba2: bool = False
+    of_state: str = ""
     expand: str = ""
     rotated: str = ""
 
@@ -146,6 +148,11 @@ def facts_of(family: Family) -> tuple[Fact, ...]:
     """All that a file of the family can carry."""
     common = [fact for fact in COMMON if fact.config not in family.lacks]
     return (*common, *([family.epsilon] if family.epsilon else []), *family.facts)
+
+
+def told_by(family: Family, key: str) -> str:
+    """The config attribute that a key of its files says."""
+    return next(fact.config for fact in facts_of(family) if fact.key == key)
 
 
 def fixed_of(family: Family, layers: int) -> dict[str, Any]:

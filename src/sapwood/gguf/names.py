@@ -275,6 +275,7 @@ _LAYER = {
     | dict.fromkeys(("ffn_gate", "ffn_up"), "shared_mlp.input_linear")
     | {"ffn_down": "shared_mlp.output_linear"},
     **dict.fromkeys(("mamba", "falcon-mamba"), _OF_MAMBA),
+    "mamba2": {"attn_norm": "norm"} | {key: f"mixer.{name}" for key, name in _OF_MAMBA2.items()},
     "granitehybridmoe": _OF_GRANITE_HYBRID | _experts("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
     "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
@@ -305,7 +306,7 @@ _ENDS_OF_MAMBA = {
     "output": "lm_head",
 }
 _OTHER_ENDS = {
-    **dict.fromkeys(("mamba", "falcon-mamba"), _ENDS_OF_MAMBA),
+    **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), _ENDS_OF_MAMBA),
     "gemma3n": _OUTSIDE
     | {
         "per_layer_token_embd": "model.embed_tokens_per_layer",
@@ -335,7 +336,7 @@ _LAYERS = {
     **dict.fromkeys(("gpt2", "starcoder", "falcon", "falcon-40b", "bloom"), "transformer.h"),
     "gptneox": "gpt_neox.layers",
     "mpt": "transformer.blocks",
-    **dict.fromkeys(("mamba", "falcon-mamba"), "backbone.layers"),
+    **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), "backbone.layers"),
 }
 _COMPUTED = {DIVISORS, *FACTORS.values()}  # read for the config, no parameter of its own
 
