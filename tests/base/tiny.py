@@ -21,7 +21,7 @@ IN_GGUF = (
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
-    "granitemoe-shared",
+    *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -183,6 +183,7 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "intermediate_size": 2048,
     },
     "gptneox": {"tie_word_embeddings": False},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16},
     "bitnet": {"hidden_act": "silu"},
     "apertus": {
         "tie_word_embeddings": False,
@@ -191,6 +192,10 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "falcon-40b": {"num_kv_heads": 2, "new_decoder_architecture": True},
 }  # keys beside those that every tiny model has
 NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
+WITHOUT_ATTENTION = (
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("intermediate_size", "max_position_embeddings"),
+)
 WITHOUT = {  # common keys that a config doesn't have
     "gpt2": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "starcoder": ("head_dim", "num_key_value_heads", "intermediate_size"),
@@ -199,6 +204,7 @@ WITHOUT = {  # common keys that a config doesn't have
     "falcon-40b": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
     "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), WITHOUT_ATTENTION),
 }
 
 QWEN_PICTURES = {
@@ -337,6 +343,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "youtu": transformers.YoutuConfig,
         "minicpm3": transformers.MiniCPM3Config,
         "granitehybrid": transformers.GraniteMoeHybridConfig,
+        "mamba": transformers.MambaConfig,
+        "mamba2": transformers.Mamba2Config,
+        "falcon-mamba": transformers.FalconMambaConfig,
         "granitehybridmoe": transformers.GraniteMoeHybridConfig,
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,

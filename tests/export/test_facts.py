@@ -320,6 +320,11 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("minicpm3", rope("longrope", **LONGROPE) | {"max_position_embeddings": 256}),
     ("minicpm3", UNTIED | {"v_head_dim": 32, "qk_nope_head_dim": 16, "hidden_size": 256}),
     ("youtu", {"tie_word_embeddings": True, "intermediate_size": 96}),
+    ("mamba", UNTIED | {"state_size": 32, "time_step_rank": 8, "conv_kernel": 3}),
+    ("mamba", {"layer_norm_epsilon": 1e-3}),
+    ("falcon-mamba", {"layer_norm_epsilon": 1e-3, "mixer_rms_eps": 1e-3}),
+    ("mamba2", {"n_groups": 4, "state_size": 32, "conv_kernel": 3, "num_heads": 4, "head_dim": 32}),
+    ("mamba2", UNTIED | {"n_groups": 1, "time_step_limit": [0.0, math.inf]}),
 )
 
 REFUSED: tuple[tuple[str, Changes, str], ...] = (
@@ -444,6 +449,11 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("granitehybrid", {"time_step_limit": (0.001, 0.1)}, "time_step_limit"),
     ("granitehybrid", {"layer_types": ["linear_attention"] * 2}, "a model without attention"),
     ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "dense"]}, "order of experts"),
+    ("mamba", {"use_bias": True}, "use_bias"),
+    ("mamba", {"use_conv_bias": False}, "use_conv_bias"),
+    ("mamba", {"expand": 4}, "expand: 4"),
+    ("mamba2", {"time_step_limit": [0.001, 0.1]}, "time_step_limit"),
+    ("falcon-mamba", {"mixer_rms_eps": 1e-3}, r"mixer_rms_eps: 0\.001.*takes 1e-05"),
 )
 
 

@@ -50,7 +50,7 @@ IN_ONE = {  # tensors that are one parameter in transformers
     *(("attn_k_b", "attn_v_b"), ("ffn_gate", "ffn_up"), ("ffn_gate_shexp", "ffn_up_shexp")),
     ("attn_gate", "attn_qkv"),
 }
-OUTPUTS = ("attn.o_proj", "attn.out_proj", "attn.c_proj", "attn.dense", "attention.dense")
+OUTPUTS = ("mixer.out_proj", "attn.o_proj", "attn.out_proj", "attn.c_proj", "attn.dense", "attention.dense")
 
 
 def test_module_names_are_one_to_one() -> None:
@@ -65,7 +65,8 @@ def test_module_names_are_one_to_one() -> None:
         stacks = [tensors for tensors in tensor_names(arch, 3).values() if is_stack(tensors[0])]
         ends = [tuple(tensor.rpartition(".")[2] for tensor in tensors) for tensors in stacks]
         assert ends in ([], [("ffn_gate_exps", "ffn_up_exps"), ("ffn_down_exps",)] * 3)
-        assert ".2." in names["blk.2.attn_output"] and names["blk.2.attn_output"].endswith(OUTPUTS)
+        output = names.get("blk.2.attn_output") or names["blk.2.ssm_out"]
+        assert ".2." in output and output.endswith(OUTPUTS)
 
 
 @pytest.mark.parametrize("shape", [(24, 5), (24,)])
@@ -177,7 +178,7 @@ def test_gemmas_layers_by_flags_and_by_family(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"general.architecture": "mamba"}, "'mamba' isn't supported"),
+        ({"general.architecture": "rwkv6"}, "'rwkv6' isn't supported"),
         ({"llama.expert_count": 8}, "expert_used_count is None"),
         ({"llama.block_count": None}, "block_count is None"),
         ({"llama.block_count": 0}, "block_count is 0"),
@@ -293,7 +294,7 @@ def test_experts_in_the_layout_of_old_files_are_one_fault(tmp_path: Path) -> Non
 
 
 def test_an_architecture_without_proof_is_refused_with_what_is_proven(tmp_path: Path) -> None:
-    path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys={"general.architecture": "mamba"})
+    path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys={"general.architecture": "rwkv6"})
     with pytest.raises(ModelError) as caught:
         config_values(read_gguf(path))
     problem = caught.value.problems[0]

@@ -17,6 +17,7 @@ ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
 ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
 ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
 LATENT = ("deepseek2", "deepseek3", "youtu")
+ARCHES |= {"falcon-mamba": gguf.MODEL_ARCH.MAMBA}
 ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
 IN_PAIRS = (
     "olmo",
@@ -186,6 +187,10 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+    if ".mixer." in name and arch == "mamba2":
+        return _mamba2(name, values, config.n_groups)
+    if ".mixer." in name:
+        return np.ascontiguousarray(-np.exp(values) if name.endswith("A_log") else values)
     if ".mamba." in name:
         return _mamba2(name, values, config.mamba_n_groups)
     if "linear_attn." in name and arch == "qwen3next":
@@ -229,11 +234,32 @@ def _key_heads(arch: str, config: Any) -> int:
     return of_falcon.get(arch) or getattr(config, "num_key_value_heads", config.num_attention_heads)
 
 
+def _write_mamba(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Of a model without attention. Three keys are there because llama.cpp wants to find them."""
+    writer.add_context_length(1 << 20)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_state_size(config.state_size)
+    writer.add_ssm_inner_size(config.expand * config.hidden_size)
+    if hasattr(config, "n_groups"):
+        writer.add_ssm_group_count(config.n_groups)
+        writer.add_ssm_time_step_rank(config.num_heads)
+    else:
+        writer.add_ssm_time_step_rank(config.time_step_rank)
+        writer.add_ssm_dt_b_c_rms(hasattr(config, "mixer_rms_eps"))
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+
+
 WITHOUT_ROPE = ("gpt2", "starcoder", "bloom", "mpt")
 
 
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = False) -> None:
     writer.add_block_count(config.num_hidden_layers)
+    if not hasattr(config, "num_attention_heads"):
+        _write_mamba(writer, config)
+        return
     length = getattr(config, "max_seq_len", 2048)
     writer.add_context_length(getattr(config, "max_position_embeddings", length))
     writer.add_embedding_length(config.hidden_size)

@@ -21,7 +21,7 @@ from sapwood.gguf.layout import (
     to_torch_layout,
     to_torch_rows,
 )
-from sapwood.gguf.names import sources
+from sapwood.gguf.names import STEPS, of_layer, sources
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
 
@@ -53,6 +53,7 @@ def fill_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype, quantise: Qua
             and isinstance(module, nn.Linear)
             and module is not head
             and weight.dim() == 2
+            and not _is_read(tensors[0])
         ):
             model.set_submodule(owner, quantise(weight, module.bias))
         else:
@@ -88,6 +89,8 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
         elif grouped or has_other_columns(file, tensors[0]) or (is_linear(module) and len(kinds) > 1):
             plain = _unpack(file, tensors, wanted[name], dtype, model.config).T.unsqueeze(1).contiguous()
             model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
+        elif _is_read(tensors[0]):
+            _place(model, name, _unpack(file, tensors, wanted[name], dtype, model.config))
         elif len(packed.shape) == 2 and (is_linear(module) or isinstance(module, nn.Embedding)):
             rows = [to_torch_rows(file, tensor) for tensor in tensors]
             blocks = rows_last(np.concatenate(rows) if len(rows) > 1 else rows[0], packed.type)
@@ -109,6 +112,11 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
     if "output.weight" not in file.tensors:
         model.set_output_embeddings(GgufLinear(embedding.packed.kind, embedding.weight, dtype))
     _fill_buffers(model)
+
+
+def _is_read(tensor: str) -> bool:
+    """Whether a model reads the weight of a linear without calling it, so that it must stay a matrix."""
+    return of_layer(tensor) == f"{STEPS}.weight"
 
 
 def _blocks_of_experts(stack: GgufTensor) -> tuple[str, Any]:

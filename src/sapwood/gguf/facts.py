@@ -11,13 +11,23 @@ from sapwood.errors import ExportError, ModelError, Problem
 from sapwood.gguf.families import (
     DEEPSTACK,
     FAMILIES,
+    HEADS,
     INNER,
     INTERVAL,
     SECTIONS,
     architecture_of,
     in_files,
 )
-from sapwood.gguf.family import COUNT, PATTERN, Family, attribute, facts_of, fixed_of, has_experts
+from sapwood.gguf.family import (
+    COUNT,
+    PATTERN,
+    Family,
+    attribute,
+    facts_of,
+    fixed_of,
+    has_attention,
+    has_experts,
+)
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, layers_of, number
 from sapwood.gguf.latent import NAMES, latent_sizes, latent_values, unwritable_latent
@@ -30,6 +40,9 @@ ROTATED = "rope.scaling.finetuned"
 LOCAL_THETA = "rope.freq_base_swa"
 SHARED_WIDTH = "expert_shared_feed_forward_length"
 OF_LAYERS = "per_layer_token_embd.weight"
+# llama.cpp wants to find these keys, and reads none of them of a model without attention.
+UNREAD_SIZES = {"attention.head_count": 0, "feed_forward_length": 0}
+ENDLESS = 1 << 20  # the context that a file promises of a model without attention
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
 # Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
@@ -193,7 +206,8 @@ def _other_constants(file: GgufFile, family: Family) -> dict[str, Any]:
 
 
 def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
-    heads, hidden = integer(file, "attention.head_count"), integer(file, "embedding_length")
+    heads = integer(file, "attention.head_count") if has_attention(family) else 0
+    hidden = integer(file, "embedding_length")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError("the file holds no token embedding", str(file.path), "token_embd.weight is missing")
@@ -201,10 +215,12 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     if embedding.shape[1] != hidden or layers > len(file.tensors):
         why = f"it has {len(file.tensors):,} tensors, the embedding {embedding.shape[1]:,} columns"
         raise ModelError("the file's keys don't fit its tensors", str(file.path), why)
-    silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
+    silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)} if heads else {}
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
     if OF_LAYERS in file.tensors:
         values[ROWS_OF_LAYERS] = file.tensors[OF_LAYERS].shape[0]
+    if family.of_state:
+        values[family.of_state] = integer(file, INNER) // integer(file, HEADS)
     for fact in facts_of(family):
         if family.between and not family.every and fact.config == "num_key_value_heads":
             values[fact.config] = max(key_heads(file, layers))
@@ -221,6 +237,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     values["num_hidden_layers"] = layers
     if layers == family.other:
         raise ModelError(_OTHER.format(family.other), str(file.path), file.architecture)
+    if not heads:
+        return values
     width = values["head_dim"]
     if family.latent:
         return values | latent_sizes(file, heads)
@@ -248,7 +266,8 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
     refuse_unwritable(config)
     given, config, architecture = config, settled(config), architecture_of(config)
     family, width = FAMILIES[architecture], head_width(config)
-    values: dict[str, Any] = {"vocab_size": config.vocab_size, "attention.value_length": width}
+    values: dict[str, Any] = {"vocab_size": config.vocab_size}
+    values |= {"attention.value_length": width} if has_attention(family) else UNREAD_SIZES
     for fact in facts_of(family):
         value = width if fact.config == "head_dim" else value_of(config, family, fact.config)
         if value is not None:
@@ -270,8 +289,8 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
         ]
     if family.rotated:
         values[ROTATED] = getattr(config, family.rotated) == "rope"
-    if family.mamba2:
-        values[INNER] = int(config.mamba_expand * config.hidden_size)
+    if family.expand:
+        values[INNER] = int(getattr(config, family.expand) * config.hidden_size)
     if family.sections:
         values[SECTIONS] = [*_sections(given, values["rope.dimension_count"] // 2), 0]
     pictures = getattr(getattr(whole, "vision_config", None), "deepstack_visual_indexes", None)
@@ -295,6 +314,8 @@ def context_of(config: Any) -> int:
     """Tokens that a GGUF file promises. If llama.cpp has no windows for the architecture, that is the
     window's width: up to there, both compute the same."""
     family = FAMILIES[architecture_of(config)]
+    if not has_attention(family):
+        return ENDLESS
     longest = value_of(settled(config), family, "max_position_embeddings")
     return min(longest, window_of(config) or longest) if not family.window else longest
 
@@ -331,6 +352,7 @@ def refuse_unwritable(config: Any) -> None:
         )
         for name, value in odd.items()
     ]
+    problems += _unwritable_twins(config, family, architecture)
     if family.head == "tied" and not config.tie_word_embeddings:
         problems.append(Problem("GGUF can't store a separate output head", "tie_word_embeddings", where))
     if family.head == "own" and config.tie_word_embeddings:
@@ -346,13 +368,28 @@ def refuse_unwritable(config: Any) -> None:
         raise ExportError(problems)
 
 
+def _unwritable_twins(config: Any, family: Family, architecture: str) -> list[Problem]:
+    """Attributes that a file has one value for, if they differ."""
+    told: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for fact in facts_of(family):
+        value = value_of(config, family, fact.config)
+        if (first := told.setdefault(fact.key, value)) != value:
+            why = f"llama.cpp's {architecture} takes {first!r}"
+            problems.append(Problem(f"GGUF can't store {fact.config}: {value!r}", fact.config, why))
+    return problems
+
+
 def stored_name(config: Any, name: str) -> str:
     """The name under which a config keeps the value that its class calls ``name``."""
     return type(config).attribute_map.get(name, name)
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two values of a config mean the same: False, None and 0 all mean that something is off."""
+    """Whether two values of a config mean the same: False, None and 0 all mean that something is off,
+    and what a class keeps as a tuple is a list in JSON."""
+    if isinstance(a, list) and isinstance(b, tuple):
+        return tuple(a) == b
     return a == b or not (a or b)
 
 
@@ -447,4 +484,6 @@ def global_rope(config: Any) -> Mapping[str, Any]:
 
 
 def head_width(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    """Numbers of one head; 0 for a model without attention."""
+    heads = getattr(config, "num_attention_heads", 0)
+    return (getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0

@@ -9,6 +9,7 @@ in `mixtures`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from sapwood.gguf.family import (
     KV_RANK,
     LATENT,
     LLAMA3,
+    MAMBA,
     MULTIPLIERS,
     NORM_EPS,
     QKV,
@@ -36,7 +38,8 @@ _MLP = ("ffn_gate", "ffn_up", "ffn_down")
 _LAYER_NORM = Fact("layer_norm_eps", "attention.layer_norm_epsilon", float, 1e-5)
 _LOGIT_SCALE = Fact("logit_scale", "logit_scale", float)
 _NORM_EPSILON = Fact("layer_norm_epsilon", "attention.layer_norm_epsilon", float, 1e-5)
-INTERVAL, INNER, SECTIONS = "full_attention_interval", "ssm.inner_size", "rope.dimension_sections"
+INTERVAL, SECTIONS = "full_attention_interval", "rope.dimension_sections"
+INNER, GROUPS, HEADS = "ssm.inner_size", "ssm.group_count", "ssm.time_step_rank"  # of states
 DEEPSTACK = "n_deepstack_layers"
 _PLAIN_HEADS = ("num_key_value_heads", "head_dim")  # as many of keys as of queries, all as wide as they can
 _OF_GPT2 = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
@@ -318,6 +321,24 @@ _DENSE = {
         unadapted=LATENT,
     ),
     "granitehybrid": GRANITE_HYBRID,
+    "mamba": MAMBA,
+    "falcon-mamba": replace(
+        MAMBA,
+        kinds=("falcon_mamba",),
+        architecture="mamba",
+        facts=(*MAMBA.facts, Fact("mixer_rms_eps", "attention.layer_norm_rms_epsilon", float)),
+        constants={"ssm.dt_b_c_rms": True},
+    ),
+    "mamba2": replace(
+        MAMBA,
+        kinds=("mamba2",),
+        facts=(*MAMBA.facts[:2], Fact("n_groups", GROUPS), Fact("num_heads", HEADS)),
+        fixed=MAMBA.fixed | {"time_step_limit": (0.0, math.inf)},
+        constants={},
+        lacks=(*MAMBA.lacks, "time_step_rank"),
+        mamba2=True,
+        of_state="head_dim",
+    ),
     "paddleocr": Family(
         ("paddleocr_vl_text",),
         fixed=SILU | {"use_bias": False},

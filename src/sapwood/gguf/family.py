@@ -80,6 +80,8 @@ class Family:
         latent: keys and values of all heads come from one vector. A file has that product apart for keys and
             for values ("split"), or in one ("joined"); "": heads have keys and values of their own.
         mamba2: its layers without attention are those of Mamba 2.
+        of_state: config attribute with the width of Mamba 2's heads, if its class needs to be told.
+        expand: config attribute that says how many times wider than the model its states are.
         rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
         unadapted: tensors whose products llama.cpp computes without adapters.
     """
@@ -126,6 +128,8 @@ class Family:
     equal_heads: bool = False
     latent: Literal["split", "joined", ""] = ""
     mamba2: bool = False
+    of_state: str = ""
+    expand: str = ""
     rotated: str = ""
 
 
@@ -146,9 +150,19 @@ def facts_of(family: Family) -> tuple[Fact, ...]:
     return (*common, *([family.epsilon] if family.epsilon else []), *family.facts)
 
 
+def told_by(family: Family, key: str) -> str:
+    """The config attribute that a key of its files says."""
+    return next(fact.config for fact in facts_of(family) if fact.key == key)
+
+
 def fixed_of(family: Family, layers: int) -> dict[str, Any]:
     """Config attributes of a model with so many layers that llama.cpp computes with one value."""
     return {**family.fixed, **{name: value(layers) for name, value in family.by_depth.items()}}
+
+
+def has_attention(family: Family) -> bool:
+    """Whether some layer of its models has attention. Positions have no end if none has."""
+    return WITHOUT_ATTENTION[0] not in family.lacks
 
 
 def has_experts(family: Family) -> bool:
@@ -164,6 +178,7 @@ def attribute(family: Family, name: str) -> str:
 # --- what several rows have -------------------------------------------------------------------------------
 
 PATTERN = "attention.sliding_window_pattern"
+WITHOUT_ATTENTION = ("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings")
 SILU = {"hidden_act": "silu"}
 QKV = ("attn_q", "attn_k", "attn_v")
 LLAMA3 = ("default", "linear", "yarn", "llama3")
@@ -198,11 +213,29 @@ QWEN3VL = Family(("qwen3_vl_text",), fixed=SILU | {"attention_bias": False}, ins
 
 KV_RANK = Fact("kv_lora_rank", "attention.kv_lora_rank")
 LATENT = ("attn_q", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_kv_b", "attn_k_b", "attn_v_b")
+_OF_THE_FIRST_STEP = (  # what begins a training from nothing, and which of several ways is computed by
+    *("time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme", "time_step_floor"),
+    *("rescale_prenorm_residual", "residual_in_fp32", "use_mambapy", "use_associative_scan", "chunk_size"),
+)
 MAMBA_OF_GRANITE = (
     Fact("mamba_d_conv", "ssm.conv_kernel"),
     Fact("mamba_d_state", "ssm.state_size"),
     Fact("mamba_n_groups", "ssm.group_count"),
     Fact("mamba_n_heads", "ssm.time_step_rank"),
+)
+MAMBA = Family(
+    ("mamba",),
+    facts=(
+        Fact("conv_kernel", "ssm.conv_kernel"),
+        Fact("state_size", "ssm.state_size"),
+        Fact("time_step_rank", "ssm.time_step_rank"),
+    ),
+    fixed=SILU | {"expand": 2, "use_bias": False, "use_conv_bias": True},
+    constants={"ssm.dt_b_c_rms": False},
+    lacks=(*WITHOUT_ATTENTION, "intermediate_size", *_OF_THE_FIRST_STEP),
+    epsilon=Fact("layer_norm_epsilon", "attention.layer_norm_rms_epsilon", float),
+    rotary=False,
+    expand="expand",
 )
 GRANITE_HYBRID = Family(
     ("granitemoehybrid",),
@@ -216,5 +249,6 @@ GRANITE_HYBRID = Family(
     between="linear_attention",
     interleaved=True,
     mamba2=True,
+    expand="mamba_expand",
     rotated="position_embedding_type",
 )

@@ -35,7 +35,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.gguf.facts import OF_LAYERS, family_of, key_heads
-from sapwood.gguf.families import FAMILIES, INNER
+from sapwood.gguf.families import FAMILIES, GROUPS, HEADS, INNER
+from sapwood.gguf.family import told_by
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.names import DECAY, KERNELS, OF_HEADS, SHARED_GATE, SKIP, STACKS, in_metadata, of_layer
@@ -62,7 +63,7 @@ def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) 
     if FAMILIES[architecture].mamba2 and name in (DECAY, SKIP):
         return [values[:, None]]
     if FAMILIES[architecture].mamba2 and name.removesuffix(".weight") == "ssm_norm":
-        return [values.reshape(config.mamba_n_groups, -1)]
+        return [values.reshape(getattr(config, told_by(FAMILIES[architecture], GROUPS)), -1)]
     if in_metadata(tensors[0]):
         return [values.reshape(1)]
     if name.removesuffix(".weight") in FAMILIES[architecture].across and values.ndim == 2:
@@ -90,7 +91,7 @@ class Grouped:
         """Of a parameter with these tensors; None if its rows aren't grouped."""
         if not family_of(file).by_key_heads or not _is_grouped(tensors):
             return None
-        keys = integer(file, "ssm.group_count")
+        keys = integer(file, GROUPS)
         return cls._by(keys, integer(file, "ssm.state_size"), integer(file, INNER) // keys)
 
     @classmethod
@@ -256,7 +257,7 @@ class _Groups:
 def _heads_of(file: GgufFile) -> _ValueHeads | _Groups | None:
     family = family_of(file)
     if family.tiled:
-        return _if_more(integer(file, "ssm.group_count"), integer(file, "ssm.time_step_rank"))
+        return _if_more(integer(file, GROUPS), integer(file, HEADS))
     return _Groups(_heads(file, ".attn_q."), _heads(file, ".attn_k.")) if family.grouped else None
 
 

@@ -54,6 +54,7 @@ CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before the
 OF_KEYS = ("attn_k", "attn_v", "attn_k_norm")
 KERNELS = ("shortconv.conv", "ssm_conv1d")
 OF_HEADS = ("attn_k_b", "attn_v_b")  # what each head makes keys and values of, in latent attention
+STEPS = "ssm_dt"  # Mamba multiplies by this linear's weight, and doesn't call it
 DECAY, SKIP = "ssm_a", "ssm_d"  # the two tensors without .weight or .bias
 
 
@@ -145,6 +146,16 @@ _OF_MAMBA2 = {
     "ssm_out": "out_proj",
 }
 _OF_GRANITE_HYBRID = _ATTENTION | _PRE_NORM | {key: f"mamba.{name}" for key, name in _OF_MAMBA2.items()}
+_OF_MAMBA = {
+    "attn_norm": "norm",
+    "ssm_in": "mixer.in_proj",
+    "ssm_conv1d": "mixer.conv1d",
+    "ssm_x": "mixer.x_proj",
+    STEPS: "mixer.dt_proj",
+    DECAY: "mixer.A_log",
+    SKIP: "mixer.D",
+    "ssm_out": "mixer.out_proj",
+}
 _MLP = {key: name for key, name in _EVERY_LAYER.items() if key.startswith("ffn_")}
 _OF_GPT2 = {
     "attn_norm": "ln_1",
@@ -263,6 +274,8 @@ _LAYER = {
     "granitehybrid": _OF_GRANITE_HYBRID
     | dict.fromkeys(("ffn_gate", "ffn_up"), "shared_mlp.input_linear")
     | {"ffn_down": "shared_mlp.output_linear"},
+    **dict.fromkeys(("mamba", "falcon-mamba"), _OF_MAMBA),
+    "mamba2": {"attn_norm": "norm"} | {key: f"mixer.{name}" for key, name in _OF_MAMBA2.items()},
     "granitehybridmoe": _OF_GRANITE_HYBRID | _experts("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
     "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
@@ -287,7 +300,13 @@ _ENDS_OF_FALCON = {
     "output_norm": "transformer.ln_f",
     "output": "lm_head",
 }
+_ENDS_OF_MAMBA = {
+    "token_embd": "backbone.embeddings",
+    "output_norm": "backbone.norm_f",
+    "output": "lm_head",
+}
 _OTHER_ENDS = {
+    **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), _ENDS_OF_MAMBA),
     "gemma3n": _OUTSIDE
     | {
         "per_layer_token_embd": "model.embed_tokens_per_layer",
@@ -317,6 +336,7 @@ _LAYERS = {
     **dict.fromkeys(("gpt2", "starcoder", "falcon", "falcon-40b", "bloom"), "transformer.h"),
     "gptneox": "gpt_neox.layers",
     "mpt": "transformer.blocks",
+    **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), "backbone.layers"),
 }
 _COMPUTED = {DIVISORS, *FACTORS.values()}  # read for the config, no parameter of its own
 

@@ -16,6 +16,8 @@ ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_func
 # llama.cpp has one of them, the last. It differs from the exact one by 5e-4 at most, which is less than
 # rounding to 16 bits makes; the check of an export measures both.
 GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+# llama.cpp has one epsilon for all norms. Two that are this small differ by less than rounding makes.
+SMALL_EPSILON = 1e-5
 IMPLIED: Mapping[str, Callable[[Any], int]] = {
     "num_key_value_heads": lambda config: config.num_attention_heads,
     "head_dim": lambda config: config.hidden_size // config.num_attention_heads,
@@ -76,6 +78,9 @@ def settled(config: Any) -> Any:
     widths = getattr(config, "intermediate_size", None)
     if isinstance(widths, list) and len(set(widths)) == 1:  # Gemma 3n's, one for each layer
         config.intermediate_size = widths[0]
+    inner = getattr(config, "mixer_rms_eps", None)
+    if inner is not None and max(inner, config.layer_norm_epsilon) <= SMALL_EPSILON:
+        config.mixer_rms_eps = config.layer_norm_epsilon
     if rope := getattr(config, "rope_parameters", None):
         config.rope_parameters = settled_rope(rope)
     return config

@@ -16,6 +16,9 @@ from sapwood.machine.shortage import refuse_shortage
 if TYPE_CHECKING:
     from torch import nn
 
+# Their models multiply by the weight of ``dt_proj`` without calling it, and PEFT doesn't say so.
+READS_STEPS = ("mamba", "falcon_mamba", "jamba")
+
 Targets = TypeVar("Targets", str, tuple[str, ...])
 
 
@@ -175,13 +178,13 @@ def _lost_on_loading(model: Any, linears: Sequence[str]) -> set[str]:
 
 def _passed_over(model: Any, names: Set[str]) -> set[str]:
     """Linears that PEFT can't adapt because their model reads their weights without calling them (Mamba's
-    out_proj). Found by asking it."""
+    out_proj). Found by asking it; of one more it doesn't know."""
     from peft import LoraConfig as PeftConfig
     from peft.tuners.tuners_utils import (
         _check_lora_target_modules_mamba,  # pyright: ignore[reportPrivateUsage]
     )
 
-    odd: set[str] = set()
+    odd: set[str] = {"dt_proj"} if model.config.model_type in READS_STEPS else set()
     for name in names:
         try:
             _check_lora_target_modules_mamba(PeftConfig(target_modules=[name]), model, name)
