@@ -21,7 +21,7 @@ IN_GGUF = (
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
-    *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2"),
+    *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "gemma4", "gemma4moe"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -181,6 +181,25 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "num_kv_shared_layers": 0,
         "vocab_size_per_layer_input": VOCAB_SIZE,
         "intermediate_size": 2048,
+    },
+    "gemma4": {
+        "sliding_window": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "global_head_dim": 32,
+        "hidden_size_per_layer_input": 32,
+        "vocab_size_per_layer_input": VOCAB_SIZE,
+    },
+    "gemma4moe": {
+        "sliding_window": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "global_head_dim": 32,
+        "hidden_size_per_layer_input": 0,
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 4,  # as MiniMax's
+        "moe_intermediate_size": 32,
     },
     "gptneox": {"tie_word_embeddings": False},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16},
@@ -373,6 +392,8 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3vl": transformers.Qwen3VLConfig,
         "qwen3vlmoe": transformers.Qwen3VLMoeConfig,
         "gemma3n": transformers.Gemma3nTextConfig,
+        "gemma4": transformers.Gemma4TextConfig,
+        "gemma4moe": transformers.Gemma4TextConfig,
         "qwen3next": transformers.Qwen3NextConfig,
         "minimax-m2": transformers.MiniMaxM2Config,
         "exaone-moe": transformers.ExaoneMoeConfig,

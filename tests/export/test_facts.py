@@ -57,7 +57,9 @@ LLAMA3 = {
 }
 HALF, QUARTER = {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 0.25}
 UNTIED = {"tie_word_embeddings": False}
+PROPORTIONAL = {"rope_type": "proportional", "partial_rotary_factor": 0.25}
 SLIDING, FULL = "sliding_attention", "full_attention"
+SHARING = {"num_hidden_layers": 4, "layer_types": [SLIDING, FULL] * 2, "num_kv_shared_layers": 2}
 
 BY_TENSORS = {
     "attention_bias",
@@ -325,6 +327,20 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("falcon-mamba", {"layer_norm_epsilon": 1e-3, "mixer_rms_eps": 1e-3}),
     ("mamba2", {"n_groups": 4, "state_size": 32, "conv_kernel": 3, "num_heads": 4, "head_dim": 32}),
     ("mamba2", UNTIED | {"n_groups": 1, "time_step_limit": [0.0, math.inf]}),
+    ("gemma4", {"final_logit_softcapping": 3.0, "sliding_window": 16}),
+    ("gemma4", {"global_head_dim": 64, "head_dim": 32}),
+    ("gemma4", {"hidden_size_per_layer_input": 64}),
+    ("gemma4", {"hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision"}),
+    ("gemma4", two_ropes(PROPORTIONAL | HALF, {"rope_theta": 100.0})),
+    ("gemma4", two_ropes(PROPORTIONAL | {"rope_theta": 100.0, "partial_rotary_factor": 1.0}, {})),
+    ("gemma4", {"attention_k_eq_v": True, "num_global_key_value_heads": 1}),
+    ("gemma4", SHARING | {"use_double_wide_mlp": True}),
+    ("gemma4", SHARING | {"layer_types": [SLIDING, FULL, FULL, FULL]}),
+    ("gemma4moe", {"num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 64}),
+    (
+        "gemma4moe",
+        {"hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 600, "attention_k_eq_v": False},
+    ),
 )
 
 REFUSED: tuple[tuple[str, Changes, str], ...] = (
@@ -386,6 +402,14 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
         DEEP_GEMMA3N | {"layer_types": ([SLIDING] * 6 + [FULL]) * 3 + [SLIDING] * 4},
         "keys of the two before them",
     ),
+    ("gemma4", SHARING | {"layer_types": [FULL, SLIDING, SLIDING, FULL]}, "keys of the two before them"),
+    ("gemma4", {"layer_types": [FULL, FULL]}, "order of sliding windows"),
+    ("gemma4", {"attention_bias": True}, "attention_bias"),
+    ("gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
+    ("gemma4", two_ropes({"rope_type": "default"}, {}), "'default'"),
+    ("gemma4", two_ropes(PROPORTIONAL | {"factor": 2.0}, {}), r"factor: 2\.0"),
+    ("gemma4", {"per_layer_config": {0: {"intermediate_size": 96}}}, "sizes_of_layers"),
+    ("gemma4moe", {"hidden_activation": "silu"}, "hidden_activation"),
     ("qwen3vl", {"attention_bias": True}, "attention_bias"),
     ("qwen3vl", rope(mrope_section=[24, 20, 20]), r"mrope_section: \[24, 20, 20\].*than a head has numbers"),
     ("qwen3vlmoe", {"mlp_only_layers": [0]}, "mlp_only_layers"),

@@ -30,12 +30,15 @@ from tests.gguf.tiny_gguf import tiny_gguf
 RIGHT = 0.0012  # nats that no right export of a tiny model in F16 exceeds
 
 
+_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTED = {  # what llama.cpp adapts, if that isn't every linear
+    "gemma4": (*_LINEARS, "per_layer_input_gate", "per_layer_projection"),
+    "gemma4moe": _LINEARS,
     "gemma3n": (
-        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        *_LINEARS,
         *("linear_left", "linear_right", "per_layer_input_gate", "per_layer_projection"),
         *("correction_coefs", "prediction_coefs"),
-    )
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -249,6 +250,18 @@ def unweighted(name: str, tensor: Tensor) -> Tensor:
     return torch.ones_like(tensor) if "attn_sub_norm" in name else tensor
 
 
+def all_turned(_: Any, width: int) -> Any:
+    return np.ones(width // 2, np.float32)
+
+
+def unscaled(name: str, tensor: Tensor) -> Tensor:
+    return torch.ones_like(tensor) if "per_expert_scale" in name else tensor
+
+
+def experts_up_first(name: str, tensor: Tensor) -> Tensor:
+    return tensor.roll(tensor.shape[1] // 2, 1) if "experts.gate_up_proj" in name else tensor
+
+
 MUTANTS = (
     Mutant("another rotary base", "qwen2", "gguf", key("rope.freq_base", lambda v: v * 10)),
     Mutant("rotation of whole heads", "glm4", "gguf", key("rope.dimension_count", lambda v: 2 * v)),
@@ -311,6 +324,21 @@ MUTANTS = (
         tensors(lambda n, t: torch.cat([t, t]) if "embed_tokens_per_layer" in n else t),
         {"vocab_size_per_layer_input": 300},
     ),
+    Mutant(
+        "another part of each head turned",
+        "gemma4",
+        "gguf",
+        attribute(gguf_model, "rope_divisors", all_turned),
+    ),
+    Mutant(
+        "a layer's scale doubled",
+        "gemma4",
+        "gguf",
+        tensors(lambda n, t: t * 2 if "0.layer_scalar" in n else t),
+    ),
+    Mutant("another local base", "gemma4", "gguf", key("freq_base_swa", lambda v: v * 10)),
+    Mutant("experts' own scales lost", "gemma4moe", "gguf", tensors(unscaled)),
+    Mutant("up before gate of each expert", "gemma4moe", "gguf", tensors(experts_up_first)),
     Mutant("queries at any position", "mistral3", "gguf", key("temperature_scale", lambda _: 0.0)),
     Mutant(
         "queries, keys and values in groups", "gptneox", "gguf", attribute(layout, "head_order", in_place)

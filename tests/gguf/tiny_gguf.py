@@ -18,6 +18,7 @@ ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
 ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
 LATENT = ("deepseek2", "deepseek3", "youtu")
 ARCHES |= {"falcon-mamba": gguf.MODEL_ARCH.MAMBA}
+ARCHES |= {"gemma4moe": gguf.MODEL_ARCH.GEMMA4}
 ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
 IN_PAIRS = (
     "olmo",
@@ -137,6 +138,15 @@ def _parts(
         per_head = values.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
         keys, own = np.split(per_head, [config.qk_nope_head_dim], axis=1)
         return [(stem.format("k"), "weight", keys.transpose(0, 2, 1)), (stem.format("v"), "weight", own)]
+    if arch == "gemma4moe" and "experts." in name:
+        return [(name, "weight", values)]
+    if name.endswith(("router.scale", "router.per_expert_scale")):
+        of_experts = name.endswith("per_expert_scale")
+        return [
+            (re.sub(r"router.*", "experts.down_proj" if of_experts else "router.proj", name), "scale", values)
+        ]
+    if name.endswith("layer_scalar"):
+        return [(name, "weight", values)]
     if name.endswith("experts.gate_up_proj"):
         words = ("w1", "w3") if "block_sparse" in name else ("gate_proj", "up_proj")
         return [
@@ -199,7 +209,7 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         return _tiled(name, values, config)
     if (
         arch.startswith(("gemma", "nemotron", "qwen35", "qwen3next"))
-        and arch != "gemma3n"
+        and not arch.startswith(("gemma3n", "gemma4"))
         and name.endswith("norm.weight")
     ):
         return values + 1
@@ -268,6 +278,9 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     if hasattr(config, "intermediate_size"):
         widths = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
         writer.add_feed_forward_length(widths[0] if isinstance(widths, list) else widths)
+    if arch.startswith("gemma4"):
+        _write_gemma4(writer, config)
+        return
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
     key_heads = _key_heads(arch, config)
@@ -396,6 +409,36 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
         writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+
+
+def _write_gemma4(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Sizes of each layer, and divisors of frequencies."""
+    layers = list(config.per_layer_config)
+    local, full = (layers[config.layer_types.index(f"{kind}_attention")] for kind in ("sliding", "full"))
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv([layer.num_key_value_heads for layer in layers])
+    writer.add_key_length(full.head_dim)
+    writer.add_value_length(full.head_dim)
+    writer.add_key_length_swa(local.head_dim)
+    writer.add_value_length_swa(local.head_dim)
+    writer.add_rope_dimension_count(full.head_dim)
+    writer.add_rope_dimension_count_swa(local.head_dim)
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
+    writer.add_shared_kv_layers(config.num_kv_shared_layers)
+    writer.add_embedding_length_per_layer_input(config.hidden_size_per_layer_input)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.enable_moe_block:
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.top_k_experts)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope["full_attention"]["rope_theta"])
+    writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
+    frequencies = full.head_dim // 2
+    turned = int(frequencies * rope["full_attention"]["partial_rotary_factor"])
+    divisors = [1.0] * turned + [1e30] * (frequencies - turned)
+    writer.add_tensor("rope_freqs.weight", np.asarray(divisors, np.float32))
 
 
 def write_tokenizer(writer: gguf.GGUFWriter) -> None:

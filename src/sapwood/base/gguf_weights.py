@@ -4,6 +4,7 @@ the file's own blocks."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from sapwood.gguf.layout import (
     to_torch_layout,
     to_torch_rows,
 )
-from sapwood.gguf.names import STEPS, of_layer, sources
+from sapwood.gguf.names import BOTH, STEPS, of_layer, sources
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
 
@@ -102,8 +103,8 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
         elif len(packed.shape) == STACK:
             experts = module if isinstance(module, GgufExperts) else GgufExperts(module, dtype)
             for tensor in tensors:
-                which = tensor.split("_")[1]  # blk.0.ffn_gate_exps.weight
-                experts.put(which, *_blocks_of_experts(file.tensors[tensor]))
+                for which, stack in _matrices(tensor, file.tensors[tensor]):
+                    experts.put(which, *_blocks_of_experts(stack))
             model.set_submodule(owner, experts)
         else:
             _place(model, name, _unpack(file, tensors, wanted[name], dtype, model.config))
@@ -117,6 +118,16 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
 def _is_read(tensor: str) -> bool:
     """Whether a model reads the weight of a linear without calling it, so that it must stay a matrix."""
     return of_layer(tensor) == f"{STEPS}.weight"
+
+
+def _matrices(name: str, stack: GgufTensor) -> list[tuple[str, GgufTensor]]:
+    """The stacks that a tensor of experts holds, with the names that `GgufExperts` has for them."""
+    from sapwood.base.storage.gguf_experts import GATE, UP
+
+    if not of_layer(name).startswith(BOTH):
+        return [(name.split("_")[1], stack)]  # blk.0.ffn_gate_exps.weight
+    gate, up = np.split(np.asarray(stack.data), 2, axis=1)
+    return [(GATE, replace(stack, data=gate)), (UP, replace(stack, data=up))]
 
 
 def _blocks_of_experts(stack: GgufTensor) -> tuple[str, Any]:

@@ -31,7 +31,17 @@ from sapwood.gguf.family import (
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, layers_of, number
 from sapwood.gguf.latent import NAMES, latent_sizes, latent_values, unwritable_latent
-from sapwood.gguf.layers import key_heads, layer_types_of, period, periodic, turned, types_by, window_of
+from sapwood.gguf.layers import (
+    key_heads,
+    layer_types_of,
+    period,
+    periodic,
+    read_by_layer,
+    turned,
+    types_by,
+    values_by_layer,
+    window_of,
+)
 from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
 from sapwood.gguf.settled import IMPLIED, ROWS_OF_LAYERS, flat, settled, value_of
 
@@ -69,6 +79,7 @@ ELSEWHERE = {
     *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc", "embedding_initializer_range"),
     *("mamba_chunk_size", "mamba_d_head"),  # the first changes the order of sums, others tell the second
     "mlp_layer_types",  # see `_unwritable_layers`
+    *("attention_k_eq_v", "use_double_wide_mlp", "num_global_key_value_heads"),  # see `layers`
     *("altup_coef_clip", "vocab_size_per_layer_input"),  # Gemma 3n's: of its training; see `layout`
     *("emb_pdrop", "classifier_dropout", "summary_type", "summary_use_proj"),  # GPT-2's and
     *("summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_ctx"),  # those after it
@@ -108,7 +119,10 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
     if family.rotary:
         values["rope_parameters"] = read_rope(file, family, values["head_dim"])
-    if family.window:
+    if family.by_layer:
+        flags = file.metadata[f"{file.architecture}.{PATTERN}"]
+        values["layer_types"] = types_by([bool(flag) for flag in flags])
+    elif family.window:
         values["layer_types"] = layer_types_of(file, values["num_hidden_layers"], family.window)
     elif family.every:
         flags = periodic(integer(file, INTERVAL, family.every), values["num_hidden_layers"])
@@ -242,6 +256,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     width = values["head_dim"]
     if family.latent:
         return values | latent_sizes(file, heads)
+    if family.by_layer:
+        values |= read_by_layer(file, values)
     if integer(file, "attention.value_length", width) != width:
         raise ModelError("heads whose values and keys differ in size aren't supported", str(file.path))
     return values
@@ -275,7 +291,9 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
     values |= family.constants
     if family.rotary:
         values |= rope_values(family, global_rope(config), width)
-    if family.window:
+    if family.by_layer:
+        values |= values_by_layer(config)
+    elif family.window:
         values[PATTERN] = period(config.layer_types)
     if family.local_theta:
         values[LOCAL_THETA] = float(config.rope_parameters["sliding_attention"]["rope_theta"])
@@ -423,9 +441,9 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
     if family.unturned and config.no_rope_layers != turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
-    used = config.layer_types[family.own_keys - 2 : family.own_keys] if 0 < family.own_keys <= last else None
-    if used not in (None, types_by([True, False])):
-        where_from = f"layers from {family.own_keys} on use keys of the two before them"
+    own = last + 1 - (getattr(config, "num_kv_shared_layers", 0) or 0)
+    if own <= last and config.layer_types[max(own - 2, 0) : own] != types_by([True, False]):
+        where_from = f"layers from {own} on use keys of the two before them"
         why = f"in {where} {where_from}: one with a window, one without"
         problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
     if family.every:
@@ -435,7 +453,10 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         problems.append(Problem("GGUF can't store a model without attention", "layer_types", why))
     if not family.window:
         return problems + _unwritable_window(config, where)
-    every = period(config.layer_types)
+    if family.by_layer:
+        every = family.window if "sliding_attention" in config.layer_types else None
+    else:
+        every = period(config.layer_types)
     if every is None or family.constants.get(PATTERN, every) != every:
         why = f"in {where} every {family.constants.get(PATTERN, 'n')}-th layer must see the whole context"
         problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
@@ -484,6 +505,9 @@ def global_rope(config: Any) -> Mapping[str, Any]:
 
 
 def head_width(config: Any) -> int:
-    """Numbers of one head; 0 for a model without attention."""
+    """Numbers of one head, in layers that see everything; 0 for a model without attention."""
+    if getattr(config, "is_heterogeneous", False):
+        config = config.per_layer_config[config.layer_types.index("full_attention")]
     heads = getattr(config, "num_attention_heads", 0)
-    return (getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
+    told = getattr(config, "global_head_dim", None) or getattr(config, "head_dim", None)
+    return (told or config.hidden_size // heads) if heads else 0

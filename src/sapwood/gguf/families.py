@@ -15,6 +15,8 @@ from typing import Any
 
 from sapwood.errors import ExportError
 from sapwood.gguf.family import (
+    GELU,
+    GEMMA4,
     GRANITE_HYBRID,
     KERNEL,
     KV_RANK,
@@ -33,7 +35,6 @@ from sapwood.gguf.family import (
 )
 from sapwood.gguf.mixtures import MIXTURES
 
-_GELU = {"hidden_activation": "gelu_pytorch_tanh"}
 _MLP = ("ffn_gate", "ffn_up", "ffn_down")
 _LAYER_NORM = Fact("layer_norm_eps", "attention.layer_norm_epsilon", float, 1e-5)
 _LOGIT_SCALE = Fact("logit_scale", "logit_scale", float)
@@ -189,7 +190,7 @@ _DENSE = {
             Fact("attn_logit_softcapping", "attn_logit_softcapping", float, 50.0),
             Fact("final_logit_softcapping", "final_logit_softcapping", float, 30.0),
         ),
-        fixed=_GELU | {"attention_bias": False, "use_bidirectional_attention": None},
+        fixed=GELU | {"attention_bias": False, "use_bidirectional_attention": None},
         window=2,
         largest=46,
         norms_plus_one=True,
@@ -198,7 +199,7 @@ _DENSE = {
     "gemma3": Family(
         ("gemma3_text",),
         facts=(WINDOW,),
-        fixed=_GELU
+        fixed=GELU
         | {
             "attention_bias": False,
             "use_bidirectional_attention": False,
@@ -213,7 +214,7 @@ _DENSE = {
     "gemma3n": Family(
         ("gemma3n_text",),
         facts=(WINDOW,),
-        fixed=_GELU
+        fixed=GELU
         | {
             "attention_bias": False,
             "final_logit_softcapping": 30.0,
@@ -232,6 +233,7 @@ _DENSE = {
         unadapted=("altup_proj", "altup_unembd_proj", "altup_router", "per_layer_model_proj"),
         local_theta=True,
     ),
+    "gemma4": GEMMA4,
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
     "jais2": Family(
@@ -333,7 +335,7 @@ _DENSE = {
         MAMBA,
         kinds=("mamba2",),
         facts=(*MAMBA.facts[:2], Fact("n_groups", GROUPS), Fact("num_heads", HEADS)),
-        fixed=MAMBA.fixed | {"time_step_limit": (0.0, math.inf)},
+        fixed={**MAMBA.fixed, "time_step_limit": (0.0, math.inf)},
         constants={},
         lacks=(*MAMBA.lacks, "time_step_rank"),
         mamba2=True,

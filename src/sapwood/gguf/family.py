@@ -75,6 +75,8 @@ class Family:
         head: "tied": llama.cpp has no place for a head of its own; "own": none for a tied one.
         scalings: rotary scalings that it computes.
         local_theta: layers with a window have a rotary base of their own.
+        by_layer: a file says for each layer whether it has a window, how many heads of keys, and the width
+            of its MLP; a config has numbers for layers with a window and for others, see `layers`.
         equal_heads: keys have as many heads as queries.
         plain_windows: layers with a window have the same rotary base as the others, and no scaling.
         latent: keys and values of all heads come from one vector. A file has that product apart for keys and
@@ -83,7 +85,8 @@ class Family:
         of_state: config attribute with the width of Mamba 2's heads, if its class needs to be told.
         expand: config attribute that says how many times wider than the model its states are.
         rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
-        unadapted: tensors whose products llama.cpp computes without adapters.
+        unadapted: tensors whose products llama.cpp computes without adapters, or without the factor that
+            follows: an adapter's product isn't multiplied by an expert's own scale.
     """
 
     kinds: tuple[str, ...]
@@ -125,6 +128,7 @@ class Family:
     scalings: tuple[str, ...] = ("default", "linear", "yarn")
     local_theta: bool = False
     plain_windows: bool = False
+    by_layer: bool = False
     equal_heads: bool = False
     latent: Literal["split", "joined", ""] = ""
     mamba2: bool = False
@@ -180,6 +184,7 @@ def attribute(family: Family, name: str) -> str:
 PATTERN = "attention.sliding_window_pattern"
 WITHOUT_ATTENTION = ("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings")
 SILU = {"hidden_act": "silu"}
+GELU = {"hidden_activation": "gelu_pytorch_tanh"}
 QKV = ("attn_q", "attn_k", "attn_v")
 LLAMA3 = ("default", "linear", "yarn", "llama3")
 NORM_EPS = Fact("norm_eps", "attention.layer_norm_rms_epsilon", float, 1e-5)
@@ -208,6 +213,24 @@ QWEN35 = Family(
     partial=True,
     norms_plus_one=True,
     scalings=("default",),
+)
+GEMMA4 = Family(
+    ("gemma4_text",),
+    facts=(
+        WINDOW,
+        Fact("sliding_head_dim", "attention.key_length_swa"),
+        Fact("num_kv_shared_layers", "attention.shared_kv_layers", int, 0),
+        Fact("hidden_size_per_layer_input", "embedding_length_per_layer_input", int, 0),
+        Fact("final_logit_softcapping", "final_logit_softcapping", float, optional=True),
+    ),
+    fixed=GELU | {"attention_bias": False, "use_bidirectional_attention": None, "enable_moe_block": False},
+    names={"head_dim": "global_head_dim", "sliding_head_dim": "head_dim"},
+    lacks=("num_key_value_heads", "intermediate_size"),
+    window=6,
+    by_layer=True,
+    local_theta=True,
+    scalings=("proportional",),
+    unadapted=("per_layer_model_proj",),
 )
 QWEN3VL = Family(("qwen3_vl_text",), fixed=SILU | {"attention_bias": False}, inside="qwen3_vl", sections=True)
 

@@ -11,6 +11,8 @@ from sapwood.gguf.file import GgufFile
 
 SPECULATING = "nextn_predict_layers"  # after the others: they guess tokens ahead
 
+SHARED_KEYS = "attention.shared_kv_layers"  # so many of the last use keys and values of others
+
 
 def layers_of(file: GgufFile) -> int:
     """Layers of the model itself. Those that guess ahead are counted in the file, and left out here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ from sapwood.errors import ModelError
 from sapwood.gguf.family import PATTERN
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer
+
+KEY_HEADS, WIDTH = "attention.head_count_kv", "feed_forward_length"
+SAME = ("attention.value_length_swa", "rope.dimension_count_swa")  # as wide as its keys, and turned whole
+_HEADS = "num_key_value_heads"
 
 
 def layer_types_of(file: GgufFile, layers: int, every: int) -> list[str]:
@@ -23,9 +28,77 @@ def layer_types_of(file: GgufFile, layers: int, every: int) -> list[str]:
     return types_by(periodic(integer(file, PATTERN, every), layers))
 
 
+def read_by_layer(file: GgufFile, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says for each layer, as Gemma 4's config says it: of layers with a window, of others, and
+    of the last ones, which use keys of others. ``values``: of the config, as far as they are known."""
+    layers, shared = values["num_hidden_layers"], values["num_kv_shared_layers"]
+    flags = file.metadata.get(f"{file.architecture}.{PATTERN}")
+    if not isinstance(flags, np.ndarray) or len(flags) != layers or flags[-1]:
+        why = "a flag for each layer is needed, and the last layer must see everything"
+        raise ModelError(f"the pattern of sliding windows is {flags!r}", str(file.path), why)
+    if {integer(file, key, values["sliding_head_dim"]) for key in SAME} != {values["sliding_head_dim"]}:
+        raise ModelError("heads of layers with a window differ in size", str(file.path), ", ".join(SAME))
+    heads, widths = (_of_each_layer(file, key, layers) for key in (KEY_HEADS, WIDTH))
+    by_kind = [{n for n, flag in zip(heads, flags, strict=True) if flag == kind} for kind in (False, True)]
+    full, local = (kind or by_kind[0] for kind in by_kind)
+    own, others = set(widths[: layers - shared]), set(widths[layers - shared :])
+    double = bool(others) and others == {2 * n for n in own}
+    without = [f"blk.{i}.attn_v.weight" not in file.tensors for i in range(layers - shared) if not flags[i]]
+    odd = [len(full) > 1 or len(local) > 1, len(own) != 1 or not (double or others <= own)]
+    if any(odd) or len(set(without)) > 1 or (full != local and not all(without)):
+        why = f"{KEY_HEADS}: {heads}, {WIDTH}: {widths}"
+        raise ModelError("layers of one kind differ in size", str(file.path), why)
+    return {
+        "num_key_value_heads": min(local),
+        "num_global_key_value_heads": min(full),
+        "intermediate_size": min(own),
+        "use_double_wide_mlp": double,
+        "attention_k_eq_v": all(without),
+    }
+
+
+def _of_each_layer(file: GgufFile, key: str, layers: int) -> list[int]:
+    found = file.metadata.get(f"{file.architecture}.{key}")
+    numbers = found.tolist() if isinstance(found, np.ndarray) else [integer(file, key)] * layers
+    if len(numbers) != layers or not all(isinstance(n, int) and n > 0 for n in numbers):
+        why = f"a whole number for each of {layers} layers is needed"
+        raise ModelError(f"{file.architecture}.{key} is {found!r}", str(file.path), why)
+    return numbers
+
+
+def values_by_layer(config: Any) -> dict[str, Any]:
+    """The inverse of `read_by_layer`, of a settled config."""
+    flags = [kind == "sliding_attention" for kind in config.layer_types]
+    both, width = (config.num_global_key_value_heads, config.num_key_value_heads), config.intermediate_size
+    shared = config.num_kv_shared_layers if config.use_double_wide_mlp else 0
+    return {
+        PATTERN: flags,
+        KEY_HEADS: [both[flag] for flag in flags],
+        WIDTH: [width] * (len(flags) - shared) + [2 * width] * shared,
+    } | dict.fromkeys(SAME, config.head_dim)
+
+
+def settle_layers(config: Any) -> None:
+    """Sizes that layers have of their own, as Gemma 4's files say them: of one kind of layers, and of the
+    other. Whatever else layers have of their own stays as an attribute that no file has a place for."""
+    if hasattr(config, "global_head_dim"):
+        return
+    layers, own = list(config.per_layer_config), config.per_layer_attributes or set()
+    config.per_layer_config = None
+    for name, of_all in (("head_dim", "global_head_dim"), (_HEADS, f"num_global_{_HEADS[4:]}")):
+        pairs = {(kind, getattr(one, name)) for kind, one in zip(config.layer_types, layers, strict=True)}
+        sizes = dict(sorted(pairs))
+        setattr(config, of_all, sizes.get("full_attention", getattr(config, name)))
+        setattr(config, name, sizes.get("sliding_attention", getattr(config, of_all)))
+        if len(sizes) < len(pairs):
+            own = own | {f"other {name}"}
+    if odd := own - {"head_dim", _HEADS}:
+        config.sizes_of_layers = sorted(odd)
+
+
 def key_heads(file: GgufFile, layers: int) -> list[int]:
     """Heads of keys in each layer. Those that aren't 0 have one number."""
-    key = f"{file.architecture}.attention.head_count_kv"
+    key = f"{file.architecture}.{KEY_HEADS}"
     found = file.metadata.get(key)
     heads: list[Any] = found.tolist() if isinstance(found, np.ndarray) else [found] * layers
     if len(heads) != layers or len(set(heads) - {0}) != 1:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from sapwood.gguf.family import (
     COUNT,
     DELTA_NETWORK,
+    GEMMA4,
     GRANITE_HYBRID,
     KERNEL,
     KV_RANK,
@@ -223,6 +224,19 @@ MIXTURES = {
         facts=_NARROW_EXPERTS,
         fixed=SILU | _IN_EVERY_LAYER | {"attention_bias": False},
         inside="qwen3_vl_moe",
+    ),
+    "gemma4moe": replace(
+        GEMMA4,
+        only={"enable_moe_block": (True,)},
+        architecture="gemma4",
+        facts=(
+            *GEMMA4.facts,
+            Fact("num_experts", COUNT),
+            Fact("top_k_experts", "expert_used_count"),
+            Fact("moe_intermediate_size", "expert_feed_forward_length"),
+        ),
+        fixed={**GEMMA4.fixed, "enable_moe_block": True},
+        unadapted=(*GEMMA4.unadapted, "ffn_down_exps"),
     ),
     "deepseek2": _DEEPSEEK,
     "deepseek3": replace(

@@ -12,7 +12,7 @@ from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
 from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import LINEARS, NUMBERS, STACKED, GgufFile
-from sapwood.gguf.keys import integer, layers_of
+from sapwood.gguf.keys import SHARED_KEYS, integer, layers_of
 from sapwood.gguf.rope import DIVISORS, FACTORS, FOLDER
 
 _EVERY_LAYER = {
@@ -47,6 +47,7 @@ _ONLY_NORMS_AFTER = {key: name for key, name in _EVERY_LAYER.items() if key != "
 }
 _WITHOUT_GATE = {key: name for key, name in _EVERY_LAYER.items() if key != "ffn_gate"}
 STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")  # transformers' parameters, which have no .weight
+BOTH = "ffn_gate_up_exps"  # gate and up of each expert as one matrix, that of gate first
 _BLOCK = re.compile(r"blk\.(\d{1,6})\.")
 _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
@@ -106,10 +107,12 @@ _OF_QWEN35 = _DELTA_NETWORK | {
     "ssm_beta": "linear_attn.in_proj_b",
     "ssm_alpha": "linear_attn.in_proj_a",
 }
-_OF_GEMMA3N = {
+_INPUT_OF_LAYERS = {
     "inp_gate": "per_layer_input_gate",
     "proj": "per_layer_projection",
     "post_norm": "post_per_layer_input_norm",
+}
+_OF_GEMMA3N = _INPUT_OF_LAYERS | {
     "altup_correct_coef": "altup.correction_coefs",
     "altup_correct_scale.weight": "altup.correct_output_scale",
     "altup_predict_coef": "altup.prediction_coefs",
@@ -119,6 +122,13 @@ _OF_GEMMA3N = {
     "laurel_r": "laurel.linear_right",
     "laurel_post_norm": "laurel.post_laurel_norm",
 }
+_OF_GEMMA4 = (
+    _EVERY_LAYER
+    | _SANDWICH_NORMS
+    | _HEAD_NORMS
+    | _INPUT_OF_LAYERS
+    | {"layer_output_scale.weight": "layer_scalar"}
+)
 _BESIDE_A_GATE = (
     _experts("mlp") | {SHARED_GATE: "mlp.shared_expert_gate"} | _shared("mlp.shared_expert")
 )  # Qwen's experts, and one that a gate of its own multiplies
@@ -195,6 +205,18 @@ _LAYER = {
     "gemma2": _EVERY_LAYER | _SANDWICH_NORMS,
     "gemma3": _EVERY_LAYER | _SANDWICH_NORMS | _HEAD_NORMS,
     "gemma3n": _EVERY_LAYER | _SANDWICH_NORMS | _HEAD_NORMS | _OF_GEMMA3N,
+    "gemma4": _OF_GEMMA4,
+    "gemma4moe": _OF_GEMMA4
+    | {
+        "ffn_gate_inp": "router.proj",
+        "ffn_gate_inp.scale": "router.scale",
+        BOTH: "experts.gate_up_proj",
+        "ffn_down_exps": "experts.down_proj",
+        "ffn_down_exps.scale": "router.per_expert_scale",
+        "pre_ffw_norm_2": "pre_feedforward_layernorm_2",
+        "post_ffw_norm_1": "post_feedforward_layernorm_1",
+        "post_ffw_norm_2": "post_feedforward_layernorm_2",
+    },
     "chatglm": _ONE_GATE_AND_UP | _PRE_NORM,
     "glm4": _ONE_GATE_AND_UP | _PRE_NORM | _NORMS_AFTER,
     "mixtral": _mixture("mlp"),
@@ -305,14 +327,16 @@ _ENDS_OF_MAMBA = {
     "output_norm": "backbone.norm_f",
     "output": "lm_head",
 }
+_INPUTS_OF_LAYERS = {
+    "per_layer_token_embd": "model.embed_tokens_per_layer",
+    "per_layer_model_proj": "model.per_layer_model_projection",
+    "per_layer_proj_norm": "model.per_layer_projection_norm",
+}
 _OTHER_ENDS = {
     **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), _ENDS_OF_MAMBA),
+    **dict.fromkeys(("gemma4", "gemma4moe"), _OUTSIDE | _INPUTS_OF_LAYERS),
     "gemma3n": _OUTSIDE
-    | {
-        "per_layer_token_embd": "model.embed_tokens_per_layer",
-        "per_layer_model_proj": "model.per_layer_model_projection",
-        "per_layer_proj_norm": "model.per_layer_projection_norm",
-    }
+    | _INPUTS_OF_LAYERS
     | {
         f"{stack}.{i}": f"model.{linears}.{i}"
         for stack, linears in zip(STACKED, ("altup_projections", "altup_unembed_projections"), strict=True)
@@ -363,6 +387,12 @@ def unread(architecture: str, num_layers: int) -> list[str]:
     return [f"blk.{layer}.{tensor}" for layer in range(own, num_layers) for tensor in OF_KEYS]
 
 
+def _keys_of_others(file: GgufFile, layers: int) -> list[str]:
+    """Tensors that a file may have although it says that its last layers use keys of others."""
+    shared = integer(file, SHARED_KEYS, 0)
+    return [f"blk.{layer}.{tensor}" for layer in range(layers - shared, layers) for tensor in OF_KEYS]
+
+
 def tensor_names(architecture: str, num_layers: int) -> dict[str, tuple[str, ...]]:
     """The inverse of `module_names`: the tensors of a module, whose rows follow each other in that order."""
     names: dict[str, tuple[str, ...]] = {}
@@ -373,14 +403,14 @@ def tensor_names(architecture: str, num_layers: int) -> dict[str, tuple[str, ...
 
 def is_stack(tensor: str) -> bool:
     """Whether a tensor, named without ``.weight``, holds one matrix for each expert."""
-    return tensor.rpartition(".")[2] in STACKS
+    return tensor.rpartition(".")[2] in (*STACKS, BOTH)
 
 
 def is_whole(tensor: str) -> bool:
     """Whether a tensor of the table has its whole name there, and is a parameter that no module is called
     after."""
     name = of_layer(tensor)
-    return name in (DECAY, SKIP, *NUMBERS) or name.endswith((".weight", ".bias"))
+    return name in (DECAY, SKIP, *NUMBERS) or name.endswith((".weight", ".bias", ".scale"))
 
 
 def of_layer(tensor: str) -> str:
@@ -405,6 +435,7 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
     """
     layers, architecture = layers_of(file), row_of(file)
     modules, left = module_names(architecture, layers, older=True), unread(architecture, layers)
+    left += _keys_of_others(file, layers)
     if any(_ONE_EXPERT.fullmatch(tensor) for tensor in file.tensors):
         why = "newer files have one stack for all experts of a layer"
         raise ModelError("the file has tensors for single experts", str(file.path), why, FOLDER)
@@ -414,13 +445,15 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
         if (block := _BLOCK.match(tensor)) and layers <= int(block[1]) < integer(file, "block_count"):
             continue  # it guesses ahead
         stem, _, suffix = tensor.rpartition(".")
+        if stem in left:
+            continue
         if stem in modules and is_stack(stem) and suffix == "weight":
             names[tensor] = modules[stem]
         elif stem in modules and not is_stack(stem) and suffix in ("weight", "bias"):
             names[tensor] = f"{modules[stem]}.{suffix}"
         elif tensor in modules and is_whole(tensor):
             names[tensor] = modules[tensor]
-        elif tensor not in _COMPUTED and stem not in left:
+        elif tensor not in _COMPUTED:
             strangers.append(
                 Problem(
                     f"unexpected tensor {tensor}", str(file.path), f"{file.architecture} has no such tensor"

@@ -32,6 +32,7 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
         "beta_fast": "rope.scaling.yarn_beta_fast",
         "beta_slow": "rope.scaling.yarn_beta_slow",
     },
+    "proportional": {},  # the part that is turned is that of the tensor of divisors
     "longrope": {
         "short_factor": "",
         "long_factor": "",
@@ -44,6 +45,7 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
         "original_max_position_embeddings": "",
     },
 }
+UNTURNED = 1e30  # divides a frequency that doesn't turn
 BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN, on both sides
 OF_EVERY = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 # Another name of a value, a context that no class reads, and positions of pictures: a token of text has one.
@@ -83,6 +85,8 @@ def _unread(kind: Any) -> str:
 
 
 def _read_scaling(file: GgufFile, family: Family, theta: float, width: int) -> dict[str, Any]:
+    if DIVISORS in file.tensors and "proportional" in family.scalings:
+        return _read_proportional(file, width)
     if DIVISORS in file.tensors:
         return _read_llama3(file, theta, width)
     if any(tensor in file.tensors for tensor in FACTORS.values()):
@@ -101,6 +105,17 @@ def _read_scaling(file: GgufFile, family: Family, theta: float, width: int) -> d
         scaling = {"factor": factor, "original_max_position_embeddings": original}
         return {"rope_type": "yarn", **scaling, **changed, **_read_more(file, family)}
     raise ModelError(_unread(kind), str(file.path), mend=FOLDER)
+
+
+def _read_proportional(file: GgufFile, width: int) -> dict[str, Any]:
+    """The first frequencies turn, the others are divided by so much that they don't."""
+    found = file.tensors[DIVISORS].dense().ravel()
+    turned = int((found == 1).sum())
+    part = {"rope_type": "proportional", "partial_rotary_factor": 2 * turned / width}
+    if found.tolist() != _unturned(part, width).tolist():
+        why = "each frequency is to be divided by 1, or by 1e30"
+        raise ModelError(_unread("proportional"), str(file.path), why, FOLDER)
+    return part
 
 
 def _read_longrope(file: GgufFile) -> dict[str, Any]:
@@ -159,8 +174,9 @@ def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
 def rope_values(family: Family, rope: Mapping[str, Any], width: int) -> dict[str, Any]:
     """What a file says about ``rope_parameters``, by key below the architecture's name."""
     kind = rope.get("rope_type", "default")
+    part = 1.0 if kind == "proportional" else rope.get("partial_rotary_factor", 1.0)
     values: dict[str, Any] = {
-        "rope.dimension_count": int(width * rope.get("partial_rotary_factor", 1.0)),
+        "rope.dimension_count": int(width * part),
         "rope.freq_base": float(rope["rope_theta"]),
     }
     if kind in ("linear", "yarn", "longrope"):
@@ -179,11 +195,18 @@ def _numbers(family: Family, kind: str) -> Mapping[str, str]:
 
 
 def rope_divisors(rope: Mapping[str, Any], width: int) -> NDArray[np.float32] | None:
-    """The tensor ``rope_freqs``, if the scaling is Llama 3.1's."""
+    """The tensor ``rope_freqs``, if the scaling is Llama 3.1's, or turns a part of each head."""
+    if rope.get("rope_type") == "proportional":
+        return _unturned(rope, width)
     if rope.get("rope_type") != "llama3":
         return None
     numbers = {name: rope[name] for name in SCALINGS["llama3"]}
     return llama3_divisors(rope["rope_theta"], width, **numbers).astype(np.float32)
+
+
+def _unturned(rope: Mapping[str, Any], width: int) -> NDArray[np.float32]:
+    turned = int(rope.get("partial_rotary_factor", 1.0) * width // 2)
+    return np.where(np.arange(width // 2) < turned, 1.0, UNTURNED).astype(np.float32)
 
 
 def rope_factors(rope: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
@@ -209,7 +232,7 @@ def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]
         strangers["mscale"] = rope.get("mscale")
     if family.latent and kind == "yarn" and not all_dim:
         strangers["mscale_all_dim"] = all_dim
-    if not family.partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
+    if kind != "proportional" and not family.partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
         strangers["partial_rotary_factor"] = rope["partial_rotary_factor"]
     return [
         Problem(f"GGUF can't store {name}: {value!r}", "rope_parameters", f"llama.cpp's {architecture}")

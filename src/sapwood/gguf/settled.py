@@ -9,6 +9,7 @@ from typing import Any
 
 from sapwood.gguf.families import FAMILIES, architecture_of
 from sapwood.gguf.family import Family, attribute
+from sapwood.gguf.layers import settle_layers
 from sapwood.gguf.rope import plain_rope
 
 CONTEXT = 2048  # of models whose distances have no end, and whose config says nothing
@@ -50,6 +51,11 @@ def settled(config: Any) -> Any:
     MLPs narrower than their key says, GPT-2's may leave the width of its own out, Falcon's old layers are a
     kind of its new ones, and rotary embeddings have names for what everybody takes."""
     config = copy.copy(config)
+    family = FAMILIES[architecture_of(config)]
+    if family.by_layer:
+        settle_layers(config)
+    if getattr(config, "use_bidirectional_attention", None) == "vision":
+        config.use_bidirectional_attention = None  # of pictures
     if getattr(config, "block_auto_adjust_ff_dim", False):
         width, times = int(2 * config.intermediate_size / 3), config.block_ffn_dim_multiplier
         if times is not None:
@@ -68,7 +74,6 @@ def settled(config: Any) -> Any:
         config.n_group = config.topk_group = None  # DeepSeek 2 doesn't read them then
     elif getattr(config, "topk_group", None) and config.topk_group == config.n_group:
         config.n_group = config.topk_group = 1  # all groups: llama.cpp ends if it is told so
-    family = FAMILIES[architecture_of(config)]
     if family.latent and (kinds := getattr(config, "mlp_layer_types", None)):
         config.first_k_dense_replace = kinds.count("dense")  # GLM 4.7 Flash has a list for this number
     if family.rotated and getattr(config, family.rotated) != "rope":
