@@ -92,6 +92,8 @@ def tiny_gguf(
             own = names.get_name(stem) or names.get_name(
                 stem.removeprefix("transformer.")
             )  # BLOOM's own names
+            own = own or names.get_name(f"{stem}.{suffix}")  # Falcon H1's norm has no .weight in files
+            suffix = "" if own and own.endswith("ffn_norm") and arch == "falcon-h1" else suffix
             own = own or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
             plain = "ffn_gate_inp" in own or "norm" in own
             packed = gguf.GGMLQuantizationType[
@@ -191,6 +193,8 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         return _mamba2(name, values, config.n_groups)
     if ".mixer." in name:
         return np.ascontiguousarray(-np.exp(values) if name.endswith("A_log") else values)
+    if ".mamba." in name and arch == "jamba":
+        return np.ascontiguousarray(-np.exp(values) if name.endswith("A_log") else values)
     if ".mamba." in name:
         return _mamba2(name, values, config.mamba_n_groups)
     if "linear_attn." in name and arch == "qwen3next":
@@ -252,7 +256,15 @@ def _write_mamba(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
 
 
-WITHOUT_ROPE = ("gpt2", "starcoder", "bloom", "mpt")
+def _write_falcon_h1(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_ssm_conv_kernel(config.mamba_d_conv)
+    writer.add_ssm_state_size(config.mamba_d_state)
+    writer.add_ssm_group_count(config.mamba_n_groups)
+    writer.add_ssm_time_step_rank(config.mamba_n_heads)
+    writer.add_ssm_inner_size(config.mamba_d_ssm)
+
+
+WITHOUT_ROPE = ("jamba", "gpt2", "starcoder", "bloom", "mpt")
 
 
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = False) -> None:
@@ -263,7 +275,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     length = getattr(config, "max_seq_len", 2048)
     writer.add_context_length(getattr(config, "max_position_embeddings", length))
     writer.add_embedding_length(config.hidden_size)
-    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b"):
+    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b") and arch != "jamba":
         writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
         widths = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
@@ -368,7 +380,14 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
-    if hasattr(config, "mamba_n_heads"):
+    if arch == "jamba":
+        writer.add_ssm_conv_kernel(config.mamba_d_conv)
+        writer.add_ssm_state_size(config.mamba_d_state)
+        writer.add_ssm_time_step_rank(config.mamba_dt_rank)
+        writer.add_ssm_inner_size(2 * config.hidden_size)
+    elif arch == "falcon-h1":
+        _write_falcon_h1(writer, config)
+    elif hasattr(config, "mamba_n_heads"):
         writer.add_ssm_conv_kernel(config.mamba_d_conv)
         writer.add_ssm_state_size(config.mamba_d_state)
         writer.add_ssm_group_count(config.mamba_n_groups)

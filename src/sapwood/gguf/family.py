@@ -54,6 +54,8 @@ class Family:
         inside: the model of transformers around it, if no class is for the language model by itself.
         sections: a file says how many frequencies turn by time, height and width, for pictures.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
+        rhythms: config attributes with the period and the first of layers that have some tensor, and that
+            tensor. Files have the tensors alone.
         every: the last of so many layers has attention, the others are those ``between``.
         by_key_heads: linear attention with one projection in transformers, by heads of keys, see `layout`.
         tiled: linear attention with heads of values in another order, see `layout`.
@@ -82,6 +84,9 @@ class Family:
         mamba2: its layers without attention are those of Mamba 2.
         of_state: config attribute with the width of Mamba 2's heads, if its class needs to be told.
         expand: config attribute that says how many times wider than the model its states are.
+        bare: tensors of a layer that have no .weight after their name in files.
+        multiplied: tensors that a file has times numbers of the config, which then says 1. A list is for the
+            parts of Mamba 2's projection; one of a list has a point before its place.
         rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
         unadapted: tensors whose products llama.cpp computes without adapters.
     """
@@ -106,6 +111,7 @@ class Family:
     names: Mapping[str, str] = field(default_factory=dict)
     implied: tuple[str, ...] = ()
     turned: bool = False
+    rhythms: tuple[tuple[str, str, str], ...] = ()
     every: int = 0
     by_key_heads: bool = False
     tiled: bool = False
@@ -130,6 +136,8 @@ class Family:
     mamba2: bool = False
     of_state: str = ""
     expand: str = ""
+    bare: tuple[str, ...] = ()
+    multiplied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rotated: str = ""
 
 
@@ -213,7 +221,7 @@ QWEN3VL = Family(("qwen3_vl_text",), fixed=SILU | {"attention_bias": False}, ins
 
 KV_RANK = Fact("kv_lora_rank", "attention.kv_lora_rank")
 LATENT = ("attn_q", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_kv_b", "attn_k_b", "attn_v_b")
-_OF_THE_FIRST_STEP = (  # what begins a training from nothing, and which of several ways is computed by
+OF_THE_FIRST_STEP = (  # what begins a training from nothing, and which of several ways is computed by
     *("time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme", "time_step_floor"),
     *("rescale_prenorm_residual", "residual_in_fp32", "use_mambapy", "use_associative_scan", "chunk_size"),
 )
@@ -232,7 +240,7 @@ MAMBA = Family(
     ),
     fixed=SILU | {"expand": 2, "use_bias": False, "use_conv_bias": True},
     constants={"ssm.dt_b_c_rms": False},
-    lacks=(*WITHOUT_ATTENTION, "intermediate_size", *_OF_THE_FIRST_STEP),
+    lacks=(*WITHOUT_ATTENTION, "intermediate_size", *OF_THE_FIRST_STEP),
     epsilon=Fact("layer_norm_epsilon", "attention.layer_norm_rms_epsilon", float),
     rotary=False,
     expand="expand",

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.gguf.facts import OF_LAYERS, family_of, key_heads
-from sapwood.gguf.families import FAMILIES, GROUPS, HEADS, INNER
+from sapwood.gguf.families import FAMILIES, GROUPS, HEADS, INNER, STATES
 from sapwood.gguf.family import told_by
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, layers_of
@@ -193,6 +193,8 @@ def to_file_layout(
 
 def to_file_rows(architecture: str, tensor: str, values: NDArray[Any], config: Any) -> NDArray[Any]:
     """Rows of a tensor, or of its adapter's B, in the file's order."""
+    if (times := multiplier(architecture, tensor, config)) is not None:
+        values = values * times
     if (heads := rotary_heads(architecture, tensor, config)) is not None:
         values = permute(values, heads)
     order = head_order(tensor, len(values), _heads_of_config(architecture, config))
@@ -207,6 +209,8 @@ def to_file_columns(architecture: str, tensor: str, values: NDArray[Any], config
 
 def to_torch_rows_of(architecture: str, tensor: str, values: NDArray[Any], config: Any) -> NDArray[Any]:
     """The inverse of `to_file_rows`."""
+    if (times := multiplier(architecture, tensor, config)) is not None:
+        values = values / times
     if (heads := rotary_heads(architecture, tensor, config)) is not None:
         values = unpermute(values, heads)
     return _back(values, head_order(tensor, len(values), _heads_of_config(architecture, config)))
@@ -290,6 +294,26 @@ def apart(tensors: Sequence[str], values: Any, by_turns: bool = False) -> list[A
         return [values[..., i :: len(tensors), :] for i in range(len(tensors))]
     rows, parts = values.shape[-2], len(tensors)
     return [values[..., i * rows // parts : (i + 1) * rows // parts, :] for i in range(parts)]
+
+
+def multiplier(architecture: str, tensor: str, config: Any) -> NDArray[np.float32] | None:
+    """What a file has a matrix times, or its adapter's B: [1, 1], or [rows, 1]. None: it is as it is."""
+    family = FAMILIES[architecture]
+    if of_layer(tensor) not in family.multiplied:
+        return None
+    product = np.ones((1, 1), np.float32)
+    for name in family.multiplied[of_layer(tensor)]:
+        outer, _, place = name.partition(".")
+        told = np.asarray(getattr(config, outer), np.float32)
+        if place:
+            told = told[int(place)]
+        elif told.ndim:  # of gates, values, keys, queries and steps
+            keys = (INNER, GROUPS, STATES, HEADS)
+            sizes = (value_of(settled(config), family, told_by(family, key)) for key in keys)
+            inner, groups, states, heads = sizes
+            told = np.repeat(told, [inner, inner, groups * states, groups * states, heads])[:, None]
+        product = product * told
+    return product
 
 
 def rotary_heads(architecture: str, tensor: str, config: Any) -> int | None:
