@@ -64,6 +64,7 @@ HYBRIDS = {  # linears beside those of attention, and joined ones
     "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
     "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
     "granitehybrid": ("in_proj", "out_proj", "q_proj", "input_linear", "output_linear"),
+    "bamba": ("in_proj", "out_proj", "q_proj", "k_proj", "gate_proj"),
     "jamba": ("in_proj", "x_proj", "out_proj", "q_proj"),
     "granitemoe-shared": ("q_proj", "input_linear", "output_linear"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),

@@ -17,6 +17,7 @@ ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
 ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
 ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
 LATENT = ("deepseek2", "deepseek3", "youtu")
+ARCHES |= {"bamba": gguf.MODEL_ARCH.GRANITE_HYBRID}
 ARCHES |= {"falcon-mamba": gguf.MODEL_ARCH.MAMBA}
 ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
 IN_PAIRS = (
@@ -184,6 +185,9 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         some = values.reshape(keys, heads // keys + 2, config.hidden_size // heads, *values.shape[1:])
         parts = (some[:, :-2], some[:, -2], some[:, -1])
         return np.concatenate([part.reshape(-1, *values.shape[1:]) for part in parts])
+    if arch == "bamba" and ("q_proj" in name or "k_proj" in name):  # the half of each head that is turned
+        own = values.reshape(-1, 16, *values.shape[1:])
+        return np.concatenate([own[:, [0, 4, 1, 5, 2, 6, 3, 7]], own[:, 8:]], 1).reshape(values.shape)
     if arch in IN_PAIRS and ("q_proj" in name or "k_proj" in name):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         rows = len(values)
@@ -371,7 +375,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
     partial = ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe", "phi2")
-    if arch in (*partial, "gptneox", "minimax-m2", "qwen3next"):
+    if arch in (*partial, "bamba", "gptneox", "minimax-m2", "qwen3next"):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(width * factor))
     if arch in ("gemma2", "gemma3", "gemma3n", "cohere2", "olmo3", "gpt-oss", "exaone-moe", "afmoe"):

@@ -127,7 +127,10 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         values |= _rhythms(file, family, values["num_hidden_layers"])
     elif family.between:
         heads = key_heads(file, values["num_hidden_layers"])
-        values["layer_types"] = ["full_attention" if own else family.between for own in heads]
+        if family.places:
+            values[family.places] = [layer for layer, own in enumerate(heads) if own]
+        else:
+            values["layer_types"] = ["full_attention" if own else family.between for own in heads]
     elif "sliding_window" in family.fixed:
         values["layer_types"] = types_by([False] * values["num_hidden_layers"])
     if family.largest:
@@ -297,7 +300,7 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
         value = width if fact.config == "head_dim" else value_of(config, family, fact.config)
         if value is not None:
             values[fact.key] = fact.number(value)
-    values |= family.constants
+    values |= {key: value for key, value in family.constants.items() if value is not None}
     if family.rotary:
         values |= rope_values(family, global_rope(config), width)
     if family.window:
@@ -351,6 +354,7 @@ def refuse_unwritable(config: Any) -> None:
     family = FAMILIES[architecture]
     told = {stored_name(config, attribute(family, fact.config)) for fact in facts_of(family)}
     told |= {name for rhythm in family.rhythms for name in rhythm[:2]}
+    told |= {family.places}
     told |= family.biases.keys() | (NAMES if family.latent else set()) | {family.rotated}
     fixed = fixed_of(family, config.num_hidden_layers)
     found = {name: getattr(config, name, None) for name in fixed}

@@ -15,6 +15,7 @@ from typing import Any
 
 from sapwood.errors import ExportError
 from sapwood.gguf.family import (
+    BAMBA,
     GRANITE_HYBRID,
     KERNEL,
     KV_RANK,
@@ -327,6 +328,7 @@ _DENSE = {
         latent="joined",
         unadapted=LATENT,
     ),
+    "bamba": BAMBA,  # before the row that has its name, and needs to be told of multipliers
     "granitehybrid": GRANITE_HYBRID,
     "mamba": MAMBA,
     "falcon-mamba": replace(

@@ -43,7 +43,8 @@ class Family:
         facts: beside those of `COMMON`.
         fixed: config attributes with the one value that is computed.
         by_depth: config attributes with one value for a number of layers.
-        constants: keys of a file with the one value that transformers computes; a file may leave them out.
+        constants: keys of a file with the one value that transformers computes; a file may leave them out,
+            and must leave out those whose value is None.
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
@@ -54,6 +55,7 @@ class Family:
         inside: the model of transformers around it, if no class is for the language model by itself.
         sections: a file says how many frequencies turn by time, height and width, for pictures.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
+        places: config attribute with the places of layers that have attention, if no list has all kinds.
         rhythms: config attributes with the period and the first of layers that have some tensor, and that
             tensor. Files have the tensors alone.
         every: the last of so many layers has attention, the others are those ``between``.
@@ -111,6 +113,7 @@ class Family:
     names: Mapping[str, str] = field(default_factory=dict)
     implied: tuple[str, ...] = ()
     turned: bool = False
+    places: str = ""
     rhythms: tuple[tuple[str, str, str], ...] = ()
     every: int = 0
     by_key_heads: bool = False
@@ -244,6 +247,23 @@ MAMBA = Family(
     epsilon=Fact("layer_norm_epsilon", "attention.layer_norm_rms_epsilon", float),
     rotary=False,
     expand="expand",
+)
+BAMBA = Family(
+    ("bamba",),
+    architecture="granitehybrid",
+    facts=MAMBA_OF_GRANITE,
+    fixed=SILU
+    | {"time_step_limit": (0.0, math.inf), "mlp_bias": False}
+    | {"mamba_expand": 2, "mamba_conv_bias": True, "mamba_proj_bias": False},
+    constants=dict.fromkeys(fact.key for fact in MULTIPLIERS) | {"rope.scaling.finetuned": True},
+    biases={"attention_bias": (*QKV, "attn_output")},
+    lacks=("num_logits_to_keep", "z_loss_coefficient", "attn_rotary_emb"),
+    between="linear_attention",
+    places="attn_layer_indices",
+    interleaved=True,
+    partial=True,
+    mamba2=True,
+    expand="mamba_expand",
 )
 GRANITE_HYBRID = Family(
     ("granitemoehybrid",),

@@ -279,6 +279,7 @@ _LAYER = {
     "mamba2": {"attn_norm": "norm"} | {key: f"mixer.{name}" for key, name in _OF_MAMBA2.items()},
     "granitehybridmoe": _OF_GRANITE_HYBRID | _experts("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
     "falcon-h1": _OF_GRANITE_HYBRID | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm.weight"},
+    "bamba": _OF_GRANITE_HYBRID | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm"},
     "jamba": _ATTENTION
     | {key: name.replace("mixer", "mamba") for key, name in _OF_MAMBA.items() if key != "attn_norm"}
     | {f"ssm_{part}_norm": f"mamba.{part}_layernorm" for part in ("dt", "b", "c")}
@@ -338,7 +339,9 @@ _OTHER_ENDS = {
     "lfm2": _NORM_OF_LFM2,
     "lfm2moe": _NORM_OF_LFM2,
     "olmo": {"token_embd": "model.embed_tokens", "output": "lm_head"},
-    **dict.fromkeys(("phi2", "falcon-h1", "jamba"), _OUTSIDE | {"output_norm": "model.final_layernorm"}),
+    **dict.fromkeys(
+        ("phi2", "falcon-h1", "jamba", "bamba"), _OUTSIDE | {"output_norm": "model.final_layernorm"}
+    ),
 }
 _LAYERS = {
     **dict.fromkeys(("gpt2", "starcoder", "falcon", "falcon-40b", "bloom"), "transformer.h"),
