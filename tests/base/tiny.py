@@ -21,7 +21,17 @@ IN_GGUF = (
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
-    *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "gemma4", "gemma4moe"),
+    *(
+        "granitemoe-shared",
+        "mamba",
+        "falcon-mamba",
+        "mamba2",
+        "falcon-h1",
+        "jamba",
+        "bamba",
+        "gemma4",
+        "gemma4moe",
+    ),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -202,6 +212,22 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
     },
     "gptneox": {"tie_word_embeddings": False},
+    "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 16, "mamba_n_groups": 2},
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 64,
+    },
+    "falcon-h1": {
+        "mamba_d_ssm": 96,
+        "mamba_n_heads": 6,
+        "mamba_d_state": 16,
+        "mamba_n_groups": 2,
+    },
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16},
     "bitnet": {"hidden_act": "silu"},
     "apertus": {
@@ -223,6 +249,7 @@ WITHOUT = {  # common keys that a config doesn't have
     "falcon-40b": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
     "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "jamba": ("head_dim",),
     **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), WITHOUT_ATTENTION),
 }
 
@@ -245,6 +272,18 @@ PICTURES: dict[str, dict[str, Any]] = {
     },
 }
 
+MULTIPLIED: dict[str, Any] = {  # Falcon H1's weights, which files have times these
+    "tie_word_embeddings": False,
+    "embedding_multiplier": 5.5,
+    "lm_head_multiplier": 0.25,
+    "mlp_multipliers": [0.5, 0.7],
+    "key_multiplier": 0.4,
+    "attention_in_multiplier": 1.5,
+    "attention_out_multiplier": 0.9,
+    "ssm_in_multiplier": 1.25,
+    "ssm_out_multiplier": 0.3,
+    "ssm_multipliers": [0.35, 0.5, 0.8, 1.4, 0.6],
+}
 DEEP_GEMMA3N: dict[str, Any] = {  # layers from the 20th on use the keys of others
     "num_hidden_layers": 25,
     "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 5,
@@ -363,6 +402,9 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "minicpm3": transformers.MiniCPM3Config,
         "granitehybrid": transformers.GraniteMoeHybridConfig,
         "mamba": transformers.MambaConfig,
+        "bamba": transformers.BambaConfig,
+        "jamba": transformers.JambaConfig,
+        "falcon-h1": transformers.FalconH1Config,
         "mamba2": transformers.Mamba2Config,
         "falcon-mamba": transformers.FalconMambaConfig,
         "granitehybridmoe": transformers.GraniteMoeHybridConfig,

@@ -20,7 +20,7 @@ from sapwood.gguf.family import PATTERN, facts_of
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.latent import latent_values
 from sapwood.gguf.rope import SCALINGS
-from tests.base.tiny import DEEP_GEMMA3N, tiny_config, tiny_model_dir
+from tests.base.tiny import DEEP_GEMMA3N, MULTIPLIED, tiny_config, tiny_model_dir
 from tests.export.tuned import tuned_on
 
 Changes = dict[str, Any]
@@ -69,6 +69,7 @@ BY_TENSORS = {
     "use_qk_norm",
     "vocab_size_per_layer_input",
     "tie_word_embeddings",
+    "mamba_rms_norm",
 }  # no key says them
 
 MOVES: tuple[tuple[str, Changes], ...] = (
@@ -326,6 +327,18 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("mamba", {"layer_norm_epsilon": 1e-3}),
     ("falcon-mamba", {"layer_norm_epsilon": 1e-3, "mixer_rms_eps": 1e-3}),
     ("mamba2", {"n_groups": 4, "state_size": 32, "conv_kernel": 3, "num_heads": 4, "head_dim": 32}),
+    ("falcon-h1", MULTIPLIED),
+    ("falcon-h1", {"mamba_rms_norm": True, "mamba_norm_before_gate": False}),
+    ("falcon-h1", {"mamba_n_heads": 4, "mamba_d_ssm": 128, "mamba_d_state": 32, "mamba_n_groups": 1}),
+    ("falcon-h1", {"mamba_d_ssm": None, "mamba_n_heads": 8, "mamba_d_conv": 3, "head_dim": 32}),
+    ("falcon-h1", rope("yarn", 500_000.0, **YARN)),
+    ("bamba", UNTIED | {"attn_layer_indices": [0], "attention_bias": True, "mamba_n_groups": 1}),
+    ("bamba", {"num_hidden_layers": 4, "attn_layer_indices": [1, 2], "mamba_n_heads": 4, "mamba_d_conv": 3}),
+    ("bamba", rope("yarn", 500_000.0, **YARN, **HALF)),
+    ("jamba", UNTIED | {"mamba_d_state": 32, "mamba_d_conv": 3, "mamba_dt_rank": 8}),
+    ("jamba", {"num_hidden_layers": 4, "attn_layer_period": 3, "expert_layer_period": 4}),
+    ("jamba", {"num_experts": 1, "num_experts_per_tok": 1}),
+    ("jamba", {"num_experts": 8, "num_experts_per_tok": 3, "rms_norm_eps": 1e-3}),
     ("mamba2", UNTIED | {"n_groups": 1, "time_step_limit": [0.0, math.inf]}),
     ("gemma4", {"final_logit_softcapping": 3.0, "sliding_window": 16}),
     ("gemma4", {"global_head_dim": 64, "head_dim": 32}),
@@ -476,6 +489,22 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("mamba", {"use_bias": True}, "use_bias"),
     ("mamba", {"use_conv_bias": False}, "use_conv_bias"),
     ("mamba", {"expand": 4}, "expand: 4"),
+    ("falcon-h1", {"mamba_rms_norm": True}, "mamba_norm_before_gate: True"),
+    (
+        "falcon-h1",
+        {"embedding_multiplier": 5.5},
+        "tied output head.*times 5.5 for the embedding.*times 1 for",
+    ),
+    ("falcon-h1", {"attention_bias": True}, "attention_bias"),
+    ("falcon-h1", {"mlp_bias": True}, "mlp_bias"),
+    ("falcon-h1", {"projectors_bias": True}, "projectors_bias"),
+    ("falcon-h1", {"mamba_conv_bias": False}, "mamba_conv_bias"),
+    ("bamba", {"mlp_bias": True}, "mlp_bias"),
+    ("bamba", {"attn_layer_indices": []}, "a model without attention"),
+    ("bamba", {"time_step_limit": (0.001, 0.1)}, "time_step_limit"),
+    ("jamba", {"mamba_expand": 4}, "mamba_expand: 4"),
+    ("jamba", {"mamba_proj_bias": True}, "mamba_proj_bias"),
+    ("jamba", {"attn_layer_period": 8, "attn_layer_offset": 4}, "a model without attention"),
     ("mamba2", {"time_step_limit": [0.001, 0.1]}, "time_step_limit"),
     ("falcon-mamba", {"mixer_rms_eps": 1e-3}, r"mixer_rms_eps: 0\.001.*takes 1e-05"),
 )

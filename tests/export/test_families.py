@@ -23,7 +23,7 @@ from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf.families import FAMILIES, architecture_of
 from sapwood.gguf.file import read_gguf
 from sapwood.serve.load import Loaded, open_target
-from tests.base.tiny import DEEP_GEMMA3N, IN_GGUF
+from tests.base.tiny import DEEP_GEMMA3N, IN_GGUF, MULTIPLIED, tiny_model_dir
 from tests.export.tuned import fill, tuned_on
 from tests.gguf.tiny_gguf import tiny_gguf
 
@@ -67,6 +67,8 @@ HYBRIDS = {  # linears beside those of attention, and joined ones
     "qwen35": ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj", "down_proj"),
     "lfm2": ("in_proj", "out_proj", "q_proj", "w2"),
     "granitehybrid": ("in_proj", "out_proj", "q_proj", "input_linear", "output_linear"),
+    "bamba": ("in_proj", "out_proj", "q_proj", "k_proj", "gate_proj"),
+    "jamba": ("in_proj", "x_proj", "out_proj", "q_proj"),
     "granitemoe-shared": ("q_proj", "input_linear", "output_linear"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),
     "falcon-40b": ("query_key_value", "dense", "dense_h_to_4h"),
@@ -145,6 +147,16 @@ def test_a_projection_by_heads_is_two_tensors_of_a_file(storage: Any, tmp_path: 
         name = f"base_model.model.{pair.module}.lora"
         assert torch.equal(tensors[f"{name}_A.weight"], pair.a)
         assert torch.equal(tensors[f"{name}_B.weight"], pair.b)
+
+
+def test_an_adapter_is_read_back_without_the_multipliers_of_a_file(tmp_path: Path) -> None:
+    trained = tuned_on(tiny_model_dir("falcon-h1", tmp_path, **MULTIPLIED))
+    write_gguf_adapter(trained, tmp_path / "adapter.gguf")
+    _, tensors = from_gguf(read_gguf(tmp_path / "adapter.gguf"), trained.base.spec.hf_config)
+    pairs = lora_pairs(trained.model)
+    assert len(tensors) == 2 * len(pairs) and any("in_proj" in pair.module for pair in pairs)
+    for pair in pairs:
+        torch.testing.assert_close(tensors[f"base_model.model.{pair.module}.lora_B.weight"], pair.b)
 
 
 def test_two_tensors_of_one_linear_have_one_a(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sapwood.export import gguf_adapter, gguf_model, ship
 from sapwood.export.ship import Kind, Order, export
 from sapwood.gguf import layout
 from sapwood.serve.load import Loaded
-from tests.base.tiny import CHATML, tiny_model_dir
+from tests.base.tiny import CHATML, MULTIPLIED, tiny_model_dir
 from tests.export.tuned import tuned_on
 
 Patch = pytest.MonkeyPatch
@@ -192,6 +192,10 @@ def in_halves(*_: Any) -> None:
 
 def in_pairs(_: str, name: str, __: Any) -> int | None:
     return {"attn_q": 4, "attn_k": 2}.get(name.rpartition(".")[2])
+
+
+def none(*_: Any) -> None:
+    """Nothing is multiplied."""
 
 
 def in_place(*_: Any, **__: Any) -> None:
@@ -368,6 +372,18 @@ MUTANTS = (
     Mutant("Mamba's skips exchanged", "granitehybrid", "gguf", swapped("mamba.D", "mamba.dt_bias")),
     Mutant("a bias of steps as skips", "mamba", "gguf", swapped("mixer.D", "mixer.dt_proj.bias")),
     Mutant("a bias of heads as skips", "mamba2", "gguf", swapped("mixer.D", "mixer.dt_bias")),
+    Mutant(
+        "weights without multipliers", "falcon-h1", "gguf", attribute(layout, "multiplier", none), MULTIPLIED
+    ),
+    Mutant(
+        "an adapter without them",
+        "falcon-h1",
+        "gguf-adapter",
+        attribute(layout, "multiplier", none),
+        MULTIPLIED,
+    ),
+    Mutant("whole heads in pairs", "bamba", "gguf", attribute(layout, "_turned", lambda *_: 1.0)),
+    Mutant("norms of Jamba exchanged", "jamba", "gguf", swapped("input_layernorm", "pre_ff_layernorm")),
     Mutant("norms of steps and states lost", "falcon-mamba", "gguf", key("dt_b_c_rms", lambda _: False)),
     Mutant("decays as their logarithms", "granitehybrid", "gguf", tensors(logarithms)),
     Mutant("gate and up of one linear exchanged", "granitehybrid", "gguf", tensors(up_first)),

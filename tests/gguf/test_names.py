@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,18 @@ IN_ONE = {  # tensors that are one parameter in transformers
     ("attn_gate", "attn_qkv"),
 }
 OUTPUTS = ("mixer.out_proj", "attn.o_proj", "attn.out_proj", "attn.c_proj", "attn.dense", "attention.dense")
+
+
+def test_jambas_layers_have_a_period(tmp_path: Path) -> None:
+    changes = {"num_hidden_layers": 7, "attn_layer_period": 3, "expert_layer_period": 9}
+    path, _ = tiny_gguf("jamba", tmp_path / "m.gguf", **changes)
+    told = config_values(read_gguf(path))
+    assert (told["attn_layer_period"], told["attn_layer_offset"]) == (3, 1)
+    assert (told["expert_layer_period"], told["expert_layer_offset"]) == (6, 1)  # as seven layers say it
+    file = read_gguf(path)
+    more = {"blk.2.attn_q.weight": file.tensors["blk.1.attn_q.weight"]}
+    with pytest.raises(ModelError, match=r"layers 1, 2, 4 have attn_q.*a period"):
+        config_values(replace(file, tensors={**file.tensors, **more}))
 
 
 def test_module_names_are_one_to_one() -> None:

@@ -17,6 +17,7 @@ ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
 ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
 ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
 LATENT = ("deepseek2", "deepseek3", "youtu")
+ARCHES |= {"bamba": gguf.MODEL_ARCH.GRANITE_HYBRID}
 ARCHES |= {"falcon-mamba": gguf.MODEL_ARCH.MAMBA}
 ARCHES |= {"gemma4moe": gguf.MODEL_ARCH.GEMMA4}
 ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
@@ -93,6 +94,8 @@ def tiny_gguf(
             own = names.get_name(stem) or names.get_name(
                 stem.removeprefix("transformer.")
             )  # BLOOM's own names
+            own = own or names.get_name(f"{stem}.{suffix}")  # Falcon H1's norm has no .weight in files
+            suffix = "" if own and own.endswith("ffn_norm") and arch == "falcon-h1" else suffix
             own = own or {"lm_head": "output"}[stem]  # LFM2's mixtures may have one too
             plain = "ffn_gate_inp" in own or "norm" in own
             packed = gguf.GGMLQuantizationType[
@@ -192,6 +195,9 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         some = values.reshape(keys, heads // keys + 2, config.hidden_size // heads, *values.shape[1:])
         parts = (some[:, :-2], some[:, -2], some[:, -1])
         return np.concatenate([part.reshape(-1, *values.shape[1:]) for part in parts])
+    if arch == "bamba" and ("q_proj" in name or "k_proj" in name):  # the half of each head that is turned
+        own = values.reshape(-1, 16, *values.shape[1:])
+        return np.concatenate([own[:, [0, 4, 1, 5, 2, 6, 3, 7]], own[:, 8:]], 1).reshape(values.shape)
     if arch in IN_PAIRS and ("q_proj" in name or "k_proj" in name):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         rows = len(values)
@@ -200,6 +206,8 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
     if ".mixer." in name and arch == "mamba2":
         return _mamba2(name, values, config.n_groups)
     if ".mixer." in name:
+        return np.ascontiguousarray(-np.exp(values) if name.endswith("A_log") else values)
+    if ".mamba." in name and arch == "jamba":
         return np.ascontiguousarray(-np.exp(values) if name.endswith("A_log") else values)
     if ".mamba." in name:
         return _mamba2(name, values, config.mamba_n_groups)
@@ -262,7 +270,15 @@ def _write_mamba(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
 
 
-WITHOUT_ROPE = ("gpt2", "starcoder", "bloom", "mpt")
+def _write_falcon_h1(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_ssm_conv_kernel(config.mamba_d_conv)
+    writer.add_ssm_state_size(config.mamba_d_state)
+    writer.add_ssm_group_count(config.mamba_n_groups)
+    writer.add_ssm_time_step_rank(config.mamba_n_heads)
+    writer.add_ssm_inner_size(config.mamba_d_ssm)
+
+
+WITHOUT_ROPE = ("jamba", "gpt2", "starcoder", "bloom", "mpt")
 
 
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = False) -> None:
@@ -273,7 +289,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     length = getattr(config, "max_seq_len", 2048)
     writer.add_context_length(getattr(config, "max_position_embeddings", length))
     writer.add_embedding_length(config.hidden_size)
-    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b"):
+    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b") and arch != "jamba":
         writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
         widths = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
@@ -372,7 +388,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
     partial = ("chatglm", "glm4", "phi3", "stablelm", "nemotron", "qwen35", "qwen35moe", "glm4moe", "phi2")
-    if arch in (*partial, "gptneox", "minimax-m2", "qwen3next"):
+    if arch in (*partial, "bamba", "gptneox", "minimax-m2", "qwen3next"):
         factor = config.rope_parameters["partial_rotary_factor"]
         writer.add_rope_dimension_count(int(width * factor))
     if arch in ("gemma2", "gemma3", "gemma3n", "cohere2", "olmo3", "gpt-oss", "exaone-moe", "afmoe"):
@@ -381,7 +397,14 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
-    if hasattr(config, "mamba_n_heads"):
+    if arch == "jamba":
+        writer.add_ssm_conv_kernel(config.mamba_d_conv)
+        writer.add_ssm_state_size(config.mamba_d_state)
+        writer.add_ssm_time_step_rank(config.mamba_dt_rank)
+        writer.add_ssm_inner_size(2 * config.hidden_size)
+    elif arch == "falcon-h1":
+        _write_falcon_h1(writer, config)
+    elif hasattr(config, "mamba_n_heads"):
         writer.add_ssm_conv_kernel(config.mamba_d_conv)
         writer.add_ssm_state_size(config.mamba_d_state)
         writer.add_ssm_group_count(config.mamba_n_groups)

@@ -84,7 +84,8 @@ def write_gguf_model(
                     if len(parts_of) < LINEARS:
                         continue
                     name, blocks = stack, np.stack([parts_of[part] for part in sorted(parts_of)])
-                writer.add_tensor(file_name(name, leaf), blocks, raw_dtype=GGMLQuantizationType[packed])
+                own = file_name(architecture, name, leaf)
+                writer.add_tensor(own, blocks, raw_dtype=GGMLQuantizationType[packed])
         _add_unread(writer, architecture, config)
     for key, by_layer in numbers.items():
         writer.add_array(key, [by_layer[layer] for layer in sorted(by_layer)])

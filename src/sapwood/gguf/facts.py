@@ -37,6 +37,7 @@ from sapwood.gguf.layers import (
     period,
     periodic,
     read_by_layer,
+    rhythm,
     turned,
     types_by,
     values_by_layer,
@@ -128,9 +129,14 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         flags = periodic(integer(file, INTERVAL, family.every), values["num_hidden_layers"])
         values["layer_types"] = types_by(flags, family.between)
         values["linear_value_head_dim"] = integer(file, INNER) // values["linear_num_value_heads"]
+    elif family.rhythms:
+        values |= _rhythms(file, family, values["num_hidden_layers"])
     elif family.between:
         heads = key_heads(file, values["num_hidden_layers"])
-        values["layer_types"] = ["full_attention" if own else family.between for own in heads]
+        if family.places:
+            values[family.places] = [layer for layer, own in enumerate(heads) if own]
+        else:
+            values["layer_types"] = ["full_attention" if own else family.between for own in heads]
     elif "sliding_window" in family.fixed:
         values["layer_types"] = types_by([False] * values["num_hidden_layers"])
     if family.largest:
@@ -141,6 +147,20 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         local = {"rope_type": "default", "rope_theta": theta}
         values["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
     return _named(file, family, values)
+
+
+def _rhythms(file: GgufFile, family: Family, layers: int) -> dict[str, int]:
+    """Which layers are of which kind, as a period and the first of them. None is for its class to say."""
+    values: dict[str, int] = {}
+    for every, first, tensor in family.rhythms:
+        flags = [f"blk.{layer}.{tensor}.weight" in file.tensors for layer in range(layers)]
+        found = rhythm(flags)
+        if found:
+            values |= {every: found[0], first: found[1]}
+        elif True in flags:
+            layers_with = ", ".join(str(layer) for layer, has in enumerate(flags) if has)
+            raise ModelError(f"layers {layers_with} have {tensor}", str(file.path), "they must have a period")
+    return values
 
 
 def _named(file: GgufFile, family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,7 +308,7 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
         value = width if fact.config == "head_dim" else value_of(config, family, fact.config)
         if value is not None:
             values[fact.key] = fact.number(value)
-    values |= family.constants
+    values |= {key: value for key, value in family.constants.items() if value is not None}
     if family.rotary:
         values |= rope_values(family, global_rope(config), width)
     if family.by_layer:
@@ -343,6 +363,8 @@ def refuse_unwritable(config: Any) -> None:
     given, config, architecture = config, settled(config), architecture_of(config)
     family = FAMILIES[architecture]
     told = {stored_name(config, attribute(family, fact.config)) for fact in facts_of(family)}
+    told |= {name for rhythm in family.rhythms for name in rhythm[:2]}
+    told |= {family.places}
     told |= family.biases.keys() | (NAMES if family.latent else set()) | {family.rotated}
     fixed = fixed_of(family, config.num_hidden_layers)
     found = {name: getattr(config, name, None) for name in fixed}
@@ -371,6 +393,7 @@ def refuse_unwritable(config: Any) -> None:
         for name, value in odd.items()
     ]
     problems += _unwritable_twins(config, family, architecture)
+    problems += _unwritable_ends(given, family)
     if family.head == "tied" and not config.tie_word_embeddings:
         problems.append(Problem("GGUF can't store a separate output head", "tie_word_embeddings", where))
     if family.head == "own" and config.tie_word_embeddings:
@@ -396,6 +419,16 @@ def _unwritable_twins(config: Any, family: Family, architecture: str) -> list[Pr
             why = f"llama.cpp's {architecture} takes {first!r}"
             problems.append(Problem(f"GGUF can't store {fact.config}: {value!r}", fact.config, why))
     return problems
+
+
+def _unwritable_ends(config: Any, family: Family) -> list[Problem]:
+    """Multipliers of an embedding and of its head, if both are one matrix."""
+    ends = [family.multiplied.get(end, ()) for end in ("token_embd", "output")]
+    times = [math.prod(getattr(config, name) for name in names) for names in ends]
+    if not config.tie_word_embeddings or times[0] == times[1]:
+        return []
+    why = f"a file has the matrix times {times[0]:g} for the embedding, and times {times[1]:g} for the head"
+    return [Problem("GGUF can't store a tied output head", "tie_word_embeddings", why)]
 
 
 def stored_name(config: Any, name: str) -> str:

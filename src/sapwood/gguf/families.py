@@ -15,6 +15,7 @@ from typing import Any
 
 from sapwood.errors import ExportError
 from sapwood.gguf.family import (
+    BAMBA,
     GELU,
     GEMMA4,
     GRANITE_HYBRID,
@@ -23,8 +24,10 @@ from sapwood.gguf.family import (
     LATENT,
     LLAMA3,
     MAMBA,
+    MAMBA_OF_GRANITE,
     MULTIPLIERS,
     NORM_EPS,
+    OF_THE_FIRST_STEP,
     QKV,
     QWEN3VL,
     QWEN35,
@@ -40,11 +43,16 @@ _LAYER_NORM = Fact("layer_norm_eps", "attention.layer_norm_epsilon", float, 1e-5
 _LOGIT_SCALE = Fact("logit_scale", "logit_scale", float)
 _NORM_EPSILON = Fact("layer_norm_epsilon", "attention.layer_norm_epsilon", float, 1e-5)
 INTERVAL, SECTIONS = "full_attention_interval", "rope.dimension_sections"
-INNER, GROUPS, HEADS = "ssm.inner_size", "ssm.group_count", "ssm.time_step_rank"  # of states
+INNER, GROUPS = "ssm.inner_size", "ssm.group_count"
+STATES, HEADS = "ssm.state_size", "ssm.time_step_rank"
 DEEPSTACK = "n_deepstack_layers"
 _PLAIN_HEADS = ("num_key_value_heads", "head_dim")  # as many of keys as of queries, all as wide as they can
 _OF_GPT2 = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 _FIXED_IN_GPT2 = {"scale_attn_weights": True, "add_cross_attention": False}
+_UNREAD_IN_FALCON_H1 = (
+    *("mamba_expand", "num_logits_to_keep", "time_step_rank", "mamba_use_mlp", "mlp_expansion_factor"),
+    "attn_layer_indices",
+)
 _FALCON = Family(
     ("falcon",),
     fixed={
@@ -322,6 +330,7 @@ _DENSE = {
         latent="joined",
         unadapted=LATENT,
     ),
+    "bamba": BAMBA,  # before the row that has its name, and needs to be told of multipliers
     "granitehybrid": GRANITE_HYBRID,
     "mamba": MAMBA,
     "falcon-mamba": replace(
@@ -330,6 +339,29 @@ _DENSE = {
         architecture="mamba",
         facts=(*MAMBA.facts, Fact("mixer_rms_eps", "attention.layer_norm_rms_epsilon", float)),
         constants={"ssm.dt_b_c_rms": True},
+    ),
+    "falcon-h1": Family(
+        ("falcon_h1",),
+        facts=(*MAMBA_OF_GRANITE, Fact("mamba_d_ssm", INNER)),
+        fixed=SILU
+        | {"attention_bias": False, "mlp_bias": False, "projectors_bias": False, "mamba_proj_bias": False}
+        | {"mamba_conv_bias": True, "mamba_norm_before_gate": False, "time_step_limit": (0.0, math.inf)},
+        biases={"mamba_rms_norm": ("ssm_norm.weight",)},
+        lacks=(*_UNREAD_IN_FALCON_H1, *OF_THE_FIRST_STEP),
+        mamba2=True,
+        bare=("ffn_norm",),
+        multiplied={
+            "token_embd": ("embedding_multiplier",),
+            "output": ("lm_head_multiplier",),
+            "attn_q": ("attention_in_multiplier",),
+            "attn_k": ("attention_in_multiplier", "key_multiplier"),
+            "attn_v": ("attention_in_multiplier",),
+            "attn_output": ("attention_out_multiplier",),
+            "ffn_gate": ("mlp_multipliers.0",),
+            "ffn_down": ("mlp_multipliers.1",),
+            "ssm_in": ("ssm_in_multiplier", "ssm_multipliers"),
+            "ssm_out": ("ssm_out_multiplier",),
+        },
     ),
     "mamba2": replace(
         MAMBA,

@@ -43,7 +43,8 @@ class Family:
         facts: beside those of `COMMON`.
         fixed: config attributes with the one value that is computed.
         by_depth: config attributes with one value for a number of layers.
-        constants: keys of a file with the one value that transformers computes; a file may leave them out.
+        constants: keys of a file with the one value that transformers computes; a file may leave them out,
+            and must leave out those whose value is None.
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
@@ -54,6 +55,9 @@ class Family:
         inside: the model of transformers around it, if no class is for the language model by itself.
         sections: a file says how many frequencies turn by time, height and width, for pictures.
         turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
+        places: config attribute with the places of layers that have attention, if no list has all kinds.
+        rhythms: config attributes with the period and the first of layers that have some tensor, and that
+            tensor. Files have the tensors alone.
         every: the last of so many layers has attention, the others are those ``between``.
         by_key_heads: linear attention with one projection in transformers, by heads of keys, see `layout`.
         tiled: linear attention with heads of values in another order, see `layout`.
@@ -84,6 +88,9 @@ class Family:
         mamba2: its layers without attention are those of Mamba 2.
         of_state: config attribute with the width of Mamba 2's heads, if its class needs to be told.
         expand: config attribute that says how many times wider than the model its states are.
+        bare: tensors of a layer that have no .weight after their name in files.
+        multiplied: tensors that a file has times numbers of the config, which then says 1. A list is for the
+            parts of Mamba 2's projection; one of a list has a point before its place.
         rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
         unadapted: tensors whose products llama.cpp computes without adapters, or without the factor that
             follows: an adapter's product isn't multiplied by an expert's own scale.
@@ -109,6 +116,8 @@ class Family:
     names: Mapping[str, str] = field(default_factory=dict)
     implied: tuple[str, ...] = ()
     turned: bool = False
+    places: str = ""
+    rhythms: tuple[tuple[str, str, str], ...] = ()
     every: int = 0
     by_key_heads: bool = False
     tiled: bool = False
@@ -134,6 +143,8 @@ class Family:
     mamba2: bool = False
     of_state: str = ""
     expand: str = ""
+    bare: tuple[str, ...] = ()
+    multiplied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rotated: str = ""
 
 
@@ -236,7 +247,7 @@ QWEN3VL = Family(("qwen3_vl_text",), fixed=SILU | {"attention_bias": False}, ins
 
 KV_RANK = Fact("kv_lora_rank", "attention.kv_lora_rank")
 LATENT = ("attn_q", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_kv_b", "attn_k_b", "attn_v_b")
-_OF_THE_FIRST_STEP = (  # what begins a training from nothing, and which of several ways is computed by
+OF_THE_FIRST_STEP = (  # what begins a training from nothing, and which of several ways is computed by
     *("time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme", "time_step_floor"),
     *("rescale_prenorm_residual", "residual_in_fp32", "use_mambapy", "use_associative_scan", "chunk_size"),
 )
@@ -255,10 +266,27 @@ MAMBA = Family(
     ),
     fixed=SILU | {"expand": 2, "use_bias": False, "use_conv_bias": True},
     constants={"ssm.dt_b_c_rms": False},
-    lacks=(*WITHOUT_ATTENTION, "intermediate_size", *_OF_THE_FIRST_STEP),
+    lacks=(*WITHOUT_ATTENTION, "intermediate_size", *OF_THE_FIRST_STEP),
     epsilon=Fact("layer_norm_epsilon", "attention.layer_norm_rms_epsilon", float),
     rotary=False,
     expand="expand",
+)
+BAMBA = Family(
+    ("bamba",),
+    architecture="granitehybrid",
+    facts=MAMBA_OF_GRANITE,
+    fixed=SILU
+    | {"time_step_limit": (0.0, math.inf), "mlp_bias": False}
+    | {"mamba_expand": 2, "mamba_conv_bias": True, "mamba_proj_bias": False},
+    constants=dict.fromkeys(fact.key for fact in MULTIPLIERS) | {"rope.scaling.finetuned": True},
+    biases={"attention_bias": (*QKV, "attn_output")},
+    lacks=("num_logits_to_keep", "z_loss_coefficient", "attn_rotary_emb"),
+    between="linear_attention",
+    places="attn_layer_indices",
+    interleaved=True,
+    partial=True,
+    mamba2=True,
+    expand="mamba_expand",
 )
 GRANITE_HYBRID = Family(
     ("granitemoehybrid",),

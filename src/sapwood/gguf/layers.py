@@ -130,6 +130,18 @@ def period(layer_types: list[str], other: str = "sliding_attention") -> int | No
     return next((every for every in periods if types_by(periodic(every, layers), other) == wanted), None)
 
 
+def rhythm(flags: list[bool]) -> tuple[int, int] | None:
+    """The shortest period of layers with a flag, and the first of them; None if nothing says these flags."""
+    first = flags.index(True) if True in flags else len(flags)
+    periods = range(first + 1, len(flags) + 1)
+    return next(((every, first) for every in periods if in_rhythm(every, first, len(flags)) == flags), None)
+
+
+def in_rhythm(every: int, first: int, layers: int) -> list[bool]:
+    """The inverse of `rhythm`."""
+    return [layer % every == first for layer in range(layers)]
+
+
 def window_of(config: Any) -> int | None:
     """The width of the config's window; None if no layer has one."""
     types: list[str] = getattr(config, "layer_types", None) or []

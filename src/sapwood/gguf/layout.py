@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.gguf.facts import OF_LAYERS, family_of, key_heads
-from sapwood.gguf.families import FAMILIES, GROUPS, HEADS, INNER
+from sapwood.gguf.facts import OF_LAYERS, family_of, global_rope, key_heads
+from sapwood.gguf.families import FAMILIES, GROUPS, HEADS, INNER, STATES
 from sapwood.gguf.family import told_by
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, layers_of
@@ -126,7 +126,7 @@ def _is_grouped(tensors: Sequence[str]) -> bool:
 def to_torch_layout(file: GgufFile, tensor: str, values: NDArray[Any]) -> NDArray[Any]:
     """Dense values of one tensor, in the layout that transformers expects under the same name."""
     if is_permuted(file, tensor):
-        values = unpermute(values, _heads(file, tensor))
+        values = unpermute(values, _heads(file, tensor), _turned_of(file))
     values = _back(values, head_order(tensor, len(values), _heads_of(file)))
     if has_other_columns(file, tensor):
         columns = head_order(tensor, values.shape[-1], _heads_of(file), columns=True)
@@ -141,7 +141,7 @@ def to_torch_layout(file: GgufFile, tensor: str, values: NDArray[Any]) -> NDArra
 def to_torch_rows(file: GgufFile, tensor: str) -> NDArray[np.uint8]:
     """The packed rows of a matrix, in the order that transformers expects: a row's blocks stay whole."""
     rows = np.asarray(file.tensors[tensor].data)
-    rows = unpermute(rows, _heads(file, tensor)) if is_permuted(file, tensor) else rows
+    rows = unpermute(rows, _heads(file, tensor), _turned_of(file)) if is_permuted(file, tensor) else rows
     return _back(rows, head_order(tensor, len(rows), _heads_of(file)))
 
 
@@ -165,6 +165,21 @@ def _back(values: NDArray[Any], order: NDArray[np.int64] | None) -> NDArray[Any]
 def is_permuted(file: GgufFile, tensor: str) -> bool:
     """True if the file's rows stand in another order than transformers', so that they belong together."""
     return family_of(file).interleaved and (".attn_q." in tensor or ".attn_k." in tensor)
+
+
+def _turned_of(file: GgufFile) -> float:
+    """The part of each head that the rotary embedding turns."""
+    if not family_of(file).partial:
+        return 1.0
+    silent = integer(file, "embedding_length") // _heads(file, ".attn_q.")
+    width = integer(file, "attention.key_length", silent)
+    return integer(file, "rope.dimension_count", width) / width
+
+
+def _turned(architecture: str, config: Any) -> float:
+    """`_turned_of` a config."""
+    partial = FAMILIES[architecture].partial
+    return global_rope(config).get("partial_rotary_factor", 1.0) if partial else 1.0
 
 
 def _heads(file: GgufFile, tensor: str) -> int:
@@ -193,8 +208,10 @@ def to_file_layout(
 
 def to_file_rows(architecture: str, tensor: str, values: NDArray[Any], config: Any) -> NDArray[Any]:
     """Rows of a tensor, or of its adapter's B, in the file's order."""
+    if (times := multiplier(architecture, tensor, config)) is not None:
+        values = values * times
     if (heads := rotary_heads(architecture, tensor, config)) is not None:
-        values = permute(values, heads)
+        values = permute(values, heads, _turned(architecture, config))
     order = head_order(tensor, len(values), _heads_of_config(architecture, config))
     return np.ascontiguousarray(values if order is None else values[order])
 
@@ -207,8 +224,10 @@ def to_file_columns(architecture: str, tensor: str, values: NDArray[Any], config
 
 def to_torch_rows_of(architecture: str, tensor: str, values: NDArray[Any], config: Any) -> NDArray[Any]:
     """The inverse of `to_file_rows`."""
+    if (times := multiplier(architecture, tensor, config)) is not None:
+        values = values / times
     if (heads := rotary_heads(architecture, tensor, config)) is not None:
-        values = unpermute(values, heads)
+        values = unpermute(values, heads, _turned(architecture, config))
     return _back(values, head_order(tensor, len(values), _heads_of_config(architecture, config)))
 
 
@@ -292,6 +311,26 @@ def apart(tensors: Sequence[str], values: Any, by_turns: bool = False) -> list[A
     return [values[..., i * rows // parts : (i + 1) * rows // parts, :] for i in range(parts)]
 
 
+def multiplier(architecture: str, tensor: str, config: Any) -> NDArray[np.float32] | None:
+    """What a file has a matrix times, or its adapter's B: [1, 1], or [rows, 1]. None: it is as it is."""
+    family = FAMILIES[architecture]
+    if of_layer(tensor) not in family.multiplied:
+        return None
+    product = np.ones((1, 1), np.float32)
+    for name in family.multiplied[of_layer(tensor)]:
+        outer, _, place = name.partition(".")
+        told = np.asarray(getattr(config, outer), np.float32)
+        if place:
+            told = told[int(place)]
+        elif told.ndim:  # of gates, values, keys, queries and steps
+            keys = (INNER, GROUPS, STATES, HEADS)
+            sizes = (value_of(settled(config), family, told_by(family, key)) for key in keys)
+            inner, groups, states, heads = sizes
+            told = np.repeat(told, [inner, inner, groups * states, groups * states, heads])[:, None]
+        product = product * told
+    return product
+
+
 def rotary_heads(architecture: str, tensor: str, config: Any) -> int | None:
     """Heads of a tensor whose rows stand in another order in the file; None for all others."""
     if not FAMILIES[architecture].interleaved:
@@ -300,16 +339,23 @@ def rotary_heads(architecture: str, tensor: str, config: Any) -> int | None:
     return heads.get(tensor.rpartition(".")[2])
 
 
-def unpermute(rows: NDArray[Any], num_heads: int) -> NDArray[Any]:
+def unpermute(rows: NDArray[Any], num_heads: int, part: float = 1.0) -> NDArray[Any]:
     """Rows of q or k from llama.cpp's order (rotary pairs adjacent) to transformers' (halves), per head.
 
-    rows: [heads * head_dim, …]; a bias has no second dimension.
+    rows: [heads * head_dim, …]; a bias has no second dimension. part: of each head, whose rest stays.
     """
-    pairs = rows.reshape(num_heads, len(rows) // num_heads // 2, 2, *rows.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
+    width = len(rows) // num_heads
+    return rows[_moved(np.arange(len(rows)), num_heads, int(width * part), 2)]
 
 
-def permute(rows: NDArray[Any], num_heads: int) -> NDArray[Any]:
+def permute(rows: NDArray[Any], num_heads: int, part: float = 1.0) -> NDArray[Any]:
     """The inverse of `unpermute`: what goes into a llama-type GGUF file."""
-    halves = rows.reshape(num_heads, 2, len(rows) // num_heads // 2, *rows.shape[1:])
-    return halves.swapaxes(1, 2).reshape(rows.shape)
+    width = int(len(rows) // num_heads * part)
+    return rows[_moved(np.arange(len(rows)), num_heads, width, width // 2)]
+
+
+def _moved(rows: NDArray[np.int64], heads: int, turned: int, step: int) -> NDArray[np.int64]:
+    """Rows of the part of each head that is turned, so many apart side by side."""
+    own = rows.reshape(heads, -1)
+    part = own[:, :turned].reshape(heads, -1, step).swapaxes(1, 2).reshape(heads, turned)
+    return np.concatenate([part, own[:, turned:]], 1).ravel()

@@ -16,6 +16,7 @@ from sapwood.gguf.family import (
     MAMBA_OF_GRANITE,
     MULTIPLIERS,
     NORM_EPS,
+    OF_THE_FIRST_STEP,
     PATTERN,
     QKV,
     QWEN3VL,
@@ -258,6 +259,20 @@ MIXTURES = {
         ),
         fixed=SILU | {"attention_bias": False, "rope_interleave": True},
         constants={"expert_shared_count": 0},
+    ),
+    "jamba": Family(
+        ("jamba",),
+        facts=(*MAMBA_OF_GRANITE[:2], Fact("mamba_dt_rank", "ssm.time_step_rank"), *_EXPERTS),
+        fixed=SILU | {"mamba_expand": 2, "mamba_conv_bias": True, "mamba_proj_bias": False},
+        implied=("head_dim",),
+        lacks=("use_mamba_kernels", "num_logits_to_keep", *OF_THE_FIRST_STEP),
+        between="linear_attention",
+        rhythms=(
+            ("attn_layer_period", "attn_layer_offset", "attn_q"),
+            ("expert_layer_period", "expert_layer_offset", "ffn_gate_inp"),
+        ),
+        rotary=False,
+        expand="mamba_expand",
     ),
     "granitehybridmoe": replace(
         GRANITE_HYBRID,

@@ -167,6 +167,7 @@ _OF_MAMBA = {
     "ssm_out": "mixer.out_proj",
 }
 _MLP = {key: name for key, name in _EVERY_LAYER.items() if key.startswith("ffn_")}
+_FEED_FORWARD = {key: name.replace("mlp", "feed_forward") for key, name in _MLP.items()}
 _OF_GPT2 = {
     "attn_norm": "ln_1",
     "attn_qkv": "attn.c_attn",
@@ -299,6 +300,14 @@ _LAYER = {
     **dict.fromkeys(("mamba", "falcon-mamba"), _OF_MAMBA),
     "mamba2": {"attn_norm": "norm"} | {key: f"mixer.{name}" for key, name in _OF_MAMBA2.items()},
     "granitehybridmoe": _OF_GRANITE_HYBRID | _experts("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
+    "falcon-h1": _OF_GRANITE_HYBRID | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm.weight"},
+    "bamba": _OF_GRANITE_HYBRID | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm"},
+    "jamba": _ATTENTION
+    | {key: name.replace("mixer", "mamba") for key, name in _OF_MAMBA.items() if key != "attn_norm"}
+    | {f"ssm_{part}_norm": f"mamba.{part}_layernorm" for part in ("dt", "b", "c")}
+    | {"ffn_norm": "pre_ff_layernorm"}
+    | _FEED_FORWARD
+    | _experts("feed_forward", "router"),
     "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
     **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
@@ -354,7 +363,9 @@ _OTHER_ENDS = {
     "lfm2": _NORM_OF_LFM2,
     "lfm2moe": _NORM_OF_LFM2,
     "olmo": {"token_embd": "model.embed_tokens", "output": "lm_head"},
-    "phi2": _OUTSIDE | {"output_norm": "model.final_layernorm"},
+    **dict.fromkeys(
+        ("phi2", "falcon-h1", "jamba", "bamba"), _OUTSIDE | {"output_norm": "model.final_layernorm"}
+    ),
 }
 _LAYERS = {
     **dict.fromkeys(("gpt2", "starcoder", "falcon", "falcon-40b", "bloom"), "transformer.h"),
@@ -406,11 +417,12 @@ def is_stack(tensor: str) -> bool:
     return tensor.rpartition(".")[2] in (*STACKS, BOTH)
 
 
-def is_whole(tensor: str) -> bool:
+def is_whole(architecture: str, tensor: str) -> bool:
     """Whether a tensor of the table has its whole name there, and is a parameter that no module is called
     after."""
     name = of_layer(tensor)
-    return name in (DECAY, SKIP, *NUMBERS) or name.endswith((".weight", ".bias", ".scale"))
+    bare = (DECAY, SKIP, *NUMBERS, *FAMILIES[architecture].bare)
+    return name in bare or name.endswith((".weight", ".bias", ".scale"))
 
 
 def of_layer(tensor: str) -> str:
@@ -423,9 +435,9 @@ def in_metadata(tensor: str) -> bool:
     return of_layer(tensor) in NUMBERS
 
 
-def file_name(tensor: str, leaf: str) -> str:
+def file_name(architecture: str, tensor: str, leaf: str) -> str:
     """The name in a file of the weight or bias of a tensor of the table."""
-    return tensor if is_whole(tensor) else f"{tensor}.{leaf}"
+    return tensor if is_whole(architecture, tensor) else f"{tensor}.{leaf}"
 
 
 def parameter_names(file: GgufFile) -> dict[str, str]:
@@ -451,7 +463,7 @@ def parameter_names(file: GgufFile) -> dict[str, str]:
             names[tensor] = modules[stem]
         elif stem in modules and not is_stack(stem) and suffix in ("weight", "bias"):
             names[tensor] = f"{modules[stem]}.{suffix}"
-        elif tensor in modules and is_whole(tensor):
+        elif tensor in modules and is_whole(architecture, tensor):
             names[tensor] = modules[tensor]
         elif tensor not in _COMPUTED:
             strangers.append(

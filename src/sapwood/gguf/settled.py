@@ -9,7 +9,7 @@ from typing import Any
 
 from sapwood.gguf.families import FAMILIES, architecture_of
 from sapwood.gguf.family import Family, attribute
-from sapwood.gguf.layers import settle_layers
+from sapwood.gguf.layers import in_rhythm, rhythm, settle_layers
 from sapwood.gguf.rope import plain_rope
 
 CONTEXT = 2048  # of models whose distances have no end, and whose config says nothing
@@ -86,6 +86,17 @@ def settled(config: Any) -> Any:
     inner = getattr(config, "mixer_rms_eps", None)
     if inner is not None and max(inner, config.layer_norm_epsilon) <= SMALL_EPSILON:
         config.mixer_rms_eps = config.layer_norm_epsilon
+    for every, first, _ in family.rhythms:
+        flags = in_rhythm(getattr(config, every), getattr(config, first), config.num_hidden_layers)
+        if found := rhythm(flags):
+            config.__dict__ |= {every: found[0], first: found[1]}
+    for name in {name.partition(".")[0] for names in family.multiplied.values() for name in names}:
+        told = getattr(config, name)
+        setattr(config, name, [1.0] * len(told) if isinstance(told, list) else 1.0)
+    if getattr(config, "mamba_rms_norm", True) is False:
+        config.mamba_norm_before_gate = False  # there is none
+    if getattr(config, "mamba_d_ssm", 0) is None:
+        config.mamba_d_ssm = config.mamba_expand * config.hidden_size
     if rope := getattr(config, "rope_parameters", None):
         config.rope_parameters = settled_rope(rope)
     return config
