@@ -342,6 +342,7 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("mamba2", UNTIED | {"n_groups": 1, "time_step_limit": [0.0, math.inf]}),
     ("gemma4", {"final_logit_softcapping": 3.0, "sliding_window": 16}),
     ("gemma4", {"global_head_dim": 64, "head_dim": 32}),
+    ("gemma4", {"final_logit_softcapping": 30.0}),
     ("gemma4", {"hidden_size_per_layer_input": 64}),
     ("gemma4", {"hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision"}),
     ("gemma4", two_ropes(PROPORTIONAL | HALF, {"rope_theta": 100.0})),

@@ -30,8 +30,23 @@ TEXT = {
     "head_dim": 16,
     "max_position_embeddings": 4096,
 }
+TWO_WIDTHS = {
+    "num_hidden_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "global_head_dim": 32,
+    "hidden_size_per_layer_input": 0,
+}
+SMALL = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
 WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {  # of each: what llama.cpp calls it, changes for text
     "gemma3": ("gemma3", TEXT | {"num_hidden_layers": 2, "sliding_window": 32, "query_pre_attn_scalar": 16}),
+    "gemma4": ("gemma4", TEXT | TWO_WIDTHS),
     "qwen3_5": ("qwen35", TEXT | {"num_hidden_layers": 4, "head_dim": 32}),
     "qwen3_vl": ("qwen3vl", TEXT | SECTIONS | {"num_hidden_layers": 2}),
 }
@@ -43,7 +58,8 @@ def wrapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """What llama.cpp calls the model, and the model with an adapter."""
     architecture, text = WRAPPERS[request.param]
     folder = tmp_path_factory.mktemp(request.param) / "base"
-    parts = {} if request.param == "gemma3" else {"vision_config": PICTURES["qwen3vl"]}
+    pictures = {"gemma3": {}, "gemma4": {"vision_config": SMALL}}
+    parts = pictures.get(request.param, {"vision_config": PICTURES["qwen3vl"]})
     tiny_wrapper(request.param, folder, text, **parts)
     return architecture, tuned_on(folder)
 

@@ -451,6 +451,7 @@ def _write_gemma4(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_shared_kv_layers(config.num_kv_shared_layers)
     writer.add_embedding_length_per_layer_input(config.hidden_size_per_layer_input)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_final_logit_softcapping(config.final_logit_softcapping or 0.0)
     if config.enable_moe_block:
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.top_k_experts)

@@ -49,8 +49,8 @@ def _light_norm(module: Any, backend: Backend) -> LightNorm | None:
 @torch.no_grad()
 def _light_mlp(module: Any, like: Tensor, backend: Backend) -> LightMlp | None:
     parts: list[Any] = [*wide_linears(module), getattr(module, "down_proj", None)]
-    if not all(isinstance(part, nn.Module) for part in parts):
-        return None
+    if not all(isinstance(part, nn.Module) for part in parts) or not hasattr(parts[0], "in_features"):
+        return None  # the second: Gemma 4's linears for pictures are within modules that clip
     x = _random(3, parts[0].in_features, like=like)
     if (own := _own(module, x)) is None:
         return None

@@ -259,8 +259,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
         if family.between and not family.every and fact.config == "num_key_value_heads":
             values[fact.config] = max(key_heads(file, layers))
         elif fact.optional:
-            told = file.metadata.get(f"{file.architecture}.{fact.key}")
-            values[fact.config] = number(file, fact.key, None) if told else None
+            told = file.metadata.get(f"{file.architecture}.{fact.key}", fact.default)
+            values[fact.config] = number(file, fact.key, fact.default) if told else None
         elif fact.number is bool:
             values[fact.config] = flag(file, fact.key, fact.default)
         elif fact.number is int:
@@ -308,6 +308,8 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
         value = width if fact.config == "head_dim" else value_of(config, family, fact.config)
         if value is not None:
             values[fact.key] = fact.number(value)
+        elif fact.optional and fact.default is not None:
+            values[fact.key] = fact.number(0)
     values |= {key: value for key, value in family.constants.items() if value is not None}
     if family.rotary:
         values |= rope_values(family, global_rope(config), width)

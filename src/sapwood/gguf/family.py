@@ -20,7 +20,8 @@ class Fact:
         key: in the file, below the architecture's name.
         number: ``int`` is written as uint32, ``float`` as float32, ``bool`` as it is.
         default: what llama.cpp takes if the file is silent; None: the file must say it, or another fact does.
-        optional: None in the config, and a file that is silent or says 0, mean that something is off.
+        optional: None in the config, and a file that says 0, mean that something is off; so does a silent
+            file, if there is no default.
     """
 
     config: str
@@ -232,7 +233,7 @@ GEMMA4 = Family(
         Fact("sliding_head_dim", "attention.key_length_swa"),
         Fact("num_kv_shared_layers", "attention.shared_kv_layers", int, 0),
         Fact("hidden_size_per_layer_input", "embedding_length_per_layer_input", int, 0),
-        Fact("final_logit_softcapping", "final_logit_softcapping", float, optional=True),
+        Fact("final_logit_softcapping", "final_logit_softcapping", float, 30.0, optional=True),
     ),
     fixed=GELU | {"attention_bias": False, "use_bidirectional_attention": None, "enable_moe_block": False},
     names={"head_dim": "global_head_dim", "sliding_head_dim": "head_dim"},
