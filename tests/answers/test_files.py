@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
-from sapwood.answers.files import base_key
+from sapwood.answers.files import base_key, write_base
 from sapwood.base.inspect import inspect_base
+from sapwood.base.storage import storages
 from sapwood.config.sections import BaseConfig
 from sapwood.endpoint.build import as_held
-from sapwood.serve.load import open_adapter
+from sapwood.errors import ModelError
+from sapwood.machine.measure import machine_facts
+from sapwood.serve.load import find_target, load_found, open_adapter
 from sapwood.types import BaseSpec
 from tests.base.tiny import tiny_llama
 from tests.endpoint.serving import make_adapter
@@ -49,3 +54,24 @@ def test_the_server_rounds_the_base_as_training_did_and_leaves_the_adapter(tmp_p
         changed[own] += not torch.equal(now, was)
     assert changed[True] == 0 < changed[False]
     assert adapter and all(one.dtype == torch.float32 for one in loaded.model.parameters.values())
+
+
+def test_a_base_alone_is_written_as_its_files_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor whose own format is bf16; the file's name is that of an adapter trained in fp32."""
+
+    def facts(device: Any) -> dict[str, Any]:
+        return {**machine_facts(device), "dtype": "bf16"}
+
+    monkeypatch.setattr(storages, "machine_facts", facts)
+    found = find_target(str(tiny_llama(tmp_path)), tmp_path)
+    assert load_found(found, exact=True).base.storage == "fp32"
+    talked_to = load_found(found)
+    assert talked_to.base.storage == "bf16"
+    with pytest.raises(ModelError, match="held in bf16, which rounds its weights"):
+        write_base(talked_to, None, tmp_path / "base.gguf")
+    assert not (tmp_path / "base.gguf").exists()
+    held = BaseConfig(model=talked_to.base.spec.source, storage="bf16")
+    write_base(talked_to, held, tmp_path / "base.gguf")
+    assert (tmp_path / "base.gguf").is_file()

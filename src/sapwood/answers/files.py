@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sapwood.base.cache import cache_dir, file_sha256, publish, write_atomic
 from sapwood.config.sections import BaseConfig
-from sapwood.machine.measure import torch_dtype
+from sapwood.errors import ModelError
 from sapwood.types import BaseSpec
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def base_key(spec: BaseSpec, held: BaseConfig | None, own: str = "") -> str:
 
 def _rounds(spec: BaseSpec, storage: str) -> bool:
     """Are the weights of the base's folder held in a float that is not theirs, and not wide enough?"""
-    own = getattr(spec.hf_config.get_text_config(), "dtype", None) if spec.hf_config is not None else None
-    return storage in ("bf16", "fp16") and not spec.path.is_file() and own != torch_dtype(storage)
+    return storage in ("bf16", "fp16") and not spec.path.is_file() and spec.number_format != storage
 
 
 def base_file(path: Path, held: BaseConfig | None, key: str, *, full: bool = False) -> Path:
@@ -55,11 +54,19 @@ def sound(base: Path) -> bool:
         return False
 
 
-def write_base(trained: Loaded, path: Path) -> None:
-    """The base's weights as they were trained on, in F16; of a model that was trained whole, its own."""
+def write_base(trained: Loaded, held: BaseConfig | None, path: Path) -> None:
+    """The base's weights as they were trained on, in F16; of a model that was trained whole, its own.
+
+    held: as in `base_key`, by which ``path`` is named. Raises ModelError if the weights are held otherwise: a
+    file with rounded weights would later be taken for one without.
+    """
     from sapwood.export.gguf_model import write_gguf_model
     from sapwood.export.merge import base_parameters, merged_parameters
 
+    storage = trained.base.storage
+    if _rounds(trained.base.spec, storage) and (held is None or held.storage != storage):
+        what = f"{trained.base.spec.source} is held in {storage}, which rounds its weights"
+        raise ModelError(what, mend="free memory, so that it is held as its files have it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     parameters = (
         base_parameters(trained.base.model) if trained.model is not None else merged_parameters(trained)

@@ -139,7 +139,7 @@ def _setup(
     base = base_file(spec.path, held, base_key(spec, held))
     if base != spec.path and not sound(base):
         with doing("writing the base for llama.cpp"):
-            write_base(loaded, base)
+            write_base(loaded, held, base)
     adapters: tuple[Path, ...] = ()
     if loaded.model is not None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sapwood-answers-"))

@@ -227,7 +227,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
                 lora_pairs(trained.model)
                 write_gguf_adapter(trained, stage / ADAPTER)
             if not base.is_file():
-                write_base(trained, base)
+                write_base(trained, _held(found), base)
         except SapwoodError as error:
             if isinstance(error, StorageError):
                 raise

@@ -99,7 +99,7 @@ def open_target(
             ours, PEFT's or mlx-lm's, a GGUF file), or a base model (``builtin:NAME``, ``hf:ORG/NAME``, a
             folder, a GGUF file). Of an unfinished run the newest checkpoint is taken.
         runs: the folder of runs.
-        exact: hold an adapter's base in fp32 if it was trained in a narrower float, and on the CPU.
+        exact: hold a base in fp32, whose numbers are those of its files, and on the CPU.
         base: where the adapter's base lies now. Its fingerprint decides whether it is the right one, if the
             adapter knows it.
         template: the chat template of an adapter that doesn't know its own.
@@ -140,8 +140,8 @@ def load_found(found: Found, *, exact: bool = False) -> Loaded:
     device = CPU if exact else device_for("auto")  # an export is compared on the CPU, in fp32
     told = (found.renderer, found.system, found.name, folder)
     if facts is None or folder is None:
-        device = device_for("auto")
-        base = load_base(spec, BaseConfig(model=spec.source), device)
+        config = BaseConfig(model=spec.source)
+        base = load_base(spec, _exact(spec, config, spec.number_format) if exact else config, device)
         place(base.model, base.device)
         return Loaded(base, None, *told)
     if found.whole:
@@ -179,7 +179,7 @@ def open_foreign(found: Foreign, at: Path, name: str, *, exact: bool = False) ->
     device = CPU if exact else device_for("auto")
     config = BaseConfig(model=found.spec.source)
     if exact or found.dense:
-        config = _exact(found.spec, config, "bf16")
+        config = _exact(found.spec, config, found.spec.number_format or "bf16")
     rows = rows_of(found.settings, found.tensors, found.spec)
     loaded = grow(load_base(found.spec, config, device), rows)
     adapted = attach_saved(loaded, found.settings, found.tensors, at)

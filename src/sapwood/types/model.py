@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
 
     from sapwood.machine.device import Device
+
+
+NumberFormat = Literal["fp32", "bf16", "fp16"]
+_FORMATS: Mapping[str, NumberFormat] = {
+    "torch.float32": "fp32",
+    "torch.bfloat16": "bf16",
+    "torch.float16": "fp16",
+}
 
 
 class Rows(Protocol):
@@ -79,6 +87,12 @@ class BaseSpec:
     def text(self) -> Any:
         """The config of the language model. In a wrapper's config (text and pictures) it is a part."""
         return self.hf_config.get_text_config()
+
+    @property
+    def number_format(self) -> NumberFormat | None:
+        """What the weights of its folder are, as the config says it; None if it doesn't."""
+        dtype = None if self.hf_config is None else getattr(self.text, "dtype", None)
+        return _FORMATS.get(str(dtype))
 
 
 @dataclass(frozen=True, slots=True)
