@@ -21,7 +21,7 @@ IN_GGUF = (
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
-    *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "falcon-h1", "jamba", "bamba"),
+    *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "falcon-h1", "jamba", "bamba", "nemotron_h"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -183,6 +183,15 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "intermediate_size": 2048,
     },
     "gptneox": {"tie_word_embeddings": False},
+    "nemotron_h": {
+        "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+        "mamba_num_heads": 6,
+        "mamba_head_dim": 16,
+        "n_groups": 2,
+        "ssm_state_size": 16,
+        "time_step_min": 1e-30,
+        "tie_word_embeddings": False,
+    },
     "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 16, "mamba_n_groups": 2},
     "jamba": {
         "attn_layer_period": 2,
@@ -373,6 +382,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "minicpm3": transformers.MiniCPM3Config,
         "granitehybrid": transformers.GraniteMoeHybridConfig,
         "mamba": transformers.MambaConfig,
+        "nemotron_h": transformers.NemotronHConfig,
         "bamba": transformers.BambaConfig,
         "jamba": transformers.JambaConfig,
         "falcon-h1": transformers.FalconH1Config,

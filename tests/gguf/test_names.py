@@ -51,7 +51,15 @@ IN_ONE = {  # tensors that are one parameter in transformers
     *(("attn_k_b", "attn_v_b"), ("ffn_gate", "ffn_up"), ("ffn_gate_shexp", "ffn_up_shexp")),
     ("attn_gate", "attn_qkv"),
 }
-OUTPUTS = ("mixer.out_proj", "attn.o_proj", "attn.out_proj", "attn.c_proj", "attn.dense", "attention.dense")
+OUTPUTS = (
+    "mixer.out_proj",
+    "mixer.o_proj",
+    "attn.o_proj",
+    "attn.out_proj",
+    "attn.c_proj",
+    "attn.dense",
+    "attention.dense",
+)
 
 
 def test_jambas_layers_have_a_period(tmp_path: Path) -> None:

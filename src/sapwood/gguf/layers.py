@@ -23,13 +23,13 @@ def layer_types_of(file: GgufFile, layers: int, every: int) -> list[str]:
     return types_by(periodic(integer(file, PATTERN, every), layers))
 
 
-def key_heads(file: GgufFile, layers: int) -> list[int]:
-    """Heads of keys in each layer. Those that aren't 0 have one number."""
-    key = f"{file.architecture}.attention.head_count_kv"
+def key_heads(file: GgufFile, layers: int, name: str = "attention.head_count_kv") -> list[int]:
+    """Heads of keys in each layer, or what another key says of each. Those that aren't 0 have one number."""
+    key = f"{file.architecture}.{name}"
     found = file.metadata.get(key)
     heads: list[Any] = found.tolist() if isinstance(found, np.ndarray) else [found] * layers
     if len(heads) != layers or len(set(heads) - {0}) != 1:
-        why = f"the model has {layers} layers, of which those with attention have one number of heads"
+        why = f"the model has {layers} layers, of which those that have some have one number of them"
         raise ModelError(f"{key} is {found!r}", str(file.path), why)
     return heads
 

@@ -279,6 +279,13 @@ _LAYER = {
     "mamba2": {"attn_norm": "norm"} | {key: f"mixer.{name}" for key, name in _OF_MAMBA2.items()},
     "granitehybridmoe": _OF_GRANITE_HYBRID | _experts("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
     "falcon-h1": _OF_GRANITE_HYBRID | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm.weight"},
+    "nemotron_h": {
+        "attn_norm": "norm",
+        "ffn_up": "mixer.up_proj",
+        "ffn_down": "mixer.down_proj",
+        **{f"attn_{part}": f"mixer.{part}_proj" for part in "qkv"},
+        **{key: f"mixer.{name}" for key, name in ({"attn_output": "o_proj"} | _OF_MAMBA2).items()},
+    },
     "bamba": _OF_GRANITE_HYBRID | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm"},
     "jamba": _ATTENTION
     | {key: name.replace("mixer", "mamba") for key, name in _OF_MAMBA.items() if key != "attn_norm"}
@@ -316,6 +323,7 @@ _ENDS_OF_MAMBA = {
 }
 _OTHER_ENDS = {
     **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), _ENDS_OF_MAMBA),
+    "nemotron_h": _OUTSIDE | {"token_embd": "model.embeddings", "output_norm": "model.norm_f"},
     "gemma3n": _OUTSIDE
     | {
         "per_layer_token_embd": "model.embed_tokens_per_layer",
