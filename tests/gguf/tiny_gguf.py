@@ -16,7 +16,7 @@ ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
 ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
 ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
-LATENT = ("deepseek2", "deepseek3", "youtu")
+LATENT = ("kimi-linear", "deepseek2", "deepseek3", "youtu")
 ARCHES |= {"bamba": gguf.MODEL_ARCH.GRANITE_HYBRID}
 ARCHES |= {"falcon-mamba": gguf.MODEL_ARCH.MAMBA}
 ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
@@ -75,6 +75,7 @@ def tiny_gguf(
             continue
         name = whole.replace("language_model.", "")
         name = name.replace("model.", "backbone.") if arch == "nemotron_h" else name
+        name = name.replace("forget_gate.", "")  # of Kimi's checkpoints
         if name.endswith("in_proj_qkvz.weight"):  # by heads of keys: one kind after the other in a file
             heads = parameter.detach().numpy().reshape(config.linear_num_key_heads, -1, parameter.shape[1])
             key = config.linear_key_head_dim
@@ -101,7 +102,7 @@ def tiny_gguf(
             packed = gguf.GGMLQuantizationType[
                 kind if values.ndim > 1 and not plain and suffix == "weight" else "F32"
             ]
-            packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
+            packed = gguf.GGMLQuantizationType.F32 if "conv1d" in own or values.shape[-1] < 32 else packed
             writer.add_tensor(f"{own}.{suffix}".removesuffix("."), quantize(values, packed), raw_dtype=packed)
     for name, parts in stacks.items():
         packed = gguf.GGMLQuantizationType[kind]
@@ -141,6 +142,10 @@ def _parts(
         per_head = values.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
         keys, own = np.split(per_head, [config.qk_nope_head_dim], axis=1)
         return [(stem.format("k"), "weight", keys.transpose(0, 2, 1)), (stem.format("v"), "weight", own)]
+    if arch == "kimi-linear" and name.endswith("conv1d.weight"):  # with 4 dimensions
+        stem = name.removesuffix("conv1d.weight")
+        parts = np.split(values, 3)
+        return [(f"{stem}{x}_conv1d", "weight", part[None]) for x, part in zip("qkv", parts, strict=True)]
     if name.endswith("experts.gate_up_proj"):
         words = ("w1", "w3") if "block_sparse" in name else ("gate_proj", "up_proj")
         return [
@@ -194,6 +199,8 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+    if arch == "kimi-linear" and name.endswith("A_log"):
+        return -np.exp(values)
     if ".mixer." in name and arch in ("mamba2", "nemotron_h"):
         return _mamba2(name, values, config.n_groups)
     if ".mixer." in name:
@@ -269,7 +276,7 @@ def _write_falcon_h1(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_ssm_inner_size(config.mamba_d_ssm)
 
 
-WITHOUT_ROPE = ("nemotron_h", "jamba", "gpt2", "starcoder", "bloom", "mpt")
+WITHOUT_ROPE = ("kimi-linear", "nemotron_h", "jamba", "gpt2", "starcoder", "bloom", "mpt")
 
 
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = False) -> None:
@@ -280,7 +287,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     length = getattr(config, "max_seq_len", 2048)
     writer.add_context_length(getattr(config, "max_position_embeddings", length))
     writer.add_embedding_length(config.hidden_size)
-    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b") and arch not in ("jamba", "nemotron_h"):
+    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b") and arch not in ("jamba", "nemotron_h", "kimi-linear"):
         writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
         widths = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
@@ -294,8 +301,9 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     if hasattr(config, "kv_lora_rank"):
         width = config.qk_nope_head_dim + config.qk_rope_head_dim
         one = arch in LATENT and not older  # all heads have the one vector
-        writer.add_head_count_kv(1 if one else config.num_attention_heads)
-        writer.add_q_lora_rank(config.q_lora_rank)
+        kimi = [int(kind == "full_attention") for kind in kinds] if arch == "kimi-linear" else 1
+        writer.add_head_count_kv(kimi if one else config.num_attention_heads)
+        writer.add_q_lora_rank(config.q_lora_rank or 0)
         writer.add_kv_lora_rank(config.kv_lora_rank)
         writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim if one else width)
         writer.add_value_length(config.kv_lora_rank if one else config.v_head_dim)
@@ -391,6 +399,13 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
+    if arch == "kimi-linear":
+        writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
+        writer.add_kda_head_dim(config.linear_head_dim)
+        writer.add_leading_dense_block_count(config.mlp_layer_types.count("dense"))
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_expert_weights_scale(config.routed_scaling_factor)
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     if arch == "nemotron_h":
         writer.add_ssm_conv_kernel(config.conv_kernel)
         writer.add_ssm_state_size(config.ssm_state_size)

@@ -52,6 +52,7 @@ _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
 CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before they are chosen
 OF_KEYS = ("attn_k", "attn_v", "attn_k_norm")
+THREE_KERNELS = ("ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v")  # one in transformers
 KERNELS = ("shortconv.conv", "ssm_conv1d")
 OF_HEADS = ("attn_k_b", "attn_v_b")  # what each head makes keys and values of, in latent attention
 STEPS = "ssm_dt"  # Mamba multiplies by this linear's weight, and doesn't call it
@@ -295,6 +296,15 @@ _LAYER = {
     | _experts("feed_forward", "router"),
     "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
+    "kimi-linear": _EVERY_LAYER
+    | _SPLIT
+    | _PRE_NORM
+    | _OF_GLM_MOE
+    | dict.fromkeys(THREE_KERNELS, "self_attn.conv1d")
+    | {f"ssm_f_{part}": f"self_attn.forget_gate.f_{part}_proj" for part in "ab"}
+    | {f"ssm_g_{part}": f"self_attn.g_{part}_proj" for part in "ab"}
+    | {"ssm_dt.bias": "self_attn.forget_gate.dt_bias", DECAY: "self_attn.forget_gate.A_log"}
+    | {"ssm_beta": "self_attn.b_proj", "ssm_norm": "self_attn.o_norm"},
     **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
 }
 # Tensors that older files have in the place of others.
@@ -455,6 +465,13 @@ def sources(file: GgufFile) -> dict[str, tuple[str, ...]]:
     """transformers parameter name -> its tensors, whose rows follow each other in that order. Raises
     ModelError as `parameter_names`."""
     found: dict[str, tuple[str, ...]] = {}
+    table = list(module_names(row_of(file), layers_of(file), older=True))
+    place = {tensor: i for i, tensor in enumerate(table)}
+
     for tensor, name in parameter_names(file).items():
-        found[name] = tuple(sorted((*found.get(name, ()), tensor)))  # gate before up, and before the others
-    return found
+        found[name] = (*found.get(name, ()), tensor)
+
+    def order(tensor: str) -> int:
+        return place[tensor] if tensor in place else place[tensor.rpartition(".")[0]]
+
+    return {name: tuple(sorted(tensors, key=order)) for name, tensors in found.items()}
