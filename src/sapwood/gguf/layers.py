@@ -29,7 +29,7 @@ def key_heads(file: GgufFile, layers: int, name: str = "attention.head_count_kv"
     found = file.metadata.get(key)
     heads: list[Any] = found.tolist() if isinstance(found, np.ndarray) else [found] * layers
     if len(heads) != layers or len(set(heads) - {0}) != 1:
-        why = f"the model has {layers} layers, of which those that have some have one number of them"
+        why = f"of the {layers} layers those that have some have one number of heads, or one width"
         raise ModelError(f"{key} is {found!r}", str(file.path), why)
     return heads
 
