@@ -22,7 +22,7 @@ from sapwood.adapter.model import adapter_tensors, restore_adapter
 from sapwood.adapter.places.targets import resolve_targets
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, ModelError
-from tests.base.tiny import ARCHITECTURES
+from tests.base.tiny import ARCHITECTURES, tiny_model
 from tests.parity.cases import lora_model, tiny_base
 
 LEAVES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
@@ -40,6 +40,23 @@ def test_all_linear_is_every_linear_of_the_decoder_and_never_the_head(arch: str,
     fused = {"gate_proj", "up_proj"} if "glm" in arch else set[str]()  # GLM holds both in one matrix
     expected = sorted({*LEAVES} - fused | ({"gate_up_proj"} if fused else set()))
     assert resolve_targets(model, "all-linear") == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    "arch", ["mamba", "falcon-mamba", "jamba", "mamba2", "falcon-h1", "bamba", "nemotron_h"]
+)
+def test_all_linear_is_what_a_model_calls(arch: str) -> None:
+    """An adapter on a linear whose weight is read in another way would learn nothing."""
+    model = tiny_model(arch)
+    targets = resolve_targets(model, "all-linear")
+    called: set[str] = set()
+    wanted = {
+        name for name, _ in model.named_modules() if name.endswith(tuple(f".{leaf}" for leaf in targets))
+    }
+    for name in wanted:
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))
+    model(input_ids=IDS, use_cache=False)
+    assert called == wanted and not any("dt_proj" in name for name in wanted)
 
 
 def test_a_list_is_checked_and_sorted() -> None:

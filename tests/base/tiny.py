@@ -21,17 +21,8 @@ IN_GGUF = (
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
-    *(
-        "granitemoe-shared",
-        "mamba",
-        "falcon-mamba",
-        "mamba2",
-        "falcon-h1",
-        "jamba",
-        "bamba",
-        "gemma4",
-        "gemma4moe",
-    ),
+    *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "falcon-h1", "jamba", "bamba", "nemotron_h"),
+    *("kimi-linear", "gemma4", "gemma4moe"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -212,6 +203,30 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
     },
     "gptneox": {"tie_word_embeddings": False},
+    "kimi-linear": {
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 16,
+        "linear_head_dim": 16,
+        "linear_num_heads": 4,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 32,
+        "layer_types": ["linear_attention", "full_attention"],
+        "mlp_layer_types": ["dense", "sparse"],
+        "tie_word_embeddings": False,
+    },
+    "nemotron_h": {
+        "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+        "mamba_num_heads": 6,
+        "mamba_head_dim": 16,
+        "n_groups": 2,
+        "ssm_state_size": 16,
+        "time_step_min": 1e-30,
+        "tie_word_embeddings": False,
+    },
     "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 16, "mamba_n_groups": 2},
     "jamba": {
         "attn_layer_period": 2,
@@ -250,6 +265,7 @@ WITHOUT = {  # common keys that a config doesn't have
     "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
     "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "jamba": ("head_dim",),
+    "kimi-linear": ("head_dim",),
     **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), WITHOUT_ATTENTION),
 }
 
@@ -402,6 +418,8 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "minicpm3": transformers.MiniCPM3Config,
         "granitehybrid": transformers.GraniteMoeHybridConfig,
         "mamba": transformers.MambaConfig,
+        "kimi-linear": transformers.KimiLinearConfig,
+        "nemotron_h": transformers.NemotronHConfig,
         "bamba": transformers.BambaConfig,
         "jamba": transformers.JambaConfig,
         "falcon-h1": transformers.FalconH1Config,

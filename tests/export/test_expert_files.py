@@ -29,12 +29,15 @@ MIXTURES = [name for name, family in FAMILIES.items() if has_experts(family)]
 DOWN = "ffn_down_exps"
 EXPERTS = LoraConfig(rank=4, alpha=8, targets=("q_proj", "experts"))
 BESIDE_LATENT = LoraConfig(rank=4, alpha=8, targets=("o_proj", "experts"))  # the one with an adapter there
+BESIDE_KIMI = LoraConfig(rank=4, alpha=8, targets=("gate_proj", "experts"))  # none in its attention has one
 
 
 @pytest.fixture(scope="module", params=MIXTURES)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     path, _ = tiny_gguf(request.param, tmp_path_factory.mktemp("experts") / "base.gguf", kind="F16")
-    return tuned_on(path, BESIDE_LATENT if FAMILIES[request.param].latent else EXPERTS)
+    family = FAMILIES[request.param]
+    beside = BESIDE_KIMI if "attn_output" in family.unadapted else BESIDE_LATENT
+    return tuned_on(path, beside if family.latent else EXPERTS)
 
 
 @pytest.mark.parametrize("kind", ["gguf-adapter", "gguf"])

@@ -335,6 +335,12 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("bamba", UNTIED | {"attn_layer_indices": [0], "attention_bias": True, "mamba_n_groups": 1}),
     ("bamba", {"num_hidden_layers": 4, "attn_layer_indices": [1, 2], "mamba_n_heads": 4, "mamba_d_conv": 3}),
     ("bamba", rope("yarn", 500_000.0, **YARN, **HALF)),
+    ("nemotron_h", {"mamba_num_heads": 4, "mamba_head_dim": 32, "n_groups": 1, "ssm_state_size": 32}),
+    ("nemotron_h", {"layers_block_type": ["mlp", FULL, "linear_attention"], "layer_norm_epsilon": 1e-3}),
+    ("nemotron_h", {"intermediate_size": 96, "head_dim": 32, "conv_kernel": 3}),
+    ("kimi-linear", {"linear_head_dim": 32, "linear_conv_kernel_dim": 3, "kv_lora_rank": 64}),
+    ("kimi-linear", {"routed_scaling_factor": 1.5, "n_shared_experts": 2, "moe_intermediate_size": 64}),
+    ("kimi-linear", {"mlp_layer_types": ["sparse"] * 2, "layer_types": [FULL, "linear_attention"]}),
     ("jamba", UNTIED | {"mamba_d_state": 32, "mamba_d_conv": 3, "mamba_dt_rank": 8}),
     ("jamba", {"num_hidden_layers": 4, "attn_layer_period": 3, "expert_layer_period": 4}),
     ("jamba", {"num_experts": 1, "num_experts_per_tok": 1}),
@@ -501,6 +507,16 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("falcon-h1", {"projectors_bias": True}, "projectors_bias"),
     ("falcon-h1", {"mamba_conv_bias": False}, "mamba_conv_bias"),
     ("bamba", {"mlp_bias": True}, "mlp_bias"),
+    ("kimi-linear", {"linear_num_heads": 2}, "linear_num_heads: 2.*takes 4"),
+    ("kimi-linear", {"q_lora_rank": 32}, "q_lora_rank: 32"),
+    ("kimi-linear", {"norm_topk_prob": False}, "norm_topk_prob"),
+    ("kimi-linear", {"tie_word_embeddings": True}, "a tied output head"),
+    ("nemotron_h", {"time_step_min": 0.001}, r"time_step_min: 0\.001"),
+    ("nemotron_h", {"layers_block_type": ["mlp", FULL, "linear_attention", "moe"]}, "of the kind moe"),
+    ("nemotron_h", {"layers_block_type": [FULL, "linear_attention"]}, "a model without an MLP"),
+    ("nemotron_h", {"mlp_bias": True}, "mlp_bias"),
+    ("nemotron_h", {"mlp_hidden_act": "silu"}, "mlp_hidden_act"),
+    ("nemotron_h", {"tie_word_embeddings": True}, "a tied output head"),
     ("bamba", {"attn_layer_indices": []}, "a model without attention"),
     ("bamba", {"time_step_limit": (0.001, 0.1)}, "time_step_limit"),
     ("jamba", {"mamba_expand": 4}, "mamba_expand: 4"),
@@ -570,7 +586,14 @@ def test_an_attribute_that_nobody_knows_is_refused_unless_it_is_the_default() ->
 
 def test_every_key_is_one_of_llama_cpps_own() -> None:
     """Names as the `gguf` package, which llama.cpp's converters use, has them."""
-    sections = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope, gguf.Keys.ShortConv, gguf.Keys.SSM)
+    sections = (
+        gguf.Keys.LLM,
+        gguf.Keys.Attention,
+        gguf.Keys.Rope,
+        gguf.Keys.ShortConv,
+        gguf.Keys.SSM,
+        gguf.Keys.KDA,
+    )
     values = [v for section in sections for v in vars(section).values() if isinstance(v, str)]
     known = {value.removeprefix("{arch}.") for value in values}
     ours = {fact.key for family in FAMILIES.values() for fact in facts_of(family)}

@@ -384,6 +384,13 @@ MUTANTS = (
         MULTIPLIED,
     ),
     Mutant("whole heads in pairs", "bamba", "gguf", attribute(layout, "_turned", lambda *_: 1.0)),
+    Mutant("Nemotron's skips as biases", "nemotron_h", "gguf", swapped("mixer.D", "mixer.dt_bias")),
+    Mutant(
+        "kernels of keys for queries",
+        "kimi-linear",
+        "gguf",
+        tensors(lambda n, t: t.roll(64, 0) if "conv1d" in n else t),
+    ),
     Mutant("norms of Jamba exchanged", "jamba", "gguf", swapped("input_layernorm", "pre_ff_layernorm")),
     Mutant("norms of steps and states lost", "falcon-mamba", "gguf", key("dt_b_c_rms", lambda _: False)),
     Mutant("decays as their logarithms", "granitehybrid", "gguf", tensors(logarithms)),

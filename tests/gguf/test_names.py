@@ -50,8 +50,17 @@ def test_every_tensor_has_its_parameter(tmp_path: Path, arch: str) -> None:
 IN_ONE = {  # tensors that are one parameter in transformers
     *(("attn_k_b", "attn_v_b"), ("ffn_gate", "ffn_up"), ("ffn_gate_shexp", "ffn_up_shexp")),
     ("attn_gate", "attn_qkv"),
+    ("ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v"),
 }
-OUTPUTS = ("mixer.out_proj", "attn.o_proj", "attn.out_proj", "attn.c_proj", "attn.dense", "attention.dense")
+OUTPUTS = (
+    "mixer.out_proj",
+    "mixer.o_proj",
+    "attn.o_proj",
+    "attn.out_proj",
+    "attn.c_proj",
+    "attn.dense",
+    "attention.dense",
+)
 
 
 def test_jambas_layers_have_a_period(tmp_path: Path) -> None:

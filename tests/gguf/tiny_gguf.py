@@ -16,7 +16,7 @@ ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
 ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
 ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
-LATENT = ("deepseek2", "deepseek3", "youtu")
+LATENT = ("kimi-linear", "deepseek2", "deepseek3", "youtu")
 ARCHES |= {"bamba": gguf.MODEL_ARCH.GRANITE_HYBRID}
 ARCHES |= {"falcon-mamba": gguf.MODEL_ARCH.MAMBA}
 ARCHES |= {"gemma4moe": gguf.MODEL_ARCH.GEMMA4}
@@ -75,6 +75,8 @@ def tiny_gguf(
         if BESIDE_TEXT.search(whole) or ".act_fn." in whole:
             continue
         name = whole.replace("language_model.", "")
+        name = name.replace("model.", "backbone.") if arch == "nemotron_h" else name
+        name = name.replace("forget_gate.", "")  # of Kimi's checkpoints
         if name.endswith("in_proj_qkvz.weight"):  # by heads of keys: one kind after the other in a file
             heads = parameter.detach().numpy().reshape(config.linear_num_key_heads, -1, parameter.shape[1])
             key = config.linear_key_head_dim
@@ -101,7 +103,7 @@ def tiny_gguf(
             packed = gguf.GGMLQuantizationType[
                 kind if values.ndim > 1 and not plain and suffix == "weight" else "F32"
             ]
-            packed = gguf.GGMLQuantizationType.F32 if values.shape[-1] < 32 else packed
+            packed = gguf.GGMLQuantizationType.F32 if "conv1d" in own or values.shape[-1] < 32 else packed
             writer.add_tensor(f"{own}.{suffix}".removesuffix("."), quantize(values, packed), raw_dtype=packed)
     for name, parts in stacks.items():
         packed = gguf.GGMLQuantizationType[kind]
@@ -150,6 +152,10 @@ def _parts(
         ]
     if name.endswith("layer_scalar"):
         return [(name, "weight", values)]
+    if arch == "kimi-linear" and name.endswith("conv1d.weight"):  # with 4 dimensions
+        stem = name.removesuffix("conv1d.weight")
+        parts = np.split(values, 3)
+        return [(f"{stem}{x}_conv1d", "weight", part[None]) for x, part in zip("qkv", parts, strict=True)]
     if name.endswith("experts.gate_up_proj"):
         words = ("w1", "w3") if "block_sparse" in name else ("gate_proj", "up_proj")
         return [
@@ -203,7 +209,9 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
-    if ".mixer." in name and arch == "mamba2":
+    if arch == "kimi-linear" and name.endswith("A_log"):
+        return -np.exp(values)
+    if ".mixer." in name and arch in ("mamba2", "nemotron_h"):
         return _mamba2(name, values, config.n_groups)
     if ".mixer." in name:
         return np.ascontiguousarray(-np.exp(values) if name.endswith("A_log") else values)
@@ -217,7 +225,7 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
         return _tiled(name, values, config)
     if (
         arch.startswith(("gemma", "nemotron", "qwen35", "qwen3next"))
-        and not arch.startswith(("gemma3n", "gemma4"))
+        and not arch.startswith(("gemma3n", "gemma4", "nemotron_h"))
         and name.endswith("norm.weight")
     ):
         return values + 1
@@ -278,7 +286,7 @@ def _write_falcon_h1(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_ssm_inner_size(config.mamba_d_ssm)
 
 
-WITHOUT_ROPE = ("jamba", "gpt2", "starcoder", "bloom", "mpt")
+WITHOUT_ROPE = ("kimi-linear", "nemotron_h", "jamba", "gpt2", "starcoder", "bloom", "mpt")
 
 
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = False) -> None:
@@ -289,23 +297,26 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     length = getattr(config, "max_seq_len", 2048)
     writer.add_context_length(getattr(config, "max_position_embeddings", length))
     writer.add_embedding_length(config.hidden_size)
-    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b") and arch != "jamba":
+    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b") and arch not in ("jamba", "nemotron_h", "kimi-linear"):
         writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
         widths = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
-        writer.add_feed_forward_length(widths[0] if isinstance(widths, list) else widths)
+        kinds = getattr(config, "layer_types", None) or []
+        apart = [widths if kind == "mlp" else 0 for kind in kinds] if arch == "nemotron_h" else widths
+        writer.add_feed_forward_length(widths[0] if isinstance(widths, list) else apart)
     if arch.startswith("gemma4"):
         _write_gemma4(writer, config)
         return
     writer.add_head_count(config.num_attention_heads)
     kinds = getattr(config, "layer_types", None) or []
     key_heads = _key_heads(arch, config)
-    heads = [0 if kind in ("conv", "linear_attention") else key_heads for kind in kinds]
+    heads = [0 if kind in ("conv", "linear_attention", "mlp") else key_heads for kind in kinds]
     if hasattr(config, "kv_lora_rank"):
         width = config.qk_nope_head_dim + config.qk_rope_head_dim
         one = arch in LATENT and not older  # all heads have the one vector
-        writer.add_head_count_kv(1 if one else config.num_attention_heads)
-        writer.add_q_lora_rank(config.q_lora_rank)
+        kimi = [int(kind == "full_attention") for kind in kinds] if arch == "kimi-linear" else 1
+        writer.add_head_count_kv(kimi if one else config.num_attention_heads)
+        writer.add_q_lora_rank(config.q_lora_rank or 0)
         writer.add_kv_lora_rank(config.kv_lora_rank)
         writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim if one else width)
         writer.add_value_length(config.kv_lora_rank if one else config.v_head_dim)
@@ -325,10 +336,11 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_max_alibi_bias(config.attn_config.alibi_bias_max)
         if config.attn_config.clip_qkv:
             writer.add_clamp_kqv(config.attn_config.clip_qkv)
-    if (experts := getattr(config, "num_experts", None)) or getattr(config, "num_local_experts", 0):
+    has_experts = arch != "nemotron_h" and getattr(config, "num_local_experts", 0)
+    if (experts := getattr(config, "num_experts", None)) or has_experts:
         writer.add_expert_count(experts or config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
-    if hasattr(config, "moe_intermediate_size"):
+    if hasattr(config, "moe_intermediate_size") and arch != "nemotron_h":
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if arch in ("hunyuan-moe", "gpt-oss", "minimax-m2"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
@@ -382,6 +394,9 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if hasattr(config, "rms_norm_eps") or arch.startswith("lfm2"):
         writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", None) or config.norm_eps)
+    elif arch == "nemotron_h":
+        writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
     elif arch == "olmo":
         writer.add_layer_norm_eps(1e-5)
     else:
@@ -397,7 +412,20 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
-    if arch == "jamba":
+    if arch == "kimi-linear":
+        writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
+        writer.add_kda_head_dim(config.linear_head_dim)
+        writer.add_leading_dense_block_count(config.mlp_layer_types.count("dense"))
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_expert_weights_scale(config.routed_scaling_factor)
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == "nemotron_h":
+        writer.add_ssm_conv_kernel(config.conv_kernel)
+        writer.add_ssm_state_size(config.ssm_state_size)
+        writer.add_ssm_group_count(config.n_groups)
+        writer.add_ssm_time_step_rank(config.mamba_num_heads)
+        writer.add_ssm_inner_size(config.mamba_num_heads * config.mamba_head_dim)
+    elif arch == "jamba":
         writer.add_ssm_conv_kernel(config.mamba_d_conv)
         writer.add_ssm_state_size(config.mamba_d_state)
         writer.add_ssm_time_step_rank(config.mamba_dt_rank)

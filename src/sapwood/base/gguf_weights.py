@@ -22,7 +22,7 @@ from sapwood.gguf.layout import (
     to_torch_layout,
     to_torch_rows,
 )
-from sapwood.gguf.names import BOTH, STEPS, of_layer, sources
+from sapwood.gguf.names import BOTH, STEPS, THREE_KERNELS, of_layer, sources
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
 
@@ -117,7 +117,7 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
 
 def _is_read(tensor: str) -> bool:
     """Whether a model reads the weight of a linear without calling it, so that it must stay a matrix."""
-    return of_layer(tensor) == f"{STEPS}.weight"
+    return of_layer(tensor).removesuffix(".weight") in (STEPS, *THREE_KERNELS)
 
 
 def _matrices(name: str, stack: GgufTensor) -> list[tuple[str, GgufTensor]]:
@@ -179,10 +179,14 @@ def check_tensors(
         parts = grouped.apart(there) if grouped else places(row_of(file), tensors, there, config)
         for tensor, place in zip(tensors, parts, strict=True):
             shape, own = file.tensors[tensor].shape, tuple(place.shape)
-            if shape != own and (1, *shape) != own:  # the gate of a shared expert is often a vector
+            if _without_ones(shape) != _without_ones(own):  # the gate of a shared expert is often a vector
                 problems.append(misshapen(tensor, shape, own, file.path))
     if problems:
         raise ModelError(problems)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def unexpected(name: str, path: Path) -> Problem:
@@ -209,13 +213,13 @@ def _unpack(
     for name, part in zip(names, places(row_of(file), names, out, config), strict=True):
         tensor = file.tensors[name]
         rows = tensor.shape[0]
-        whole = is_whole_only(file, name)
+        whole = is_whole_only(file, name) or tensor.shape[1:] != part.shape[1:]
         step = rows if whole else max(1, CHUNK_ELEMENTS * rows // part.numel())
         for start in range(0, rows, step):
             some = tensor if whole else tensor.rows(start, start + step)
             values = torch.from_numpy(to_torch_layout(file, name, some.dense()))
             target = part if whole else part[start : start + step]
-            target.copy_(values)
+            target.copy_(values.reshape(target.shape))
     return nn.Parameter(out, requires_grad=False) if isinstance(wanted, nn.Parameter) else out
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ExportError
-from sapwood.gguf.names import DECAY, KERNELS, SKIP, STEPS
+from sapwood.gguf.names import DECAY, KERNELS, SKIP, STEPS, THREE_KERNELS
 
 FileType = Literal["F16", "Q8_0", "Q4_0", "Q5_0", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS"]
 FILE_TYPES: tuple[FileType, ...] = get_args(FileType)
@@ -43,6 +43,7 @@ PLAIN = (  # routers and learnt positions are small; kernels and Mamba's numbers
     *(".bias", "ffn_gate_inp", "position_embd", "altup_router", "altup_predict_coef", "altup_correct_coef"),
     *("ssm_norm", DECAY, SKIP, STEPS),
     *KERNELS,
+    *THREE_KERNELS,
 )
 
 

@@ -27,6 +27,7 @@ from sapwood.gguf.family import (
     fixed_of,
     has_attention,
     has_experts,
+    told_by,
 )
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, layers_of, number
@@ -51,8 +52,9 @@ ROTATED = "rope.scaling.finetuned"
 LOCAL_THETA = "rope.freq_base_swa"
 SHARED_WIDTH = "expert_shared_feed_forward_length"
 OF_LAYERS = "per_layer_token_embd.weight"
+WIDTHS = "feed_forward_length"
 # llama.cpp wants to find these keys, and reads none of them of a model without attention.
-UNREAD_SIZES = {"attention.head_count": 0, "feed_forward_length": 0}
+UNREAD_SIZES = {"attention.head_count": 0, WIDTHS: 0}
 ENDLESS = 1 << 20  # the context that a file promises of a model without attention
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
@@ -133,7 +135,13 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         values |= _rhythms(file, family, values["num_hidden_layers"])
     elif family.between:
         heads = key_heads(file, values["num_hidden_layers"])
-        if family.places:
+        if family.apart:
+            widths = key_heads(file, len(heads), WIDTHS)
+            kinds = [family.apart if width else family.between for width in widths]
+            values["layer_types"] = [
+                "full_attention" if n else kind for n, kind in zip(heads, kinds, strict=True)
+            ]
+        elif family.places:
             values[family.places] = [layer for layer, own in enumerate(heads) if own]
         else:
             values["layer_types"] = ["full_attention" if own else family.between for own in heads]
@@ -258,6 +266,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     for fact in facts_of(family):
         if family.between and not family.every and fact.config == "num_key_value_heads":
             values[fact.config] = max(key_heads(file, layers))
+        elif family.apart and fact.key == WIDTHS:
+            values[fact.config] = max(key_heads(file, layers, WIDTHS))
         elif fact.optional:
             told = file.metadata.get(f"{file.architecture}.{fact.key}", fact.default)
             values[fact.config] = number(file, fact.key, fact.default) if told else None
@@ -325,11 +335,17 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
     elif family.between:
         kinds = config.layer_types
         values["attention.head_count_kv"] = [
-            0 if kind == family.between else config.num_key_value_heads for kind in kinds
+            config.num_key_value_heads if kind == "full_attention" else 0 for kind in kinds
+        ]
+    if family.apart:
+        values[WIDTHS] = [
+            config.intermediate_size if kind == family.apart else 0 for kind in config.layer_types
         ]
     if family.rotated:
         values[ROTATED] = getattr(config, family.rotated) == "rope"
-    if family.expand:
+    if family.of_state:
+        values[INNER] = getattr(config, family.of_state) * getattr(config, told_by(family, HEADS))
+    elif family.expand:
         values[INNER] = int(getattr(config, family.expand) * config.hidden_size)
     if family.sections:
         values[SECTIONS] = [*_sections(given, values["rope.dimension_count"] // 2), 0]
@@ -366,7 +382,7 @@ def refuse_unwritable(config: Any) -> None:
     family = FAMILIES[architecture]
     told = {stored_name(config, attribute(family, fact.config)) for fact in facts_of(family)}
     told |= {name for rhythm in family.rhythms for name in rhythm[:2]}
-    told |= {family.places}
+    told |= {family.places, family.of_state}
     told |= family.biases.keys() | (NAMES if family.latent else set()) | {family.rotated}
     fixed = fixed_of(family, config.num_hidden_layers)
     found = {name: getattr(config, name, None) for name in fixed}
@@ -483,6 +499,17 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
     if family.every:
         return problems + _unwritable_linear(config, family, where)
+    kinds = (
+        set(config.layer_types) - {"full_attention", family.between, family.apart}
+        if family.between
+        else set()
+    )
+    if kinds:
+        what = f"GGUF can't store layers of the kind {', '.join(sorted(kinds))}"
+        problems.append(Problem(what, "layer_types", f"{where} has none"))
+    if family.apart and family.apart not in config.layer_types:
+        why = f"in {where} some layer must be one"
+        problems.append(Problem("GGUF can't store a model without an MLP", "layer_types", why))
     if family.between and "full_attention" not in config.layer_types:
         why = f"in {where} some layer must have it"
         problems.append(Problem("GGUF can't store a model without attention", "layer_types", why))

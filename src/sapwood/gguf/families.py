@@ -53,6 +53,14 @@ _UNREAD_IN_FALCON_H1 = (
     *("mamba_expand", "num_logits_to_keep", "time_step_rank", "mamba_use_mlp", "mlp_expansion_factor"),
     "attn_layer_indices",
 )
+NO_STEP = 1e-30  # the least step of time that no step is below: llama.cpp has no bound for it
+_UNREAD_IN_NEMOTRON_H = (  # by layers that are no mixture of experts
+    *("n_routed_experts", "n_shared_experts", "moe_intermediate_size", "moe_shared_expert_intermediate_size"),
+    *("moe_latent_size", "moe_shared_expert_overlap", "num_experts_per_tok", "routed_scaling_factor"),
+    *("n_group", "topk_group", "norm_topk_prob", "num_nextn_predict_layers", "mtp_layers_block_type"),
+    *("time_step_limit", "use_mamba_kernels", "num_logits_to_keep", "mamba_ssm_cache_dtype", "expand"),
+    *("hidden_dropout", "sliding_window", "attention_bias", "mamba_proj_bias", "layers_block_type"),
+)
 _FALCON = Family(
     ("falcon",),
     fixed={
@@ -362,6 +370,26 @@ _DENSE = {
             "ssm_in": ("ssm_in_multiplier", "ssm_multipliers"),
             "ssm_out": ("ssm_out_multiplier",),
         },
+    ),
+    "nemotron_h": Family(
+        ("nemotron_h",),
+        facts=(
+            Fact("conv_kernel", "ssm.conv_kernel"),
+            Fact("ssm_state_size", STATES),
+            Fact("n_groups", GROUPS),
+            Fact("mamba_num_heads", HEADS),
+            Fact("layer_norm_epsilon", "attention.layer_norm_rms_epsilon", float),
+        ),
+        fixed={"mamba_hidden_act": "silu", "mlp_hidden_act": "relu2", "use_conv_bias": True}
+        | {"use_bias": False, "mlp_bias": False, "time_step_min": NO_STEP},
+        lacks=(*_UNREAD_IN_NEMOTRON_H, *OF_THE_FIRST_STEP),
+        epsilon=_NORM_EPSILON,
+        between="linear_attention",
+        apart="mlp",
+        rotary=False,
+        mamba2=True,
+        of_state="mamba_head_dim",
+        head="own",
     ),
     "mamba2": replace(
         MAMBA,

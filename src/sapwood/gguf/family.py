@@ -49,6 +49,7 @@ class Family:
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
         log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
+        apart: what ``layer_types`` calls layers that are an MLP alone; a file gives the others a width of 0.
         own_keys: so many first layers have keys of their own, which the others use; 0: all have.
         lacks: config attributes of `COMMON` that it doesn't have, or that its class doesn't read.
         names: what its config calls attributes of `COMMON`, if it calls them otherwise.
@@ -108,6 +109,7 @@ class Family:
     yarn: Mapping[str, str] = field(default_factory=dict)
     log_unit: float = 1.0
     between: str = ""
+    apart: str = ""
     shared: str = ""
     inside: str = ""
     sections: bool = False

@@ -58,7 +58,10 @@ def latent_values(config: Any, family: Family) -> dict[str, Any]:
             KEYS_OF_HEAD: width,
             VALUES_OF_HEAD: config.v_head_dim,
         }
-    return values | {QUERIES: config.q_lora_rank or 0}
+    if family.between:
+        kinds = config.layer_types
+        values[HEADS] = [values[HEADS] if kind == "full_attention" else 0 for kind in kinds]
+    return values | {QUERIES: config.q_lora_rank or 0, ROTATED: config.qk_rope_head_dim}
 
 
 def unwritable_latent(config: Any, family: Family, where: str) -> list[Problem]:

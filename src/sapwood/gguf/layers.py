@@ -96,13 +96,13 @@ def settle_layers(config: Any) -> None:
         config.sizes_of_layers = sorted(odd)
 
 
-def key_heads(file: GgufFile, layers: int) -> list[int]:
-    """Heads of keys in each layer. Those that aren't 0 have one number."""
-    key = f"{file.architecture}.{KEY_HEADS}"
+def key_heads(file: GgufFile, layers: int, name: str = KEY_HEADS) -> list[int]:
+    """Heads of keys in each layer, or what another key says of each. Those that aren't 0 have one number."""
+    key = f"{file.architecture}.{name}"
     found = file.metadata.get(key)
     heads: list[Any] = found.tolist() if isinstance(found, np.ndarray) else [found] * layers
     if len(heads) != layers or len(set(heads) - {0}) != 1:
-        why = f"the model has {layers} layers, of which those with attention have one number of heads"
+        why = f"of the {layers} layers those that have some have one number of heads, or one width"
         raise ModelError(f"{key} is {found!r}", str(file.path), why)
     return heads
 

@@ -39,7 +39,17 @@ from sapwood.gguf.families import FAMILIES, GROUPS, HEADS, INNER, STATES
 from sapwood.gguf.family import told_by
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, layers_of
-from sapwood.gguf.names import DECAY, KERNELS, OF_HEADS, SHARED_GATE, SKIP, STACKS, in_metadata, of_layer
+from sapwood.gguf.names import (
+    DECAY,
+    KERNELS,
+    OF_HEADS,
+    SHARED_GATE,
+    SKIP,
+    STACKS,
+    THREE_KERNELS,
+    in_metadata,
+    of_layer,
+)
 from sapwood.gguf.settled import settled, value_of
 
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
@@ -56,6 +66,11 @@ def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) 
         heads = values.reshape(config.num_attention_heads, -1, values.shape[-1])
         keys = config.qk_nope_head_dim
         return [heads[:, :keys].swapaxes(1, 2), heads[:, keys:]]
+    if name.removesuffix(".weight") in THREE_KERNELS:
+        size = len(values) // len(THREE_KERNELS)
+        return [values[start : start + size] for start in range(0, len(values), size)]
+    if name == DECAY and values.ndim == 4:
+        return [values[0, 0]]
     if name.removesuffix(".weight") in KERNELS and values.ndim > 1:
         return [values[:, 0]]
     if name.removesuffix(".bias") in _ONE_ROW and values.ndim == 2:

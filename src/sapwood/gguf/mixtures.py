@@ -45,6 +45,10 @@ _EXPERTS_OF_GLM = (
 )
 _SHARED_WIDTH = Fact("shared_expert_intermediate_size", "expert_shared_feed_forward_length")
 
+_UNREAD_IN_KIMI = (  # what its first class read, and transformers' reads in other words
+    *("linear_attn_config", "moe_layer_freq", "moe_router_activation_func", "use_grouped_topk"),
+    *("mla_use_nope", "rope_theta", "rope_scaling", "first_k_dense_replace"),
+)
 _GRANITE_MOE = Family(
     ("granitemoe",),
     facts=(*MULTIPLIERS, *_LOCAL_EXPERTS),
@@ -273,6 +277,26 @@ MIXTURES = {
         ),
         rotary=False,
         expand="mamba_expand",
+    ),
+    "kimi-linear": Family(
+        ("kimi_linear",),
+        facts=(
+            KV_RANK,
+            Fact("linear_conv_kernel_dim", "ssm.conv_kernel"),
+            Fact("linear_head_dim", "kda.head_dim"),
+            Fact("linear_num_heads", "attention.head_count"),
+            Fact("num_local_experts", COUNT),
+            *_EXPERTS_OF_GLM[1:-1],
+        ),
+        fixed=SILU | _ONE_GROUP | {"attention_bias": False, "norm_topk_prob": True, "q_lora_rank": None},
+        constants=_SIGMOID,
+        lacks=_UNREAD_IN_KIMI,
+        between="linear_attention",
+        rotary=False,
+        head="own",
+        equal_heads=True,
+        latent="split",
+        unadapted=(*LATENT, *QKV[1:], "attn_output", "ssm_beta", "ssm_f_a", "ssm_f_b", "ssm_g_a", "ssm_g_b"),
     ),
     "granitehybridmoe": replace(
         GRANITE_HYBRID,

@@ -53,6 +53,7 @@ _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 SHARED_GATE = "ffn_gate_inp_shexp"  # a matrix of one row in transformers, often a vector in files
 CHOICE = "exp_probs_b.bias"  # what is added to the scores of experts before they are chosen
 OF_KEYS = ("attn_k", "attn_v", "attn_k_norm")
+THREE_KERNELS = ("ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v")  # one in transformers
 KERNELS = ("shortconv.conv", "ssm_conv1d")
 OF_HEADS = ("attn_k_b", "attn_v_b")  # what each head makes keys and values of, in latent attention
 STEPS = "ssm_dt"  # Mamba multiplies by this linear's weight, and doesn't call it
@@ -301,6 +302,13 @@ _LAYER = {
     "mamba2": {"attn_norm": "norm"} | {key: f"mixer.{name}" for key, name in _OF_MAMBA2.items()},
     "granitehybridmoe": _OF_GRANITE_HYBRID | _experts("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
     "falcon-h1": _OF_GRANITE_HYBRID | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm.weight"},
+    "nemotron_h": {
+        "attn_norm": "norm",
+        "ffn_up": "mixer.up_proj",
+        "ffn_down": "mixer.down_proj",
+        **{f"attn_{part}": f"mixer.{part}_proj" for part in "qkv"},
+        **{key: f"mixer.{name}" for key, name in ({"attn_output": "o_proj"} | _OF_MAMBA2).items()},
+    },
     "bamba": _OF_GRANITE_HYBRID | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm"},
     "jamba": _ATTENTION
     | {key: name.replace("mixer", "mamba") for key, name in _OF_MAMBA.items() if key != "attn_norm"}
@@ -310,6 +318,15 @@ _LAYER = {
     | _experts("feed_forward", "router"),
     "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
+    "kimi-linear": _EVERY_LAYER
+    | _SPLIT
+    | _PRE_NORM
+    | _OF_GLM_MOE
+    | dict.fromkeys(THREE_KERNELS, "self_attn.conv1d")
+    | {f"ssm_f_{part}": f"self_attn.forget_gate.f_{part}_proj" for part in "ab"}
+    | {f"ssm_g_{part}": f"self_attn.g_{part}_proj" for part in "ab"}
+    | {"ssm_dt.bias": "self_attn.forget_gate.dt_bias", DECAY: "self_attn.forget_gate.A_log"}
+    | {"ssm_beta": "self_attn.b_proj", "ssm_norm": "self_attn.o_norm"},
     **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
 }
 # Tensors that older files have in the place of others.
@@ -344,6 +361,7 @@ _INPUTS_OF_LAYERS = {
 _OTHER_ENDS = {
     **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), _ENDS_OF_MAMBA),
     **dict.fromkeys(("gemma4", "gemma4moe"), _OUTSIDE | _INPUTS_OF_LAYERS),
+    "nemotron_h": _OUTSIDE | {"token_embd": "model.embeddings", "output_norm": "model.norm_f"},
     "gemma3n": _OUTSIDE
     | _INPUTS_OF_LAYERS
     | {
@@ -480,6 +498,13 @@ def sources(file: GgufFile) -> dict[str, tuple[str, ...]]:
     """transformers parameter name -> its tensors, whose rows follow each other in that order. Raises
     ModelError as `parameter_names`."""
     found: dict[str, tuple[str, ...]] = {}
+    table = list(module_names(row_of(file), layers_of(file), older=True))
+    place = {tensor: i for i, tensor in enumerate(table)}
+
     for tensor, name in parameter_names(file).items():
-        found[name] = tuple(sorted((*found.get(name, ()), tensor)))  # gate before up, and before the others
-    return found
+        found[name] = (*found.get(name, ()), tensor)
+
+    def order(tensor: str) -> int:
+        return place[tensor] if tensor in place else place[tensor.rpartition(".")[0]]
+
+    return {name: tuple(sorted(tensors, key=order)) for name, tensors in found.items()}
