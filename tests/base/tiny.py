@@ -21,7 +21,7 @@ IN_GGUF = (
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
-    *("granitemoe-shared", "gemma4", "gemma4moe"),
+    *("granitemoe-shared", "gemma4", "gemma4moe", "mistral4"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -201,6 +201,20 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "top_k_experts": 4,  # as MiniMax's
         "moe_intermediate_size": 32,
     },
+    "mistral4": LATENT
+    | EXPERTS_OF_GLM
+    | {
+        "num_experts_per_tok": 4,  # as MiniMax's
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10_000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
     "gptneox": {"tie_word_embeddings": False},
     "bitnet": {"hidden_act": "silu"},
     "apertus": {
@@ -210,7 +224,8 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "falcon-40b": {"num_kv_heads": 2, "new_decoder_architecture": True},
 }  # keys beside those that every tiny model has
 NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
-WITHOUT = {  # common keys that a config doesn't have
+WITHOUT = {
+    "mistral4": ("head_dim",),  # common keys that a config doesn't have
     "gpt2": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "starcoder": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "gptneox": ("head_dim", "num_key_value_heads"),
@@ -383,6 +398,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3vl": transformers.Qwen3VLConfig,
         "qwen3vlmoe": transformers.Qwen3VLMoeConfig,
         "gemma3n": transformers.Gemma3nTextConfig,
+        "mistral4": transformers.Mistral4Config,
         "gemma4": transformers.Gemma4TextConfig,
         "gemma4moe": transformers.Gemma4TextConfig,
         "qwen3next": transformers.Qwen3NextConfig,
@@ -438,7 +454,7 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    whole = AutoModelForImageTextToText if arch in PICTURES else AutoModelForCausalLM
+    whole = AutoModelForImageTextToText if arch in (*PICTURES, "mistral4") else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = whole.from_config(tiny_config(arch, **changes), dtype=torch.float32)

@@ -162,6 +162,7 @@ def test_two_tensors_of_one_linear_have_one_a(tmp_path: Path) -> None:
 WITH_ADAPTER = {  # all that llama.cpp multiplies with an adapter, in families in which it is not all
     "deepseek2": ("o_proj", "experts"),
     "deepseek3": ("o_proj", "experts"),
+    "mistral4": ("o_proj", "experts"),
     "minicpm3": ("o_proj", "gate_proj", "up_proj", "down_proj"),
     "youtu": ("o_proj", "gate_proj", "up_proj", "down_proj"),
 }

@@ -64,7 +64,9 @@ def test_module_names_are_one_to_one() -> None:
         assert set(several) <= IN_ONE
         stacks = [tensors for tensors in tensor_names(arch, 3).values() if is_stack(tensors[0])]
         ends = [tuple(tensor.rpartition(".")[2] for tensor in tensors) for tensors in stacks]
-        gate_and_up = ("ffn_gate_up_exps",) if arch == "gemma4moe" else ("ffn_gate_exps", "ffn_up_exps")
+        gate_and_up = (
+            ("ffn_gate_up_exps",) if arch in ("gemma4moe", "mistral4") else ("ffn_gate_exps", "ffn_up_exps")
+        )
         assert ends in ([], [gate_and_up, ("ffn_down_exps",)] * 3)
         assert ".2." in names["blk.2.attn_output"] and names["blk.2.attn_output"].endswith(OUTPUTS)
 

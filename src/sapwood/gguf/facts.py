@@ -105,7 +105,8 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
     if family.rotary:
-        values["rope_parameters"] = read_rope(file, family, values["head_dim"])
+        beside = values["qk_nope_head_dim"] if family.latent and family.partial else 0
+        values["rope_parameters"] = read_rope(file, family, values["head_dim"] + beside)
     if family.by_layer:
         flags = file.metadata[f"{file.architecture}.{PATTERN}"]
         values["layer_types"] = types_by([bool(flag) for flag in flags])

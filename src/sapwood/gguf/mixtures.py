@@ -247,6 +247,18 @@ MIXTURES = {
         fixed=SILU | {"attention_bias": False, "rope_interleave": True},
         constants=_SIGMOID,
     ),
+    "mistral4": replace(
+        _DEEPSEEK,
+        kinds=("mistral4",),
+        facts=(*_DEEPSEEK.facts, _WEIGHTS_NORM),
+        fixed=SILU | _ONE_GROUP | {"attention_bias": False, "rope_interleave": True},
+        constants={"expert_gating_func": 1},
+        yarn={**_DEEPSEEK.yarn, "llama_4_scaling_beta": "attention.temperature_scale"},
+        names={"head_dim": "qk_rope_head_dim"},
+        tempered=True,
+        partial=True,
+        scalings=("yarn",),
+    ),
     "youtu": replace(
         _DEEPSEEK,
         kinds=("youtu",),

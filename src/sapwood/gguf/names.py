@@ -289,6 +289,15 @@ _LAYER = {
     "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
     **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
+    "mistral4": _SPLIT
+    | _MLP
+    | _PRE_NORM
+    | _shared("mlp.shared_experts")
+    | {
+        "ffn_gate_inp": "mlp.gate",
+        BOTH: "mlp.experts.gate_up_proj",
+        "ffn_down_exps": "mlp.experts.down_proj",
+    },
 }
 # Tensors that older files have in the place of others.
 _OLDER = {row: {"attn_kv_b": "self_attn.kv_b_proj"} for row in ("deepseek2", "deepseek3", "youtu")}
