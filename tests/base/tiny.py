@@ -21,7 +21,7 @@ IN_GGUF = (
     *("deepseek2", "deepseek3", "youtu", "granitehybrid", "granitehybridmoe", "minicpm3"),
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
-    *("granitemoe-shared", "gemma4", "gemma4moe", "mistral4"),
+    *("granitemoe-shared", "gemma4", "gemma4moe", "mistral4", "glm-dsa"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -201,6 +201,17 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "top_k_experts": 4,  # as MiniMax's
         "moe_intermediate_size": 32,
     },
+    "glm-dsa": LATENT
+    | EXPERTS_OF_GLM
+    | {
+        "num_experts_per_tok": 4,
+        "routed_scaling_factor": 1.0,
+        "index_topk": 2048,
+        "max_position_embeddings": 2048,
+        "index_n_heads": 2,
+        "index_head_dim": 128,  # llama.cpp turns it by a matrix of 64 or more
+        "tie_word_embeddings": False,
+    },
     "mistral4": LATENT
     | EXPERTS_OF_GLM
     | {
@@ -225,7 +236,7 @@ OF_KIND: dict[str, dict[str, Any]] = {
 }  # keys beside those that every tiny model has
 NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
 WITHOUT = {
-    "mistral4": ("head_dim",),  # common keys that a config doesn't have
+    **dict.fromkeys(("mistral4", "glm-dsa"), ("head_dim",)),  # common keys that a config doesn't have
     "gpt2": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "starcoder": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "gptneox": ("head_dim", "num_key_value_heads"),
@@ -398,6 +409,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3vl": transformers.Qwen3VLConfig,
         "qwen3vlmoe": transformers.Qwen3VLMoeConfig,
         "gemma3n": transformers.Gemma3nTextConfig,
+        "glm-dsa": transformers.GlmMoeDsaConfig,
         "mistral4": transformers.Mistral4Config,
         "gemma4": transformers.Gemma4TextConfig,
         "gemma4moe": transformers.Gemma4TextConfig,

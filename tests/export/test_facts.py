@@ -323,6 +323,9 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("minicpm3", UNTIED | {"v_head_dim": 32, "qk_nope_head_dim": 16, "hidden_size": 256}),
     ("youtu", {"tie_word_embeddings": True, "intermediate_size": 96}),
     ("mistral4", rope("yarn", 500_000.0, **YARN_OF_MINISTRAL | {"llama_4_scaling_beta": 0.5, "factor": 8.0})),
+    ("glm-dsa", {"index_topk": 1024, "index_n_heads": 4}),
+    ("glm-dsa", {"n_routed_experts": 8, "num_experts_per_tok": 8, "n_shared_experts": 2}),
+    ("glm-dsa", {"norm_topk_prob": False, "routed_scaling_factor": 0.5, "tie_word_embeddings": True}),
     ("mistral4", {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64}),
     ("mistral4", {"n_shared_experts": 2, "first_k_dense_replace": 0, "norm_topk_prob": False}),
     ("mistral4", {"routed_scaling_factor": 2.0, "q_lora_rank": None, "tie_word_embeddings": False}),
@@ -465,6 +468,8 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("deepseek2", {"num_hidden_layers": 27}, "q_lora_rank: 32.*27 layers"),
     ("mistral4", rope(llama_4_scaling_beta=0.0, original_max_position_embeddings=64), "'default'"),
     ("mistral4", {"n_group": 2}, "n_group: 2"),
+    ("glm-dsa", {"indexer_types": ["full", "shared"]}, "indexer_types"),
+    ("glm-dsa", rope("yarn", **YARN_OF_DEEPSEEK), "'yarn'"),
     (
         "mistral4",
         rope("yarn", **YARN_OF_MINISTRAL | {"mscale": 0.5, "mscale_all_dim": 0.5}),
@@ -542,7 +547,14 @@ def test_an_attribute_that_nobody_knows_is_refused_unless_it_is_the_default() ->
 
 def test_every_key_is_one_of_llama_cpps_own() -> None:
     """Names as the `gguf` package, which llama.cpp's converters use, has them."""
-    sections = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope, gguf.Keys.ShortConv, gguf.Keys.SSM)
+    sections = (
+        gguf.Keys.LLM,
+        gguf.Keys.Attention,
+        gguf.Keys.Attention.Indexer,
+        gguf.Keys.Rope,
+        gguf.Keys.ShortConv,
+        gguf.Keys.SSM,
+    )
     values = [v for section in sections for v in vars(section).values() if isinstance(v, str)]
     known = {value.removeprefix("{arch}.") for value in values}
     ours = {fact.key for family in FAMILIES.values() for fact in facts_of(family)}

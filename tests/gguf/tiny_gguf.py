@@ -16,7 +16,7 @@ ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
 ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
 ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
-LATENT = ("deepseek2", "deepseek3", "youtu", "mistral4")
+LATENT = ("deepseek2", "deepseek3", "youtu", "mistral4", "glm-dsa")
 ARCHES |= {"gemma4moe": gguf.MODEL_ARCH.GEMMA4}
 ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
 IN_PAIRS = (
@@ -312,7 +312,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_expert_shared_count(config.moe_num_shared_experts)
         shared = config.moe_num_shared_experts * config.moe_intermediate_size
         writer.add_expert_shared_feed_forward_length(shared)
-    if arch in ("glm4moe", "dots1", "deepseek2", "deepseek3", "mistral4"):
+    if arch in ("glm4moe", "dots1", "deepseek2", "deepseek3", "mistral4", "glm-dsa"):
         writer.add_leading_dense_block_count(config.first_k_dense_replace)
         writer.add_expert_shared_count(config.n_shared_experts)
         writer.add_expert_weights_scale(config.routed_scaling_factor)
@@ -322,6 +322,10 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         elif arch != "deepseek2":
             writer.add_expert_weights_norm(config.norm_topk_prob)
             writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == "glm-dsa":
+        writer.add_indexer_top_k(config.index_topk)
+        writer.add_indexer_head_count(config.index_n_heads)
+        writer.add_indexer_key_length(config.index_head_dim)
     if arch == "youtu":
         writer.add_leading_dense_block_count(config.num_hidden_layers)
         writer.add_expert_feed_forward_length(config.intermediate_size)

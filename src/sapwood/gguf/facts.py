@@ -40,6 +40,7 @@ ROTATED = "rope.scaling.finetuned"
 LOCAL_THETA = "rope.freq_base_swa"
 SHARED_WIDTH = "expert_shared_feed_forward_length"
 OF_LAYERS = "per_layer_token_embd.weight"
+CHOSEN = "index_topk"  # tokens that each one sees, in GLM's sparse attention
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
 # Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
@@ -234,6 +235,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
         else:
             values[fact.config] = number(file, fact.key, fact.default)
     values["num_hidden_layers"] = layers
+    if CHOSEN in values:
+        values["max_position_embeddings"] = min(values["max_position_embeddings"], values[CHOSEN])
     if layers == family.other:
         raise ModelError(_OTHER.format(family.other), str(file.path), file.architecture)
     width = values["head_dim"]
@@ -314,9 +317,11 @@ def _sections(config: Any, frequencies: int) -> list[int]:
 
 def context_of(config: Any) -> int:
     """Tokens that a GGUF file promises. If llama.cpp has no windows for the architecture, that is the
-    window's width: up to there, both compute the same."""
+    window's width, and of GLM's sparse attention the number of tokens that it chooses: up to there, both
+    compute the same."""
     family = FAMILIES[architecture_of(config)]
     longest = value_of(settled(config), family, "max_position_embeddings")
+    longest = min(longest, getattr(config, CHOSEN, longest))
     return min(longest, window_of(config) or longest) if not family.window else longest
 
 

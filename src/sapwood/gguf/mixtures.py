@@ -71,6 +71,12 @@ _DEEPSEEK = Family(
     unadapted=LATENT,
 )
 
+
+def _all_full(layers: int) -> list[str]:
+    """Each layer has an indexer of its own."""
+    return ["full"] * layers
+
+
 MIXTURES = {
     "mixtral": Family(("mixtral",), architecture="llama", facts=_LOCAL_EXPERTS, fixed=SILU, interleaved=True),
     "qwen2moe": Family(
@@ -246,6 +252,22 @@ MIXTURES = {
         facts=(*_DEEPSEEK.facts, _WEIGHTS_NORM, *_GROUPS),
         fixed=SILU | {"attention_bias": False, "rope_interleave": True},
         constants=_SIGMOID,
+    ),
+    "glm-dsa": replace(
+        _DEEPSEEK,
+        kinds=("glm_moe_dsa",),
+        facts=(
+            *_DEEPSEEK.facts,
+            _WEIGHTS_NORM,
+            Fact("index_topk", "attention.indexer.top_k"),
+            Fact("index_n_heads", "attention.indexer.head_count"),
+            Fact("index_head_dim", "attention.indexer.key_length"),
+        ),
+        fixed=SILU | _ONE_GROUP | {"attention_bias": False, "mlp_bias": False},
+        by_depth={"indexer_types": _all_full},
+        constants=_SIGMOID,
+        scalings=("default",),
+        unadapted=(*LATENT, "indexer"),
     ),
     "mistral4": replace(
         _DEEPSEEK,

@@ -289,6 +289,16 @@ _LAYER = {
     "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
     **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
+    "glm-dsa": _SPLIT
+    | _MLP
+    | _PRE_NORM
+    | _OF_GLM_MOE
+    | {
+        "indexer.attn_q_b": "self_attn.indexer.wq_b",
+        "indexer.attn_k": "self_attn.indexer.wk",
+        "indexer.k_norm": "self_attn.indexer.k_norm",
+        "indexer.proj": "self_attn.indexer.weights_proj",
+    },
     "mistral4": _SPLIT
     | _MLP
     | _PRE_NORM
