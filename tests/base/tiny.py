@@ -22,7 +22,7 @@ IN_GGUF = (
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
     *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "falcon-h1", "jamba", "bamba", "nemotron_h"),
-    *("kimi-linear", "gemma4", "gemma4moe"),
+    *("kimi-linear", "gemma4", "gemma4moe", "mistral4", "glm-dsa"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -202,6 +202,31 @@ OF_KIND: dict[str, dict[str, Any]] = {
         "top_k_experts": 4,  # as MiniMax's
         "moe_intermediate_size": 32,
     },
+    "glm-dsa": LATENT
+    | EXPERTS_OF_GLM
+    | {
+        "num_experts_per_tok": 4,
+        "routed_scaling_factor": 1.0,
+        "index_topk": 2048,
+        "max_position_embeddings": 2048,
+        "index_n_heads": 2,
+        "index_head_dim": 128,  # llama.cpp turns it by a matrix of 64 or more
+        "tie_word_embeddings": False,
+    },
+    "mistral4": LATENT
+    | EXPERTS_OF_GLM
+    | {
+        "num_experts_per_tok": 4,  # as MiniMax's
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10_000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
     "gptneox": {"tie_word_embeddings": False},
     "kimi-linear": {
         "num_key_value_heads": 4,
@@ -257,6 +282,7 @@ WITHOUT_ATTENTION = (
     *("intermediate_size", "max_position_embeddings"),
 )
 WITHOUT = {  # common keys that a config doesn't have
+    **dict.fromkeys(("mistral4", "glm-dsa"), ("head_dim",)),
     "gpt2": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "starcoder": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "gptneox": ("head_dim", "num_key_value_heads"),
@@ -452,6 +478,8 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "qwen3vl": transformers.Qwen3VLConfig,
         "qwen3vlmoe": transformers.Qwen3VLMoeConfig,
         "gemma3n": transformers.Gemma3nTextConfig,
+        "glm-dsa": transformers.GlmMoeDsaConfig,
+        "mistral4": transformers.Mistral4Config,
         "gemma4": transformers.Gemma4TextConfig,
         "gemma4moe": transformers.Gemma4TextConfig,
         "qwen3next": transformers.Qwen3NextConfig,
@@ -507,7 +535,7 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    whole = AutoModelForImageTextToText if arch in PICTURES else AutoModelForCausalLM
+    whole = AutoModelForImageTextToText if arch in (*PICTURES, "mistral4") else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = whole.from_config(tiny_config(arch, **changes), dtype=torch.float32)

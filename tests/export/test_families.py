@@ -175,6 +175,8 @@ WITH_ADAPTER = {  # all that llama.cpp multiplies with an adapter, in families i
     "deepseek2": ("o_proj", "experts"),
     "kimi-linear": ("gate_proj", "up_proj", "down_proj"),
     "deepseek3": ("o_proj", "experts"),
+    "mistral4": ("o_proj", "experts"),
+    "glm-dsa": ("o_proj", "experts"),
     "minicpm3": ("o_proj", "gate_proj", "up_proj", "down_proj"),
     "youtu": ("o_proj", "gate_proj", "up_proj", "down_proj"),
 }

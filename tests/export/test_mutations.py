@@ -341,6 +341,7 @@ MUTANTS = (
         tensors(lambda n, t: t * 2 if "0.layer_scalar" in n else t),
     ),
     Mutant("a cap that a silent file has", "gemma4", "gguf", key("softcapping", lambda _: None), UNTIED),
+    Mutant("a length by which queries grow", "mistral4", "gguf", key("temperature_length", lambda v: 64 * v)),
     Mutant("another local base", "gemma4", "gguf", key("freq_base_swa", lambda v: v * 10)),
     Mutant("experts' own scales lost", "gemma4moe", "gguf", tensors(unscaled)),
     Mutant("up before gate of each expert", "gemma4moe", "gguf", tensors(experts_up_first)),

@@ -86,7 +86,9 @@ def test_module_names_are_one_to_one() -> None:
         assert set(several) <= IN_ONE
         stacks = [tensors for tensors in tensor_names(arch, 3).values() if is_stack(tensors[0])]
         ends = [tuple(tensor.rpartition(".")[2] for tensor in tensors) for tensors in stacks]
-        gate_and_up = ("ffn_gate_up_exps",) if arch == "gemma4moe" else ("ffn_gate_exps", "ffn_up_exps")
+        gate_and_up = (
+            ("ffn_gate_up_exps",) if arch in ("gemma4moe", "mistral4") else ("ffn_gate_exps", "ffn_up_exps")
+        )
         assert ends in ([], [gate_and_up, ("ffn_down_exps",)] * 3)
         output = names.get("blk.2.attn_output") or names["blk.2.ssm_out"]
         assert ".2." in output and output.endswith(OUTPUTS)

@@ -16,7 +16,7 @@ ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
 ARCHES |= dict.fromkeys(("deepseek3", "youtu"), gguf.MODEL_ARCH.DEEPSEEK2)
 ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.GRANITE_HYBRID)
-LATENT = ("kimi-linear", "deepseek2", "deepseek3", "youtu")
+LATENT = ("kimi-linear", "deepseek2", "deepseek3", "youtu", "mistral4", "glm-dsa")
 ARCHES |= {"bamba": gguf.MODEL_ARCH.GRANITE_HYBRID}
 ARCHES |= {"falcon-mamba": gguf.MODEL_ARCH.MAMBA}
 ARCHES |= {"gemma4moe": gguf.MODEL_ARCH.GEMMA4}
@@ -143,7 +143,7 @@ def _parts(
         per_head = values.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
         keys, own = np.split(per_head, [config.qk_nope_head_dim], axis=1)
         return [(stem.format("k"), "weight", keys.transpose(0, 2, 1)), (stem.format("v"), "weight", own)]
-    if arch == "gemma4moe" and "experts." in name:
+    if arch in ("gemma4moe", "mistral4") and ".experts." in name:
         return [(name, "weight", values)]
     if name.endswith(("router.scale", "router.per_expert_scale")):
         of_experts = name.endswith("per_expert_scale")
@@ -366,13 +366,20 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_expert_shared_count(config.moe_num_shared_experts)
         shared = config.moe_num_shared_experts * config.moe_intermediate_size
         writer.add_expert_shared_feed_forward_length(shared)
-    if arch in ("glm4moe", "dots1", "deepseek2", "deepseek3"):
+    if arch in ("glm4moe", "dots1", "deepseek2", "deepseek3", "mistral4", "glm-dsa"):
         writer.add_leading_dense_block_count(config.first_k_dense_replace)
         writer.add_expert_shared_count(config.n_shared_experts)
         writer.add_expert_weights_scale(config.routed_scaling_factor)
-        if arch != "deepseek2":
+        if arch == "mistral4":
+            writer.add_expert_weights_norm(config.norm_topk_prob)
+            writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SOFTMAX)
+        elif arch != "deepseek2":
             writer.add_expert_weights_norm(config.norm_topk_prob)
             writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == "glm-dsa":
+        writer.add_indexer_top_k(config.index_topk)
+        writer.add_indexer_head_count(config.index_n_heads)
+        writer.add_indexer_key_length(config.index_head_dim)
     if arch == "youtu":
         writer.add_leading_dense_block_count(config.num_hidden_layers)
         writer.add_expert_feed_forward_length(config.intermediate_size)
@@ -453,12 +460,14 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     if arch in WITHOUT_ROPE:
         return
     rope = config.rope_parameters
-    if arch == "mistral3":
+    if arch in ("mistral3", "mistral4"):
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"] * (0.1 if arch in LATENT else 1))
         writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+        if arch == "mistral4":
+            writer.add_attn_temperature_length(rope["original_max_position_embeddings"])
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
 
 

@@ -14,7 +14,7 @@ from sapwood.errors import ExportError
 from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters
 from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
-from sapwood.gguf.facts import file_values, global_rope, head_width
+from sapwood.gguf.facts import CHOSEN, context_of, file_values, global_rope, head_width
 from sapwood.gguf.families import FAMILIES, architecture_of, in_files
 from sapwood.gguf.file import LINEARS, STACKED, read_gguf
 from sapwood.gguf.file import NUMBERS as LAYER_NUMBERS
@@ -119,6 +119,8 @@ def _metadata(spec: BaseSpec, config: Any) -> Metadata:
         if kept.pop(f"{file.architecture}.{SPECULATING}", None):  # layers that aren't read are not written
             kept[f"{file.architecture}.block_count"] = layers_of(file)
         family = FAMILIES[architecture_of(config)]
+        if hasattr(config, CHOSEN):
+            kept[f"{file.architecture}.context_length"] = context_of(config)
         if family.latent:  # an older file says the widths of other tensors than are written
             kept |= {
                 f"{file.architecture}.{key}": value for key, value in latent_values(config, family).items()

@@ -56,6 +56,7 @@ WIDTHS = "feed_forward_length"
 # llama.cpp wants to find these keys, and reads none of them of a model without attention.
 UNREAD_SIZES = {"attention.head_count": 0, WIDTHS: 0}
 ENDLESS = 1 << 20  # the context that a file promises of a model without attention
+CHOSEN = "index_topk"  # tokens that each one sees, in GLM's sparse attention
 SHORTEST_CONTEXT = 1024  # of a model whose window becomes its context: a shorter one is of no use
 
 # Attributes without influence on what a model says, or that the tokenizer, the tensors and the rules below
@@ -121,7 +122,8 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         values[f"{name.replace('padding', 'pad')}_token_id"] = int(token) if isinstance(token, int) else None
     if family.rotary:
-        values["rope_parameters"] = read_rope(file, family, values["head_dim"])
+        beside = values["qk_nope_head_dim"] if family.latent and family.partial else 0
+        values["rope_parameters"] = read_rope(file, family, values["head_dim"] + beside)
     if family.by_layer:
         flags = file.metadata[f"{file.architecture}.{PATTERN}"]
         values["layer_types"] = types_by([bool(flag) for flag in flags])
@@ -279,6 +281,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
         else:
             values[fact.config] = number(file, fact.key, fact.default)
     values["num_hidden_layers"] = layers
+    if CHOSEN in values:
+        values["max_position_embeddings"] = min(values["max_position_embeddings"], values[CHOSEN])
     if layers == family.other:
         raise ModelError(_OTHER.format(family.other), str(file.path), file.architecture)
     if not heads:
@@ -368,11 +372,13 @@ def _sections(config: Any, frequencies: int) -> list[int]:
 
 def context_of(config: Any) -> int:
     """Tokens that a GGUF file promises. If llama.cpp has no windows for the architecture, that is the
-    window's width: up to there, both compute the same."""
+    window's width, and of GLM's sparse attention the number of tokens that it chooses: up to there, both
+    compute the same."""
     family = FAMILIES[architecture_of(config)]
     if not has_attention(family):
         return ENDLESS
     longest = value_of(settled(config), family, "max_position_embeddings")
+    longest = min(longest, getattr(config, CHOSEN, longest))
     return min(longest, window_of(config) or longest) if not family.window else longest
 
 

@@ -47,6 +47,7 @@ class Family:
         constants: keys of a file with the one value that transformers computes; a file may leave them out,
             and must leave out those whose value is None.
         yarn: numbers of its YaRN beside those of every family, and their keys; "": no key says it.
+        tempered: a file says YaRN's original context once more, as the length by which queries grow.
         log_unit: a file's multiplier of YaRN's logarithm is so many times transformers' ``mscale_all_dim``.
         between: what ``layer_types`` calls the layers without attention; a file gives them 0 heads of keys.
         apart: what ``layer_types`` calls layers that are an MLP alone; a file gives the others a width of 0.
@@ -107,6 +108,7 @@ class Family:
     by_depth: Mapping[str, Callable[[int], Any]] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     yarn: Mapping[str, str] = field(default_factory=dict)
+    tempered: bool = False
     log_unit: float = 1.0
     between: str = ""
     apart: str = ""

@@ -76,6 +76,12 @@ _DEEPSEEK = Family(
     unadapted=LATENT,
 )
 
+
+def _all_full(layers: int) -> list[str]:
+    """Each layer has an indexer of its own."""
+    return ["full"] * layers
+
+
 MIXTURES = {
     "mixtral": Family(("mixtral",), architecture="llama", facts=_LOCAL_EXPERTS, fixed=SILU, interleaved=True),
     "qwen2moe": Family(
@@ -251,6 +257,34 @@ MIXTURES = {
         facts=(*_DEEPSEEK.facts, _WEIGHTS_NORM, *_GROUPS),
         fixed=SILU | {"attention_bias": False, "rope_interleave": True},
         constants=_SIGMOID,
+    ),
+    "glm-dsa": replace(
+        _DEEPSEEK,
+        kinds=("glm_moe_dsa",),
+        facts=(
+            *_DEEPSEEK.facts,
+            _WEIGHTS_NORM,
+            Fact("index_topk", "attention.indexer.top_k"),
+            Fact("index_n_heads", "attention.indexer.head_count"),
+            Fact("index_head_dim", "attention.indexer.key_length"),
+        ),
+        fixed=SILU | _ONE_GROUP | {"attention_bias": False, "mlp_bias": False},
+        by_depth={"indexer_types": _all_full},
+        constants=_SIGMOID,
+        scalings=("default",),
+        unadapted=(*LATENT, "indexer"),
+    ),
+    "mistral4": replace(
+        _DEEPSEEK,
+        kinds=("mistral4",),
+        facts=(*_DEEPSEEK.facts, _WEIGHTS_NORM),
+        fixed=SILU | _ONE_GROUP | {"attention_bias": False, "rope_interleave": True},
+        constants={"expert_gating_func": 1},
+        yarn={**_DEEPSEEK.yarn, "llama_4_scaling_beta": "attention.temperature_scale"},
+        names={"head_dim": "qk_rope_head_dim"},
+        tempered=True,
+        partial=True,
+        scalings=("yarn",),
     ),
     "youtu": replace(
         _DEEPSEEK,

@@ -328,6 +328,25 @@ _LAYER = {
     | {"ssm_dt.bias": "self_attn.forget_gate.dt_bias", DECAY: "self_attn.forget_gate.A_log"}
     | {"ssm_beta": "self_attn.b_proj", "ssm_norm": "self_attn.o_norm"},
     **dict.fromkeys(("deepseek2", "deepseek3"), _SPLIT | _MLP | _PRE_NORM | _OF_GLM_MOE),
+    "glm-dsa": _SPLIT
+    | _MLP
+    | _PRE_NORM
+    | _OF_GLM_MOE
+    | {
+        "indexer.attn_q_b": "self_attn.indexer.wq_b",
+        "indexer.attn_k": "self_attn.indexer.wk",
+        "indexer.k_norm": "self_attn.indexer.k_norm",
+        "indexer.proj": "self_attn.indexer.weights_proj",
+    },
+    "mistral4": _SPLIT
+    | _MLP
+    | _PRE_NORM
+    | _shared("mlp.shared_experts")
+    | {
+        "ffn_gate_inp": "mlp.gate",
+        BOTH: "mlp.experts.gate_up_proj",
+        "ffn_down_exps": "mlp.experts.down_proj",
+    },
 }
 # Tensors that older files have in the place of others.
 _OLDER = {row: {"attn_kv_b": "self_attn.kv_b_proj"} for row in ("deepseek2", "deepseek3", "youtu")}

@@ -21,6 +21,7 @@ from sapwood.gguf.keys import integer, number
 
 FOLDER = "use the model's safetensors folder in place of the GGUF file"
 DIVISORS = "rope_freqs.weight"
+TEMPERED = "attention.temperature_length"
 FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
 # Numbers of each scaling, by transformers' name, with the key that holds them; Llama 3.1's lie in the tensor.
 SCALINGS: Mapping[str, Mapping[str, str]] = {
@@ -98,6 +99,9 @@ def _read_scaling(file: GgufFile, family: Family, theta: float, width: int) -> d
     if kind in ("none", "linear"):
         return {"rope_type": "linear", "factor": factor}
     original = integer(file, "rope.scaling.original_context_length", 0)
+    if family.tempered and (told := integer(file, TEMPERED, original)) != original:
+        why = f"{TEMPERED} is {told}, the original context {original}"
+        raise ModelError(_unread(kind), str(file.path), why, FOLDER)
     if kind == "yarn" and original:
         keys = SCALINGS["yarn"]
         betas = {name: number(file, keys[name], default) for name, default in BETAS.items()}
@@ -147,6 +151,8 @@ def _read_more(file: GgufFile, family: Family) -> dict[str, Any]:
         raise ModelError(_unread("yarn"), str(file.path), f"{key} is missing", FOLDER)
     if "llama_4_scaling_beta" in family.yarn:
         told.setdefault("llama_4_scaling_beta", 0.0)
+    if family.tempered and told["mscale_all_dim"] != 1:  # llama.cpp computes others otherwise: 0.013 nat
+        raise ModelError(_unread("yarn"), str(file.path), f"mscale_all_dim: {told['mscale_all_dim']}", FOLDER)
     same = told["mscale_all_dim"] if family.latent else 1.0
     return told | ({"mscale": same} if "mscale_all_dim" in told else {})
 
@@ -186,6 +192,8 @@ def rope_values(family: Family, rope: Mapping[str, Any], width: int) -> dict[str
         if key and value is not None:
             unit = family.log_unit if name == "mscale_all_dim" else 1.0
             values[key] = int(value) if name.startswith("original") else float(value) * unit
+    if family.tempered:
+        values[TEMPERED] = int(rope["original_max_position_embeddings"])
     return values
 
 
@@ -230,7 +238,7 @@ def unwritable_rope(rope: Mapping[str, Any], architecture: str) -> list[Problem]
     all_dim = rope.get("mscale_all_dim")
     if all_dim is not None and rope.get("mscale") != (all_dim if family.latent else 1):
         strangers["mscale"] = rope.get("mscale")
-    if family.latent and kind == "yarn" and not all_dim:
+    if family.latent and kind == "yarn" and (not all_dim or (family.tempered and all_dim != 1)):
         strangers["mscale_all_dim"] = all_dim
     if kind != "proportional" and not family.partial and rope.get("partial_rotary_factor", 1.0) != 1.0:
         strangers["partial_rotary_factor"] = rope["partial_rotary_factor"]
