@@ -17,10 +17,10 @@ from sapwood.errors import ConfigError, ExportError
 from sapwood.export import gguf_adapter
 from sapwood.export.quantise import FileType
 from sapwood.export.ship import Kind, Order, export
-from sapwood.gguf.families import FAMILIES, architecture_of
-from sapwood.gguf.family import has_experts
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.names import is_stack
+from sapwood.gguf.table.families import FAMILIES, architecture_of
+from sapwood.gguf.table.family import has_experts
 from sapwood.serve.load import Loaded
 from tests.export.tuned import tuned_on
 from tests.gguf.tiny_gguf import tiny_gguf

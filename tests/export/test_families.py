@@ -20,8 +20,8 @@ from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.errors import ExportError, ModelError
 from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.ship import Kind, Order, export
-from sapwood.gguf.families import FAMILIES, architecture_of
 from sapwood.gguf.file import read_gguf
+from sapwood.gguf.table.families import FAMILIES, architecture_of
 from sapwood.serve.load import Loaded, open_target
 from tests.base.tiny import DEEP_GEMMA3N, IN_GGUF, MULTIPLIED, tiny_model_dir
 from tests.export.tuned import fill, tuned_on

@@ -10,12 +10,12 @@ import pytest
 
 from sapwood.errors import ModelError
 from sapwood.gguf.facts import config_values
-from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.layout import permute, unpermute
 from sapwood.gguf.names import is_stack, module_names, parameter_names, tensor_names
 from sapwood.gguf.rope import llama3_divisors
 from sapwood.gguf.settled import flattened, settled
+from sapwood.gguf.table.families import FAMILIES
 from tests.base.tiny import IN_GGUF
 from tests.gguf.tiny_gguf import BESIDE_TEXT, tiny_gguf
 

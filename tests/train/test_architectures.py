@@ -28,7 +28,7 @@ from sapwood.base.tiny import tiny_config
 from sapwood.commands.data import check_config
 from sapwood.config.file import load_config
 from sapwood.errors import SapwoodError, Stopped
-from sapwood.gguf.families import FAMILIES
+from sapwood.gguf.table.families import FAMILIES
 from sapwood.restart import resume
 from sapwood.serve.generate import Settings, answer_batch
 from sapwood.serve.load import open_target

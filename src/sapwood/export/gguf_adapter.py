@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from sapwood.adapter.pairs import LoraPair, lora_pairs
 from sapwood.base.network.parts import text_names
 from sapwood.errors import ExportError, Problem
-from sapwood.gguf.families import FAMILIES, architecture_of, in_files
 from sapwood.gguf.layout import Grouped, apart, to_file_columns, to_file_rows
 from sapwood.gguf.names import of_layer, tensor_names
+from sapwood.gguf.table.families import FAMILIES, architecture_of, in_files
 from sapwood.serve.load import Loaded
 
 

@@ -8,27 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from sapwood.errors import ExportError, ModelError, Problem
-from sapwood.gguf.families import (
-    DEEPSTACK,
-    FAMILIES,
-    HEADS,
-    INNER,
-    INTERVAL,
-    SECTIONS,
-    architecture_of,
-    in_files,
-)
-from sapwood.gguf.family import (
-    COUNT,
-    PATTERN,
-    Family,
-    attribute,
-    facts_of,
-    fixed_of,
-    has_attention,
-    has_experts,
-    told_by,
-)
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import flag, integer, layers_of, number
 from sapwood.gguf.latent import NAMES, latent_sizes, latent_values, unwritable_latent
@@ -46,6 +25,27 @@ from sapwood.gguf.layers import (
 )
 from sapwood.gguf.rope import FOLDER, read_rope, rope_values, unwritable_rope
 from sapwood.gguf.settled import IMPLIED, ROWS_OF_LAYERS, flat, settled, value_of
+from sapwood.gguf.table.families import (
+    DEEPSTACK,
+    FAMILIES,
+    HEADS,
+    INNER,
+    INTERVAL,
+    SECTIONS,
+    architecture_of,
+    in_files,
+)
+from sapwood.gguf.table.family import (
+    COUNT,
+    PATTERN,
+    Family,
+    attribute,
+    facts_of,
+    fixed_of,
+    has_attention,
+    has_experts,
+    told_by,
+)
 
 WINDOW = "attention.sliding_window"
 ROTATED = "rope.scaling.finetuned"

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.family import Family
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer
+from sapwood.gguf.table.family import Family
 
 ROTATED, QUERIES = "rope.dimension_count", "attention.q_lora_rank"
 KEYS, VALUES, HEADS = "attention.key_length", "attention.value_length", "attention.head_count_kv"

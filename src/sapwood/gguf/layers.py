@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sapwood.errors import ModelError
-from sapwood.gguf.family import PATTERN
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer
+from sapwood.gguf.table.family import PATTERN
 
 KEY_HEADS, WIDTH = "attention.head_count_kv", "feed_forward_length"
 SAME = ("attention.value_length_swa", "rope.dimension_count_swa")  # as wide as its keys, and turned whole

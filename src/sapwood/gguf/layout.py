@@ -35,8 +35,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.gguf.facts import OF_LAYERS, family_of, global_rope, key_heads
-from sapwood.gguf.families import FAMILIES, GROUPS, HEADS, INNER, STATES
-from sapwood.gguf.family import told_by
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.names import (
@@ -51,6 +49,8 @@ from sapwood.gguf.names import (
     of_layer,
 )
 from sapwood.gguf.settled import settled, value_of
+from sapwood.gguf.table.families import FAMILIES, GROUPS, HEADS, INNER, STATES
+from sapwood.gguf.table.family import told_by
 
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
 _OF_VALUES = ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt", DECAY, "ssm_beta", "ssm_alpha")

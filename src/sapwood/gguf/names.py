@@ -10,10 +10,10 @@ import re
 
 from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import row_of
-from sapwood.gguf.families import FAMILIES
 from sapwood.gguf.file import LINEARS, NUMBERS, STACKED, GgufFile
 from sapwood.gguf.keys import SHARED_KEYS, integer, layers_of
 from sapwood.gguf.rope import DIVISORS, FACTORS, FOLDER
+from sapwood.gguf.table.families import FAMILIES
 
 _EVERY_LAYER = {
     "attn_norm": "input_layernorm",

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.families import FAMILIES, SECTIONS
-from sapwood.gguf.family import Family
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, number
+from sapwood.gguf.table.families import FAMILIES, SECTIONS
+from sapwood.gguf.table.family import Family
 
 FOLDER = "use the model's safetensors folder in place of the GGUF file"
 DIVISORS = "rope_freqs.weight"

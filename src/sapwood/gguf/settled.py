@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
-from sapwood.gguf.families import FAMILIES, architecture_of
-from sapwood.gguf.family import Family, attribute
 from sapwood.gguf.layers import in_rhythm, rhythm, settle_layers
 from sapwood.gguf.rope import plain_rope
+from sapwood.gguf.table.families import FAMILIES, architecture_of
+from sapwood.gguf.table.family import Family, attribute
 
 CONTEXT = 2048  # of models whose distances have no end, and whose config says nothing
 ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function")

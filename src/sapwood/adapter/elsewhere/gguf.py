@@ -16,10 +16,10 @@ from torch import Tensor
 from sapwood.base.inspect import on_meta
 from sapwood.base.network.parts import is_wrapper, own_names
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.families import architecture_of, in_files
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.layout import Grouped, to_torch_columns_of, to_torch_rows_of
 from sapwood.gguf.names import is_stack, module_names, tensor_names
+from sapwood.gguf.table.families import architecture_of, in_files
 
 NAME = re.compile(r"(?P<tensor>.+)\.weight\.lora_(?P<part>[ab])")
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from sapwood.errors import ExportError
-from sapwood.gguf.family import (
+from sapwood.gguf.table.family import (
     BAMBA,
     GELU,
     GEMMA4,
@@ -36,7 +36,7 @@ from sapwood.gguf.family import (
     Fact,
     Family,
 )
-from sapwood.gguf.mixtures import MIXTURES
+from sapwood.gguf.table.mixtures import MIXTURES
 
 _MLP = ("ffn_gate", "ffn_up", "ffn_down")
 _LAYER_NORM = Fact("layer_norm_eps", "attention.layer_norm_epsilon", float, 1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sapwood.gguf.family import (
+from sapwood.gguf.table.family import (
     COUNT,
     DELTA_NETWORK,
     GEMMA4,

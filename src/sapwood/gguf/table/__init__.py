@@ -1,0 +1,1 @@
+"""What llama.cpp computes for each architecture: the rows, and the names of their tensors."""
