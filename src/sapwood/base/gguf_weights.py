@@ -22,7 +22,8 @@ from sapwood.gguf.layout import (
     to_torch_layout,
     to_torch_rows,
 )
-from sapwood.gguf.names import BOTH, STEPS, THREE_KERNELS, of_layer, sources
+from sapwood.gguf.names import of_layer, sources
+from sapwood.gguf.table.modules import BOTH, STEPS, THREE_KERNELS
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ExportError
-from sapwood.gguf.names import DECAY, KERNELS, SKIP, STEPS, THREE_KERNELS
+from sapwood.gguf.table.modules import DECAY, KERNELS, SKIP, STEPS, THREE_KERNELS
 
 FileType = Literal["F16", "Q8_0", "Q4_0", "Q5_0", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS"]
 FILE_TYPES: tuple[FileType, ...] = get_args(FileType)

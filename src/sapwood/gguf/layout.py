@@ -37,20 +37,11 @@ from numpy.typing import NDArray
 from sapwood.gguf.facts import OF_LAYERS, family_of, global_rope, key_heads
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, layers_of
-from sapwood.gguf.names import (
-    DECAY,
-    KERNELS,
-    OF_HEADS,
-    SHARED_GATE,
-    SKIP,
-    STACKS,
-    THREE_KERNELS,
-    in_metadata,
-    of_layer,
-)
+from sapwood.gguf.names import in_metadata, of_layer
 from sapwood.gguf.settled import settled, value_of
 from sapwood.gguf.table.families import FAMILIES, GROUPS, HEADS, INNER, STATES
 from sapwood.gguf.table.family import told_by
+from sapwood.gguf.table.modules import DECAY, KERNELS, OF_HEADS, SHARED_GATE, SKIP, STACKS, THREE_KERNELS
 
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
 _OF_VALUES = ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt", DECAY, "ssm_beta", "ssm_alpha")
