@@ -14,12 +14,13 @@ import gguf
 from sapwood.commands.export import export_target
 from sapwood.errors import ExportError
 from sapwood.export.ship import Order, export
-from sapwood.gguf.facts import LOCAL_THETA, ROTATED, SHARED_WIDTH, file_values, refuse_unwritable
+from sapwood.gguf.facts import LOCAL_THETA, ROTATED
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.latent import latent_values
 from sapwood.gguf.rope import SCALINGS
 from sapwood.gguf.table.families import FAMILIES, INNER, INTERVAL, SECTIONS
 from sapwood.gguf.table.family import PATTERN, facts_of
+from sapwood.gguf.written import SHARED_WIDTH, file_values, refuse_unwritable
 from tests.base.tiny import DEEP_GEMMA3N, MULTIPLIED, tiny_config, tiny_model_dir
 from tests.export.tuned import tuned_on
 

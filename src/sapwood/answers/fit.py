@@ -13,7 +13,7 @@ from sapwood.base.storage.storages import weight_bytes
 from sapwood.config.kinds import Method
 from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.errors import SapwoodError
-from sapwood.gguf.facts import refuse_unwritable
+from sapwood.gguf.written import refuse_unwritable
 from sapwood.machine.device import Device
 from sapwood.machine.memory import available_memory
 from sapwood.types import BaseSpec

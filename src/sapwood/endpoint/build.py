@@ -210,7 +210,7 @@ def _make(found: Found, base: Path, folder: Path) -> None:
     """Open what was trained, as for an export; write its files, and what it says."""
     from sapwood.adapter.pairs import lora_pairs
     from sapwood.export.gguf_adapter import write_gguf_adapter
-    from sapwood.gguf.facts import refuse_unwritable
+    from sapwood.gguf.written import refuse_unwritable
     from sapwood.serve.load import load_found
 
     try:

@@ -14,7 +14,7 @@ from sapwood.errors import ExportError
 from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters
 from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
-from sapwood.gguf.facts import CHOSEN, context_of, file_values, global_rope, head_width
+from sapwood.gguf.facts import CHOSEN
 from sapwood.gguf.file import LINEARS, STACKED, read_gguf
 from sapwood.gguf.file import NUMBERS as LAYER_NUMBERS
 from sapwood.gguf.keys import SPECULATING, layers_of
@@ -23,6 +23,7 @@ from sapwood.gguf.layout import Grouped, places, to_file_layout
 from sapwood.gguf.names import file_name, in_metadata, of_layer, tensor_names, unread
 from sapwood.gguf.rope import DIVISORS, rope_divisors, rope_factors
 from sapwood.gguf.table.families import FAMILIES, architecture_of, in_files
+from sapwood.gguf.written import context_of, file_values, global_rope, head_width
 from sapwood.machine.doing import counted
 from sapwood.template.render import Renderer
 from sapwood.types import BaseSpec

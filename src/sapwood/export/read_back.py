@@ -13,9 +13,10 @@ from typing import Any
 
 from sapwood.base.folder import read_json
 from sapwood.errors import ModelError, Problem
-from sapwood.gguf.facts import config_values, context_of, stored_name
+from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.settled import flat, flattened, settled, settled_rope
+from sapwood.gguf.written import context_of, stored_name
 
 # Keys that an export sets by itself, and keys that name the reader and not the model.
 SET_ANEW = {

@@ -47,7 +47,7 @@ from sapwood.export.quantise import FileType, require_quantiser
 from sapwood.export.read_back import config_facts, gguf_facts
 from sapwood.export.rounded import in_formats, rounded_loss, types_in, whole_file, yardstick
 from sapwood.export.traces import Trace, far_from, rows_of, said_by, trace_prompts
-from sapwood.gguf.facts import refuse_unwritable
+from sapwood.gguf.written import refuse_unwritable
 from sapwood.machine.doing import doing
 from sapwood.run.files import staged_dir, to_json
 from sapwood.serve.load import Loaded

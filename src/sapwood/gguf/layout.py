@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.gguf.facts import OF_LAYERS, family_of, global_rope, key_heads
+from sapwood.gguf.facts import OF_LAYERS, family_of, key_heads
 from sapwood.gguf.file import GgufFile
 from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.names import in_metadata, of_layer
@@ -42,6 +42,7 @@ from sapwood.gguf.settled import settled, value_of
 from sapwood.gguf.table.families import FAMILIES, GROUPS, HEADS, INNER, STATES
 from sapwood.gguf.table.family import told_by
 from sapwood.gguf.table.modules import DECAY, KERNELS, OF_HEADS, SHARED_GATE, SKIP, STACKS, THREE_KERNELS
+from sapwood.gguf.written import global_rope
 
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
 _OF_VALUES = ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt", DECAY, "ssm_beta", "ssm_alpha")
