@@ -224,7 +224,7 @@ def _unwritable_ends(config: Any, family: Family) -> list[Problem]:
     """Multipliers of an embedding and of its head, if both are one matrix."""
     ends = [family.multiplied.get(end, ()) for end in ("token_embd", "output")]
     times = [math.prod(getattr(config, name) for name in names) for names in ends]
-    if not config.tie_word_embeddings or times[0] == times[1]:
+    if times[0] == times[1] or not config.tie_word_embeddings:
         return []
     why = f"a file has the matrix times {times[0]:g} for the embedding, and times {times[1]:g} for the head"
     return [Problem("GGUF can't store a tied output head", "tie_word_embeddings", why)]
