@@ -13,7 +13,7 @@ from sapwood.engine.ask import asked
 from sapwood.engine.process import Setup
 from sapwood.errors import ModelError
 from sapwood.gguf.file import GgufFile, read_gguf
-from sapwood.gguf.tokenizer import WORDS, read_tokenizer
+from sapwood.gguf.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, WORDS, read_tokenizer
 from sapwood.serve.found import renderer_of
 from tests.base.tiny import CORPUS, tiny_tokenizer
 from tests.gguf.tiny_gguf import tiny_gguf
@@ -234,6 +234,53 @@ def test_words_are_cut_as_llama_cpp_cuts_them(pre: str, across: dict[str, Any], 
     with asked(Setup(path, (), 64)) as llama:
         theirs = [llama.tokenize(text) for text in texts]
     assert [tokenizer.encode(text, add_special_tokens=False).ids for text in texts] == theirs
+
+
+@pytest.fixture(scope="module")
+def by_merges() -> dict[str, Any]:
+    """A vocabulary of Gemma 4's kind: letters and bytes, and what merges of whole lines make of ``TEXTS``."""
+    import json
+
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+"), behavior="isolated")
+    first = ["<pad>", "<eos>", "<bos>", "<unk>", "<turn|>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=first, show_progress=False, limit_alphabet=120, max_token_length=8
+    )
+    tokenizer.train_from_iterator([text.rstrip("🌳🌲") for text in TEXTS] * 3, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    return {
+        "model": "gemma4",
+        "tokens": tokens,
+        "merges": [" ".join(pair) for pair in model["merges"]],
+        "token_type": [CONTROL, CONTROL, CONTROL, UNKNOWN, CONTROL] + [BYTE] * 256 + [NORMAL] * (600 - 261),
+        "padding_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        "unknown_token_id": 3,
+    }
+
+
+def test_gemma_4s_kind_merges_as_llama_cpp_does(by_merges: dict[str, Any], tmp_path: Path) -> None:
+    """Lines apart, characters that no token has as bytes, and the end of a turn as a stop token."""
+    assert len(by_merges["tokens"]) == 600
+    keys = {f"tokenizer.ggml.{key}": value for key, value in by_merges.items()}
+    path, _ = tiny_gguf("llama", tmp_path / "m.gguf", keys=keys)
+    read = read_tokenizer(read_gguf(path))
+    texts = (*TEXTS, MARKS, "\n\n\nOne\n two\n\n\n\n\nthree \n", " a  b", "🌳 of 木", "<bos>x<turn|>\n")
+    with asked(Setup(path, (), 64)) as llama:
+        theirs = [llama.tokenize(text) for text in texts]
+        assert llama.stops([2, 300], 4) and not llama.stops([2, 300], 3)
+        whole = llama.tokenize("a", add_special=True)
+    ours = [read.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    assert ours == theirs
+    assert read.stop_ids == (1, 4)
+    assert read.tokenizer.encode("a").ids == whole
+    assert [read.tokenizer.decode(ids, skip_special_tokens=False) for ids in ours] == list(texts)
 
 
 def test_each_rule_cuts_in_its_own_way(across: dict[str, Any], tmp_path: Path) -> None:

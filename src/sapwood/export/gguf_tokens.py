@@ -118,6 +118,11 @@ def _kinds(told: Any, tokens: Sequence[str]) -> Iterator[Metadata]:
             "tokenizer.ggml.scores": scores,
             "tokenizer.ggml.add_space_prefix": prefix,
         }
+    yield {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in merges],
+        "tokenizer.ggml.add_space_prefix": False,
+    }
 
 
 def _reads_equal(tokenizer: Any, metadata: Metadata) -> bool:

@@ -1,8 +1,9 @@
 """The tokenizer that a GGUF file describes, as a `tokenizers.Tokenizer` with the same ids.
 
-A file names its kind (``gpt2``: byte-level BPE with merges; ``llama``: sentencepiece BPE with scores) and,
-for the first, a pre-tokenizer by name. What cuts text into words is part of what the model learnt, so a name
-that isn't known here is refused: a near guess would train on other tokens than the model expects.
+A file names its kind (``gpt2``: byte-level BPE with merges; ``llama``: sentencepiece BPE with scores;
+``gemma4``: the same with merges) and, for the first, a pre-tokenizer by name. What cuts text into words is
+part of what the model learnt, so a name that isn't known here is refused: a near guess would train on other
+tokens than the model expects.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sapwood.gguf.file import GgufFile
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "▁"
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<turn|>")
 
 # Rules that cut text into words, as the tokenizers of the families write them: each cuts what those before it
 # left.
@@ -94,9 +95,9 @@ def read_tokenizer(file: GgufFile) -> GgufTokenizer:
     Raises ModelError if the file has none, or a kind or pre-tokenizer that isn't known.
     """
     keys = _Keys(file.path, file.metadata)
-    build = {"gpt2": _byte_level, "llama": _sentencepiece}.get(keys.kind)
+    build = {"gpt2": _byte_level, "llama": _by_scores, "gemma4": _by_merges}.get(keys.kind)
     if build is None:
-        known = "known kinds: gpt2, llama"
+        known = "known kinds: gpt2, llama, gemma4"
         raise ModelError(f"tokenizer kind {keys.kind or 'missing'!r} isn't supported", str(file.path), known)
     tokenizer = build(keys)
     _add_special_tokens(tokenizer, keys)
@@ -215,22 +216,29 @@ def _merges(keys: _Keys) -> list[tuple[str, str]]:
     return merges
 
 
-def _sentencepiece(keys: _Keys) -> Any:
-    """Llama 2's and Gemma's kind: spaces as ▁, unknown characters as bytes, best-scored pairs merge first."""
-    from tokenizers import Tokenizer, decoders, models, normalizers
-
+def _by_scores(keys: _Keys) -> Any:
+    """Llama 2's and Gemma's kind: best-scored pairs merge first."""
     scores: list[float] = keys.array("scores")
     if len(scores) != len(keys.tokens):
         keys.fail(f"{len(scores):,} scores for {len(keys.tokens):,} tokens")
-    model = models.BPE(
-        keys.ids,
-        _merges_by_score(keys, scores),
-        unk_token=keys.named("unknown"),
-        fuse_unk=True,
-        byte_fallback=True,
-    )
+    return _sentencepiece(keys, _merges_by_score(keys, scores), keys.flag("add_space_prefix", True))
+
+
+def _by_merges(keys: _Keys) -> Any:
+    """Gemma 4's kind: merges in order, none of which joins a line's end with anything else."""
+    from tokenizers import Regex, pre_tokenizers
+
+    tokenizer = _sentencepiece(keys, _merges(keys), prefix=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+"), behavior="isolated")
+    return tokenizer
+
+
+def _sentencepiece(keys: _Keys, merges: list[tuple[str, str]], prefix: bool) -> Any:
+    """Spaces as ▁, unknown characters as bytes. ``prefix``: a space stands before the text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    model = models.BPE(keys.ids, merges, unk_token=keys.named("unknown"), fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(model)
-    prefix = keys.flag("add_space_prefix", True)
     replace = normalizers.Replace(" ", SPACE)
     first = [normalizers.Prepend(SPACE)] if prefix else []
     tokenizer.normalizer = normalizers.Sequence([*first, replace])
@@ -276,8 +284,9 @@ def _add_bos_eos(tokenizer: Any, keys: _Keys) -> None:
     """What the file says about BOS and EOS around plain text (chat templates write their own)."""
     from tokenizers import processors
 
-    default = keys.kind == "llama" or keys.get("pre") in WHOLE_WORDS
-    bos = keys.named("bos") if keys.flag("add_bos_token", default) else None
+    default = keys.kind != "gpt2" or keys.get("pre") in WHOLE_WORDS
+    always = keys.kind == "gemma4"  # llama.cpp does, whatever the file says
+    bos = keys.named("bos") if always or keys.flag("add_bos_token", default) else None
     eos = keys.named("eos") if keys.flag("add_eos_token", False) else None
     if bos or eos:
         around = {token: keys.ids[token] for token in (bos, eos) if token}
