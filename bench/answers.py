@@ -109,7 +109,7 @@ def compare(given: Any, target: str, folder: Path) -> Result | None:
             if ".lora_" not in name:
                 parameter.copy_(parameter.half().float())
     file = folder / "base.gguf"
-    write_base(loaded, file)
+    write_base(loaded, None, file)
     prompts = prompts_of(target, given.runs, loaded, given.same)
     settings = Settings(max_new_tokens=given.tokens)
     with (
