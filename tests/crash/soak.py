@@ -52,7 +52,7 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print
     a busy machine spends most of a tiny run on what comes before."""
     rng, tally = random.Random(seed), Tally()
     one = {"threads": 1}  # bits are promised for the same number
-    config = tiny_config(folder, folder / "undisturbed", train=one).model_dump(mode="json")
+    config = tiny_config(folder, made(folder / "undisturbed"), train=one).model_dump(mode="json")
     assert exit_code(train_or_resume, config) == 0  # pays for the warm parent
     expected = folder_hash(only_run(folder / "undisturbed") / "adapter")
     config["save"]["dir"] = str(folder / "timed")
@@ -118,6 +118,7 @@ def real_soak(kills: int, seed: int, folder: Path) -> Tally:
         "base: {storage: fp32}\n"
     )
     started = time.monotonic()
+    made(folder / "undisturbed")
     subprocess.run(command(config, folder / "undisturbed"), check=True, stdout=subprocess.DEVNULL)
     whole = time.monotonic() - started
     expected = folder_hash(only_run(folder / "undisturbed") / "adapter")
@@ -150,6 +151,12 @@ def differing(left: Path, right: Path) -> list[str]:
     return sorted(names - set(filecmp.cmpfiles(left, right, names, shallow=False)[0]))
 
 
+def made(folder: Path) -> Path:
+    """A new folder. Each soak has one: a run that lies there already would be resumed and not trained."""
+    folder.mkdir()
+    return folder
+
+
 def command(config: Path, runs: Path) -> list[str]:
     found = list_runs(runs)
     what = ["resume", str(found[0].path)] if found else ["train", str(config), f"save.dir={runs}"]
@@ -165,9 +172,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sapwood-crash-") as name:
         folder, tallies, started = Path(name), list[Tally](), time.monotonic()
         if chosen.kills:
-            tallies.append(soak(chosen.kills, chosen.seed, folder, lambda line: print(line, flush=True)))
+            own = made(folder / "tiny")
+            tallies.append(soak(chosen.kills, chosen.seed, own, lambda line: print(line, flush=True)))
         if chosen.real:
-            tallies.append(real_soak(chosen.real, chosen.seed, folder))
+            tallies.append(real_soak(chosen.real, chosen.seed, made(folder / "real")))
         for tally in tallies:
             print(tally)
         print(f"{time.monotonic() - started:.0f} s")
