@@ -22,7 +22,7 @@ IN_GGUF = (
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
     *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "falcon-h1", "jamba", "bamba", "nemotron_h"),
-    *("kimi-linear", "gemma4", "gemma4moe", "mistral4", "glm-dsa"),
+    *("kimi-linear", "gemma4", "gemma4moe", "mistral4", "glm-dsa", "llama4", "llama4-128"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -73,6 +73,14 @@ MAMBA_OF_GRANITE = {
     "mamba_n_heads": 8,
     "mamba_d_state": 16,
     "shared_intermediate_size": 64,
+}
+LLAMA4 = {
+    "num_hidden_layers": 4,  # the fourth has no rotary embedding, and each second has experts
+    "interleave_moe_layer_step": 2,
+    "intermediate_size": 32,
+    "intermediate_size_mlp": 128,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 4,  # as MiniMax's
 }
 OF_KIND: dict[str, dict[str, Any]] = {
     "smollm3": {"num_hidden_layers": 4},  # the fourth has no rotary embedding
@@ -227,6 +235,8 @@ OF_KIND: dict[str, dict[str, Any]] = {
             "llama_4_scaling_beta": 0.1,
         },
     },
+    "llama4": LLAMA4,
+    "llama4-128": LLAMA4 | {"num_local_experts": 128, "num_experts_per_tok": 128, "use_qk_norm": False},
     "gptneox": {"tie_word_embeddings": False},
     "kimi-linear": {
         "num_key_value_heads": 4,
@@ -480,6 +490,8 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "gemma3n": transformers.Gemma3nTextConfig,
         "glm-dsa": transformers.GlmMoeDsaConfig,
         "mistral4": transformers.Mistral4Config,
+        "llama4": transformers.Llama4TextConfig,
+        "llama4-128": transformers.Llama4TextConfig,
         "gemma4": transformers.Gemma4TextConfig,
         "gemma4moe": transformers.Gemma4TextConfig,
         "qwen3next": transformers.Qwen3NextConfig,

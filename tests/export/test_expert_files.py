@@ -69,7 +69,9 @@ def test_experts_are_written_in_blocks_and_routers_are_not(
 
 
 @pytest.fixture(
-    scope="module", params=[("qwen2moe", "F16"), ("qwen2moe", "Q8_0"), ("gpt-oss", "MXFP4")], ids=" ".join
+    scope="module",
+    params=[("qwen2moe", "F16"), ("qwen2moe", "Q8_0"), ("gpt-oss", "MXFP4"), ("llama4", "Q8_0")],
+    ids=" ".join,
 )
 def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arch, kind = request.param

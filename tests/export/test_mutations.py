@@ -210,6 +210,10 @@ def one_after_the_other(names: Sequence[str], values: Any, _: bool = False) -> l
     return right_apart(names, values)
 
 
+def by_turns(names: Sequence[str], values: Any, _: bool = False) -> list[Any]:
+    return right_apart(names, values, True)
+
+
 def backwards(names: Sequence[str], values: Any, by_turns: bool = False) -> list[Any]:
     """Up in the place of a shared gate."""
     parts = right_apart(names, values, by_turns)
@@ -316,6 +320,15 @@ MUTANTS = (
     Mutant("gates before their heads", "qwen3next", "gguf", attribute(layout.Grouped, "apart", cut)),
     Mutant("decays lost", "qwen35", "gguf", tensors(lambda n, t: t * 0 if "A_log" in n else t)),
     Mutant("gate after up", "gpt-oss", "gguf", attribute(layout, "apart", one_after_the_other)),
+    Mutant("gate and up by turns", "llama4", "gguf", attribute(layout, "apart", by_turns)),
+    Mutant("an expert not chosen", "llama4", "gguf", key("expert_used_count", lambda v: v - 1)),
+    Mutant(
+        "Llama 4 scaling lost",
+        "llama4",
+        "gguf",
+        attribute(gguf_model, "rope_divisors", no_divisors),
+        {"rope_parameters": LLAMA3["rope_parameters"] | {"high_freq_factor": 1.0}},
+    ),
     Mutant("sinks lost", "gpt-oss", "gguf", tensors(lambda n, t: t * 0 if "sinks" in n else t)),
     Mutant("kernels turned", "lfm2", "gguf", tensors(lambda n, t: t.flip(-1) if "conv.conv" in n else t)),
     Mutant("choices of experts", "glm4moe", "gguf", tensors(unbiased), {"first_k_dense_replace": 0}),

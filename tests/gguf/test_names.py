@@ -231,6 +231,7 @@ def test_configs_that_make_no_sense_are_refused(
         ("glm4moe", {"expert_weights_norm": 1}, "expert_weights_norm is 1.*true or false"),
         ("deepseek2", {"rope.dimension_count": 48}, "no part that isn't rotated"),
         ("deepseek2", {"expert_gating_func": 3}, "expert_gating_func is 3.*deepseek_v2 computes 1"),
+        ("llama4", {"attention.sliding_window": 0}, "sliding_window is 0.*llama4_text computes None"),
         ("gpt-oss", {"attention.sliding_window_pattern": 3}, "sliding_window_pattern is 3.*computes 2"),
         ("lfm2", {"attention.head_count_kv": [0, 2, 2]}, "head_count_kv is .*2 layers"),
         ("lfm2", {"attention.head_count_kv": [2, 4]}, "head_count_kv is .*one number of heads"),
@@ -249,11 +250,12 @@ def test_values_that_transformers_computes_otherwise_are_refused(
         config_values(read_gguf(path))
 
 
-def test_a_scaling_of_another_length_than_metas_is_recovered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("high", [4.0, 1.0])  # the second is Llama 4's
+def test_a_scaling_of_another_length_than_metas_is_recovered(high: float, tmp_path: Path) -> None:
     scaling = {
         "factor": 8.0,
         "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
+        "high_freq_factor": high,
         "original_max_position_embeddings": 256,
     }
     divisors = llama3_divisors(500_000.0, 16, **scaling).astype(np.float32)

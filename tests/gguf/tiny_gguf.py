@@ -19,6 +19,7 @@ ARCHES |= dict.fromkeys(("granitehybrid", "granitehybridmoe"), gguf.MODEL_ARCH.G
 LATENT = ("kimi-linear", "deepseek2", "deepseek3", "youtu", "mistral4", "glm-dsa")
 ARCHES |= {"bamba": gguf.MODEL_ARCH.GRANITE_HYBRID}
 ARCHES |= {"falcon-mamba": gguf.MODEL_ARCH.MAMBA}
+ARCHES |= {"llama4-128": gguf.MODEL_ARCH.LLAMA4}
 ARCHES |= {"gemma4moe": gguf.MODEL_ARCH.GEMMA4}
 ARCHES |= {"falcon-40b": gguf.MODEL_ARCH.FALCON, "granitemoe-shared": gguf.MODEL_ARCH.GRANITE_MOE}
 IN_PAIRS = (
@@ -138,6 +139,12 @@ def _parts(
             return [(name.removesuffix("_bias"), suffix, rows)]
         stem = name[: name.index("gate_up_proj")]
         return [(f"{stem}{word}", suffix, rows[:, i::2]) for i, word in enumerate(("gate_proj", "up_proj"))]
+    if "experts." in name and arch.startswith("llama4"):  # turned, the rows of gate first
+        rows, stem = values.swapaxes(1, 2), name[: name.index("experts.")] + "experts"
+        if name.endswith("down_proj"):
+            return [(name, "weight", rows)]
+        gate, up = np.split(rows, 2, 1)
+        return [(f"{stem}.gate_proj", "weight", gate), (f"{stem}.up_proj", "weight", up)]
     if "kv_b_proj" in name and arch in LATENT and not older:
         stem = name.removesuffix(".weight").replace("kv_b_proj", "{}_b_proj")
         per_head = values.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
@@ -301,6 +308,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
         widths = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
+        widths = getattr(config, "intermediate_size_mlp", widths)  # Llama 4's, of layers without experts
         kinds = getattr(config, "layer_types", None) or []
         apart = [widths if kind == "mlp" else 0 for kind in kinds] if arch == "nemotron_h" else widths
         writer.add_feed_forward_length(widths[0] if isinstance(widths, list) else apart)
@@ -342,8 +350,10 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_expert_used_count(config.num_experts_per_tok)
     if hasattr(config, "moe_intermediate_size") and arch != "nemotron_h":
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    if arch in ("hunyuan-moe", "gpt-oss", "minimax-m2"):
+    if arch in ("hunyuan-moe", "gpt-oss", "minimax-m2", "llama4", "llama4-128"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
+    if arch.startswith("llama4"):
+        writer.add_interleave_moe_layer_step(config.interleave_moe_layer_step)
     if arch.startswith(("qwen35", "qwen3next")):
         writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
         writer.add_ssm_state_size(config.linear_key_head_dim)

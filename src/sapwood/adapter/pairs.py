@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from sapwood.adapter.model import ADAPTER, LoraModel
+from sapwood.base.storage.gguf_experts import inputs_are_rows
 from sapwood.errors import ModelError
 
 
@@ -34,11 +35,15 @@ class LoraPair:
     @classmethod
     def of_experts(cls, name: str, layer: Any) -> LoraPair:
         """Of PEFT's layer around a stack. The ranks of all experts stand in one matrix there: in A the first
-        expert's come first; in B the first rank of every expert comes first."""
+        expert's come first; in B the first rank of every expert comes first. Of Llama 4's stacks PEFT takes
+        outputs for inputs, so A and B are those of the matrix turned."""
         a, b = (matrices[ADAPTER].weight.detach().float().cpu() for matrices in (layer.lora_A, layer.lora_B))
         experts, stack = layer.num_experts, name.replace(".base_layer", "")
-        pairs = a.unflatten(0, (experts, -1)), b.unflatten(1, (-1, experts)).permute(2, 0, 1).contiguous()
-        return cls(f"{stack}.{layer.parameter_name}", *pairs, float(layer.scaling[ADAPTER]))
+        a, b = a.unflatten(0, (experts, -1)), b.unflatten(1, (-1, experts)).permute(2, 0, 1).contiguous()
+        base = layer.get_base_layer()
+        if inputs_are_rows(base) and not getattr(base, "is_transposed", False):
+            a, b = b.mT.contiguous(), a.mT.contiguous()
+        return cls(f"{stack}.{layer.parameter_name}", a, b, float(layer.scaling[ADAPTER]))
 
     @property
     def rank(self) -> int:

@@ -23,7 +23,7 @@ from sapwood.gguf.layout import (
     to_torch_rows,
 )
 from sapwood.gguf.names import of_layer, sources
-from sapwood.gguf.table.modules import BOTH, STEPS, THREE_KERNELS
+from sapwood.gguf.table.modules import BOTH, ROUTER, STEPS, THREE_KERNELS
 from sapwood.gguf.types import PACKED_TYPES, unknown_types
 from sapwood.machine.doing import counted
 
@@ -55,7 +55,7 @@ def fill_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype, quantise: Qua
             and isinstance(module, nn.Linear)
             and module is not head
             and weight.dim() == 2
-            and not _is_read(tensors[0])
+            and not _stays(tensors[0], module)
         ):
             model.set_submodule(owner, quantise(weight, module.bias))
         else:
@@ -91,7 +91,7 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
         elif grouped or has_other_columns(file, tensors[0]) or (is_linear(module) and len(kinds) > 1):
             plain = _unpack(file, tensors, wanted[name], dtype, model.config).T.unsqueeze(1).contiguous()
             model.set_submodule(owner, GgufLinear(PLAIN[str(dtype)], plain, dtype, module.bias))
-        elif _is_read(tensors[0]):
+        elif _stays(tensors[0], module):
             _place(model, name, _unpack(file, tensors, wanted[name], dtype, model.config))
         elif len(packed.shape) == 2 and (is_linear(module) or isinstance(module, nn.Embedding)):
             rows = [to_torch_rows(file, tensor) for tensor in tensors]
@@ -116,9 +116,14 @@ def pack_from_gguf(model: Any, file: GgufFile, dtype: torch.dtype) -> None:
     _fill_buffers(model)
 
 
-def _is_read(tensor: str) -> bool:
-    """Whether a model reads the weight of a linear without calling it, so that it must stay a matrix."""
-    return of_layer(tensor).removesuffix(".weight") in (STEPS, *THREE_KERNELS)
+def _stays(tensor: str, module: Any) -> bool:
+    """Whether a linear must stay the module that it is: a model reads its weight without calling it, or it is
+    a router that computes more, as Llama 4's."""
+    from torch import nn
+
+    name = of_layer(tensor).removesuffix(".weight")
+    chooses = name == ROUTER and is_linear(module) and type(module).forward is not nn.Linear.forward
+    return chooses or name in (STEPS, *THREE_KERNELS)
 
 
 def _matrices(name: str, stack: GgufTensor) -> list[tuple[str, GgufTensor]]:

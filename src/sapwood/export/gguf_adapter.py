@@ -97,9 +97,8 @@ def _parts(pair: LoraPair, names: Sequence[str], alpha: float, config: Any) -> l
     architecture, a = architecture_of(config), np.ascontiguousarray(pair.a.numpy())
     b = pair.b.numpy() * np.float32(pair.scale * pair.rank / alpha)
     grouped = Grouped.of_config(architecture, names, config)
-    parts = zip(
-        names, grouped.apart(b) if grouped else apart(names, b, FAMILIES[architecture].turned), strict=True
-    )
+    by_turns = FAMILIES[architecture].turned == "by turns"
+    parts = zip(names, grouped.apart(b) if grouped else apart(names, b, by_turns), strict=True)
     return [
         GgufPair(
             name,

@@ -22,7 +22,7 @@ from sapwood.adapter.effective import Change
 from sapwood.adapter.places.experts import stacks_in
 from sapwood.base.network.parts import is_across, is_linear, text_names
 from sapwood.base.storage.frozen import freeze
-from sapwood.base.storage.gguf_experts import DOWN, GATE, UP, GgufExperts, mixed
+from sapwood.base.storage.gguf_experts import DOWN, GATE, UP, GgufExperts, each_for_itself, mixed
 from sapwood.base.storage.gguf_experts import Form as Experts
 from sapwood.export.merge import held_out_loss
 from sapwood.export.quantise import Quantiser
@@ -205,6 +205,8 @@ def _experts(
         def product(which: str, e: int, h: Tensor) -> Tensor:
             return input_of(into[which], h) @ matrices[which][e].T + mixture.bias(base, which, e)
 
+        if not chosen:
+            return each_for_itself(_as_narrow(x), len(gate), mixture, product).to(x.dtype)
         return mixed(_as_narrow(x), *chosen, form=mixture, product=product).to(x.dtype)
     try:
         for leaf, stack in own.items():

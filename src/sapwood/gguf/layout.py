@@ -6,7 +6,7 @@ What differs:
   wants (pairs side by side), transformers in halves, per head;
 - files of Gemma, and of Nemotron, hold norm weights with 1 added; transformers adds the 1 when it runs;
 - files hold gate and up of experts as a stack each; transformers holds both as one, the rows of gate first.
-  In GPT-OSS the stacks are turned, and the rows of gate and up stand by turns;
+  In GPT-OSS the stacks are turned, and the rows of gate and up stand by turns; in Llama 4 they are turned;
 - GPT-2's matrices have inputs as rows in transformers;
 - in Falcon and BLOOM, and in others, q, k and v are one matrix. Its rows stand in groups in transformers:
   the heads of queries that share a head of keys, that head of keys, and its head of values. In files all
@@ -75,10 +75,10 @@ def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) 
         return [values.reshape(1)]
     if name.removesuffix(".weight") in FAMILIES[architecture].across and values.ndim == 2:
         return [values.T]
-    by_turns = FAMILIES[architecture].turned
-    if by_turns and name.startswith(STACKS):
+    turned = FAMILIES[architecture].turned
+    if turned and name.startswith(STACKS):
         values = values[..., None] if name.endswith(".bias") else values.swapaxes(-1, -2)
-        parts = apart(tensors, values, by_turns)
+        parts = apart(tensors, values, turned == "by turns")
         return [part[..., 0] for part in parts] if name.endswith(".bias") else parts
     return apart(tensors, values)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -158,14 +159,15 @@ def _read_more(file: GgufFile, family: Family) -> dict[str, Any]:
 
 
 def _read_llama3(file: GgufFile, theta: float, width: int) -> dict[str, Any]:
-    """Llama 3.1's four numbers. Two are the same in every published model. The largest divisor is the third.
-    The fourth is a power of two: 8,192 in all of Meta's models."""
+    """Llama 3.1's four numbers. One is the same in every published model, one is 4, or 1 in Llama 4. The
+    largest divisor is the third. The fourth is a power of two: 8,192 in all of Meta's models."""
     found = file.tensors[DIVISORS].dense().ravel()
-    for original in (8192, *(1 << bits for bits in range(6, 20))):
+    originals = (8192, *(1 << bits for bits in range(6, 20)))
+    for high, original in product((4.0, 1.0), originals):
         scaling: dict[str, Any] = {
             "factor": float(found.max()),
             "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
+            "high_freq_factor": high,
             "original_max_position_embeddings": original,
         }
         expected = llama3_divisors(theta, width, **scaling)
@@ -274,8 +276,12 @@ def llama3_divisors(
     high_freq_factor: float,
     original_max_position_embeddings: int,
 ) -> NDArray[np.float64]:
-    """What divides each rotary frequency: 1 for short waves, ``factor`` for long ones, a ramp between."""
+    """What divides each rotary frequency: 1 for short waves, ``factor`` for long ones, a ramp between, which
+    Llama 4 hasn't."""
     waves = 2 * math.pi * theta ** (np.arange(0, width, 2) / width)
-    ramp = (original_max_position_embeddings / waves - low_freq_factor) / (high_freq_factor - low_freq_factor)
-    smooth = np.clip(ramp, 0.0, 1.0)
+    above, ramp = (
+        original_max_position_embeddings / waves - low_freq_factor,
+        high_freq_factor - low_freq_factor,
+    )
+    smooth = np.clip(above / ramp, 0.0, 1.0) if ramp else np.where(above < 0, 0.0, 1.0)
     return 1 / ((1 - smooth) / factor + smooth)

@@ -12,6 +12,7 @@ from sapwood.gguf.latent import NAMES, latent_values, unwritable_latent
 from sapwood.gguf.layers import (
     WIDTH,
     period,
+    periodic,
     turned,
     types_by,
     values_by_layer,
@@ -67,7 +68,7 @@ ELSEWHERE = {
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
     *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc", "embedding_initializer_range"),
     *("mamba_chunk_size", "mamba_d_head"),  # the first changes the order of sums, others tell the second
-    "mlp_layer_types",  # see `_unwritable_layers`
+    *("mlp_layer_types", "moe_layers"),  # see `_unwritable_layers`
     *("attention_k_eq_v", "use_double_wide_mlp", "num_global_key_value_heads"),  # see `layers`
     *("altup_coef_clip", "vocab_size_per_layer_input"),  # Gemma 3n's: of its training; see `layout`
     *("emb_pdrop", "classifier_dropout", "summary_type", "summary_use_proj"),  # GPT-2's and
@@ -273,6 +274,8 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
     if family.unturned and config.no_rope_layers != turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
+    if family.chunked:
+        problems += _unwritable_chunks(config, family, where)
     own = last + 1 - (getattr(config, "num_kv_shared_layers", 0) or 0)
     if own <= last and config.layer_types[max(own - 2, 0) : own] != types_by([True, False]):
         where_from = f"layers from {own} on use keys of the two before them"
@@ -316,6 +319,19 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
             Problem(f"GGUF can't store {name}: {value!r} for layers with a window", "rope_parameters", where)
             for name, value in odd.items()
         ]
+    return problems
+
+
+def _unwritable_chunks(config: Any, family: Family, where: str) -> list[Problem]:
+    """Layers of Llama 4 that see a chunk, and those with experts, in an order that no key says."""
+    problems: list[Problem] = []
+    layers, step = config.num_hidden_layers, config.interleave_moe_layer_step
+    if config.layer_types != types_by(periodic(family.unturned, layers), "chunked_attention"):
+        why = f"in {where} every {family.unturned}th layer sees everything, the others a chunk"
+        problems.append(Problem("layers that see everything are others", "layer_types", why))
+    if config.moe_layers != list(range(step - 1, layers, step)):
+        why = f"in {where} each last of {step} layers has them, by interleave_moe_layer_step"
+        problems.append(Problem("layers with experts are others", "moe_layers", why))
     return problems
 
 

@@ -53,29 +53,33 @@ class GgufExperts(nn.Module):
         experts = range(len(self.get_parameter(DOWN)))
         halves = ([self.matrix(which, e).dense() for which in (GATE, UP)] for e in experts)
         both = [
-            torch.stack(pair, 1).flatten(0, 1) if self.form.turned else torch.cat(pair) for pair in halves
+            torch.stack(pair, 1).flatten(0, 1) if self.form.by_turns else torch.cat(pair) for pair in halves
         ]
         stacks = {"gate_up_proj": both, "down_proj": [self.matrix(DOWN, e).dense() for e in experts]}
         return {name: self.form.turn(torch.stack(stack)) for name, stack in stacks.items()}
 
-    def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """x: [T, D]; chosen, weights: [T, experts of a token]."""
+    def forward(self, x: Tensor, *chosen: Tensor) -> Tensor:
+        """Arguments as `mixed`, or x alone as `each_for_itself`."""
 
         def product(which: str, e: int, h: Tensor) -> Tensor:
             return packed_product(h, self.matrix(which, e)) + self.form.bias(self, which, e)
 
-        return mixed(x, chosen, weights, self.form, product)
+        if not chosen:
+            return each_for_itself(x, len(self.get_parameter(DOWN)), self.form, product)
+        return mixed(x, *chosen, form=self.form, product=product)
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """How transformers holds the experts of a family, and what they compute between two products.
 
-    turned: inputs are the rows of a matrix; outputs of gate and up stand by turns, not one after the other.
+    turned: inputs are the rows of a matrix.
+    by_turns: outputs of gate and up stand by turns, not one after the other.
     gated: (gate x, up x) -> what goes into down.
     """
 
     turned: bool
+    by_turns: bool
     gated: Callable[[Tensor, Tensor], Tensor]
 
     @classmethod
@@ -84,8 +88,8 @@ class Form:
         if isinstance(module, GgufExperts):
             return module.form
         if not getattr(module, "is_transposed", False):
-            return cls(False, partial(_gated, module.act_fn))
-        return cls(True, partial(_gated_and_clamped, module.alpha, module.limit))
+            return cls(inputs_are_rows(module), False, partial(_gated, module.act_fn))
+        return cls(True, True, partial(_gated_and_clamped, module.alpha, module.limit))
 
     def turn(self, stack: Tensor) -> Tensor:
         """A stack with outputs as rows from one as transformers has it, or the other way round."""
@@ -93,7 +97,7 @@ class Form:
 
     def halves(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Gate and up of a stack with outputs as rows."""
-        if self.turned:
+        if self.by_turns:
             return rows[:, ::2], rows[:, 1::2]
         gate, up = rows.chunk(2, 1)
         return gate, up
@@ -106,6 +110,15 @@ class Form:
         return down[e] if which == DOWN else both[e, (which == UP) :: 2]
 
 
+def inputs_are_rows(module: Any) -> bool:
+    """Whether transformers' stacks of gated experts are [experts, D, 2 I] and [experts, I, D]. Llama 4's
+    class has no word for it."""
+    if not hasattr(module, "gate_up_proj"):
+        return False
+    into, down = module.gate_up_proj.shape, module.down_proj.shape
+    return into[1] == down[2] and into[2] == 2 * down[1]
+
+
 def _gated(act_fn: Any, gate: Tensor, up: Tensor) -> Tensor:
     return act_fn(gate) * up
 
@@ -116,8 +129,22 @@ def _gated_and_clamped(alpha: float, limit: float, gate: Tensor, up: Tensor) -> 
     return (up + 1) * gate * torch.sigmoid(alpha * gate)
 
 
+def each_for_itself(x: Tensor, experts: int, form: Form, product: Product) -> Tensor:
+    """What each of Llama 4's experts gives, by whatever multiplies their matrices. x: [experts * T, D], all
+    tokens times their weights for the first expert, then for the next. A token that didn't choose an expert
+    is 0 there, and gives 0."""
+    out: list[Tensor] = []
+    for e, h in enumerate(x.view(experts, -1, x.shape[-1])):
+        rows = h.any(-1).nonzero().ravel()
+        some = h[rows]
+        y = product(DOWN, e, form.gated(product(GATE, e, some), product(UP, e, some)))
+        out.append(torch.zeros_like(h).index_add(0, rows, y.to(h.dtype)))
+    return torch.cat(out)
+
+
 def mixed(x: Tensor, chosen: Tensor, weights: Tensor, form: Form, product: Product) -> Tensor:
-    """What gated experts give, by whatever multiplies their matrices. Arguments as `GgufExperts.forward`."""
+    """What gated experts give, by whatever multiplies their matrices, summed by weights. x: [T, D]; chosen,
+    weights: [T, experts of a token]."""
     out = torch.zeros_like(x)
     experts: list[int] = chosen.unique().tolist()
     for e in experts:

@@ -57,7 +57,8 @@ class Family:
         implied: attributes of `COMMON` that a file says, and its config doesn't: they follow from others.
         inside: the model of transformers around it, if no class is for the language model by itself.
         sections: a file says how many frequencies turn by time, height and width, for pictures.
-        turned: transformers has the stacks of experts with inputs as rows, and those of gate and up by turns.
+        turned: transformers has the stacks of experts with inputs as rows: what gate and up give stands by
+            turns, or that of gate first; "": outputs are rows.
         places: config attribute with the places of layers that have attention, if no list has all kinds.
         rhythms: config attributes with the period and the first of layers that have some tensor, and that
             tensor. Files have the tensors alone.
@@ -73,6 +74,7 @@ class Family:
             hidden_size / heads; others are scaled by the head's width.
         other: number of layers by which llama.cpp takes a model for another one, which has windows.
         rotary: it has a rotary embedding; False: positions are learnt, or distances are added (ALiBi).
+        chunked: layers with a rotary embedding see a chunk only, the others everything.
         unturned: every so-manieth layer has no rotary embedding; 0: all have one.
         partial: the rotary embedding turns a part of each head.
         interleaved: rows of q and k stand in pairs in the file, in halves in transformers.
@@ -120,7 +122,7 @@ class Family:
     lacks: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     implied: tuple[str, ...] = ()
-    turned: bool = False
+    turned: Literal["by turns", "gate first", ""] = ""
     places: str = ""
     rhythms: tuple[tuple[str, str, str], ...] = ()
     every: int = 0
@@ -133,6 +135,7 @@ class Family:
     other: int = 0
     rotary: bool = True
     unturned: int = 0
+    chunked: bool = False
     partial: bool = False
     interleaved: bool = False
     grouped: bool = False

@@ -31,6 +31,7 @@ _CHOSEN = Fact("num_experts_per_tok", "expert_used_count")
 _EXPERTS = (Fact("num_experts", COUNT), _CHOSEN)
 _LOCAL_EXPERTS = (Fact("num_local_experts", COUNT), _CHOSEN)
 _NARROW_EXPERTS = (*_EXPERTS, Fact("moe_intermediate_size", "expert_feed_forward_length"))
+_STEP = "interleave_moe_layer_step"  # each last of so many layers has experts
 _DENSE_FIRST = "leading_dense_block_count"  # layers before the first with experts
 _SIGMOID = {"expert_gating_func": 2}
 _ONE_GROUP = {"n_group": 1, "topk_group": 1}
@@ -74,6 +75,25 @@ _DEEPSEEK = Family(
     equal_heads=True,
     latent="split",
     unadapted=LATENT,
+)
+
+_LLAMA4 = Family(
+    ("llama4_text",),
+    facts=(
+        *_LOCAL_EXPERTS,
+        Fact("moe_intermediate_size", "expert_feed_forward_length"),
+        Fact("interleave_moe_layer_step", _STEP),
+    ),
+    fixed=SILU
+    | {"attention_bias": False, "use_qk_norm": True, "attention_chunk_size": 8192}
+    | {"attn_temperature_tuning": True, "floor_scale": 8192, "attn_scale": 0.1},
+    constants={WINDOW.key: None, PATTERN: None},
+    names={"intermediate_size": "intermediate_size_mlp", "moe_intermediate_size": "intermediate_size"},
+    lacks=("for_llm_compressor", "_attn_implementation_autoset"),
+    unturned=4,
+    chunked=True,
+    turned="gate first",
+    scalings=("default", "llama3"),
 )
 
 
@@ -137,7 +157,7 @@ MIXTURES = {
             Fact("moe_layer_start_index", _DENSE_FIRST, int, 0),
         ),
         fixed=SILU | {"use_bias": False, "moe_norm_min": 1e-12, "moe_layer_interval": 1},
-        constants={"interleave_moe_layer_step": 1},
+        constants={_STEP: 1},
         shared="moe_num_shared_experts",
     ),
     "qwen35moe": replace(
@@ -168,7 +188,7 @@ MIXTURES = {
         fixed={"attention_bias": True, "swiglu_alpha": 1.702, "swiglu_limit": 7.0},
         constants={PATTERN: 2},
         window=2,
-        turned=True,
+        turned="by turns",
         head="own",
         scalings=("default", "yarn"),
     ),
@@ -286,6 +306,14 @@ MIXTURES = {
         partial=True,
         scalings=("yarn",),
     ),
+    "llama4-128": replace(  # llama.cpp knows by the number of experts that heads have no norms
+        _LLAMA4,
+        only={"num_local_experts": (128,)},
+        architecture="llama4",
+        fixed={**_LLAMA4.fixed, "use_qk_norm": False},
+        constants={**_LLAMA4.constants, COUNT: 128},
+    ),
+    "llama4": _LLAMA4,
     "youtu": replace(
         _DEEPSEEK,
         kinds=("youtu",),

@@ -46,6 +46,7 @@ OF_KEYS = ("attn_k", "attn_v", "attn_k_norm")
 THREE_KERNELS = ("ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v")  # one in transformers
 KERNELS = ("shortconv.conv", "ssm_conv1d")
 OF_HEADS = ("attn_k_b", "attn_v_b")  # what each head makes keys and values of, in latent attention
+ROUTER = "ffn_gate_inp"
 STEPS = "ssm_dt"  # Mamba multiplies by this linear's weight, and doesn't call it
 DECAY, SKIP = "ssm_a", "ssm_d"  # the two tensors without .weight or .bias
 
@@ -57,9 +58,7 @@ def _mixture(block: str, router: str = "gate") -> dict[str, str]:
 
 def _experts(block: str, router: str = "gate") -> dict[str, str]:
     stacks = zip(STACKS, ("gate_up_proj", "gate_up_proj", "down_proj"), strict=True)
-    return {"ffn_gate_inp": f"{block}.{router}"} | {
-        tensor: f"{block}.experts.{stack}" for tensor, stack in stacks
-    }
+    return {ROUTER: f"{block}.{router}"} | {tensor: f"{block}.experts.{stack}" for tensor, stack in stacks}
 
 
 def _shared(block: str) -> dict[str, str]:
@@ -306,6 +305,14 @@ OF_LAYER = {
     | {"ffn_norm": "pre_ff_layernorm"}
     | _FEED_FORWARD
     | _experts("feed_forward", "router"),
+    **dict.fromkeys(
+        ("llama4", "llama4-128"),
+        _ATTENTION
+        | _PRE_NORM
+        | _FEED_FORWARD
+        | _experts("feed_forward", "router")
+        | _shared("feed_forward.shared_expert"),
+    ),
     "minicpm3": _LATENT | {"attn_kv_b": "self_attn.kv_b_proj"} | _MLP | _PRE_NORM,
     "youtu": _SPLIT | _MLP | _PRE_NORM,
     "kimi-linear": _EVERY_LAYER
