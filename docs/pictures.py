@@ -43,7 +43,8 @@ def main() -> int:
                 lambda: shoot(f"/run/{only(runs).name}", ".main-chart svg", "page-run.png"),
             )
             run = only(runs)
-            shoot(f"/data?run={run.name}&sort=length&row=14", "text=/[0-9]+ tokens, /", "page-data.png", dark=True)
+            rows = f"/data?run={run.name}&sort=length&row=14"
+            shoot(rows, "text=/[0-9]+ tokens, /", "page-data.png", dark=True)
             shoot("/new?data=builtin:nursery", "text=Every row is proved", "page-new.png")
         print((run / "demo.json").read_text(encoding="utf-8"), end="")
         shrink(run / "loss.png", PICTURES / "loss.png")
