@@ -59,6 +59,13 @@ def test_all_linear_is_what_a_model_calls(arch: str) -> None:
     assert called == wanted and not any("dt_proj" in name for name in wanted)
 
 
+@pytest.mark.parametrize("targets", [("in_proj", "out_proj"), ("dt_proj",), r".*\.(in|dt)_proj"])
+def test_a_linear_that_its_model_does_not_call_is_refused(targets: Any) -> None:
+    odd = "out_proj" if "out_proj" in targets else "dt_proj"
+    with pytest.raises(ConfigError, match=rf"lora\.targets names {odd}.*mamba multiplies.*past any adapter"):
+        resolve_targets(tiny_model("mamba"), targets)
+
+
 def test_a_list_is_checked_and_sorted() -> None:
     model = tiny_base().model
     assert resolve_targets(model, ("v_proj", "q_proj")) == ("q_proj", "v_proj")

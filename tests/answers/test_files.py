@@ -59,7 +59,7 @@ def test_the_server_rounds_the_base_as_training_did_and_leaves_the_adapter(tmp_p
 def test_a_base_alone_is_written_as_its_files_have_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a processor whose own format is bf16; the file's name is that of an adapter trained in fp32."""
+    """The processor's own format is bf16. An adapter that was trained in fp32 asks for the same file."""
 
     def facts(device: Any) -> dict[str, Any]:
         return {**machine_facts(device), "dtype": "bf16"}

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from sapwood.engine.ask import asked
 from sapwood.engine.process import Setup
 from sapwood.errors import ModelError
+from sapwood.export.gguf_tokens import SAMPLES, tokenizer_metadata
 from sapwood.gguf.file import GgufFile, read_gguf
 from sapwood.gguf.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, WORDS, read_tokenizer
 from sapwood.serve.found import renderer_of
 from tests.base.tiny import CORPUS, tiny_tokenizer
 from tests.gguf.tiny_gguf import tiny_gguf
+from tests.template.real_tokenizers import real_tokenizer
 
 # What llama.cpp's tokenizer gives for the same file.
 SMOLLM2 = {
@@ -281,6 +283,17 @@ def test_gemma_4s_kind_merges_as_llama_cpp_does(by_merges: dict[str, Any], tmp_p
     assert read.stop_ids == (1, 4)
     assert read.tokenizer.encode("a").ids == whole
     assert [read.tokenizer.decode(ids, skip_special_tokens=False) for ids in ours] == list(texts)
+
+
+def test_a_real_tokenizer_of_gemma_is_written_with_its_merges(tmp_path: Path) -> None:
+    """Its scores can't be told from its merges, so that the older kind of files would cut it otherwise."""
+    tokenizer = real_tokenizer("gemma2")
+    keys = tokenizer_metadata(tokenizer, len(tokenizer))
+    assert keys["tokenizer.ggml.model"] == "gemma4"
+    path, _ = tiny_gguf("llama", tmp_path / "m.gguf", kind="F16", keys=keys, vocab_size=len(tokenizer))
+    with asked(Setup(path, (), 64)) as llama:
+        theirs = [llama.tokenize(text) for text in SAMPLES]
+    assert [tokenizer(text, add_special_tokens=False)["input_ids"] for text in SAMPLES] == theirs
 
 
 def test_each_rule_cuts_in_its_own_way(across: dict[str, Any], tmp_path: Path) -> None:

@@ -293,7 +293,8 @@ def _write_falcon_h1(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_ssm_inner_size(config.mamba_d_ssm)
 
 
-WITHOUT_ROPE = ("kimi-linear", "nemotron_h", "jamba", "gpt2", "starcoder", "bloom", "mpt")
+PLAIN = ("gpt2", "starcoder", "bloom", "mpt")  # positions are learnt, or distances added
+WITHOUT_ROPE = ("kimi-linear", "nemotron_h", "jamba", *PLAIN)
 
 
 def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = False) -> None:
@@ -304,7 +305,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     length = getattr(config, "max_seq_len", 2048)
     writer.add_context_length(getattr(config, "max_position_embeddings", length))
     writer.add_embedding_length(config.hidden_size)
-    if arch in (*WITHOUT_ROPE, "falcon", "falcon-40b") and arch not in ("jamba", "nemotron_h", "kimi-linear"):
+    if arch in (*PLAIN, "falcon", "falcon-40b"):
         writer.add_feed_forward_length(4 * config.hidden_size)
     if hasattr(config, "intermediate_size"):
         widths = config.shared_intermediate_size if arch == "granitehybrid" else config.intermediate_size
@@ -534,6 +535,8 @@ def _write_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     writer.kv_data[0].pop(key, None)  # the writer itself refuses to replace
     if isinstance(value, str):
         writer.add_string(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
     elif isinstance(value, float):
         writer.add_float32(key, value)
     elif isinstance(value, list):

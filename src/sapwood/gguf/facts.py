@@ -31,7 +31,6 @@ from sapwood.gguf.table.families import (
 )
 from sapwood.gguf.table.family import (
     COUNT,
-    PATTERN,
     Family,
     attribute,
     facts_of,
@@ -70,10 +69,7 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     if family.rotary:
         beside = values["qk_nope_head_dim"] if family.latent and family.partial else 0
         values["rope_parameters"] = read_rope(file, family, values["head_dim"] + beside)
-    if family.by_layer:
-        flags = file.metadata[f"{file.architecture}.{PATTERN}"]
-        values["layer_types"] = types_by([bool(flag) for flag in flags])
-    elif family.window:
+    if family.window and not family.by_layer:
         values["layer_types"] = layer_types_of(file, values["num_hidden_layers"], family.window)
     elif family.every:
         flags = periodic(integer(file, INTERVAL, family.every), values["num_hidden_layers"])

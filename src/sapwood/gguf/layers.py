@@ -49,6 +49,7 @@ def read_by_layer(file: GgufFile, values: Mapping[str, Any]) -> dict[str, Any]:
         why = f"{KEY_HEADS}: {heads}, {WIDTH}: {widths}"
         raise ModelError("layers of one kind differ in size", str(file.path), why)
     return {
+        "layer_types": types_by([bool(flag) for flag in flags]),
         "num_key_value_heads": min(local),
         "num_global_key_value_heads": min(full),
         "intermediate_size": min(own),

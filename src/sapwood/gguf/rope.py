@@ -34,7 +34,7 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
         "beta_fast": "rope.scaling.yarn_beta_fast",
         "beta_slow": "rope.scaling.yarn_beta_slow",
     },
-    "proportional": {},  # the part that is turned is that of the tensor of divisors
+    "proportional": {},  # the tensor of divisors says which part of a head is turned
     "longrope": {
         "short_factor": "",
         "long_factor": "",

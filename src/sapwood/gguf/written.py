@@ -299,6 +299,12 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
         problems.append(Problem("GGUF can't store a model without attention", "layer_types", why))
     if not family.window:
         return problems + _unwritable_window(config, where)
+    return problems + _unwritable_windows(config, family, where)
+
+
+def _unwritable_windows(config: Any, family: Family, where: str) -> list[Problem]:
+    """Of layers of which some have a window: their order, the scale of their queries, their rotary base."""
+    problems: list[Problem] = []
     if family.by_layer:
         every = family.window if "sliding_attention" in config.layer_types else None
     else:

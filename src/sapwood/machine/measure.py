@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sapwood.machine.device import Device
 from sapwood.machine.load import BUSY, MOMENT, LoadMeter, load_now
 from sapwood.machine.remembered import remember, remembered
+from sapwood.types import NUMBER_FORMATS
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ SECONDS = 0.15  # measured per format, after one product of each shape to warm u
 MIN_PRODUCTS = 6
 HOPELESS = 3  # a way this many times slower than another on PROBE rows is measured no further
 PROBE = 32  # rows: bf16 on a processor without it takes 0.35 s for ROWS of them, and is then asked once
-FORMATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+FORMATS: Mapping[str, str] = {**NUMBER_FORMATS}
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -145,8 +145,8 @@ class LineLog:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line. pydantic's reader takes a third of the time of `json.loads`, which is left
-    for what it refuses: half of a character outside the first 65,536."""
+    """The JSON object of a line. pydantic's reader takes 0.4 of the time of `json.loads`, which is left for
+    what the other refuses: half of a character outside the first 65,536."""
     try:
         value = from_json(line, cache_strings="keys")
     except ValueError:

@@ -2,7 +2,7 @@
 
 from sapwood.types.adapter import CHECK, Adapter, Kind
 from sapwood.types.events import Evaluated, Event, Finished, Probe, Sample, Stepped, Stop
-from sapwood.types.model import Base, BaseSpec, Head, Rows
+from sapwood.types.model import NUMBER_FORMATS, Base, BaseSpec, Head, Rows
 from sapwood.types.packs import Pack, Segment
 from sapwood.types.rows import (
     Conversation,
@@ -19,6 +19,7 @@ from sapwood.types.rows import (
 
 __all__ = [
     "CHECK",
+    "NUMBER_FORMATS",
     "Adapter",
     "Base",
     "BaseSpec",

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 NumberFormat = Literal["fp32", "bf16", "fp16"]
-_FORMATS: Mapping[str, NumberFormat] = {
-    "torch.float32": "fp32",
-    "torch.bfloat16": "bf16",
-    "torch.float16": "fp16",
-}
+NUMBER_FORMATS: Mapping[NumberFormat, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class Rows(Protocol):
@@ -92,7 +88,7 @@ class BaseSpec:
     def number_format(self) -> NumberFormat | None:
         """What the weights of its folder are, as the config says it; None if it doesn't."""
         dtype = None if self.hf_config is None else getattr(self.text, "dtype", None)
-        return _FORMATS.get(str(dtype))
+        return next((name for name, own in NUMBER_FORMATS.items() if str(dtype) == f"torch.{own}"), None)
 
 
 @dataclass(frozen=True, slots=True)

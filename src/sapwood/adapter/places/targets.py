@@ -16,8 +16,9 @@ from sapwood.machine.shortage import refuse_shortage
 if TYPE_CHECKING:
     from torch import nn
 
-# Their models multiply by the weight of ``dt_proj`` without calling it, and PEFT doesn't say so.
-READS_STEPS = ("mamba", "falcon_mamba", "jamba")
+# Linears whose weights a model reads without calling them, beside those that PEFT knows. The test over all
+# families finds such: their adapters don't move.
+UNCALLED = {**dict.fromkeys(("mamba", "falcon_mamba", "jamba"), "dt_proj"), "longcat_flash": "classifier"}
 
 Targets = TypeVar("Targets", str, tuple[str, ...])
 
@@ -56,6 +57,7 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
                 f"{odd[0] or 'the whole model'} is no linear layer of the decoder; only those are adapted",
                 "end the expression in names of layers, for example q_proj or v_proj",
             )
+        _refuse_uncalled(model, [name for name in linears if pattern.fullmatch(name)])
         return _without_experts(model, targets)
     if not targets:
         raise ConfigError("lora.targets is empty", "lora.targets", mend=f"names here: {', '.join(leaves)}")
@@ -73,6 +75,7 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
         )
     if problems:
         raise ConfigError(problems)
+    _refuse_uncalled(model, [name for name in linears if _adapted(name, chosen)])
     return _told_apart([name for name, _ in named], linears, _without_experts(model, chosen))
 
 
@@ -178,19 +181,29 @@ def _lost_on_loading(model: Any, linears: Sequence[str]) -> set[str]:
 
 def _passed_over(model: Any, names: Set[str]) -> set[str]:
     """Linears that PEFT can't adapt because their model reads their weights without calling them (Mamba's
-    out_proj). Found by asking it; of one more it doesn't know."""
+    out_proj). Found by asking it, and by `UNCALLED`."""
     from peft import LoraConfig as PeftConfig
     from peft.tuners.tuners_utils import (
         _check_lora_target_modules_mamba,  # pyright: ignore[reportPrivateUsage]
     )
 
-    odd: set[str] = {"dt_proj"} if model.config.model_type in READS_STEPS else set()
+    odd = {UNCALLED[model.config.model_type]} & names if model.config.model_type in UNCALLED else set[str]()
     for name in names:
         try:
             _check_lora_target_modules_mamba(PeftConfig(target_modules=[name]), model, name)
         except ValueError:
             odd.add(name)
     return odd
+
+
+def _refuse_uncalled(model: Any, linears: Sequence[str]) -> None:
+    """Raises ConfigError if some of these linears were named that `_passed_over` would leave out: an adapter
+    on them learns nothing, and nobody says so."""
+    odd = sorted(_passed_over(model, {name.rpartition(".")[2] for name in linears}))
+    if odd:
+        why = f"{model.config.model_type} multiplies by their weights itself, past any adapter"
+        mend = "leave them out; all-linear does"
+        raise ConfigError(f"lora.targets names {', '.join(odd)}", "lora.targets", why, mend)
 
 
 def _without_experts(model: Any, targets: Targets) -> Targets:
