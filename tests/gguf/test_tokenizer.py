@@ -286,7 +286,7 @@ def test_gemma_4s_kind_merges_as_llama_cpp_does(by_merges: dict[str, Any], tmp_p
 
 
 def test_a_real_tokenizer_of_gemma_is_written_with_its_merges(tmp_path: Path) -> None:
-    """Its scores can't be told from its merges, so that the older kind of files would cut it otherwise."""
+    """With scores that follow its merges, it is read otherwise."""
     tokenizer = real_tokenizer("gemma2")
     keys = tokenizer_metadata(tokenizer, len(tokenizer))
     assert keys["tokenizer.ggml.model"] == "gemma4"
