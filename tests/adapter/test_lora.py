@@ -15,11 +15,14 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CONFIG_MAPPING
 
 from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.files import read_adapter, write_adapter
 from sapwood.adapter.model import adapter_tensors, restore_adapter
 from sapwood.adapter.places.targets import resolve_targets
+from sapwood.base.network.parts import is_linear
+from sapwood.base.tiny import tiny_network
 from sapwood.config.sections import LoraConfig
 from sapwood.errors import ConfigError, ModelError
 from tests.base.tiny import ARCHITECTURES, tiny_model
@@ -62,8 +65,40 @@ def test_all_linear_is_what_a_model_calls(arch: str) -> None:
 @pytest.mark.parametrize("targets", [("in_proj", "out_proj"), ("dt_proj",), r".*\.(in|dt)_proj"])
 def test_a_linear_that_its_model_does_not_call_is_refused(targets: Any) -> None:
     odd = "out_proj" if "out_proj" in targets else "dt_proj"
-    with pytest.raises(ConfigError, match=rf"lora\.targets names {odd}.*mamba multiplies.*past any adapter"):
+    with pytest.raises(ConfigError, match=rf"lora\.targets names {odd}.*learns nothing: mamba doesn't call"):
         resolve_targets(tiny_model("mamba"), targets)
+
+
+@pytest.mark.parametrize(
+    ("kind", "idle"),
+    [
+        ("bart", "encoder_attn"),
+        ("deepseek_v32", "indexer"),
+        ("longcat_flash", "classifier"),
+        ("git", "image_encoder"),
+    ],
+)
+def test_what_no_text_reaches_is_left_out_and_refused_by_name(kind: str, idle: str) -> None:
+    """An encoder's states and pictures aren't there; an indexer's choice of tokens has no gradient."""
+    model = tiny_network(CONFIG_MAPPING[kind]())
+    names = [name for name, module in model.named_modules() if is_linear(module)]
+    targets = resolve_targets(model, "all-linear")
+    adapted = [name for name in names if name.endswith(tuple(f".{target}" for target in targets))]
+    assert adapted and len(adapted) < len(names)
+    assert not any(idle in name for name in adapted)
+    odd = next(name for name in names if idle in name)
+    with pytest.raises(
+        ConfigError, match=rf"names {odd.rpartition('.')[2]}.*learns nothing: {kind} doesn't call"
+    ) as caught:
+        resolve_targets(model, (odd, "q_prj"))
+    assert len(caught.value.problems) == 2
+
+
+def test_a_name_that_layers_without_text_have_too_means_the_others() -> None:
+    model = tiny_network(CONFIG_MAPPING["bart"]())
+    assert resolve_targets(model, ("q_proj",)) == tuple(
+        f"model.decoder.layers.{i}.self_attn.q_proj" for i in range(model.config.decoder_layers)
+    )
 
 
 def test_a_list_is_checked_and_sorted() -> None:
@@ -180,6 +215,8 @@ def test_plain_peft_reads_it_and_answers_as_we_do(method: Any, targets: Any, tmp
 WRITE = """
 import sys
 from pathlib import Path
+from sapwood.base.network.parts import is_linear
+from sapwood.base.tiny import tiny_network
 from sapwood.config.sections import LoraConfig
 from sapwood.adapter.attach import attach_lora
 from sapwood.adapter.files import write_adapter

@@ -9,16 +9,13 @@ from collections.abc import Container, Iterable, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sapwood.adapter.places.experts import names_stack, routers, short_names, stacks
+from sapwood.adapter.places.reached import unreached
 from sapwood.base.network.parts import is_linear
 from sapwood.errors import ConfigError, Problem
 from sapwood.machine.shortage import refuse_shortage
 
 if TYPE_CHECKING:
     from torch import nn
-
-# Linears whose weights a model reads without calling them, beside those that PEFT knows. The test over all
-# families finds such: their adapters don't move.
-UNCALLED = {**dict.fromkeys(("mamba", "falcon_mamba", "jamba"), "dt_proj"), "longcat_flash": "classifier"}
 
 Targets = TypeVar("Targets", str, tuple[str, ...])
 
@@ -42,6 +39,8 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
             pattern = re.compile(targets)
         except re.error as error:
             raise ConfigError("lora.targets is no regular expression", "lora.targets", str(error)) from None
+        if idle := _idle(model, [name for name, _ in named if pattern.fullmatch(name)]):
+            raise ConfigError(idle)
         if not any(pattern.fullmatch(name) for name in linears):
             raise ConfigError(
                 f"lora.targets matches no linear layer: {targets!r}",
@@ -57,7 +56,6 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
                 f"{odd[0] or 'the whole model'} is no linear layer of the decoder; only those are adapted",
                 "end the expression in names of layers, for example q_proj or v_proj",
             )
-        _refuse_uncalled(model, [name for name in linears if pattern.fullmatch(name)])
         return _without_experts(model, targets)
     if not targets:
         raise ConfigError("lora.targets is empty", "lora.targets", mend=f"names here: {', '.join(leaves)}")
@@ -65,7 +63,10 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
     experts = stacks(model)
     chosen = tuple(t for t in targets if not any(names_stack(t, name) for name in experts))
     for target in chosen:
-        if any(name == target or name.endswith(f".{target}") for name in linears):
+        if any(_adapted(name, (target,)) for name in linears):
+            continue
+        if idle := _idle(model, [name for name, _ in named if _adapted(name, (target,))]):
+            problems += idle
             continue
         known = [*leaves, *short_names(experts)]
         near = difflib.get_close_matches(target, known, n=1)
@@ -73,9 +74,9 @@ def resolve_targets(model: Any, targets: str | tuple[str, ...]) -> tuple[str, ..
         problems.append(
             Problem(f"lora.targets: no linear layer is called {target!r}", "lora.targets", mend=mend)
         )
+    problems += _idle(model, [name for name in linears if _adapted(name, chosen)])
     if problems:
         raise ConfigError(problems)
-    _refuse_uncalled(model, [name for name in linears if _adapted(name, chosen)])
     return _told_apart([name for name, _ in named], linears, _without_experts(model, chosen))
 
 
@@ -118,14 +119,15 @@ def _adapted(name: str, targets: tuple[str, ...] | str) -> bool:
 
 
 def _modules(model: Any) -> tuple[list[tuple[str, nn.Module]], list[str]]:
-    """Every module by its name, and the names of the linears that aren't the head."""
+    """Every module by its name, and the names of the linears that can be adapted."""
     return list(model.named_modules()), list(_linears(model))
 
 
 def _linears(model: Any) -> dict[str, Any]:
-    head = model.get_output_embeddings()
+    """Linears that learn from text, without the head."""
+    head, idle = model.get_output_embeddings(), unreached(model)
     modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
-    linears = ((name, m) for name, m in modules if is_linear(m) and m is not head)
+    linears = ((name, m) for name, m in modules if is_linear(m) and m is not head and name not in idle)
     return {name: m for name, m in linears if not _computes_otherwise(m)}
 
 
@@ -181,13 +183,13 @@ def _lost_on_loading(model: Any, linears: Sequence[str]) -> set[str]:
 
 def _passed_over(model: Any, names: Set[str]) -> set[str]:
     """Linears that PEFT can't adapt because their model reads their weights without calling them (Mamba's
-    out_proj). Found by asking it, and by `UNCALLED`."""
+    out_proj). Found by asking it."""
     from peft import LoraConfig as PeftConfig
     from peft.tuners.tuners_utils import (
         _check_lora_target_modules_mamba,  # pyright: ignore[reportPrivateUsage]
     )
 
-    odd = {UNCALLED[model.config.model_type]} & names if model.config.model_type in UNCALLED else set[str]()
+    odd: set[str] = set()
     for name in names:
         try:
             _check_lora_target_modules_mamba(PeftConfig(target_modules=[name]), model, name)
@@ -196,14 +198,15 @@ def _passed_over(model: Any, names: Set[str]) -> set[str]:
     return odd
 
 
-def _refuse_uncalled(model: Any, linears: Sequence[str]) -> None:
-    """Raises ConfigError if some of these linears were named that `_passed_over` would leave out: an adapter
-    on them learns nothing, and nobody says so."""
-    odd = sorted(_passed_over(model, {name.rpartition(".")[2] for name in linears}))
-    if odd:
-        why = f"{model.config.model_type} multiplies by their weights itself, past any adapter"
-        mend = "leave them out; all-linear does"
-        raise ConfigError(f"lora.targets names {', '.join(odd)}", "lora.targets", why, mend)
+def _idle(model: Any, chosen: Sequence[str]) -> list[Problem]:
+    """What is wrong if some of these modules are linears on which an adapter learns nothing."""
+    leaves = {name.rpartition(".")[2] for name in chosen if is_linear(model.get_submodule(name))}
+    idle = {name.rpartition(".")[2] for name in unreached(model).intersection(chosen)}
+    odd = sorted(idle | _passed_over(model, leaves))
+    kind = model.config.model_type
+    why = f"an adapter there learns nothing: {kind} doesn't call them for text, or hands no gradient on"
+    mend = "leave them out; all-linear does"
+    return [Problem(f"lora.targets names {', '.join(odd)}", "lora.targets", why, mend)] if odd else []
 
 
 def _without_experts(model: Any, targets: Targets) -> Targets:
