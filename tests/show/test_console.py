@@ -76,8 +76,8 @@ def test_held_out_loss_is_held_against_the_base() -> None:
         plain.show(evaluated(40, 2.1))
 
     assert lines_of(show) == [
-        "held-out 3.0000 (perplexity 20.09) at step 0 (the base)",
-        "held-out 2.1000 (perplexity 8.166) at step 40 (base 3.0000, -0.9000, -30 %)",
+        "held-out 3.0000 (perplexity 20.09) at step 0 (before training)",
+        "held-out 2.1000 (perplexity 8.166) at step 40 (before 3.0000, -0.9000, -30 %)",
     ]
 
 
@@ -85,12 +85,12 @@ def test_a_resumed_run_knows_the_loss_of_its_base() -> None:
     out = io.StringIO()
     with reporter(out, 120, base_loss=4.0) as plain:
         plain.show(evaluated(40, 3.0))
-    assert out.getvalue() == "held-out 3.0000 (perplexity 20.09) at step 40 (base 4.0000, -1.0000, -25 %)\n"
+    assert out.getvalue() == "held-out 3.0000 (perplexity 20.09) at step 40 (before 4.0000, -1.0000, -25 %)\n"
 
 
 def test_answers_are_not_shown_on_the_way() -> None:
     lines = lines_of(lambda plain, clock: plain.show(evaluated(0, 3.0, sample("one"))))
-    assert lines == ["held-out 3.0000 (perplexity 20.09) at step 0 (the base)"]
+    assert lines == ["held-out 3.0000 (perplexity 20.09) at step 0 (before training)"]
 
 
 def test_a_step_that_took_no_time_has_no_rate() -> None:

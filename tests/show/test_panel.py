@@ -27,7 +27,7 @@ def test_before_the_first_step_it_says_what_it_waits_for(panel: Panel) -> None:
     panel.evaluated(evaluated(0, 3.0), 3.0)
     text = "\n".join(drawn(panel))
     assert "step 0/120  0 %  first step …" in text
-    assert "held-out 3.0000 (the base)" in text
+    assert "held-out 3.0000 (before training)" in text
 
 
 def test_it_shows_where_the_training_is(panel: Panel) -> None:

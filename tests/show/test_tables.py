@@ -27,7 +27,7 @@ def test_a_pipe_gets_one_aligned_line_for_each_run(root: Path, make_run: Make) -
     out = io.StringIO()
     show_runs(out, list_runs(root))
     head, *rows = out.getvalue().splitlines()
-    assert head.split() == ["run", "status", "base", "step", "loss", "held-out", "base's", "tokens/s", "time"]
+    assert head.split() == ["run", "status", "base", "step", "loss", "held-out", "before", "tokens/s", "time"]
     assert [row.split() for row in rows] == [
         [elm.name, "failed", "builtin:smollm2", "120/120", "1.0000", "2.0000", "3.0000", "310", "4m09s"],
         [oak.name, "finished", "builtin:smollm2", "8/8", "1.2707", "2.0000", "3.0000", "310", "25s"],
@@ -91,7 +91,7 @@ def test_a_comparison_shows_figures_and_what_differs(make_run: Make) -> None:
     rows = {line[:16].strip(): line[16:].split("  ") for line in out.getvalue().splitlines()}
     cells = {key: [cell.strip() for cell in row if cell.strip()] for key, row in rows.items()}
     assert cells[""] == [run.name for run in runs]
-    assert cells["held-out, base"] == ["3.0000", "3.0000"]
+    assert cells["held-out, before"] == ["3.0000", "3.0000"]
     assert cells["train.lr"] == ["0.0001", "0.0002"]
     assert cells["lora.targets"] == ["all-linear", "q, v"]
     assert "train.epochs" not in cells
@@ -113,7 +113,7 @@ def test_answers_stand_side_by_side_whatever_their_script(width: int) -> None:
         ),
         (sample("\x1b[2J[red]"), sample("")),
     ]
-    text = side_by_side(pairs, width)
+    text = side_by_side(pairs, width, ("before", "after"))
     assert max(cell_len(line) for line in text.splitlines()) <= width
     assert "\x1b" not in text
     assert "› What grows? 请用中文" in text
@@ -128,8 +128,8 @@ def test_answers_stand_side_by_side_whatever_their_script(width: int) -> None:
 
 def test_side_by_side_has_colour_only_where_asked() -> None:
     pair = (sample(stopped=False), sample())
-    assert "\x1b[" in side_by_side([pair], 80, color=True)
-    assert side_by_side([], 80) == ""
+    assert "\x1b[" in side_by_side([pair], 80, ("", ""), color=True)
+    assert side_by_side([], 80, ("", "")) == ""
 
 
 def test_a_summary_says_what_happened_and_what_to_type_next(make_run: Make) -> None:
@@ -140,7 +140,7 @@ def test_a_summary_says_what_happened_and_what_to_type_next(make_run: Make) -> N
     summary(out, summarise(path))
     text = out.getvalue()
     assert text.startswith("oak finished: 8/8 steps in 25s\n")
-    assert "held-out  3.0000 (base) to 2.0000, -1.0000, -33 %; best 2.0000" in text
+    assert "held-out  3.0000 (before) to 2.0000, -1.0000, -33 %; best 2.0000" in text
     assert f"adapter   {path / 'adapter'}" in text
     assert f"curve     {path / 'loss.png'}" in text
     assert f"sapwood chat {path}\n" in text

@@ -1,4 +1,4 @@
-"""Sample answers of a run at its end: what the base said, and beside it what the adapter says."""
+"""Sample answers of a run at its end: what the model said before training, beside what it says after."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NEEDED = {"step", "row", *VALUES}
 
 
 def show_answers(run: Path, stream: SafeStream) -> None:
-    """Print the probes as the base answered them (step 0) and as the adapter does; nothing if one of the
-    two wasn't asked."""
+    """Print the answers to the probes before training (step 0) and after it; nothing if one of the two wasn't
+    asked for."""
     pairs = before_and_after(run)
     if not pairs:
         return
     width = shutil.get_terminal_size((100, 24)).columns
-    shown = side_by_side(pairs[:SHOWN], width, color=colours(stream))
+    shown = side_by_side(pairs[:SHOWN], width, ("before", "after"), color=colours(stream))
     if not stream.encoding.lower().startswith("utf"):
         shown = shown.translate(PLAIN)
     rest = f"... and {len(pairs) - SHOWN} more in samples.jsonl\n\n" if len(pairs) > SHOWN else ""
@@ -37,9 +37,9 @@ def before_and_after(run: Path) -> list[tuple[Sample, Sample]]:
     """The answers at step 0 and at the last evaluation to the same probes."""
     samples = [sample for sample in read_samples(run) if sample.keys() >= NEEDED]
     last = max((sample["step"] for sample in samples), default=0)
-    base = {_key(sample): sample for sample in samples if sample["step"] == 0}
+    before = {_key(sample): sample for sample in samples if sample["step"] == 0}
     after = {_key(sample): sample for sample in samples if sample["step"] == last}
-    return [(_sample(base[key]), _sample(after[key])) for key in base if last and key in after]
+    return [(_sample(before[key]), _sample(after[key])) for key in before if last and key in after]
 
 
 def _key(sample: dict[str, Any]) -> tuple[str, str]:

@@ -119,7 +119,7 @@ def read_questions(file: Path) -> list[tuple[int, str]]:
 def show_answers(pairs: Sequence[tuple[Sample, Sample]]) -> None:
     """Base and adapter next to each other, question by question."""
     width = shutil.get_terminal_size((100, 24)).columns
-    print(side_by_side(pairs, width, color=colours(sys.stdout)))
+    print(side_by_side(pairs, width, ("base", "adapter"), color=colours(sys.stdout)))
 
 
 def _as_probe(loaded: Loaded, file: Path, line: int, text: str) -> Probe:

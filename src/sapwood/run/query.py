@@ -28,6 +28,8 @@ class RunSummary:
         status: running, finished, stopped, failed, crashed (says running, but nobody holds it) or unknown.
         cause: what is known of a crash.
         step: the last optimizer step; ``total_steps``: as planned.
+        base_eval_loss: held-out loss before training, at step 0: the base's, or that of the adapter that the
+            run goes on from (`lora.start_from`).
         seconds: time spent in steps and evaluations, over all resumes.
         skipped_steps: whose loss or gradient was no number (`train.on_nan`).
         damaged_lines: lines of events.jsonl that couldn't be read.

@@ -273,10 +273,10 @@ def step_line(event: Stepped, total_steps: int, left: float | None) -> str:
 
 
 def held_out_line(event: Evaluated, base_loss: float | None) -> str:
-    """``held-out 2.1210 at step 40 (base 3.0210, -0.9000, -30 %)``"""
+    """``held-out 2.1210 at step 40 (before 3.0210, -0.9000, -30 %)``"""
     head = f"held-out {number(event.loss)} (perplexity {perplexity(event.loss):.4g}) at step {event.step}"
     if event.step == 0:
-        return f"{head} (the base)"
+        return f"{head} (before training)"
     if base_loss is None:
         return head
-    return f"{head} (base {number(base_loss)}, {change(event.loss, base_loss)})"
+    return f"{head} (before {number(base_loss)}, {change(event.loss, base_loss)})"

@@ -45,7 +45,7 @@ class Panel:
     def evaluated(self, event: Evaluated, base_loss: float | None) -> None:
         self._held_out = number(event.loss)
         if event.step == 0:
-            self._held_out += " (the base)"
+            self._held_out += " (before training)"
         elif base_loss is not None:
             self._held_out += f" ({change(event.loss, base_loss)})"
 

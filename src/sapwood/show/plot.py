@@ -169,13 +169,13 @@ def _draw_losses(axes: Axes, steps: list[tuple[int, Any]], evals: list[tuple[int
 
 
 def _annotate(axes: Axes, at: Sequence[int], values: Sequence[float]) -> None:
-    """Name the held-out loss of the base, and the best."""
+    """Name the held-out loss before training, and the best."""
     from matplotlib.patheffects import withStroke
 
     best = min(range(len(values)), key=values.__getitem__)
     marks = {best: f"best {values[best]:.3f}"}
     if at[0] == 0:
-        marks[0] = f"base {values[0]:.3f}"
+        marks[0] = f"before {values[0]:.3f}"
     for index, text in marks.items():
         left = index == 0
         axes.annotate(

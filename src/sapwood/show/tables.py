@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ADAPTER = "adapter"
-RUN_COLUMNS = ("run", "status", "base", "step", "loss", "held-out", "base's", "tokens/s", "time")
+RUN_COLUMNS = ("run", "status", "base", "step", "loss", "held-out", "before", "tokens/s", "time")
 DROPPED_FIRST = ("base", "tokens/s", "time")  # if the terminal is too narrow for all
 LABEL = 11  # columns of the word that a line of facts begins with
 PADDING = 3  # columns that rich puts around a column
@@ -36,7 +36,7 @@ STATUS_STYLES = {
 
 
 def show_runs(stream: TextIO, runs: Sequence[RunSummary]) -> None:
-    """Print a line for each run; held-out is the best of the run, base's that of step 0."""
+    """Print a line for each run; held-out is the best of the run, before that of step 0."""
     rows = [
         [
             run.id,
@@ -63,7 +63,7 @@ def show_comparison(stream: TextIO, comparison: Comparison) -> None:
         ["loss", *(number(run.loss) for run in runs)],
         ["held-out, last", *(number(run.last_eval_loss) for run in runs)],
         ["held-out, best", *(number(run.best_eval_loss) for run in runs)],
-        ["held-out, base", *(number(run.base_eval_loss) for run in runs)],
+        ["held-out, before", *(number(run.base_eval_loss) for run in runs)],
         ["tokens/s", *(number(run.tokens_per_second, 0) for run in runs)],
         ["time", *(duration(run.seconds) for run in runs)],
     ]
@@ -71,12 +71,15 @@ def show_comparison(stream: TextIO, comparison: Comparison) -> None:
     _show(stream, ("", *(run.id for run in runs)), rows)
 
 
-def side_by_side(rows: Sequence[tuple[Sample, Sample]], width: int, *, color: bool = False) -> str:
-    """Each prompt with the base's answer (the first of a pair) and the adapter's next to each other.
+def side_by_side(
+    rows: Sequence[tuple[Sample, Sample]], width: int, titles: tuple[str, str], *, color: bool = False
+) -> str:
+    """Each prompt with two answers to it next to each other.
 
     Args:
-        rows: (base, adapter) pairs for the same prompts.
+        rows: two answers to each prompt.
         width: columns of the terminal; wide characters count as two.
+        titles: of the first answers, and of the second.
         color: with escape sequences for a terminal.
     """
     from rich import box
@@ -92,12 +95,12 @@ def side_by_side(rows: Sequence[tuple[Sample, Sample]], width: int, *, color: bo
         color_system="standard" if color else None,
         highlight=False,
     )
-    for base, adapter in rows:
+    for first, second in rows:
         table = Table(box=box.SIMPLE_HEAD, expand=True, title_justify="left", pad_edge=False)
-        table.title = Text(f"› {visible(base.prompt, MOST_OF_A_PROMPT)}", style="bold")
-        table.add_column("base", ratio=1, header_style="dim", overflow="fold")
-        table.add_column("adapter", ratio=1, header_style="green", overflow="fold")
-        table.add_row(*(_answer(sample) for sample in (base, adapter)))
+        table.title = Text(f"› {visible(first.prompt, MOST_OF_A_PROMPT)}", style="bold")
+        table.add_column(titles[0], ratio=1, header_style="dim", overflow="fold")
+        table.add_column(titles[1], ratio=1, header_style="green", overflow="fold")
+        table.add_row(*(_answer(sample) for sample in (first, second)))
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
@@ -134,9 +137,8 @@ def _held_out(run: RunSummary) -> str:
         return UNKNOWN
     text = number(run.last_eval_loss)
     if run.base_eval_loss is not None:
-        text = (
-            f"{number(run.base_eval_loss)} (base) to {text}, {change(run.last_eval_loss, run.base_eval_loss)}"
-        )
+        less = change(run.last_eval_loss, run.base_eval_loss)
+        text = f"{number(run.base_eval_loss)} (before) to {text}, {less}"
     return f"{text}; best {number(run.best_eval_loss)}"
 
 

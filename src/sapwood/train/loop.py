@@ -64,11 +64,11 @@ def train(
 ) -> Iterator[Event]:
     """Go on from ``state`` to the end of the run.
 
-    Yields `Evaluated` at step 0 (the base), `Stepped` for every optimizer step, `Evaluated` whenever it is
-    due and after the last step, and `Finished`: after the last step, or once `eval.patience` evaluations in a
-    row were no better than the best. Raises NumericsError before a step that would spoil the adapter; or
-    skips that step, if `train.on_nan` says so. If there are several processes, each goes through the same
-    steps, and computes its share of the packs.
+    Yields `Evaluated` at step 0 (before training), `Stepped` for every optimizer step, `Evaluated` whenever
+    it is due and after the last step, and `Finished`: after the last step, or once `eval.patience`
+    evaluations in a row were no better than the best. Raises NumericsError before a step that would spoil the
+    adapter; or skips that step, if `train.on_nan` says so. If there are several processes, each goes through
+    the same steps, and computes its share of the packs.
     """
     settings = config.train
     schedule = plan_steps(len(data.train), settings)

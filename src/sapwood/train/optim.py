@@ -41,7 +41,7 @@ class TrainState:
 
     def measured(self, loss: float, judged: float) -> None:
         """Note a held-out loss at this step, and the figure that the step is judged by (the lower, the
-        better). Step 0 is the base, and never the best."""
+        better). Step 0 is before training, and never the best."""
         self.evaluated = self.step
         self.losses = (self.losses[0] if self.losses else loss, loss)
         if self.best is None or judged < self.best[1]:

@@ -110,7 +110,7 @@ def line(name: str, points: tuple[Points, Points], color: str, **more: Any) -> d
 
 
 def losses(run: LiveRun, choice: Choice, w: Words) -> list[Line]:
-    """Loss, its average, the held-out loss, and where the base stands."""
+    """Loss, its average, the held-out loss, and its level before training."""
     x, y = _within(run.stepped(choice.axis), run.stepped("loss"), choice.window)
     found = [
         Line(w("loss.nats"), *thin(x, y, MOST), "raw"),
@@ -122,7 +122,7 @@ def losses(run: LiveRun, choice: Choice, w: Words) -> list[Line]:
     if len(hy):
         every = np.concatenate([found[0].x, hx])
         found.append(Line(w("held"), hx, hy, "held", dots=len(hy) <= DOTS))
-        found.append(Line.level(f"{w('base')} {hy[0]:.3f}", every, float(hy[0]), "base"))
+        found.append(Line.level(f"{w('before')} {hy[0]:.3f}", every, float(hy[0]), "base"))
     return found
 
 

@@ -40,7 +40,7 @@ def why(w: Words, seen: Seen) -> str:
 
 
 def held_out(w: Words, base: float | None, now: float | None) -> Safe:
-    """The held-out loss, and how far it is from the base's."""
+    """The held-out loss, and how far it is from that before training."""
     if now is None:
         return el("span", UNKNOWN)
     if not base:

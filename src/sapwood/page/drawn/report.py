@@ -67,7 +67,7 @@ def overview(live: LiveRun, w: Words) -> Safe:
          w("left", time=duration(seen.left)) if seen.left is not None else ""),
         (w("loss"), number(run.loss, 3), ""),
         (w("held"), parts.held_out(w, run.base_eval_loss, run.best_eval_loss),
-         w("base.at", loss=number(run.base_eval_loss, 3))),
+         w("before.at", loss=number(run.base_eval_loss, 3))),
         (w("speed"), number(run.tokens_per_second, 0), ""),
         (w("time"), duration(run.seconds), ""),
     ]  # fmt: skip

@@ -115,12 +115,13 @@ def _notes(w: Words, study: Mapping[str, Any]) -> Safe:
 def compared(
     w: Words, samples: list[dict[str, Any]], step: int, scores: Mapping[int, Mapping[str, float]]
 ) -> Safe:
-    """Each prompt of an evaluation: the answers of base and adapter, what is new marked, and the data's."""
-    base = {_key(sample): sample for sample in samples if sample.get("step") == 0}
+    """Each prompt of an evaluation: the answers before training and at this step, what is new marked, and the
+    data's."""
+    before = {_key(sample): sample for sample in samples if sample.get("step") == 0}
     now = [sample for sample in samples if sample.get("step") == step]
     told = scores.get(step, {})
     line = " · ".join(f"{name} {value:.1f}" for name, value in told.items())
-    cards = [_card(w, base.get(_key(sample)), sample, step) for sample in now]
+    cards = [_card(w, before.get(_key(sample)), sample, step) for sample in now]
     return join([el("p", line, cls="quiet") if line else None, cards])
 
 
@@ -128,13 +129,13 @@ def _key(sample: Sample) -> tuple[Any, Any]:
     return sample.get("index"), sample.get("prompt")
 
 
-def _card(w: Words, base: Sample | None, now: Sample, step: int) -> Safe:
+def _card(w: Words, first: Sample | None, now: Sample, step: int) -> Safe:
     said = visible(str(now.get("answer", "")))
-    before = visible(str(base.get("answer", ""))) if base is not None else ""
+    before = visible(str(first.get("answer", ""))) if first is not None else ""
     panes: list[Safe] = []
-    if base is not None:
-        panes.append(parts.answer(w, w("base"), before, base, "base"))
-    if step > 0 or base is None:
+    if first is not None:
+        panes.append(parts.answer(w, w("before"), before, first, "base"))
+    if step > 0 or first is None:
         title = w("answers.adapter", step=step)
         panes.append(parts.answer(w, title, parts.differing(before, said), now, "adapter"))
     reference = str(now.get("reference", ""))

@@ -1,4 +1,4 @@
-"""The sample answers of a run over time: those of the base, beside those of the adapter at an evaluation."""
+"""The sample answers of a run over time: those before training, beside those at an evaluation."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class Screen:
                 (
                     w("held"),
                     parts.held_out(w, run.base_eval_loss, run.best_eval_loss),
-                    w("base.at", loss=number(run.base_eval_loss, 3)),
+                    w("before.at", loss=number(run.base_eval_loss, 3)),
                 ),
                 (w("speed"), number(run.tokens_per_second, 0), w("tokens.second")),
                 (w("time"), duration(run.seconds), ""),
