@@ -94,6 +94,14 @@ def test_what_no_text_reaches_is_left_out_and_refused_by_name(kind: str, idle: s
     assert len(caught.value.problems) == 2
 
 
+def test_layers_that_compress_blocks_of_many_tokens_are_reached() -> None:
+    made: Any = CONFIG_MAPPING["deepseek_v4"]
+    config = made(layer_types=["heavily_compressed_attention"] * 43)
+    targets = resolve_targets(tiny_network(config), "all-linear")
+    assert any("compressor.gate_proj" in name or name == "gate_proj" for name in targets)
+    assert any("compressor.kv_proj" in name or name == "kv_proj" for name in targets)
+
+
 def test_a_name_that_layers_without_text_have_too_means_the_others() -> None:
     model = tiny_network(CONFIG_MAPPING["bart"]())
     assert resolve_targets(model, ("q_proj",)) == tuple(

@@ -109,6 +109,8 @@ CHANGES: dict[
         "ffn_config": {"ffn_hidden_size": 128, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "deepseek_v2": EXPERTS,
+    # rows here are shorter than a block of 128 tokens, so nothing would be learnt of how one is compressed
+    "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 16}},
     "dots1": EXPERTS,
     "dots3_note_text": DOTS3,
     "emu3": {"vocabulary_map": {"<image>": 10, "<|extra_200|>": 11}},

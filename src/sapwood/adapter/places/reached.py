@@ -14,7 +14,9 @@ from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_network
 from sapwood.machine.measure import one_thread
 from sapwood.machine.shortage import refuse_shortage
 
-TOKENS = 6 * WINDOW  # of the text that a copy is asked with: more than a window holds, or an indexer chooses
+# Tokens of the text that a copy is asked with: more than a window holds, or an indexer chooses. If something
+# seems idle, a second text is longer than the blocks of 128 tokens that some layers compress.
+TOKENS = (6 * WINDOW, 160)
 
 _asked: dict[str, frozenset[str]] = {}  # by config: a process asks a model's shapes again and again
 
@@ -38,20 +40,24 @@ def _ask(config: Any) -> frozenset[str]:
 
     try:
         with quiet(), one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(0)
-            ids = torch.randint(3, VOCABULARY, (1, TOKENS))
             network = tiny_network(config)
             head = network.get_output_embeddings()
             linears = {name: m for name, m in network.named_modules() if is_linear(m) and m is not head}
             reached: set[str] = set()
             for name, linear in linears.items():
                 linear.register_forward_hook(partial(_watch, _form(name), reached))
-            logits = network(input_ids=ids, use_cache=False).logits[0, :-1]
-            torch.nn.functional.cross_entropy(logits.float(), ids[0, 1:]).backward()
+            idle = frozenset(map(_form, linears))
+            torch.manual_seed(0)
+            for tokens in TOKENS:
+                ids = torch.randint(3, VOCABULARY, (1, tokens))
+                logits = network(input_ids=ids, use_cache=False).logits[0, :-1]
+                torch.nn.functional.cross_entropy(logits.float(), ids[0, 1:]).backward()
+                if not (idle := idle - reached):
+                    break
     except Exception as error:  # each architecture has its own
         refuse_shortage(error, "a tiny copy of the model was tried")
         return frozenset()
-    return frozenset(map(_form, linears)) - reached
+    return idle
 
 
 def _watch(form: str, reached: set[str], linear: Any, inputs: Any, output: Any) -> None:
