@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 from sapwood import finetune, resume
 from sapwood.adapter.files import read_tensors
 from sapwood.adapter.methods import trained_numbers
-from sapwood.base.inspect import inspect_base, skeleton
+from sapwood.base.inspect import inspect_base, on_meta
 from sapwood.base.load import load_base
 from sapwood.config.doubts import doubts
 from sapwood.config.file import parse_config
@@ -133,7 +133,9 @@ def test_what_is_trained_is_counted_before_a_weight_is_loaded(
     config = trained(case).config
     saved = read_tensors(trained(case).run / "checkpoints" / "step-000006")
     spec = inspect_base(config.base)
-    assert trained_numbers(skeleton(spec), config.lora) == sum(t.numel() for t in saved.values())
+    assert trained_numbers(on_meta(spec.hf_config, spec.source), config.lora) == sum(
+        t.numel() for t in saved.values()
+    )
 
 
 @pytest.mark.parametrize("case", METHODS)

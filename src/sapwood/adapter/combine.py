@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sapwood.adapter.elsewhere.read import read_saved
 from sapwood.adapter.files import write_files
 from sapwood.adapter.model import ADAPTER
-from sapwood.base.inspect import skeleton
+from sapwood.base.inspect import on_meta
 from sapwood.errors import ConfigError, ModelError
 from sapwood.types import BaseSpec
 
@@ -74,7 +74,7 @@ def _rank(settings: Mapping[str, Any], folder: Path) -> int:
 
 def _shapes(spec: BaseSpec) -> nn.Module:
     """The model with one number for each weight, repeated: the shapes are right, and take no memory."""
-    model = skeleton(spec)
+    model = on_meta(spec.hf_config, str(spec.path))
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(torch.zeros(1).expand(p.shape), requires_grad=False))

@@ -93,7 +93,7 @@ def with_adapter(network: Any, settings: Any) -> Any:
 def trained_numbers(network: Any, config: LoraConfig) -> int:
     """How many numbers the method trains, counted in PEFT's own modules.
 
-    network: on the meta device (`base.skeleton`), and of no use afterwards.
+    network: on the meta device (`base.on_meta`), and of no use afterwards.
     """
     import torch
 

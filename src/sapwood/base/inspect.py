@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from sapwood.base.cache import file_sha256
 from sapwood.base.chatglm import chatglm_tokenizer, glm_values, is_chatglm
@@ -216,7 +217,7 @@ def _ids(value: Any) -> list[int]:
 
 
 def on_meta(hf_config: Any, where: str, dtype: torch.dtype | None = None) -> Any:
-    """The module tree with shapes and no memory."""
+    """A module tree with shapes and no memory. fp32 without ``dtype``."""
     import torch
 
     from sapwood.base.network.parts import text_class
@@ -259,9 +260,16 @@ def quiet() -> Generator[None]:
             logging.enable_progress_bar()
 
 
-def skeleton(spec: BaseSpec, dtype: torch.dtype | None = None) -> Any:
-    """The model without weights (on torch's meta device): its modules and shapes. fp32 without ``dtype``."""
-    return on_meta(spec.hf_config, str(spec.path), dtype)
+# A start asks many times, and the modules of a large model take a tenth of a second and more.
+_skeletons: WeakKeyDictionary[BaseSpec, Any] = WeakKeyDictionary()
+
+
+def skeleton(spec: BaseSpec) -> Any:
+    """The model without weights (on torch's meta device): its modules and shapes, to read. Everyone who asks
+    gets the same one; `on_meta` makes one to change."""
+    if spec not in _skeletons:
+        _skeletons[spec] = on_meta(spec.hf_config, str(spec.path))
+    return _skeletons[spec]
 
 
 def whole_names(spec: BaseSpec) -> set[str]:

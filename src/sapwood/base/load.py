@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sapwood.base.chatglm import known_layout
 from sapwood.base.folder import read_folder
 from sapwood.base.gguf_weights import fill_from_gguf, misshapen, pack_from_gguf, unexpected
-from sapwood.base.inspect import bars_of_transformers, quiet, skeleton, whole_names
+from sapwood.base.inspect import bars_of_transformers, on_meta, quiet, whole_names
 from sapwood.base.network.head import read_head, regrown
 from sapwood.base.network.parts import decoder_of, hollow, is_wrapper, text_class
 from sapwood.base.packed.stored import stored_tensors
@@ -182,7 +182,7 @@ def _load_file(spec: BaseSpec, config: BaseConfig, dtype: torch.dtype) -> Any:
     from sapwood.base.storage.bnb_linear import quantiser
 
     file = read_gguf(spec.path)
-    model = skeleton(spec, dtype)
+    model = on_meta(spec.hf_config, str(spec.path), dtype)
     if config.storage == "gguf":
         pack_from_gguf(model, file, dtype)
     else:

@@ -8,11 +8,12 @@ the vocabulary; and windows, so that a short row is longer than its window.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sapwood.base.network.parts import is_wrapper, text_class
 from sapwood.errors import first_line
@@ -55,6 +56,7 @@ GROWING = (
     "num_query_groups",
 )  # with the width
 OF_STATES = ("num_heads", "intermediate_size", "attention_hidden_size", "time_step_rank", "embedding_dim")
+OF_FILES = {"_name_or_path", "architectures", "dtype", "transformers_version"}
 HEADS = ("num_attention_heads", "num_key_value_heads", "hidden_size", "num_hidden_layers")
 NAMED = (
     "attn_layer_indices",
@@ -101,6 +103,12 @@ def tiny_config(
         if key.endswith("token_id") and not OF_PICTURES.search(key):
             _limit(text, key, vocabulary - 1)
     return config
+
+
+def decides_copy(hf_config: Any) -> str:
+    """What decides how a tiny copy behaves, to keep an answer under: the config without what says where it
+    came from, and in which formats its weights are held."""
+    return json.dumps(_without(hf_config.to_dict(), OF_FILES), sort_keys=True, default=str)
 
 
 def tiny_model(hf_config: Any, folder: Path, vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
@@ -316,6 +324,14 @@ def _fitting(text: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         key: min(value, most[key]) if key in most and isinstance(value, int) else value
         for key, value in values.items()
     }
+
+
+def _without(value: Any, keys: set[str]) -> Any:
+    """A value of JSON without some keys, at any depth."""
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return {key: _without(inner, keys) for key, inner in items if key not in keys}
+    return value
 
 
 def _limit(config: Any, key: str, most: int) -> None:

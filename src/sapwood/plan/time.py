@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sapwood.adapter.methods import trained_numbers
-from sapwood.base.inspect import count_parameters, skeleton
+from sapwood.base.inspect import count_parameters, on_meta
 from sapwood.base.storage.storages import storage_dtype
 from sapwood.compute.recompute import layers_to_recompute
 from sapwood.config.sections import RunConfig
@@ -137,7 +137,7 @@ def estimate(study: Study, config: RunConfig, device: Device) -> Estimate:
         rounds=rounds,
         evaluation=evaluation,
         parameters=linear + embedding,
-        trained=trained_numbers(skeleton(study.spec), config.lora),
+        trained=trained_numbers(on_meta(study.spec.hf_config, study.spec.source), config.lora),
         fill=computed / (len(packs) * config.pack.length),
         saved=1 - computed / chosen,
         load=machine_facts(device).get("load", 0.0),

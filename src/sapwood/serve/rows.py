@@ -19,14 +19,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from sapwood.adapter.soft_prompt import fill_cache
 from sapwood.base.inspect import quiet
-from sapwood.base.tiny import tiny_network
+from sapwood.base.tiny import decides_copy, tiny_network
 from sapwood.machine.measure import one_thread
 from sapwood.machine.shortage import refuse_shortage
 
@@ -170,16 +169,17 @@ def _shared(prompts: Sequence[Sequence[int]], cache: Any) -> int:
     return shared if shared >= SHARED else 0
 
 
-_joins: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_joins: dict[tuple[str, str], bool] = {}  # by what decides a tiny copy, and the kind of attention
 
 
 def joins(network: Any) -> bool:
     """Do rows of one batch say what each says alone: padded, with a cache, and after other rows have left?
     Asked once of each model, on a tiny copy."""
-    if network not in _joins:
+    config = network.config
+    if (key := (decides_copy(config), str(config._attn_implementation))) not in _joins:
         with quiet(), one_thread():
-            _joins[network] = _asked(network)
-    return _joins[network]
+            _joins[key] = _asked(network)
+    return _joins[key]
 
 
 def _asked(network: Any) -> bool:

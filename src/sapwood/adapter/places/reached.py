@@ -10,7 +10,7 @@ from typing import Any
 
 from sapwood.base.inspect import quiet
 from sapwood.base.network.parts import is_linear
-from sapwood.base.tiny import VOCABULARY, WINDOW, tiny_network
+from sapwood.base.tiny import VOCABULARY, WINDOW, decides_copy, tiny_network
 from sapwood.machine.measure import one_thread
 from sapwood.machine.shortage import refuse_shortage
 
@@ -29,7 +29,7 @@ def unreached(model: Any) -> set[str]:
     choose every expert. None is named if no copy can be made; then the trial before a run says why.
     """
     config = model.config
-    if (key := config.to_json_string()) not in _asked:
+    if (key := decides_copy(config)) not in _asked:
         _asked[key] = _ask(config)
     return {name for name, _ in model.named_modules() if _form(name) in _asked[key]}
 
@@ -57,6 +57,7 @@ def _ask(config: Any) -> frozenset[str]:
     except Exception as error:  # each architecture has its own
         refuse_shortage(error, "a tiny copy of the model was tried")
         return frozenset()
+    _asked[decides_copy(network.config)] = idle  # the trial before a run trains the copy
     return idle
 
 
