@@ -59,7 +59,7 @@ def test_a_table_of_unlike_columns_and_blank_cells_is_trained_by_the_messages_al
     assert "data.columns.prompt=customer_msg data.columns.completion=agent_reply" in said[0]
     assert f"({BLANK} times)" in said[1]
     assert len(said) == 2
-    assert f"{BLANK} rows without prompt or answer are left out" in done.output
+    assert f"left out (data.empty: drop): {BLANK} rows without prompt or answer" in done.output
     assert summarise(find_run(Path("runs"), "last")).status == "finished"
 
 
@@ -69,7 +69,7 @@ def test_init_reads_the_file_and_train_needs_no_name_then(tickets: Path, model: 
         "data.columns.prompt=customer_msg data.columns.completion=agent_reply (by their names)" in done.output
     )
     assert "50 to learn from" in done.output
-    assert f"{BLANK} rows lack their prompt or their answer" in done.output
+    assert f"{BLANK} rows without a prompt or an answer" in done.output
     lines = Path("sapwood.yaml").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 14
     config = load_config("sapwood.yaml")

@@ -18,6 +18,8 @@ import torch
 
 import sapwood
 from sapwood import errors
+from sapwood.config.sections import DataConfig
+from sapwood.data.formats import read_conversations
 from sapwood.errors import ConfigError, DataError
 from sapwood.page.drawn import report
 from sapwood.prepare.given import config_of, keep_rows
@@ -152,6 +154,19 @@ def test_rows_of_every_kind_give_the_same_file(home: Path) -> None:
     assert [json.loads(line) for line in kept.read_text().splitlines()] == rows
 
 
+def test_a_date_is_left_where_nobody_asks_for_it_and_refused_as_an_answer(home: Path) -> None:
+    import pandas
+
+    frame = pandas.DataFrame({"prompt": ["a", "c"], "completion": ["b", "d"]})
+    frame["at"] = pandas.Timestamp("2026-01-02")
+    data = DataConfig(train=(str(keep_rows(frame)),))
+    assert [row.messages[-1].text for row in read_conversations(data)] == ["b", "d"]
+    frame["completion"] = frame["at"]
+    data = DataConfig(train=(str(keep_rows(frame)),))
+    with pytest.raises(DataError, match=r"'completion' is an object, not text .* with 'Timestamp'"):
+        [*read_conversations(data)]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -159,7 +174,8 @@ def test_rows_of_every_kind_give_the_same_file(home: Path) -> None:
         ({"prompt": "a"}, "data must be a list of rows"),
         (5, "data must be a list of rows"),
         ([{"a": 1}, "b"], "a row isn't a dict · data row 1"),
-        ([{"a": object()}], "a row can't be written as JSON · data row 0 · it holds a object"),
+        ([{"a": math.inf}], "a row can't be written as JSON · data row 0 · Out of range float"),
+        ([5] * 30, r"a row isn't a dict \(30 times\) · data row 0, data row 1, data row 2 and 27 more"),
     ],
 )
 def test_data_that_are_no_rows_are_refused(data: Any, message: str, home: Path) -> None:

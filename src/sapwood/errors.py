@@ -170,6 +170,11 @@ def brief(said: object, limit: int = 200) -> str:
     return text[: at if at > 0 else limit - 2].rstrip(",;:") + " …"
 
 
+def row_count(rows: int) -> str:
+    """``1 row``, ``2,000 rows``."""
+    return f"{rows:,} row{'' if rows == 1 else 's'}"
+
+
 def first_line(error: Exception) -> str:
     """The first line of what a library says."""
     return brief(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__), 300)

@@ -123,7 +123,7 @@ CASES: dict[str, list[Refused | Taken]] = {
         Taken(
             row(instruction="q\0", output="\x1b[31ma"),
             ["q\0", "\x1b[31ma"],
-            note="1 rows hold control characters",
+            note="1 row with control characters",
         )
     ],
     "emoji, joined and combining characters, right-to-left text": [

@@ -300,7 +300,7 @@ def test_control_characters_are_kept_and_counted(tmp_path: Path) -> None:
     conversations = read(tmp_path, rows, report)
     assert [c.messages[-1].content for c in conversations] == ["x\0y", "x\ty\r\n", "\x1b[31m", "z"]
     assert report.control_rows == 2
-    assert report.notes() == ["2 rows hold control characters; they are kept as they are"]
+    assert report.notes() == ["2 rows with control characters, kept as they are"]
 
 
 @pytest.mark.parametrize("blank", ["", "   ", "\n\t", "\u3000"])

@@ -636,7 +636,7 @@ def test_bad_rows_are_left_out_by_name_counted_and_listed(tmp_path: Path) -> Non
         "rows.jsonl:4: 'output' is empty",
         "rows.jsonl:5:2: not JSON",
     ]
-    assert report.notes()[0].startswith("3 bad rows are left out (data.bad_rows: drop), first rows.jsonl:2")
+    assert report.notes()[0].startswith("left out (data.bad_rows: drop): 3 rows, first rows.jsonl:2")
 
 
 # --- the files of others ------------------------------------------------------------------------------------

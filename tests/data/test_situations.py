@@ -146,7 +146,7 @@ def test_rows_without_prompt_or_answer_are_an_error_or_left_out_by_name(
     assert len(read(tmp_path, *[blank] * 10, good, empty="drop", report=report)) == 1
     (note,) = [note for note in report.notes() if "left out" in note]
     assert note.startswith(
-        "10 rows without prompt or answer are left out (data.empty: drop), first rows.jsonl:1"
+        "left out (data.empty: drop): 10 rows without prompt or answer, first rows.jsonl:1"
     )
 
 

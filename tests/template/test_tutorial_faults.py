@@ -203,7 +203,7 @@ def test_002_8_rows_with_and_without_an_instruction_live_in_one_file(tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     rows = [*read_conversations(DataConfig(train=("rows.jsonl",)), root=tmp_path, report=report)]
     assert [row.messages[0].content for row in rows] == ["Say it\nq", "q", "q", "Say it"]
-    assert report.notes() == ["2 rows have no instruction; their input is the prompt"]
+    assert report.notes() == ["2 rows without an instruction; the input is the prompt"]
     assert report.formats == {"rows.jsonl": "alpaca"}
     with pytest.raises(DataError, match=r"'output' is null · rows\.jsonl:1"):
         read(tmp_path, '{"input": "q", "output": null}\n')

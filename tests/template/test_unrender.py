@@ -150,6 +150,15 @@ def test_a_document_is_learnt_only_where_all_is():
     assert example.trained.tolist() == [False] + [True] * (len(example) - 1)
 
 
+def test_one_fault_of_many_texts_is_one_problem():
+    documents = [text_row(f"Once upon a time {n}.", n) for n in range(30)]
+    with pytest.raises(DataError) as caught:
+        [*unrender(documents, tiny(), "assistant")]
+    (problem,) = caught.value.problems
+    assert problem.what == "[document] the text is no rendered conversation (30 times)"
+    assert problem.where == "data.txt:1, data.txt:2, data.txt:3 and 27 more"
+
+
 def test_all_of_a_conversation_is_learnt_up_to_its_last_stop_token():
     renderer = tiny()
     config = TemplateConfig(train_on="all")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sapwood.config.file import flatten, inline_yaml, load_config, origins
 from sapwood.config.sections import DataConfig, RunConfig
-from sapwood.errors import DataError
+from sapwood.errors import DataError, row_count
 from sapwood.machine.doing import doing
 from sapwood.prepare.language import unread_language
 from sapwood.run.files import to_json, write_atomic
@@ -129,25 +129,22 @@ def study_lines(study: Study, config: RunConfig) -> list[str]:
             groups = [sign.join(group[:4]) for group in found["groups"][:EXAMPLES]]
             lines += _under("note", [f"{found['rows']:,} {word}, for instance", *groups])
     if report["dropped"]:
-        lines.append(
-            f"note       {report['dropped']:,} rows dropped as too long, first {report['dropped_rows'][0]}"
-        )
+        dropped, first = row_count(report["dropped"]), report["dropped_rows"][0]
+        lines.append(f"note       {dropped} dropped as too long, first {first}")
     if report["cut"]:
         lines.append(
-            f"note       {report['cut']:,} rows cut to {config.pack.length:,} tokens, first "
+            f"note       {row_count(report['cut'])} cut to {config.pack.length:,} tokens, first "
             f"{report['cut_rows'][0]}; {report['cut_answers']:,} inside an answer, without a stop token"
         )
     if report["control_rows"]:
-        lines.append(
-            f"note       {report['control_rows']:,} rows spell a control token; it stays plain text "
-            "(template.meant says which tokens are meant)"
-        )
+        spelt = f"a control token is spelt in {row_count(report['control_rows'])}"
+        lines.append(f"note       {spelt}; it stays plain text (template.meant says which tokens are meant)")
     if (unread := unread_language(study.data.train, study.spec.tokenizer, config.base.model)) is not None:
         lines.append(f"note       {unread}")
     if (prompt := study.renderer.default_system) is not None:
         lines.append(f"note       rows without a system prompt learn under the template's own: {prompt!r}")
     lines += [
-        f"accepted   {code}: {found['rows']:,} rows, first {found['first']}"
+        f"accepted   {code}: {row_count(found['rows'])}, first {found['first']}"
         for code, found in proof["accepted"].items()
         if found["rows"]
     ]
@@ -192,8 +189,9 @@ def trial_lines(proof: Mapping[str, Any]) -> list[str]:
         )
         return _under("trial", lines)
     over = f", each longer than the window of {trial['window']}" if trial["window"] else ""
+    pack = f"a pack of {row_count(trial['rows'])}{over}"
     return [
-        f"trial      a tiny random copy of the model was trained on a pack of {trial['rows']} rows{over}:",
+        f"trial      a tiny random copy of the model was trained on {pack}:",
         "           loss and gradient are those of the same rows one by one, and its adapter opened again",
     ]
 

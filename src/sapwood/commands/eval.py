@@ -14,7 +14,7 @@ from sapwood.adapter.facts import FACTS, read_facts
 from sapwood.config.file import load_config
 from sapwood.config.sections import DataConfig, RunConfig, TemplateConfig
 from sapwood.data.files.encoding import is_utf8
-from sapwood.errors import ConfigError, DataError
+from sapwood.errors import ConfigError, DataError, row_count
 from sapwood.evaluate import Compared, Evaluation, answer_both, evaluate_rows
 from sapwood.machine.doing import doing
 from sapwood.prepare.cache import unpack_examples
@@ -200,7 +200,7 @@ def lines(found: Evaluation) -> list[str]:
             out.append(f"{'perplexity':<20}{base:>10.2f}{adapter:>10.2f}")
     told = len(found.answers)
     answers = f"{told:,} answer{'' if told == 1 else 's'}"
-    out.append(f"{found.rows:,} rows, {found.targets:,} targets, {answers}{_by(found)}")
+    out.append(f"{row_count(found.rows)}, {found.targets:,} targets, {answers}{_by(found)}")
     out.append(verdict(found.figures["loss"]))
     return out
 

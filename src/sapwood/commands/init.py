@@ -15,7 +15,7 @@ from sapwood.config.sections import PackConfig, RunConfig
 from sapwood.data.problems import excerpt, printable
 from sapwood.data.script import is_english, script_of
 from sapwood.data.survey import Survey, survey
-from sapwood.errors import StorageError
+from sapwood.errors import StorageError, row_count
 from sapwood.machine.memory import available_memory
 from sapwood.machine.network import answers, hub_address
 from sapwood.run.files import write_atomic
@@ -75,12 +75,11 @@ def survey_lines(found: Survey) -> list[str]:
         lines += [f"first row  {turn.role}: {excerpt(turn.text, 70)}" for turn in turns[:3]]
     if found.blank:
         lines.append(
-            f"blank      {found.blank:,} rows lack their prompt or their answer: left out (data.empty: drop)"
+            f"blank      {row_count(found.blank)} without a prompt or an answer: left out (data.empty: drop)"
         )
     if found.bad:
-        lines.append(
-            f"bad        {found.bad:,} rows can't be read, first {found.first_bad}: `check` says more"
-        )
+        bad = f"{row_count(found.bad)} that can't be read, first {found.first_bad}"
+        lines.append(f"bad        {bad}: `check` says more")
     return [*lines, *(f"note       {note}" for note in found.notes)]
 
 
@@ -100,9 +99,9 @@ def _short(config: RunConfig, found: Survey) -> str:
     """The keys that a person may want to see first; the others have their defaults."""
     data = {key: getattr(config.data, key) for key in _set(config)}
     notes = {"columns": "which column is what" if found.guess is not None else ""}
-    notes["empty"] = f"{found.blank:,} rows lack their prompt or their answer"
+    notes["empty"] = f"{row_count(found.blank)} without a prompt or an answer"
     lines = [
-        f"# {found.rows:,} rows of {printable(config.data.train[0])}. `sapwood init --all` writes every key.",
+        f"# {row_count(found.rows)} of {printable(config.data.train[0])}. `init --all` writes every key.",
         "data:",
     ]
     lines += [_line(key, value, notes.get(key, "")) for key, value in data.items()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sapwood.data.problems import ProblemLog, names
 from sapwood.data.shapes.table import SHAPES
+from sapwood.errors import row_count
 
 KNOWN = ("alpaca", "input-output", "prompt-completion", "question-answer", "messages", "sharegpt", "text")
 
@@ -55,17 +56,17 @@ class ReadReport:
                 notes.append(f"{source} is read as {format}: {SHAPES[format].reads[0]}")
         if self.num_dropped:
             first = "; ".join(self.dropped[:3])
-            notes.append(f"{self.num_dropped:,} bad rows are left out (data.bad_rows: drop), first {first}")
+            notes.append(f"left out (data.bad_rows: drop): {row_count(self.num_dropped)}, first {first}")
         if self.num_blank:
             first = "; ".join(self.blank[:3])
-            told = f"{self.num_blank:,} rows without prompt or answer are left out (data.empty: drop)"
+            told = f"left out (data.empty: drop): {row_count(self.num_blank)} without prompt or answer"
             notes.append(f"{told}, first {first}")
         if self.ignored_keys:
             most = max(self.ignored_keys.values())
-            notes.append(f"ignored keys: {names(self.ignored_keys)} (in up to {most:,} rows)")
+            notes.append(f"ignored keys: {names(self.ignored_keys)} (in up to {row_count(most)})")
         if self.control_rows:
-            notes.append(f"{self.control_rows:,} rows hold control characters; they are kept as they are")
+            notes.append(f"{row_count(self.control_rows)} with control characters, kept as they are")
         if self.bare_rows:
-            notes.append(f"{self.bare_rows:,} rows have no instruction; their input is the prompt")
+            notes.append(f"{row_count(self.bare_rows)} without an instruction; the input is the prompt")
         notes += [f"{count:,} rows {what}" for what, count in self.counts.items()]
         return notes

@@ -22,7 +22,7 @@ from sapwood.base.network.parts import auto_class, is_wrapper, speaks
 from sapwood.base.write import is_tied
 from sapwood.config.sections import BaseConfig
 from sapwood.engine.process import require_llama_cpp
-from sapwood.errors import ConfigError, ExportError, SapwoodError, first_line
+from sapwood.errors import ConfigError, ExportError, SapwoodError, first_line, row_count
 from sapwood.export.check import Check, judge
 from sapwood.export.gguf_adapter import write_gguf_adapter
 from sapwood.export.gguf_model import write_gguf_model
@@ -183,7 +183,7 @@ def _told(done: Exported, losses: tuple[float, float] | None, order: Order) -> E
     """``done`` with the held-out losses of its type and of the trained model, so that a person can choose."""
     if losses is not None:
         typed, trained = losses
-        rows = f"{len(order.held)} row{'s' * (len(order.held) != 1)}"
+        rows = row_count(len(order.held))
         words = f"{typed:.4f} in {order.file_type}, {trained:.4f} as trained ({typed - trained:+.4f}, {rows})"
         done.notes.append(f"held-out loss {words}")
         done.facts |= {"file_type": order.file_type, "held_out": len(order.held)}

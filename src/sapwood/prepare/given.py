@@ -11,11 +11,11 @@ from typing import Any, cast
 
 from sapwood.base.cache import cache_dir, write_atomic
 from sapwood.config.sections import RunConfig
+from sapwood.data.problems import ProblemLog
 from sapwood.errors import ConfigError, DataError, Problem
 
 Rows = Iterable[Mapping[str, Any]] | Any
 """Mappings (a list, a generator, a `datasets.Dataset`), a data frame, or the name of a file."""
-MOST_FAULTS = 100
 
 
 def config_of(config: RunConfig | Mapping[str, Any] | None, data: Rows | None, sections: Any) -> RunConfig:
@@ -50,23 +50,20 @@ def _files(data: Rows) -> tuple[str, ...]:
 
 def keep_rows(data: Rows) -> Path:
     """Write rows as JSONL into sapwood's cache, in a file named by their hash. The run's config can then name
-    the file, and a resumed or repeated run finds the same bytes. Raises DataError naming each row that can't
-    be written."""
+    the file, and a resumed or repeated run finds the same bytes. Raises DataError naming rows that are
+    none."""
     lines: list[bytes] = []
-    problems: list[Problem] = []
+    problems = ProblemLog()
     for i, row in enumerate(_rows(data)):
-        if not isinstance(row, Mapping):
-            problems.append(Problem("a row isn't a dict", f"data row {i}", f"it is a {type(row).__name__}"))
-        else:
+        if isinstance(row, Mapping):
             try:
                 line = json.dumps(_plain(dict(row)), ensure_ascii=False, allow_nan=False)
                 lines.append(line.encode("utf-8", "surrogatepass") + b"\n")
-            except (TypeError, ValueError) as error:
-                problems.append(Problem("a row can't be written as JSON", f"data row {i}", str(error)))
-        if len(problems) >= MOST_FAULTS:
-            break
-    if problems:
-        raise DataError(problems)
+            except (RecursionError, ValueError) as error:
+                problems.add(Problem("a row can't be written as JSON", f"data row {i}", str(error)))
+        else:
+            problems.add(Problem("a row isn't a dict", f"data row {i}", f"it is a {type(row).__name__}"))
+    problems.raise_any()
     if not lines:
         raise DataError("there are no rows", "data", mend="give a list of dicts")
     content = b"".join(lines)
@@ -91,7 +88,11 @@ def _rows(data: Any) -> Iterable[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON data of what libraries put into rows: their numbers as Python's, what is missing as null."""
+    """JSON data of what libraries put into rows: their numbers as Python's, what is missing as null.
+
+    Of what JSON has no words for, a date or a picture, only the kind is kept. In a column that nobody asks
+    for it does no harm; in one that is learnt it is refused with its row.
+    """
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
@@ -104,4 +105,4 @@ def _plain(value: Any) -> Any:
         return None if math.isnan(value) else value
     if hasattr(value, "tolist"):  # an array, or a number of numpy
         return _plain(value.tolist())
-    raise TypeError(f"it holds a {type(value).__name__}")
+    return {type(value).__name__: None}

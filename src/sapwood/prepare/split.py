@@ -14,7 +14,7 @@ from json.encoder import encode_basestring
 import numpy as np
 from numpy.typing import NDArray
 
-from sapwood.errors import DataError
+from sapwood.errors import DataError, row_count
 from sapwood.prepare.answers import answers_of
 from sapwood.types import Conversation, Message, RowId
 
@@ -164,7 +164,7 @@ def hold_out(hashes: RowHashes, eval: float, seed: int) -> NDArray[np.bool_]:
         return held
     wanted = max(1, round(total * eval)) if eval < 1 else int(eval)
     if wanted >= total:
-        why = f"{wanted:,} of {total:,} rows would be held out, and none be left to train on"
+        why = f"{wanted:,} of {row_count(total)} would be held out, and none be left to train on"
         raise DataError("nothing left to train on", "data.eval", why, "lower data.eval, or set it to 0")
     draw = f"{seed}:".encode()
     ranked = sorted((hashlib.sha256(draw + prompt).digest(), rows) for prompt, rows in hashes.together())
@@ -177,12 +177,12 @@ def hold_out(hashes: RowHashes, eval: float, seed: int) -> NDArray[np.bool_]:
         smallest = min(len(rows) for _, rows in ranked)
         why = (
             f"rows with one prompt, and rows that continue one another, stay together; "
-            f"the smallest such group has {smallest:,} of {total:,} rows"
+            f"the smallest such group has {smallest:,} of {row_count(total)}"
         )
         mend = (
             f"hold out {smallest:,} or more" if smallest < total else "set data.eval to 0 or to another file"
         )
-        raise DataError(f"can't hold out {wanted:,} rows", "data.eval", why, mend)
+        raise DataError(f"can't hold out {row_count(wanted)}", "data.eval", why, mend)
     return held
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from sapwood.data.problems import ProblemLog
 from sapwood.errors import DataError, Problem
 from sapwood.template.content import NONCHARACTERS
 from sapwood.template.render import Renderer, TrainOn
@@ -32,7 +33,7 @@ def unrender(
     Raises DataError behind the last good one, for each text of another family, each that the template would
     not write, and each document if not all of the text is to be learnt.
     """
-    problems: list[Problem] = []
+    problems = ProblemLog()
     grammar: Grammar | None = None
     for conversation in conversations:
         if conversation.text is None:
@@ -42,18 +43,15 @@ def unrender(
         try:
             messages = grammar.parse(conversation)
         except DataError as error:
-            problems += error.problems
+            problems.add(*error.problems)
             continue
         if not messages and train_on != "all":
             what = "[document] the text is no rendered conversation"
             why = "nothing in it says which part the model is to write"
-            problems.append(
-                Problem(what, str(conversation.row), why, "template.train_on=all learns all of it")
-            )
+            problems.add(Problem(what, str(conversation.row), why, "template.train_on=all learns all of it"))
             continue
         yield replace(conversation, messages=messages)
-    if problems:
-        raise DataError(problems)
+    problems.raise_any()
 
 
 def last_question(renderer: Renderer, texts: Iterable[str]) -> list[str | None]:

@@ -12,7 +12,7 @@ from sapwood.adapter.facts import FACTS, AdapterFacts, write_facts
 from sapwood.adapter.files import WEIGHTS, write_files
 from sapwood.commands.eval import prepare_file
 from sapwood.config.sections import BaseConfig, DataConfig, RunConfig, TemplateConfig
-from sapwood.errors import ConfigError, ModelError
+from sapwood.errors import ConfigError, ModelError, row_count
 from sapwood.evaluate import row_losses
 from sapwood.run.files import staged_dir, to_json, write_atomic
 from sapwood.serve.foreign import Foreign, read_foreign
@@ -67,7 +67,7 @@ def adopt_adapter(
     print(f"proof      log p moves by {proof['moved']:.4f} nat over {len(ASKED)} questions")
     if "rows" in proof:
         losses = f"{proof['base_loss']:.4f} of the base, {proof['adapter_loss']:.4f} with the adapter"
-        print(f"           loss on {proof['rows']:,} rows: {losses}")
+        print(f"           loss on {row_count(proof['rows'])}: {losses}")
     print(f"written    {written / FACTS}")
 
 
@@ -104,7 +104,7 @@ def _proof(loaded: Loaded, data: Path | None, template: str | None, system: str 
         base = float(row_losses(loaded.model, examples, alone=loaded.base.head).sum()) / weight
     own = float(row_losses(loaded.model, examples).sum()) / weight
     if not own < base:
-        why = f"its loss on {len(examples):,} rows is {own:.4f}, that of the base alone {base:.4f}"
+        why = f"its loss on {row_count(len(examples))} is {own:.4f}, that of the base alone {base:.4f}"
         mend = "name the base and the template that it was trained with, or rows that it was trained on"
         raise ModelError("the adapter doesn't know these rows", str(data), why, mend)
     return proof | {"rows": len(examples), "base_loss": base, "adapter_loss": own}

@@ -58,6 +58,7 @@ def data_convert(
 ) -> None:
     """Write the rows of a pickled DataFrame as JSONL, read in a process that can do nothing else."""
     from sapwood.data.files.convert import convert_pickle
+    from sapwood.errors import row_count
 
     target = target or source.with_suffix(".jsonl")
-    typer.echo(f"wrote {convert_pickle(source, target, force=force):,} rows to {target}")
+    typer.echo(f"wrote {row_count(convert_pickle(source, target, force=force))} to {target}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from sapwood.errors import Problem
+from sapwood.errors import Problem, row_count
 from sapwood.types import RowId
 
 EXAMPLES = 3
@@ -59,5 +59,9 @@ class Shared:
         what, mend = MEANING[code]
         where = ", ".join(map(str, self.first)) + (", …" if self.rows > len(self.first) else "")
         listed = ", ".join(f"{kind} ({rows:,})" for kind, rows in self.kinds.most_common())
-        rows = f"{self.rows:,} row{'s' * (self.rows > 1)}"
-        return Problem(f"[{code}] {rows}: {what}", where, f"{listed}, for instance {self.example!r}", mend)
+        return Problem(
+            f"[{code}] {row_count(self.rows)}: {what}",
+            where,
+            f"{listed}, for instance {self.example!r}",
+            mend,
+        )
