@@ -71,7 +71,7 @@ EXPECTED = Estimate(
 def test_the_load_of_others_is_said_beside_the_time() -> None:
     assert EXPECTED.time_line() == (
         "time       about 16m40s (9.0 s a step) without loading and sample answers, "
-        "on this machine, which nobody else keeps busy now"
+        "on this machine, which does nothing else now"
     )
     from dataclasses import replace
 

@@ -72,7 +72,7 @@ class Estimate:
         about = f"time       about {duration(self.seconds)} ({self.seconds_per_step:.1f} s a step)"
         head = f"{about} without loading and sample answers,"
         if self.load < BUSY:
-            return f"{head} on this machine, which nobody else keeps busy now"
+            return f"{head} on this machine, which does nothing else now"
         return (
             f"{head} beside the other programs of now, which take {100 * self.load:.0f} % of the processors; "
             "less when they end"
