@@ -78,3 +78,11 @@ def test_the_live_view_leaves_all_that_was_said_and_the_last_panel() -> None:
     assert "[red]saved[/red]" in text and "an answer" not in text
     assert "done at step 2/2 in 4s" in text
     assert text.index("saved") < text.rindex("step 2/2  100 %  done")
+
+
+def test_a_fact_above_the_panel_hangs_behind_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    out = io.StringIO()
+    with LiveReporter(SafeStream(out), 2, title="demo") as live:
+        live.note("time       about 10s without loading and sample answers")
+    assert "time       about 10s without loading and\n           sample answers\n" in out.getvalue()

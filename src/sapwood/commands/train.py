@@ -17,7 +17,7 @@ from sapwood.run import query
 from sapwood.run.lines import to_line
 from sapwood.run.store import RUN
 from sapwood.show import tables
-from sapwood.show.console import Reporter, reporter
+from sapwood.show.console import reporter
 from sapwood.show.manner import quiet
 from sapwood.show.stream import SafeStream
 from sapwood.train.processes.world import ALONE, World, join
@@ -67,7 +67,7 @@ def run_config(
         say("\n".join([*study_lines(study, config), *([line] if line else [])]))
     steps = plan_steps(len(study.data.train), config.train).total_steps
     with reporter(sys.stdout, steps, as_json, title=config.name or config.base.model) as shown:
-        adapter = train_study(config, study, shown.show, spill, world, tell=teller(shown, as_json))
+        adapter = train_study(config, study, shown.show, spill, world, tell=ignore if as_json else shown.note)
     conclude(adapter, as_json=as_json)
     return adapter
 
@@ -95,14 +95,13 @@ def resume_run(
                 allow=allow or (),
                 spill=spill,
                 world=world,
-                tell=teller(shown, as_json),
+                tell=ignore if as_json else shown.note,
             )
         conclude(adapter, as_json=as_json)
 
 
-def teller(shown: Reporter, as_json: bool) -> Callable[[str], None]:
-    """What shows a line of facts. A program finds the same in run.json."""
-    return (lambda _: None) if as_json else lambda text: shown.note(tables.hanging(text))
+def ignore(text: str) -> None:
+    """Does nothing with a sentence: a program finds the same in run.json."""
 
 
 def say(text: str) -> None:

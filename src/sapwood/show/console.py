@@ -17,7 +17,7 @@ from sapwood.scores import perplexity
 from sapwood.show.figures import UNKNOWN, change, duration, number, size, steps
 from sapwood.show.manner import quiet
 from sapwood.show.stream import SafeStream
-from sapwood.show.tables import show_comparison, show_runs, side_by_side, summary
+from sapwood.show.tables import hung, show_comparison, show_runs, side_by_side, summary
 from sapwood.types import Evaluated, Event, Finished, Stepped
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class LiveReporter(TextReporter):
         super()._finished(event)
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, emoji=False)
+        self._console.print(hung(text, self._console.width), markup=False, emoji=False)
 
 
 class Pace:

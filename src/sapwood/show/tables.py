@@ -223,9 +223,11 @@ def _width(column: Sequence[str]) -> int:
 def hanging(text: str) -> str:
     """Lines that begin with a word, for a terminal: what doesn't fit goes on below, behind the word's column.
     Text for a file or a pipe stays as it is, and so does a word that is longer than a line."""
-    if not sys.stdout.isatty():
-        return text
-    width = shutil.get_terminal_size().columns
+    return hung(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text
+
+
+def hung(text: str, width: int) -> str:
+    """`hanging` for a terminal of ``width`` columns."""
     return "\n".join(
         textwrap.fill(
             line, width, subsequent_indent=" " * LABEL, break_long_words=False, break_on_hyphens=False
