@@ -22,7 +22,7 @@ IN_GGUF = (
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
     *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "falcon-h1", "jamba", "bamba", "nemotron_h"),
-    *("kimi-linear", "gemma4", "gemma4moe", "mistral4", "glm-dsa", "llama4", "llama4-128"),
+    *("kimi-linear", "gemma4", "gemma4moe", "mistral4", "glm-dsa", "llama4", "llama4-128", "dbrx"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -237,6 +237,11 @@ OF_KIND: dict[str, dict[str, Any]] = {
     },
     "llama4": LLAMA4,
     "llama4-128": LLAMA4 | {"num_local_experts": 128, "num_experts_per_tok": 128, "use_qk_norm": False},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 0.5},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 4},  # as MiniMax's
+        "tie_word_embeddings": False,
+    },
     "gptneox": {"tie_word_embeddings": False},
     "kimi-linear": {
         "num_key_value_heads": 4,
@@ -286,7 +291,15 @@ OF_KIND: dict[str, dict[str, Any]] = {
     },
     "falcon-40b": {"num_kv_heads": 2, "new_decoder_architecture": True},
 }  # keys beside those that every tiny model has
-NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
+NAMES_OF_SIZES = {  # that a config has for common keys
+    "mpt": {"max_position_embeddings": "max_seq_len"},
+    "dbrx": {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "max_position_embeddings": "max_seq_len",
+    },
+}
 WITHOUT_ATTENTION = (
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
     *("intermediate_size", "max_position_embeddings"),
@@ -300,6 +313,7 @@ WITHOUT = {  # common keys that a config doesn't have
     "falcon-40b": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
     "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    "dbrx": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "jamba": ("head_dim",),
     "kimi-linear": ("head_dim",),
     **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), WITHOUT_ATTENTION),
@@ -512,6 +526,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "falcon-40b": transformers.FalconConfig,
         "bloom": transformers.BloomConfig,
         "mpt": transformers.MptConfig,
+        "dbrx": transformers.DbrxConfig,
     }
     values: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
@@ -562,7 +577,7 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
                     parameter.data -= 1  # the model adds 1: its norms weigh about 1, as those of others
             elif "embed" not in name:
                 # of two experts that are almost as likely, rounding may choose the other: each says little
-                strength = 0.04 if name.endswith("experts.down_proj") else 0.12
+                strength = 0.04 if name.endswith(("experts.down_proj", "experts.mlp.w2")) else 0.12
                 if (arch, name) == ("kimi-linear", "lm_head.weight"):
                     strength = 0.06  # its logits are large, and so is their rounding
                 parameter.data = torch.randn_like(parameter) * strength

@@ -145,6 +145,9 @@ def _parts(
             return [(name, "weight", rows)]
         gate, up = np.split(rows, 2, 1)
         return [(f"{stem}.gate_proj", "weight", gate), (f"{stem}.up_proj", "weight", up)]
+    if "experts." in name and arch == "dbrx":  # one below the other, that of down with inputs as rows
+        rows = values.reshape(config.ffn_config.moe_num_experts, -1, config.d_model)
+        return [(name, "weight", rows.swapaxes(1, 2) if name.endswith("w2") else rows)]
     if "kv_b_proj" in name and arch in LATENT and not older:
         stem = name.removesuffix(".weight").replace("kv_b_proj", "{}_b_proj")
         per_head = values.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
@@ -345,6 +348,8 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_max_alibi_bias(config.attn_config.alibi_bias_max)
         if config.attn_config.clip_qkv:
             writer.add_clamp_kqv(config.attn_config.clip_qkv)
+    if arch == "dbrx":
+        _write_dbrx(writer, config)
     has_experts = arch != "nemotron_h" and getattr(config, "num_local_experts", 0)
     if (experts := getattr(config, "num_experts", None)) or has_experts:
         writer.add_expert_count(experts or config.num_local_experts)
@@ -415,7 +420,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     elif arch == "nemotron_h":
         writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
-    elif arch == "olmo":
+    elif arch in ("olmo", "dbrx"):
         writer.add_layer_norm_eps(1e-5)
     else:
         names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
@@ -480,6 +485,13 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         if arch == "mistral4":
             writer.add_attn_temperature_length(rope["original_max_position_embeddings"])
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+
+
+def _write_dbrx(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_feed_forward_length(config.ffn_config.ffn_hidden_size)
+    writer.add_expert_count(config.ffn_config.moe_num_experts)
+    writer.add_expert_used_count(config.ffn_config.moe_top_k)
+    writer.add_clamp_kqv(config.attn_config.clip_qkv or 0.0)
 
 
 def _write_gemma4(writer: gguf.GGUFWriter, config: Any) -> None:

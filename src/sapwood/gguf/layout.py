@@ -7,6 +7,7 @@ What differs:
 - files of Gemma, and of Nemotron, hold norm weights with 1 added; transformers adds the 1 when it runs;
 - files hold gate and up of experts as a stack each; transformers holds both as one, the rows of gate first.
   In GPT-OSS the stacks are turned, and the rows of gate and up stand by turns; in Llama 4 they are turned;
+- DBRX's experts are three matrices in transformers, experts one below the other; that of down is turned;
 - GPT-2's matrices have inputs as rows in transformers;
 - in Falcon and BLOOM, and in others, q, k and v are one matrix. Its rows stand in groups in transformers:
   the heads of queries that share a head of keys, that head of keys, and its head of values. In files all
@@ -40,7 +41,7 @@ from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.names import in_metadata, of_layer
 from sapwood.gguf.settled import settled, value_of
 from sapwood.gguf.table.families import FAMILIES, GROUPS, HEADS, INNER, STATES
-from sapwood.gguf.table.family import told_by
+from sapwood.gguf.table.family import COUNT, told_by
 from sapwood.gguf.table.modules import DECAY, KERNELS, OF_HEADS, SHARED_GATE, SKIP, STACKS, THREE_KERNELS
 from sapwood.gguf.written import global_rope
 
@@ -75,6 +76,10 @@ def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) 
         return [values.reshape(1)]
     if name.removesuffix(".weight") in FAMILIES[architecture].across and values.ndim == 2:
         return [values.T]
+    if FAMILIES[architecture].one_below and name.startswith(STACKS):
+        experts = value_of(config, FAMILIES[architecture], told_by(FAMILIES[architecture], COUNT))
+        stack = values.reshape(experts, -1, values.shape[-1])
+        return [stack.swapaxes(1, 2) if name.startswith(STACKS[-1]) else stack]
     turned = FAMILIES[architecture].turned
     if turned and name.startswith(STACKS):
         values = values[..., None] if name.endswith(".bias") else values.swapaxes(-1, -2)

@@ -70,6 +70,9 @@ def settled(config: Any) -> Any:
         config.max_position_embeddings = getattr(config, "seq_length", None) or CONTEXT
     if config.model_type == "falcon":
         _settle_falcon(config)
+    if config.model_type == "dbrx":  # it reads no base but this one, and wants to find the other
+        config.attn_config = copy.copy(config.attn_config)
+        config.attn_config.rope_theta = config.rope_parameters["rope_theta"]
     if getattr(config, "topk_method", None) == "greedy":
         config.n_group = config.topk_group = None  # DeepSeek 2 doesn't read them then
     elif getattr(config, "topk_group", None) and config.topk_group == config.n_group:

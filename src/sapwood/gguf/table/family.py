@@ -59,6 +59,8 @@ class Family:
         sections: a file says how many frequencies turn by time, height and width, for pictures.
         turned: transformers has the stacks of experts with inputs as rows: what gate and up give stands by
             turns, or that of gate first; "": outputs are rows.
+        one_below: transformers has the experts of a layer as three matrices, experts one below the other,
+            that of down with inputs as rows.
         places: config attribute with the places of layers that have attention, if no list has all kinds.
         rhythms: config attributes with the period and the first of layers that have some tensor, and that
             tensor. Files have the tensors alone.
@@ -123,6 +125,7 @@ class Family:
     names: Mapping[str, str] = field(default_factory=dict)
     implied: tuple[str, ...] = ()
     turned: Literal["by turns", "gate first", ""] = ""
+    one_below: bool = False
     places: str = ""
     rhythms: tuple[tuple[str, str, str], ...] = ()
     every: int = 0
