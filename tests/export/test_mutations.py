@@ -384,6 +384,10 @@ MUTANTS = (
     Mutant("down as outputs", "dbrx", "gguf", tensors(down_turned)),
     Mutant("DBRX's norms exchanged", "dbrx", "gguf", swapped("norm_1", "norm_2")),
     Mutant("DBRX's adapter of other layers", "dbrx", "gguf-adapter", other_blocks),
+    Mutant("norms of keys in halves", "chameleon", "gguf", attribute(layout, "_OF_KEYS", ("attn_k",))),
+    Mutant(
+        "biases of norms lost", "chameleon", "gguf", tensors(lambda n, t: t * 0 if "_norm.bias" in n else t)
+    ),
     Mutant("steeper distances", "mpt", "gguf", key("max_alibi_bias", lambda v: 2 * v)),
     Mutant("xIELU's halves exchanged", "apertus", "gguf", swapped("alpha_p", "alpha_n")),
     Mutant("norms within attention lost", "bitnet", "gguf", tensors(unweighted)),

@@ -244,6 +244,7 @@ def test_configs_that_make_no_sense_are_refused(
             {"attention.layer_norm_epsilon": 1e-3},
             r"layer_norm_epsilon is 0\.001.*dbrx computes 1e-05",
         ),
+        ("chameleon", {"swin_norm": True}, "swin_norm is True.*chameleon computes False"),
         ("mpt", {"attention.max_alibi_bias": 4.0}, r"max_alibi_bias is 4\.0.*mpt computes 8\.0"),
         ("mistral3", {"rope.scaling.type": "none", "rope.scaling.factor": 1.0}, "'default' isn't supported"),
     ],

@@ -10,7 +10,7 @@ import numpy as np
 from gguf.quants import quantize
 
 import gguf
-from tests.base.tiny import tiny_model, tiny_tokenizer
+from tests.base.tiny import UNSAID, tiny_model, tiny_tokenizer
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
@@ -34,10 +34,11 @@ IN_PAIRS = (
     "granitehybrid",
     "granitehybridmoe",
     "granitemoe-shared",
+    "chameleon",
 )  # rows of q and k, of each head
 
 
-BESIDE_TEXT = re.compile(r"visual|vision|mlp_AR|vit|projector")
+BESIDE_TEXT = re.compile(r"visual|vision|mlp_AR|vit|projector|vqmodel")
 
 
 def tiny_gguf(
@@ -63,7 +64,7 @@ def tiny_gguf(
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHES[arch]])
     config = model.config.get_text_config()
     write_config(writer, arch, config, older)
-    write_tokenizer(writer)
+    write_tokenizer(writer, UNSAID.get(arch, range(0)))
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
     names = gguf.get_tensor_name_map(ARCHES[arch], config.num_hidden_layers)
@@ -214,10 +215,15 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
     if arch == "bamba" and ("q_proj" in name or "k_proj" in name):  # the half of each head that is turned
         own = values.reshape(-1, 16, *values.shape[1:])
         return np.concatenate([own[:, [0, 4, 1, 5, 2, 6, 3, 7]], own[:, 8:]], 1).reshape(values.shape)
-    if arch in IN_PAIRS and ("q_proj" in name or "k_proj" in name):
-        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+    norms = arch == "chameleon" and ("q_norm" in name or "k_norm" in name)
+    if norms:
+        values = values.reshape(-1)
+    if arch in IN_PAIRS and ("q_proj" in name or "k_proj" in name or norms):
+        heads = config.num_attention_heads if "attn.q_" in name else config.num_key_value_heads
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
+        if norms:
+            return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(heads, -1))
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
     if arch == "kimi-linear" and name.endswith("A_log"):
         return -np.exp(values)
@@ -344,6 +350,8 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_key_length(width)
     if arch == "gptneox":
         writer.add_parallel_residual(config.use_parallel_residual)
+    if arch == "chameleon":
+        writer.add_swin_norm(config.swin_norm)
     if arch == "mpt":
         writer.add_max_alibi_bias(config.attn_config.alibi_bias_max)
         if config.attn_config.clip_qkv:
@@ -525,10 +533,10 @@ def _write_gemma4(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_tensor("rope_freqs.weight", np.asarray(divisors, np.float32))
 
 
-def write_tokenizer(writer: gguf.GGUFWriter) -> None:
+def write_tokenizer(writer: gguf.GGUFWriter, unsaid: range = range(0)) -> None:
     import json
 
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(unsaid=unsaid)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     writer.add_tokenizer_model("gpt2")

@@ -98,6 +98,7 @@ class Family:
         bare: tensors of a layer that have no .weight after their name in files.
         multiplied: tensors that a file has times numbers of the config, which then says 1. A list is for the
             parts of Mamba 2's projection; one of a list has a point before its place.
+        unsaid: ids of tokens that llama.cpp never says, whatever the head does: those of pictures.
         rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
         unadapted: tensors whose products llama.cpp computes without adapters, or without the factor that
             follows: an adapter's product isn't multiplied by an expert's own scale.
@@ -156,6 +157,7 @@ class Family:
     expand: str = ""
     bare: tuple[str, ...] = ()
     multiplied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unsaid: range = range(0)
     rotated: str = ""
 
 

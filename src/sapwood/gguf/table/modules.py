@@ -216,6 +216,7 @@ OF_LAYER = {
     "granitemoe": _mixture("block_sparse_moe", "router"),
     "granitemoe-shared": _mixture("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
     "mistral3": _EVERY_LAYER | _PRE_NORM,
+    "chameleon": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS,
     "olmo": {key: name for key, name in _EVERY_LAYER.items() if key != "attn_norm"},
     "phi2": _ATTENTION | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
     "bitnet": _EVERY_LAYER
