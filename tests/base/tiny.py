@@ -139,6 +139,8 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "qwen35moe": {**DELTA_NETWORK, **EXPERTS, "shared_expert_intermediate_size": 32},
     "phi2": {"tie_word_embeddings": False},
     "glm4moe": EXPERTS_OF_GLM,
+    "solar_open": {name: value for name, value in EXPERTS_OF_GLM.items() if name != "first_k_dense_replace"}
+    | {"num_experts_per_tok": 4},  # as MiniMax's
     "dots1": {**EXPERTS_OF_GLM, "tie_word_embeddings": False, "num_key_value_heads": 4},
     "gpt-oss": {
         "num_local_experts": 4,
@@ -336,6 +338,7 @@ WITHOUT = {  # common keys that a config doesn't have
     "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "dbrx": ("head_dim", "num_key_value_heads", "intermediate_size"),
     **dict.fromkeys(("jamba", "chameleon"), ("head_dim",)),
+    "solar_open": ("intermediate_size",),
     "kimi-linear": ("head_dim",),
     **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), WITHOUT_ATTENTION),
 }
@@ -485,6 +488,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "phi2": transformers.PhiConfig,
         "helium": transformers.HeliumConfig,
         "glm4moe": transformers.Glm4MoeConfig,
+        "solar_open": transformers.SolarOpenConfig,
         "dots1": transformers.Dots1Config,
         "gpt-oss": transformers.GptOssConfig,
         "hunyuan-moe": transformers.HunYuanMoEV1Config,

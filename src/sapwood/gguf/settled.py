@@ -73,6 +73,9 @@ def settled(config: Any) -> Any:
         _settle_falcon(config)
     if names := getattr(config, "vocabulary_map", None):
         config.vocabulary_map = unsaid_names(id for name, id in names.items() if name.startswith(UNSAID))
+    if config.model_type == "solar_open":  # GLM 4's without dense layers, and without norms of heads
+        config.first_k_dense_replace, config.use_qk_norm = 0, False
+        config.intermediate_size = config.moe_intermediate_size
     if config.model_type == "dbrx":  # it reads no base but this one, and wants to find the other
         config.attn_config = copy.copy(config.attn_config)
         config.attn_config.rope_theta = config.rope_parameters["rope_theta"]
