@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sapwood.base import load as load_module
 from sapwood.base.inspect import inspect_base
 from sapwood.base.load import load_base
+from sapwood.base.network.head import regrown
 from sapwood.config.sections import BaseConfig
 from sapwood.errors import ModelError
 from sapwood.machine import measure
@@ -361,6 +362,22 @@ def test_what_a_network_does_to_its_logits_is_asked_or_refused(
 
 
 # --- GGUF -------------------------------------------------------------------------------------------------
+
+
+def test_a_head_never_says_tokens_that_its_model_never_says(tmp_path: Path) -> None:
+    """Chameleon's of pictures. Rows that are added later are said."""
+    base, never = load(tiny_model_dir("chameleon", tmp_path), "fp32"), slice(4, 8196)
+    ids = torch.tensor([[0, 8200, 8300, 2]])
+    with torch.no_grad():
+        hidden = base.backbone(input_ids=ids, use_cache=False).last_hidden_state
+        found = torch.log_softmax(hidden @ base.head.weight.T + base.head.bias, -1)
+        wanted = torch.log_softmax(base.model(input_ids=ids).logits, -1)
+        base.model.resize_token_embeddings(wanted.shape[-1] + 3)
+    torch.testing.assert_close(found[..., 8196:], wanted[..., 8196:])
+    assert found[..., never].exp().max() == wanted[..., never].exp().max() == 0
+    bias = regrown(base.head, base.model).bias
+    assert bias is not None and base.head.bias is not None
+    assert torch.equal(bias[:-3], base.head.bias) and not bias[-3:].any()
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -6,6 +6,7 @@ tokenizer.json, tokenizer_config.json with a ChatML template. The weights are ra
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,17 @@ IN_GGUF = (
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
     *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "falcon-h1", "jamba", "bamba", "nemotron_h"),
-    *("kimi-linear", "gemma4", "gemma4moe", "mistral4", "glm-dsa", "llama4", "llama4-128"),
+    *(
+        "kimi-linear",
+        "gemma4",
+        "gemma4moe",
+        "mistral4",
+        "glm-dsa",
+        "llama4",
+        "llama4-128",
+        "dbrx",
+        "chameleon",
+    ),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -128,6 +139,8 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "qwen35moe": {**DELTA_NETWORK, **EXPERTS, "shared_expert_intermediate_size": 32},
     "phi2": {"tie_word_embeddings": False},
     "glm4moe": EXPERTS_OF_GLM,
+    "solar_open": {name: value for name, value in EXPERTS_OF_GLM.items() if name != "first_k_dense_replace"}
+    | {"num_experts_per_tok": 4},  # as MiniMax's
     "dots1": {**EXPERTS_OF_GLM, "tie_word_embeddings": False, "num_key_value_heads": 4},
     "gpt-oss": {
         "num_local_experts": 4,
@@ -237,6 +250,20 @@ OF_KIND: dict[str, dict[str, Any]] = {
     },
     "llama4": LLAMA4,
     "llama4-128": LLAMA4 | {"num_local_experts": 128, "num_experts_per_tok": 128, "use_qk_norm": False},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 0.5},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 4},  # as MiniMax's
+        "tie_word_embeddings": False,
+    },
+    "chameleon": {
+        "vocab_size": VOCAB_SIZE + len(range(4, 8196)),
+        "vocabulary_map": {f"IMGIMG{id}Z": id for id in range(4, 8196)},
+        "vq_config": {
+            **dict.fromkeys(("base_channels", "embed_dim", "latent_channels"), 32),
+            "channel_multiplier": [1, 1],
+            "num_res_blocks": 1,
+        },
+    },
     "gptneox": {"tie_word_embeddings": False},
     "kimi-linear": {
         "num_key_value_heads": 4,
@@ -286,7 +313,16 @@ OF_KIND: dict[str, dict[str, Any]] = {
     },
     "falcon-40b": {"num_kv_heads": 2, "new_decoder_architecture": True},
 }  # keys beside those that every tiny model has
-NAMES_OF_SIZES = {"mpt": {"max_position_embeddings": "max_seq_len"}}  # that a config has for common keys
+UNSAID = {"chameleon": range(4, 8196)}  # tokens of pictures, which are in no text
+NAMES_OF_SIZES = {  # that a config has for common keys
+    "mpt": {"max_position_embeddings": "max_seq_len"},
+    "dbrx": {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "max_position_embeddings": "max_seq_len",
+    },
+}
 WITHOUT_ATTENTION = (
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
     *("intermediate_size", "max_position_embeddings"),
@@ -300,7 +336,9 @@ WITHOUT = {  # common keys that a config doesn't have
     "falcon-40b": ("head_dim", "num_key_value_heads", "intermediate_size"),
     "bloom": ("head_dim", "num_key_value_heads", "intermediate_size", "max_position_embeddings"),
     "mpt": ("head_dim", "num_key_value_heads", "intermediate_size"),
-    "jamba": ("head_dim",),
+    "dbrx": ("head_dim", "num_key_value_heads", "intermediate_size"),
+    **dict.fromkeys(("jamba", "chameleon"), ("head_dim",)),
+    "solar_open": ("intermediate_size",),
     "kimi-linear": ("head_dim",),
     **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), WITHOUT_ATTENTION),
 }
@@ -404,14 +442,20 @@ def _tokenizer_json() -> str:
     return tokenizer.to_str()
 
 
-def tiny_tokenizer(chat_template: str | None = CHATML) -> Any:
+def tiny_tokenizer(chat_template: str | None = CHATML, unsaid: range = range(0)) -> Any:
     """A byte-level BPE tokenizer of 600 tokens: ``<|endoftext|>`` 0 (bos, pad), ``<|im_start|>`` 1,
-    ``<|im_end|>`` 2 (eos)."""
+    ``<|im_end|>`` 2 (eos). ``unsaid``: ids that are tokens of pictures, before those of the words after them.
+    """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+    told = json.loads(_tokenizer_json())
+    ids = told["model"]["vocab"]
+    for word, id in ids.items():
+        ids[word] = id + len(unsaid) if id in unsaid or id >= unsaid.stop > 0 else id
+    ids |= {f"IMGIMG{id}Z": id for id in unsaid}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_tokenizer_json()),
+        tokenizer_object=Tokenizer.from_str(json.dumps(told)),
         bos_token="<|endoftext|>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -444,6 +488,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "phi2": transformers.PhiConfig,
         "helium": transformers.HeliumConfig,
         "glm4moe": transformers.Glm4MoeConfig,
+        "solar_open": transformers.SolarOpenConfig,
         "dots1": transformers.Dots1Config,
         "gpt-oss": transformers.GptOssConfig,
         "hunyuan-moe": transformers.HunYuanMoEV1Config,
@@ -512,6 +557,8 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "falcon-40b": transformers.FalconConfig,
         "bloom": transformers.BloomConfig,
         "mpt": transformers.MptConfig,
+        "dbrx": transformers.DbrxConfig,
+        "chameleon": transformers.ChameleonConfig,
     }
     values: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
@@ -547,12 +594,16 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    whole = AutoModelForImageTextToText if arch in (*PICTURES, "mistral4") else AutoModelForCausalLM
+    whole = (
+        AutoModelForImageTextToText if arch in (*PICTURES, "mistral4", "chameleon") else AutoModelForCausalLM
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = whole.from_config(tiny_config(arch, **changes), dtype=torch.float32)
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:  # norms and biases start constant; a test should notice a mix-up
+            if parameter.dim() == 1 or name.endswith(
+                ("_norm.weight", "_norm.bias")
+            ):  # norms and biases start constant; a test should notice a mix-up
                 parameter.data += 0.1 * torch.randn_like(parameter)
                 if (
                     arch in ("nemotron", "qwen35", "qwen35moe")
@@ -562,7 +613,7 @@ def tiny_model(arch: str = "llama", seed: int = 0, **changes: Any) -> Any:
                     parameter.data -= 1  # the model adds 1: its norms weigh about 1, as those of others
             elif "embed" not in name:
                 # of two experts that are almost as likely, rounding may choose the other: each says little
-                strength = 0.04 if name.endswith("experts.down_proj") else 0.12
+                strength = 0.04 if name.endswith(("experts.down_proj", "experts.mlp.w2")) else 0.12
                 if (arch, name) == ("kimi-linear", "lm_head.weight"):
                     strength = 0.06  # its logits are large, and so is their rounding
                 parameter.data = torch.randn_like(parameter) * strength
@@ -589,7 +640,7 @@ def tiny_model_dir(arch: str, folder: Path, *, seed: int = 0, **changes: Any) ->
     model = tiny_model(arch, seed, **changes)
     model.generation_config.eos_token_id = [2]
     model.save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
+    tiny_tokenizer(unsaid=UNSAID.get(arch, range(0))).save_pretrained(path)
     return path
 
 

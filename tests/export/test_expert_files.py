@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from sapwood.adapter.pairs import lora_pairs
 from sapwood.base.inspect import inspect_base
 from sapwood.base.storage.gguf_experts import GgufExperts
 from sapwood.base.storage.storages import unpacked_bytes, weight_bytes
@@ -25,7 +26,9 @@ from sapwood.serve.load import Loaded
 from tests.export.tuned import tuned_on
 from tests.gguf.tiny_gguf import tiny_gguf
 
-MIXTURES = [name for name, family in FAMILIES.items() if has_experts(family)]
+MIXTURES = [  # whose experts are stacks that PEFT knows
+    name for name, family in FAMILIES.items() if has_experts(family) and not family.one_below
+]
 DOWN = "ffn_down_exps"
 EXPERTS = LoraConfig(rank=4, alpha=8, targets=("q_proj", "experts"))
 BESIDE_LATENT = LoraConfig(rank=4, alpha=8, targets=("o_proj", "experts"))  # the one with an adapter there
@@ -70,7 +73,13 @@ def test_experts_are_written_in_blocks_and_routers_are_not(
 
 @pytest.fixture(
     scope="module",
-    params=[("qwen2moe", "F16"), ("qwen2moe", "Q8_0"), ("gpt-oss", "MXFP4"), ("llama4", "Q8_0")],
+    params=[
+        ("qwen2moe", "F16"),
+        ("qwen2moe", "Q8_0"),
+        ("gpt-oss", "MXFP4"),
+        ("llama4", "Q8_0"),
+        ("dbrx", "Q8_0"),
+    ],
     ids=" ".join,
 )
 def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -82,7 +91,7 @@ def test_packed_experts_compute_what_dense_ones_do(packed: Path) -> None:
     """The logits, and the gradient of an adapter that lies before the experts."""
     ids, found = torch.arange(5, 45)[None], []
     for config in (held(packed), BaseConfig(model=str(packed), storage="fp32")):
-        trained = tuned_on(packed, LoraConfig(rank=4, alpha=8, targets=("q_proj",)), config=config)
+        trained = tuned_on(packed, LoraConfig(rank=4, alpha=8, targets=r".*(q_proj|Wqkv)"), config=config)
         assert trained.model is not None
         fill_all(trained.model.parameters)
         packs = [module for module in trained.network.modules() if isinstance(module, GgufExperts)]
@@ -107,6 +116,16 @@ def test_llama_cpp_says_what_was_trained_over_packed_experts(
 def test_packed_experts_are_not_trained(packed: Path) -> None:
     with pytest.raises(ConfigError, match=r"lora\.targets experts needs base\.storage fp32 or .*, not gguf"):
         tuned_on(packed, EXPERTS, config=held(packed))
+
+
+@pytest.mark.parametrize("storage", ["fp32", "gguf"])
+def test_a_router_beside_experts_in_one_matrix_is_left_out(storage: Any, tmp_path: Path) -> None:
+    path, _ = tiny_gguf("dbrx", tmp_path / "base.gguf", kind="Q8_0")
+    trained = tuned_on(path, config=BaseConfig(model=str(path), storage=storage, compute_dtype="fp32"))
+    assert trained.model is not None
+    assert {p.module.rpartition(".")[2] for p in lora_pairs(trained.model)} == {"Wqkv", "out_proj"}
+    with pytest.raises(ConfigError, match="no linear layer is called 'experts'"):
+        tuned_on(path, LoraConfig(rank=4, alpha=8, targets=("Wqkv", "experts")))
 
 
 def test_a_plan_counts_experts_as_they_are_held(tmp_path: Path) -> None:

@@ -132,14 +132,14 @@ def misread_alpha(patch: Patch) -> None:
     patch.setattr(gguf_adapter, "gguf_pairs", lambda pairs, config: (8.0, right(pairs, config)[1]))
 
 
-def other_layers(patch: Patch) -> None:
+def other_layers(patch: Patch, layers: str = "layers") -> None:
     """The adapter's pairs of layer 0 on layer 1."""
     right = gguf_adapter.lora_pairs
 
     def wrong(model: Any) -> list[Any]:
         from dataclasses import replace
 
-        moved = {"layers.0.": "layers.1.", "layers.1.": "layers.0."}
+        moved = {f"{layers}.0.": f"{layers}.1.", f"{layers}.1.": f"{layers}.0."}
         return [
             replace(pair, module=pair.module.replace(old, moved[old]))
             for pair in right(model)
@@ -148,6 +148,10 @@ def other_layers(patch: Patch) -> None:
         ]
 
     patch.setattr(gguf_adapter, "lora_pairs", wrong)
+
+
+def other_blocks(patch: Patch) -> None:
+    other_layers(patch, "blocks")
 
 
 def other_merged_template(patch: Patch) -> None:
@@ -270,6 +274,11 @@ def experts_up_first(name: str, tensor: Tensor) -> Tensor:
     return tensor.roll(tensor.shape[1] // 2, 1) if "experts.gate_up_proj" in name else tensor
 
 
+def down_turned(name: str, tensor: Tensor) -> Tensor:
+    """DBRX's, of 4 experts."""
+    return tensor.view(4, 32, 64).mT.reshape(tensor.shape) if "mlp.w2" in name else tensor
+
+
 MUTANTS = (
     Mutant("another rotary base", "qwen2", "gguf", key("rope.freq_base", lambda v: v * 10)),
     Mutant("rotation of whole heads", "glm4", "gguf", key("rope.dimension_count", lambda v: 2 * v)),
@@ -369,6 +378,15 @@ MUTANTS = (
     Mutant("positions moved", "gpt2", "gguf", tensors(lambda n, t: t.roll(1, 0) if "wpe" in n else t)),
     Mutant(
         "a wider clip", "mpt", "gguf", key("clamp_kqv", lambda v: 4 * v), {"attn_config": {"clip_qkv": 0.5}}
+    ),
+    Mutant("DBRX's clip lost", "dbrx", "gguf", key("clamp_kqv", lambda _: 0.0)),
+    Mutant("DBRX's gate and up exchanged", "dbrx", "gguf", swapped("mlp.w1", "mlp.v1")),
+    Mutant("down as outputs", "dbrx", "gguf", tensors(down_turned)),
+    Mutant("DBRX's norms exchanged", "dbrx", "gguf", swapped("norm_1", "norm_2")),
+    Mutant("DBRX's adapter of other layers", "dbrx", "gguf-adapter", other_blocks),
+    Mutant("norms of keys in halves", "chameleon", "gguf", attribute(layout, "_OF_KEYS", ("attn_k",))),
+    Mutant(
+        "biases of norms lost", "chameleon", "gguf", tensors(lambda n, t: t * 0 if "_norm.bias" in n else t)
     ),
     Mutant("steeper distances", "mpt", "gguf", key("max_alibi_bias", lambda v: 2 * v)),
     Mutant("xIELU's halves exchanged", "apertus", "gguf", swapped("alpha_p", "alpha_n")),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sapwood.adapter.elsewhere.gguf import from_gguf
 from sapwood.adapter.pairs import lora_pairs
@@ -91,6 +92,18 @@ def test_an_adapter_is_read_back_under_the_names_of_the_whole(
     assert len(tensors) == 2 * len(pairs)
     for pair in pairs:
         assert torch.equal(tensors[f"base_model.model.{pair.module}.lora_B.weight"], pair.b)
+
+
+def test_a_model_for_pictures_in_the_decoder_is_not_held_and_goes_into_a_folder(tmp_path: Path) -> None:
+    """Chameleon's."""
+    base = tiny_model_dir("chameleon", tmp_path)
+    trained = tuned_on(base)
+    assert not any("vqmodel" in name for name, _ in trained.network.named_parameters())
+    done = export(trained, Order("merged"), tmp_path / "out")
+    before, after = load_file(base / "model.safetensors"), load_file(done.path / "model.safetensors")
+    assert before.keys() == after.keys() and any("vqmodel" in name for name in before)
+    for name in before:
+        assert "vqmodel" not in name or torch.allclose(before[name], after[name].float(), atol=1e-2)
 
 
 # --- bases that are files -----------------------------------------------------------------------------------

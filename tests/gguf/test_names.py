@@ -16,6 +16,7 @@ from sapwood.gguf.names import is_stack, module_names, parameter_names, tensor_n
 from sapwood.gguf.rope import llama3_divisors
 from sapwood.gguf.settled import flattened, settled
 from sapwood.gguf.table.families import FAMILIES
+from sapwood.gguf.table.modules import STACKS
 from tests.base.tiny import IN_GGUF
 from tests.gguf.tiny_gguf import BESIDE_TEXT, tiny_gguf
 
@@ -89,7 +90,8 @@ def test_module_names_are_one_to_one() -> None:
         gate_and_up = (
             ("ffn_gate_up_exps",) if arch in ("gemma4moe", "mistral4") else ("ffn_gate_exps", "ffn_up_exps")
         )
-        assert ends in ([], [gate_and_up, ("ffn_down_exps",)] * 3)
+        parts = [(stack,) for stack in STACKS] if arch == "dbrx" else [gate_and_up, ("ffn_down_exps",)]
+        assert ends in ([], parts * 3)
         output = names.get("blk.2.attn_output") or names["blk.2.ssm_out"]
         assert ".2." in output and output.endswith(OUTPUTS)
 
@@ -237,6 +239,12 @@ def test_configs_that_make_no_sense_are_refused(
         ("lfm2", {"attention.head_count_kv": [2, 4]}, "head_count_kv is .*one number of heads"),
         ("gpt2", {"attention.head_count_kv": 2}, "head_count_kv is 2.*gpt2 computes 4"),
         ("bloom", {"feed_forward_length": 64}, "feed_forward_length is 64.*bloom computes 256"),
+        (
+            "dbrx",
+            {"attention.layer_norm_epsilon": 1e-3},
+            r"layer_norm_epsilon is 0\.001.*dbrx computes 1e-05",
+        ),
+        ("chameleon", {"swin_norm": True}, "swin_norm is True.*chameleon computes False"),
         ("mpt", {"attention.max_alibi_bias": 4.0}, r"max_alibi_bias is 4\.0.*mpt computes 8\.0"),
         ("mistral3", {"rope.scaling.type": "none", "rope.scaling.factor": 1.0}, "'default' isn't supported"),
     ],

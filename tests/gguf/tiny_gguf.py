@@ -10,7 +10,7 @@ import numpy as np
 from gguf.quants import quantize
 
 import gguf
-from tests.base.tiny import tiny_model, tiny_tokenizer
+from tests.base.tiny import UNSAID, tiny_model, tiny_tokenizer
 
 ARCHES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 ARCHES |= {"mixtral": gguf.MODEL_ARCH.LLAMA, "olmo3": gguf.MODEL_ARCH.OLMO2}
@@ -34,10 +34,11 @@ IN_PAIRS = (
     "granitehybrid",
     "granitehybridmoe",
     "granitemoe-shared",
+    "chameleon",
 )  # rows of q and k, of each head
 
 
-BESIDE_TEXT = re.compile(r"visual|vision|mlp_AR|vit|projector")
+BESIDE_TEXT = re.compile(r"visual|vision|mlp_AR|vit|projector|vqmodel")
 
 
 def tiny_gguf(
@@ -63,7 +64,7 @@ def tiny_gguf(
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHES[arch]])
     config = model.config.get_text_config()
     write_config(writer, arch, config, older)
-    write_tokenizer(writer)
+    write_tokenizer(writer, UNSAID.get(arch, range(0)))
     for key, value in (keys or {}).items():
         _write_key(writer, key, value)
     names = gguf.get_tensor_name_map(ARCHES[arch], config.num_hidden_layers)
@@ -145,6 +146,9 @@ def _parts(
             return [(name, "weight", rows)]
         gate, up = np.split(rows, 2, 1)
         return [(f"{stem}.gate_proj", "weight", gate), (f"{stem}.up_proj", "weight", up)]
+    if "experts." in name and arch == "dbrx":  # one below the other, that of down with inputs as rows
+        rows = values.reshape(config.ffn_config.moe_num_experts, -1, config.d_model)
+        return [(name, "weight", rows.swapaxes(1, 2) if name.endswith("w2") else rows)]
     if "kv_b_proj" in name and arch in LATENT and not older:
         stem = name.removesuffix(".weight").replace("kv_b_proj", "{}_b_proj")
         per_head = values.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
@@ -211,10 +215,15 @@ def _llama_cpp_layout(arch: str, name: str, values: np.ndarray, config: Any) -> 
     if arch == "bamba" and ("q_proj" in name or "k_proj" in name):  # the half of each head that is turned
         own = values.reshape(-1, 16, *values.shape[1:])
         return np.concatenate([own[:, [0, 4, 1, 5, 2, 6, 3, 7]], own[:, 8:]], 1).reshape(values.shape)
-    if arch in IN_PAIRS and ("q_proj" in name or "k_proj" in name):
-        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+    norms = arch == "chameleon" and ("q_norm" in name or "k_norm" in name)
+    if norms:
+        values = values.reshape(-1)
+    if arch in IN_PAIRS and ("q_proj" in name or "k_proj" in name or norms):
+        heads = config.num_attention_heads if "attn.q_" in name else config.num_key_value_heads
         rows = len(values)
         halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
+        if norms:
+            return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(heads, -1))
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
     if arch == "kimi-linear" and name.endswith("A_log"):
         return -np.exp(values)
@@ -341,10 +350,14 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_key_length(width)
     if arch == "gptneox":
         writer.add_parallel_residual(config.use_parallel_residual)
+    if arch == "chameleon":
+        writer.add_swin_norm(config.swin_norm)
     if arch == "mpt":
         writer.add_max_alibi_bias(config.attn_config.alibi_bias_max)
         if config.attn_config.clip_qkv:
             writer.add_clamp_kqv(config.attn_config.clip_qkv)
+    if arch == "dbrx":
+        _write_dbrx(writer, config)
     has_experts = arch != "nemotron_h" and getattr(config, "num_local_experts", 0)
     if (experts := getattr(config, "num_experts", None)) or has_experts:
         writer.add_expert_count(experts or config.num_local_experts)
@@ -415,7 +428,7 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     elif arch == "nemotron_h":
         writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
-    elif arch == "olmo":
+    elif arch in ("olmo", "dbrx"):
         writer.add_layer_norm_eps(1e-5)
     else:
         names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
@@ -482,6 +495,13 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
 
 
+def _write_dbrx(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_feed_forward_length(config.ffn_config.ffn_hidden_size)
+    writer.add_expert_count(config.ffn_config.moe_num_experts)
+    writer.add_expert_used_count(config.ffn_config.moe_top_k)
+    writer.add_clamp_kqv(config.attn_config.clip_qkv or 0.0)
+
+
 def _write_gemma4(writer: gguf.GGUFWriter, config: Any) -> None:
     """Sizes of each layer, and divisors of frequencies."""
     layers = list(config.per_layer_config)
@@ -513,10 +533,10 @@ def _write_gemma4(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_tensor("rope_freqs.weight", np.asarray(divisors, np.float32))
 
 
-def write_tokenizer(writer: gguf.GGUFWriter) -> None:
+def write_tokenizer(writer: gguf.GGUFWriter, unsaid: range = range(0)) -> None:
     import json
 
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(unsaid=unsaid)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     writer.add_tokenizer_model("gpt2")

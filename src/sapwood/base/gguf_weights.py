@@ -34,6 +34,7 @@ Quantise = Callable[[Any, Any], Any]  # (weight, bias or None) -> a module in th
 
 PLAIN = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
 STACK = 3  # dimensions of a stack of experts
+WITHIN = ".mlp"  # the module in DBRX's experts that holds their matrices
 CHUNK_ELEMENTS = 1 << 24  # unpacked at a time: bounds what lies beside the growing model to 64 MB
 
 
@@ -230,8 +231,9 @@ def _unpack(
 
 
 def _owner(model: Any, name: str) -> tuple[str, Any]:
-    """The module that holds a parameter: its path, and itself."""
+    """The module that holds a parameter, or the experts that do: its path, and itself."""
     owner = name.rpartition(".")[0]
+    owner = owner.removesuffix(WITHIN) if owner.endswith(f"experts{WITHIN}") else owner
     return owner, model.get_submodule(owner)
 
 

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from sapwood.base.network.parts import is_wrapper, text_class
 from sapwood.errors import first_line
+from sapwood.gguf.settled import UNSAID
 from sapwood.machine.shortage import refuse_shortage
 
 WINDOW = 8
@@ -99,6 +100,8 @@ def tiny_config(
         _narrow(text, heads)
         _follow(config, text, width)
     _shorten(text, own, layers, pairs=heads is not None)
+    if names := getattr(text, "vocabulary_map", None):
+        text.vocabulary_map = {name: id for name, id in names.items() if not name.startswith(UNSAID)}
     for key in list(text.to_dict()):
         if key.endswith("token_id") and not OF_PICTURES.search(key):
             _limit(text, key, vocabulary - 1)

@@ -39,9 +39,9 @@ IN_256 = {
 BLOCK = 32
 SIMPLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")  # the gguf package writes them
 HEADER = struct.Struct("<iqq")  # type, rows, columns
-PLAIN = (  # routers and learnt positions are small; kernels and Mamba's numbers are computed in nothing else
+PLAIN = (  # routers, norms and learnt positions are small; nothing else computes kernels and Mamba's numbers
     *(".bias", "ffn_gate_inp", "position_embd", "altup_router", "altup_predict_coef", "altup_correct_coef"),
-    *("ssm_norm", DECAY, SKIP, STEPS),
+    *("_norm", DECAY, SKIP, STEPS),
     *KERNELS,
     *THREE_KERNELS,
 )

@@ -22,7 +22,7 @@ from sapwood.adapter.effective import Change
 from sapwood.adapter.places.experts import stacks_in
 from sapwood.base.network.parts import is_across, is_linear, text_names
 from sapwood.base.storage.frozen import freeze
-from sapwood.base.storage.gguf_experts import DOWN, GATE, UP, GgufExperts, each_for_itself, mixed
+from sapwood.base.storage.gguf_experts import FUSED, GgufExperts, each_for_itself, mixed, one_below
 from sapwood.base.storage.gguf_experts import Form as Experts
 from sapwood.export.merge import held_out_loss
 from sapwood.export.quantise import Quantiser
@@ -32,7 +32,6 @@ from sapwood.gguf.names import parameter_names
 from sapwood.types import Example
 
 FLOATS = ("F32", "F16", "BF16")
-FUSED = {"gate_up_proj", "down_proj"}  # the stacks of gated experts
 BLOCKS_OF_256 = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 Form = Callable[[str, Tensor], str]
 """(module, its weight) -> GGUF's name of the type that the weight has in the file."""
@@ -186,31 +185,30 @@ def _experts(
 ) -> Tensor:
     """Stacks of experts. Those that a file can hold are gated; what is no file's is by the module's own
     forward, whose two products have nothing rounded between them."""
-    own, mixture = stacks_in(base), _as_gated(base)
+    own, mixture = _stacks(base), _as_gated(base)
     before = base.dense() if isinstance(base, GgufExperts) else {leaf: p.data for leaf, p in own.items()}
-    turn = mixture.turn if mixture else _same
-    kinds = {leaf: rounder.form(f"{name}.{leaf}", turn(stack)) for leaf, stack in before.items()}
-    values: dict[str, Tensor] = {}
-    for leaf, stack in before.items():
+    stacks: dict[str, Tensor] = {}
+    kinds: dict[str, str] = {}
+    for leaf, held in before.items():
         change = _same if changes is None else changes.get(f"{name}.{leaf}", _same)
-        weight = change(stack.float())
-        if written:
-            weight = turn(rounder.whole(f"{name}.{leaf}", kinds[leaf], turn(weight)))
-        values[leaf] = weight
+        weight = change(held.float())
+        weight = mixture.stack(leaf, weight) if mixture else weight
+        kinds[leaf] = rounder.form(f"{name}.{leaf}", weight)
+        stacks[leaf] = rounder.whole(f"{name}.{leaf}", kinds[leaf], weight) if written else weight
     if (outer is base or changes is not None) and mixture and set(kinds.values()) != {"F32"}:
-        gate, up = mixture.halves(turn(values["gate_up_proj"]))
-        matrices = {GATE: gate, UP: up, DOWN: turn(values["down_proj"])}
-        into = {GATE: kinds["gate_up_proj"], UP: kinds["gate_up_proj"], DOWN: kinds["down_proj"]}
+        matrices = mixture.matrices(stacks)
+        into = {which: kinds[leaf] for leaf, parts in mixture.parts.items() for which in parts}
 
         def product(which: str, e: int, h: Tensor) -> Tensor:
             return input_of(into[which], h) @ matrices[which][e].T + mixture.bias(base, which, e)
 
         if not chosen:
-            return each_for_itself(_as_narrow(x), len(gate), mixture, product).to(x.dtype)
+            experts = len(next(iter(matrices.values())))
+            return each_for_itself(_as_narrow(x), experts, mixture, product).to(x.dtype)
         return mixed(_as_narrow(x), *chosen, form=mixture, product=product).to(x.dtype)
     try:
         for leaf, stack in own.items():
-            stack.data = values[leaf]
+            stack.data = mixture.held(leaf, stacks[leaf]) if mixture else stacks[leaf]
         forward = base if outer is not base and changes is not None else whole
         return forward(input_of(next(iter(kinds.values())), _as_narrow(x)), *chosen).to(x.dtype)
     finally:
@@ -220,12 +218,17 @@ def _experts(
 
 def _as_gated(module: Any) -> Experts | None:
     """The form of experts that a file can hold."""
-    gated = isinstance(module, GgufExperts) or stacks_in(module).keys() == FUSED
-    return Experts.of(module) if gated else None
+    gated = isinstance(module, GgufExperts) or stacks_in(module).keys() == FUSED.keys()
+    return Experts.of(module) if gated or one_below(module) else None
+
+
+def _stacks(module: nn.Module) -> dict[str, nn.Parameter]:
+    """What holds the experts of a mixture, by its names in the module."""
+    return stacks_in(module) or one_below(module)
 
 
 def _is_mixture(module: nn.Module) -> bool:
-    return isinstance(module, GgufExperts) or bool(stacks_in(module))
+    return isinstance(module, GgufExperts) or bool(_stacks(module))
 
 
 def _embedding(

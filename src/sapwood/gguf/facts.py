@@ -21,7 +21,7 @@ from sapwood.gguf.layers import (
     types_by,
 )
 from sapwood.gguf.rope import FOLDER, read_rope
-from sapwood.gguf.settled import IMPLIED, ROWS_OF_LAYERS
+from sapwood.gguf.settled import IMPLIED, ROWS_OF_LAYERS, unsaid_names
 from sapwood.gguf.table.families import (
     FAMILIES,
     HEADS,
@@ -61,6 +61,11 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     own = {name.split(".", 2)[-1] for name in file.tensors}  # in whichever layer
     for switch, tensors in family.biases.items():
         values[switch] = not own.isdisjoint(name if "." in name else f"{name}.bias" for name in tensors)
+    if family.unsaid:
+        values["vocabulary_map"] = unsaid_names(family.unsaid)
+        if values["vocab_size"] < family.unsaid.stop:
+            why = f"tokens {family.unsaid.start} to {family.unsaid.stop - 1} are those of pictures"
+            raise ModelError(f"the file has {values['vocab_size']} tokens", str(file.path), why)
     if family.rotated:
         values[family.rotated] = "rope" if flag(file, ROTATED, True) else None
     for name in ("bos", "eos", "padding"):

@@ -3,10 +3,11 @@
 What differs:
 
 - files of Llama, and of some others, hold the rows of q and k in the order that llama.cpp's rotary embedding
-  wants (pairs side by side), transformers in halves, per head;
+  wants (pairs side by side), transformers in halves, per head; so do those of Chameleon the norms of heads;
 - files of Gemma, and of Nemotron, hold norm weights with 1 added; transformers adds the 1 when it runs;
 - files hold gate and up of experts as a stack each; transformers holds both as one, the rows of gate first.
   In GPT-OSS the stacks are turned, and the rows of gate and up stand by turns; in Llama 4 they are turned;
+- DBRX's experts are three matrices in transformers, experts one below the other; that of down is turned;
 - GPT-2's matrices have inputs as rows in transformers;
 - in Falcon and BLOOM, and in others, q, k and v are one matrix. Its rows stand in groups in transformers:
   the heads of queries that share a head of keys, that head of keys, and its head of values. In files all
@@ -40,10 +41,11 @@ from sapwood.gguf.keys import integer, layers_of
 from sapwood.gguf.names import in_metadata, of_layer
 from sapwood.gguf.settled import settled, value_of
 from sapwood.gguf.table.families import FAMILIES, GROUPS, HEADS, INNER, STATES
-from sapwood.gguf.table.family import told_by
+from sapwood.gguf.table.family import COUNT, told_by
 from sapwood.gguf.table.modules import DECAY, KERNELS, OF_HEADS, SHARED_GATE, SKIP, STACKS, THREE_KERNELS
 from sapwood.gguf.written import global_rope
 
+_OF_QUERIES, _OF_KEYS = ("attn_q", "attn_q_norm"), ("attn_k", "attn_k_norm")
 _ONE_ROW = (SHARED_GATE, "exp_probs_b")
 _OF_VALUES = ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt", DECAY, "ssm_beta", "ssm_alpha")
 _FROM_VALUES = "ssm_out"  # its columns are those of heads of values
@@ -75,6 +77,10 @@ def places(architecture: str, tensors: Sequence[str], values: Any, config: Any) 
         return [values.reshape(1)]
     if name.removesuffix(".weight") in FAMILIES[architecture].across and values.ndim == 2:
         return [values.T]
+    if FAMILIES[architecture].one_below and name.startswith(STACKS):
+        experts = value_of(config, FAMILIES[architecture], told_by(FAMILIES[architecture], COUNT))
+        stack = values.reshape(experts, -1, values.shape[-1])
+        return [stack.swapaxes(1, 2) if name.startswith(STACKS[-1]) else stack]
     turned = FAMILIES[architecture].turned
     if turned and name.startswith(STACKS):
         values = values[..., None] if name.endswith(".bias") else values.swapaxes(-1, -2)
@@ -133,7 +139,8 @@ def _is_grouped(tensors: Sequence[str]) -> bool:
 def to_torch_layout(file: GgufFile, tensor: str, values: NDArray[Any]) -> NDArray[Any]:
     """Dense values of one tensor, in the layout that transformers expects under the same name."""
     if is_permuted(file, tensor):
-        values = unpermute(values, _heads(file, tensor), _turned_of(file))
+        heads, part = _heads(file, tensor), _turned_of(file)
+        values = unpermute(_as_rows(tensor, values), heads, part).reshape(values.shape)
     values = _back(values, head_order(tensor, len(values), _heads_of(file)))
     if has_other_columns(file, tensor):
         columns = head_order(tensor, values.shape[-1], _heads_of(file), columns=True)
@@ -171,14 +178,19 @@ def _back(values: NDArray[Any], order: NDArray[np.int64] | None) -> NDArray[Any]
 
 def is_permuted(file: GgufFile, tensor: str) -> bool:
     """True if the file's rows stand in another order than transformers', so that they belong together."""
-    return family_of(file).interleaved and (".attn_q." in tensor or ".attn_k." in tensor)
+    return family_of(file).interleaved and of_layer(tensor).partition(".")[0] in (*_OF_QUERIES, *_OF_KEYS)
+
+
+def _as_rows(tensor: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of norms that each head has of its own as those of rows of queries or keys."""
+    return values.reshape(-1) if "_norm" in of_layer(tensor) else values
 
 
 def _turned_of(file: GgufFile) -> float:
     """The part of each head that the rotary embedding turns."""
     if not family_of(file).partial:
         return 1.0
-    silent = integer(file, "embedding_length") // _heads(file, ".attn_q.")
+    silent = integer(file, "embedding_length") // _heads(file, "attn_q")
     width = integer(file, "attention.key_length", silent)
     return integer(file, "rope.dimension_count", width) / width
 
@@ -191,7 +203,7 @@ def _turned(architecture: str, config: Any) -> float:
 
 def _heads(file: GgufFile, tensor: str) -> int:
     queries = integer(file, "attention.head_count")
-    if ".attn_q." in tensor:
+    if of_layer(tensor).partition(".")[0] in _OF_QUERIES:
         return queries
     if family_of(file).between:
         return max(key_heads(file, layers_of(file)))
@@ -218,7 +230,8 @@ def to_file_rows(architecture: str, tensor: str, values: NDArray[Any], config: A
     if (times := multiplier(architecture, tensor, config)) is not None:
         values = values * times
     if (heads := rotary_heads(architecture, tensor, config)) is not None:
-        values = permute(values, heads, _turned(architecture, config))
+        part = _turned(architecture, config)
+        values = permute(_as_rows(tensor, values), heads, part).reshape(values.shape)
     order = head_order(tensor, len(values), _heads_of_config(architecture, config))
     return np.ascontiguousarray(values if order is None else values[order])
 
@@ -284,7 +297,7 @@ def _heads_of(file: GgufFile) -> _ValueHeads | _Groups | None:
     family = family_of(file)
     if family.tiled:
         return _if_more(integer(file, GROUPS), integer(file, HEADS))
-    return _Groups(_heads(file, ".attn_q."), _heads(file, ".attn_k.")) if family.grouped else None
+    return _Groups(_heads(file, "attn_q"), _heads(file, "attn_k")) if family.grouped else None
 
 
 def _heads_of_config(architecture: str, config: Any) -> _ValueHeads | _Groups | None:
@@ -342,8 +355,10 @@ def rotary_heads(architecture: str, tensor: str, config: Any) -> int | None:
     """Heads of a tensor whose rows stand in another order in the file; None for all others."""
     if not FAMILIES[architecture].interleaved:
         return None
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    return heads.get(tensor.rpartition(".")[2])
+    name = of_layer(tensor)
+    if name in _OF_QUERIES:
+        return config.num_attention_heads
+    return config.num_key_value_heads if name in _OF_KEYS else None
 
 
 def unpermute(rows: NDArray[Any], num_heads: int, part: float = 1.0) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -25,6 +25,7 @@ IMPLIED: Mapping[str, Callable[[Any], int]] = {
     "intermediate_size": lambda config: 4 * config.hidden_size,
 }
 ROWS_OF_LAYERS = "vocab_size_per_layer_input"
+UNSAID = "IMGIMG"  # how Chameleon names tokens of pictures begin, which it never says
 
 
 def value_of(config: Any, family: Family, name: str) -> Any:
@@ -70,6 +71,14 @@ def settled(config: Any) -> Any:
         config.max_position_embeddings = getattr(config, "seq_length", None) or CONTEXT
     if config.model_type == "falcon":
         _settle_falcon(config)
+    if names := getattr(config, "vocabulary_map", None):
+        config.vocabulary_map = unsaid_names(id for name, id in names.items() if name.startswith(UNSAID))
+    if config.model_type == "solar_open":  # GLM 4's without dense layers, and without norms of heads
+        config.first_k_dense_replace, config.use_qk_norm = 0, False
+        config.intermediate_size = config.moe_intermediate_size
+    if config.model_type == "dbrx":  # it reads no base but this one, and wants to find the other
+        config.attn_config = copy.copy(config.attn_config)
+        config.attn_config.rope_theta = config.rope_parameters["rope_theta"]
     if getattr(config, "topk_method", None) == "greedy":
         config.n_group = config.topk_group = None  # DeepSeek 2 doesn't read them then
     elif getattr(config, "topk_group", None) and config.topk_group == config.n_group:
@@ -100,6 +109,11 @@ def settled(config: Any) -> Any:
     if rope := getattr(config, "rope_parameters", None):
         config.rope_parameters = settled_rope(rope)
     return config
+
+
+def unsaid_names(ids: Iterable[int]) -> dict[str, int]:
+    """A `vocabulary_map` in which these are the tokens of pictures."""
+    return {f"{UNSAID}{id}Z": id for id in sorted(ids)}
 
 
 def settled_rope(rope: Mapping[str, Any]) -> dict[str, Any]:

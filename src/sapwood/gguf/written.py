@@ -68,7 +68,7 @@ ELSEWHERE = {
     *("block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out"),  # class doesn't read
     *("conv_use_xavier_init", "num_heads", "theta", "use_pos_enc", "embedding_initializer_range"),
     *("mamba_chunk_size", "mamba_d_head"),  # the first changes the order of sums, others tell the second
-    *("mlp_layer_types", "moe_layers"),  # see `_unwritable_layers`
+    *("mlp_layer_types", "moe_layers", "vocabulary_map"),  # see `_unwritable_layers`
     *("attention_k_eq_v", "use_double_wide_mlp", "num_global_key_value_heads"),  # see `layers`
     *("altup_coef_clip", "vocab_size_per_layer_input"),  # Gemma 3n's: of its training; see `layout`
     *("emb_pdrop", "classifier_dropout", "summary_type", "summary_use_proj"),  # GPT-2's and
@@ -183,7 +183,7 @@ def refuse_unwritable(config: Any) -> None:
         for name, value in flat(config).items()
         if name not in told | fixed.keys() and value != defaults.get(name)
         if name.rpartition(".")[2] not in ELSEWHERE
-        if name not in family.lacks
+        if not {name, name.partition(".")[0]} & set(family.lacks)
     }
     where = f"llama.cpp's {architecture} takes the embedding for it"
     problems = [
@@ -274,6 +274,9 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
     if family.unturned and config.no_rope_layers != turned(family.unturned, config.num_hidden_layers):
         why = f"in {where} every {family.unturned}th layer has none"
         problems.append(Problem("layers without a rotary embedding are others", "no_rope_layers", why))
+    if family.unsaid and list((config.vocabulary_map or {}).values()) != list(family.unsaid):
+        why = f"{where} never says tokens {family.unsaid.start} to {family.unsaid.stop - 1}"
+        problems.append(Problem("tokens of pictures are others", "vocabulary_map", why))
     if family.chunked:
         problems += _unwritable_chunks(config, family, where)
     own = last + 1 - (getattr(config, "num_kv_shared_layers", 0) or 0)

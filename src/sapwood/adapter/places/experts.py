@@ -60,15 +60,20 @@ def routers(model: Any, linears: dict[str, Any]) -> set[str]:
     expert."""
     from torch import nn
 
+    from sapwood.base.storage.gguf_experts import number_below
+
     around = {name.rsplit(".", 2)[0]: len(stack) for name, stack in stacks(model).items()}
     around |= {
         name.rpartition(".")[0]: len(module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and name.endswith(".experts")
     }
+    below = {name: number_below(module) for name, module in model.named_modules()}
+    around |= {name.rpartition(".")[0]: experts for name, experts in below.items() if experts}
     return {
         name
         for name, linear in linears.items()
         for place, experts in around.items()
-        if name.startswith(f"{place}.") and ".experts." not in name and linear.weight.shape[0] == experts
+        if name.startswith(f"{place}.") and ".experts." not in name
+        if getattr(linear, "out_features", linear.weight.shape[0]) == experts  # blocks have another shape
     }

@@ -18,6 +18,7 @@ from sapwood.types import BaseSpec, Head
 CHECKED_TOKENS = 8192  # of the vocabulary, when the head is compared with the model's own logits
 NEAR = 0.02  # of the largest logit: by as much a narrow number format may change a logit
 FAR, SMALL = 1e5, 1e-2  # raw logits so large that any cap bounds them, and so small that none does
+NEVER = -(2.0**14)  # added to the logit of a token that a network never says: far from all others
 
 
 class UpToHead(nn.Module):
@@ -46,11 +47,13 @@ class UpToHead(nn.Module):
 @dataclass(frozen=True, slots=True)
 class _After:
     """What a network does to the raw logits of its head: cap * tanh(z / cap) if capped, times scale. rows:
-    logits that are left of them."""
+    logits that are left of them. unsaid: bool[rows], those that it sets to the least number, as Chameleon
+    those of pictures; None: none."""
 
     scale: float
     softcap: float | None
     rows: int
+    unsaid: Tensor | None = None
 
 
 def read_head(network: Any, spec: BaseSpec) -> tuple[Head, nn.Module]:
@@ -77,9 +80,11 @@ def read_head(network: Any, spec: BaseSpec) -> tuple[Head, nn.Module]:
 
 def regrown(head: Head, network: Any) -> Head:
     """``head`` of a network whose vocabulary has grown."""
-    rows = network.get_output_embeddings().weight.shape[0]
+    rows, unsaid = network.get_output_embeddings().weight.shape[0], None
+    if head.bias is not None and (before := head.bias <= NEVER).any():
+        unsaid = nn.functional.pad(before, (0, rows - len(before)))
     return replace(
-        _projection(network, _After(head.scale, head.softcap, rows)), matmul_dtype=head.matmul_dtype
+        _projection(network, _After(head.scale, head.softcap, rows, unsaid)), matmul_dtype=head.matmul_dtype
     )
 
 
@@ -92,6 +97,9 @@ def _projection(network: Any, after: _After) -> Head:
     bias = getattr(out, "bias", None)
     if after.rows < weight.shape[0]:
         weight, bias = weight[: after.rows], None if bias is None else bias[: after.rows]
+    if after.unsaid is not None:
+        plain = torch.zeros(after.rows, device=out.weight.device) if bias is None else bias
+        bias = plain.masked_fill(after.unsaid.to(plain.device), NEVER)
     return Head(weight, bias, after.scale, after.softcap)
 
 
@@ -113,12 +121,14 @@ def _after(network: Any, ids: Tensor, rows: int) -> _After:
         hook.remove()
     if not told:  # a network that multiplies by itself
         return _After(1.0, None, rows)
-    given = told[-1][0, -1].float()
+    least = torch.finfo(told[-1].dtype).min
+    given, unsaid = told[-1][0, -1].float(), found <= least / 2
     config = network.config.get_text_config()
     scale = _nearest(float(found[1] / given[1]), config)
     highest = float(found[0])
     capped = highest / scale < given[0] / 2
-    return _After(scale, _softcap(highest, scale, config) if capped else None, rows)
+    softcap = _softcap(highest, scale, config) if capped else None
+    return _After(scale, softcap, rows, unsaid if unsaid.any() else None)
 
 
 def _softcap(highest: float, scale: float, config: Any) -> float:
@@ -144,13 +154,18 @@ def _scale(network: Any, hidden: Tensor | None, logits: Tensor, after: _After) -
     head = _projection(network, after)
     if hidden is None or hidden.shape[-1] != head.weight.shape[-1]:
         return None
-    part = slice(0, CHECKED_TOKENS)
-    bias, wanted = None if head.bias is None else head.bias[part], logits[..., part]
+    start = 0 if after.unsaid is None else max(0, after.rows - CHECKED_TOKENS)  # the last tokens are said
+    part = slice(start, start + CHECKED_TOKENS)
+    bias = None if head.bias is None else head.bias[part].to(hidden.dtype)
+    wanted = logits[..., part]
     with torch.no_grad():
         found = nn.functional.linear(hidden, head.weight[part].to(hidden.dtype), bias).float()
     if head.softcap is not None:
         found = head.softcap * torch.tanh(found / head.softcap)
     found = found * head.scale
+    if after.unsaid is not None:
+        said = ~after.unsaid[part]
+        found, wanted = found[..., said], wanted[..., said]
     factor = _nearest(float((found * wanted).sum() / (found * found).sum()), network.config.get_text_config())
     fits = (factor * found - wanted).abs().max() <= NEAR * wanted.abs().max()
     alone = head.softcap is None and bias is None

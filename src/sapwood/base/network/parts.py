@@ -172,11 +172,17 @@ def hollow(network: Any) -> list[str]:
 
 
 def beside_text(network: Any) -> Iterator[nn.Module]:
-    """The modules of a wrapper that text doesn't go through: neither around its language model nor in it."""
+    """The modules of a wrapper that text doesn't go through: neither around its language model nor in it.
+    Another of transformers' models in the decoder, as Chameleon's for pictures, is beside text."""
+    from transformers import PreTrainedModel
+
     ends = (network.get_input_embeddings(), network.get_output_embeddings())
-    inside = [decoder_of(network), *(end for end in ends if end is not None)]
+    decoder = decoder_of(network)
+    inside = [decoder, *(end for end in ends if end is not None)]
     inside += [network.get_submodule(network.speaks)] if network.speaks else []
     within = {id(inner) for part in inside for inner in part.modules()}
+    models = (module for module in decoder.modules() if isinstance(module, PreTrainedModel))
+    within -= {id(inner) for model in models if model is not decoder for inner in model.modules()}
     for module in list(network.modules()):
         around = any(id(inner) in within for inner in module.modules())
         if not around:

@@ -5,7 +5,7 @@ Each expert that a token chose is unpacked when it is used, and once more in the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ from sapwood.base.storage.gguf_linear import PackedMatrix, packed_product
 
 GATE, UP, DOWN = "gate", "up", "down"
 BIASES = ("gate_up_proj_bias", "down_proj_bias")  # of gate and up by turns; transformers' names
+FUSED = {"gate_up_proj": (GATE, UP), "down_proj": (DOWN,)}  # what a parameter of transformers holds
+ONE_BELOW = {"mlp.w1": (GATE,), "mlp.v1": (UP,), "mlp.w2": (DOWN,)}  # of DBRX
 Product = Callable[[str, int, Tensor], Tensor]
 """(which matrix, of which expert, its input [n, in]) -> [n, out]"""
 
@@ -48,15 +50,14 @@ class GgufExperts(nn.Module):
         return PackedMatrix(self.kinds[which], self.get_parameter(which)[expert], self.dtype)
 
     def dense(self) -> dict[str, Tensor]:
-        """The stacks that transformers has in the place of the blocks, gate_up_proj and down_proj: [experts,
-        2 I, D] and [experts, D, I], or each expert's matrix turned."""
+        """What transformers holds in the place of the blocks, by its names: gate_up_proj and down_proj are
+        [experts, 2 I, D] and [experts, D, I], or each expert's matrix turned."""
         experts = range(len(self.get_parameter(DOWN)))
-        halves = ([self.matrix(which, e).dense() for which in (GATE, UP)] for e in experts)
-        both = [
-            torch.stack(pair, 1).flatten(0, 1) if self.form.by_turns else torch.cat(pair) for pair in halves
-        ]
-        stacks = {"gate_up_proj": both, "down_proj": [self.matrix(DOWN, e).dense() for e in experts]}
-        return {name: self.form.turn(torch.stack(stack)) for name, stack in stacks.items()}
+        found: dict[str, Tensor] = {}
+        for name, parts in self.form.parts.items():
+            each = [self.form.joined([self.matrix(which, e).dense() for which in parts]) for e in experts]
+            found[name] = self.form.held(name, torch.stack(each))
+        return found
 
     def forward(self, x: Tensor, *chosen: Tensor) -> Tensor:
         """Arguments as `mixed`, or x alone as `each_for_itself`."""
@@ -73,34 +74,54 @@ class GgufExperts(nn.Module):
 class Form:
     """How transformers holds the experts of a family, and what they compute between two products.
 
-    turned: inputs are the rows of a matrix.
+    turned: names of parameters in which inputs are the rows of a matrix.
     by_turns: outputs of gate and up stand by turns, not one after the other.
     gated: (gate x, up x) -> what goes into down.
+    parts: the matrices that each parameter holds.
+    below: so many experts stand one below the other in a matrix; 0: a parameter is a stack.
     """
 
-    turned: bool
+    turned: Sequence[str]
     by_turns: bool
     gated: Callable[[Tensor, Tensor], Tensor]
+    parts: Mapping[str, tuple[str, ...]]
+    below: int = 0
 
     @classmethod
     def of(cls, module: Any) -> Form:
         """Of transformers' experts, or of `GgufExperts`."""
         if isinstance(module, GgufExperts):
             return module.form
+        if one_below(module):
+            gated = partial(_gated, module.mlp.activation_fn)
+            return cls(("mlp.w2",), False, gated, ONE_BELOW, module.num_experts)
         if not getattr(module, "is_transposed", False):
-            return cls(inputs_are_rows(module), False, partial(_gated, module.act_fn))
-        return cls(True, True, partial(_gated_and_clamped, module.alpha, module.limit))
+            turned = tuple(FUSED) if inputs_are_rows(module) else ()
+            return cls(turned, False, partial(_gated, module.act_fn), FUSED)
+        return cls(tuple(FUSED), True, partial(_gated_and_clamped, module.alpha, module.limit), FUSED)
 
-    def turn(self, stack: Tensor) -> Tensor:
-        """A stack with outputs as rows from one as transformers has it, or the other way round."""
-        return stack.swapaxes(-1, -2).contiguous() if self.turned else stack
+    def stack(self, name: str, values: Tensor) -> Tensor:
+        """A parameter of transformers as a stack with outputs as rows."""
+        values = values.unflatten(0, (self.below, -1)) if self.below else values
+        return values.mT.contiguous() if name in self.turned else values
 
-    def halves(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Gate and up of a stack with outputs as rows."""
-        if self.by_turns:
-            return rows[:, ::2], rows[:, 1::2]
-        gate, up = rows.chunk(2, 1)
-        return gate, up
+    def held(self, name: str, stack: Tensor) -> Tensor:
+        """The inverse of `stack`."""
+        stack = stack.mT.contiguous() if name in self.turned else stack
+        return stack.flatten(0, 1) if self.below else stack
+
+    def matrices(self, stacks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gate, up and down, each as a stack with outputs as rows, from such stacks of the parameters."""
+        found: dict[str, Tensor] = {}
+        for name, parts in self.parts.items():
+            rows, count = stacks[name], len(parts)
+            some = [rows[:, i::count] for i in range(count)] if self.by_turns else rows.chunk(count, 1)
+            found |= zip(parts, some, strict=True)
+        return found
+
+    def joined(self, matrices: Sequence[Tensor]) -> Tensor:
+        """The rows of one expert's matrices as a parameter has them."""
+        return torch.stack(list(matrices), 1).flatten(0, 1) if self.by_turns else torch.cat(list(matrices))
 
     def bias(self, module: Any, which: str, e: int) -> Tensor | float:
         """What one expert adds to a product; 0 for experts without biases."""
@@ -108,6 +129,22 @@ class Form:
         if both is None or down is None:
             return 0.0
         return down[e] if which == DOWN else both[e, (which == UP) :: 2]
+
+
+def one_below(module: Any) -> dict[str, nn.Parameter]:
+    """The parameters of experts that stand one below the other in a matrix, as DBRX's do in a module of
+    their own, by their names in ``module``. Empty for all others."""
+    inner = getattr(module, "mlp", None)
+    own = dict(inner.named_parameters(recurse=False)) if isinstance(inner, nn.Module) else {}
+    found = {f"mlp.{name}": parameter for name, parameter in own.items()}
+    return found if found.keys() == ONE_BELOW.keys() else {}
+
+
+def number_below(module: Any) -> int:
+    """How many experts stand `one_below` the other in a module; 0: it has none that do."""
+    if isinstance(module, GgufExperts):
+        return module.form.below
+    return Form.of(module).below if one_below(module) else 0
 
 
 def inputs_are_rows(module: Any) -> bool:
@@ -143,8 +180,9 @@ def each_for_itself(x: Tensor, experts: int, form: Form, product: Product) -> Te
 
 
 def mixed(x: Tensor, chosen: Tensor, weights: Tensor, form: Form, product: Product) -> Tensor:
-    """What gated experts give, by whatever multiplies their matrices, summed by weights. x: [T, D]; chosen,
-    weights: [T, experts of a token]."""
+    """What gated experts give, by whatever multiplies their matrices, summed by weights. x: [..., D], which
+    are T tokens; chosen, weights: [T, experts of a token]."""
+    shape, x = x.shape, x.reshape(-1, x.shape[-1])
     out = torch.zeros_like(x)
     experts: list[int] = chosen.unique().tolist()
     for e in experts:
@@ -152,4 +190,4 @@ def mixed(x: Tensor, chosen: Tensor, weights: Tensor, form: Form, product: Produ
         h = x[rows]
         y = product(DOWN, e, form.gated(product(GATE, e, h), product(UP, e, h)))
         out = out.index_add(0, rows, (y * weights[rows, place, None]).to(out.dtype))
-    return out
+    return out.view(shape)

@@ -401,6 +401,15 @@ _DENSE = {
         mamba2=True,
         of_state="head_dim",
     ),
+    "chameleon": Family(
+        ("chameleon",),
+        fixed=SILU | {"attention_bias": False, "mlp_bias": False, "swin_norm": False},
+        constants={"swin_norm": False},
+        implied=("head_dim",),
+        lacks=("vq_config", "model_parallel_size", "image_token_id"),
+        unsaid=range(4, 8196),
+        interleaved=True,
+    ),
     "paddleocr": Family(
         ("paddleocr_vl_text",),
         fixed=SILU | {"use_bias": False},

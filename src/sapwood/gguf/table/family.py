@@ -59,6 +59,8 @@ class Family:
         sections: a file says how many frequencies turn by time, height and width, for pictures.
         turned: transformers has the stacks of experts with inputs as rows: what gate and up give stands by
             turns, or that of gate first; "": outputs are rows.
+        one_below: transformers has the experts of a layer as three matrices, experts one below the other,
+            that of down with inputs as rows.
         places: config attribute with the places of layers that have attention, if no list has all kinds.
         rhythms: config attributes with the period and the first of layers that have some tensor, and that
             tensor. Files have the tensors alone.
@@ -96,6 +98,7 @@ class Family:
         bare: tensors of a layer that have no .weight after their name in files.
         multiplied: tensors that a file has times numbers of the config, which then says 1. A list is for the
             parts of Mamba 2's projection; one of a list has a point before its place.
+        unsaid: ids of tokens that llama.cpp never says, whatever the head does: those of pictures.
         rotated: config attribute that is "rope" if there is a rotary embedding, and else something else.
         unadapted: tensors whose products llama.cpp computes without adapters, or without the factor that
             follows: an adapter's product isn't multiplied by an expert's own scale.
@@ -123,6 +126,7 @@ class Family:
     names: Mapping[str, str] = field(default_factory=dict)
     implied: tuple[str, ...] = ()
     turned: Literal["by turns", "gate first", ""] = ""
+    one_below: bool = False
     places: str = ""
     rhythms: tuple[tuple[str, str, str], ...] = ()
     every: int = 0
@@ -153,6 +157,7 @@ class Family:
     expand: str = ""
     bare: tuple[str, ...] = ()
     multiplied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unsaid: range = range(0)
     rotated: str = ""
 
 

@@ -167,7 +167,7 @@ MIXTURES = {
         lacks=("intermediate_size",),
     ),
     "glm4moe": Family(
-        ("glm4_moe",),
+        ("glm4_moe", "solar_open"),
         facts=_EXPERTS_OF_GLM,
         fixed=SILU | _ONE_GROUP,
         constants=_SIGMOID,
@@ -359,6 +359,29 @@ MIXTURES = {
         equal_heads=True,
         latent="split",
         unadapted=(*LATENT, *QKV[1:], "attn_output", "ssm_beta", "ssm_f_a", "ssm_f_b", "ssm_g_a", "ssm_g_b"),
+    ),
+    "dbrx": Family(
+        ("dbrx",),
+        facts=(
+            Fact("ffn_config.moe_num_experts", COUNT),
+            Fact("ffn_config.moe_top_k", "expert_used_count"),
+            Fact("attn_config.kv_n_heads", "attention.head_count_kv"),
+            Fact("attn_config.rope_theta", "rope.freq_base", float, 10_000.0),
+            Fact("attn_config.clip_qkv", "attention.clamp_kqv", float, 0.0, optional=True),
+        ),
+        constants={"attention.layer_norm_epsilon": 1e-5},
+        lacks=("ffn_config.hidden_size", "ffn_config.moe_jitter_eps", "ffn_config.moe_loss_weight"),
+        names={
+            "hidden_size": "d_model",
+            "num_hidden_layers": "n_layers",
+            "num_attention_heads": "n_heads",
+            "max_position_embeddings": "max_seq_len",
+            "intermediate_size": "ffn_config.ffn_hidden_size",
+        },
+        implied=("head_dim",),
+        one_below=True,
+        epsilon=None,
+        head="own",
     ),
     "granitehybridmoe": replace(
         GRANITE_HYBRID,

@@ -216,6 +216,7 @@ OF_LAYER = {
     "granitemoe": _mixture("block_sparse_moe", "router"),
     "granitemoe-shared": _mixture("block_sparse_moe", "router") | _SHARED_OF_GRANITE,
     "mistral3": _EVERY_LAYER | _PRE_NORM,
+    "chameleon": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS,
     "olmo": {key: name for key, name in _EVERY_LAYER.items() if key != "attn_norm"},
     "phi2": _ATTENTION | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
     "bitnet": _EVERY_LAYER
@@ -239,6 +240,14 @@ OF_LAYER = {
         "ffn_norm": "norm_2",
         "ffn_up": "ffn.up_proj",
         "ffn_down": "ffn.down_proj",
+    },
+    "dbrx": {
+        "attn_norm": "norm_attn_norm.norm_1",
+        "attn_qkv": "norm_attn_norm.attn.Wqkv",
+        "attn_output": "norm_attn_norm.attn.out_proj",
+        "attn_output_norm": "norm_attn_norm.norm_2",
+        ROUTER: "ffn.router.layer",
+        **{stack: f"ffn.experts.mlp.{name}" for stack, name in zip(STACKS, ("w1", "v1", "w2"), strict=True)},
     },
     "lfm2": _OF_LFM2,
     "lfm2moe": _OF_LFM2 | _experts("feed_forward") | {CHOICE: "feed_forward.expert_bias"},
@@ -364,6 +373,7 @@ _ENDS_OF_FALCON = {
     "output_norm": "transformer.ln_f",
     "output": "lm_head",
 }
+_ENDS_OF_MPT = {"token_embd": "transformer.wte", "output_norm": "transformer.norm_f", "output": "lm_head"}
 _ENDS_OF_MAMBA = {
     "token_embd": "backbone.embeddings",
     "output_norm": "backbone.norm_f",
@@ -393,7 +403,7 @@ OTHER_ENDS = {
     },
     **dict.fromkeys(("falcon", "falcon-40b"), _ENDS_OF_FALCON),
     "bloom": _ENDS_OF_FALCON | {"token_embd_norm": "transformer.word_embeddings_layernorm"},
-    "mpt": {"token_embd": "transformer.wte", "output_norm": "transformer.norm_f", "output": "lm_head"},
+    **dict.fromkeys(("mpt", "dbrx"), _ENDS_OF_MPT),
     "lfm2": _NORM_OF_LFM2,
     "lfm2moe": _NORM_OF_LFM2,
     "olmo": {"token_embd": "model.embed_tokens", "output": "lm_head"},
@@ -404,6 +414,6 @@ OTHER_ENDS = {
 LAYERS = {
     **dict.fromkeys(("gpt2", "starcoder", "falcon", "falcon-40b", "bloom"), "transformer.h"),
     "gptneox": "gpt_neox.layers",
-    "mpt": "transformer.blocks",
+    **dict.fromkeys(("mpt", "dbrx"), "transformer.blocks"),
     **dict.fromkeys(("mamba", "falcon-mamba", "mamba2"), "backbone.layers"),
 }
