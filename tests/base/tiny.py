@@ -22,7 +22,7 @@ IN_GGUF = (
     *("qwen3vl", "qwen3vlmoe", "paddleocr", "gemma3n", "minimax-m2", "exaone-moe", "afmoe", "qwen3next"),
     *("gpt2", "starcoder", "gptneox", "falcon", "falcon-40b", "bloom", "mpt", "jais2", "bitnet", "apertus"),
     *("granitemoe-shared", "mamba", "falcon-mamba", "mamba2", "falcon-h1", "jamba", "bamba", "nemotron_h"),
-    *("kimi-linear", "gemma4", "gemma4moe", "mistral4", "glm-dsa", "llama4", "llama4-128"),
+    *("kimi-linear", "gemma4", "gemma4moe", "mistral4", "glm-dsa", "llama4", "llama4-128", "mimo2"),
 )
 VOCAB_SIZE = 600
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -237,6 +237,21 @@ OF_KIND: dict[str, dict[str, Any]] = {
     },
     "llama4": LLAMA4,
     "llama4-128": LLAMA4 | {"num_local_experts": 128, "num_experts_per_tok": 128, "use_qk_norm": False},
+    "mimo2": {
+        "num_hidden_layers": 3,
+        "head_dim": 24,
+        "v_head_dim": 16,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 4,  # as MiniMax's
+        "moe_intermediate_size": 32,
+        "sliding_window": 32,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "tie_word_embeddings": False,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 1 / 3},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1 / 3},
+        },
+    },
     "gptneox": {"tie_word_embeddings": False},
     "kimi-linear": {
         "num_key_value_heads": 4,
@@ -446,6 +461,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "glm4moe": transformers.Glm4MoeConfig,
         "dots1": transformers.Dots1Config,
         "gpt-oss": transformers.GptOssConfig,
+        "mimo2": transformers.MiMoV2FlashConfig,
         "hunyuan-moe": transformers.HunYuanMoEV1Config,
         "deepseek2": transformers.DeepseekV2Config,
         "deepseek3": transformers.DeepseekV3Config,
