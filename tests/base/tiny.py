@@ -33,6 +33,7 @@ IN_GGUF = (
         "llama4-128",
         "dbrx",
         "chameleon",
+        "mimo2",
     ),
 )
 VOCAB_SIZE = 600
@@ -264,6 +265,21 @@ OF_KIND: dict[str, dict[str, Any]] = {
             "num_res_blocks": 1,
         },
     },
+    "mimo2": {
+        "num_hidden_layers": 3,
+        "head_dim": 24,
+        "v_head_dim": 16,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 4,  # as MiniMax's
+        "moe_intermediate_size": 32,
+        "sliding_window": 32,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "tie_word_embeddings": False,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 1 / 3},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1 / 3},
+        },
+    },
     "gptneox": {"tie_word_embeddings": False},
     "kimi-linear": {
         "num_key_value_heads": 4,
@@ -491,6 +507,7 @@ def tiny_config(arch: str, **changes: Any) -> Any:
         "solar_open": transformers.SolarOpenConfig,
         "dots1": transformers.Dots1Config,
         "gpt-oss": transformers.GptOssConfig,
+        "mimo2": transformers.MiMoV2FlashConfig,
         "hunyuan-moe": transformers.HunYuanMoEV1Config,
         "deepseek2": transformers.DeepseekV2Config,
         "deepseek3": transformers.DeepseekV3Config,

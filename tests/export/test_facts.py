@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 HALF, QUARTER = {"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 0.25}
+THIRD = {"partial_rotary_factor": 0.334}
 UNTIED = {"tie_word_embeddings": False}
 PROPORTIONAL = {"rope_type": "proportional", "partial_rotary_factor": 0.25}
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -299,6 +301,16 @@ MOVES: tuple[tuple[str, Changes], ...] = (
     ("qwen3next", rope("yarn", **YARN, **HALF)),
     ("qwen3next", {"linear_num_key_heads": 1, "linear_num_value_heads": 3, "head_dim": 32}),
     ("qwen3next", {"num_hidden_layers": 3, "layer_types": ["linear_attention"] * 2 + [FULL]}),
+    ("mimo2", {"attention_value_scale": None, "sliding_window": 16}),
+    ("mimo2", {"head_dim": 32, "v_head_dim": 24, "num_key_value_heads": 1}),
+    ("mimo2", {"n_routed_experts": 8, "num_experts_per_tok": 8, "moe_intermediate_size": 64}),
+    ("mimo2", {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}),
+    ("mimo2", {"n_group": 2, "topk_group": 2, "attention_value_scale": 1.0}),
+    ("mimo2", {"layer_types": [SLIDING, FULL, SLIDING], "mlp_layer_types": ["sparse", "dense", "sparse"]}),
+    ("mimo2", {"layer_types": [SLIDING] * 3, "mlp_layer_types": ["dense"] * 3}),
+    ("mimo2", two_ropes(HALF, HALF | {"rope_theta": 100.0})),
+    ("mimo2", two_ropes(LINEAR | {"partial_rotary_factor": 1.0}, {"partial_rotary_factor": 1.0})),
+    ("mimo2", two_ropes({"rope_type": "yarn", **YARN, **THIRD}, THIRD)),
     ("minimax-m2", rope("linear", factor=4.0, **QUARTER)),
     ("minimax-m2", {"num_experts_per_tok": 1}),
     ("minimax-m2", {"num_local_experts": 8, "num_experts_per_tok": 6}),
@@ -445,6 +457,19 @@ REFUSED: tuple[tuple[str, Changes, str], ...] = (
     ("hunyuan-moe", {"moe_topk": [2, 1]}, r"moe_topk: \[2, 1\]"),
     ("qwen3next", {"linear_value_head_dim": 32}, "heads of values of 32"),
     ("qwen3next", {"norm_topk_prob": False}, "norm_topk_prob"),
+    ("mimo2", {"attention_bias": True}, "attention_bias"),
+    ("mimo2", {"routed_scaling_factor": 1.5}, r"routed_scaling_factor: 1\.5"),
+    ("mimo2", {"norm_topk_prob": False}, "norm_topk_prob"),
+    ("mimo2", {"tie_word_embeddings": True}, "a tied output head"),
+    ("mimo2", {"layer_types": [FULL] * 3}, "order of sliding windows.*some layer must have a window"),
+    ("mimo2", two_ropes(THIRD, HALF), r"partial_rotary_factor: 0\.5 for layers with a window"),
+    ("mimo2", two_ropes({}, {}), "partial_rotary_factor: None for layers with a window"),
+    ("mimo2", two_ropes(THIRD, THIRD | LINEAR), "'linear' for layers with a window"),
+    (
+        "mimo2",
+        two_ropes({"partial_rotary_factor": 0.3}, {"partial_rotary_factor": 0.3}),
+        "7 numbers of a head",
+    ),
     ("minimax-m2", {"tie_word_embeddings": True}, "a tied output head"),
     ("exaone-moe", {"n_group": 2}, "n_group: 2"),
     ("exaone-moe", {"mlp_layer_types": ["sparse", "dense"] * 2}, "the first 1 layers have none"),
@@ -666,4 +691,8 @@ def test_every_key_is_one_of_llama_cpps_own() -> None:
         SHARED_WIDTH,
         *(key for keys in SCALINGS.values() for key in keys.values() if key),
     }
-    assert ours <= known
+    found = find_spec("xllamacpp.xllamacpp")
+    assert found and found.origin
+    wheel = Path(found.origin).read_bytes()
+    newer = {key for key in ours - known if f"%s.{key}".encode() in wheel}  # than the package
+    assert ours - known == newer == {"attention.value_scale"}

@@ -222,21 +222,30 @@ AHEAD = ("eh_proj", "enorm", "hnorm")  # tensors of a layer that guesses tokens 
 
 
 @pytest.mark.parametrize("kind", ["gguf-adapter", "gguf"])
-def test_layers_that_guess_ahead_are_left_out(kind: Kind, tmp_path: Path) -> None:
-    plain = read_gguf(tiny_gguf("qwen35", tmp_path / "plain.gguf", kind="F16")[0])
+@pytest.mark.parametrize("arch", ["qwen35", "mimo2"])
+def test_layers_that_guess_ahead_are_left_out(arch: str, kind: Kind, tmp_path: Path) -> None:
+    plain = read_gguf(tiny_gguf(arch, tmp_path / "plain.gguf", kind="F16")[0])
+    layers = plain.metadata[f"{arch}.block_count"]
     own = [name for name in plain.tensors if name.startswith("blk.1.")]
-    more: dict[str, Any] = {name.replace("blk.1", "blk.2"): plain.tensors[name].dense() for name in own}
-    more |= {f"blk.2.nextn.{name}.weight": np.ones(64, np.float32) for name in AHEAD}
-    more["blk.2.nextn.eh_proj.weight"] = np.ones((64, 128), np.float32)
-    more |= {"qwen35.block_count": 3, "qwen35.nextn_predict_layers": 1}
-    path, _ = tiny_gguf("qwen35", tmp_path / "base.gguf", kind="F16", keys=more)
+    more: dict[str, Any] = {
+        name.replace("blk.1", f"blk.{layers}"): plain.tensors[name].dense() for name in own
+    }
+    more |= {f"blk.{layers}.nextn.{name}.weight": np.ones(64, np.float32) for name in AHEAD}
+    more[f"blk.{layers}.nextn.eh_proj.weight"] = np.ones((64, 128), np.float32)
+    more |= {f"{arch}.block_count": layers + 1, f"{arch}.nextn_predict_layers": 1}
+    lists = {key: value.tolist() for key, value in plain.metadata.items() if isinstance(value, np.ndarray)}
+    of_layers = {key: value for key, value in lists.items() if key.startswith(arch)}
+    more |= {key: [*value, value[1]] for key, value in of_layers.items() if len(value) == layers}
+    path, _ = tiny_gguf(arch, tmp_path / "base.gguf", kind="F16", keys=more)
     trained = tuned_on(path)
-    assert trained.base.spec.hf_config.num_hidden_layers == 2
+    assert trained.base.spec.hf_config.num_hidden_layers == layers
     done = export(trained, Order(kind), tmp_path / "out")
     assert done.check.same_ids == done.check.prompts and 0 < done.check.difference <= done.check.limit
     if kind == "gguf":
         written = read_gguf(done.path / "model.gguf")
-        assert written.metadata["qwen35.block_count"] == 2 and written.tensors.keys() == plain.tensors.keys()
+        assert written.metadata[f"{arch}.block_count"] == layers
+        assert all(written.metadata[key].tolist() == value for key, value in of_layers.items())
+        assert written.tensors.keys() == plain.tensors.keys()
 
 
 def test_every_family_of_the_table_is_tried() -> None:

@@ -339,6 +339,16 @@ MUTANTS = (
         {"rope_parameters": LLAMA3["rope_parameters"] | {"high_freq_factor": 1.0}},
     ),
     Mutant("sinks lost", "gpt-oss", "gguf", tensors(lambda n, t: t * 0 if "sinks" in n else t)),
+    Mutant("MiMo's sinks lost", "mimo2", "gguf", without("sinks")),
+    Mutant("values unscaled", "mimo2", "gguf", key("value_scale", lambda _: 1.0)),
+    Mutant("a window of one token more", "mimo2", "gguf", key("sliding_window", lambda v: v + 1)),
+    Mutant(
+        "windows in all layers but one", "mimo2", "gguf", key("window_pattern", lambda v: [not f for f in v])
+    ),
+    Mutant("one base for all layers", "mimo2", "gguf", key("freq_base_swa", lambda _: 5e6)),
+    Mutant(
+        "MiMo's experts by their own scores", "mimo2", "gguf", tensors(unbiased), {"num_experts_per_tok": 2}
+    ),
     Mutant("kernels turned", "lfm2", "gguf", tensors(lambda n, t: t.flip(-1) if "conv.conv" in n else t)),
     Mutant("choices of experts", "glm4moe", "gguf", tensors(unbiased), {"first_k_dense_replace": 0}),
     Mutant("merged choices of experts", "glm4moe", "merged", tensors(unbiased), {"first_k_dense_replace": 0}),

@@ -235,6 +235,8 @@ def test_configs_that_make_no_sense_are_refused(
         ("deepseek2", {"expert_gating_func": 3}, "expert_gating_func is 3.*deepseek_v2 computes 1"),
         ("llama4", {"attention.sliding_window": 0}, "sliding_window is 0.*llama4_text computes None"),
         ("gpt-oss", {"attention.sliding_window_pattern": 3}, "sliding_window_pattern is 3.*computes 2"),
+        ("mimo2", {"attention.head_count_kv": [2, 2, 2]}, r"head_count_kv is \[2, 2, 2\].*twice as many"),
+        ("mimo2", {"attention.head_count_kv": [2, 4]}, "head_count_kv is .*each of 3 layers"),
         ("lfm2", {"attention.head_count_kv": [0, 2, 2]}, "head_count_kv is .*2 layers"),
         ("lfm2", {"attention.head_count_kv": [2, 4]}, "head_count_kv is .*one number of heads"),
         ("gpt2", {"attention.head_count_kv": 2}, "head_count_kv is 2.*gpt2 computes 4"),

@@ -441,6 +441,16 @@ def write_config(writer: gguf.GGUFWriter, arch: str, config: Any, older: bool = 
         writer.add_sliding_window(config.sliding_window)
         pattern = config.layer_types.index("full_attention") + 1
         writer.add_uint32(f"{writer.arch}.attention.sliding_window_pattern", pattern)
+    if arch == "mimo2":
+        windows = [kind == "sliding_attention" for kind in kinds]
+        writer.kv_data[0].pop("mimo2.attention.head_count_kv")  # the writer itself refuses to replace
+        writer.add_head_count_kv([key_heads * (1 + flag) for flag in windows])
+        writer.add_value_length(config.v_head_dim)
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_sliding_window_pattern(windows)
+        writer.add_rope_dimension_count(8)
+        writer.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
+        writer.add_float32("mimo2.attention.value_scale", config.attention_value_scale)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
     if arch == "kimi-linear":

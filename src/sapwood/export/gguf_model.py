@@ -15,9 +15,9 @@ from sapwood.export.gguf_tokens import Metadata, tokenizer_metadata
 from sapwood.export.merge import Parameters
 from sapwood.export.quantise import NUMBERS, FileType, Quantiser, type_of
 from sapwood.gguf.facts import CHOSEN
-from sapwood.gguf.file import LINEARS, STACKED, read_gguf
+from sapwood.gguf.file import LINEARS, STACKED, GgufFile, read_gguf
 from sapwood.gguf.file import NUMBERS as LAYER_NUMBERS
-from sapwood.gguf.keys import SPECULATING, layers_of
+from sapwood.gguf.keys import SPECULATING, integer, layers_of
 from sapwood.gguf.latent import latent_values
 from sapwood.gguf.layout import Grouped, places, to_file_layout
 from sapwood.gguf.names import file_name, in_metadata, of_layer, tensor_names, unread
@@ -118,7 +118,9 @@ def _metadata(spec: BaseSpec, config: Any) -> Metadata:
         file = read_gguf(spec.path)
         kept = {key: value for key, value in file.metadata.items() if key not in (*_OWN, *LAYER_NUMBERS)}
         if kept.pop(f"{file.architecture}.{SPECULATING}", None):  # layers that aren't read are not written
-            kept[f"{file.architecture}.block_count"] = layers_of(file)
+            own = f"{file.architecture}."
+            kept |= {key: _of_layers(file, value) for key, value in kept.items() if key.startswith(own)}
+            kept[f"{own}block_count"] = layers_of(file)
         family = FAMILIES[architecture_of(config)]
         if hasattr(config, CHOSEN):
             kept[f"{file.architecture}.context_length"] = context_of(config)
@@ -129,6 +131,12 @@ def _metadata(spec: BaseSpec, config: Any) -> Metadata:
         return kept
     tokens = tokenizer_metadata(spec.tokenizer, config.vocab_size)
     return {"general.name": _name(spec), **file_values(config, spec.hf_config), **tokens}
+
+
+def _of_layers(file: GgufFile, value: Any) -> Any:
+    """A value of the file without what it says of layers that guess ahead, if it says something of each."""
+    each = isinstance(value, np.ndarray) and len(value) == integer(file, "block_count")
+    return value[: layers_of(file)] if each else value
 
 
 def _name(spec: BaseSpec) -> str:

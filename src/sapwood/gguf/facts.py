@@ -17,6 +17,7 @@ from sapwood.gguf.layers import (
     layer_types_of,
     periodic,
     read_by_layer,
+    read_doubled,
     rhythm,
     types_by,
 )
@@ -38,6 +39,7 @@ from sapwood.gguf.table.family import (
     has_attention,
     has_experts,
 )
+from sapwood.gguf.table.modules import ROUTER
 
 WINDOW = "attention.sliding_window"
 ROTATED = "rope.scaling.finetuned"
@@ -74,7 +76,10 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     if family.rotary:
         beside = values["qk_nope_head_dim"] if family.latent and family.partial else 0
         values["rope_parameters"] = read_rope(file, family, values["head_dim"] + beside)
-    if family.window and not family.by_layer:
+    if family.experts_in:
+        flags = [f"blk.{i}.{ROUTER}.weight" in file.tensors for i in range(values["num_hidden_layers"])]
+        values[family.experts_in] = ["sparse" if has else "dense" for has in flags]
+    if family.window and not (family.by_layer or family.doubled):
         values["layer_types"] = layer_types_of(file, values["num_hidden_layers"], family.window)
     elif family.every:
         flags = periodic(integer(file, INTERVAL, family.every), values["num_hidden_layers"])
@@ -102,6 +107,8 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         rope = values["rope_parameters"]
         theta = rope["rope_theta"] if family.plain_windows else number(file, LOCAL_THETA, 10_000.0)
         local = {"rope_type": "default", "rope_theta": theta}
+        if family.partial:
+            local["partial_rotary_factor"] = rope["partial_rotary_factor"]
         values["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
     return _named(file, family, values)
 
@@ -206,7 +213,8 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
     if embedding.shape[1] != hidden or layers > len(file.tensors):
         why = f"it has {len(file.tensors):,} tensors, the embedding {embedding.shape[1]:,} columns"
         raise ModelError("the file's keys don't fit its tensors", str(file.path), why)
-    silent = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)} if heads else {}
+    width = max(1, hidden // heads) if heads else 0
+    silent = {"num_key_value_heads": heads, "head_dim": width, "v_head_dim": width} if heads else {}
     values: dict[str, Any] = {"vocab_size": embedding.shape[0]}
     if OF_LAYERS in file.tensors:
         values[ROWS_OF_LAYERS] = file.tensors[OF_LAYERS].shape[0]
@@ -239,7 +247,9 @@ def _sizes(file: GgufFile, family: Family) -> dict[str, Any]:
         return values | latent_sizes(file, heads)
     if family.by_layer:
         values |= read_by_layer(file, values)
-    if integer(file, "attention.value_length", width) != width:
+    if family.doubled:
+        values |= read_doubled(file, layers, family.window)
+    elif integer(file, "attention.value_length", width) != width:
         raise ModelError("heads whose values and keys differ in size aren't supported", str(file.path))
     return values
 

@@ -21,10 +21,10 @@ def layer_types_of(file: GgufFile, layers: int, every: int) -> list[str]:
     """Which layers see a window only: the file's pattern (a number, or a flag per layer) or the family's."""
     pattern = file.metadata.get(f"{file.architecture}.{PATTERN}", every)
     if isinstance(pattern, np.ndarray):
-        if len(pattern) != layers:
-            why = f"it is for {len(pattern)} layers, the model has {layers}"
+        if len(pattern) != (blocks := integer(file, "block_count")):  # with those that guess ahead
+            why = f"it is for {len(pattern)} layers, the model has {blocks}"
             raise ModelError("the pattern of sliding windows doesn't fit", str(file.path), why)
-        return types_by([bool(flag) for flag in pattern])
+        return types_by([bool(flag) for flag in pattern[:layers]])
     return types_by(periodic(integer(file, PATTERN, every), layers))
 
 
@@ -60,11 +60,12 @@ def read_by_layer(file: GgufFile, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_each_layer(file: GgufFile, key: str, layers: int) -> list[int]:
     found = file.metadata.get(f"{file.architecture}.{key}")
-    numbers = found.tolist() if isinstance(found, np.ndarray) else [integer(file, key)] * layers
-    if len(numbers) != layers or not all(isinstance(n, int) and n > 0 for n in numbers):
-        why = f"a whole number for each of {layers} layers is needed"
+    blocks = integer(file, "block_count")  # with those that guess ahead
+    numbers = found.tolist() if isinstance(found, np.ndarray) else [integer(file, key)] * blocks
+    if len(numbers) != blocks or not all(isinstance(n, int) and n > 0 for n in numbers):
+        why = f"a whole number for each of {blocks} layers is needed"
         raise ModelError(f"{file.architecture}.{key} is {found!r}", str(file.path), why)
-    return numbers
+    return numbers[:layers]
 
 
 def values_by_layer(config: Any) -> dict[str, Any]:
@@ -77,6 +78,23 @@ def values_by_layer(config: Any) -> dict[str, Any]:
         KEY_HEADS: [both[flag] for flag in flags],
         WIDTH: [width] * (len(flags) - shared) + [2 * width] * shared,
     } | dict.fromkeys(SAME, config.head_dim)
+
+
+def read_doubled(file: GgufFile, layers: int, every: int) -> dict[str, Any]:
+    """What a file says for each layer, as MiMo 2's config says it: which layers have a window, and how many
+    heads of keys the others have."""
+    kinds, heads = layer_types_of(file, layers, every), _of_each_layer(file, KEY_HEADS, layers)
+    own = {n / 2 if kind == "sliding_attention" else n for kind, n in zip(kinds, heads, strict=True)}
+    if len(own) != 1 or (found := own.pop()) != int(found):
+        why = "layers with a window must have twice as many as the others"
+        raise ModelError(f"{file.architecture}.{KEY_HEADS} is {heads}", str(file.path), why)
+    return {"layer_types": kinds, "num_key_value_heads": int(found)}
+
+
+def doubled_values(config: Any) -> dict[str, Any]:
+    """The inverse of `read_doubled`."""
+    flags = [kind == "sliding_attention" for kind in config.layer_types]
+    return {PATTERN: flags, KEY_HEADS: [config.num_key_value_heads * (1 + flag) for flag in flags]}
 
 
 def settle_layers(config: Any) -> None:

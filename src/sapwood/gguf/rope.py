@@ -65,7 +65,7 @@ def read_rope(file: GgufFile, family: Family, width: int) -> dict[str, Any]:
     }
     rotated = integer(file, "rope.dimension_count", width)
     if family.partial:
-        rope["partial_rotary_factor"] = rotated / width
+        rope["partial_rotary_factor"] = part_of(rotated, width)
     elif rotated != width:
         raise ModelError("a rotary embedding on part of each head isn't supported", str(file.path))
     if family.sections and (sections := _sections(file)):
@@ -263,6 +263,13 @@ def plain_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
         taken = {**BETAS, "truncate": True}
         plain = {name: value for name, value in plain.items() if value != taken.get(name, ...)}
     return plain
+
+
+def part_of(turned: int, width: int) -> float:
+    """The part of a head of ``width`` numbers of which transformers makes ``turned`` again: it cuts the
+    product off, and 44 * (30 / 44) is a little less than 30."""
+    part = turned / width
+    return part if int(width * part) == turned else math.nextafter(part, 1)
 
 
 def _yarn_factor(factor: float) -> float:

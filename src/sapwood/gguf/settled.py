@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Any
 
 from sapwood.gguf.layers import in_rhythm, rhythm, settle_layers
-from sapwood.gguf.rope import plain_rope
+from sapwood.gguf.rope import part_of, plain_rope
 from sapwood.gguf.table.families import FAMILIES, architecture_of
 from sapwood.gguf.table.family import Family, attribute
 
@@ -107,7 +107,11 @@ def settled(config: Any) -> Any:
     if getattr(config, "mamba_d_ssm", 0) is None:
         config.mamba_d_ssm = config.mamba_expand * config.hidden_size
     if rope := getattr(config, "rope_parameters", None):
-        config.rope_parameters = settled_rope(rope)
+        config.rope_parameters = ropes = settled_rope(rope)
+        width = getattr(config, "head_dim", None) or IMPLIED["head_dim"](config)
+        for one in ropes.values() if "full_attention" in ropes else [ropes]:
+            if family.partial and not family.latent and (part := one.get("partial_rotary_factor")):
+                one["partial_rotary_factor"] = part_of(int(width * part), width)  # 0.334 of 192 are 64
     return config
 
 

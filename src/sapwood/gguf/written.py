@@ -11,6 +11,7 @@ from sapwood.gguf.facts import CHOSEN, LOCAL_THETA, OTHER_WINDOWS, ROTATED, quer
 from sapwood.gguf.latent import NAMES, latent_values, unwritable_latent
 from sapwood.gguf.layers import (
     WIDTH,
+    doubled_values,
     period,
     periodic,
     turned,
@@ -105,6 +106,8 @@ def file_values(config: Any, whole: Any = None) -> dict[str, Any]:
         values |= rope_values(family, global_rope(config), width)
     if family.by_layer:
         values |= values_by_layer(config)
+    elif family.doubled:
+        values |= doubled_values(config)
     elif family.window:
         values[PATTERN] = period(config.layer_types)
     if family.local_theta:
@@ -201,6 +204,11 @@ def refuse_unwritable(config: Any) -> None:
         problems.append(Problem("GGUF can't store a tied output head", "tie_word_embeddings", why))
     if family.rotary:
         problems += unwritable_rope(global_rope(config), architecture)
+        part = global_rope(config).get("partial_rotary_factor", 1.0)
+        if family.partial and (count := int(head_width(config) * part)) % 2:
+            what = f"GGUF can't store partial_rotary_factor: {part}"
+            why = f"llama.cpp's {architecture} turns pairs, and this would be {count} numbers of a head"
+            problems.append(Problem(what, "rope_parameters", why))
     if sum(sections := global_rope(given).get("mrope_section") or []) > head_width(config):
         why = f"llama.cpp's {architecture} takes no more than a head has numbers, {head_width(config)}"
         problems.append(Problem(f"GGUF can't store mrope_section: {sections}", "rope_parameters", why))
@@ -267,7 +275,7 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
             f"{where} has them to the end",
         )
         problems.append(Problem(what, "moe_layer_end_index", why))
-    kinds = getattr(config, "mlp_layer_types", None) or []
+    kinds = ([] if family.experts_in else getattr(config, "mlp_layer_types", None)) or []
     if kinds != sorted(kinds) or kinds.count("dense") not in (0, getattr(config, "first_k_dense_replace", 0)):
         why = f"in {where} the first {config.first_k_dense_replace} layers have none, all others have"
         problems.append(Problem("layers without experts are others", "mlp_layer_types", why))
@@ -308,13 +316,15 @@ def _unwritable_layers(config: Any, family: Family, architecture: str) -> list[P
 def _unwritable_windows(config: Any, family: Family, where: str) -> list[Problem]:
     """Of layers of which some have a window: their order, the scale of their queries, their rotary base."""
     problems: list[Problem] = []
-    if family.by_layer:
+    rule = f"every {family.constants.get(PATTERN, 'n')}-th layer must see the whole context"
+    if family.by_layer or family.doubled:
         every = family.window if "sliding_attention" in config.layer_types else None
+        rule = "some layer must have a window"
     else:
         every = period(config.layer_types)
     if every is None or family.constants.get(PATTERN, every) != every:
-        why = f"in {where} every {family.constants.get(PATTERN, 'n')}-th layer must see the whole context"
-        problems.append(Problem("GGUF can't store this order of sliding windows", "layer_types", why))
+        what = "GGUF can't store this order of sliding windows"
+        problems.append(Problem(what, "layer_types", f"in {where} {rule}"))
     wanted = query_scale(family, {**config.to_dict(), "head_dim": head_width(config)})
     if family.largest and config.query_pre_attn_scalar != wanted:
         what = f"GGUF can't store query_pre_attn_scalar: {config.query_pre_attn_scalar}"
@@ -322,6 +332,11 @@ def _unwritable_windows(config: Any, family: Family, where: str) -> list[Problem
     if family.local_theta or family.plain_windows:
         local = config.rope_parameters["sliding_attention"]
         odd = {k: v for k, v in local.items() if k != "rope_theta" and v not in ("default", 1.0, None)}
+        if family.partial:
+            told = [rope.get("partial_rotary_factor") for rope in (global_rope(config), local)]
+            odd.pop("partial_rotary_factor", None)
+            if None in told or told[0] != told[1]:
+                odd["partial_rotary_factor"] = told[1]
         if family.plain_windows and local["rope_theta"] != global_rope(config)["rope_theta"]:
             odd["rope_theta"] = local["rope_theta"]
         problems += [

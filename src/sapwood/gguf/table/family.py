@@ -88,6 +88,10 @@ class Family:
         local_theta: layers with a window have a rotary base of their own.
         by_layer: a file says for each layer whether it has a window, how many heads of keys, and the width
             of its MLP; a config has numbers for layers with a window and for others, see `layers`.
+        doubled: layers with a window have twice as many heads of keys as others. A file says for each layer
+            how many it has, and whether it has a window.
+        experts_in: config attribute that lists for each layer whether it is "sparse", with experts, or
+            "dense". Files have the tensors alone.
         equal_heads: keys have as many heads as queries.
         plain_windows: layers with a window have the same rotary base as the others, and no scaling.
         latent: keys and values of all heads come from one vector. A file has that product apart for keys and
@@ -150,6 +154,8 @@ class Family:
     local_theta: bool = False
     plain_windows: bool = False
     by_layer: bool = False
+    doubled: bool = False
+    experts_in: str = ""
     equal_heads: bool = False
     latent: Literal["split", "joined", ""] = ""
     mamba2: bool = False

@@ -57,6 +57,18 @@ _GRANITE_MOE = Family(
     biases={"attention_bias": (*QKV, "attn_output")},
     interleaved=True,
 )
+_UNREAD_IN_MIMO = (  # what its first class read, and transformers' takes from other words, or for granted
+    *("hybrid_layer_pattern", "hybrid_block_size", "attention_chunk_size", "sliding_window_size"),
+    *(
+        "swa_num_attention_heads",
+        "swa_num_key_value_heads",
+        "swa_head_dim",
+        "swa_v_head_dim",
+        "swa_rope_theta",
+    ),
+    *("add_swa_attention_sink_bias", "add_full_attention_sink_bias", "moe_layer_freq", "n_shared_experts"),
+    *("scoring_func", "topk_method", "partial_rotary_factor", "rope_theta", "layernorm_epsilon"),
+)
 _IN_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 _WEIGHTS_NORM = _EXPERTS_OF_GLM[-1]
@@ -225,6 +237,25 @@ MIXTURES = {
         window=4,
         head="own",
         scalings=LLAMA3,
+    ),
+    "mimo2": Family(
+        ("mimo_v2_flash",),
+        facts=(
+            *_EXPERTS_OF_GLM[:3],
+            Fact("v_head_dim", "attention.value_length"),
+            Fact("attention_value_scale", "attention.value_scale", float, optional=True),
+            WINDOW,
+            *_GROUPS,
+        ),
+        fixed=SILU | {"attention_bias": False, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
+        constants=_SIGMOID,
+        lacks=("num_key_value_heads", *_UNREAD_IN_MIMO),
+        experts_in="mlp_layer_types",
+        window=6,
+        doubled=True,
+        partial=True,
+        head="own",
+        local_theta=True,
     ),
     "afmoe": Family(
         ("afmoe",),

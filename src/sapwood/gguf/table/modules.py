@@ -276,6 +276,10 @@ OF_LAYER = {
         "ffn_up_exps.bias": "mlp.experts.gate_up_proj_bias",
         "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
     },
+    "mimo2": _EVERY_LAYER
+    | _PRE_NORM
+    | _experts("mlp")
+    | {CHOICE: "mlp.gate.e_score_correction_bias", "attn_sinks.weight": "self_attn.sinks"},
     "minimax-m2": _mixture("mlp") | _HEAD_NORMS | {CHOICE: "mlp.e_score_correction_bias"},
     "exaone-moe": _EVERY_LAYER | _PRE_NORM | _HEAD_NORMS | _OF_GLM_MOE,
     "afmoe": _EVERY_LAYER
