@@ -278,6 +278,33 @@ def test_dropout_of_a_base_is_off_and_said(tmp_path: Path) -> None:
     assert load_base(spec, BaseConfig(storage="fp32")).model.config.attention_dropout == 0.0
 
 
+def test_a_rotary_base_that_transformers_passes_over_is_taken_and_said(tmp_path: Path) -> None:
+    path = tiny_model_dir("dbrx", tmp_path)
+    without_rope(path, lambda config: config["attn_config"].update(rope_theta=500_000.0))
+    spec = inspect(path)
+    assert spec.notes == ("attn_config.rope_theta 500,000, which transformers passes over, is taken",)
+    base = load_base(spec, BaseConfig(storage="fp32")).model
+    frequencies = next(buffer for name, buffer in base.named_buffers() if name.endswith("inv_freq"))
+    assert float(frequencies[1]) == pytest.approx(500_000 ** (-1 / len(frequencies)))
+
+
+def test_a_rotary_base_that_is_meant_for_no_layer_is_refused(tmp_path: Path) -> None:
+    path = tiny_model_dir("cwm", tmp_path)
+    without_rope(path, lambda config: config.update(rope_theta=77_000.0))
+    with pytest.raises(ModelError, match=r"rope_theta 77000.* is passed over .* cwm with 1,000,000"):
+        inspect(path)
+    without_rope(path, lambda config: config.update(rope_theta=1_000_000))
+    assert inspect(path).notes == ()
+
+
+def without_rope(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write config.json as older programs do, and change it."""
+    config = json.loads((path / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    change(config)
+    (path / "config.json").write_text(json.dumps(config))
+
+
 def test_too_little_memory_is_found_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = inspect(tiny_llama(tmp_path))
     monkeypatch.setattr(load_module, "available_memory", lambda: 100_000)

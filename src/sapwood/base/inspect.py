@@ -57,7 +57,7 @@ def inspect_base(config: BaseConfig) -> BaseSpec:
 def _inspect_folder(source: str, path: Path) -> BaseSpec:
     folder = read_folder(path)
     hf_config = _native_config(folder)
-    notes = without_dropout(hf_config)
+    notes = (*without_dropout(hf_config), *_with_said_base(hf_config, folder))
     _check_size(hf_config, folder)
     tokenizer = chatglm_tokenizer(path) if is_chatglm(folder.config) else read_tokenizer_of(path)
     check_vocabulary(tokenizer, hf_config.get_text_config().vocab_size, path)
@@ -166,6 +166,29 @@ def without_dropout(hf_config: Any) -> tuple[str, ...]:
     return (
         (f"{', '.join(keys)} of the base set to 0: a frozen base computes as in inference",) if keys else ()
     )
+
+
+def _with_said_base(hf_config: Any, folder: Folder) -> tuple[str, ...]:
+    """Give the rotary embedding the base that config.json says, if it is one that transformers passes over:
+    DBRX's stands among the settings of attention. Returns a note then. Raises ModelError for any other."""
+    text = hf_config.get_text_config()
+    part = next((name for name in hf_config.sub_configs if getattr(hf_config, name, None) is text), None)
+    told = folder.config if part is None else folder.config.get(part) or {}
+    rope = getattr(text, "rope_parameters", None)
+    if not rope or told.get("rope_parameters"):
+        return ()
+    taken = [rope] if "rope_theta" in rope else [one for one in rope.values() if one]
+    bases = [one["rope_theta"] for one in taken if "rope_theta" in one]
+    if (base := told.get("rope_theta")) is not None and base not in bases:
+        why = f"transformers computes {text.model_type} with {' and '.join(f'{one:,.0f}' for one in bases)}"
+        mend = "write rope_parameters with the one that the model was made with"
+        raise ModelError(f"rope_theta {base} is passed over", str(folder.path / "config.json"), why, mend)
+    attention = told.get("attn_config")
+    base = attention.get("rope_theta") if isinstance(attention, Mapping) else None
+    if base is None or base in bases:
+        return ()
+    rope["rope_theta"] = base
+    return (f"attn_config.rope_theta {base:,.0f}, which transformers passes over, is taken",)
 
 
 def _ahead(hf_config: Any) -> tuple[str, ...]:
