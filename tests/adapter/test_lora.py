@@ -75,7 +75,6 @@ def test_a_linear_that_its_model_does_not_call_is_refused(targets: Any) -> None:
         ("bart", "encoder_attn"),
         ("deepseek_v32", "indexer"),
         ("longcat_flash", "classifier"),
-        ("git", "image_encoder"),
     ],
 )
 def test_what_no_text_reaches_is_left_out_and_refused_by_name(kind: str, idle: str) -> None:
@@ -92,6 +91,13 @@ def test_what_no_text_reaches_is_left_out_and_refused_by_name(kind: str, idle: s
     ) as caught:
         resolve_targets(model, (odd, "q_prj"))
     assert len(caught.value.problems) == 2
+
+
+def test_layers_for_pictures_in_a_decoder_are_not_there() -> None:
+    model = tiny_network(CONFIG_MAPPING["git"]())
+    assert not any("image_encoder" in name for name, module in model.named_modules() if is_linear(module))
+    with pytest.raises(ConfigError, match="no linear layer is called"):
+        resolve_targets(model, ("git.image_encoder.vision_model.encoder.layers.0.mlp.fc1",))
 
 
 def test_layers_that_compress_blocks_of_many_tokens_are_reached() -> None:

@@ -45,9 +45,20 @@ SMALL = {
     "num_key_value_heads": 2,
     "head_dim": 32,
 }
+ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+HALF_TURNED = {key: value for key, value in TEXT.items() if key != "head_dim"} | {
+    "num_hidden_layers": 2,
+    "rope_parameters": ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]},
+}
+FEW_EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 32}
+PICTURES_OF_GLM = {"depth": 1, "num_heads": 2} | dict.fromkeys(("hidden_size", "intermediate_size"), 32)
 WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {  # of each: what llama.cpp calls it, changes for text
     "gemma3": ("gemma3", TEXT | {"num_hidden_layers": 2, "sliding_window": 32, "query_pre_attn_scalar": 16}),
     "gemma4": ("gemma4", TEXT | TWO_WIDTHS),
+    "gemma4_unified": ("gemma4", TEXT | {k: v for k, v in TWO_WIDTHS.items() if "per_layer" not in k}),
+    "glm4v": ("glm4", HALF_TURNED),
+    "glm_ocr": ("glm4", HALF_TURNED | {"rope_parameters": ROPE | {"mrope_section": [3, 3, 2]}}),
+    "glm4v_moe": ("glm4moe", HALF_TURNED | FEW_EXPERTS),
     "qwen3_5": ("qwen35", TEXT | {"num_hidden_layers": 4, "head_dim": 32}),
     "qwen3_vl": ("qwen3vl", TEXT | SECTIONS | {"num_hidden_layers": 2}),
 }
@@ -59,7 +70,9 @@ def wrapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """What llama.cpp calls the model, and the model with an adapter."""
     architecture, text = WRAPPERS[request.param]
     folder = tmp_path_factory.mktemp(request.param) / "base"
-    pictures = {"gemma3": {}, "gemma4": {"vision_config": SMALL}}
+    pictures = {"gemma3": {}, "gemma4": {"vision_config": SMALL}, "gemma4_unified": {}}
+    if request.param.startswith("glm"):
+        pictures[request.param] = {"vision_config": PICTURES_OF_GLM | {"out_hidden_size": 64}}
     parts = pictures.get(request.param, {"vision_config": PICTURES["qwen3vl"]})
     tiny_wrapper(request.param, folder, text, **parts)
     return architecture, tuned_on(folder)
@@ -77,7 +90,8 @@ def test_a_file_holds_the_language_model_alone(wrapped: tuple[str, Loaded], tmp_
     file = read_gguf(export(trained, Order("gguf"), tmp_path / "out").path / "model.gguf")
     assert file.architecture == architecture
     assert not any("vision" in name or "visual" in name for name in file.tensors)
-    layers = len(trained.base.spec.hf_config.vision_config.to_dict().get("deepstack_visual_indexes") or ())
+    pictures = trained.base.spec.hf_config.vision_config
+    layers = len(getattr(pictures, "deepstack_visual_indexes", None) or ())
     assert file.metadata.get("qwen3vl.n_deepstack_layers", 0) == (layers if architecture == "qwen3vl" else 0)
 
 

@@ -20,6 +20,7 @@ from sapwood.config.sections import BaseConfig, LoraConfig
 from sapwood.errors import ModelError, OutOfMemoryError, ShortageError
 from sapwood.machine import shortage
 from sapwood.run.files import staged_dir
+from sapwood.serve import rows
 from sapwood.serve.rows import joins
 from sapwood.train import checkpoint, trial
 from sapwood.train.checkpoint import newest_good
@@ -155,7 +156,8 @@ def test_no_operation_without_memory_changes_what_a_trial_says(tmp_path: Path) -
 
 def test_no_operation_without_memory_changes_how_rows_are_answered() -> None:
     def joined(number: int) -> tuple[bool, int]:
-        network = tiny_model("llama")  # each is asked once
+        network = tiny_model("llama")
+        rows._joins.clear()  # each is asked once
         with Short(number) as short:
             return joins(network), short.seen
 

@@ -16,6 +16,7 @@ from sapwood.errors import ModelError, Problem
 from sapwood.gguf.facts import config_values
 from sapwood.gguf.file import read_gguf
 from sapwood.gguf.settled import flat, flattened, settled, settled_rope
+from sapwood.gguf.table.families import FAMILIES, architecture_of
 from sapwood.gguf.written import context_of, stored_name
 
 # Keys that an export sets by itself, and keys that name the reader and not the model.
@@ -31,7 +32,8 @@ def gguf_facts(path: Path, config: Any, tied: bool) -> list[Problem]:
     try:
         read = config_values(read_gguf(path))
         if "rope_parameters" in read:
-            read["rope_parameters"] = settled_rope(read["rope_parameters"])
+            family = FAMILIES[architecture_of(config)]
+            read["rope_parameters"] = settled_rope(read["rope_parameters"], family)
         found = flattened(read, type(config))
     except ModelError as error:
         return list(error.problems)

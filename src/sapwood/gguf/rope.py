@@ -255,8 +255,6 @@ def plain_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
     themselves or that no text is computed with. Ministral 3 has a second context there, which its class
     doesn't read."""
     plain = {name: value for name, value in rope.items() if name not in UNREAD}
-    if plain.get("partial_rotary_factor") == 1.0:
-        del plain["partial_rotary_factor"]
     if plain.get("rope_type") == "yarn":
         if math.isclose(plain.get("attention_factor") or 0, _yarn_factor(plain["factor"])):
             del plain["attention_factor"]

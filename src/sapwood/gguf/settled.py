@@ -25,6 +25,13 @@ IMPLIED: Mapping[str, Callable[[Any], int]] = {
     "intermediate_size": lambda config: 4 * config.hidden_size,
 }
 ROWS_OF_LAYERS = "vocab_size_per_layer_input"
+# Kinds of language models in wrappers; those by themselves that compute the same for text, and with what.
+TWINS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "gemma4_unified_text": ("gemma4_text", {"hidden_size_per_layer_input": 0, "enable_moe_block": False}),
+    "glm4v_text": ("glm4", {"attention_bias": True}),
+    "glm_ocr_text": ("glm4", {"attention_bias": False}),
+    "glm4v_moe_text": ("glm4_moe", {"use_qk_norm": False}),
+}
 UNSAID = "IMGIMG"  # how Chameleon names tokens of pictures begin, which it never says
 
 
@@ -51,7 +58,7 @@ def settled(config: Any) -> Any:
     """A config in the one form that says what is computed, and nothing that isn't: LFM2's class makes its
     MLPs narrower than their key says, GPT-2's may leave the width of its own out, Falcon's old layers are a
     kind of its new ones, and rotary embeddings have names for what everybody takes."""
-    config = copy.copy(config)
+    config = _as_twin(config) if config.model_type in TWINS else copy.copy(config)
     family = FAMILIES[architecture_of(config)]
     if family.by_layer:
         settle_layers(config)
@@ -75,6 +82,7 @@ def settled(config: Any) -> Any:
         config.vocabulary_map = unsaid_names(id for name, id in names.items() if name.startswith(UNSAID))
     if config.model_type == "solar_open":  # GLM 4's without dense layers, and without norms of heads
         config.first_k_dense_replace, config.use_qk_norm = 0, False
+        config.rope_parameters = {"partial_rotary_factor": 1.0} | config.rope_parameters
         config.intermediate_size = config.moe_intermediate_size
     if config.model_type == "dbrx":  # it reads no base but this one, and wants to find the other
         config.attn_config = copy.copy(config.attn_config)
@@ -107,7 +115,7 @@ def settled(config: Any) -> Any:
     if getattr(config, "mamba_d_ssm", 0) is None:
         config.mamba_d_ssm = config.mamba_expand * config.hidden_size
     if rope := getattr(config, "rope_parameters", None):
-        config.rope_parameters = ropes = settled_rope(rope)
+        config.rope_parameters = ropes = settled_rope(rope, family)
         width = getattr(config, "head_dim", None) or IMPLIED["head_dim"](config)
         for one in ropes.values() if "full_attention" in ropes else [ropes]:
             if family.partial and not family.latent and (part := one.get("partial_rotary_factor")):
@@ -115,16 +123,33 @@ def settled(config: Any) -> Any:
     return config
 
 
+def _as_twin(config: Any) -> Any:
+    """The config of the kind that computes the same."""
+    from transformers import CONFIG_MAPPING
+
+    kind, more = TWINS[config.model_type]
+    values = {"head_dim": IMPLIED["head_dim"](config)} | config.to_dict() | more | {"model_type": kind}
+    if "full_attention" not in (rope := values["rope_parameters"]):
+        rope = {"partial_rotary_factor": 1.0} | rope  # what the twin takes if it is told nothing is its own
+        values["rope_parameters"] = {name: value for name, value in rope.items() if name != "mrope_section"}
+    known = CONFIG_MAPPING[kind]().to_dict().keys() | {"head_dim"}
+    return CONFIG_MAPPING[kind].from_dict({name: value for name, value in values.items() if name in known})
+
+
 def unsaid_names(ids: Iterable[int]) -> dict[str, int]:
     """A `vocabulary_map` in which these are the tokens of pictures."""
     return {f"{UNSAID}{id}Z": id for id in sorted(ids)}
 
 
-def settled_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
-    """``rope_parameters`` of a config, each in the form of `plain_rope`."""
+def settled_rope(rope: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """``rope_parameters`` of a config, each in the form of `plain_rope`. That heads are turned whole is said
+    by families alone in which they may not be: these have other ways to understand silence."""
     if "full_attention" in rope:
-        return {kind: plain_rope(one) for kind, one in rope.items()}
-    return plain_rope(rope)
+        return {kind: settled_rope(one, family) for kind, one in rope.items()}
+    plain = plain_rope(rope)
+    if not family.partial and plain.get("partial_rotary_factor") == 1.0:
+        del plain["partial_rotary_factor"]
+    return plain
 
 
 def _settle_falcon(config: Any) -> None:

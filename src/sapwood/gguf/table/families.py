@@ -251,7 +251,9 @@ _DENSE = {
     ),
     "gemma4": GEMMA4,
     "chatglm": Family(("glm",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
-    "glm4": Family(("glm4",), fixed=SILU, biases={"attention_bias": QKV}, partial=True),
+    "glm4": Family(
+        ("glm4", "glm4v_text", "glm_ocr_text"), fixed=SILU, biases={"attention_bias": QKV}, partial=True
+    ),
     "jais2": Family(
         ("jais2",),
         fixed={"hidden_act": "relu2", "attention_bias": True, "mlp_bias": True},
@@ -429,7 +431,7 @@ def architecture_of(hf_config: Any) -> str:
     """The row of a model with this transformers config. Raises ExportError if there is none."""
     rows = [row for row, family in FAMILIES.items() if hf_config.model_type in family.kinds]
     for row in sorted(rows, key=lambda row: not FAMILIES[row].only):
-        if all(getattr(hf_config, name) in values for name, values in FAMILIES[row].only.items()):
+        if all(getattr(hf_config, name, None) in values for name, values in FAMILIES[row].only.items()):
             return row
     known = ", ".join(kind for family in FAMILIES.values() for kind in family.kinds)
     raise ExportError(

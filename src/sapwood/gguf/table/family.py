@@ -245,7 +245,7 @@ QWEN35 = Family(
     scalings=("default",),
 )
 GEMMA4 = Family(
-    ("gemma4_text",),
+    ("gemma4_text", "gemma4_unified_text"),
     facts=(
         WINDOW,
         Fact("sliding_head_dim", "attention.key_length_swa"),

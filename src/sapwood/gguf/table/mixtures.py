@@ -179,7 +179,7 @@ MIXTURES = {
         lacks=("intermediate_size",),
     ),
     "glm4moe": Family(
-        ("glm4_moe", "solar_open"),
+        ("glm4_moe", "glm4v_moe_text", "solar_open"),
         facts=_EXPERTS_OF_GLM,
         fixed=SILU | _ONE_GROUP,
         constants=_SIGMOID,
