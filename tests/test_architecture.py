@@ -59,6 +59,7 @@ DOORS = {
         "base/write",
         "base/storage/bnb_linear",
         "train/trial",
+        "gguf/settled",
         "serve/rows",
         "export/merge",
     },
