@@ -25,12 +25,13 @@ IMPLIED: Mapping[str, Callable[[Any], int]] = {
     "intermediate_size": lambda config: 4 * config.hidden_size,
 }
 ROWS_OF_LAYERS = "vocab_size_per_layer_input"
-# Kinds of language models in wrappers; those by themselves that compute the same for text, and with what.
+# Kinds that compute as others do, at least for text: which others, and with what.
 TWINS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gemma4_unified_text": ("gemma4_text", {"hidden_size_per_layer_input": 0, "enable_moe_block": False}),
     "glm4v_text": ("glm4", {"attention_bias": True}),
     "glm_ocr_text": ("glm4", {"attention_bias": False}),
     "glm4v_moe_text": ("glm4_moe", {"use_qk_norm": False}),
+    "solar_open": ("glm4_moe", {"use_qk_norm": False, "first_k_dense_replace": 0}),
 }
 UNSAID = "IMGIMG"  # how Chameleon names tokens of pictures begin, which it never says
 
@@ -80,10 +81,6 @@ def settled(config: Any) -> Any:
         _settle_falcon(config)
     if names := getattr(config, "vocabulary_map", None):
         config.vocabulary_map = unsaid_names(id for name, id in names.items() if name.startswith(UNSAID))
-    if config.model_type == "solar_open":  # GLM 4's without dense layers, and without norms of heads
-        config.first_k_dense_replace, config.use_qk_norm = 0, False
-        config.rope_parameters = {"partial_rotary_factor": 1.0} | config.rope_parameters
-        config.intermediate_size = config.moe_intermediate_size
     if config.model_type == "dbrx":  # it reads no base but this one, and wants to find the other
         config.attn_config = copy.copy(config.attn_config)
         config.attn_config.rope_theta = config.rope_parameters["rope_theta"]

@@ -182,7 +182,7 @@ class _Shapes:
     rest: int
 
 
-# A plan asks many times, and the skeleton of a large model takes a tenth of a second and more.
+# A plan asks some 20 times, and a model may have thousands of modules to count.
 _known: WeakKeyDictionary[BaseSpec, _Shapes] = WeakKeyDictionary()
 
 
